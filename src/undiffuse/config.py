@@ -1,0 +1,91 @@
+"""Base of all configuration: frozen pydantic models that refuse unknown keys, and named components.
+
+A *component* is a row of a registry with options of its own, written flat: ``{"name": "unet", "channels": 64}``. Each
+row is (or names) a frozen model with the field ``name``; the ``Component`` annotation picks the model by that name, so
+that a new row needs no change anywhere else. Any room may import this module; it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from undiffuse.errors import UsageError
+from undiffuse.registry import lookup, nearest
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class FrozenModel(BaseModel):
+    """A configuration that cannot be changed after it is made and knows every one of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ComponentConfig(FrozenModel):
+    """Base of the models in a registry of components."""
+
+    name: str
+
+
+class Component:
+    """Annotation of a field that holds a component: ``network: Annotated[ComponentConfig, Component(NETWORKS, "network")]``.
+
+    A mapping ``{"name": row, ...}`` is validated against the model of that row of ``registry``.
+    """
+
+    def __init__(self, registry: Mapping[str, Any], kind: str) -> None:
+        self.registry, self.kind = registry, kind
+
+    def pick(self, value: Any) -> ComponentConfig:
+        """The component's own model, from a mapping or already made."""
+        if isinstance(value, ComponentConfig):
+            return value
+        if not isinstance(value, Mapping) or "name" not in value:
+            raise UsageError(f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}")
+        model: type[ComponentConfig] = lookup(self.registry, str(value["name"]), self.kind)
+        return validate(model, value, f"{self.kind} {value['name']!r}")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        dump = core_schema.plain_serializer_function_ser_schema(lambda model: model.model_dump(mode="json"))
+        return core_schema.no_info_plain_validator_function(self.pick, serialization=dump)
+
+
+def validate(model: type[M], values: Mapping[str, Any], what: str = "config") -> M:
+    """``model`` from plain values, with one clear line for the first thing that is wrong.
+
+    Raises:
+        UsageError: names the key, what was received and what was expected; for an unknown key, the nearest one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(explain(error, model, what)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
+    """One line for the first problem that pydantic found."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = nearest(path.rsplit(".", 1)[-1], _fields_at(model, first["loc"][:-1]))
+        return f"{what} has no key {path!r}; {known}"
+    where = f"{what} key {path!r}" if path else what
+    if first["type"] == "value_error":  # our own message, which already says what was received
+        return f"{where}: {first['ctx']['error']}"
+    received = "" if first["type"] == "missing" else f", got {first.get('input')!r}"
+    return f"{where}: {first['msg']}{received}"
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that sits at ``path`` inside ``model``."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)

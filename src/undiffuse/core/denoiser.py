@@ -1,0 +1,187 @@
+"""Denoisers: the one thing samplers, bounds and guidance talk to.
+
+A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] (and, for learned variances, a mix in [0, 1]
+between beta-tilde and beta). What its network predicts inside is its own affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.parameterization import Parameterization
+from undiffuse.core.process import Process
+from undiffuse.core.processes import RescaledProcess
+from undiffuse.core.rows import per_row
+from undiffuse.errors import UsageError
+from undiffuse.registry import lookup
+
+
+class Denoised(NamedTuple):
+    """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix in [0, 1] of the same shape."""
+
+    x_0: Tensor
+    variance_mix: Tensor | None = None
+
+
+class Denoiser(nn.Module):
+    """Base of all denoisers: ``forward(x_t, t, cond) -> Denoised``; wrappers forward the two attributes.
+
+    Attributes:
+        process: the forward process whose x_t it understands.
+        log_snr_range: (smallest, largest) log-SNR it was trained on.
+    """
+
+    process: Process
+    log_snr_range: tuple[float, float] = (-math.inf, math.inf)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        raise NotImplementedError
+
+    @staticmethod
+    def wrap(
+        function: Callable[..., Tensor],
+        process: Process,
+        parameterization: str = "eps",
+        *,
+        time_label: str = "t",
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        log_snr_range: tuple[float, float] = (-math.inf, math.inf),
+    ) -> WrappedDenoiser:
+        """Make a denoiser of any ``f(x, label)`` written elsewhere.
+
+        Args:
+            function: maps x (B, ...) and its author's time label (B,) to what ``parameterization`` names.
+            process: the author's forward process, on data in ``value_range``.
+            parameterization: what the function predicts, a row of ``PARAMETERIZATIONS``.
+            time_label: how the author counts time: ``t`` in [0, 1], ``index0`` (steps 0 ... T-1, as DDPM code does),
+                ``index1`` (steps 1 ... T, as the paper does), ``sigma`` or ``log_sigma`` of the author's process.
+            value_range: the author's range of pixel values; samples come out in [-1, 1].
+            log_snr_range: what the function was trained on, in the author's values.
+        Returns:
+            A denoiser for data in [-1, 1]; its ``process`` is the author's with sigma stretched to that range.
+        Raises:
+            UsageError: an unknown row or label, or a step index without a discrete process.
+        Example:
+            >>> from undiffuse.core.processes import DiscreteVP
+            >>> denoiser = Denoiser.wrap(lambda x, k: torch.zeros_like(x), DiscreteVP.linear(), time_label="index0")
+            >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.5, 1.0])).x_0.shape
+            torch.Size([2, 1, 8, 8])
+        """
+        return WrappedDenoiser(function, process, parameterization, time_label, value_range, log_snr_range)
+
+
+class ConditionalNetwork(Protocol):
+    """What this package's networks look like: ``network(x, c_noise, cond)``."""
+
+    def __call__(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor: ...
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser around one of our networks.
+
+    Args:
+        network: ``forward(x, c_noise, cond)``, same shape out as in (twice the channels with a learned variance).
+        parameterization: what it predicts, bound to the process.
+        log_snr_range: (smallest, largest) log-SNR of training.
+        autocast: compute the network in this type (``torch.bfloat16``) while everything around stays as it is.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameterization: Parameterization,
+        log_snr_range: tuple[float, float] = (-math.inf, math.inf),
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.parameterization = parameterization
+        self.process = parameterization.process
+        self.log_snr_range = log_snr_range
+        self.autocast = autocast
+
+    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``."""
+        scaled, c_noise = self.parameterization.network_input(x_t, t)
+        with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output: Tensor = self.network(scaled, c_noise, cond if cond is not None else Condition())
+        return output.to(x_t.dtype)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        return Denoised(self.parameterization.x_0(self.output(x_t, t, cond), x_t, t))
+
+
+def _step_index(process: Process, t: Tensor) -> Tensor:
+    num_steps = getattr(process, "num_steps", None)
+    if num_steps is None:
+        raise UsageError("time_label 'index0' or 'index1' needs a process with num_steps, such as DiscreteVP.linear()")
+    return t.double() * num_steps
+
+
+TIME_LABELS: dict[str, Callable[[Process, Tensor], Tensor]] = {
+    "t": lambda process, t: t,
+    "index1": _step_index,
+    "index0": lambda process, t: _step_index(process, t) - 1,
+    "sigma": lambda process, t: process.sigma(t) / process.alpha(t),
+    "log_sigma": lambda process, t: -process.log_snr(t) / 2,
+}
+
+
+class WrappedDenoiser(Denoiser):
+    """See ``Denoiser.wrap``: y = slope x + offset takes the author's values to [-1, 1]."""
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        process: Process,
+        parameterization: str,
+        time_label: str,
+        value_range: tuple[float, float],
+        log_snr_range: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        low, high = value_range
+        if not high > low:
+            raise UsageError(f"value_range must be (low, high) with low < high, got {value_range}")
+        self.function = function
+        self._author = Parameterization(parameterization, process)
+        self._label = lookup(TIME_LABELS, time_label, "time label")
+        self._label(process, torch.ones(1, dtype=torch.float64))  # refuses a step index on a process without steps
+        self._slope, self._offset = 2 / (high - low), -(high + low) / (high - low)
+        self.process = process if self._slope == 1 else RescaledProcess(process, self._slope)
+        shift = 2 * math.log(self._slope)
+        self.log_snr_range = (log_snr_range[0] - shift, log_snr_range[1] - shift)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        author = self._author
+        y_t = (x_t - per_row(author.process.alpha(t), x_t) * self._offset) / self._slope
+        row = author(t)
+        label = self._label(author.process, t).to(device=x_t.device, dtype=x_t.dtype)
+        arguments: tuple[Any, ...] = (label,) if cond is None else (label, cond)
+        output = self.function(per_row(row.c_in, y_t) * y_t, *arguments)
+        return Denoised(author.x_0(output, y_t, t) * self._slope + self._offset)
+
+
+class TransferredDenoiser(Denoiser):
+    """``denoiser`` seen under another process at equal log-SNR: D_Q(x, t) = D_P(x sigma_P / sigma_Q, t_P).
+
+    Where the process reaches beyond what the denoiser was trained on, the nearest trained log-SNR is taken.
+    """
+
+    def __init__(self, denoiser: Denoiser, process: Process) -> None:
+        super().__init__()
+        self.denoiser, self.process = denoiser, process
+        self.log_snr_range = denoiser.log_snr_range
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        own = self.denoiser.process
+        t_own = own.time_of_log_snr(self.process.log_snr(t).clamp(*self.log_snr_range))
+        ratio = own.sigma(t_own) / self.process.sigma(t)
+        denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
+        return denoised

@@ -1,0 +1,244 @@
+"""The processes of the field, each a pair (alpha, sigma); see ``core.process`` for what follows from the pair.
+
+================  ===========================================  ==============================================
+row               alpha(t), sigma(t)                           gives
+================  ===========================================  ==============================================
+``ddpm_linear``   prod (1 - beta_k), knots at k / T            DDPM (Ho et al. 2020)
+``ddpm_cosine``   the same with cosine alpha-bar               improved DDPM (Nichol & Dhariwal 2021)
+``vp``            exp(-int beta / 2), sqrt(1 - alpha^2)        VP SDE (Song et al. 2021)
+``edm``           1, sigma_max t                               EDM (Karras et al. 2022)
+``flow``          1 - t, t                                     flow matching, rectified flow (Lipman, Liu 2022)
+================  ===========================================  ==============================================
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.core.process import Process, derivative
+from undiffuse.errors import UsageError
+
+
+class VariancePreserving(Process):
+    """alpha^2 + sigma^2 = 1, given by log alpha: no cancellation near t = 0, and finite rates there."""
+
+    prior_std = 1.0  # DDPM samples from N(0, I) whatever little signal alpha(1) leaves
+
+    @abstractmethod
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """log alpha(t), 0 at t = 0 and decreasing, ``(B,) -> (B,)`` float64."""
+
+    @abstractmethod
+    def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        """Inverse of ``log_alpha``, clipped to [0, 1]."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(self.log_alpha(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        log_alpha2 = 2 * self.log_alpha(t)
+        return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        # alpha^2 = sigmoid(lambda)
+        return self.time_of_log_alpha(F.logsigmoid(log_snr.double()) / 2)
+
+    def d_log_alpha(self, t: Tensor) -> Tensor:
+        return derivative(self.log_alpha, t)
+
+    def diffusion2(self, t: Tensor) -> Tensor:
+        return -2 * self.d_log_alpha(t)
+
+
+class DiscreteVP(VariancePreserving):
+    """DDPM's chain of T steps, read as a continuous process through its knots t = k / T.
+
+    -log alpha-bar is linear between knots, so the process is exact at the knots, and ``bridge`` of neighbouring
+    knots gives the chain's posterior with beta (``var_max``) and beta-tilde (``var``).
+
+    Args:
+        betas: beta_1 ... beta_T, each in (0, 1).
+    Raises:
+        UsageError: a beta outside (0, 1), or none at all.
+    Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, eqs. 2-7.
+    Example:
+        >>> process = DiscreteVP.linear(200)
+        >>> round(float(process.alpha(torch.tensor([1.0])) ** 2), 4)
+        0.1322
+    """
+
+    def __init__(self, betas: Tensor | Sequence[float]) -> None:
+        betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+        if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise UsageError("betas must be a non-empty list of numbers strictly between 0 and 1")
+        self.betas = betas
+        knots = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(-torch.log1p(-betas), 0)])
+        self._knots = {"cpu": knots}  # -log alpha-bar at k / T; one copy a device
+
+    @classmethod
+    def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
+        """Betas evenly spaced from ``beta_start`` to ``beta_end`` (Ho et al. 2020, sec. 4)."""
+        _check_positive("num_steps", num_steps)
+        return cls(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
+        """alpha-bar a squared cosine, betas clipped at ``beta_max`` (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
+        _check_positive("num_steps", num_steps)
+        u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+        alpha_bar = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps of the chain."""
+        return len(self.betas)
+
+    @property
+    def knots(self) -> Tensor:
+        """The times 0, 1/T, ..., 1, ascending, ``(T + 1,)`` float64."""
+        return torch.arange(self.num_steps + 1, dtype=torch.float64) / self.num_steps
+
+    def _table(self, device: torch.device) -> Tensor:
+        key = str(device)
+        if key not in self._knots:
+            self._knots[key] = self._knots["cpu"].to(device)
+        return self._knots[key]
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        table = self._table(t.device)
+        position = t.double() * self.num_steps
+        index = position.detach().long().clamp(0, self.num_steps - 1)
+        left, right = table[index], table[index + 1]
+        return -0.5 * (left + (position - index) * (right - left))
+
+    def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        table = self._table(log_alpha.device)
+        value = (-2 * log_alpha.double()).clamp(0, table[-1])
+        index = (torch.searchsorted(table, value.contiguous()) - 1).clamp(0, self.num_steps - 1)
+        left, right = table[index], table[index + 1]
+        return (index + (value - left) / (right - left)) / self.num_steps
+
+
+class VPSDE(VariancePreserving):
+    """beta(t) rising linearly from ``beta_min`` to ``beta_max``: log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eqs. 11 and 33.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise UsageError(f"vp needs 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        t = t.double()
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        # the positive root of a t^2 + b t = c in the form that does not cancel for small c
+        a, b, c = (self.beta_max - self.beta_min) / 4, self.beta_min / 2, -log_alpha.double()
+        root = 2 * c / (b + torch.sqrt(b * b + 4 * a * c))
+        return torch.where(torch.isinf(c), torch.ones_like(c), root).clamp(0, 1)
+
+
+class EDMProcess(Process):
+    """alpha = 1, sigma = sigma_max t: noise is added and nothing is scaled.
+
+    Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
+    """
+
+    def __init__(self, sigma_max: float = 80.0) -> None:
+        _check_positive("sigma_max", sigma_max)
+        self.sigma_max = float(sigma_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_max * t.double()
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        return (torch.exp(-log_snr.double() / 2) / self.sigma_max).clamp(0, 1)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(t, dtype=torch.float64)
+        return 0 * one, self.sigma_max * one
+
+
+class FlowProcess(Process):
+    """alpha = 1 - t, sigma = t: the straight path of flow matching and rectified flow.
+
+    Source: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t.double()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.double() * 1
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        t = t.double()
+        return 2 * (torch.log1p(-t) - torch.log(t))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr.double() / 2)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(t, dtype=torch.float64)
+        return -one, one
+
+
+class RescaledProcess(Process):
+    """``base`` seen by data stretched by ``scale``: the same alpha, sigma times ``scale``.
+
+    A network trained on pixels in [0, 1] is one for [-1, 1] under this process with scale 2.
+    """
+
+    def __init__(self, base: Process, scale: float) -> None:
+        _check_positive("scale", scale)
+        self.base, self.scale = base, float(scale)
+
+    @property
+    def prior_std(self) -> float:
+        return self.scale * self.base.prior_std
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.base.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.scale * self.base.sigma(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return self.base.log_snr(t) - 2 * math.log(self.scale)
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self.base.time_of_log_snr(log_snr + 2 * math.log(self.scale))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        d_alpha, d_sigma = self.base.rates(t)
+        return d_alpha, self.scale * d_sigma
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UsageError(f"{name} must be positive, got {value}")
+
+
+PROCESSES = {
+    "ddpm_linear": DiscreteVP.linear,
+    "ddpm_cosine": DiscreteVP.cosine,
+    "vp": VPSDE,
+    "edm": EDMProcess,
+    "flow": FlowProcess,
+}

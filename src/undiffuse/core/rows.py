@@ -1,0 +1,24 @@
+"""Per-row arithmetic: one coefficient a row of the batch, applied to a tensor of any shape."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def per_row(coefficient: Tensor, like: Tensor) -> Tensor:
+    """View coefficients ``(B,)`` as ``(B, 1, ..., 1)`` in the dtype and on the device of ``like``.
+
+    Time arithmetic is float64; the cast happens here, last.
+    """
+    shaped = coefficient.reshape(-1, *([1] * (like.ndim - 1)))
+    return shaped.to(device=like.device, dtype=like.dtype)
+
+
+def mean_over_features(x: Tensor) -> Tensor:
+    """Mean over all axes but the first: ``(B, ...) -> (B,)``."""
+    return x.flatten(1).mean(dim=1)
+
+
+def sum_over_features(x: Tensor) -> Tensor:
+    """Sum over all axes but the first: ``(B, ...) -> (B,)``."""
+    return x.flatten(1).sum(dim=1)

@@ -1,0 +1,24 @@
+"""The errors a user may meet. Every message says what was received, what was expected and what to do.
+
+Any room may import this module; it imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class UndiffuseError(Exception):
+    """Base of all errors this package raises on purpose; the command line prints its message alone."""
+
+    exit_code = 1
+
+
+class UsageError(UndiffuseError, ValueError):
+    """A request, a configuration or a file that cannot be served as given (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunError(UndiffuseError, RuntimeError):
+    """A failure while work was under way: a full disk, a non-finite loss (exit code 1)."""
+
+    exit_code = 1

@@ -1,0 +1,41 @@
+"""Named rows: every process, sampler, network, source and metric is one row of a literal dict.
+
+Rows are either the thing itself or a ``"module:attribute"`` string that is imported when it is first asked for, so
+that listing names costs no import. Any room may import this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from undiffuse.errors import UsageError
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint such as ``did you mean 'ddim'? known: ...`` for an unknown name."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:
+    """The row called ``name``, imported if it is given as ``"module:attribute"``.
+
+    Raises:
+        UsageError: no such row; the message names the nearest one and lists all.
+    """
+    if name not in registry:
+        raise UsageError(f"unknown {kind} {name!r}; {nearest(name, registry)}")
+    return resolve(registry[name])
+
+
+def resolve(row: Any) -> Any:
+    """Import a ``"module:attribute"`` string; anything else is returned as it is."""
+    if isinstance(row, str) and ":" in row:
+        module, attribute = row.split(":")
+        return getattr(importlib.import_module(module), attribute)
+    return row
