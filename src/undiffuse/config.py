@@ -7,14 +7,16 @@ that a new row needs no change anywhere else. Any room may import this module; i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup, nearest
+from undiffuse.registry import lookup, nearest, resolve
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,12 +49,29 @@ class Component:
             return value
         if not isinstance(value, Mapping) or "name" not in value:
             raise UsageError(f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}")
-        model: type[ComponentConfig] = lookup(self.registry, str(value["name"]), self.kind)
+        row = lookup(self.registry, str(value["name"]), self.kind)
+        model = row if isinstance(row, type) and issubclass(row, ComponentConfig) else model_of(value["name"], row)
         return validate(model, value, f"{self.kind} {value['name']!r}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(lambda model: model.model_dump(mode="json"))
         return core_schema.no_info_plain_validator_function(self.pick, serialization=dump)
+
+
+@cache
+def model_of(name: str, factory: Any) -> type[ComponentConfig]:
+    """The model of a row that is a plain function or class: its keyword arguments and their defaults."""
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    options: dict[str, Any] = {
+        key: (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for key, parameter in inspect.signature(factory).parameters.items()
+    }
+    return create_model(name, __base__=ComponentConfig, name=(Literal[name], name), **options)
+
+
+def build(registry: Mapping[str, Any], config: ComponentConfig) -> Any:
+    """Call the row that ``config`` names with its options."""
+    return resolve(registry[config.name])(**config.model_dump(exclude={"name"}))
 
 
 def validate(model: type[M], values: Mapping[str, Any], what: str = "config") -> M:

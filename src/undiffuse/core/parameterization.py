@@ -20,7 +20,6 @@ row                 the network predicts                source
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -181,10 +180,3 @@ def eps_of(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
 def score_of(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
     """grad log p_t(x_t) = -eps / sigma when x_0 is the posterior mean E[x_0 | x_t]."""
     return -eps_of(process, x_t, x_0, t) / per_row(process.sigma(t), x_t)
-
-
-def trained_range(process: Process, t_min: float, t_max: float) -> tuple[float, float]:
-    """(smallest, largest) log-SNR over the times [t_min, t_max]; infinite at a degenerate end."""
-    ends = process.log_snr(torch.tensor([t_max, t_min], dtype=torch.float64))
-    low, high = (float(value) for value in ends)
-    return (low if not math.isnan(low) else -math.inf, high)

@@ -1,0 +1,62 @@
+"""Sources of pictures and points behind one contract, their split, and the order in which training sees them.
+
+Importing this package costs no torch, Pillow or scikit-learn: what needs them is imported when first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from undiffuse.data.config import (
+    SOURCE_CONFIGS,
+    SOURCES,
+    DigitsConfig,
+    FolderConfig,
+    IdxConfig,
+    PictureConfig,
+    SourceConfig,
+    SwissrollConfig,
+)
+from undiffuse.data.spec import source_config_for
+
+if TYPE_CHECKING:
+    from undiffuse.data.audit import contact_sheet, describe
+    from undiffuse.data.loader import Loader
+    from undiffuse.data.source import Batch, Dataset, load_dataset
+    from undiffuse.data.split import split_by_content
+
+__all__ = [
+    "SOURCES",
+    "SOURCE_CONFIGS",
+    "Batch",
+    "Dataset",
+    "DigitsConfig",
+    "FolderConfig",
+    "IdxConfig",
+    "Loader",
+    "PictureConfig",
+    "SourceConfig",
+    "SwissrollConfig",
+    "contact_sheet",
+    "describe",
+    "load_dataset",
+    "source_config_for",
+    "split_by_content",
+]
+
+_LAZY = {
+    "Batch": "undiffuse.data.source",
+    "Dataset": "undiffuse.data.source",
+    "Loader": "undiffuse.data.loader",
+    "contact_sheet": "undiffuse.data.audit",
+    "describe": "undiffuse.data.audit",
+    "load_dataset": "undiffuse.data.source",
+    "split_by_content": "undiffuse.data.split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,50 @@
+"""Networks: ``forward(x, c_noise, cond)``, rows of one registry, built from a configuration and the data's shape.
+
+This module and ``networks.config`` import no torch; the networks themselves come in when one is built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from undiffuse.config import ComponentConfig
+from undiffuse.networks.config import MLPConfig, UNetConfig
+from undiffuse.registry import lookup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NETWORKS", "NETWORK_CONFIGS", "MLPConfig", "UNetConfig", "build_network"]
+
+NETWORKS = {
+    "unet": "undiffuse.networks.unet:UNet",
+    "mlp": "undiffuse.networks.mlp:MLP",
+}
+
+NETWORK_CONFIGS: dict[str, type[ComponentConfig]] = {
+    "unet": UNetConfig,
+    "mlp": MLPConfig,
+}
+
+
+def build_network(
+    config: ComponentConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1
+) -> nn.Module:
+    """The network of ``config`` for examples of this shape, initialised from torch's global random state.
+
+    Args:
+        config: a row of ``NETWORK_CONFIGS``.
+        shape: one example's shape, (C, H, W) or (D,).
+        num_classes: labels it is told; 0 makes it ignore ``cond.class_label``.
+        output_factor: output channels for each input channel; 2 where the variance is learned.
+    Returns:
+        A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
+    Raises:
+        UsageError: an unknown row, or a shape that this network cannot serve.
+    Example:
+        >>> network = build_network(UNetConfig(channels=8, multipliers=(1, 2)), (1, 8, 8))
+        >>> network.num_levels
+        2
+    """
+    network: nn.Module = lookup(NETWORKS, config.name, "network")(config, shape, num_classes, output_factor)
+    return network

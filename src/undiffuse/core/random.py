@@ -1,0 +1,58 @@
+"""Counter-based randomness of training: every draw is a function of (seed, stream, step, micro-batch, purpose).
+
+No generator's state has to be saved: a run resumed at a step draws what the uninterrupted run drew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed from any integers and words."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class StepRandom:
+    """The randomness of one micro-batch.
+
+    Args:
+        seed: of the run.
+        step: number of the optimizer step.
+        micro_batch: number within the step.
+        stream: keeps training, validation and the like apart.
+        device: where noise is drawn; the draws differ between kinds of devices.
+    """
+
+    def __init__(
+        self, seed: int, step: int, micro_batch: int = 0, *, stream: str = "train", device: torch.device | str = "cpu"
+    ) -> None:
+        self.key = (seed, stream, step, micro_batch)
+        self.device = torch.device(device)
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derived_seed(*self.key, purpose))
+
+    def uniform(self, count: int, purpose: str) -> Tensor:
+        """``(count,)`` float64 in the open interval (0, 1)."""
+        u = torch.rand(count, dtype=torch.float64, device=self.device, generator=self._generator(purpose))
+        return u.clamp(min=2.0**-54)
+
+    def normal(self, like: Tensor, purpose: str) -> Tensor:
+        """Standard normal noise of the shape and dtype of ``like``."""
+        generator = self._generator(purpose)
+        return torch.randn(like.shape, dtype=like.dtype, device=self.device, generator=generator)
+
+    @contextmanager
+    def layers(self) -> Iterator[None]:
+        """Seed torch's global generator, from which dropout draws, and restore it afterwards."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derived_seed(*self.key, "layers"))
+            yield

@@ -1,0 +1,94 @@
+"""A look at a data set before anything is trained on it: its facts in a table, its items on one sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from undiffuse.data.config import SourceConfig
+from undiffuse.data.pictures import from_array
+from undiffuse.data.source import Dataset
+from undiffuse.data.split import split_by_content
+from undiffuse.errors import UsageError
+
+_LOOKED_AT = 4096  # items read for the range of values
+_TILE_SIDE = 32  # smaller pictures are enlarged in whole steps on the sheet
+_PLOT_SIDE = 512
+
+
+def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
+    """What ``undiffuse data info`` prints, in plain values that JSON takes.
+
+    Returns:
+        name, kind (``pictures`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
+        ``validation`` counts), num_duplicates, value_range (of evenly spaced items), fingerprint and provenance.
+    """
+    train, validation = split_by_content(dataset, config.validation_fraction)
+    looked_at = dataset.items(evenly_spaced(len(dataset), _LOOKED_AT))
+    return {
+        "name": dataset.name,
+        "kind": "pictures" if len(dataset.shape) == 3 else "points",
+        "num_items": len(dataset),
+        "shape": list(dataset.shape),
+        "classes": class_counts(dataset),
+        "split": {"train": len(train), "validation": len(validation)},
+        "num_duplicates": len(dataset) - len(set(dataset.hashes())),
+        "value_range": [float(looked_at.min()), float(looked_at.max())],
+        "fingerprint": dataset.fingerprint,
+        "provenance": dict(dataset.provenance),
+    }
+
+
+def class_counts(dataset: Dataset) -> dict[str, int]:
+    """How many items each class has; empty where there are no labels."""
+    if dataset.labels is None:
+        return {}
+    counts = Counter(dataset.labels.tolist())
+    return {name: counts[index] for index, name in enumerate(dataset.class_names)}
+
+
+def evenly_spaced(size: int, count: int) -> npt.NDArray[np.int64]:
+    """``count`` positions from 0 to size-1, or all of them where there are fewer."""
+    return np.linspace(0, size - 1, min(size, count)).round().astype(np.int64)
+
+
+def contact_sheet(dataset: Dataset, num: int = 64) -> Image.Image:
+    """Evenly spaced items of a set on one picture: rows of pictures, or a scatter plot of points.
+
+    Args:
+        dataset: a non-empty set of pictures, or of points of two coordinates or more (the first two are drawn).
+        num: how many pictures (at least 1); points are all drawn, up to a hundred thousand.
+    """
+    if len(dataset) == 0 or num < 1:
+        raise UsageError(f"a contact sheet of {num} of {len(dataset)} items has nothing on it; expected at least one")
+    if len(dataset.shape) == 1:
+        return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
+    return tile(dataset.items(evenly_spaced(len(dataset), num)))
+
+
+def tile(pictures: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
+    """(N, C, H, W) uint8 pictures in rows, as near to a square as may be, on grey."""
+    num, channels, height, width = pictures.shape
+    zoom = max(1, _TILE_SIDE // max(height, width))
+    columns = int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    down, across = height * zoom + gap, width * zoom + gap
+    sheet = np.full((channels, rows * down + gap, columns * across + gap), 128, dtype=np.uint8)
+    for index, picture in enumerate(pictures.repeat(zoom, axis=2).repeat(zoom, axis=3)):
+        top, left = gap + index // columns * down, gap + index % columns * across
+        sheet[:, top : top + height * zoom, left : left + width * zoom] = picture
+    return from_array(sheet)
+
+
+def _scatter(points: npt.NDArray[np.float32]) -> Image.Image:
+    """Density of the first two coordinates, dark on white, equal scales, the second axis upwards."""
+    plane = points[:, :2] if points.shape[1] > 1 else np.stack([points[:, 0], np.zeros(len(points))], axis=1)
+    centre, reach = (plane.min(0) + plane.max(0)) / 2, float(np.ptp(plane, axis=0).max()) / 2 or 1.0
+    edges = [np.linspace(c - 1.05 * reach, c + 1.05 * reach, _PLOT_SIDE + 1) for c in centre]
+    counts, _, _ = np.histogram2d(plane[:, 0], plane[:, 1], bins=edges)
+    shade = np.minimum(counts / max(np.quantile(counts[counts > 0], 0.9), 1), 1)
+    return Image.fromarray((255 * (1 - shade)).astype(np.uint8).T[::-1].copy())

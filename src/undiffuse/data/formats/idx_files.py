@@ -1,0 +1,101 @@
+"""Finding IDX files by name and knowing them by their first bytes. Imports neither torch nor numpy.
+
+The published names are ``train-images-idx3-ubyte.gz`` with ``train-labels-idx1-ubyte.gz``, ``t10k-...`` for the test
+files, and ``emnist-balanced-train-images-idx3-ubyte.gz`` and the like with ``test``; some copies write a dot for the
+dash before ``idx``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from undiffuse.errors import UsageError
+
+_NAME = re.compile(
+    r"(?P<set>.*?)(?P<split>train|t10k|test)(?P<kind>[-_.]images)(?P<tail>[-.]idx3-ubyte)(?P<gz>\.gz)?", re.IGNORECASE
+)
+
+
+class IdxFiles(NamedTuple):
+    """The pair of files of one split; ``labels`` is ``None`` where there is no such file."""
+
+    images: Path
+    labels: Path | None
+
+
+def looks_like_idx(path: Path) -> bool:
+    """Whether the file begins as an IDX file of three axes or more does, gzipped or not."""
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            magic = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return _NAME.fullmatch(path.name) is not None  # damaged, but meant as one: the reader will say what is wrong
+    return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in range(0x08, 0x0F) and 1 <= magic[3] <= 8
+
+
+def has_idx_files(folder: Path) -> bool:
+    """Whether a folder holds image files with IDX names."""
+    return any(_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
+
+
+def find_idx_files(path: Path, split: str | None) -> IdxFiles:
+    """The image and label files that ``path`` (folder or file) and ``split`` mean.
+
+    Raises:
+        UsageError: nothing there, no file of that split, or several sets in one folder.
+    """
+    if path.is_dir():
+        images = _in_folder(path, split or "train")
+    elif path.is_file():
+        images = _sibling(path, split)
+    else:
+        raise UsageError(f"{path}: no such file or folder; expected MNIST-format (IDX) files there")
+    return IdxFiles(images, _labels_of(images))
+
+
+def _in_folder(folder: Path, split: str) -> Path:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):  # "x" sorts before "x.gz", and the first is kept
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_file() and _split_of(match) == split:
+            found.setdefault(match["set"].lower(), path)
+    if not found:
+        raise UsageError(
+            f"{folder} has no IDX images of the split {split!r}; expected a file such as "
+            f"{'t10k' if split == 'test' else 'train'}-images-idx3-ubyte.gz"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found.values())
+        raise UsageError(f"{folder} holds several IDX sets ({names}); name the file of the one you want")
+    return next(iter(found.values()))
+
+
+def _sibling(path: Path, split: str | None) -> Path:
+    """The file itself, or the file of the other split beside it when that is what is asked for."""
+    match = _NAME.fullmatch(path.name)
+    if split is None or match is None or _split_of(match) == split:
+        return path
+    for word in ("train",) if split == "train" else ("t10k", "test"):
+        for ending in ("", ".gz"):
+            other = path.with_name(f"{match['set']}{word}{match['kind']}{match['tail']}{ending}")
+            if other.is_file():
+                return other
+    raise UsageError(f"{path} is of the split {_split_of(match)!r} and no {split!r} file lies beside it")
+
+
+def _labels_of(images: Path) -> Path | None:
+    stem = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    if "images" not in images.name:
+        return None
+    candidates = [images.with_name(stem), images.with_name(stem + ".gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _split_of(match: re.Match[str]) -> str:
+    return "train" if match["split"].lower() == "train" else "test"

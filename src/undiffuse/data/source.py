@@ -1,0 +1,228 @@
+"""What a data set is: a fixed sequence of items with optional class labels, fetched by index.
+
+Pictures are uint8 (C, H, W) until they are on the device; points are float32 (D,). Every item has a hash of its
+content, on which the split into training and validation parts rests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.data.config import SourceConfig
+from undiffuse.data.spec import source_config_for
+from undiffuse.data.split import split_by_content
+from undiffuse.errors import UsageError
+from undiffuse.registry import resolve
+
+__all__ = ["ArrayDataset", "Batch", "Dataset", "load_dataset", "source_config_for", "split_by_content"]
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some items of a data set.
+
+    Args:
+        items: uint8 (B, C, H, W) pictures or float32 (B, D) points.
+        condition: ``class_label`` (B,) int64, or nothing where the set has no classes.
+        indices: (B,) int64 positions in the data set they were fetched from.
+    """
+
+    items: Tensor
+    condition: Condition
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; pictures are still uint8."""
+        return Batch(self.items.to(device), self.condition.to(device), self.indices.to(device))
+
+    @property
+    def x_0(self) -> Tensor:
+        """float32: pictures as u / 127.5 - 1 in [-1, 1], points as they are."""
+        return self.items.float() / 127.5 - 1 if self.items.dtype == torch.uint8 else self.items
+
+
+class Dataset(ABC):
+    """A fixed sequence of items behind one contract, whatever it is read from.
+
+    Args:
+        name: the registry name of its source.
+        shape: (C, H, W) of uint8 pictures or (D,) of float32 points.
+        class_names: one name a class; empty where there are no labels.
+        provenance: where it comes from, its licence where known, counts and options, as text.
+    """
+
+    def __init__(
+        self, name: str, shape: Sequence[int], class_names: Sequence[str], provenance: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.shape = tuple(int(side) for side in shape)
+        self.class_names = tuple(class_names)
+        self.provenance = dict(provenance)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def labels(self) -> Indices | None:
+        """(N,) int64 in [0, num_classes), or ``None``."""
+
+    @abstractmethod
+    def hashes(self) -> list[bytes]:
+        """16 bytes of hash of each item's content, as it was found and so the same for every training size."""
+
+    @abstractmethod
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        """(B, *shape) uint8 or float32, a fresh array; ``indices`` are known to be in range."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def item_name(self, index: int) -> str:
+        """What to call one item in a message: its number, or its file."""
+        return f"item {index}"
+
+    def fetch(self, indices: npt.ArrayLike) -> Batch:
+        """The items at these positions, in this order.
+
+        Raises:
+            UsageError: an index outside 0..len-1.
+        """
+        rows = self._checked(indices)
+        labels = self.labels
+        condition = Condition() if labels is None else Condition(class_label=torch.from_numpy(labels[rows]))
+        return Batch(torch.from_numpy(self.items(rows)), condition, torch.from_numpy(rows))
+
+    def subset(self, indices: npt.ArrayLike) -> Dataset:
+        """A view of the items at these positions; nothing is copied."""
+        return _Subset(self, self._checked(indices))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that change with any item, label, their order or the options that shape the pictures."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.shape, self.class_names, self.provenance.get("options", ""))).encode())
+        digest.update(b"".join(self.hashes()))
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def _checked(self, indices: npt.ArrayLike) -> Indices:
+        rows = np.array(indices, dtype=np.int64).reshape(-1)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise UsageError(
+                f"indices {rows.min()}..{rows.max()} do not fit a set of {len(self)} items, counted from 0"
+            )
+        return rows
+
+
+class ArrayDataset(Dataset):
+    """Items that lie in memory as one array.
+
+    Args:
+        array: (N, C, H, W) uint8 or (N, D) float32.
+        labels: (N,) class indices, or ``None``.
+        hashes: each item's hash where it was taken of something else than the array's rows.
+        item_names: what to call the items in messages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        array: npt.NDArray[Any],
+        labels: npt.NDArray[Any] | None = None,
+        class_names: Sequence[str] = (),
+        provenance: Mapping[str, str] | None = None,
+        hashes: list[bytes] | None = None,
+        item_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(name, array.shape[1:], class_names, provenance or {})
+        self._array = array
+        self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self._hashes = hashes
+        self._item_names = item_names
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @property
+    def labels(self) -> Indices | None:
+        return self._labels
+
+    def hashes(self) -> list[bytes]:
+        if self._hashes is None:
+            self._hashes = hash_rows(self._array)
+        return self._hashes
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        return self._array[indices]
+
+    def item_name(self, index: int) -> str:
+        return self._item_names[index] if self._item_names is not None else super().item_name(index)
+
+
+class _Subset(Dataset):
+    def __init__(self, base: Dataset, rows: Indices) -> None:
+        super().__init__(base.name, base.shape, base.class_names, base.provenance)
+        self._base, self._rows = base, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def _labels(self) -> Indices | None:
+        labels = self._base.labels
+        return None if labels is None else labels[self._rows]
+
+    @property
+    def labels(self) -> Indices | None:
+        return self._labels
+
+    def hashes(self) -> list[bytes]:
+        hashes = self._base.hashes()
+        return [hashes[row] for row in self._rows]
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        return self._base.items(self._rows[indices])
+
+    def item_name(self, index: int) -> str:
+        return self._base.item_name(int(self._rows[index]))
+
+
+def hash_item(content: bytes | memoryview) -> bytes:
+    """16 bytes that stand for the content of one item."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def hash_rows(array: npt.NDArray[Any]) -> list[bytes]:
+    """The hash of each row of an array; rows that are equal have equal hashes."""
+    return [hash_item(row.tobytes()) for row in array]
+
+
+def load_dataset(config: SourceConfig) -> Dataset:
+    """The whole set that a configuration describes, before any split.
+
+    Raises:
+        UsageError: a missing, empty or damaged file, or options that do not fit it.
+    """
+    dataset: Dataset = resolve(config.builder)(config)
+    if len(dataset) == 0:
+        raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
+    return dataset

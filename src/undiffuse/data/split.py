@@ -1,0 +1,41 @@
+"""The split into training and validation parts, by hash of content.
+
+Each item goes where its own hash says, whatever else is in the set: adding or removing pictures moves no other one
+across, and duplicates, having one hash, are always on the same side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.data.source import Dataset
+
+
+def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Dataset, Dataset]:
+    """(training part, validation part) of a set.
+
+    An item is held out where its hash, read as a number in [0, 1), is below ``validation_fraction``; that share is
+    therefore met on average only, and a small set may have an empty validation part. The training part of a non-empty
+    set is never empty: were all items held out, those with the largest hash are moved to it.
+
+    Args:
+        dataset: any data set.
+        validation_fraction: in [0, 1); 0 holds out nothing.
+
+    Raises:
+        UsageError: a fraction outside [0, 1).
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UsageError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+    hashes = dataset.hashes()
+    threshold = int(validation_fraction * 2**64)
+    held_out = np.array([int.from_bytes(item[:8], "big") < threshold for item in hashes], dtype=bool)
+    if hashes and held_out.all():
+        last = max(hashes)
+        held_out = np.array([item != last for item in hashes], dtype=bool)
+    return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))

@@ -1,0 +1,61 @@
+"""From arrays to pictures one can look at. Any room may import this module; Pillow comes in when one is made."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.files import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def to_image(array: Bytes) -> Image:
+    """A Pillow image of (C, H, W) uint8 with 1 or 3 channels."""
+    from PIL import Image
+
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
+def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_side: int = 48) -> Bytes:
+    """Pictures side by side as one (C, H, W): (N, C, H, W) in rows of ``columns``, near a square by default.
+
+    Small pictures are enlarged by a whole factor to about ``smallest_side`` pixels, each pixel a square.
+    """
+    count, channels, height, width = images.shape
+    columns = columns or max(1, math.ceil(math.sqrt(count)))
+    rows = math.ceil(count / columns)
+    factor = max(1, round(smallest_side / max(height, width)))
+    images = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    cell_h, cell_w = height * factor + gap, width * factor + gap
+    sheet = np.full((channels, rows * cell_h + gap, columns * cell_w + gap), 128, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * cell_h + gap, (index % columns) * cell_w + gap
+        sheet[:, top : top + cell_h - gap, left : left + cell_w - gap] = image
+    return sheet
+
+
+def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) -> Bytes:
+    """Points (N, 2) as a grey picture (1, side, side) of how many fall on each pixel of [-limit, limit]^2."""
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-limit, limit]] * 2)
+    shade = np.sqrt(counts / max(counts.max(), 1))[::-1]
+    return (255 - 255 * shade).astype(np.uint8)[None]
+
+
+def picture_of(samples: npt.NDArray[Any], columns: int | None = None) -> Bytes:
+    """One picture of a batch of samples: a grid of pictures, or the density of points."""
+    return grid_of(samples, columns) if samples.ndim == 4 else density_of(samples)
+
+
+def save_png(path: Path, array: Bytes) -> None:
+    """Write (C, H, W) uint8 as a PNG in one piece."""
+    image = to_image(array)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

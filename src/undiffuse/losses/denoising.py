@@ -1,0 +1,40 @@
+"""The denoising loss: regression on the network's own output, with any weighting folded in.
+
+E ||x_0 - x_0-hat||^2 w(t) = E ||F - F*||^2 w(t) c_out^2: the same number, written so that neither end cancels.
+
+Source: Ho et al. 2020, arXiv:2006.11239, eqs. 12 and 14; Karras et al. 2022, arXiv:2206.00364, eq. 8.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import NetworkDenoiser
+from undiffuse.core.rows import mean_over_features
+from undiffuse.losses.weighting import LogWeight
+
+
+def denoising_loss(
+    denoiser: NetworkDenoiser,
+    x_0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    log_weight: LogWeight,
+    cond: Condition | None = None,
+) -> Tensor:
+    """Weighted squared error, a mean over the elements of each row.
+
+    Args:
+        denoiser: its network is asked once, at x_t = alpha x_0 + sigma eps.
+        x_0: (B, ...) clean data.
+        eps: (B, ...) standard normal noise.
+        t: (B,) times in (0, 1].
+        log_weight: a row of ``WEIGHTINGS``.
+    Returns:
+        (B,) losses in the dtype of ``x_0``.
+    """
+    process, parameterization = denoiser.process, denoiser.parameterization
+    output = denoiser.output(process.diffuse(x_0, eps, t), t, cond)
+    error = mean_over_features((output - parameterization.target(x_0, eps, t)) ** 2)
+    return parameterization.output_weight(log_weight(process, t), t).to(error.dtype) * error

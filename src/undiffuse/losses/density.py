@@ -1,0 +1,63 @@
+"""Where in time a training step looks: densities of t as maps of a uniform u in (0, 1).
+
+Given as inverse distribution functions, they let the caller choose how u is drawn (independent, stratified, fixed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.process import Process
+from undiffuse.errors import UsageError
+
+#: (process, u (B,) in (0, 1)) -> t (B,) in (0, 1], float64.
+TimeDensity = Callable[[Process, Tensor], Tensor]
+
+
+def uniform() -> TimeDensity:
+    """t uniform in (0, 1)."""
+    return lambda process, u: u.double()
+
+
+def knots() -> TimeDensity:
+    """t uniform over the knots k / T, k = 1 ... T, of a discrete process: DDPM's own draw."""
+
+    def times(process: Process, u: Tensor) -> Tensor:
+        num_steps = getattr(process, "num_steps", None)
+        if num_steps is None:
+            raise UsageError("time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'")
+        return (torch.floor(u.double() * num_steps) + 1).clamp(max=num_steps) / num_steps
+
+    return times
+
+
+def log_normal(mean: float = -1.2, std: float = 1.2) -> TimeDensity:
+    """log(sigma / alpha) normal (Karras et al. 2022, arXiv:2206.00364, table 1)."""
+    _check_std("log_normal", std)
+    return lambda process, u: process.time_of_log_snr(-2 * (mean + std * _normal_quantile(u)))
+
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDensity:
+    """logit(t) normal (Esser et al. 2024, arXiv:2403.03206, eq. 19)."""
+    _check_std("logit_normal", std)
+    return lambda process, u: torch.sigmoid(mean + std * _normal_quantile(u))
+
+
+def _normal_quantile(u: Tensor) -> Tensor:
+    return torch.special.ndtri(u.double())
+
+
+def _check_std(name: str, std: float) -> None:
+    if not std > 0:
+        raise UsageError(f"time density {name!r} needs std > 0, got {std}")
+
+
+TIME_DENSITIES: dict[str, Callable[..., TimeDensity]] = {
+    "uniform": uniform,
+    "knots": knots,
+    "log_normal": log_normal,
+    "logit_normal": logit_normal,
+}

@@ -1,0 +1,206 @@
+"""The exact variational bound on -log p(x_0) of a diffusion model, on a stated time grid.
+
+For ascending times t_1 < ... < t_K,
+
+    -log p(x_0) <= L_T + sum_i L_i + L_0
+    L_T = KL(q(x_{t_K} | x_0) || N(0, prior_std^2))
+    L_i = KL(q(x_{t_{i-1}} | x_{t_i}, x_0) || N(c_t x + c_0 x_0-hat, v))       i = 2 ... K
+    L_0 = -log P(x_0 | x_{t_1}),   a Gaussian around x_0-hat cut into the data's own levels
+
+and every number says on which grid, with which variance v and which decoder it was computed.
+
+Source: Ho et al. 2020, arXiv:2006.11239, eqs. 5 and 13; Kingma et al. 2021, arXiv:2107.00630, sec. 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.process import Bridge
+from undiffuse.core.rows import per_row, sum_over_features
+from undiffuse.errors import UsageError
+
+#: (like (B, ...), number of the draw) -> standard normal noise shaped like ``like``.
+Normal = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The terms of the bound in nats, a row an example, and how they were computed.
+
+    Attributes:
+        prior: L_T, ``(B,)``.
+        terms: L_2 ... L_K in order of time, ``(B, K - 1)``.
+        decoder: L_0, ``(B,)``.
+        num_dims: elements of an example.
+        times: the grid, ascending.
+        variance: what the reverse step used.
+        decoder_std: standard deviation of the discretised Gaussian; ``None`` if it is learned.
+    """
+
+    prior: Tensor
+    terms: Tensor
+    decoder: Tensor
+    num_dims: int
+    times: Tensor
+    variance: str
+    decoder_std: float | None
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p(x_0), ``(B,)`` nats."""
+        return self.prior + self.terms.sum(1) + self.decoder
+
+    def bits_per_dim(self, nats: Tensor) -> Tensor:
+        """Nats an example to bits a dimension."""
+        return nats / (self.num_dims * math.log(2))
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    normal: Normal,
+    *,
+    variance: str | float = "beta",
+    decoder: str | float = "snr",
+    num_levels: int = 256,
+    cond: Condition | None = None,
+) -> Bound:
+    """The bound, with one draw of x_t a term.
+
+    Args:
+        denoiser: with a ``variance_mix`` in its output where ``variance`` is ``learned``.
+        x_0: (B, ...) data on ``num_levels`` even levels in [-1, 1].
+        times: ascending, ``(K,)``, sigma(t_1) > 0; ``process.knots[1:]`` for a DDPM.
+        normal: the noise of the terms.
+        variance: of the reverse step: ``beta``, ``beta_tilde``, ``learned``, or a number in [0, 1], the weight of
+            log beta in a mix of the two logarithms.
+        decoder: standard deviation of L_0: a number; ``snr``, sigma / alpha at t_1; or ``reverse``, the reverse step's
+            own ``variance``, with the second knot's beta-tilde where t_1's vanishes (as DDPM's code clips it).
+    Raises:
+        UsageError: a grid that does not ascend or starts where sigma = 0, or an unknown variance.
+    """
+    if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
+        raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
+    times = _check_grid(denoiser, times)
+    total = len(x_0)
+    terms = []
+    for number in range(1, len(times)):
+        s, t = times[number - 1].expand(total), times[number].expand(total)
+        x_t = denoiser.process.diffuse(x_0, normal(x_0, number), t)
+        terms.append(term(denoiser.process.bridge(s, t), x_0, denoiser(x_t, t, cond), variance))
+    decoded, decoder_std = _decoder(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+    return Bound(
+        prior=prior_term(denoiser, x_0, times[-1]),
+        terms=torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double(),
+        decoder=decoded,
+        num_dims=x_0[0].numel(),
+        times=times.cpu(),
+        variance=str(variance),
+        decoder_std=decoder_std,
+    )
+
+
+def _check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
+    times = times.double()
+    if times.ndim != 1 or len(times) < 1 or not bool((times[1:] > times[:-1]).all()):
+        raise UsageError("the bound needs times that ascend strictly, such as process.knots[1:]")
+    if not float(denoiser.process.sigma(times[:1])) > 0:
+        raise UsageError("the bound's first time must have sigma > 0: leave out t = 0")
+    return times
+
+
+def prior_term(denoiser: Denoiser, x_0: Tensor, t: Tensor) -> Tensor:
+    """L_T: KL of N(alpha x_0, sigma^2) from the prior N(0, prior_std^2), ``(B,)`` nats."""
+    process, ones = denoiser.process, torch.ones(1, dtype=torch.float64, device=x_0.device)
+    alpha, sigma = process.alpha(t * ones), process.sigma(t * ones)
+    ratio = (sigma / process.prior_std) ** 2
+    per_dim = 0.5 * (ratio - 1 - torch.log(ratio)) + 0.5 * (alpha / process.prior_std * x_0.double().flatten(1)) ** 2
+    return per_dim.sum(1)
+
+
+def term(bridge: Bridge, x_0: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
+    """L_i: KL(N(., beta-tilde) || N(., v)) with means c_0 (x_0 - x_0-hat) apart, ``(B,)`` nats."""
+    error2 = per_row(bridge.c_0**2, x_0.double()) * (x_0.double() - denoised.x_0.double()) ** 2
+    log_beta_tilde = per_row(torch.log(bridge.var), error2)
+    log_v = log_variance(log_beta_tilde, per_row(torch.log(bridge.var_max), error2), denoised, variance)
+    log_r = log_beta_tilde - log_v
+    # exp(log_r) - 1 - log_r vanishes where v is beta-tilde; expm1 keeps it exact there
+    return sum_over_features((0.5 * (torch.expm1(log_r) - log_r) + 0.5 * error2 / torch.exp(log_v)).expand_as(error2))
+
+
+def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
+    """log v of the reverse step: a mix of log beta and log beta-tilde (Nichol & Dhariwal 2021, eq. 15)."""
+    if variance == "learned":
+        if denoised.variance_mix is None:
+            raise UsageError("variance 'learned' needs a model trained with a learned variance; use 'beta' or 'beta_tilde'")
+        mix: Tensor | float = denoised.variance_mix.double()
+    elif isinstance(variance, str):
+        if variance not in ("beta", "beta_tilde"):
+            raise UsageError(f"variance must be 'beta', 'beta_tilde', 'learned' or a number in [0, 1], got {variance!r}")
+        mix = float(variance == "beta")
+    else:
+        mix = variance
+    return mix * log_beta + (1 - mix) * log_beta_tilde
+
+
+def _decoder(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    normal: Normal,
+    variance: str | float,
+    decoder: str | float,
+    num_levels: int,
+    cond: Condition | None,
+) -> tuple[Tensor, float | None]:
+    t = times[:1].expand(len(x_0))
+    denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, 0), t), t, cond)
+    if isinstance(decoder, str):
+        log_std = _decoder_log_std(denoiser, x_0, times, denoised, "beta" if decoder == "snr" else variance)
+    else:
+        log_std = torch.full_like(x_0, math.log(decoder), dtype=torch.float64)
+    log_p = discretised_gaussian(x_0.double(), denoised.x_0.double(), log_std, num_levels)
+    differs = variance == "learned" and decoder == "reverse"
+    return -sum_over_features(log_p), None if differs else float(log_std.flatten()[0].exp())
+
+
+def _decoder_log_std(
+    denoiser: Denoiser, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float
+) -> Tensor:
+    """log standard deviation at t_1, where beta-tilde vanishes and takes the second knot's value."""
+    log_large = -denoiser.process.log_snr(times[:1])  # log (sigma / alpha)^2
+    log_small = torch.log(denoiser.process.bridge(times[:1], times[1:2]).var) if len(times) > 1 else log_large
+    x_0 = x_0.double()
+    return log_variance(per_row(log_small, x_0), per_row(log_large, x_0), denoised, variance).expand_as(x_0) / 2
+
+
+def discretised_gaussian(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int = 256) -> Tensor:
+    """log of a Gaussian's mass on each level's interval; the outermost levels reach to infinity.
+
+    Args:
+        x_0: levels -1 + 2 k / (num_levels - 1), any shape.
+        mean: of the Gaussian, same shape.
+        log_std: broadcast to it.
+    Returns:
+        log-probabilities, same shape.
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 13.
+    """
+    half = 1 / (num_levels - 1)
+    scale = torch.exp(-log_std)
+    upper = torch.where(x_0 > 1 - half / 2, torch.inf, (x_0 + half - mean) * scale)
+    lower = torch.where(x_0 < -1 + half / 2, -torch.inf, (x_0 - half - mean) * scale)
+    # mirrored into the lower tail, where the difference of two small probabilities keeps its digits
+    swap = lower > 0
+    upper, lower = torch.where(swap, -lower, upper), torch.where(swap, -upper, lower)
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    return log_upper + torch.log1p(-torch.exp((log_lower - log_upper).clamp(max=-1e-300)))

@@ -1,0 +1,121 @@
+"""Weightings of the denoising loss, each the logarithm of a weight on ||x_0 - x_0-hat||^2.
+
+Stated on x_0 they mean the same under every parameterization; ``Parameterization.output_weight`` folds them into a
+weight on the network's own error, so that nothing is divided by a vanishing coefficient.
+
+===============  ==============================================  =====================================================
+row              weight on x_0 (SNR = exp lambda)                source
+===============  ==============================================  =====================================================
+``simple``       SNR: the plain error of eps                     Ho et al. 2020, eq. 14
+``variational``  c_0^2 / (2 variance): the bound's own           Ho et al. 2020, eq. 12
+``uniform``      1: the plain error of x_0
+``velocity``     SNR + 1: the plain error of v                   Salimans & Ho 2022, arXiv:2202.00512
+``min_snr``      min(SNR, gamma)                                 Hang et al. 2023, arXiv:2303.09556
+``edm``          (r^2 + s^2) / (r s)^2, r^2 = 1 / SNR            Karras et al. 2022, arXiv:2206.00364, table 1
+``flow``         (1 + 1 / r)^2: the plain error of the velocity  Lipman et al. 2022, arXiv:2210.02747
+``sigmoid``      SNR sigmoid(bias - lambda)                      Kingma & Gao 2023, arXiv:2303.00848
+===============  ==============================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.core.parameterization import DATA_STD
+from undiffuse.core.process import Process, derivative
+from undiffuse.errors import UsageError
+
+#: log w(t) on ||x_0 - x_0-hat||^2: (process, t (B,)) -> (B,) float64.
+LogWeight = Callable[[Process, Tensor], Tensor]
+
+
+def simple() -> LogWeight:
+    """||eps - eps-hat||^2 with weight 1: L_simple."""
+    return lambda process, t: process.log_snr(t)
+
+
+def uniform() -> LogWeight:
+    """||x_0 - x_0-hat||^2 with weight 1."""
+    return lambda process, t: torch.zeros_like(t, dtype=torch.float64)
+
+
+def velocity() -> LogWeight:
+    """||v - v-hat||^2 with weight 1 where alpha^2 + sigma^2 = 1 ("SNR + 1" weighting)."""
+    return lambda process, t: F.softplus(process.log_snr(t), threshold=40)
+
+
+def min_snr(gamma: float = 5.0) -> LogWeight:
+    """min(SNR, gamma) on x_0."""
+    if not gamma > 0:
+        raise UsageError(f"min_snr needs gamma > 0, got {gamma}")
+    return lambda process, t: process.log_snr(t).clamp(max=math.log(gamma))
+
+
+def edm(data_std: float = DATA_STD) -> LogWeight:
+    """1 / c_out^2 of the ``edm`` parameterization: unit weight on its network's error."""
+
+    def log_weight(process: Process, t: Tensor) -> Tensor:
+        # (r^2 + s^2) / (r s)^2 = 1 / s^2 + SNR
+        return torch.logaddexp(process.log_snr(t), torch.tensor(-2 * math.log(data_std), dtype=torch.float64))
+
+    return log_weight
+
+
+def flow() -> LogWeight:
+    """Unit weight on the velocity of the straight path at the same log-SNR: 1 / t_flow^2 = (1 + 1 / r)^2."""
+    return lambda process, t: 2 * F.softplus(process.log_snr(t) / 2, threshold=40)
+
+
+def sigmoid(bias: float = 0.0) -> LogWeight:
+    """sigmoid(bias - lambda) on eps: little weight on almost clean pictures."""
+
+    def log_weight(process: Process, t: Tensor) -> Tensor:
+        log_snr = process.log_snr(t)
+        return log_snr + F.logsigmoid(bias - log_snr)
+
+    return log_weight
+
+
+def variational(variance: str = "beta") -> LogWeight:
+    """The weight of the bound's own terms, c_0^2 / (2 variance) at neighbouring knots.
+
+    On eps this is beta^2 / (2 variance alpha (1 - alpha-bar)). A process without steps takes the limit of fine grids,
+    -SNR'(t) / 2 (Kingma et al. 2021, arXiv:2107.00630, eq. 17). beta-tilde vanishes at the first knot, whose term
+    belongs to the decoder: it takes the second knot's, as the bound does.
+
+    Args:
+        variance: of the reverse step, ``beta`` or ``beta_tilde``.
+    """
+    if variance not in ("beta", "beta_tilde"):
+        raise UsageError(f"variational weighting: variance must be 'beta' or 'beta_tilde', got {variance!r}")
+
+    def log_weight(process: Process, t: Tensor) -> Tensor:
+        num_steps = getattr(process, "num_steps", None)
+        if num_steps is None:
+            return math.log(0.5) + process.log_snr(t) + torch.log(-derivative(process.log_snr, t))
+        step = 1 / num_steps
+        bridge = process.bridge((t - step).clamp(min=0), t)
+        var = bridge.var_max
+        if variance == "beta_tilde":
+            later = t.clamp(min=2 * step)
+            var = process.bridge(later - step, later).var
+        return 2 * torch.log(bridge.c_0) - torch.log(2 * var)
+
+    return log_weight
+
+
+WEIGHTINGS: dict[str, Callable[..., LogWeight]] = {
+    "simple": simple,
+    "variational": variational,
+    "uniform": uniform,
+    "velocity": velocity,
+    "min_snr": min_snr,
+    "edm": edm,
+    "flow": flow,
+    "sigmoid": sigmoid,
+}

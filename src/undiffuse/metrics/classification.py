@@ -1,0 +1,124 @@
+"""What a classifier says about a set of pictures: how sure it is, and how evenly the classes come.
+
+The share of confident pictures is a proxy for legibility, never a goal: real pictures do not reach 1 either (the card
+beside the weights says what they reach), and a generator must not be trained or tuned against it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+
+CONFIDENT = 0.9
+
+
+class ClassTally:
+    """Counts over class probabilities, batch by batch; memory is the number of classes.
+
+    Args:
+        num_classes: K.
+        confident: the probability from which a picture counts as named.
+    Example:
+        >>> tally = ClassTally.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
+        >>> tally.confident_share, tally.histogram, tally.classes_covered
+        (0.5, [1, 1], 2)
+    """
+
+    def __init__(self, num_classes: int = 10, confident: float = CONFIDENT) -> None:
+        if num_classes < 2 or not 0 < confident <= 1:
+            raise UsageError(f"expected num_classes >= 2 and 0 < confident <= 1, got {num_classes} and {confident}")
+        self.confident = confident
+        self.counts = torch.zeros(num_classes, dtype=torch.int64)
+        self.confident_counts = torch.zeros(num_classes, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, probabilities: Tensor, confident: float = CONFIDENT) -> ClassTally:
+        """The tally of ``probabilities`` (B, K)."""
+        if probabilities.ndim != 2:
+            raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
+        tally = cls(probabilities.shape[1], confident)
+        tally.update(probabilities)
+        return tally
+
+    def update(self, probabilities: Tensor) -> None:
+        """Take in class probabilities (B, K); B may be 0.
+
+        Raises:
+            UsageError: another number of classes, NaN, or rows that are no probabilities.
+        """
+        num_classes = len(self.counts)
+        if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
+            raise UsageError(f"probabilities must have shape (B, {num_classes}), got {tuple(probabilities.shape)}")
+        probabilities = probabilities.detach().to("cpu", torch.float64)
+        sums = probabilities.sum(1)
+        if not bool(((sums - 1).abs() < 1e-3).all()) or bool((probabilities < 0).any()):
+            raise UsageError("rows of probabilities must be non-negative and sum to 1 (logits need a softmax first)")
+        if len(probabilities) == 0:
+            return
+        best, label = probabilities.max(1)
+        self.counts += torch.bincount(label, minlength=num_classes)
+        self.confident_counts += torch.bincount(label[best >= self.confident], minlength=num_classes)
+
+    def merge(self, other: ClassTally) -> ClassTally:
+        """The tally of both sets of pictures; neither operand changes."""
+        if len(other.counts) != len(self.counts) or other.confident != self.confident:
+            raise UsageError("cannot merge tallies of different classes or confidence levels")
+        merged = ClassTally(len(self.counts), self.confident)
+        merged.counts = self.counts + other.counts
+        merged.confident_counts = self.confident_counts + other.confident_counts
+        return merged
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return int(self.counts.sum())
+
+    @property
+    def histogram(self) -> list[int]:
+        """Pictures of each class, sure or not."""
+        return [int(count) for count in self.counts]
+
+    @property
+    def confident_share(self) -> float:
+        """Share of pictures whose best class has at least the ``confident`` probability."""
+        return int(self.confident_counts.sum()) / self._needed()
+
+    @property
+    def confident_share_error(self) -> float:
+        """Binomial standard error of ``confident_share``."""
+        share = self.confident_share
+        return math.sqrt(share * (1 - share) / self.count)
+
+    @property
+    def balance(self) -> float:
+        """Entropy of the histogram over log K: 1 when all classes come equally often, 0 when only one comes."""
+        share = self.counts.double() / self._needed()
+        return float(-torch.special.xlogy(share, share).sum()) / math.log(len(self.counts)) + 0.0
+
+    @property
+    def classes_covered(self) -> int:
+        """Number of classes that at least one picture is given to."""
+        return int((self.counts > 0).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers."""
+        return {
+            "count": self.count,
+            "confident_threshold": self.confident,
+            "confident_share": self.confident_share,
+            "confident_share_error": self.confident_share_error,
+            "histogram": self.histogram,
+            "confident_histogram": [int(count) for count in self.confident_counts],
+            "balance": self.balance,
+            "classes_covered": self.classes_covered,
+        }
+
+    def _needed(self) -> int:
+        if self.count == 0:
+            raise UsageError("class shares need at least 1 picture, got 0")
+        return self.count

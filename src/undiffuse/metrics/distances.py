@@ -1,0 +1,149 @@
+"""The Fréchet distance between two sets of features, each summed up by a Gaussian.
+
+    d^2 = |m_a - m_b|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2          (Dowson & Landau 1982)
+
+The last trace is the sum of the singular values of A^1/2 B^1/2. Both roots come from symmetric eigenvalues, so nothing
+is ever complex, and a singular covariance costs no accuracy. As the field does, the square d^2 is what is reported.
+
+The estimate from N pictures is too large, by about a constant over N (Chong & Forsyth 2020): it shrinks as pictures are
+added even when nothing changes, so two values compare only at equal counts. ``frechet_estimate`` therefore states the
+counts, the bias that a jackknife sees, and a standard error.
+
+On disjoint parts of MNIST's training set (true distance 0, 96 features of the small classifier) the value fell from
+0.67 with 250 pictures a side to 0.04 with 5,000; less the jackknife's bias it was 0 within its error at each count. The
+standard error is on the careful side: 1.2 to 1.8 times the spread that was seen over repetitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.statistics import GaussianStatistics, GroupedStatistics
+
+
+def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    """The squared Fréchet distance d^2 >= 0 of two sets of features, symmetric in them, in float64.
+
+    Raises:
+        UsageError: different numbers of features, or fewer than two pictures on a side.
+    """
+    _check_pair(a.dim, b.dim)
+    return _squared_distance(a, square_root(a.covariance), b, square_root(b.covariance))
+
+
+def _check_pair(dim_a: int, dim_b: int) -> None:
+    if dim_a != dim_b:
+        raise UsageError(
+            f"cannot compare {dim_a} features with {dim_b}; take the same extractor and picture size on both sides"
+        )
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """The symmetric root (D, D) of a covariance; eigenvalues that rounding made negative count as 0."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
+
+
+def _squared_distance(a: GaussianStatistics, root_a: Tensor, b: GaussianStatistics, root_b: Tensor) -> float:
+    overlap = torch.linalg.svdvals(root_a @ root_b).sum()
+    spread = root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    return max(0.0, float((a.mean - b.mean).square().sum() + spread))
+
+
+@dataclass(frozen=True)
+class FrechetEstimate:
+    """A squared Fréchet distance with what is known of its error.
+
+    Attributes:
+        value: d^2 from all pictures, the usual (biased) estimate.
+        standard_error: of ``value``, over both sets of pictures, by a delete-one-group jackknife.
+        bias: how far ``value`` lies above its limit for many pictures, as the same jackknife estimates it.
+        num_a, num_b: the pictures on each side.
+        dim: number of features.
+        num_groups: groups of the jackknife.
+    """
+
+    value: float
+    standard_error: float
+    bias: float
+    num_a: int
+    num_b: int
+    dim: int
+    num_groups: int
+
+    @property
+    def corrected(self) -> float:
+        """``value`` less its estimated bias; it may fall below 0 by chance where the sets are alike."""
+        return self.value - self.bias
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, with the protocol in words."""
+        note = (
+            f"squared Fréchet distance of Gaussians on {self.dim} features; biased upwards by about 1/N, compare at "
+            f"equal counts only; standard error and bias by a jackknife over {self.num_groups} groups a side"
+        )
+        return {**asdict(self), "corrected": self.corrected, "protocol": note}
+
+
+def check_enough(count: int, dim: int, num_groups: int = 2) -> None:
+    """Refuse sets from which no covariance of full rank can be had.
+
+    Raises:
+        UsageError: fewer than D + 1 pictures, or fewer than two a group; says how many are needed.
+    """
+    needed = max(dim + 1, 2 * num_groups)
+    if count < needed:
+        raise UsageError(
+            f"a Fréchet distance on {dim} features needs at least {needed} pictures on each side, got {count}; "
+            "make more, or take features of fewer dimensions"
+        )
+
+
+def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstimate:
+    """The squared Fréchet distance with its standard error and bias, from pictures dealt to groups.
+
+    Each side in turn is taken without each of its G groups: with theta the value of all, theta_g those values and
+    theta-bar their mean, that side contributes (G - 1) (theta-bar - theta) to the bias and
+    (G - 1) / G sum (theta_g - theta-bar)^2 to the variance (Tukey 1958; Efron & Stein 1981).
+
+    Raises:
+        UsageError: different numbers of features, or too few pictures (says how many are needed).
+    """
+    _check_pair(a.dim, b.dim)
+    for side in (a, b):
+        check_enough(side.count, side.dim, len(side.groups))
+    total_a, total_b = a.total, b.total
+    root_a, root_b = square_root(total_a.covariance), square_root(total_b.covariance)
+    value = _squared_distance(total_a, root_a, total_b, root_b)
+
+    def against(fixed: GaussianStatistics, root: Tensor) -> Callable[[GaussianStatistics], float]:
+        return lambda part: _squared_distance(part, square_root(part.covariance), fixed, root)
+
+    bias_a, variance_a = _jackknife(a, against(total_b, root_b), value)
+    bias_b, variance_b = _jackknife(b, against(total_a, root_a), value)
+    return FrechetEstimate(
+        value=value,
+        standard_error=(variance_a + variance_b) ** 0.5,
+        bias=bias_a + bias_b,
+        num_a=a.count,
+        num_b=b.count,
+        dim=a.dim,
+        num_groups=len(a.groups),
+    )
+
+
+def _jackknife(
+    statistics: GroupedStatistics, distance: Callable[[GaussianStatistics], float], value: float
+) -> tuple[float, float]:
+    """The bias and the variance that one side brings."""
+    values = torch.tensor([distance(part) for part in statistics.leave_one_out()], dtype=torch.float64)
+    factor = len(values) - 1
+    mean = float(values.mean())
+    return factor * (mean - value), factor * float((values - mean).square().mean())

@@ -1,0 +1,50 @@
+"""Pictures as features: the check that every extractor makes, the named resize, and plain pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.features import FeatureExtractor
+
+
+def check_pictures(images: Tensor, channels: int | None = None, what: str = "pictures") -> Tensor:
+    """``images`` as they came, if they are uint8 (B, C, H, W) with at least one pixel and ``channels`` channels.
+
+    Raises:
+        UsageError: anything else; non-finite values are named as such.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        received = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UsageError(f"{what} must be a uint8 tensor (B, C, H, W), got {received}")
+    if images.is_floating_point() and not bool(torch.isfinite(images).all()):
+        bad = int((~torch.isfinite(images)).flatten(1).any(1).sum())
+        raise UsageError(f"{bad} of {len(images)} {what} hold NaN or infinite values; drop them or repair the sampler")
+    if images.dtype != torch.uint8:
+        raise UsageError(f"{what} must be uint8 in 0..255, got {images.dtype}; map [-1, 1] by (x + 1) * 127.5, rounded")
+    if 0 in images.shape[1:]:
+        raise UsageError(f"{what} must have at least one pixel, got shape {tuple(images.shape)}")
+    if channels is not None and images.shape[1] != channels:
+        raise UsageError(
+            f"{what} must have {channels} channel{'s' if channels > 1 else ''}, got {images.shape[1]}; "
+            f"convert them to grey or take other features"
+        )
+    return images
+
+
+def resize_pictures(images: Tensor, size: int) -> Tensor:
+    """Float pictures (B, C, H, W) at ``size`` x ``size`` by the bilinear filter, antialiased when it shrinks."""
+    if images.shape[-2:] == (size, size) or len(images) == 0:
+        return images if len(images) else images.new_zeros(0, images.shape[1], size, size)
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+class PixelFeatures(FeatureExtractor):
+    """The pixel values themselves in [0, 1], channels first: D = C * H * W, whatever the size."""
+
+    name = "pixels"
+
+    def features(self, images: Tensor) -> Tensor:
+        return check_pictures(images).flatten(1).float() / 255

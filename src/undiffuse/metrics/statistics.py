@@ -1,0 +1,183 @@
+"""Mean and covariance of feature vectors, gathered batch by batch and merged in any order.
+
+With n rows, mean m and scatter S = sum (x - m)(x - m)^T, two parts combine exactly (Chan, Golub & LeVeque 1979):
+
+    n = n_a + n_b,   d = m_b - m_a,   m = m_a + d n_b / n,   S = S_a + S_b + d d^T n_a n_b / n
+
+so memory is D^2 whatever the number of pictures, and the way they are split into batches or workers does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+
+
+def check_features(features: Tensor, dim: int | None = None) -> Tensor:
+    """``features`` as float64 (N, D) on the CPU.
+
+    Raises:
+        UsageError: not two axes, not ``dim`` columns, or NaN or infinite values.
+    """
+    if features.ndim != 2 or (dim is not None and features.shape[1] != dim):
+        wanted = "(N, D)" if dim is None else f"(N, {dim})"
+        raise UsageError(
+            f"features must have shape {wanted}, got {tuple(features.shape)}; "
+            "the same extractor and picture size must be used on both sides"
+        )
+    features = features.detach().to("cpu", torch.float64)
+    bad = int((~torch.isfinite(features)).any(1).sum())
+    if bad:
+        raise UsageError(f"{bad} of {len(features)} feature rows hold NaN or infinite values; check the pictures")
+    return features
+
+
+class GaussianStatistics:
+    """Count, mean (D,) and scatter (D, D) of the rows seen so far, in float64.
+
+    Args:
+        dim: number of features D.
+    Example:
+        >>> statistics = GaussianStatistics.of(torch.tensor([[0.0], [2.0]]))
+        >>> statistics.count, float(statistics.mean), float(statistics.covariance)
+        (2, 1.0, 2.0)
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, features: Tensor) -> GaussianStatistics:
+        """The statistics of ``features`` (N, D) in one pass."""
+        features = check_features(features)
+        statistics = cls(features.shape[1])
+        statistics.update(features)
+        return statistics
+
+    @classmethod
+    def from_moments(cls, count: int, mean: Tensor, covariance: Tensor) -> GaussianStatistics:
+        """Statistics with a known mean (D,) and covariance (D, D), as if ``count`` >= 2 rows had been seen."""
+        if count < 2 or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise UsageError(
+                f"expected count >= 2, mean (D,) and covariance (D, D), got {count}, {tuple(mean.shape)}, "
+                f"{tuple(covariance.shape)}"
+            )
+        statistics = cls(len(mean))
+        statistics.count, statistics.mean = count, check_features(mean[None])[0]
+        statistics.scatter = check_features(covariance) * (count - 1)
+        return statistics
+
+    @property
+    def dim(self) -> int:
+        """Number of features D."""
+        return len(self.mean)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance (D, D), scatter / (count - 1).
+
+        Raises:
+            UsageError: fewer than two rows were seen.
+        """
+        if self.count < 2:
+            raise UsageError(f"a covariance needs at least 2 pictures, got {self.count}")
+        return self.scatter / (self.count - 1)
+
+    def update(self, features: Tensor) -> None:
+        """Take in the rows of ``features`` (N, D); N may be 0."""
+        features = check_features(features, self.dim)
+        if len(features):
+            mean = features.mean(0)
+            centred = features - mean
+            self._absorb(len(features), mean, centred.T @ centred)
+
+    def merge(self, other: GaussianStatistics) -> GaussianStatistics:
+        """The statistics of both sets of rows; neither operand changes."""
+        if other.dim != self.dim:
+            raise UsageError(f"cannot merge statistics of {self.dim} and {other.dim} features")
+        merged = GaussianStatistics(self.dim)
+        for part in (self, other):
+            merged._absorb(part.count, part.mean, part.scatter)
+        return merged
+
+    def _absorb(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (count / total)
+        self.scatter = self.scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self.count = total
+
+
+class GroupedStatistics:
+    """Statistics of the rows dealt in turn to a few groups, which is what a jackknife needs: memory groups * D^2.
+
+    Row i goes to group i mod ``num_groups``, whatever the batches were.
+
+    Args:
+        dim: number of features D.
+        num_groups: how many groups, at least 2.
+    """
+
+    def __init__(self, dim: int, num_groups: int = 10) -> None:
+        if num_groups < 2:
+            raise UsageError(f"num_groups must be at least 2, got {num_groups}")
+        self.groups = [GaussianStatistics(dim) for _ in range(num_groups)]
+
+    @classmethod
+    def of(cls, features: Tensor, num_groups: int = 10) -> GroupedStatistics:
+        """The grouped statistics of ``features`` (N, D)."""
+        features = check_features(features)
+        statistics = cls(features.shape[1], num_groups)
+        statistics.update(features)
+        return statistics
+
+    @property
+    def dim(self) -> int:
+        """Number of features D."""
+        return self.groups[0].dim
+
+    @property
+    def count(self) -> int:
+        """Number of rows in all groups."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def total(self) -> GaussianStatistics:
+        """All groups as one."""
+        return merge_all(self.groups, self.dim)
+
+    def update(self, features: Tensor) -> None:
+        """Deal the rows of ``features`` (N, D) to the groups, going on where the last batch ended."""
+        features = check_features(features, self.dim)
+        num, offset = len(self.groups), self.count
+        for index, group in enumerate(self.groups):
+            group.update(features[(index - offset) % num :: num])
+
+    def merge(self, other: GroupedStatistics) -> GroupedStatistics:
+        """Group by group, the statistics of both; neither operand changes."""
+        if len(other.groups) != len(self.groups):
+            raise UsageError(f"cannot merge statistics of {len(self.groups)} and {len(other.groups)} groups")
+        merged = GroupedStatistics(self.dim, len(self.groups))
+        merged.groups = [mine.merge(theirs) for mine, theirs in zip(self.groups, other.groups, strict=True)]
+        return merged
+
+    def leave_one_out(self) -> Iterator[GaussianStatistics]:
+        """The statistics without each group in turn."""
+        for left_out in range(len(self.groups)):
+            yield merge_all((g for i, g in enumerate(self.groups) if i != left_out), self.dim)
+
+
+def merge_all(parts: Iterable[GaussianStatistics], dim: int) -> GaussianStatistics:
+    """The statistics of all parts together."""
+    merged = GaussianStatistics(dim)
+    for part in parts:
+        merged = merged.merge(part)
+    return merged

@@ -1,0 +1,319 @@
+"""The parts networks are made of: time and class embedding, residual blocks, self-attention, changes of resolution.
+
+Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector a picture, already through its SiLU. Weights are
+Glorot-uniform with zero biases and the last layer of every residual branch is zero (Ho et al. 2020), so that each
+block begins as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.networks.config import EmbeddedConfig
+
+Resample = Callable[[Tensor], Tensor]
+
+
+def linear(channels: int, out_channels: int, *, zero: bool = False) -> nn.Linear:
+    """A dense layer, Glorot-uniform or zero."""
+    layer = nn.Linear(channels, out_channels)
+    _initialise(layer.weight, layer.bias, zero)
+    return layer
+
+
+def conv(channels: int, out_channels: int, kernel: int = 3, *, zero: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size of the map, Glorot-uniform or zero."""
+    layer = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
+    _initialise(layer.weight, layer.bias, zero)
+    return layer
+
+
+def _initialise(weight: Tensor, bias: Tensor | None, zero: bool) -> None:
+    if weight.is_meta:  # only counting parameters
+        return
+    if zero:
+        nn.init.zeros_(weight)
+    else:
+        nn.init.xavier_uniform_(weight)
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+def num_groups(channels: int, most: int = 32) -> int:
+    """The largest divisor of ``channels`` up to ``most`` that leaves 4 channels a group.
+
+    With one channel a group, the norm would erase whatever the time embedding adds to that channel.
+    """
+    limit = max(1, min(most, channels // 4))
+    return next(groups for groups in range(limit, 0, -1) if channels % groups == 0)
+
+
+def group_norm(channels: int, most_groups: int, eps: float) -> nn.GroupNorm:
+    """A group norm with the largest fitting number of groups; torch keeps its statistics in float32 under autocast."""
+    return nn.GroupNorm(num_groups(channels, most_groups), channels, eps)
+
+
+class Sinusoid(nn.Module):
+    """Sines and cosines of c_noise at frequencies from 1 down to 1/10000, ``(B,) -> (B, width)``.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, in the conventions of Ho et al. and of ADM.
+    """
+
+    def __init__(self, width: int, convention: Literal["ddpm", "adm"]) -> None:
+        super().__init__()
+        self.width, self.convention = width, convention
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        half = self.width // 2
+        spacing = max(half - 1, 1) if self.convention == "ddpm" else half
+        index = torch.arange(half, dtype=torch.float64, device=c_noise.device)
+        frequencies = torch.exp(-math.log(10_000) * index / spacing)
+        angle = at_least_float32(c_noise)[:, None] * frequencies.to(at_least_float32(c_noise).dtype)
+        waves = [angle.sin(), angle.cos()]
+        features = torch.cat(waves if self.convention == "ddpm" else waves[::-1], dim=1)
+        return F.pad(features, (0, self.width % 2))
+
+
+class RandomFourier(nn.Module):
+    """cos and sin of 2 pi w c_noise with fixed random w ~ N(0, scale^2), ``(B,) -> (B, width)``.
+
+    Source: Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("frequencies", torch.randn(width // 2) * scale)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        c_noise = at_least_float32(c_noise)
+        angle = 2 * math.pi * c_noise[:, None] * self.frequencies.to(c_noise.dtype)
+        return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, self.width % 2))
+
+
+def fold(x: Tensor, patch: int) -> Tensor:
+    """Patches into channels: (B, C, H, W) -> (B, C patch^2, ceil(H / patch), ceil(W / patch)), zeros at the far ends.
+
+    Written out because ``F.pixel_unshuffle`` leaves an empty batch as it is.
+    """
+    x = F.pad(x, (0, -x.shape[-1] % patch, 0, -x.shape[-2] % patch))
+    batch, channels, height, width = x.shape
+    blocks = x.view(batch, channels, height // patch, patch, width // patch, patch).permute(0, 1, 3, 5, 2, 4)
+    return blocks.reshape(batch, channels * patch**2, height // patch, width // patch)
+
+
+def unfold(x: Tensor, patch: int) -> Tensor:
+    """Channels back into patches, the inverse of ``fold`` up to its padding."""
+    batch, channels, height, width = x.shape
+    blocks = x.view(batch, channels // patch**2, patch, patch, height, width).permute(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(batch, channels // patch**2, height * patch, width * patch)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or float64 if it is that already: half precision cannot tell neighbouring times apart."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class Embedding(nn.Module):
+    """Time and class as one vector, ``(B,), Condition -> (B, width)``, through a final SiLU.
+
+    Args:
+        config: says which time features.
+        features: width of the time features.
+        width: width of the embedding.
+        num_classes: 0 for none; otherwise there is one row more, for "no class" (label -1, or no labels at all).
+    """
+
+    def __init__(self, config: EmbeddedConfig, features: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.features: nn.Module
+        if config.fourier_scale is not None:
+            self.features = RandomFourier(features, config.fourier_scale)
+        else:
+            self.features = Sinusoid(features, "ddpm" if config.time_features == "ddpm" else "adm")
+        self.first, self.second = linear(features, width), linear(width, width)
+        self.num_classes = num_classes
+        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
+
+    def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
+        with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
+            features: Tensor = self.features(c_noise)
+            embedding: Tensor = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+            if self.classes is not None:
+                embedding = embedding + self.classes(self._row(c_noise, cond))
+            activated: Tensor = F.silu(embedding)
+        return activated
+
+    def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:
+        if cond.class_label is None:
+            return torch.full_like(c_noise, self.num_classes, dtype=torch.long)
+        label = cond.class_label.to(c_noise.device).long()
+        return torch.where(label < 0, self.num_classes, label)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))) told the embedding)).
+
+    Args:
+        channels, out_channels: of its input and output.
+        embedding_channels: E.
+        scale_shift: h -> norm(h) (1 + scale) + shift (ADM's adaptive group norm) instead of norm(h + shift).
+        norm: makes the norm for so many channels.
+        dropout: before the second convolution.
+    Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, sec. 3.1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        *,
+        scale_shift: bool,
+        norm: Callable[[int], nn.GroupNorm],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.norm1, self.norm2 = norm(channels), norm(out_channels)
+        self.conv1 = conv(channels, out_channels)
+        self.conv2 = conv(out_channels, out_channels, zero=True)
+        self.embed = linear(embedding_channels, out_channels * (2 if scale_shift else 1))
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = conv(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
+        """``resample``, if given, changes the resolution of both branches."""
+        h = F.silu(self.norm1(x))
+        if resample is not None:
+            h, x = resample(h), resample(x)
+        h = self._tell(self.conv1(h), self.embed(embedding)[:, :, None, None])
+        h = self.conv2(self.dropout(F.silu(h)))
+        out: Tensor = self.shortcut(x) + h
+        return out
+
+    def _tell(self, h: Tensor, told: Tensor) -> Tensor:
+        if not self.scale_shift:
+            added: Tensor = self.norm2(h + told)
+            return added
+        scale, shift = told.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    """x + projection(attention(norm(x))) over all pixels of a map, with ``heads`` heads."""
+
+    def __init__(self, channels: int, heads: int, norm: Callable[[int], nn.GroupNorm]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = norm(channels)
+        self.qkv = linear(channels, 3 * channels)
+        self.out = linear(channels, channels, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
+        qkv = self.qkv(tokens).view(batch, height * width, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, HW, C / heads) each
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        out: Tensor = self.out(mixed).transpose(1, 2).reshape(x.shape)
+        return x + out
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over what is there."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
+def double(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Every pixel twice in each direction, cut to ``size`` (H, W)."""
+    height, width = size
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
+
+
+class ConvDown(nn.Module):
+    """A convolution with stride 2; sizes round up.
+
+    Args:
+        channels: in and out.
+        same: pad as TensorFlow's SAME does (Ho et al.): an even side gets its one pixel at the end.
+    """
+
+    def __init__(self, channels: int, *, same: bool) -> None:
+        super().__init__()
+        self.same = same
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if same else 1)
+        _initialise(self.conv.weight, self.conv.bias, zero=False)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.same:
+            height, width = x.shape[-2:]
+            x = F.pad(x, (width % 2, 1, height % 2, 1))
+        down: Tensor = self.conv(x)
+        return down
+
+
+class PoolDown(nn.Module):
+    """``halve`` and nothing learned."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return halve(x)
+
+
+class ResidualDown(nn.Module):
+    """A residual block around ``halve`` (ADM)."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        down: Tensor = self.block(x, embedding, halve)
+        return down
+
+
+class NearestUp(nn.Module):
+    """``double``, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels)
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.conv(double(x, size))
+        return up
+
+
+class TransposedUp(nn.Module):
+    """A transposed convolution with kernel 4 and stride 2: every output pixel hears the same number of inputs."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+        _initialise(self.conv.weight, self.conv.bias, zero=False)
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.conv(x)
+        return up[:, :, : size[0], : size[1]]
+
+
+class ResidualUp(nn.Module):
+    """A residual block around ``double`` (ADM)."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.block(x, embedding, partial(double, size=size))
+        return up

@@ -1,0 +1,60 @@
+"""A residual perceptron for points in the plane and other small vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.networks.config import MLPConfig
+from undiffuse.networks.layers import Embedding, linear
+
+
+class MLP(nn.Module):
+    """See ``MLPConfig``; examples of any shape are flattened first.
+
+    Args:
+        config: the configuration.
+        shape: (D,) of one example, or any other shape.
+        num_classes: labels it is told; 0 makes it ignore them.
+        output_factor: outputs for each entry of the first axis.
+    """
+
+    def __init__(self, config: MLPConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1) -> None:
+        super().__init__()
+        self.out_shape = (output_factor * shape[0], *shape[1:])
+        size = math.prod(shape)
+        self.embedding = Embedding(config, config.width, config.width, num_classes)
+        self.stem = linear(size, config.width)
+        self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = linear(config.width, output_factor * size, zero=True)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """F(x, c_noise, cond): (B, *shape) and (B,) to (B, output_factor * shape[0], *shape[1:])."""
+        embedding = self.embedding(c_noise, cond)
+        h = self.stem(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        with torch.autocast(h.device.type, enabled=False):  # what leaves the network is not rounded to bfloat16
+            out: Tensor = self.head(F.silu(self.norm(h.to(self.head.weight.dtype))))
+        return out.view(len(x), *self.out_shape)
+
+
+class _Block(nn.Module):
+    """h + linear(SiLU(linear(norm(h)) (1 + scale) + shift)), scale and shift from the embedding."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.embed = nn.LayerNorm(width), linear(width, 2 * width)
+        self.first, self.second = linear(width, width), linear(width, width, zero=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.embed(embedding).chunk(2, dim=1)
+        inner = F.silu(self.first(self.norm(h)) * (1 + scale) + shift)
+        out: Tensor = self.second(self.dropout(inner))
+        return h + out

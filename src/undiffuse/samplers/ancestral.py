@@ -1,0 +1,70 @@
+"""Samplers that draw from the bridge: DDPM's ancestral sampling and DDIM with any eta.
+
+Both step from x_t and x_0-hat to x_s through q(x_s | x_t, x_0), for any process and any pair s <= t.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.parameterization import eps_of
+from undiffuse.core.rows import per_row
+from undiffuse.errors import UsageError
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+
+
+def settle(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
+    """Final rows return x_0-hat, the mean of their last step, without noise."""
+    return torch.where(steps.final.reshape(-1, *([1] * (moved.ndim - 1))), x_0, moved)
+
+
+def ancestral(variance: str = "beta_tilde") -> Sampler:
+    """Sample x_s from N(c_t x_t + c_0 x_0-hat, variance), DDPM's algorithm 2.
+
+    Args:
+        variance: ``beta_tilde``, the bridge's own (exact when the data is one point), or ``beta``, the forward
+            step's (exact when the data is N(0, I)).
+    Source: Ho et al. 2020, arXiv:2006.11239, eqs. 6-7, algorithm 2.
+    """
+    if variance not in ("beta_tilde", "beta"):
+        raise UsageError(f"ancestral variance must be 'beta_tilde' or 'beta', got {variance!r}")
+
+    def step(
+        denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
+    ) -> tuple[Tensor, Memory]:
+        x_0 = denoiser(x, steps.t).x_0
+        bridge = denoiser.process.bridge(steps.s, steps.t)
+        var = bridge.var if variance == "beta_tilde" else bridge.var_max
+        mean = per_row(bridge.c_t, x) * x + per_row(bridge.c_0, x) * x_0
+        return settle(steps, mean + per_row(var.sqrt(), x) * noise.normal(x), x_0), memory
+
+    return Sampler("ancestral", step, order=1, max_nfe_per_step=1, stochastic=True, source="arXiv:2006.11239")
+
+
+def ddim(eta: float = 0.0) -> Sampler:
+    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) z, with var the bridge's.
+
+    Args:
+        eta: 0 is deterministic (and equals ``euler``), 1 is ancestral sampling with beta-tilde.
+    Source: Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, eqs. 12 and 16.
+    """
+    if not 0 <= eta <= 1:
+        raise UsageError(f"eta must lie in [0, 1], got {eta}")
+
+    def step(
+        denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
+    ) -> tuple[Tensor, Memory]:
+        process = denoiser.process
+        x_0 = denoiser(x, steps.t).x_0
+        eps = eps_of(process, x, x_0, steps.t)
+        var = eta**2 * process.bridge(steps.s, steps.t).var
+        kept = (process.sigma(steps.s) ** 2 - var).clamp(min=0).sqrt()
+        moved = per_row(process.alpha(steps.s), x) * x_0 + per_row(kept, x) * eps
+        if eta > 0:
+            moved = moved + per_row(var.sqrt(), x) * noise.normal(x)
+        return settle(steps, moved, x_0), memory
+
+    return Sampler("ddim", step, order=1, max_nfe_per_step=1, stochastic=eta > 0, source="arXiv:2010.02502")

@@ -1,0 +1,196 @@
+"""What a sampler is, and the one loop that runs it.
+
+A sampler is one step function. ``step(denoiser, x, steps, memory, noise)`` moves each row of the batch from its own
+time t to its own time s <= t; rows may be on different grids, join late and leave early, and nothing in a step looks
+across the batch, so each row gets exactly what it would get alone. The loop below gives every row the same grid; a
+server may call the same step with rows that are at different times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.errors import UsageError
+from undiffuse.samplers.noise import NoiseSource, SeededNoise
+
+#: Per-row tensors that a multistep method carries from step to step.
+Memory: TypeAlias = tuple[Tensor, ...]
+
+
+class Steps(NamedTuple):
+    """One step for each row: every entry is ``(B,)``; times are float64 and s <= t."""
+
+    t: Tensor
+    s: Tensor
+    index: Tensor
+    count: Tensor
+    final: Tensor
+
+
+StepFunction: TypeAlias = Callable[[Denoiser, Tensor, Steps, Memory, NoiseSource], tuple[Tensor, Memory]]
+
+
+def no_memory(x: Tensor) -> Memory:
+    """The memory of a one-step method."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A step function and the facts about it.
+
+    Attributes:
+        name: as in ``SAMPLERS``.
+        step: see the module's docstring; returns (x at s, memory).
+        init: memory for fresh rows shaped like x.
+        order: order of convergence of the sample's distribution in the largest step of the log-SNR grid.
+        max_nfe_per_step: network evaluations a step costs at most.
+        stochastic: whether a step draws noise.
+        needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
+        source: the paper.
+    """
+
+    name: str
+    step: StepFunction
+    order: int
+    max_nfe_per_step: int
+    stochastic: bool
+    source: str
+    init: Callable[[Tensor], Memory] = no_memory
+    needs_brownian: bool = False
+
+
+class Progress(NamedTuple):
+    """What a callback sees after each step: x is at time s, x_0 is what the step's first evaluation predicted."""
+
+    index: int
+    count: int
+    x: Tensor
+    x_0: Tensor
+
+
+class Sampled(NamedTuple):
+    """Samples x ``(B, ...)`` and the number of denoiser evaluations that each row cost."""
+
+    x: Tensor
+    nfe: int
+
+
+class Watch(Denoiser):
+    """Counts evaluations and keeps the first x_0-hat since ``first`` was cleared."""
+
+    def __init__(self, denoiser: Denoiser, cond: Condition | None) -> None:
+        super().__init__()
+        self.denoiser, self.cond = denoiser, cond
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+        self.nfe = 0
+        self.first: Tensor | None = None
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        denoised: Denoised = self.denoiser(x_t, t, cond if cond is not None else self.cond)
+        self.nfe += 1
+        self.first = denoised.x_0 if self.first is None else self.first
+        return denoised
+
+
+class Blocked(Denoiser):
+    """Evaluates a network in blocks of one fixed, padded number of rows.
+
+    A network gives slightly different bits at different batch sizes (1e-6 in fp32, 1e-2 in bf16), but the same bits
+    for a row wherever it stands in a block of one size; so with this wrapper an image does not depend on how many
+    were asked for together.
+    """
+
+    def __init__(self, denoiser: Denoiser, rows: int) -> None:
+        super().__init__()
+        if rows < 1:
+            raise UsageError(f"a block needs at least 1 row, got {rows}")
+        self.denoiser, self.rows = denoiser, rows
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        count = len(x_t)
+        blocks = [self._block(x_t, t, cond, start, count) for start in range(0, count, self.rows)]
+        mixes = [mix for block in blocks if (mix := block.variance_mix) is not None]
+        return Denoised(torch.cat([block.x_0 for block in blocks]), torch.cat(mixes) if mixes else None)
+
+    def _block(self, x_t: Tensor, t: Tensor, cond: Condition | None, start: int, count: int) -> Denoised:
+        rows = torch.arange(start, start + self.rows, device=x_t.device).clamp(max=count - 1)
+        real = min(self.rows, count - start)
+        denoised: Denoised = self.denoiser(x_t[rows], t[rows], cond.select(rows) if cond is not None else None)
+        mix = denoised.variance_mix
+        return Denoised(denoised.x_0[:real], mix[:real] if mix is not None else None)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    times: Tensor,
+    *,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    cond: Condition | None = None,
+    noise: NoiseSource | None = None,
+    x_start: Tensor | None = None,
+    finish: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    callback: Callable[[Progress], None] | None = None,
+) -> Sampled:
+    """Draw one sample for each seed.
+
+    Args:
+        denoiser: x_0-hat of (x_t, t); evaluated as it is given (see ``Blocked``).
+        sampler: a row of ``SAMPLERS``.
+        times: descending, ``(K + 1,)``; see ``samplers.grids``.
+        shape: of one sample, such as (C, H, W).
+        seeds: one a sample; row i depends on seeds[i] alone.
+        cond: one row a sample.
+        noise: where draws come from; by default from (seed, step).
+        x_start: (B, ...) at times[0]; by default prior_std times the seed's own noise.
+        finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
+        callback: called after every step.
+    Returns:
+        Samples of shape (B, *shape), and evaluations a row.
+    Raises:
+        UsageError: times that do not descend within [0, 1].
+    """
+    times = check_times(times).to(device)
+    noise = noise if noise is not None else SeededNoise(seeds)
+    batch, count = len(seeds), len(times) - 1
+    like = torch.empty(batch, *shape, device=device, dtype=dtype)
+    x = denoiser.process.prior_std * noise.prior(like) if x_start is None else x_start
+    watch, memory = Watch(denoiser, cond), sampler.init(x)
+    for index in range(count):
+        final = finish and index == count - 1
+        steps = _same_step_for_all(times[index], times[index + 1], index, count, final, batch)
+        watch.first = None
+        x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
+        if callback is not None and watch.first is not None:
+            callback(Progress(index, count, x, watch.first))
+    return Sampled(x, watch.nfe)
+
+
+def check_times(times: Tensor) -> Tensor:
+    """Refuse a grid that has no step, leaves [0, 1] or does not descend."""
+    times = times.double()
+    if times.ndim != 1 or len(times) < 2:
+        raise UsageError(f"times must hold at least a start and an end, got shape {tuple(times.shape)}")
+    if float(times[0]) > 1 or float(times[-1]) < 0 or not bool((times[1:] < times[:-1]).all()):
+        raise UsageError("times must descend strictly from at most 1 to at least 0")
+    return times
+
+
+def _same_step_for_all(t: Tensor, s: Tensor, index: int, count: int, final: bool, batch: int) -> Steps:
+    def integers(value: int) -> Tensor:
+        return torch.full((batch,), value, dtype=torch.int64, device=t.device)
+
+    return Steps(t.expand(batch), s.expand(batch), integers(index), integers(count), integers(final).bool())

@@ -1,0 +1,90 @@
+"""Time grids: from a number of steps to descending times, ending at 0.
+
+Grids in the log-SNR or the noise ratio sigma / alpha stay within what the denoiser was trained on, and within
+[-2 log 80, 2 log 500] (EDM's sigma from 80 down to 0.002) where that is wider. Where alpha(1) = 0 they begin with one
+exact DDIM step from t = 1 to the grid's first knot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.process import Process
+from undiffuse.errors import UsageError
+from undiffuse.registry import lookup
+
+#: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
+WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
+
+Range = tuple[float, float]
+
+
+def time_grid(
+    name: str, process: Process, num_steps: int, log_snr_range: Range = (-math.inf, math.inf), **options: float
+) -> Tensor:
+    """Times of ``num_steps`` steps, ``(num_steps + 1,)`` float64, descending to 0.
+
+    Args:
+        name: a row of ``GRIDS``.
+        process: the forward process.
+        num_steps: at least 1.
+        log_snr_range: what the denoiser was trained on.
+        options: of the grid, such as ``rho`` of ``karras``.
+    Raises:
+        UsageError: an unknown grid, or fewer than one step.
+    """
+    if num_steps < 1:
+        raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
+    grid = lookup(GRIDS, name, "time grid")
+    times: Tensor = grid(process, num_steps, log_snr_range, **options)
+    return times
+
+
+def _first_time(process: Process, log_snr_range: Range) -> Tensor:
+    return process.time_of_log_snr(torch.tensor([log_snr_range[0]], dtype=torch.float64))
+
+
+def uniform(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
+    """Evenly spaced in t; with as many steps as a chain has, its own knots."""
+    return _first_time(process, log_snr_range) * torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
+
+
+def quadratic(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
+    """Evenly spaced in sqrt(t), denser near the data (Song et al. 2021, arXiv:2010.02502, appendix D.2)."""
+    return _first_time(process, log_snr_range) * (torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps) ** 2
+
+
+def log_snr(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
+    """Evenly spaced in the log-SNR (Lu et al. 2022, arXiv:2206.00927), then one step to 0."""
+    return _inner_grid(process, num_steps, log_snr_range, lambda low, high, u: low + u * (high - low))
+
+
+def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 7.0) -> Tensor:
+    """Evenly spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5), then one step to 0."""
+
+    def spread(low: float, high: float, u: Tensor) -> Tensor:
+        first, last = math.exp(-low / 2 / rho), math.exp(-high / 2 / rho)
+        return -2 * rho * torch.log(first + u * (last - first))
+
+    return _inner_grid(process, num_steps, log_snr_range, spread)
+
+
+def _inner_grid(
+    process: Process, num_steps: int, log_snr_range: Range, spread: Callable[[float, float, Tensor], Tensor]
+) -> Tensor:
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    whole_low, whole_high = (float(value) for value in process.log_snr(ends))
+    low = max(log_snr_range[0], whole_low, WIDEST_LOG_SNR[0])
+    high = min(log_snr_range[1], whole_high, WIDEST_LOG_SNR[1])
+    starts_without_signal = whole_low == -math.inf and log_snr_range[0] == -math.inf
+    num_knots = num_steps - 1 if starts_without_signal else num_steps
+    u = torch.linspace(0, 1, num_knots, dtype=torch.float64) if num_knots > 1 else torch.zeros(num_knots).double()
+    inner = process.time_of_log_snr(spread(low, high, u))
+    return torch.cat([ends[:1] if starts_without_signal else ends[:0], inner, ends[1:]])
+
+
+GRIDS = {"uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karras": karras}

@@ -1,0 +1,74 @@
+"""Where samplers get their noise: counter-based, so that image i depends on seed i alone.
+
+Draws are made on the CPU as float32, one row at a time, by a Philox generator keyed with the row's seed and counted
+by (step, draw within the step). So a draw is the same whatever the batch, the device and the order of asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+
+_KEY = 0x756E646966667573  # keeps sampling apart from every other use of the same seed
+
+
+class NoiseSource:
+    """Standard normal noise for the rows of a batch; ``at`` selects the step."""
+
+    def at(self, index: Tensor) -> NoiseSource:
+        """The source for one step: ``index`` (B,) is each row's own step number."""
+        raise NotImplementedError
+
+    def prior(self, like: Tensor) -> Tensor:
+        """The noise a row starts from, shaped like ``like`` (B, ...)."""
+        raise NotImplementedError
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Fresh standard normal noise shaped like ``like``; each call within a step is another draw."""
+        raise NotImplementedError
+
+
+class SeededNoise(NoiseSource):
+    """Noise from (seed, step, draw).
+
+    Args:
+        seeds: one integer in [0, 2**64) a row.
+        index: each row's step number; the prior's own draw comes before step 0.
+    """
+
+    def __init__(self, seeds: Sequence[int], index: Sequence[int] | None = None) -> None:
+        if any(not 0 <= seed < 2**64 for seed in seeds):
+            raise UsageError(f"seeds must be integers from 0 to 2**64 - 1, got {list(seeds)[:4]} ...")
+        self.seeds = [int(seed) for seed in seeds]
+        self.index = index
+        self.draws = 0
+
+    def at(self, index: Tensor) -> SeededNoise:
+        return SeededNoise(self.seeds, index.tolist())
+
+    def select(self, rows: Sequence[int]) -> SeededNoise:
+        """The source of these rows alone."""
+        return SeededNoise([self.seeds[row] for row in rows])
+
+    def prior(self, like: Tensor) -> Tensor:
+        return self._draw(like, [0] * len(self.seeds), 0)
+
+    def normal(self, like: Tensor) -> Tensor:
+        if self.index is None:
+            raise UsageError("noise for a step needs the step's number: call at(index) first")
+        self.draws += 1
+        return self._draw(like, [step + 1 for step in self.index], self.draws)
+
+    def _draw(self, like: Tensor, steps: Sequence[int], draw: int) -> Tensor:
+        if len(like) != len(self.seeds):
+            raise UsageError(f"{len(self.seeds)} seeds for {len(like)} rows")
+        out = np.empty(tuple(like.shape), dtype=np.float32)
+        for row, (seed, step) in enumerate(zip(self.seeds, steps, strict=True)):
+            bits = np.random.Philox(key=[seed, _KEY], counter=[0, draw, step, 0])
+            out[row] = np.random.Generator(bits).standard_normal(out.shape[1:], dtype=np.float32)
+        return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,104 @@
+"""Deterministic samplers: solvers of the probability-flow ODE, in the log-SNR and never in t.
+
+With y = x / alpha and the noise-to-signal ratio r = sigma / alpha = exp(-lambda / 2) every process has the same ODE
+
+    dy / dr = eps-hat(x, t) = (x - alpha x_0-hat) / sigma,
+
+so a method is written once. Where alpha(t) vanishes, and r with it grows beyond all bounds, a step takes its DDIM form,
+which is finite there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.parameterization import eps_of
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row
+from undiffuse.samplers.ancestral import ddim, settle
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+
+
+def euler() -> Sampler:
+    """Euler's method in r: x_s = alpha_s x_0-hat + sigma_s eps-hat, the same map as DDIM with eta = 0.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, sec. 3; Song et al. 2021, arXiv:2010.02502, eq. 13.
+    """
+    return Sampler("euler", ddim(0.0).step, order=1, max_nfe_per_step=1, stochastic=False, source="arXiv:2206.00364")
+
+
+#: Below this log-SNR (r > 1000) a small error of eps-hat times r would swamp x: there is no slope to average.
+_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
+
+
+def _ratio(process: Process, t: Tensor) -> Tensor:
+    return torch.exp(-process.log_snr(t) / 2)
+
+
+def _heun_step(
+    denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
+) -> tuple[Tensor, Memory]:
+    process, (t, s) = denoiser.process, steps[:2]
+    x_0 = denoiser(x, t).x_0
+    eps = eps_of(process, x, x_0, t)
+    euler_x = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps
+    corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > _NO_SIGNAL_LOG_SNR)
+    if bool(corrected.any()):
+        where = torch.where(corrected, s, t)  # rows without a second evaluation stay away from sigma = 0
+        eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
+        half = process.alpha(s) * (_ratio(process, s) - _ratio(process, t)) / 2
+        half = torch.where(corrected, half, torch.zeros_like(half))
+        shift = torch.where(per_row(corrected.double(), x) > 0, eps_s - eps, torch.zeros_like(x))
+        euler_x = euler_x + per_row(half, x) * shift
+    return settle(steps, euler_x, x_0), memory
+
+
+def heun() -> Sampler:
+    """Heun's method in r (an Euler step, then the mean of both slopes); the last step is Euler's.
+
+    Costs 2 K - 1 evaluations for K steps.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
+    """
+    return Sampler("heun", _heun_step, order=2, max_nfe_per_step=2, stochastic=False, source="arXiv:2206.00364")
+
+
+def _dpmpp_2m_init(x: Tensor) -> Memory:
+    # a log-SNR of -inf stands for "no previous step": its share in the extrapolation is then zero
+    return torch.zeros_like(x), torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+
+
+def _dpmpp_2m_step(
+    denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
+) -> tuple[Tensor, Memory]:
+    process, (t, s) = denoiser.process, steps[:2]
+    previous, log_snr_previous = memory
+    x_0 = denoiser(x, t).x_0
+    log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
+    slope = (log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_previous))
+    slope = torch.where(torch.isfinite(slope), slope, torch.zeros_like(slope))
+    extrapolated = x_0 + per_row(slope, x) * (x_0 - previous)
+    gain = -process.alpha(s) * torch.expm1((log_snr_t - log_snr_s) / 2)
+    moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * extrapolated
+    return settle(steps, moved, x_0), (x_0, log_snr_t)
+
+
+def dpmpp_2m() -> Sampler:
+    """DPM-Solver++(2M): linear extrapolation of x_0-hat in the log-SNR; first and last steps are DDIM's.
+
+    Source: Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, algorithm 2.
+    """
+    return Sampler(
+        "dpmpp_2m",
+        _dpmpp_2m_step,
+        order=2,
+        max_nfe_per_step=1,
+        stochastic=False,
+        source="arXiv:2211.01095",
+        init=_dpmpp_2m_init,
+    )

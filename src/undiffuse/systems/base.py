@@ -1,0 +1,104 @@
+"""The contract between what is trained and whatever trains, evaluates or serves it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.config import ComponentConfig
+from undiffuse.core.condition import Condition
+from undiffuse.core.random import StepRandom
+from undiffuse.samplers.base import Progress, Sampled
+
+
+class TrainingBatch(Protocol):
+    """What a system is trained on: clean data in [-1, 1] and what is known about each row."""
+
+    @property
+    def x_0(self) -> Tensor: ...
+
+    @property
+    def condition(self) -> Condition: ...
+
+
+class LossReport(NamedTuple):
+    """The scalar to minimise, its part from each row ``(B,)``, and the rows' times ``(B,)``."""
+
+    loss: Tensor
+    rows: Tensor
+    t: Tensor
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample; ``None`` means the model's own default.
+
+    Args:
+        seeds: one a picture; picture i depends on seeds[i] alone.
+        sampler: ``name`` or ``name:option=value``, see ``samplers.make_sampler``.
+        num_steps: of the time grid.
+        grid: a row of ``samplers.grids.GRIDS``.
+        cond: one row a seed.
+        batch_size: pictures in memory at a time; changes no bit of any picture.
+        callback: sees every step of every batch: (number of the batch's first picture, progress).
+    """
+
+    seeds: Sequence[int]
+    sampler: str | None = None
+    num_steps: int | None = None
+    grid: str | None = None
+    cond: Condition | None = None
+    batch_size: int = 64
+    callback: Callable[[int, Progress], None] | None = None
+
+
+class System(nn.Module):
+    """Networks with a loss and a way to sample.
+
+    Attributes:
+        phases: names of the optimizers that take turns in a training step.
+        shape: of one example, (C, H, W) or (D,).
+        class_names: of the labels it is told; empty for none.
+    """
+
+    phases: tuple[str, ...] = ("main",)
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+    @abstractmethod
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        """The loss of one micro-batch."""
+
+    @abstractmethod
+    def sample(self, request: SampleRequest) -> Sampled:
+        """Samples (B, *shape), pictures in [-1, 1], and the evaluations that each cost."""
+
+    def parameters_of(self, phase: str) -> list[nn.Parameter]:
+        """What the optimizer of this phase moves."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def compile_networks(self) -> None:
+        """Let torch compile the networks in place."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+
+class SystemConfig(ComponentConfig):
+    """Configuration of a system, which builds it for data of a given shape."""
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str]) -> System:
+        """A fresh system, its weights drawn from torch's global generator."""
+        raise NotImplementedError
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as the nearest of 256 levels; values outside are clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,160 @@
+"""A diffusion model of pictures or points: a network, a forward process, a weighted denoising loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from undiffuse.config import Component, ComponentConfig, FrozenModel, build, model_of
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import NetworkDenoiser
+from undiffuse.core.parameterization import Parameterization
+from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES, FlowProcess
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
+from undiffuse.losses.denoising import denoising_loss
+from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
+from undiffuse.losses.density import uniform as uniform_density
+from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Blocked, Sampled, sample
+from undiffuse.samplers.grids import time_grid
+from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConfig, TrainingBatch
+
+#: Rows a network is evaluated on at a time when sampling, by kind of device: fixed, so that no batch size changes a bit.
+BLOCK_ROWS = {"cpu": 16, "cuda": 128}
+
+
+class SamplingConfig(FrozenModel):
+    """How a model samples unless told otherwise."""
+
+    sampler: str = "heun"
+    num_steps: Annotated[int, Field(ge=1)] = 10
+    grid: str = "log_snr"
+
+
+class DiffusionConfig(SystemConfig):
+    """See the registries for the rows of each component.
+
+    Args:
+        process: a row of ``PROCESSES`` with its options.
+        parameterization: what the network predicts.
+        weighting: of the loss over noise levels.
+        time_density: where in time a training step looks.
+        time_draws: independent, or one draw in each of B equal strata.
+        network: its architecture.
+        precision: of the network's arithmetic, in training and in sampling.
+        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        sampling: defaults.
+    """
+
+    name: Literal["diffusion"] = "diffusion"
+    process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = model_of("flow", FlowProcess)()
+    parameterization: str = "flow"
+    weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = model_of("flow", flow_weighting)()
+    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = model_of(
+        "uniform", uniform_density
+    )()
+    time_draws: Literal["independent", "stratified"] = "independent"
+    network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        process: Process = build(PROCESSES, self.process)
+        Parameterization(self.parameterization, process)
+        build(WEIGHTINGS, self.weighting)
+        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+        make_sampler(self.sampling.sampler)
+        time_grid(self.sampling.grid, process, self.sampling.num_steps)
+        return self
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str]) -> DiffusionSystem:
+        return DiffusionSystem(self, shape, class_names)
+
+
+class DiffusionSystem(System):
+    """See ``DiffusionConfig``."""
+
+    def __init__(self, config: DiffusionConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.config, self.shape, self.class_names = config, tuple(shape), tuple(class_names)
+        self.process: Process = build(PROCESSES, config.process)
+        self.network = build_network(config.network, self.shape, len(self.class_names))
+        self._log_weight = build(WEIGHTINGS, config.weighting)
+        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        self._parameterization = Parameterization(config.parameterization, self.process)
+
+    def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
+        """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
+        autocast = torch.bfloat16 if (precision or self.config.precision) == "bf16" else None
+        return NetworkDenoiser(self.network, self._parameterization, self.log_snr_range, autocast)
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """(smallest, largest) log-SNR that training sees; infinite where it comes arbitrarily close to an end."""
+        ends = self._density(self.process, torch.tensor([1.0, 0.0], dtype=torch.float64))
+        low, high = self.process.log_snr(ends).tolist()
+        return low, high
+
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        x_0 = batch.x_0
+        t = self._density(self.process, self._uniform(len(x_0), rng))
+        cond = self._drop_labels(batch.condition, len(x_0), rng)
+        eps = rng.normal(x_0, "eps")
+        with rng.layers():
+            rows = denoising_loss(self.denoiser(), x_0, eps, t, self._log_weight, cond)
+        return LossReport(rows.mean(), rows.detach(), t)
+
+    def _uniform(self, count: int, rng: StepRandom) -> Tensor:
+        if self.config.time_draws == "independent":
+            return rng.uniform(count, "time")
+        within = rng.uniform(count, "time")
+        return ((torch.arange(count, device=within.device) + within) / count).clamp(max=1 - 2.0**-53)
+
+    def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
+        if not self.class_names or cond.class_label is None:
+            return Condition()
+        return Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
+
+    def sample(self, request: SampleRequest) -> Sampled:
+        sampling, seeds = self.config.sampling, list(request.seeds)
+        sampler = make_sampler(request.sampler or sampling.sampler)
+        num_steps = request.num_steps if request.num_steps is not None else sampling.num_steps
+        times = time_grid(request.grid or sampling.grid, self.process, num_steps, self.log_snr_range)
+        if request.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
+        denoiser = Blocked(self.denoiser(), BLOCK_ROWS.get(self.device.type, 16))
+        parts, was_training = [], self.training
+        self.eval()
+        for start in range(0, len(seeds), request.batch_size):
+            rows = slice(start, start + request.batch_size)
+            callback = request.callback
+            parts.append(
+                sample(
+                    denoiser,
+                    sampler,
+                    times,
+                    shape=self.shape,
+                    seeds=seeds[rows],
+                    cond=request.cond.select(rows) if request.cond is not None else None,
+                    device=self.device,
+                    callback=None if callback is None else lambda progress, at=start: callback(at, progress),  # type: ignore[misc]
+                )
+            )
+        self.train(was_training)
+        if not parts:
+            return Sampled(torch.empty(0, *self.shape), 0)
+        return Sampled(torch.cat([part.x for part in parts]), parts[0].nfe)
+
+    def compile_networks(self) -> None:
+        self.network.compile()

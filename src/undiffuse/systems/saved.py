@@ -1,0 +1,175 @@
+"""Saved models: a folder with ``config.json``, ``model.safetensors`` (EMA weights) and ``model_card.md``.
+
+A run's own folder is one. Loading needs nothing else, builds no code from data and unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from undiffuse.config import Component
+from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
+from undiffuse.files import replacing, sha256_of
+from undiffuse.registry import nearest
+from undiffuse.systems import SYSTEMS
+from undiffuse.systems.base import SampleRequest, System, to_uint8
+
+#: Version of the layout of ``config.json``.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained system and what is known of it.
+
+    Attributes:
+        system: with the averaged weights, on its device, in evaluation mode.
+        config: the whole of ``config.json``.
+        path: the folder it came from.
+        weights_sha256: of ``model.safetensors``.
+    """
+
+    system: System
+    config: Mapping[str, Any]
+    path: Path
+    weights_sha256: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes that can be asked for; empty for none."""
+        return self.system.class_names
+
+    def sample(
+        self,
+        num: int = 16,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        grid: str | None = None,
+        class_name: str | Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """``num`` samples with seeds ``seed``, ``seed + 1``, ...
+
+        Args:
+            num: at least 1.
+            steps: of the time grid; more is slower and, up to a point, better.
+            sampler: ``heun``, ``ddim:eta=0.5``, ...
+            class_name: one for all, or one a sample.
+        Returns:
+            uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
+        Raises:
+            UsageError: an unknown sampler, grid or class, or a number that makes no sense.
+        """
+        request = SampleRequest(
+            seeds=check_seeds(seed, num),
+            sampler=sampler,
+            num_steps=steps,
+            grid=grid,
+            cond=self.condition(class_name, num),
+            batch_size=batch_size,
+        )
+        return self.finish(self.system.sample(request).x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
+        return (to_uint8(x) if len(self.system.shape) == 3 else x.float()).cpu()
+
+    def condition(self, class_name: str | Sequence[str] | None, num: int) -> Condition | None:
+        """Labels for ``num`` rows from one class name for all or one a row."""
+        if class_name is None:
+            return None
+        names = [class_name] * num if isinstance(class_name, str) else list(class_name)
+        if not self.class_names:
+            raise UsageError(f"this model was trained without classes, got class {names[0]!r}; leave --class out")
+        if len(names) != num:
+            raise UsageError(f"{len(names)} classes for {num} samples; give one, or one a sample")
+        for name in names:
+            if name not in self.class_names:
+                raise UsageError(f"unknown class {name!r}; {nearest(name, self.class_names)}")
+        labels = torch.tensor([self.class_names.index(name) for name in names])
+        return Condition(class_label=labels).to(self.system.device)
+
+
+def check_seeds(seed: int, num: int) -> range:
+    """Seeds ``seed`` ... ``seed + num - 1``."""
+    if num < 1:
+        raise UsageError(f"at least 1 sample must be asked for, got {num}")
+    if not 0 <= seed <= 2**64 - num:
+        raise UsageError(f"the seed must be a whole number from 0 to 2**64 - 1, got {seed}")
+    return range(seed, seed + num)
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write ``model.safetensors`` in one piece; returns its SHA-256."""
+    with replacing(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    return sha256_of(path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a run or model folder.
+
+    Raises:
+        UsageError: not there, not readable, or written by a newer version.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run or model folder: it has no config.json")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged or no configuration of undiffuse ({error})") from None
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UsageError(
+            f"{path} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
+        )
+    return dict(record)
+
+
+def build_system(record: Mapping[str, Any]) -> System:
+    """A system with fresh weights from a read ``config.json``."""
+    try:
+        config = Component(SYSTEMS, "system").pick(record["config"]["system"])
+        shape, class_names = tuple(record["model"]["shape"]), tuple(record["model"]["class_names"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"config.json lacks {error}; it is damaged or not from undiffuse") from None
+    system: System = config.build(shape, class_names)  # type: ignore[attr-defined]
+    return system
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Load a model from a run folder or a model folder.
+
+    Args:
+        path: the folder.
+        device: where to put it.
+    Raises:
+        UsageError: nothing there, damaged, from a newer version, or weights that do not fit the configuration.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise UsageError(f"no model at {folder}; give the folder of a run or of an exported model")
+    record = read_config(folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise UsageError(f"{folder} has no model.safetensors yet; train on with --resume until a checkpoint is written")
+    system = build_system(record)
+    try:
+        system.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"{weights} is damaged or does not fit its config.json ({first})") from None
+    return Model(system.to(device).eval(), record, folder, sha256_of(weights))

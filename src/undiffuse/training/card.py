@@ -1,0 +1,35 @@
+"""The model card that lies beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from undiffuse.files import write_text
+
+
+def write_model_card(folder: Path, record: Mapping[str, Any], images: int) -> None:
+    """``model_card.md``: what it is, what it was trained on, how to use it."""
+    config, model, data = record["config"], record["model"], record["data"]
+    system = config["system"]
+    classes = ", ".join(model["class_names"]) or "none"
+    write_text(
+        folder / "model_card.md",
+        f"""# {config["recipe"]}
+
+A {system["name"]} model trained with undiffuse.
+
+| | |
+|---|---|
+| data | {config["data"]["name"]}, {data["train"]} training items, fingerprint {data["fingerprint"]} |
+| shape | {" x ".join(map(str, model["shape"]))} |
+| classes | {classes} |
+| trained for | {images} images, seed {config["seed"]} |
+| process | {system["process"]["name"]} |
+| network predicts | {system["parameterization"]} |
+| weights | exponential moving average, half-life {config["ema"]["halflife_images"]} images |
+
+    undiffuse sample {folder.name} -n 16
+""",
+    )

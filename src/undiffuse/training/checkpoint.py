@@ -1,0 +1,102 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, each in a folder of its own.
+
+``checkpoints/images_000012800/`` holds ``state.safetensors`` (weights, EMA, optimizer) and ``state.json`` (counters,
+checksums). A folder is filled under a temporary name, synced and renamed, so one that has its name is whole; damage that
+comes later is found by its checksums, and the newest sound checkpoint is used instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.files import replacing, sha256_of, write_json
+from undiffuse.training.config import FORMAT_VERSION
+
+
+class Checkpoint(NamedTuple):
+    """Tensors by name, and plain counters."""
+
+    tensors: dict[str, Tensor]
+    counters: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], keep: int) -> Path:
+    """Write one checkpoint named after ``counters['images']`` and drop all but the newest ``keep``."""
+    path = folder / f"images_{counters['images']:012d}"
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
+        payload = {
+            "format_version": FORMAT_VERSION,
+            "counters": dict(counters),
+            "sha256": {"state.safetensors": sha256_of(temporary / "state.safetensors")},
+        }
+        write_json(temporary / "state.json", {**payload, "checksum": _checksum(payload)})
+    for old in _paths(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, and one line about each damaged one that is newer."""
+    damaged: list[str] = []
+    for path in _paths(folder):
+        try:
+            return load_checkpoint(path), damaged
+        except UsageError as error:
+            if isinstance(error, NewerFormatError):
+                raise
+            damaged.append(str(error))
+    return None, damaged
+
+
+class NewerFormatError(UsageError):
+    """Written by a later version of this program."""
+
+
+def check_format(version: object, what: str) -> None:
+    """Refuse a layout that this version does not know."""
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{what} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
+        )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        UsageError: cut short, changed, or written by a newer version.
+    """
+    try:
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        payload = {key: value for key, value in record.items() if key != "checksum"}
+        if record["checksum"] != _checksum(payload):
+            raise ValueError("state.json does not match its checksum")
+        check_format(payload["format_version"], f"checkpoint {path.name}")
+        if sha256_of(path / "state.safetensors") != payload["sha256"]["state.safetensors"]:
+            raise ValueError("state.safetensors does not match its checksum")
+        return Checkpoint(load_file(path / "state.safetensors"), payload["counters"])
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UsageError(f"checkpoint {path.name} is damaged ({error}); an older sound one is used if there is one") from None
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(folder.glob("images_*"), reverse=True) if folder.is_dir() else []
+
+
+def _checksum(payload: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

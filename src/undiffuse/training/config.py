@@ -1,0 +1,128 @@
+"""The whole configuration of a training run: frozen, complete, and counted in images. Imports no torch by itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from undiffuse.config import Component, ComponentConfig, FrozenModel
+from undiffuse.data.config import SOURCES, DigitsConfig
+from undiffuse.errors import UsageError
+from undiffuse.systems import SYSTEMS
+
+#: Version of the layout of ``config.json`` and of checkpoints.
+FORMAT_VERSION = 1
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class OptimizerConfig(FrozenModel):
+    """Adam or AdamW, with a schedule counted in images.
+
+    Args:
+        name: ``adam`` or ``adamw``.
+        learning_rate: after warm-up.
+        warmup_images: linear rise from 0 over so many images.
+        decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
+            ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
+        clip_norm: the gradient's norm is cut to this; ``null`` for never.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_images: NotNegative = 0
+    decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+class EMAConfig(FrozenModel):
+    """Exponential moving average of the weights.
+
+    Args:
+        halflife_images: images after which a weight's share has halved.
+        rampup: the half-life is at most this share of the images seen so far (Karras et al. 2022); ``null`` for none.
+    """
+
+    halflife_images: Positive = 50_000
+    rampup: Annotated[float, Field(gt=0, le=1)] | None = 0.05
+
+
+class RunConfig(FrozenModel):
+    """A run is a function of this and nothing else.
+
+    Args:
+        recipe: the recipe it came from.
+        seed: of weights, data order, noise and dropout.
+        data: a data source with its options.
+        system: what is trained.
+        optimizer, ema: see there.
+        num_images: training ends when so many have been seen.
+        batch_images: images an optimizer step.
+        micro_batch_images: images a forward pass; a divisor of ``batch_images``, all of it by default. Randomness
+            is drawn by micro-batch, so this is part of the result.
+        compile: let torch compile the networks (pays after about ten minutes).
+        random_flip: mirror half of the pictures left to right.
+        log_every_images, validate_every_images, preview_every_images: 0 for never.
+        validation_images: how many held-out pictures the validation loss looks at, with fixed noise.
+        preview_samples: pictures in a preview.
+        checkpoint_every_images, checkpoint_every_seconds: 0 for never; there is always one at the end.
+        keep_checkpoints: the newest k are kept.
+        tensorboard: write TensorBoard's event files as well (extra ``tensorboard``).
+    """
+
+    recipe: str = "custom"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: Annotated[ComponentConfig, Component(SOURCES, "data source")] = DigitsConfig()
+    system: Annotated[ComponentConfig, Component(SYSTEMS, "system")]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EMAConfig = EMAConfig()
+    num_images: Positive = 100_000
+    batch_images: Positive = 128
+    micro_batch_images: Positive | None = None
+    compile: bool = False
+    random_flip: bool = False
+    log_every_images: NotNegative = 2_000
+    validate_every_images: NotNegative = 20_000
+    validation_images: NotNegative = 512
+    preview_every_images: NotNegative = 50_000
+    preview_samples: Positive = 16
+    checkpoint_every_images: NotNegative = 100_000
+    checkpoint_every_seconds: NotNegative = 300
+    keep_checkpoints: Positive = 2
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> Self:
+        if self.micro_batch_images is not None and self.batch_images % self.micro_batch_images:
+            raise UsageError(
+                f"micro_batch_images must divide batch_images, got {self.micro_batch_images} and {self.batch_images}"
+            )
+        return self
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Forward passes an optimizer step."""
+        return self.batch_images // (self.micro_batch_images or self.batch_images)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run; the last one may see a few images more than ``num_images``."""
+        return -(-self.num_images // self.batch_images)
+
+
+def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every leaf that differs between two dumped configurations."""
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines

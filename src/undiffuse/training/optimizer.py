@@ -1,0 +1,70 @@
+"""One optimizer for each phase of a system, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from undiffuse.systems.base import System
+from undiffuse.training.config import OptimizerConfig
+from undiffuse.training.schedule import learning_rate
+
+
+class Optimizers:
+    """Adam or AdamW over what each phase moves."""
+
+    def __init__(self, system: System, config: OptimizerConfig) -> None:
+        self.config = config
+        self.learning_rate = 0.0
+        self._parameters = {phase: system.parameters_of(phase) for phase in system.phases}
+        self._optimizers = {phase: _make(config, parameters) for phase, parameters in self._parameters.items()}
+
+    def zero_grad(self, phase: str) -> None:
+        """Forget the phase's gradients."""
+        self._optimizers[phase].zero_grad(set_to_none=True)
+
+    def clip(self, phase: str) -> float:
+        """Cut the gradient to ``clip_norm``; returns its norm before."""
+        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(self._parameters[phase], limit))
+
+    def step(self, phase: str, images: int, num_images: int) -> None:
+        """Move the phase's parameters at the rate of this point of the run."""
+        self.learning_rate = learning_rate(self.config, images, num_images)
+        optimizer = self._optimizers[phase]
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, by ``phase.parameter.name``."""
+        return {
+            f"{phase}.{number}.{name}": value
+            for phase, optimizer in self._optimizers.items()
+            for number, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave."""
+        for phase, optimizer in self._optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                owner, number, name = key.split(".")
+                if owner == phase:
+                    state.setdefault(int(number), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _make(config: OptimizerConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

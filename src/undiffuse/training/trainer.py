@@ -1,0 +1,281 @@
+"""The training loop. Progress is counted in images; all randomness is a function of the step, so nothing about it is saved.
+
+The loop treats every rank and every phase alike: it knows optimizers by the phases a system names and nothing else about
+what it trains.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.random import StepRandom
+from undiffuse.data.loader import Loader
+from undiffuse.data.source import Batch, Dataset
+from undiffuse.files import write_json
+from undiffuse.images import picture_of, save_png
+from undiffuse.systems.base import LossReport, SampleRequest, System, to_uint8
+from undiffuse.systems.saved import build_system, save_weights
+from undiffuse.training import guard
+from undiffuse.training.augment import flip_some
+from undiffuse.training.card import write_model_card
+from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint
+from undiffuse.training.config import FORMAT_VERSION, RunConfig
+from undiffuse.training.ema import EMA
+from undiffuse.training.journal import Journal
+from undiffuse.training.optimizer import Optimizers
+from undiffuse.training.validation import validation_loss
+
+#: Seeds of the previews, the same all through a run.
+PREVIEW_SEED = 0
+
+
+class Observer(Protocol):
+    """Hears what happens, to show it."""
+
+    def row(self, kind: str, values: dict[str, Any]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """A row of the journal was written."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+class Trainer:
+    """One training run in one folder.
+
+    Args:
+        config: the run's.
+        train: pictures to learn from.
+        validation: held-out pictures; may be empty.
+        folder: where everything goes.
+        device: where to compute.
+        observer: hears of progress.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Dataset,
+        validation: Dataset,
+        folder: Path,
+        device: str | torch.device = "cpu",
+        observer: Observer | None = None,
+    ) -> None:
+        self.config, self.folder, self.device = config, folder, torch.device(device)
+        self.observer: Observer = observer or Silent()
+        self.validation = validation
+        self.loader = Loader(train, config.seed)
+        self.record = {
+            "format_version": FORMAT_VERSION,
+            "model": {"shape": list(train.shape), "class_names": list(train.class_names)},
+            "data": {"fingerprint": train.fingerprint, "train": len(train), "validation": len(validation)},
+            "config": config.model_dump(mode="json"),
+        }
+        self.system = self._fresh_system()
+        self.ema = EMA(self.system, config.ema)
+        self.optimizers = Optimizers(self.system, config.optimizer)
+        self.step = 0
+        self._window = {"loss": 0.0, "grad_norm": 0.0, "steps": 0}
+        self._seconds = 0.0
+        self._stop_requested = False
+
+    @property
+    def images(self) -> int:
+        """Images seen."""
+        return self.step * self.config.batch_images
+
+    def request_stop(self) -> None:
+        """Finish the step under way, write a checkpoint and return."""
+        self._stop_requested = True
+
+    def resume(self) -> bool:
+        """Go on from the newest sound checkpoint; False if there is none."""
+        checkpoint, damaged = newest_checkpoint(self.folder / "checkpoints")
+        for line in damaged:
+            self.observer.message(line)
+        if checkpoint is None:
+            return False
+        parts = _split_names(checkpoint.tensors)
+        self.system.load_state_dict(parts["model"])
+        self.ema.average.load_state_dict(parts["ema"])
+        self.optimizers.load_tensors(parts["optimizer"])
+        self.step = int(checkpoint.counters["step"])
+        self._window = dict(checkpoint.counters["window"])
+        self._seconds = float(checkpoint.counters["seconds"])
+        return True
+
+    def run(self, stop_after_seconds: float | None = None) -> bool:
+        """Train until the configured end, a request to stop, or so many seconds; True at the end of the run.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; the weights are those before the step.
+        """
+        journal = Journal(self.folder, self.images, self.config.tensorboard)
+        if self.step == 0:
+            write_json(self.folder / "config.json", self.record)
+        if self.config.compile:
+            self.system.compile_networks()
+        started = self._mark = self._saved_at = time.monotonic()
+        self._seconds_before = self._seconds
+        try:
+            while self.step < self.config.num_steps:
+                self._one_step()
+                self._after_step(journal)
+                spent = time.monotonic() - started
+                if self._stop_requested or (stop_after_seconds is not None and spent >= stop_after_seconds):
+                    break
+            self._save()
+        finally:
+            journal.close()
+        return self.step >= self.config.num_steps
+
+    def _fresh_system(self) -> System:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.config.seed)
+            system = build_system(self.record)
+        return system.to(self.device)
+
+    def _one_step(self) -> None:
+        self.system.train()
+        norm = 0.0
+        loss = 0.0
+        for phase in self.system.phases:
+            self.optimizers.zero_grad(phase)
+            for micro_batch in range(self.config.num_micro_batches):
+                batch, rng = self._micro_batch(micro_batch)
+                report: LossReport = self.system(batch, phase, rng)
+                loss += self._checked_loss(report, batch, phase, rng)
+                (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
+            norm = self.optimizers.clip(phase)
+            if not norm < float("inf"):
+                self._stop_at_gradient(batch)
+            seen = self.images + self.config.batch_images
+            self.optimizers.step(phase, seen, self.config.num_images)
+        self.ema.update(self.system, self.images, self.config.batch_images)
+        self.step += 1
+        self._window["loss"] += loss / self.config.num_micro_batches
+        self._window["grad_norm"] += norm
+        self._window["steps"] += 1
+
+    def _micro_batch(self, number: int) -> tuple[Batch, StepRandom]:
+        size = self.config.batch_images // self.config.num_micro_batches
+        rng = StepRandom(self.config.seed, self.step, number, device=self.device)
+        batch = self.loader.batch(self.images + number * size, size).to(self.device)
+        return (flip_some(batch, rng) if self.config.random_flip else batch), rng
+
+    def _checked_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> float:
+        loss = float(report.loss.detach())
+        if not abs(loss) < float("inf"):
+            bad_weights = guard.bad_parameters(self.system)
+            layer = guard.first_bad_layer(self.system, lambda: self.system(batch, phase, rng))
+            cause = f"weights of {bad_weights[0]}" if bad_weights else layer or "the loss itself, every layer being finite"
+            rows = ~torch.isfinite(report.rows)
+            self._stop("the loss is not finite", cause, batch, rows if bool(rows.any()) else ~rows, report.t)
+        return loss
+
+    def _stop_at_gradient(self, batch: Batch) -> None:
+        names = guard.bad_gradients(self.system)
+        self._stop("a gradient is not finite", f"gradient of {names[-1] if names else 'the norm'}", batch)
+
+    def _stop(self, what: str, layer: str, batch: Batch, rows: Tensor | None = None, t: Tensor | None = None) -> None:
+        rows = torch.ones(len(batch), dtype=torch.bool) if rows is None else rows.cpu()
+        tensors = {"x_0": batch.x_0.cpu()[rows]} | ({} if t is None else {"t": t.cpu()[rows]})
+        guard.stop(self.folder, what, self.step, self.images, layer, batch.indices.cpu()[rows], tensors)
+
+    def _after_step(self, journal: Journal) -> None:
+        config = self.config
+        if self._due(config.log_every_images):
+            self._log(journal)
+        if self._due(config.validate_every_images):
+            self._validate(journal)
+        if self._due(config.preview_every_images):
+            self._preview()
+        late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
+        if self._due(config.checkpoint_every_images) or late:
+            self._save()
+
+    def _due(self, every_images: int) -> bool:
+        """Did this step cross a multiple of ``every_images``, or end the run?"""
+        if not every_images:
+            return False
+        crossed = self.images // every_images > (self.images - self.config.batch_images) // every_images
+        return crossed or self.step == self.config.num_steps
+
+    def _wall(self) -> dict[str, float]:
+        return {"seconds": round(self._spend(), 3)}
+
+    def _spend(self) -> float:
+        """Seconds of training so far, over all resumptions."""
+        now = time.monotonic()
+        self._seconds += now - self._mark
+        self._mark = now
+        return self._seconds
+
+    def _log(self, journal: Journal) -> None:
+        steps = max(self._window["steps"], 1)
+        values = {
+            "step": self.step,
+            "loss": self._window["loss"] / steps,
+            "grad_norm": self._window["grad_norm"] / steps,
+            "learning_rate": self.optimizers.learning_rate,
+        }
+        seconds = self._spend()
+        rate = self._window["steps"] * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
+        self._seconds_before = seconds
+        wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
+        self._window = {"loss": 0.0, "grad_norm": 0.0, "steps": 0}
+        journal.write("train", self.images, values, wall)
+        self.observer.row("train", {"images": self.images, **values, **wall})
+
+    def _validate(self, journal: Journal) -> None:
+        count = min(self.config.validation_images, len(self.validation))
+        if count == 0:
+            return
+        values = {
+            "loss": validation_loss(self.ema.average, self.validation, count, self.config.seed, self.device),
+            "loss_raw": validation_loss(self.system, self.validation, count, self.config.seed, self.device),
+        }
+        journal.write("validation", self.images, values, self._wall())
+        self.observer.row("validation", {"images": self.images, **values})
+
+    def _preview(self) -> None:
+        average = self.ema.average
+        assert isinstance(average, System)
+        points = len(average.shape) == 1
+        count = 2000 if points else self.config.preview_samples
+        x = average.sample(SampleRequest(seeds=range(PREVIEW_SEED, PREVIEW_SEED + count), batch_size=count)).x
+        samples = (x if points else to_uint8(x)).cpu().numpy()
+        save_png(self.folder / "previews" / f"images_{self.images:012d}.png", picture_of(samples))
+
+    def _save(self) -> None:
+        tensors = {
+            **{f"model.{name}": value for name, value in self.system.state_dict().items()},
+            **{f"ema.{name}": value for name, value in self.ema.average.state_dict().items()},
+            **{f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()},
+        }
+        counters = {"images": self.images, "step": self.step, "window": self._window, "seconds": self._spend()}
+        save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints)
+        save_weights(self.folder / "model.safetensors", self.ema.average.state_dict())
+        write_model_card(self.folder, self.record, self.images)
+        self._saved_at = time.monotonic()
+
+
+def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """``{"model.a": x, "ema.a": y}`` as one dict a prefix."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        prefix, rest = name.split(".", 1)
+        parts[prefix][rest] = value
+    return parts

@@ -1,0 +1,32 @@
+"""The validation loss: held-out pictures, the same ones with the same times and noise at every look."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from undiffuse.core.random import StepRandom
+from undiffuse.data.source import Dataset
+
+_BATCH = 128
+
+
+@torch.no_grad()
+def validation_loss(system: nn.Module, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
+    """Mean loss of the first ``count`` pictures of ``dataset``; times are spread evenly over the pictures.
+
+    Args:
+        system: raw or averaged weights.
+        seed: of the run; times and noise depend on it and the picture's number alone.
+    """
+    was_training = system.training
+    system.eval()
+    total = 0.0
+    for number, start in enumerate(range(0, count, _BATCH)):
+        rows = np.arange(start, min(start + _BATCH, count))
+        rng = StepRandom(seed, number, stream="validation", device=device)
+        report = system(dataset.fetch(rows).to(device), system.phases[0], rng)
+        total += float(report.rows.double().sum())
+    system.train(was_training)
+    return total / count
