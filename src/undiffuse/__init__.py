@@ -1,0 +1,75 @@
+"""undiffuse: train, sample, measure, study and serve image generators built on diffusion.
+
+    import undiffuse
+
+    model = undiffuse.load("runs/demo")
+    images = model.sample(16, steps=20, seed=0)   # uint8 (16, C, H, W)
+
+Names below are imported when they are first used, so that ``import undiffuse`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from undiffuse.registry import resolve
+
+if TYPE_CHECKING:
+    from undiffuse.app.models import load
+    from undiffuse.core.condition import Condition
+    from undiffuse.core.denoiser import Denoiser
+    from undiffuse.core.gaussian import GaussianMixture
+    from undiffuse.core.process import Process
+    from undiffuse.core.processes import DiscreteVP, EDMProcess, FlowProcess, VPSDE
+    from undiffuse.losses.variational import variational_bound
+    from undiffuse.samplers import make_sampler
+    from undiffuse.samplers.base import sample
+    from undiffuse.samplers.grids import time_grid
+    from undiffuse.systems.saved import Model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "undiffuse.app.models:load",
+    "Model": "undiffuse.systems.saved:Model",
+    "Condition": "undiffuse.core.condition:Condition",
+    "Denoiser": "undiffuse.core.denoiser:Denoiser",
+    "GaussianMixture": "undiffuse.core.gaussian:GaussianMixture",
+    "Process": "undiffuse.core.process:Process",
+    "DiscreteVP": "undiffuse.core.processes:DiscreteVP",
+    "EDMProcess": "undiffuse.core.processes:EDMProcess",
+    "FlowProcess": "undiffuse.core.processes:FlowProcess",
+    "VPSDE": "undiffuse.core.processes:VPSDE",
+    "variational_bound": "undiffuse.losses.variational:variational_bound",
+    "make_sampler": "undiffuse.samplers:make_sampler",
+    "sample": "undiffuse.samplers.base:sample",
+    "time_grid": "undiffuse.samplers.grids:time_grid",
+}
+
+__all__ = [
+    "Condition",
+    "Denoiser",
+    "DiscreteVP",
+    "EDMProcess",
+    "FlowProcess",
+    "GaussianMixture",
+    "Model",
+    "Process",
+    "VPSDE",
+    "__version__",
+    "load",
+    "make_sampler",
+    "sample",
+    "time_grid",
+    "variational_bound",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return resolve(_HOMES[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

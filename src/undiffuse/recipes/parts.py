@@ -1,0 +1,42 @@
+"""What several recipes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undiffuse.config import ComponentConfig
+from undiffuse.core.processes import PROCESSES
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.config import model_of
+from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
+
+
+def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:
+    """The configuration of one row of a registry of functions."""
+    return model_of(name, registry[name])(name=name, **options)
+
+
+def ddpm(network: ComponentConfig, *, num_steps: int = 1000, sampling: SamplingConfig | None = None, **more: Any) -> DiffusionConfig:
+    """Ho et al. 2020: linear betas, noise prediction, L_simple, times drawn from the chain's knots."""
+    return DiffusionConfig(
+        process=row(PROCESSES, "ddpm_linear", num_steps=num_steps),
+        parameterization="eps",
+        weighting=row(WEIGHTINGS, "simple"),
+        time_density=row(TIME_DENSITIES, "knots"),
+        network=network,
+        sampling=sampling or SamplingConfig(sampler="dpmpp_2m", num_steps=20, grid="log_snr"),
+        **more,
+    )
+
+
+def flow(network: ComponentConfig, *, sampling: SamplingConfig | None = None, **more: Any) -> DiffusionConfig:
+    """Flow matching: straight paths, velocity prediction."""
+    return DiffusionConfig(
+        process=row(PROCESSES, "flow"),
+        parameterization="flow",
+        weighting=row(WEIGHTINGS, "flow"),
+        network=network,
+        sampling=sampling or SamplingConfig(sampler="heun", num_steps=10, grid="karras"),
+        **more,
+    )

@@ -1,0 +1,117 @@
+"""Arrays and picture files as ``data:`` addresses, each within a budget of bytes so that the page stays small."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.images import density_of, grid_of, to_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Array = npt.NDArray[Any]
+
+SHEET_BYTES = 700_000
+FRAME_BYTES = 60_000
+PREVIEW_BYTES = 100_000
+MOST_ITEMS = 64
+MOST_POINTS = 20_000
+MOST_FRAMES = 12
+
+
+class Picture(NamedTuple):
+    """One embedded picture: its address, its label, its size in pixels, and whether its pixels are meant to be seen."""
+
+    uri: str
+    label: str
+    width: int
+    height: int
+    pixelated: bool = False
+
+
+def sheet(items: Array, label: str, limit: float) -> Picture:
+    """The first items of a batch as one picture: a grid of pictures, or the density of points in [-limit, limit]^2."""
+    if items.ndim == 2:
+        return embed(to_image(density_of(items[:MOST_POINTS], limit, side=300)), label, SHEET_BYTES)
+    items = items[:MOST_ITEMS]
+    columns = max(1, round(len(items) ** 0.5))
+    return embed(to_image(grid_of(items, columns, smallest_side=64)), label, SHEET_BYTES, _small(items))
+
+
+def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
+    """One tall picture a time: the same samples below each other, so that a row is one sample over time."""
+    keep = spread(len(filmstrip), MOST_FRAMES)
+    if filmstrip.ndim == 3:
+        limits = [max(limit, limit_of(filmstrip[k])) for k in keep]
+        pictures = [density_of(filmstrip[k, :MOST_POINTS], reach, side=160) for k, reach in zip(keep, limits, strict=True)]
+    else:
+        pictures = [grid_of(filmstrip[k], columns=1, smallest_side=64) for k in keep]
+    small = filmstrip.ndim != 3 and _small(filmstrip)
+    return [embed(to_image(p), labels[k], FRAME_BYTES, small) for k, p in zip(keep, pictures, strict=True)]
+
+
+def previews(folder: Path, most: int = 6) -> list[Picture]:
+    """Up to ``most`` of the previews that training left, first and last among them; unreadable files are left out."""
+    from PIL import Image
+
+    found = sorted(folder.glob("*.png"))
+    strip = []
+    for index in spread(len(found), most):
+        try:
+            with Image.open(found[index]) as image:
+                strip.append(embed(image.convert("RGB"), _images_seen(found[index].stem), PREVIEW_BYTES, True))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow says of broken files
+            continue
+    return strip
+
+
+def embed(image: Image, label: str, budget: int, pixelated: bool = False) -> Picture:
+    """The picture as the first of its encodings that takes no more than ``budget`` bytes."""
+    kind, content = next((kind, content) for kind, content in _encodings(image) if len(content) <= budget)
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(uri, label, image.width, image.height, pixelated)
+
+
+def limit_of(points: Array) -> float:
+    """Half the side of a square around 0 that shows nearly all points."""
+    finite = np.abs(points[np.isfinite(points)])
+    return float(np.quantile(finite, 0.995)) * 1.15 + 1e-3 if finite.size else 1.0
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` indices of ``count``, evenly spread, with both ends."""
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most))}) if count else []
+
+
+def _encodings(image: Image) -> Iterator[tuple[str, bytes]]:
+    """Exact first, then JPEG, then smaller and smaller."""
+    from PIL import Image
+
+    yield "png", _encoded(image, "PNG", optimize=True)
+    while True:
+        yield "jpeg", _encoded(image, "JPEG", quality=88)
+        if image.size == (1, 1):
+            return
+        image = image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.LANCZOS)
+
+
+def _encoded(image: Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _small(items: Array) -> bool:
+    return max(items.shape[-2:]) <= 64
+
+
+def _images_seen(stem: str) -> str:
+    digits = stem.rsplit("_", 1)[-1]
+    return f"{int(digits):,} images" if digits.isdecimal() else stem
