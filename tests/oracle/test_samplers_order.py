@@ -24,9 +24,7 @@ def times_between(process: Process, low: float, high: float, num_steps: int) -> 
 def error(spec: str, process: Process, end: float, num_steps: int) -> float:
     """2-Wasserstein distance of the sampler's output from the marginal at the end time."""
     times = times_between(process, START, end, num_steps)
-    mean, std = output_moments(
-        DATA.denoiser(process), make_sampler(spec), times, *marginal(DATA, process, times[0])
-    )
+    mean, std = output_moments(DATA.denoiser(process), make_sampler(spec), times, *marginal(DATA, process, times[0]))
     true_mean, true_std = marginal(DATA, process, times[-1])
     return float(((mean - true_mean).square() + (std - true_std).square()).sum().sqrt())
 

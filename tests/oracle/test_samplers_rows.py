@@ -108,6 +108,12 @@ def test_noise_is_a_function_of_seed_step_and_draw() -> None:
     assert len({tuple(row.tolist()) for row in draws}) == len(draws)  # no two of them coincide
 
 
+def test_large_seeds_that_differ_by_one_differ() -> None:
+    seeds = [2**64 - 1, 2**64 - 2, 2**63, 2**63 + 1, 2**63 - 1, 2**53, 2**53 + 1]
+    draws = SeededNoise(seeds).prior(torch.empty(len(seeds), 3))
+    assert len({tuple(row) for row in draws.tolist()}) == len(seeds)
+
+
 def test_noise_is_standard_normal_and_drawn_in_float32() -> None:
     like = torch.empty(64, 1000, dtype=torch.float64)
     draws = SeededNoise(range(64)).at(torch.full((64,), 3)).normal(like)

@@ -38,7 +38,7 @@ class GaussianMixture:
         means, variances = means.double(), variances.double()
         if means.ndim != 2:
             raise UsageError(f"means must have shape (K, D), got {tuple(means.shape)}")
-        variances = variances[:, None].expand_as(means) if variances.ndim == 1 else variances
+        variances = variances[:, None].expand_as(means) if variances.shape == means.shape[:1] else variances
         weights = torch.ones(len(means), dtype=torch.float64) if weights is None else weights.double()
         if variances.shape != means.shape or weights.shape != means.shape[:1]:
             raise UsageError(

@@ -148,8 +148,10 @@ def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, v
         if variance not in ("beta", "beta_tilde"):
             raise UsageError(f"variance must be 'beta', 'beta_tilde', 'learned' or a number in [0, 1], got {variance!r}")
         mix = float(variance == "beta")
-    else:
+    elif 0 <= variance <= 1:
         mix = variance
+    else:
+        raise UsageError(f"variance as a number must lie in [0, 1], the weight of log beta, got {variance!r}")
     return mix * log_beta + (1 - mix) * log_beta_tilde
 
 

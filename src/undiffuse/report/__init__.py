@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs no network. Imports neither matplotlib nor jinja2 before it is written."""
+"""The report of a run: one HTML page that needs no network. Matplotlib and jinja2 come in when it is made."""
 
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.page import render, write_report

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-INK = {"#010101": "--ink", "#020202": "--muted", "#030303": "--rule", "#040404": "--train", "#050505": "--ema"}
-INK["#060606"] = "--raw"
-TEXT, QUIET, RULE, TRAIN, EMA, RAW = INK
+QUIET, RULE, TRAIN, EMA, RAW = "#020202", "#030303", "#040404", "#050505", "#060606"
+VARIABLES = {QUIET: "--muted", RULE: "--rule", TRAIN: "--train", EMA: "--ema", RAW: "--raw"}
 WIDE, NARROW, SMALL = (1000, 340), (340, 270), (320, 190)  # in the page's pixels
 MOST_POINTS = 600
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "undiffuse", "font.size": 12, "text.parse_math": False}
+SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "undiffuse", "font.size": 12, "text.parse_math": False}
 
 Values = npt.NDArray[np.float64]
 
@@ -34,7 +33,9 @@ class Curve(NamedTuple):
     smooth: bool = False
 
 
-def curve(rows: Sequence[Mapping[str, Any]], kind: str, key: str, label: str, colour: str, smooth: bool = False) -> Curve:
+def curve(
+    rows: Sequence[Mapping[str, Any]], kind: str, key: str, label: str, colour: str, smooth: bool = False
+) -> Curve:
     """The finite values of ``key`` (or of the clock's ``wall.key``) in rows of one kind, over images."""
     pairs = [
         (row["images"], row.get(key, row.get("wall", {}).get(key)))
@@ -58,8 +59,10 @@ def loss_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 def side_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     """What else the journal follows, by title."""
-    keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Images per second": "images_per_second"}
-    curves = {title: curve(rows, "train", key, title, TRAIN) for title, key in keys.items()}
+    keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
+    curves = {
+        title: curve(rows, "train", key, title, TRAIN, smooth=key != "learning_rate") for title, key in keys.items()
+    }
     return {title: one for title, one in curves.items() if len(one.x)}
 
 
@@ -86,9 +89,10 @@ def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Valu
 
 
 def moving_mean(y: Values, width: int) -> Values:
-    """The mean over ``width`` neighbours; windows are shorter at the ends, so that nothing is made up."""
-    weights = np.ones(width)
-    return np.convolve(y, weights, "same") / np.convolve(np.ones_like(y), weights, "same")
+    """The mean over ``width`` neighbours; windows shrink towards the ends but stay centred, so that no end is bent."""
+    index, sums = np.arange(len(y)), np.concatenate([[0.0], np.cumsum(y)])
+    reach = np.minimum(np.minimum(index, len(y) - 1 - index), width // 2)
+    return np.asarray((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1))
 
 
 def wants_log(curves: Sequence[Curve]) -> bool:
@@ -98,11 +102,14 @@ def wants_log(curves: Sequence[Curve]) -> bool:
 
 
 def short(number: float) -> str:
-    """12500 -> ``12.5k``; for the ticks of an axis."""
+    """12500 -> ``12.5k``, 0.0005 -> ``5e-4``; for the ticks of an axis."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:g}{unit}"
-    return f"{number:g}"
+    if 0 < abs(number) < 0.01:
+        mantissa, exponent = f"{number:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{number:.6g}"
 
 
 def _draw(axes: Any, one: Curve) -> None:
@@ -110,7 +117,7 @@ def _draw(axes: Any, one: Curve) -> None:
     lone = {"marker": "o", "markersize": 4.5} if len(x) <= 30 else {}
     if one.smooth and len(x) > 60:
         axes.plot(x, y, color=one.colour, linewidth=1, alpha=0.35)
-        x, y = x, moving_mean(y, 2 * (len(y) // 60) + 3)
+        y = moving_mean(y, 2 * (len(y) // 60) + 3)
     axes.plot(x, y, color=one.colour, linewidth=1.8, label=one.label, **lone)
 
 
@@ -123,15 +130,17 @@ def _dress(axes: Any, curves: Sequence[Curve], narrow: bool, from_zero: bool) ->
     axes.spines["bottom"].set_color(RULE)
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=QUIET, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8))
+    axes.tick_params(colors=QUIET, length=0, pad=6)
+    steps = [1, 2, 2.5, 5, 10]
+    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=steps))
+    axes.set_xlim(left=0)
     if not from_zero and wants_log(curves):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="minor", length=0)
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4 if narrow else 6))
+        axes.yaxis.set_major_locator(MaxNLocator(4 if narrow else 6, steps=steps))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     if from_zero:
@@ -144,10 +153,12 @@ def _themed(figure: Any, name: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     prefix = re.sub(r"\W+", "-", name).lower()  # several figures share the page, so ids must differ
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", svg)
-    for placeholder, variable in INK.items():
+    for placeholder, variable in VARIABLES.items():
         svg = svg.replace(placeholder, f"var({variable})")
     return svg.strip()

@@ -19,7 +19,7 @@ class ReportMaterial:
     """Everything that the page of one run shows; what is missing gets a plain sentence in its place.
 
     Args:
-        record: the run's ``config.json``, with the keys ``model`` (``shape``, ``class_names``), ``data`` and ``config``.
+        record: the run's ``config.json``: ``model`` (``shape``, ``class_names``), ``data`` and ``config``.
         journal: rows of ``metrics.jsonl``; ``kind`` is ``"train"`` or ``"validation"``.
         samples: generated items, (N, C, H, W) uint8 or (N, 2) floats.
         data: real items of the same kind, best as many of them.

@@ -7,19 +7,19 @@ from typing import Any
 
 from undiffuse.errors import RunError
 from undiffuse.files import write_text
-from undiffuse.report import figures, pictures, wording
+from undiffuse.report import figures, measures, pictures, wording
 from undiffuse.report.material import ReportMaterial
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 5_000_000
 
 
-def write_report(run: Path, material: ReportMaterial) -> Path:
+def write_report(run: Path, samples: ReportMaterial) -> Path:
     """Write ``run/report.html``: one page that shows a run and needs nothing but itself.
 
     Args:
         run: the run's folder; ``previews/*.png`` in it are shown where there are any.
-        material: what to show.
+        samples: what to show, samples first of all.
 
     Returns:
         The path of the page.
@@ -28,7 +28,7 @@ def write_report(run: Path, material: ReportMaterial) -> Path:
         UsageError: the folder may not be written to.
         RunError: the disk is full, or the page would be larger than 5 MB.
     """
-    html = render(material, run / "previews")
+    html = render(samples, run / "previews")
     size = len(html.encode())
     if size > MOST_BYTES:
         raise RunError(f"the report would take {size:,} bytes, expected at most {MOST_BYTES:,}; give it less to show")
@@ -53,17 +53,19 @@ def render(material: ReportMaterial, previews: Path | None = None) -> str:
 
 def _context(material: ReportMaterial, previews: Path | None) -> dict[str, Any]:
     record, config = material.record, material.record.get("config", {})
-    progress, metrics = wording.progress_of(material.journal), wording.metrics_of(material.evaluation)
+    progress, metrics = wording.progress_of(material.journal), measures.metrics_of(material.evaluation)
+    main = [metric for metric in metrics if not metric.part]
     return {
         "title": config.get("recipe") or "run",
-        "headline": wording.headline(record, progress, metrics),
-        "tiles": _tiles(material, progress, metrics),
+        "headline": wording.headline(record, progress, [str(metric) for metric in main[:3]]),
+        "tiles": _tiles(material, progress, main),
         "metrics": metrics,
         "glance": wording.glance(config),
         "settings": list(wording.flattened(config)),
         "class_names": [str(name) for name in wording.dig(record, "model.class_names") or []],
         "commands": dict(material.commands),
         "footer": _footer(material),
+        "items": wording.items_of(record),
         "filmstrip_shows": material.filmstrip_shows,
         **_pictures(material, previews),
         **_plots(material),
@@ -71,18 +73,21 @@ def _context(material: ReportMaterial, previews: Path | None) -> dict[str, Any]:
 
 
 def _tiles(
-    material: ReportMaterial, progress: wording.Progress, metrics: list[wording.Metric]
+    material: ReportMaterial, progress: wording.Progress, metrics: list[measures.Metric]
 ) -> list[tuple[str, str, str]]:
     """Title, figure and small print of the boxes at the top."""
-    tiles = [("Images seen", f"{progress.images:,}", "")]
+    items = wording.items_of(material.record)
+    tiles = [(f"{items} seen", f"{progress.images:,}", "")]
     if progress.seconds is not None:
-        rate = f"{progress.images / progress.seconds:,.0f} images/s" if progress.seconds else ""
+        rate = f"{progress.images / progress.seconds:,.0f} {items}/s" if progress.seconds else ""
         tiles.append(("Training time", wording.duration(progress.seconds), rate))
     if progress.loss is not None:
         raw = f"{wording.number(progress.loss_raw)} with raw weights" if progress.loss_raw is not None else ""
         tiles.append(("Validation loss", wording.number(progress.loss), raw))
     for metric in metrics[: 5 - len(tiles)]:
-        small = " ".join(part for part in (f"± {metric.uncertainty}" if metric.uncertainty else "", metric.unit) if part)
+        small = " ".join(
+            part for part in (f"± {metric.uncertainty}" if metric.uncertainty else "", metric.unit) if part
+        )
         tiles.append((metric.name, metric.value, small))
     return tiles
 
@@ -107,7 +112,7 @@ def _plots(material: ReportMaterial) -> dict[str, Any]:
     return {
         "loss_wide": Markup(figures.plot(losses, figures.WIDE)) if losses else None,
         "loss_narrow": Markup(figures.plot(losses, figures.NARROW)) if losses else None,
-        "loss_keys": [(one.label, figures.INK[one.colour]) for one in losses],
+        "loss_keys": [(one.label, figures.VARIABLES[one.colour]) for one in losses],
         "has_validation": any(one.label.startswith("validation") for one in losses),
         "log_loss": bool(losses) and figures.wants_log(losses),
         "sides": {title: Markup(figures.plot([one], figures.SMALL, from_zero=True)) for title, one in sides.items()},

@@ -24,6 +24,8 @@ PREVIEW_BYTES = 100_000
 MOST_ITEMS = 64
 MOST_POINTS = 20_000
 MOST_FRAMES = 12
+MOST_ROWS = 8
+GAP = 4
 
 
 class Picture(NamedTuple):
@@ -39,10 +41,9 @@ class Picture(NamedTuple):
 def sheet(items: Array, label: str, limit: float) -> Picture:
     """The first items of a batch as one picture: a grid of pictures, or the density of points in [-limit, limit]^2."""
     if items.ndim == 2:
-        return embed(to_image(density_of(items[:MOST_POINTS], limit, side=300)), label, SHEET_BYTES)
+        return embed(to_image(density_of(items[:MOST_POINTS], limit, side=240)), label, SHEET_BYTES)
     items = items[:MOST_ITEMS]
-    columns = max(1, round(len(items) ** 0.5))
-    return embed(to_image(grid_of(items, columns, smallest_side=64)), label, SHEET_BYTES, _small(items))
+    return embed(_grid(items, max(1, round(len(items) ** 0.5))), label, SHEET_BYTES, _small(items))
 
 
 def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
@@ -50,11 +51,12 @@ def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
     keep = spread(len(filmstrip), MOST_FRAMES)
     if filmstrip.ndim == 3:
         limits = [max(limit, limit_of(filmstrip[k])) for k in keep]
-        pictures = [density_of(filmstrip[k, :MOST_POINTS], reach, side=160) for k, reach in zip(keep, limits, strict=True)]
-    else:
-        pictures = [grid_of(filmstrip[k], columns=1, smallest_side=64) for k in keep]
-    small = filmstrip.ndim != 3 and _small(filmstrip)
-    return [embed(to_image(p), labels[k], FRAME_BYTES, small) for k, p in zip(keep, pictures, strict=True)]
+        clouds = (
+            density_of(filmstrip[k, :MOST_POINTS], reach, side=110) for k, reach in zip(keep, limits, strict=True)
+        )
+        return [embed(to_image(cloud), labels[k], FRAME_BYTES) for k, cloud in zip(keep, clouds, strict=True)]
+    small = _small(filmstrip)
+    return [embed(_grid(filmstrip[k, :MOST_ROWS], 1), labels[k], FRAME_BYTES, small) for k in keep]
 
 
 def previews(folder: Path, most: int = 6) -> list[Picture]:
@@ -90,16 +92,33 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most))}) if count else []
 
 
+def _grid(items: Array, columns: int) -> Image:
+    """A grid of pictures that are apart: what is between them and around is transparent."""
+    sheet = to_image(grid_of(items, columns, GAP, smallest_side=64))
+    covered = grid_of(np.full_like(items[:, :1], 255), columns, GAP, smallest_side=64) == 255
+    sheet.putalpha(to_image((covered * 255).astype(np.uint8)))
+    return sheet.crop((GAP, GAP, sheet.width - GAP, sheet.height - GAP))
+
+
 def _encodings(image: Image) -> Iterator[tuple[str, bytes]]:
     """Exact first, then JPEG, then smaller and smaller."""
     from PIL import Image
 
-    yield "png", _encoded(image, "PNG", optimize=True)
+    yield "png", _encoded(image, "PNG", optimize=image.width * image.height < 1_000_000)
+    image = _on_white(image)
     while True:
         yield "jpeg", _encoded(image, "JPEG", quality=88)
         if image.size == (1, 1):
             return
         image = image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.LANCZOS)
+
+
+def _on_white(image: Image) -> Image:
+    from PIL import Image
+
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
+    return flat
 
 
 def _encoded(image: Image, kind: str, **options: Any) -> bytes:
@@ -109,7 +128,7 @@ def _encoded(image: Image, kind: str, **options: Any) -> bytes:
 
 
 def _small(items: Array) -> bool:
-    return max(items.shape[-2:]) <= 64
+    return bool(max(items.shape[-2:]) <= 64)
 
 
 def _images_seen(stem: str) -> str:

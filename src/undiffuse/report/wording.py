@@ -1,4 +1,4 @@
-"""Numbers and settings in words: the summary sentence, the table of metrics, the table of settings."""
+"""A run in words: the summary sentence, numbers for people, the table of settings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-
-class Metric(NamedTuple):
-    """One line of the table of metrics, ready to print."""
-
-    name: str
-    value: str
-    uncertainty: str
-    unit: str
-    gist: str
-    protocol: list[tuple[str, str]]
 
 
 class Progress(NamedTuple):
@@ -44,39 +33,41 @@ def dig(tree: Any, path: str) -> Any:
     return tree
 
 
-def headline(record: Mapping[str, Any], progress: Progress, metrics: Sequence[Metric]) -> str:
+def headline(record: Mapping[str, Any], progress: Progress, measured: Sequence[str]) -> str:
     """What was trained on what, for how long, and what came of it, in one or two sentences."""
     config, trained = record.get("config", {}), dig(record, "data.train")
     passes = f" ({progress.images / trained:.3g} passes)" if trained else ""
     spent = f" in {duration(progress.seconds)}" if progress.seconds is not None else ""
-    text = f"{_what(config)} trained on {_data(record)}. It saw {progress.images:,} items{passes}{spent}"
+    text = f"{_what(config)} trained on {_data(record)}. It saw {progress.images:,} {items_of(record)}{passes}{spent}"
     if progress.loss is not None:
         text += f" and ended at a validation loss of {number(progress.loss)}"
-    figures = ", ".join(f"{m.name} {m.value}{f' ± {m.uncertainty}' if m.uncertainty else ''} {m.unit}".strip() for m in metrics[:3])
-    return f"{text}. Measured: {figures}." if figures else f"{text}."
+    return f"{text}. Measured: {', '.join(measured)}." if measured else f"{text}."
 
 
 def _what(config: Mapping[str, Any]) -> str:
     kind, process = dig(config, "system.name") or "generative", dig(config, "system.process.name")
     network, predicts = dig(config, "system.network.name"), dig(config, "system.parameterization")
-    parts = [f"{process} process" if process else "", f"{predicts} prediction" if predicts else "", f"{network} network" if network else ""]
-    details = ", ".join(part for part in parts if part)
+    parts = {f"{process} process": process, f"{predicts} prediction": predicts, f"{network} network": network}
+    details = ", ".join(text for text, known in parts.items() if known)
     return f"A {kind} model ({details})" if details else f"A {kind} model"
 
 
 def _data(record: Mapping[str, Any]) -> str:
     shape, classes = dig(record, "model.shape") or [], dig(record, "model.class_names") or []
     count, name = dig(record, "data.train"), dig(record, "config.data.name") or "unnamed data"
-    text = f"{count:,} items of {name}" if isinstance(count, int) else str(name)
-    extras = [size_of(shape)] if shape else []
+    text = f"{count:,} {items_of(record)} of {name}" if isinstance(count, int) else str(name)
+    extras = [size_of(shape)] if len(shape) == 3 else []
     extras += [f"{len(classes)} classes"] if classes else []
     return f"{text} ({', '.join(extras)})" if extras else text
 
 
+def items_of(record: Mapping[str, Any]) -> str:
+    """What the run is about: ``points`` of the plane or ``images``."""
+    return "points" if dig(record, "model.shape") == [2] else "images"
+
+
 def size_of(shape: Sequence[int]) -> str:
     """(1, 8, 9) -> ``8 × 9 pixels, grey``: height before width as in the arrays."""
-    if len(shape) != 3:
-        return f"{'×'.join(map(str, shape))} values each"
     colour = {1: "grey", 3: "colour"}.get(shape[0], f"{shape[0]} channels")
     return f"{shape[1]} × {shape[2]} pixels, {colour}"
 
@@ -97,29 +88,6 @@ def number(value: Any) -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-
-
-def with_uncertainty(value: Any, uncertainty: Any) -> tuple[str, str]:
-    """Both to the same decimal: the uncertainty to two figures, the value no further than that."""
-    known = isinstance(uncertainty, int | float) and not isinstance(uncertainty, bool) and math.isfinite(uncertainty)
-    if not known or uncertainty <= 0 or not isinstance(value, int | float) or not math.isfinite(value):
-        return ("–" if value is None else number(value)), ""
-    decimals = max(0, 1 - math.floor(math.log10(uncertainty)))
-    if decimals > 6:
-        return f"{value:.4g}", f"{uncertainty:.2g}"
-    return f"{value:,.{decimals}f}", f"{uncertainty:,.{decimals}f}"
-
-
-def metrics_of(evaluation: Mapping[str, Any] | None) -> list[Metric]:
-    """The lines of the table of metrics."""
-    lines = []
-    for row in (evaluation or {}).get("results", []):
-        value, uncertainty = with_uncertainty(row.get("value"), row.get("uncertainty"))
-        protocol = list(flattened(row.get("protocol") or {}))
-        gist = " · ".join(f"{key} {text}" for key, text in protocol if len(text) <= 24)
-        name = str(row.get("metric", "unnamed")).replace("_", " ")
-        lines.append(Metric(name, value, uncertainty, str(row.get("unit") or ""), gist, protocol))
-    return lines
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -151,5 +119,5 @@ AT_A_GLANCE = {
 def glance(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings a reader asks for first, those of them that this configuration has."""
     found = [(title, dig(config, path)) for title, path in AT_A_GLANCE.items()]
-    units = {"Batch": " images", "EMA half-life": " images"}
-    return [(title, number(value) + units.get(title, "")) for title, value in found if value is not None]
+    unit = {title: " images" for title, path in AT_A_GLANCE.items() if path.endswith("_images")}
+    return [(title, number(value) + unit.get(title, "")) for title, value in found if value is not None]

@@ -69,6 +69,7 @@ class SeededNoise(NoiseSource):
             raise UsageError(f"{len(self.seeds)} seeds for {len(like)} rows")
         out = np.empty(tuple(like.shape), dtype=np.float32)
         for row, (seed, step) in enumerate(zip(self.seeds, steps, strict=True)):
-            bits = np.random.Philox(key=[seed, _KEY], counter=[0, draw, step, 0])
+            key = np.array([seed, _KEY], dtype=np.uint64)  # a list would pass seeds from 2**63 on through float64
+            bits = np.random.Philox(key=key, counter=[0, draw, step, 0])
             out[row] = np.random.Generator(bits).standard_normal(out.shape[1:], dtype=np.float32)
         return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)

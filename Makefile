@@ -1,0 +1,47 @@
+# Two commands do all the set-up: make demo, make test. TORCH_INDEX names a package index to take torch from, such as
+# one with CPU or CUDA builds; by default pip's own configuration decides.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help setup demo test test-slow check docs clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing undiffuse into $(VENV) (torch is large; a few minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed-dev  ## everything for working on undiffuse
+
+demo: $(VENV)/.installed  ## train on handwritten digits, sample, measure, write runs/demo/report.html
+	$(BIN)/undiffuse demo
+
+test: $(VENV)/.installed-dev  ## the test suite (under ten minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-slow: $(VENV)/.installed-dev  ## the long trainings
+	$(BIN)/python -m pytest -m slow -q
+
+check: $(VENV)/.installed-dev  ## style, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev  ## run every snippet and check the reference pages
+	$(BIN)/python -m pytest -q tests/docs
+
+clean:  ## remove what was installed and made here
+	rm -rf $(VENV) runs samples dist .pytest_cache .mypy_cache .ruff_cache

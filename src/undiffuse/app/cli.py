@@ -1,0 +1,245 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.errors import UndiffuseError, UsageError
+
+app = typer.Typer(
+    name="undiffuse",
+    help="Train, sample and measure diffusion image generators.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
+StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
+GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras")]
+SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        import undiffuse
+
+        typer.echo(undiffuse.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    """Train, sample and measure diffusion image generators."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Train on handwritten digits, sample, measure, and write a report: a few minutes, no download."""
+    from undiffuse.app.demo import run_demo
+
+    run_demo(out, device)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="see 'undiffuse recipes'")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")] = None,
+    data: Annotated[str | None, typer.Option(help="a folder of pictures or MNIST-format files, or a source's name")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
+    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a model from a recipe; any key of its configuration can be overridden."""
+    from undiffuse.app import training
+
+    if recipe is not None and "=" in recipe:
+        recipe, overrides = None, [recipe, *(overrides or [])]
+    seconds = training.parse_duration(stop_after) if stop_after is not None else None
+    config = training.configure(recipe, overrides or [], data, out, resume)
+    if dry_run:
+        training.dry_run(config, device)
+        return
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    folder = out or training.next_free(Path("runs"), config.recipe)
+    if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
+        typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+
+
+@app.command()
+def sample(
+    model: ModelArgument,
+    num: Annotated[int, typer.Option("-n", "--num", help="how many")] = 16,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    grid: GridOption = None,
+    seed: SeedOption = 0,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
+    class_name: Annotated[list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")] = None,
+    progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
+    from undiffuse.app import models, sampling, training
+
+    loaded = models.load(model, device)
+    sampling.sample_to_folder(
+        loaded,
+        out or training.next_free(Path("samples"), loaded.path.resolve().name),
+        num=num,
+        sampler=sampler,
+        steps=steps,
+        grid=grid,
+        seed=seed,
+        batch_size=batch_size,
+        class_names=class_name or [],
+        progressive=progressive,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
+    metrics: Annotated[str | None, typer.Option(help="comma-separated: vlb, frechet, classes, copying")] = None,
+    num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    grid: GridOption = None,
+    seed: SeedOption = 0,
+    features: Annotated[str, typer.Option(help="auto, handwriting, fashion or pixels")] = "auto",
+    bound_images: Annotated[int, typer.Option(help="held-out pictures for the bound")] = 64,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
+    out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model; every number goes into the JSON file with the protocol that made it."""
+    from undiffuse.app import evaluating, models
+    from undiffuse.evaluation import Protocol
+
+    loaded = models.load(model, device)
+    protocol = Protocol(
+        num=num,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        grid=grid,
+        batch_size=batch_size,
+        features=features,
+        bound_images=bound_images,
+    )
+    names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else []
+    evaluating.evaluate_to_file(loaded, protocol, names, data, out or loaded.path / "evaluation.json")
+
+
+@app.command()
+def report(model: ModelArgument, device: DeviceOption = "auto") -> None:
+    """Write report.html into a run's folder: curves, samples beside data, filmstrip, metrics, configuration."""
+    from undiffuse.app import models, reporting
+
+    typer.echo(f"report: {reporting.report_run(models.load(model, device))}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes."""
+    from undiffuse.recipes import RECIPES
+
+    _list({name: recipe.summary for name, recipe in RECIPES.items()})
+
+
+@app.command()
+def samplers() -> None:
+    """List the samplers and time grids."""
+    from undiffuse.samplers import SAMPLERS, make_sampler
+    from undiffuse.samplers.grids import GRIDS
+
+    rows = {name: make_sampler(name) for name in SAMPLERS}
+    _list(
+        {
+            name: f"order {row.order}, up to {row.max_nfe_per_step} evaluations a step, "
+            f"{'stochastic' if row.stochastic else 'deterministic'}, {row.source}"
+            for name, row in rows.items()
+        }
+    )
+    typer.echo(f"time grids: {', '.join(GRIDS)}")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sources."""
+    from undiffuse.data.config import SOURCES
+
+    _list({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCES.items()})
+
+
+@data_app.command("info")
+def data_info(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a source's name, a folder, or an MNIST-format file")],
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet of 64 items here (PNG)")] = None,
+) -> None:
+    """Say what is in a data set: counts, shape, classes, split, fingerprint."""
+    from undiffuse.app.looking import show_data
+
+    show_data(source, sheet)
+
+
+def _list(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except typer.Abort:
+        code = 130
+    except UndiffuseError as error:
+        code = _complain(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    except MemoryError as error:
+        code = _complain(error, 1, debug, "out of memory; lower --batch-size or batch_images")
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is not None:  # the parser's own words about a wrong option
+            code = _complain(error, 2, debug, f"{message()}; see 'undiffuse --help'")
+        else:
+            code = _complain(error, 1, debug, f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
+    if debug:
+        raise error
+    line = " ".join((text if text is not None else str(error)).split())
+    typer.echo(f"undiffuse: {line}", err=True)
+    return code

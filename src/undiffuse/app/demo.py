@@ -1,0 +1,30 @@
+"""``undiffuse demo``: the main job from end to end on pictures that come with the installation."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from undiffuse.app.evaluating import evaluate_to_file
+from undiffuse.app.models import load
+from undiffuse.app.reporting import report_run
+from undiffuse.app.show import console, duration
+from undiffuse.app.training import train
+from undiffuse.evaluation import Protocol
+from undiffuse.recipes import get_recipe
+from undiffuse.systems.saved import read_config
+
+RECIPE = "ddpm-digits"
+
+
+def run_demo(out: Path, device: str) -> None:
+    """Train, sample, measure, report. An interrupted demo goes on where it was; a finished one is measured again."""
+    started = time.monotonic()
+    resume = (out / "config.json").is_file() and read_config(out)["config"]["recipe"] == RECIPE
+    if not train(get_recipe(RECIPE), out, resume=resume, device=device):
+        return
+    model = load(out, device)
+    evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json")
+    page = report_run(model)
+    console.print(f"report: {page}   ({duration(time.monotonic() - started)})")
+    console.print(f"go on with: undiffuse sample {out} -n 64")

@@ -1,0 +1,51 @@
+"""``undiffuse evaluate``: a model against data, into a JSON file that says how each number was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undiffuse.app.show import counting, results_table
+from undiffuse.app.training import split_data
+from undiffuse.config import validate
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import Protocol, Subject, default_metrics, evaluate
+from undiffuse.files import write_json
+from undiffuse.systems.saved import Model
+from undiffuse.training.config import RunConfig
+
+
+def evaluate_to_file(
+    model: Model, protocol: Protocol, metrics: Sequence[str], data: str | None, out: Path
+) -> dict[str, Any]:
+    """Evaluate, print a table, write ``out``.
+
+    Args:
+        data: held-out pictures from another source; by default those of the model's own run.
+    """
+    train, held_out = real_data(model, data)
+    with counting("sampling") as tell:
+        subject = Subject(model, train, held_out, protocol, tell)
+        result = evaluate(subject, metrics or default_metrics(train))
+    write_json(out, result)
+    results_table(result)
+    return result
+
+
+def real_data(model: Model, data: str | None) -> tuple[Dataset, Dataset]:
+    """(training, held-out) pictures to compare with, of the model's own shape."""
+    config = validate(RunConfig, model.config["config"])
+    train, held_out = split_data(config)
+    if train.fingerprint != model.config["data"]["fingerprint"]:
+        raise UsageError("the data that this model was trained on has changed; put it back before comparing with it")
+    if data is not None:
+        source = source_config_for(data)
+        picture_options = {key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)}
+        known = {key: value for key, value in picture_options.items() if key in type(source).model_fields}
+        held_out = load_dataset(source.model_copy(update=known))
+    if held_out.shape != model.system.shape:
+        raise UsageError(f"the model makes items of shape {model.system.shape}, --data has {held_out.shape}; set its size to fit")
+    return train, held_out

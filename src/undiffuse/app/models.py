@@ -1,0 +1,51 @@
+"""Finding a model by what a user calls it: a run folder, a model folder, or the name of a bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+from undiffuse.zoo import bundled_models
+
+if TYPE_CHECKING:
+    from undiffuse.systems.saved import Model
+
+
+def load(model: str | Path, device: str = "auto") -> Model:
+    """Load a trained model.
+
+    Args:
+        model: the folder of a run or of an exported model, or the name of a bundled one.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+    Raises:
+        UsageError: no such model, or one that is damaged or from a newer version.
+    """
+    from undiffuse.systems import saved
+
+    return saved.load(find_model(model), pick_device(device))
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder that ``model`` stands for."""
+    folder, bundled = Path(model).expanduser(), bundled_models()
+    if folder.is_dir():
+        return folder
+    if str(model) in bundled:
+        return bundled[str(model)]
+    names = f"; bundled models: {nearest(str(model), bundled)}" if bundled else ""
+    raise UsageError(f"no model {str(model)!r}: neither a folder nor a bundled name; give the folder of a run{names}")
+
+
+def pick_device(device: str) -> str:
+    """``auto`` as ``cuda`` or ``cpu``; any other name is checked."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu or cuda, got {device!r}")
+    return device

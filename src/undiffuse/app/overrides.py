@@ -1,0 +1,60 @@
+"""``key=value`` on the command line, applied to a recipe's configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from undiffuse.config import validate
+from undiffuse.data.config import SourceConfig
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+from undiffuse.training.config import RunConfig
+
+
+def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceConfig | None = None) -> RunConfig:
+    """A configuration with other data and other values under dotted keys.
+
+    Args:
+        config: the recipe's.
+        overrides: ``optimizer.learning_rate=2e-4``, ``system.process.name=vp``; values are JSON or plain words.
+        data: replaces the recipe's source; the recipe's picture options stay where the new source knows them.
+    Raises:
+        UsageError: an unknown key (the nearest is named), or a value of the wrong type or range.
+    """
+    values = config.model_dump(mode="json")
+    if data is not None:
+        values["data"] = _merged_source(values["data"], data)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
+        _put(values, key.split("."), _parsed(text), key)
+    return validate(RunConfig, values)
+
+
+def _merged_source(old: dict[str, Any], new: SourceConfig) -> dict[str, Any]:
+    chosen = new.model_dump(mode="json", exclude_unset=True)
+    shared = {key: value for key, value in old.items() if key in type(new).model_fields and key not in ("name", "path")}
+    return {**shared, **chosen, "name": new.name}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    parent = values
+    for part in path[:-1]:
+        child = parent.get(part)
+        if not isinstance(child, dict):
+            known = [name for name, entry in parent.items() if isinstance(entry, dict)]
+            raise UsageError(f"config has no section {part!r} (in {key!r}); {nearest(part, known)}")
+        parent = child
+    if path[-1] == "name" and parent.get("name") not in (None, value):
+        parent.clear()  # another row of the registry has other options
+    parent[path[-1]] = value

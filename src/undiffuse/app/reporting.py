@@ -1,0 +1,80 @@
+"""``undiffuse report``: gather what a run has to show and write its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import undiffuse
+from undiffuse.app.evaluating import real_data
+from undiffuse.evaluation import hardware, spread
+from undiffuse.report import ReportMaterial, write_report
+from undiffuse.samplers.base import Progress
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.saved import Model
+from undiffuse.training.journal import read_journal
+
+_SHOWN = 64
+_SHOWN_POINTS = 2000
+_FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
+
+
+def report_run(model: Model) -> Path:
+    """Write ``report.html`` into the run's folder; returns its path."""
+    points = len(model.system.shape) != 3
+    train, _ = real_data(model, None)
+    count = _SHOWN_POINTS if points else _SHOWN
+    names = model.class_names
+    chosen = [names[index % len(names)] for index in range(count)] if names else None
+    samples, frames, labels = _sample_with_frames(model, count, chosen)
+    material = ReportMaterial(
+        record=model.config,
+        journal=read_journal(model.path),
+        samples=samples,
+        data=spread(train, count).numpy(),
+        filmstrip=frames,
+        filmstrip_labels=labels,
+        evaluation=_evaluation(model.path),
+        commands=_commands(model),
+        hardware=hardware(),
+        version=undiffuse.__version__,
+    )
+    return write_report(model.path, samples=material)
+
+
+def _sample_with_frames(model: Model, count: int, classes: list[str] | None) -> tuple[Any, Any, list[str]]:
+    """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
+    rows = count if len(model.system.shape) != 3 else _FILMSTRIP_ROWS
+    frames: list[torch.Tensor] = []
+
+    def keep(first: int, progress: Progress) -> None:
+        frames.append(model.finish(progress.x_0[:rows]))
+
+    request = SampleRequest(seeds=range(count), cond=model.condition(classes, count), batch_size=count, callback=keep)
+    samples = model.finish(model.system.sample(request).x).numpy()
+    moments = np.unique(np.linspace(0, len(frames) - 1, _FILMSTRIP_MOMENTS).round().astype(int))
+    labels = [f"step {moment + 1}" for moment in moments]
+    return samples, np.stack([frames[moment].numpy() for moment in moments]), labels
+
+
+def _evaluation(run: Path) -> Any:
+    path = run / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _commands(model: Model) -> dict[str, str]:
+    run = model.path
+    commands = {
+        "sample 64 pictures": f"undiffuse sample {run} -n 64",
+        "see the denoising": f"undiffuse sample {run} -n 8 --progressive",
+        "measure again, with more samples": f"undiffuse evaluate {run} --num 5000",
+        "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
+        "train on your own pictures": "undiffuse train ddpm-church48 --data FOLDER",
+    }
+    if model.class_names:
+        commands["one class only"] = f"undiffuse sample {run} --class {model.class_names[-1]} -n 16"
+    return commands

@@ -1,0 +1,118 @@
+"""``undiffuse sample``: numbered pictures, a grid, and a record of how each was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undiffuse.app.show import console, counting
+from undiffuse.errors import UsageError
+from undiffuse.files import replacing, write_json
+from undiffuse.images import picture_of, save_png
+from undiffuse.samplers.base import Progress
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.saved import Model, check_seeds
+
+#: Pictures and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all pictures.
+_SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
+
+
+def sample_to_folder(
+    model: Model,
+    out: Path,
+    *,
+    num: int,
+    sampler: str | None,
+    steps: int | None,
+    grid: str | None,
+    seed: int,
+    batch_size: int,
+    class_names: Sequence[str],
+    progressive: bool,
+    overwrite: bool = False,
+) -> Path:
+    """Sample ``num`` pictures and write them to ``out`` in one piece.
+
+    Returns:
+        ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
+    Raises:
+        UsageError: ``out`` holds something already, or a request that the model cannot serve.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise UsageError(f"--out {out} already exists; name another folder or add --overwrite")
+    seeds = check_seeds(seed, num)
+    names = [class_names[index % len(class_names)] for index in range(num)] if class_names else []
+    history: dict[int, dict[int, torch.Tensor]] = {}
+    with counting("sampling") as tell:
+
+        def callback(first: int, progress: Progress) -> None:
+            tell(first * progress.count + len(progress.x) * (progress.index + 1), num * progress.count)
+            if progressive:
+                history.setdefault(progress.index, {})[first] = model.finish(progress.x_0)
+
+        request = SampleRequest(
+            seeds=seeds,
+            sampler=sampler,
+            num_steps=steps,
+            grid=grid,
+            cond=model.condition(names, num) if names else None,
+            batch_size=batch_size,
+            callback=callback,
+        )
+        sampled = model.system.sample(request)
+    samples = model.finish(sampled.x).numpy()
+    with replacing(out) as folder:
+        folder.mkdir()
+        _write(folder, samples, _record(model, request, names, sampled.nfe))
+        if progressive:
+            _write_progress(folder, history)
+    console.print(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
+    return out
+
+
+def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int) -> dict[str, Any]:
+    defaults = model.config["config"]["system"]["sampling"]
+    shared = {
+        "model": model.path.name,
+        "model_sha256": model.weights_sha256,
+        "recipe": model.config["config"]["recipe"],
+        "sampler": request.sampler or defaults["sampler"],
+        "steps": request.num_steps or defaults["num_steps"],
+        "grid": request.grid or defaults["grid"],
+        "nfe": nfe,
+    }
+    images = [
+        {"file": f"{index:06d}.png", "seed": seed, "class": names[index] if names else None, **shared}
+        for index, seed in enumerate(request.seeds)
+    ]
+    return {**shared, "images": images}
+
+
+def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) -> None:
+    if samples.ndim == 4:
+        for index, image in enumerate(samples):
+            save_png(folder / f"{index:06d}.png", image)
+    else:
+        record = {**record, "images": [{**row, "file": "samples.npy", "row": i} for i, row in enumerate(record["images"])]}
+        with replacing(folder / "samples.npy") as path, path.open("wb") as file:
+            np.save(file, samples)
+    save_png(folder / "grid.png", picture_of(samples))
+    write_json(folder / "samples.json", record)
+
+
+def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
+    """x_0-hat over time: all of it as an array, a selection as a picture (a row a sample, time to the right)."""
+    frames = np.stack([np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())])
+    with replacing(folder / "progressive.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, x_0=frames)
+    moments = np.unique(np.linspace(0, len(frames) - 1, _SHOWN_MOMENTS).round().astype(int))
+    if frames.ndim == 5:
+        shown = frames[moments][:, :_SHOWN_ROWS].swapaxes(0, 1)
+        save_png(folder / "progressive.png", picture_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
+    else:
+        clouds = np.stack([picture_of(frames[moment]) for moment in moments])
+        save_png(folder / "progressive.png", picture_of(clouds, len(moments)))

@@ -1,0 +1,103 @@
+"""What the terminal shows while work goes on and when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 20 s``, ``5 h 12 min``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    drawn = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def results_table(evaluation: Mapping[str, Any]) -> None:
+    """The results of an evaluation, a line each."""
+    rows = []
+    for result in evaluation["results"]:
+        error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
+        rows.append([result["metric"], f"{result['value']:.4g}{error}", result["unit"], result["better"]])
+    table(f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
+
+
+class TrainingView:
+    """Live progress of a training run: a bar on a terminal, a line a log row elsewhere."""
+
+    def __init__(self, num_images: int, images: int = 0) -> None:
+        self.num_images, self.first, self.started = num_images, images, time.monotonic()
+        self.live = console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[facts]}"),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
+        self.validation = ""
+
+    def __enter__(self) -> TrainingView:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.bar.stop()
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """A row of the journal."""
+        if kind == "validation":
+            self.validation = f"  validation {values['loss']:.4f}"
+            return
+        images = values["images"]
+        rate = (images - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = duration(max(self.num_images - images, 0) / max(rate, 1e-9))
+        facts = f"{values['images_per_second']:.0f} images/s  loss {values['loss']:.4f}{self.validation}  {left} left"
+        self.bar.update(self.task, completed=images, facts=facts)
+        if not self.live:
+            console.print(f"{images:>9} images  {facts}", soft_wrap=True)
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+        warn(text)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Any]:
+    """A function ``tell(done, total)`` that draws a bar."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=1)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,171 @@
+"""``undiffuse train``: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from undiffuse.app.models import pick_device
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.show import TrainingView, console, duration, table, warn
+from undiffuse.config import validate
+from undiffuse.core.random import StepRandom
+from undiffuse.data import load_dataset, source_config_for, split_by_content
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.recipes import get_recipe
+from undiffuse.systems.saved import read_config
+from undiffuse.training.config import RunConfig, differences
+from undiffuse.training.trainer import Trainer
+
+
+def configure(recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool) -> RunConfig:
+    """The configuration that a command line asks for; without a recipe, that of the run to be resumed."""
+    source = source_config_for(data) if data is not None else None
+    if recipe is not None:
+        return apply_overrides(get_recipe(recipe), overrides, source)
+    if not resume or out is None:
+        raise UsageError("name a recipe ('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR")
+    saved = validate(RunConfig, read_config(out)["config"])
+    return apply_overrides(saved, overrides, source)
+
+
+def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
+    """(training, held-out) parts of the configured data."""
+    fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
+    return split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after_seconds: float | None = None,
+    device: str = "auto",
+) -> bool:
+    """Train in ``out``; True if the run reached its end.
+
+    Raises:
+        UsageError: ``out`` holds another run, or one with another configuration.
+    """
+    _check_folder(config, out, resume)
+    training, held_out = split_data(config)
+    trainer = Trainer(config, training, held_out, out, pick_device(device))
+    if resume:
+        _announce_resume(trainer, out)
+    else:
+        console.print(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
+    with TrainingView(config.num_images, trainer.images) as view, _stopping_cleanly(trainer):
+        trainer.observer = view
+        finished = trainer.run(stop_after_seconds)
+    if not finished:
+        console.print(f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}")
+    return finished
+
+
+def _announce_resume(trainer: Trainer, out: Path) -> None:
+    recorded = read_config(out)["data"]["fingerprint"] if (out / "config.json").is_file() else None
+    if recorded is not None and recorded != trainer.record["data"]["fingerprint"]:  # type: ignore[index]
+        raise UsageError(f"the data of {out} has changed since it was started; put it back, or start anew in another --out")
+    trainer.observer = _Notes()
+    if trainer.resume():
+        console.print(f"resuming {out} at {trainer.images} images")
+    else:
+        console.print(f"no sound checkpoint in {out}; starting from the beginning")
+
+
+class _Notes:
+    def row(self, kind: str, values: dict[str, object]) -> None:
+        """Nothing to draw yet."""
+
+    def message(self, text: str) -> None:
+        warn(text)
+
+
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if not (out / "config.json").is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
+        return
+    if not resume:
+        raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
+    old, new = read_config(out)["config"], config.model_dump(mode="json")
+    if lines := differences(old, new):
+        raise UsageError(f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
+                         "or start anew in another --out")
+
+
+@contextmanager
+def _stopping_cleanly(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the step under way and write a checkpoint; a second Ctrl-C stops at once."""
+
+    def ask(number: int, frame: object) -> None:
+        trainer.request_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        warn(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``10m`` or ``1.5h``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--stop-after must be a time such as 90s, 10m or 1.5h, got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def dry_run(config: RunConfig, device: str = "auto") -> None:
+    """Show what a run would be, its size and its measured cost; nothing is written."""
+    training, held_out = split_data(config)
+    trainer = Trainer(config, training, held_out, Path("unused"), pick_device(device))
+    parameters = sum(value.numel() for value in trainer.system.parameters())
+    seconds = _seconds_a_thousand(trainer)
+    rows = [
+        ["data", f"{training.name}, {len(training)} training and {len(held_out)} held-out items of shape {training.shape}"],
+        ["classes", ", ".join(training.class_names) or "none"],
+        ["parameters", f"{parameters:,}"],
+        ["optimizer steps", f"{config.num_steps:,} of {config.batch_images} images"],
+        ["cost of 1,000 images", f"{seconds:.2f} s on {trainer.device}"],
+        ["whole run", duration(seconds * config.num_images / 1000)],
+    ]
+    table(f"{config.recipe} (dry run: nothing is written)", ["", ""], rows)
+    console.print_json(json.dumps(config.model_dump(mode="json")))
+
+
+def _seconds_a_thousand(trainer: Trainer) -> float:
+    """Forward and backward of one micro-batch, timed after one for warming up."""
+    size = trainer.config.batch_images // trainer.config.num_micro_batches
+    batch = trainer.loader.batch(0, size).to(trainer.device)
+    started = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        report = trainer.system(batch, trainer.system.phases[0], StepRandom(0, 0, device=trainer.device))
+        report.loss.backward()
+        float(report.loss.detach())
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1000 / size
+
+
+def next_free(parent: Path, stem: str) -> Path:
+    """``parent/stem-001`` or the first number that is free."""
+    number = 1
+    while (parent / f"{stem}-{number:03d}").exists():
+        number += 1
+    return parent / f"{stem}-{number:03d}"

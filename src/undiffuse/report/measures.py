@@ -1,0 +1,106 @@
+"""The table of metrics: each number to the digits it has, and the protocol that made it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from undiffuse.report.wording import flattened, number
+
+NAMES = {
+    "vlb": "Variational bound",
+    "vlb_prior": "– its prior term",
+    "vlb_terms": "– its denoising terms",
+    "vlb_decoder": "– its decoder term",
+    "confident_share": "Confidently classified",
+    "class_balance": "Class balance",
+    "neighbour_ratio": "Nearest-neighbour ratio",
+}
+GIST = {  # what of a protocol a reader wants without asking, and how it is said in a word or two
+    "extractor": "{} features",
+    "space": "{}",
+    "distance": "{}",
+    "images": "{} images",
+    "split": "{}",
+    "terms": "{} terms",
+    "variance": "variance {}",
+    "samples.num": "{} samples",
+    "samples.sampler": "{}",
+    "samples.nfe": "{} network evaluations each",
+    "reference_images": "{} real images",
+    "held_out_images": "{} held-out images",
+}
+
+
+class Metric(NamedTuple):
+    """One line of the table, ready to print; ``part`` marks a summand of the line above."""
+
+    name: str
+    value: str
+    uncertainty: str
+    unit: str
+    better: str
+    gist: str
+    protocol: list[tuple[str, str]]
+    part: bool
+
+    def __str__(self) -> str:
+        name = self.name if self.name.startswith("Fréchet") else self.name[:1].lower() + self.name[1:]
+        return f"{name} {self.value}" + (f" ± {self.uncertainty}" if self.uncertainty else "")
+
+
+def metrics_of(evaluation: Mapping[str, Any] | None) -> list[Metric]:
+    """The lines of the table from the JSON of ``evaluate``; none without one."""
+    return [_line(row) for row in (evaluation or {}).get("results", [])]
+
+
+def _line(row: Mapping[str, Any]) -> Metric:
+    value, uncertainty = with_uncertainty(row.get("value"), row.get("uncertainty"))
+    protocol = dict(flattened(row.get("protocol") or {}))
+    everything = [*protocol.items(), *flattened(row.get("details") or {}, "details.")]
+    key, better = str(row.get("metric", "unnamed")), row.get("better")
+    part = NAMES.get(key, "").startswith("–")
+    return Metric(
+        name=name_of(key),
+        value=value,
+        uncertainty=uncertainty,
+        unit=str(row.get("unit") or ""),
+        better=f"{better} is better" if better and not part else "",
+        gist=_gist(protocol),
+        protocol=everything,
+        part=part,
+    )
+
+
+def name_of(metric: str) -> str:
+    """``frechet_pixels`` -> ``Fréchet distance (pixels)``; unknown names lose their underscores."""
+    if metric in NAMES:
+        return NAMES[metric]
+    family, _, features = metric.partition("_")
+    if family == "frechet":
+        return f"Fréchet distance{f' ({features})' if features else ''}"
+    return metric.replace("_", " ").capitalize()
+
+
+def with_uncertainty(value: Any, uncertainty: Any) -> tuple[str, str]:
+    """Both to the same decimal: the uncertainty to two figures, the value no further than that."""
+    if value is None:
+        return "–", ""
+    if not _finite(value) or not _finite(uncertainty) or uncertainty <= 0:
+        return number(value), ""
+    decimals = max(0, 1 - math.floor(math.log10(uncertainty)))
+    if decimals > 6:
+        return f"{value:.4g}", f"{uncertainty:.2g}"
+    return f"{value:,.{decimals}f}", f"{uncertainty:,.{decimals}f}"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _gist(protocol: Mapping[str, str]) -> str:
+    """A protocol in one line: what most readers ask, or its first short entries."""
+    told = [text.format(protocol[key]) for key, text in GIST.items() if key in protocol]
+    short = [f"{key} {text}" for key, text in protocol.items() if "." not in key and len(text) <= 24]
+    return " · ".join(told or short[:5])
