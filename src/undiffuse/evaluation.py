@@ -112,9 +112,8 @@ class Subject:
     @cached_property
     def samples(self) -> Tensor:
         """uint8 pictures (num, C, H, W) or float32 points (num, D); classes in turn where the model knows any."""
-        protocol, names = self.protocol, self.model.class_names
-        chosen = [names[index % len(names)] for index in range(protocol.num)] if names else None
-        cond = self.model.condition(chosen, protocol.num)
+        protocol = self.protocol
+        cond = self.model.condition(self.model.classes_of(None, protocol.num))
         seeds, parts, started = check_seeds(protocol.seed, protocol.num), [], time.monotonic()
         for start in range(0, protocol.num, protocol.batch_size):
             rows = slice(start, start + protocol.batch_size)

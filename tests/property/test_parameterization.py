@@ -125,7 +125,9 @@ def test_the_posterior_mean_row_is_equation_7_of_ho() -> None:
     assert torch.allclose(Parameterization("posterior_mean", process).target(x_0, eps, k / 50), expected)
 
 
-@pytest.mark.parametrize(("row", "name"), [("posterior_mean", "vp"), ("posterior_mean", "flow"), ("flow", "ddpm_linear")])
+@pytest.mark.parametrize(
+    ("row", "name"), [("posterior_mean", "vp"), ("posterior_mean", "flow"), ("flow", "ddpm_linear")]
+)
 def test_rows_that_make_no_sense_on_a_process_are_refused(row: str, name: str) -> None:
     with pytest.raises(UsageError, match=row):
         Parameterization(row, PROCESSES_TO_TRY[name])
@@ -146,7 +148,9 @@ def test_score_of_is_the_gradient_of_the_density() -> None:
 
 
 def test_a_mixture_knows_its_moments_and_samples_from_itself() -> None:
-    mixture = GaussianMixture(torch.tensor([[0.0, 1.0], [2.0, -1.0]]), torch.tensor([0.5, 0.1]), torch.tensor([1.0, 3.0]))
+    mixture = GaussianMixture(
+        torch.tensor([[0.0, 1.0], [2.0, -1.0]]), torch.tensor([0.5, 0.1]), torch.tensor([1.0, 3.0])
+    )
     assert mixture.mean.tolist() == pytest.approx([1.5, -0.5])
     assert mixture.variance.tolist() == pytest.approx([0.2 + 0.75, 0.2 + 0.75])
     draws = mixture.sample(20000, torch.Generator().manual_seed(0))
@@ -265,9 +269,7 @@ def test_without_steps_the_variational_weight_is_half_the_fall_of_snr(name: str)
     assert torch.allclose(weight, fall / (4 * step), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("row", "options"), [("min_snr", {"gamma": 0.0}), ("variational", {"variance": "learned"})]
-)
+@pytest.mark.parametrize(("row", "options"), [("min_snr", {"gamma": 0.0}), ("variational", {"variance": "learned"})])
 def test_senseless_weightings_are_refused(row: str, options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         WEIGHTINGS[row](**options)
@@ -305,9 +307,7 @@ def test_a_wrapped_function_is_the_native_denoiser(label: str, value_range: tupl
         y_0 = own.posterior_mean(y_t, author, t)
         return bound.target(y_0, eps_of(author, y_t, y_0, t), t)
 
-    wrapped = Denoiser.wrap(
-        function, author, row, time_label=label, value_range=value_range, log_snr_range=(-4.0, 6.0)
-    )
+    wrapped = Denoiser.wrap(function, author, row, time_label=label, value_range=value_range, log_snr_range=(-4.0, 6.0))
     t = torch.tensor([0.02, 0.1, 0.37, 0.5, 0.8, 1.0 if row != "flow" else 0.9], dtype=torch.float64)
     x_t = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 2 / half
     native = mixture.denoiser(wrapped.process)

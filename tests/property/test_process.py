@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, DiscreteVP, EDMProcess, FlowProcess, RescaledProcess, VPSDE
+from undiffuse.core.processes import PROCESSES, VPSDE, DiscreteVP, EDMProcess, FlowProcess, RescaledProcess
 from undiffuse.errors import UsageError
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.base import sample

@@ -28,9 +28,7 @@ def report_run(model: Model) -> Path:
     points = len(model.system.shape) != 3
     train, _ = real_data(model, None)
     count = _SHOWN_POINTS if points else _SHOWN
-    names = model.class_names
-    chosen = [names[index % len(names)] for index in range(count)] if names else None
-    samples, frames, labels = _sample_with_frames(model, count, chosen)
+    samples, frames, labels = _sample_with_frames(model, count)
     material = ReportMaterial(
         record=model.config,
         journal=read_journal(model.path),
@@ -46,7 +44,7 @@ def report_run(model: Model) -> Path:
     return write_report(model.path, samples=material)
 
 
-def _sample_with_frames(model: Model, count: int, classes: list[str] | None) -> tuple[Any, Any, list[str]]:
+def _sample_with_frames(model: Model, count: int) -> tuple[Any, Any, list[str]]:
     """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
     rows = count if len(model.system.shape) != 3 else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
@@ -54,10 +52,11 @@ def _sample_with_frames(model: Model, count: int, classes: list[str] | None) -> 
     def keep(first: int, progress: Progress) -> None:
         frames.append(model.finish(progress.x_0[:rows]))
 
-    request = SampleRequest(seeds=range(count), cond=model.condition(classes, count), batch_size=count, callback=keep)
+    cond = model.condition(model.classes_of(None, count))
+    request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)
     samples = model.finish(model.system.sample(request).x).numpy()
     moments = np.unique(np.linspace(0, len(frames) - 1, _FILMSTRIP_MOMENTS).round().astype(int))
-    labels = [f"step {moment + 1}" for moment in moments]
+    labels = [f"step {moment + 1} of {len(frames)}" for moment in moments]
     return samples, np.stack([frames[moment].numpy() for moment in moments]), labels
 
 

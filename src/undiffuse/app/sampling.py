@@ -45,7 +45,7 @@ def sample_to_folder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise UsageError(f"--out {out} already exists; name another folder or add --overwrite")
     seeds = check_seeds(seed, num)
-    names = [class_names[index % len(class_names)] for index in range(num)] if class_names else []
+    names = model.classes_of(class_names or None, num)
     history: dict[int, dict[int, torch.Tensor]] = {}
     with counting("sampling") as tell:
 
@@ -59,7 +59,7 @@ def sample_to_folder(
             sampler=sampler,
             num_steps=steps,
             grid=grid,
-            cond=model.condition(names, num) if names else None,
+            cond=model.condition(names),
             batch_size=batch_size,
             callback=callback,
         )

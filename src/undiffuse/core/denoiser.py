@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +74,6 @@ class Denoiser(nn.Module):
             torch.Size([2, 1, 8, 8])
         """
         return WrappedDenoiser(function, process, parameterization, time_label, value_range, log_snr_range)
-
-
-class ConditionalNetwork(Protocol):
-    """What this package's networks look like: ``network(x, c_noise, cond)``."""
-
-    def __call__(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor: ...
 
 
 class NetworkDenoiser(Denoiser):
@@ -185,3 +179,22 @@ class TransferredDenoiser(Denoiser):
         ratio = own.sigma(t_own) / self.process.sigma(t)
         denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
         return denoised
+
+
+class ClippedDenoiser(Denoiser):
+    """``denoiser`` with x_0-hat cut to the range of the data.
+
+    E[x_0 | x_t] of data in [low, high] lies there too, so this only ever removes error; with noise prediction that
+    error is the network's times sigma / alpha, which is large where almost all is noise.
+
+    Source: Ho et al. 2020's code clips so; Saharia et al. 2022, arXiv:2205.11487, sec. 2.3, "static thresholding".
+    """
+
+    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        self.denoiser, self.low, self.high = denoiser, low, high
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        denoised: Denoised = self.denoiser(x_t, t, cond)
+        return denoised._replace(x_0=denoised.x_0.clamp(self.low, self.high))

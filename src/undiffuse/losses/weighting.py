@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.core.parameterization import DATA_STD
-from undiffuse.core.process import Process, derivative
+from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 
 #: log w(t) on ||x_0 - x_0-hat||^2: (process, t (B,)) -> (B,) float64.
@@ -97,7 +97,9 @@ def variational(variance: str = "beta") -> LogWeight:
     def log_weight(process: Process, t: Tensor) -> Tensor:
         num_steps = getattr(process, "num_steps", None)
         if num_steps is None:
-            return math.log(0.5) + process.log_snr(t) + torch.log(-derivative(process.log_snr, t))
+            # -SNR' / 2 = alpha (alpha sigma' - alpha' sigma) / sigma^3, which is 0 and not 0 times infinity at alpha = 0
+            alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
+            return torch.log(alpha) + torch.log(alpha * d_sigma - d_alpha * sigma) - 3 * torch.log(sigma)
         step = 1 / num_steps
         bridge = process.bridge((t - step).clamp(min=0), t)
         var = bridge.var_max

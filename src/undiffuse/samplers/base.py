@@ -117,6 +117,8 @@ class Blocked(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         count = len(x_t)
+        if count == 0:
+            return Denoised(x_t)
         blocks = [self._block(x_t, t, cond, start, count) for start in range(0, count, self.rows)]
         mixes = [mix for block in blocks if (mix := block.variance_mix) is not None]
         return Denoised(torch.cat([block.x_0 for block in blocks]), torch.cat(mixes) if mixes else None)

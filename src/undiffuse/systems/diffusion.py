@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undiffuse.config import Component, ComponentConfig, FrozenModel, build, model_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import NetworkDenoiser
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
@@ -33,11 +33,19 @@ BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 
 
 class SamplingConfig(FrozenModel):
-    """How a model samples unless told otherwise."""
+    """How a model samples unless told otherwise.
+
+    Args:
+        sampler: ``name`` or ``name:option=value``.
+        num_steps: of the time grid.
+        grid: a row of ``GRIDS``.
+        clip_x_0: cut each x_0-hat of a picture to [-1, 1]; points are never cut.
+    """
 
     sampler: str = "heun"
     num_steps: Annotated[int, Field(ge=1)] = 10
     grid: str = "log_snr"
+    clip_x_0: bool = True
 
 
 class DiffusionConfig(SystemConfig):
@@ -51,6 +59,7 @@ class DiffusionConfig(SystemConfig):
         time_draws: independent, or one draw in each of B equal strata.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
+        class_conditional: tell the network the class of each picture, where the data has classes.
         label_dropout: share of the rows trained without their label, so that the model also knows none.
         sampling: defaults.
     """
@@ -65,6 +74,7 @@ class DiffusionConfig(SystemConfig):
     time_draws: Literal["independent", "stratified"] = "independent"
     network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
+    class_conditional: bool = False
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     sampling: SamplingConfig = SamplingConfig()
 
@@ -87,7 +97,8 @@ class DiffusionSystem(System):
 
     def __init__(self, config: DiffusionConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         super().__init__()
-        self.config, self.shape, self.class_names = config, tuple(shape), tuple(class_names)
+        self.config, self.shape = config, tuple(shape)
+        self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process: Process = build(PROCESSES, config.process)
         self.network = build_network(config.network, self.shape, len(self.class_names))
         self._log_weight = build(WEIGHTINGS, config.weighting)
@@ -133,7 +144,7 @@ class DiffusionSystem(System):
         times = time_grid(request.grid or sampling.grid, self.process, num_steps, self.log_snr_range)
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        denoiser = Blocked(self.denoiser(), BLOCK_ROWS.get(self.device.type, 16))
+        denoiser = self._sampling_denoiser()
         parts, was_training = [], self.training
         self.eval()
         for start in range(0, len(seeds), request.batch_size):
@@ -155,6 +166,11 @@ class DiffusionSystem(System):
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0)
         return Sampled(torch.cat([part.x for part in parts]), parts[0].nfe)
+
+    def _sampling_denoiser(self) -> Denoiser:
+        blocked = Blocked(self.denoiser(), BLOCK_ROWS.get(self.device.type, 16))
+        clips = self.config.sampling.clip_x_0 and len(self.shape) == 3
+        return ClippedDenoiser(blocked) if clips else blocked
 
     def compile_networks(self) -> None:
         self.network.compile()

@@ -28,6 +28,10 @@ from undiffuse.systems.base import SampleRequest, System, to_uint8
 FORMAT_VERSION = 1
 
 
+#: The class name that stands for no class in particular.
+NO_CLASS = "none"
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained system and what is known of it.
@@ -66,7 +70,7 @@ class Model:
             num: at least 1.
             steps: of the time grid; more is slower and, up to a point, better.
             sampler: ``heun``, ``ddim:eta=0.5``, ...
-            class_name: one for all, or one a sample.
+            class_name: one for all, or one a sample; see ``classes_of``.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
         Raises:
@@ -77,7 +81,7 @@ class Model:
             sampler=sampler,
             num_steps=steps,
             grid=grid,
-            cond=self.condition(class_name, num),
+            cond=self.condition(self.classes_of(class_name, num)),
             batch_size=batch_size,
         )
         return self.finish(self.system.sample(request).x)
@@ -86,20 +90,29 @@ class Model:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
         return (to_uint8(x) if len(self.system.shape) == 3 else x.float()).cpu()
 
-    def condition(self, class_name: str | Sequence[str] | None, num: int) -> Condition | None:
-        """Labels for ``num`` rows from one class name for all or one a row."""
-        if class_name is None:
-            return None
-        names = [class_name] * num if isinstance(class_name, str) else list(class_name)
-        if not self.class_names:
-            raise UsageError(f"this model was trained without classes, got class {names[0]!r}; leave --class out")
-        if len(names) != num:
-            raise UsageError(f"{len(names)} classes for {num} samples; give one, or one a sample")
+    def classes_of(self, asked: str | Sequence[str] | None, num: int) -> list[str]:
+        """The class of each of ``num`` samples; an empty list for a model without classes.
+
+        Args:
+            asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. The name ``none`` asks
+                a class-conditional model for a sample of no class in particular.
+        Raises:
+            UsageError: an unknown class, or any class of a model without.
+        """
+        names = [asked] if isinstance(asked, str) else list(asked or self.class_names)
         for name in names:
-            if name not in self.class_names:
-                raise UsageError(f"unknown class {name!r}; {nearest(name, self.class_names)}")
-        labels = torch.tensor([self.class_names.index(name) for name in names])
-        return Condition(class_label=labels).to(self.system.device)
+            if not self.class_names:
+                raise UsageError(f"this model was trained without classes, got class {name!r}; leave the class out")
+            if name not in (*self.class_names, NO_CLASS):
+                raise UsageError(f"unknown class {name!r}; {nearest(name, (*self.class_names, NO_CLASS))}")
+        return [names[index % len(names)] for index in range(num)] if names else []
+
+    def condition(self, names: Sequence[str]) -> Condition | None:
+        """Labels of the rows with these class names; nothing for an empty list."""
+        if not names:
+            return None
+        labels = [-1 if name == NO_CLASS else self.class_names.index(name) for name in names]
+        return Condition(class_label=torch.tensor(labels)).to(self.system.device)
 
 
 def check_seeds(seed: int, num: int) -> range:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
@@ -255,9 +256,16 @@ class Trainer:
         assert isinstance(average, System)
         points = len(average.shape) == 1
         count = 2000 if points else self.config.preview_samples
-        x = average.sample(SampleRequest(seeds=range(PREVIEW_SEED, PREVIEW_SEED + count), batch_size=count)).x
+        seeds = range(PREVIEW_SEED, PREVIEW_SEED + count)
+        x = average.sample(SampleRequest(seeds, cond=self._preview_classes(count), batch_size=count)).x
         samples = (x if points else to_uint8(x)).cpu().numpy()
         save_png(self.folder / "previews" / f"images_{self.images:012d}.png", picture_of(samples))
+
+    def _preview_classes(self, count: int) -> Condition | None:
+        """All classes in turn, for a system that knows any."""
+        if not self.system.class_names:
+            return None
+        return Condition(class_label=torch.arange(count, device=self.device) % len(self.system.class_names))
 
     def _save(self) -> None:
         tensors = {

@@ -1,0 +1,165 @@
+"""Who may import whom, read from the source itself; nothing is imported to find out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "undiffuse"
+
+#: Anyone may import these; they import each other only.
+GROUND_FLOOR = ("errors", "registry", "config", "files", "images")
+
+#: room -> what it may import beside the ground floor and itself, as prefixes of module names.
+#: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the
+#: exceptions stand as they are: ``networks`` and ``data`` know of ``core.condition`` alone, ``metrics`` of nothing.
+#: Of another room's registry of names and configurations (``systems``, ``networks.config``) a recipe may speak.
+RULE: dict[str, tuple[str, ...]] = {
+    "core": (),
+    "losses": ("core",),
+    "samplers": ("core",),
+    "guidance": ("core", "samplers"),
+    "networks": ("core.condition",),
+    "data": ("core.condition",),
+    "metrics": (),
+    "systems": ("core", "losses", "samplers", "guidance", "networks"),
+    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.saved", "data"),
+    "evaluation": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "studies": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "doctor": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "report": ("evaluation", "studies", "doctor"),
+    "recipes": ("core", "losses", "networks.config", "systems", "data", "training.config"),
+    "zoo": (),
+    # the top floor puts everything together, and nothing imports it but the package's own front door
+    "app": (
+        *("core", "samplers", "systems", "data", "networks.config", "metrics"),
+        *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
+    ),
+}
+
+#: The package's front door: names that are imported when they are first asked for.
+FRONT_DOOR = "__init__"
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+MODULE_NAME = re.compile(r"undiffuse(\.\w+)+(:\w+)?")
+
+
+def files_of(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import, ``from a import b`` as ``a.b``, and of every ``"module:name"`` string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
+            yield node.lineno, node.value.replace(":", ".")
+
+
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def broken_rules(source: str, room: str) -> list[str]:
+    """Imports of ours in ``source`` that its room may not make."""
+    allowed = GROUND_FLOOR if room in GROUND_FLOOR else (*GROUND_FLOOR, room, *RULE[room])
+    return [
+        f"line {line}: {room} may not import {name}"
+        for line, name in imported(ast.parse(source))
+        if name.split(".")[0] == "undiffuse"
+        and name not in ("undiffuse", "undiffuse.__version__")  # the front door itself, for its version
+        and not within(name.removeprefix("undiffuse."), allowed)
+    ]
+
+
+@pytest.mark.parametrize("path", files_of("src/undiffuse"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_import_what_they_may(path: Path) -> None:
+    if room_of(path) == FRONT_DOOR:
+        return
+    assert not broken_rules(path.read_text(encoding="utf-8"), room_of(path))
+
+
+def test_every_room_has_its_rule_and_no_two_wait_for_each_other() -> None:
+    rooms = {room_of(path) for path in files_of("src/undiffuse")} - {FRONT_DOOR, *GROUND_FLOOR}
+    assert rooms <= set(RULE)
+    order: list[str] = []
+    waiting = {room: {prefix.split(".")[0] for prefix in prefixes} for room, prefixes in RULE.items()}
+    while waiting:
+        free = [room for room, needs in waiting.items() if needs <= set(order)]
+        assert free, f"a circle among {sorted(waiting)}"
+        order += free
+        waiting = {room: needs for room, needs in waiting.items() if room not in free}
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("core", "from undiffuse.losses.weighting import simple"),
+        ("core", "def f():\n    import undiffuse.samplers.base"),
+        ("losses", "from undiffuse import samplers"),
+        ("networks", "from undiffuse.core.process import Process"),
+        ("metrics", "from undiffuse.core.condition import Condition"),
+        ("training", "from undiffuse.systems.diffusion import DiffusionConfig"),
+        ("systems", 'ROWS = {"digits": "undiffuse.data.formats.digits:load"}'),
+        ("errors", "from undiffuse.core.rows import per_row"),
+        ("report", "from undiffuse.app.cli import main"),
+    ],
+)
+def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:
+    assert broken_rules(source, room)
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("core", "from undiffuse.errors import UsageError\nimport torch"),
+        ("networks", "from undiffuse.core.condition import Condition"),
+        ("training", "from undiffuse.systems import SYSTEMS"),
+        ("systems", '"""See undiffuse.data.formats for more."""'),
+    ],
+)
+def test_the_test_lets_the_rest_pass(room: str, source: str) -> None:
+    assert not broken_rules(source, room)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    return next((ast.literal_eval(word.value) for word in call.keywords if word.arg == name), None)
+
+
+@pytest.mark.parametrize("folder", ["src", "tools", "benchmarks", "examples", "tests"])
+def test_nothing_unpickles_and_nothing_needs_torchvision(folder: str) -> None:
+    for path in files_of(folder):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        roots = {name.split(".")[0] for _, name in imported(tree)}
+        assert not roots & {"torchvision", *UNPICKLERS}, path
+        for name, call in calls(tree):
+            if name == "torch.load":
+                assert keyword(call, "weights_only") is True, f"{path}:{call.lineno}"
+            if name.split(".")[-1] == "load" and name.split(".")[0] in ("np", "numpy"):
+                assert not keyword(call, "allow_pickle"), f"{path}:{call.lineno}"
+
+
+def test_nobody_asks_a_process_for_its_class() -> None:
+    processes = re.compile(r"\b(Process|DiscreteVP|VPSDE|EDMProcess|FlowProcess|VariancePreserving|RescaledProcess)\b")
+    for path in files_of("src/undiffuse"):
+        for name, call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            if name in ("isinstance", "issubclass"):
+                assert not processes.search(ast.unparse(call.args[1])), f"{path}:{call.lineno}"
