@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from undiffuse.core.denoiser import Denoiser
     from undiffuse.core.gaussian import GaussianMixture
     from undiffuse.core.process import Process
-    from undiffuse.core.processes import DiscreteVP, EDMProcess, FlowProcess, VPSDE
+    from undiffuse.core.processes import VPSDE, DiscreteVP, EDMProcess, FlowProcess
     from undiffuse.losses.variational import variational_bound
     from undiffuse.samplers import make_sampler
     from undiffuse.samplers.base import sample
@@ -47,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "VPSDE",
     "Condition",
     "Denoiser",
     "DiscreteVP",
@@ -55,7 +56,6 @@ __all__ = [
     "GaussianMixture",
     "Model",
     "Process",
-    "VPSDE",
     "__version__",
     "load",
     "make_sampler",

@@ -18,7 +18,6 @@ from pydantic_core import CoreSchema, core_schema
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, nearest, resolve
 
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -35,7 +34,7 @@ class ComponentConfig(FrozenModel):
 
 
 class Component:
-    """Annotation of a field that holds a component: ``network: Annotated[ComponentConfig, Component(NETWORKS, "network")]``.
+    """Annotation of a field that holds a component: ``Annotated[ComponentConfig, Component(NETWORKS, "network")]``.
 
     A mapping ``{"name": row, ...}`` is validated against the model of that row of ``registry``.
     """
@@ -48,7 +47,9 @@ class Component:
         if isinstance(value, ComponentConfig):
             return value
         if not isinstance(value, Mapping) or "name" not in value:
-            raise UsageError(f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}")
+            raise UsageError(
+                f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}"
+            )
         row = lookup(self.registry, str(value["name"]), self.kind)
         model = row if isinstance(row, type) and issubclass(row, ComponentConfig) else model_of(value["name"], row)
         return validate(model, value, f"{self.kind} {value['name']!r}")
@@ -66,7 +67,13 @@ def model_of(name: str, factory: Any) -> type[ComponentConfig]:
         key: (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
         for key, parameter in inspect.signature(factory).parameters.items()
     }
-    return create_model(name, __base__=ComponentConfig, name=(Literal[name], name), **options)
+    options["name"] = (Literal[name], name)
+    return create_model(name, __base__=ComponentConfig, **options)
+
+
+def default_of(name: str, factory: Any) -> ComponentConfig:
+    """The configuration of a plain function or class with its own defaults."""
+    return model_of(name, factory).model_validate({"name": name})
 
 
 def build(registry: Mapping[str, Any], config: ComponentConfig) -> Any:

@@ -276,7 +276,9 @@ def classes(subject: Subject) -> list[Result]:
     stated = {**extractor.protocol(), "samples": subject.sampling(), "confident_from": tally.confident}
     details = tally.to_dict()
     return [
-        Result("confident_share", tally.confident_share, "share", tally.confident_share_error, "higher", stated, details),
+        Result(
+            "confident_share", tally.confident_share, "share", tally.confident_share_error, "higher", stated, details
+        ),
         Result("class_balance", tally.balance, "entropy / log K", None, "higher", stated, details),
     ]
 
@@ -292,7 +294,9 @@ def copying(subject: Subject) -> list[Result]:
     stated = {"space": "pixels", "distance": "L2", "samples": subject.sampling(), "held_out_images": len(held_out)}
     details = summary.to_dict()
     ratio = float("nan") if summary.ratio is None else float(summary.ratio)
-    return [Result("neighbour_ratio", ratio, "median distance / that of held-out pictures", None, "near 1", stated, details)]
+    return [
+        Result("neighbour_ratio", ratio, "median distance / that of held-out pictures", None, "near 1", stated, details)
+    ]
 
 
 METRICS: dict[str, Callable[[Subject], list[Result]]] = {

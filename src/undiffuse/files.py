@@ -6,13 +6,22 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from undiffuse.errors import RunError, UsageError
+from undiffuse.errors import RunError, UndiffuseError, UsageError
+
+
+def _umask() -> int:
+    os.umask(current := os.umask(0o022))
+    return current
+
+
+_UMASK = _umask()
 
 
 @contextmanager
@@ -29,15 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _sync(temporary)
-            if temporary.is_dir() and path.is_dir():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+            _put_in_place(temporary, path)
             _sync_entry(path.parent)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextmanager
@@ -47,11 +51,15 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"no space left to write {path}; free some and resume: nothing half-written was kept") from None
+            raise RunError(
+                f"no space left to write {path}; free some and resume: nothing half-written was kept"
+            ) from None
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise UsageError(f"cannot write {path}: {error.strerror}; name another folder with --out") from None
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise UsageError(f"cannot write {path}: a file stands where a folder is needed; name another --out") from None
+            raise UsageError(
+                f"cannot write {path}: a file stands where a folder is needed; name another --out"
+            ) from None
         raise
 
 
@@ -75,9 +83,40 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _errno_of(error: Exception) -> int | None:
+    """The operating system's number; safetensors gives it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)|code: (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1] or found[2]) if found else None
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename; a folder that stands there is moved aside first, for a rename replaces no full folder."""
+    if not (temporary.is_dir() and path.is_dir()):
+        os.replace(temporary, path)
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    os.replace(path, aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     for entry in sorted(path.iterdir()) if path.is_dir() else [path]:
         if entry.is_file():
+            entry.chmod(0o666 & ~_UMASK)  # safetensors makes files that nobody else may read
             with entry.open("rb+") as file:
                 os.fsync(file.fileno())
 

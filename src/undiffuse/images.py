@@ -46,7 +46,8 @@ def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) ->
     """Points (N, 2) as a grey picture (1, side, side) of how many fall on each pixel of [-limit, limit]^2."""
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-limit, limit]] * 2)
     shade = np.sqrt(counts / max(counts.max(), 1))[::-1]
-    return (255 - 255 * shade).astype(np.uint8)[None]
+    picture: Bytes = (255 - 255 * shade).astype(np.uint8)[None]
+    return picture
 
 
 def picture_of(samples: npt.NDArray[Any], columns: int | None = None) -> Bytes:

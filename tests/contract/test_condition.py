@@ -61,8 +61,8 @@ def test_stacked_rows_come_apart_again() -> None:
 
 
 def test_rows_that_are_told_different_things_do_not_stack() -> None:
-    with pytest.raises(UsageError, match="only some of them have 'embedding'"):
-        Condition.stack([Condition(class_label=torch.zeros(1)), full()])
+    with pytest.raises(UsageError, match="only some of them have 'tokens'"):
+        Condition.stack([Condition(class_label=torch.zeros(1, dtype=torch.int64)), full()])
 
 
 def test_it_moves_and_maps() -> None:

@@ -40,7 +40,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
 ) -> None:
     """Train, sample and measure diffusion image generators."""
 
@@ -59,19 +61,25 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="see 'undiffuse recipes'")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")] = None,
-    data: Annotated[str | None, typer.Option(help="a folder of pictures or MNIST-format files, or a source's name")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a folder of pictures or MNIST-format files, or a source's name")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
     stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model from a recipe; any key of its configuration can be overridden."""
     from undiffuse.app import training
 
     if recipe is not None and "=" in recipe:
-        recipe, overrides = None, [recipe, *(overrides or [])]
+        overrides, recipe = [recipe, *(overrides or [])], None
     seconds = training.parse_duration(stop_after) if stop_after is not None else None
     config = training.configure(recipe, overrides or [], data, out, resume)
     if dry_run:
@@ -93,7 +101,9 @@ def sample(
     grid: GridOption = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
-    class_name: Annotated[list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")] = None,
+    class_name: Annotated[
+        list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")
+    ] = None,
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,

@@ -43,9 +43,13 @@ def real_data(model: Model, data: str | None) -> tuple[Dataset, Dataset]:
         raise UsageError("the data that this model was trained on has changed; put it back before comparing with it")
     if data is not None:
         source = source_config_for(data)
-        picture_options = {key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)}
+        picture_options = {
+            key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)
+        }
         known = {key: value for key, value in picture_options.items() if key in type(source).model_fields}
         held_out = load_dataset(source.model_copy(update=known))
     if held_out.shape != model.system.shape:
-        raise UsageError(f"the model makes items of shape {model.system.shape}, --data has {held_out.shape}; set its size to fit")
+        raise UsageError(
+            f"the model makes items of shape {model.system.shape}, --data has {held_out.shape}; set its size to fit"
+        )
     return train, held_out

@@ -97,7 +97,10 @@ def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) 
         for index, image in enumerate(samples):
             save_png(folder / f"{index:06d}.png", image)
     else:
-        record = {**record, "images": [{**row, "file": "samples.npy", "row": i} for i, row in enumerate(record["images"])]}
+        record = {
+            **record,
+            "images": [{**row, "file": "samples.npy", "row": i} for i, row in enumerate(record["images"])],
+        }
         with replacing(folder / "samples.npy") as path, path.open("wb") as file:
             np.save(file, samples)
     save_png(folder / "grid.png", picture_of(samples))
@@ -106,7 +109,9 @@ def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
     """x_0-hat over time: all of it as an array, a selection as a picture (a row a sample, time to the right)."""
-    frames = np.stack([np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())])
+    frames = np.stack(
+        [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
+    )
     with replacing(folder / "progressive.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, x_0=frames)
     moments = np.unique(np.linspace(0, len(frames) - 1, _SHOWN_MOMENTS).round().astype(int))

@@ -26,7 +26,9 @@ from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.trainer import Trainer
 
 
-def configure(recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool) -> RunConfig:
+def configure(
+    recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool
+) -> RunConfig:
     """The configuration that a command line asks for; without a recipe, that of the run to be resumed."""
     source = source_config_for(data) if data is not None else None
     if recipe is not None:
@@ -67,14 +69,18 @@ def train(
         trainer.observer = view
         finished = trainer.run(stop_after_seconds)
     if not finished:
-        console.print(f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}")
+        console.print(
+            f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}"
+        )
     return finished
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:
     recorded = read_config(out)["data"]["fingerprint"] if (out / "config.json").is_file() else None
     if recorded is not None and recorded != trainer.record["data"]["fingerprint"]:  # type: ignore[index]
-        raise UsageError(f"the data of {out} has changed since it was started; put it back, or start anew in another --out")
+        raise UsageError(
+            f"the data of {out} has changed since it was started; put it back, or start anew in another --out"
+        )
     trainer.observer = _Notes()
     if trainer.resume():
         console.print(f"resuming {out} at {trainer.images} images")
@@ -101,8 +107,10 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
     old, new = read_config(out)["config"], config.model_dump(mode="json")
     if lines := differences(old, new):
-        raise UsageError(f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
-                         "or start anew in another --out")
+        raise UsageError(
+            f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
+            "or start anew in another --out"
+        )
 
 
 @contextmanager
@@ -137,7 +145,10 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     parameters = sum(value.numel() for value in trainer.system.parameters())
     seconds = _seconds_a_thousand(trainer)
     rows = [
-        ["data", f"{training.name}, {len(training)} training and {len(held_out)} held-out items of shape {training.shape}"],
+        [
+            "data",
+            f"{training.name}, {len(training)} training and {len(held_out)} held-out items of shape {training.shape}",
+        ],
         ["classes", ", ".join(training.class_names) or "none"],
         ["parameters", f"{parameters:,}"],
         ["optimizer steps", f"{config.num_steps:,} of {config.batch_images} images"],

@@ -112,7 +112,7 @@ class NetworkDenoiser(Denoiser):
 
 
 def _step_index(process: Process, t: Tensor) -> Tensor:
-    num_steps = getattr(process, "num_steps", None)
+    num_steps: int | None = getattr(process, "num_steps", None)
     if num_steps is None:
         raise UsageError("time_label 'index0' or 'index1' needs a process with num_steps, such as DiscreteVP.linear()")
     return t.double() * num_steps

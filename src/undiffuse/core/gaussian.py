@@ -15,7 +15,6 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
-from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 
 

@@ -144,7 +144,9 @@ class Parameterization:
         if name == "posterior_mean" and num_steps is None:
             raise UsageError("parameterization 'posterior_mean' needs a process with num_steps, such as 'ddpm_linear'")
         if name == "flow" and num_steps is not None:
-            raise UsageError("parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'")
+            raise UsageError(
+                "parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'"
+            )
         self.name, self.process = name, process
         self._row: Row = posterior_mean(num_steps) if row is None and num_steps is not None else row
 

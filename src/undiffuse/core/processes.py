@@ -92,7 +92,7 @@ class DiscreteVP(VariancePreserving):
 
     @classmethod
     def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
-        """alpha-bar a squared cosine, betas clipped at ``beta_max`` (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
+        """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
         _check_positive("num_steps", num_steps)
         u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -116,21 +116,21 @@ class DiscreteVP(VariancePreserving):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         table = self._table(t.device)
-        position = t.double() * self.num_steps
+        position: Tensor = t.double() * self.num_steps
         index = position.detach().long().clamp(0, self.num_steps - 1)
         left, right = table[index], table[index + 1]
         return -0.5 * (left + (position - index) * (right - left))
 
     def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         table = self._table(log_alpha.device)
-        value = (-2 * log_alpha.double()).clamp(0, table[-1])
+        value = torch.minimum((-2 * log_alpha.double()).clamp(min=0), table[-1])
         index = (torch.searchsorted(table, value.contiguous()) - 1).clamp(0, self.num_steps - 1)
         left, right = table[index], table[index + 1]
         return (index + (value - left) / (right - left)) / self.num_steps
 
 
 class VPSDE(VariancePreserving):
-    """beta(t) rising linearly from ``beta_min`` to ``beta_max``: log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2.
+    """beta(t) rising linearly: log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2.
 
     Source: Song et al. 2021, arXiv:2011.13456, eqs. 11 and 33.
     """

@@ -28,8 +28,12 @@ def knots() -> TimeDensity:
     def times(process: Process, u: Tensor) -> Tensor:
         num_steps = getattr(process, "num_steps", None)
         if num_steps is None:
-            raise UsageError("time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'")
-        return (torch.floor(u.double() * num_steps) + 1).clamp(max=num_steps) / num_steps
+            raise UsageError(
+                "time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'"
+            )
+        knot: Tensor = (torch.floor(u.double() * num_steps) + 1).clamp(max=num_steps)
+        times_of_knots: Tensor = knot / num_steps
+        return times_of_knots
 
     return times
 
@@ -47,7 +51,8 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDensity:
 
 
 def _normal_quantile(u: Tensor) -> Tensor:
-    return torch.special.ndtri(u.double())
+    quantile: Tensor = torch.special.ndtri(u.double())
+    return quantile
 
 
 def _check_std(name: str, std: float) -> None:

@@ -142,11 +142,15 @@ def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, v
     """log v of the reverse step: a mix of log beta and log beta-tilde (Nichol & Dhariwal 2021, eq. 15)."""
     if variance == "learned":
         if denoised.variance_mix is None:
-            raise UsageError("variance 'learned' needs a model trained with a learned variance; use 'beta' or 'beta_tilde'")
+            raise UsageError(
+                "variance 'learned' needs a model trained with a learned variance; use 'beta' or 'beta_tilde'"
+            )
         mix: Tensor | float = denoised.variance_mix.double()
     elif isinstance(variance, str):
         if variance not in ("beta", "beta_tilde"):
-            raise UsageError(f"variance must be 'beta', 'beta_tilde', 'learned' or a number in [0, 1], got {variance!r}")
+            raise UsageError(
+                f"variance must be 'beta', 'beta_tilde', 'learned' or a number in [0, 1], got {variance!r}"
+            )
         mix = float(variance == "beta")
     elif 0 <= variance <= 1:
         mix = variance
@@ -205,4 +209,5 @@ def discretised_gaussian(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels:
     swap = lower > 0
     upper, lower = torch.where(swap, -lower, upper), torch.where(swap, -upper, lower)
     log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return log_upper + torch.log1p(-torch.exp((log_lower - log_upper).clamp(max=-1e-300)))
+    log_mass: Tensor = log_upper + torch.log1p(-torch.exp((log_lower - log_upper).clamp(max=-1e-300)))
+    return log_mass

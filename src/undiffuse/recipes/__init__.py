@@ -20,11 +20,19 @@ class Recipe(NamedTuple):
 RECIPES = {
     "ddpm-digits": Recipe("DDPM on scikit-learn's 8x8 digits: the demo, two minutes on two cores", "small:ddpm_digits"),
     "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "small:ddpm_mnist"),
-    "flow-mnist": Recipe("flow matching at half resolution on MNIST-format files: ten minutes on two cores", "small:flow_mnist"),
-    "ddpm-emnist": Recipe("DDPM on letters and digits: EMNIST files, or any folder of grey characters", "small:ddpm_emnist"),
+    "flow-mnist": Recipe(
+        "flow matching at half resolution on MNIST-format files: ten minutes on two cores", "small:flow_mnist"
+    ),
+    "ddpm-emnist": Recipe(
+        "DDPM on letters and digits: EMNIST files, or any folder of grey characters", "small:ddpm_emnist"
+    ),
     "ddpm-swissroll": Recipe("DDPM on a two-dimensional Swiss roll", "small:ddpm_swissroll"),
-    "ddpm-church48": Recipe("DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"),
-    "ddpm-cifar10": Recipe("DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour pictures", "large:ddpm_cifar10"),
+    "ddpm-church48": Recipe(
+        "DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"
+    ),
+    "ddpm-cifar10": Recipe(
+        "DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour pictures", "large:ddpm_cifar10"
+    ),
 }
 
 

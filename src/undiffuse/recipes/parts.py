@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from undiffuse.config import ComponentConfig
+from undiffuse.config import ComponentConfig, model_of
 from undiffuse.core.processes import PROCESSES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
-from undiffuse.config import model_of
 from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
 
 
@@ -17,7 +16,9 @@ def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:
     return model_of(name, registry[name])(name=name, **options)
 
 
-def ddpm(network: ComponentConfig, *, num_steps: int = 1000, sampling: SamplingConfig | None = None, **more: Any) -> DiffusionConfig:
+def ddpm(
+    network: ComponentConfig, *, num_steps: int = 1000, sampling: SamplingConfig | None = None, **more: Any
+) -> DiffusionConfig:
     """Ho et al. 2020: linear betas, noise prediction, L_simple, times drawn from the chain's knots."""
     return DiffusionConfig(
         process=row(PROCESSES, "ddpm_linear", num_steps=num_steps),

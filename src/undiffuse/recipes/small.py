@@ -17,7 +17,9 @@ def ddpm_digits() -> RunConfig:
     return RunConfig(
         recipe="ddpm-digits",
         data=DigitsConfig(),
-        system=ddpm(UNetConfig(channels=48, multipliers=(1, 2), num_blocks=1), time_draws="stratified", class_conditional=True),
+        system=ddpm(
+            UNetConfig(channels=48, multipliers=(1, 2), num_blocks=1), time_draws="stratified", class_conditional=True
+        ),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_images=5_000, decay="cosine"),
         ema=EMAConfig(halflife_images=20_000),
         num_images=150_000,

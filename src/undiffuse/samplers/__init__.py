@@ -33,7 +33,9 @@ def make_sampler(spec: str) -> Sampler:
     for item in filter(None, rest.split(",")):
         key, _, text = item.partition("=")
         if key not in known:
-            raise UsageError(f"sampler {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}")
+            raise UsageError(
+                f"sampler {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}"
+            )
         options[key] = _typed(text, known[key].default, f"sampler option {name}:{key}")
     sampler: Sampler = factory(**options)
     return sampler

@@ -32,9 +32,7 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
     if variance not in ("beta_tilde", "beta"):
         raise UsageError(f"ancestral variance must be 'beta_tilde' or 'beta', got {variance!r}")
 
-    def step(
-        denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
-    ) -> tuple[Tensor, Memory]:
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         x_0 = denoiser(x, steps.t).x_0
         bridge = denoiser.process.bridge(steps.s, steps.t)
         var = bridge.var if variance == "beta_tilde" else bridge.var_max
@@ -54,9 +52,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     if not 0 <= eta <= 1:
         raise UsageError(f"eta must lie in [0, 1], got {eta}")
 
-    def step(
-        denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
-    ) -> tuple[Tensor, Memory]:
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         process = denoiser.process
         x_0 = denoiser(x, steps.t).x_0
         eps = eps_of(process, x, x_0, steps.t)

@@ -29,8 +29,8 @@ class Steps(NamedTuple):
 
     t: Tensor
     s: Tensor
-    index: Tensor
-    count: Tensor
+    index: Tensor  # type: ignore[assignment]  # a step has a number and a count; a tuple's methods are not missed
+    count: Tensor  # type: ignore[assignment]
     final: Tensor
 
 
@@ -70,8 +70,8 @@ class Sampler:
 class Progress(NamedTuple):
     """What a callback sees after each step: x is at time s, x_0 is what the step's first evaluation predicted."""
 
-    index: int
-    count: int
+    index: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]
     x: Tensor
     x_0: Tensor
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from undiffuse.config import Component, ComponentConfig, FrozenModel, build, model_of
+from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
 from undiffuse.core.parameterization import Parameterization
@@ -65,12 +65,12 @@ class DiffusionConfig(SystemConfig):
     """
 
     name: Literal["diffusion"] = "diffusion"
-    process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = model_of("flow", FlowProcess)()
+    process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = default_of("flow", FlowProcess)
     parameterization: str = "flow"
-    weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = model_of("flow", flow_weighting)()
-    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = model_of(
+    weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
+    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of(
         "uniform", uniform_density
-    )()
+    )
     time_draws: Literal["independent", "stratified"] = "independent"
     network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
     precision: Literal["fp32", "bf16"] = "fp32"

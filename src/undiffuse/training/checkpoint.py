@@ -35,7 +35,10 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mappi
     path = folder / f"images_{counters['images']:012d}"
     with replacing(path) as temporary:
         temporary.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary / "state.safetensors",
+        )
         payload = {
             "format_version": FORMAT_VERSION,
             "counters": dict(counters),
@@ -90,7 +93,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except NewerFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise UsageError(f"checkpoint {path.name} is damaged ({error}); an older sound one is used if there is one") from None
+        raise UsageError(
+            f"checkpoint {path.name} is damaged ({error}); an older sound one is used if there is one"
+        ) from None
 
 
 def _paths(folder: Path) -> list[Path]:

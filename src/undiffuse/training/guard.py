@@ -58,7 +58,9 @@ def bad_gradients(module: nn.Module) -> list[str]:
     ]
 
 
-def stop(folder: Path, what: str, step: int, images: int, layer: str, indices: Tensor, tensors: dict[str, Tensor]) -> None:
+def stop(
+    folder: Path, what: str, step: int, images: int, layer: str, indices: Tensor, tensors: dict[str, Tensor]
+) -> None:
     """Save the evidence and raise.
 
     Args:
@@ -74,7 +76,10 @@ def stop(folder: Path, what: str, step: int, images: int, layer: str, indices: T
     numbers = indices.tolist()
     with replacing(where) as temporary:
         temporary.mkdir()
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary / "batch.safetensors")
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            temporary / "batch.safetensors",
+        )
         write_json(
             temporary / "report.json",
             {"what": what, "step": step, "images_seen": images, "first_bad_layer": layer, "training_items": numbers},

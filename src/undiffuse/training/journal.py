@@ -66,4 +66,4 @@ def _board(folder: Path, images: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError("tensorboard=true needs the extra: pip install 'undiffuse[tensorboard]'") from None
-    return SummaryWriter(str(folder), purge_step=images + 1 if images else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=images + 1 if images else None)

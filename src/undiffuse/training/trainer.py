@@ -181,7 +181,9 @@ class Trainer:
         if not abs(loss) < float("inf"):
             bad_weights = guard.bad_parameters(self.system)
             layer = guard.first_bad_layer(self.system, lambda: self.system(batch, phase, rng))
-            cause = f"weights of {bad_weights[0]}" if bad_weights else layer or "the loss itself, every layer being finite"
+            cause = (
+                f"weights of {bad_weights[0]}" if bad_weights else layer or "the loss itself, every layer being finite"
+            )
             rows = ~torch.isfinite(report.rows)
             self._stop("the loss is not finite", cause, batch, rows if bool(rows.any()) else ~rows, report.t)
         return loss
@@ -253,7 +255,6 @@ class Trainer:
 
     def _preview(self) -> None:
         average = self.ema.average
-        assert isinstance(average, System)
         points = len(average.shape) == 1
         count = 2000 if points else self.config.preview_samples
         seeds = range(PREVIEW_SEED, PREVIEW_SEED + count)

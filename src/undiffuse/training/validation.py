@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.source import Dataset
+from undiffuse.systems.base import System
 
 _BATCH = 128
 
 
 @torch.no_grad()
-def validation_loss(system: nn.Module, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
+def validation_loss(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
     """Mean loss of the first ``count`` pictures of ``dataset``; times are spread evenly over the pictures.
 
     Args:

@@ -1,0 +1,73 @@
+"""Every snippet of the pages runs, and every command line is one that the program takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from tests.docs.pages import ROOT, SHELLS, Snippet, command_lines, parse, snippets
+from undiffuse.app.cli import app
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.evaluation import METRICS
+from undiffuse.metrics import FEATURES
+from undiffuse.recipes import get_recipe
+from undiffuse.registry import lookup
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.grids import GRIDS
+
+ALL = snippets()
+PYTHON = [snippet for snippet in ALL if snippet.language == "python"]
+SHELL = [snippet for snippet in ALL if snippet.language in SHELLS]
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=str)
+def test_python_runs(snippet: Snippet, in_workplace: Path) -> None:
+    code = compile("\n" * snippet.line + snippet.text, str(snippet.page), "exec")
+    exec(code, {"__name__": "snippet"})
+
+
+@pytest.mark.parametrize("snippet", SHELL, ids=str)
+def test_command_lines_are_taken(snippet: Snippet) -> None:
+    for words in command_lines(snippet):
+        if words[0] == "undiffuse":
+            check_command(words[1:])
+        elif words[0] == "make":
+            check_targets(words[1:])
+        else:
+            assert words[0] in ("git", "cd", "python", ".venv/bin/undiffuse", "source"), words
+
+
+def check_command(words: list[str]) -> None:
+    """The parser takes it, and every name in it exists; folders named on the line need not."""
+    if words[:1] in (["--help"], ["--version"]):
+        return
+    name, params = parse(typer.main.get_command(app), words)
+    if name == "train" and params["recipe"] is not None:
+        apply_overrides(get_recipe(params["recipe"]), params["overrides"] or [])
+    if params.get("sampler") is not None:
+        make_sampler(params["sampler"])
+    if params.get("grid") is not None:
+        lookup(GRIDS, params["grid"], "time grid")
+    if params.get("features") not in (None, "auto"):
+        lookup(FEATURES, params["features"], "features")
+    for metric in (params.get("metrics") or "").split(","):
+        assert not metric or metric in METRICS
+
+
+def check_targets(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in words:
+        assert "=" in word or re.search(rf"^{word}:", makefile, re.MULTILINE), f"no target {word!r}"
+
+
+def test_blocks_say_their_language() -> None:
+    for snippet in ALL:
+        assert snippet.language, f"{snippet}: write ```python, ```console, ```text or ```json"
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(PYTHON) >= 5
+    assert len(SHELL) >= 5
