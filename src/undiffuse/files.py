@@ -16,14 +16,6 @@ from typing import Any
 from undiffuse.errors import RunError, UndiffuseError, UsageError
 
 
-def _umask() -> int:
-    os.umask(current := os.umask(0o022))
-    return current
-
-
-_UMASK = _umask()
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write a file or fill a folder at; synced and renamed when the block ends.
@@ -49,18 +41,64 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the operating system says about writing at ``path`` into one line that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"no space left to write {path}; free some and resume: nothing half-written was kept"
-            ) from None
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise UsageError(f"cannot write {path}: {error.strerror}; name another folder with --out") from None
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            raise UsageError(
-                f"cannot write {path}: a file stands where a folder is needed; name another --out"
-            ) from None
+    except UndiffuseError:
         raise
+    except Exception as error:
+        raise _explanation(error, path) or error from None
+
+
+def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
+    code = _errno_of(error)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"no space left to write {path}; free some and go on: nothing half-written was kept")
+    if code == errno.EIO:
+        return RunError(f"the disk failed while writing {path}; look after it, then go on")
+    if code not in _REFUSALS:
+        return None
+    return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place with --out")
+
+
+_REFUSALS = {
+    errno.EACCES: "writing is not allowed there",
+    errno.EPERM: "writing is not allowed there",
+    errno.EROFS: "the file system is read-only",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def _errno_of(error: Exception) -> int | None:
+    """The operating system's number of an error; safetensors gives it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse before any work is done what could not be written in the end; makes nothing.
+
+    Raises:
+        UsageError: ``path``, or the nearest folder above it that exists, may not be written to.
+    """
+    with explained(path):
+        place = path.absolute()
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir() and place != path.absolute():
+            raise NotADirectoryError(errno.ENOTDIR, place)
+        folder = place if place.is_dir() else place.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if read_only else errno.EACCES, folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that a killed process left in ``folder``."""
+    for path in sorted(folder.glob(".*.tmp")):
+        _remove(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,14 +119,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _errno_of(error: Exception) -> int | None:
-    """The operating system's number; safetensors gives it in words alone."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)|code: (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found[1] or found[2]) if found else None
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -116,7 +146,7 @@ def _remove(path: Path) -> None:
 def _sync(path: Path) -> None:
     for entry in sorted(path.iterdir()) if path.is_dir() else [path]:
         if entry.is_file():
-            entry.chmod(0o666 & ~_UMASK)  # safetensors makes files that nobody else may read
+            entry.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read
             with entry.open("rb+") as file:
                 os.fsync(file.fileno())
 
@@ -127,3 +157,8 @@ def _sync_entry(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _umask() -> int:
+    os.umask(current := os.umask(0o022))
+    return current

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.pages import ROOT
+from doc_pages import ROOT
 from undiffuse.registry import resolve
 
 TEXT = (ROOT / "docs" / "theory" / "coverage.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tests.docs.pages import ROOT, pages
+from doc_pages import ROOT, pages
 from undiffuse.app.cli import app
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES

@@ -97,7 +97,7 @@ def variational(variance: str = "beta") -> LogWeight:
     def log_weight(process: Process, t: Tensor) -> Tensor:
         num_steps = getattr(process, "num_steps", None)
         if num_steps is None:
-            # -SNR' / 2 = alpha (alpha sigma' - alpha' sigma) / sigma^3, which is 0 and not 0 times infinity at alpha = 0
+            # -SNR' / 2 = alpha (alpha sigma' - alpha' sigma) / sigma^3: 0, and not 0 times infinity, at alpha = 0
             alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
             return torch.log(alpha) + torch.log(alpha * d_sigma - d_alpha * sigma) - 3 * torch.log(sigma)
         step = 1 / num_steps

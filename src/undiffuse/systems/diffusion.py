@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal, Self
 
 import torch
@@ -28,7 +29,7 @@ from undiffuse.samplers.base import Blocked, Sampled, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConfig, TrainingBatch
 
-#: Rows a network is evaluated on at a time when sampling, by kind of device: fixed, so that no batch size changes a bit.
+#: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 
 
@@ -149,7 +150,6 @@ class DiffusionSystem(System):
         self.eval()
         for start in range(0, len(seeds), request.batch_size):
             rows = slice(start, start + request.batch_size)
-            callback = request.callback
             parts.append(
                 sample(
                     denoiser,
@@ -159,7 +159,7 @@ class DiffusionSystem(System):
                     seeds=seeds[rows],
                     cond=request.cond.select(rows) if request.cond is not None else None,
                     device=self.device,
-                    callback=None if callback is None else lambda progress, at=start: callback(at, progress),  # type: ignore[misc]
+                    callback=None if request.callback is None else partial(request.callback, start),
                 )
             )
         self.train(was_training)

@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, each in a folder of its own.
 
 ``checkpoints/images_000012800/`` holds ``state.safetensors`` (weights, EMA, optimizer) and ``state.json`` (counters,
-checksums). A folder is filled under a temporary name, synced and renamed, so one that has its name is whole; damage that
-comes later is found by its checksums, and the newest sound checkpoint is used instead.
+checksums). A folder is filled under a temporary name, synced and renamed, so one that has its name is whole; damage
+that comes later is found by its checksums, and the newest sound checkpoint is used instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], keep: int) -> Path:
     """Write one checkpoint named after ``counters['images']`` and drop all but the newest ``keep``."""
-    path = folder / f"images_{counters['images']:012d}"
+    path = folder / _name(counters["images"])
     with replacing(path) as temporary:
         temporary.mkdir()
         save_file(
@@ -56,11 +56,20 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in _paths(folder):
         try:
             return load_checkpoint(path), damaged
+        except NewerFormatError:
+            raise
         except UsageError as error:
-            if isinstance(error, NewerFormatError):
-                raise
             damaged.append(str(error))
     return None, damaged
+
+
+def set_aside_damaged(folder: Path, sound_images: int) -> None:
+    """Rename checkpoints newer than the sound one: counted among the newest, they would push sound ones out."""
+    for path in _paths(folder):
+        if path.name > _name(sound_images):
+            target = path.with_name(f"damaged_{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            path.rename(target)
 
 
 class NewerFormatError(UsageError):
@@ -96,6 +105,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(
             f"checkpoint {path.name} is damaged ({error}); an older sound one is used if there is one"
         ) from None
+
+
+def _name(images: int) -> str:
+    return f"images_{images:012d}"
 
 
 def _paths(folder: Path) -> list[Path]:

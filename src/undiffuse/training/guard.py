@@ -1,4 +1,4 @@
-"""Stopping at the first number that is not finite, before the optimizer moves, with what is needed to find the cause."""
+"""Stopping at the first number that is not finite, before the optimizer moves, with what it takes to find the cause."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def stop(
         )
     shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
     raise NonFiniteError(
-        f"{what} at step {step} ({images} images seen); first bad layer: {layer}; training pictures {shown}; the optimizer "
-        f"was not moved and the batch is saved in {where}; lower optimizer.learning_rate or use system.precision=fp32",
+        f"{what} at step {step} ({images} images seen); first bad layer: {layer}; training pictures {shown}; the "
+        f"optimizer was not moved and the batch is saved in {where}; lower optimizer.learning_rate or use system.precision=fp32",
         where,
     )

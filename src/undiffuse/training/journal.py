@@ -1,10 +1,12 @@
 """The run's journal: one JSON object a line in ``metrics.jsonl``, and TensorBoard's files on request.
 
-What depends on the clock sits under the key ``wall``; all else is the same in a resumed run as in one that never stopped.
+What depends on the clock sits under the key ``wall``; all else is the same in a resumed run as in one that never
+stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,8 +43,9 @@ class Journal:
                     self._board.add_scalar(f"{kind}/{name}", value, images)
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self._file.close()
+        """Close the files; every row was flushed when it was written."""
+        with contextlib.suppress(OSError):  # what a full disk refused was reported by ``write``
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

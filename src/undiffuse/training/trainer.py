@@ -1,7 +1,7 @@
-"""The training loop. Progress is counted in images; all randomness is a function of the step, so nothing about it is saved.
+"""The training loop. Progress is counted in images; randomness is a function of the step, and none of it is saved.
 
-The loop treats every rank and every phase alike: it knows optimizers by the phases a system names and nothing else about
-what it trains.
+The loop treats every rank and every phase alike: it knows optimizers by the phases a system names and nothing else
+about what it trains.
 """
 
 from __future__ import annotations
