@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from undiffuse.registry import resolve
+from undiffuse.version import __version__
 
 if TYPE_CHECKING:
     from undiffuse.app.models import load
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from undiffuse.samplers.grids import time_grid
     from undiffuse.systems.saved import Model
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "load": "undiffuse.app.models:load",

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import undiffuse
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.losses.variational import Bound, variational_bound
@@ -33,6 +32,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model, check_seeds
+from undiffuse.version import __version__
 
 _CHUNK = 500  # real pictures in memory as tensors at a time
 
@@ -63,13 +63,19 @@ class Protocol:
     bound_steps: int = 200
     bound_variance: str = "beta"
 
+    def __post_init__(self) -> None:
+        for name in ("num", "batch_size", "bound_images", "bound_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_seeds(self.seed, self.num)
+
 
 @dataclass(frozen=True)
 class Result:
     """One number: what it is, how sure, and how it came about."""
 
     metric: str
-    value: float
+    value: float | None
     unit: str
     uncertainty: float | None
     better: str
@@ -293,7 +299,7 @@ def copying(subject: Subject) -> list[Result]:
     summary = copying_summary(subject.samples, held_out, training)
     stated = {"space": "pixels", "distance": "L2", "samples": subject.sampling(), "held_out_images": len(held_out)}
     details = summary.to_dict()
-    ratio = float("nan") if summary.ratio is None else float(summary.ratio)
+    ratio = None if summary.ratio is None else float(summary.ratio)
     return [
         Result("neighbour_ratio", ratio, "median distance / that of held-out pictures", None, "near 1", stated, details)
     ]
@@ -314,6 +320,12 @@ def default_metrics(dataset: Dataset) -> list[str]:
     return ["frechet", "copying", "vlb"] if features_for(dataset) == "pixels" else list(METRICS)
 
 
+def check_metrics(names: Sequence[str]) -> None:
+    """Refuse an unknown metric before anything is computed."""
+    for name in names:
+        lookup(METRICS, name, "metric")
+
+
 def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
     """All results as plain values for JSON, with what they were computed on.
 
@@ -328,7 +340,7 @@ def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
         "recipe": subject.model.config["config"]["recipe"],
         "sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "undiffuse": undiffuse.__version__,
+        "undiffuse": __version__,
         "hardware": hardware(),
     }
 

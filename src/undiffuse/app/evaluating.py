@@ -12,8 +12,8 @@ from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation import Protocol, Subject, default_metrics, evaluate
-from undiffuse.files import write_json
+from undiffuse.evaluation import Protocol, Subject, check_metrics, default_metrics, evaluate
+from undiffuse.files import check_writable, write_json
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 
@@ -26,6 +26,8 @@ def evaluate_to_file(
     Args:
         data: held-out pictures from another source; by default those of the model's own run.
     """
+    check_metrics(metrics)
+    check_writable(out)
     train, held_out = real_data(model, data)
     with counting("sampling") as tell:
         subject = Subject(model, train, held_out, protocol, tell)

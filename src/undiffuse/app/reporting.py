@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import undiffuse
 from undiffuse.app.evaluating import real_data
 from undiffuse.evaluation import hardware, spread
 from undiffuse.report import ReportMaterial, write_report
@@ -17,6 +16,7 @@ from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_journal
+from undiffuse.version import __version__
 
 _SHOWN = 64
 _SHOWN_POINTS = 2000
@@ -39,7 +39,7 @@ def report_run(model: Model) -> Path:
         evaluation=_evaluation(model.path),
         commands=_commands(model),
         hardware=hardware(),
-        version=undiffuse.__version__,
+        version=__version__,
     )
     return write_report(model.path, samples=material)
 

@@ -42,7 +42,8 @@ def results_table(evaluation: Mapping[str, Any]) -> None:
     rows = []
     for result in evaluation["results"]:
         error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
-        rows.append([result["metric"], f"{result['value']:.4g}{error}", result["unit"], result["better"]])
+        value = "–" if result["value"] is None else f"{result['value']:.4g}"
+        rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
     table(f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
 
 

@@ -20,6 +20,7 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
+from undiffuse.files import check_writable
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.saved import read_config
 from undiffuse.training.config import RunConfig, differences
@@ -35,8 +36,12 @@ def configure(
         return apply_overrides(get_recipe(recipe), overrides, source)
     if not resume or out is None:
         raise UsageError("name a recipe ('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR")
-    saved = validate(RunConfig, read_config(out)["config"])
-    return apply_overrides(saved, overrides, source)
+    return apply_overrides(saved_config(out), overrides, source)
+
+
+def saved_config(out: Path) -> RunConfig:
+    """The configuration that the run in ``out`` was started with."""
+    return validate(RunConfig, read_config(out)["config"], f"{out / 'config.json'}: config")
 
 
 def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
@@ -99,13 +104,14 @@ class _Notes:
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
+    check_writable(out)
     if not (out / "config.json").is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.match(".*.tmp") for path in out.iterdir()):
             raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
         return
     if not resume:
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
-    old, new = read_config(out)["config"], config.model_dump(mode="json")
+    old, new = saved_config(out).model_dump(mode="json"), config.model_dump(mode="json")
     if lines := differences(old, new):
         raise UsageError(
             f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.data.config import SourceConfig
-from undiffuse.data.spec import source_config_for
-from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 from undiffuse.registry import resolve
 
-__all__ = ["ArrayDataset", "Batch", "Dataset", "load_dataset", "source_config_for", "split_by_content"]
+__all__ = ["ArrayDataset", "Batch", "Dataset", "load_dataset"]
 
 Indices = npt.NDArray[np.int64]
 

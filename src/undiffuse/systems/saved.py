@@ -143,12 +143,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = record["format_version"]
+        lacking = {"config", "model", "data"} - set(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged or no configuration of undiffuse ({error})") from None
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UsageError(
             f"{path} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
         )
+    if lacking:
+        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}; it is damaged or not from undiffuse")
     return dict(record)
 
 

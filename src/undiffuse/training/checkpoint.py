@@ -102,9 +102,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except NewerFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise UsageError(
-            f"checkpoint {path.name} is damaged ({error}); an older sound one is used if there is one"
-        ) from None
+        raise UsageError(f"checkpoint {path.name} is damaged ({error})") from None
 
 
 def _name(images: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
+from undiffuse.images import picture_of, save_png
 
 
 class NonFiniteError(RunError):
@@ -58,35 +60,59 @@ def bad_gradients(module: nn.Module) -> list[str]:
     ]
 
 
-def stop(
-    folder: Path, what: str, step: int, images: int, layer: str, indices: Tensor, tensors: dict[str, Tensor]
-) -> None:
-    """Save the evidence and raise.
+def cause_of(module: nn.Module, x_0: Tensor, forward: Callable[[], Any]) -> str:
+    """The earliest thing that is not finite: the data, a weight, a layer's output, or the loss itself."""
+    if not bool(torch.isfinite(x_0).all()):
+        return "none, the training data itself is not finite"
+    if names := bad_parameters(module):
+        return f"weights of {names[0]}"
+    return first_bad_layer(module, forward) or "none, every layer is finite and the loss is not"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a number that is not finite.
 
     Args:
-        folder: the run's; a folder ``nonfinite_step_N`` is made in it.
-        what: what was not finite.
-        layer: the first bad layer, or what is known of it.
-        indices: numbers of the pictures in the data set, ``(B,)``.
+        what: was not finite.
+        step: that was not made.
+        images_seen: before it.
+        first_bad_layer: or what is known of the cause.
+        names: of the training items concerned, as their data set calls them.
+        indices: their numbers in the data set.
+        items: themselves, uint8 pictures (B, C, H, W) or float32 points (B, D).
         tensors: saved as they are, among them ``x_0`` (B, ...).
+    """
+
+    what: str
+    step: int
+    images_seen: int
+    first_bad_layer: str
+    names: list[str]
+    indices: list[int]
+    items: Tensor
+    tensors: dict[str, Tensor]
+
+
+def stop(folder: Path, evidence: Evidence) -> None:
+    """Save the evidence in the run's folder and raise.
+
     Raises:
         NonFiniteError: always.
     """
-    where = folder / f"nonfinite_step_{step}"
-    numbers = indices.tolist()
+    where = folder / f"nonfinite_step_{evidence.step}"
     with replacing(where) as temporary:
         temporary.mkdir()
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            temporary / "batch.safetensors",
-        )
-        write_json(
-            temporary / "report.json",
-            {"what": what, "step": step, "images_seen": images, "first_bad_layer": layer, "training_items": numbers},
-        )
-    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+        tensors = {name: value.detach().contiguous() for name, value in evidence.tensors.items()}
+        save_file(tensors, temporary / "batch.safetensors")
+        report = {key: value for key, value in vars(evidence).items() if key not in ("items", "tensors")}
+        write_json(temporary / "report.json", report)
+        if evidence.items.ndim == 4:
+            save_png(temporary / "images.png", picture_of(evidence.items.numpy()))
+    shown = ", ".join(evidence.names[:8]) + (f" and {len(evidence.names) - 8} more" if len(evidence.names) > 8 else "")
     raise NonFiniteError(
-        f"{what} at step {step} ({images} images seen); first bad layer: {layer}; training pictures {shown}; the "
-        f"optimizer was not moved and the batch is saved in {where}; lower optimizer.learning_rate or use system.precision=fp32",
+        f"{evidence.what} at step {evidence.step} ({evidence.images_seen} images seen); first bad layer: "
+        f"{evidence.first_bad_layer}; training items: {shown}; the optimizer was not moved and the batch is saved in "
+        f"{where}; start anew with a lower optimizer.learning_rate or system.precision=fp32",
         where,
     )

@@ -17,14 +17,15 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
-from undiffuse.files import write_json
+from undiffuse.errors import UsageError
+from undiffuse.files import remove_leftovers, write_json
 from undiffuse.images import picture_of, save_png
 from undiffuse.systems.base import LossReport, SampleRequest, System, to_uint8
 from undiffuse.systems.saved import build_system, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import flip_some
 from undiffuse.training.card import write_model_card
-from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint
+from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint, set_aside_damaged
 from undiffuse.training.config import FORMAT_VERSION, RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import Journal
@@ -90,6 +91,7 @@ class Trainer:
         self.step = 0
         self._window = {"loss": 0.0, "grad_norm": 0.0, "steps": 0}
         self._seconds = 0.0
+        self._saved_step: int | None = None
         self._stop_requested = False
 
     @property
@@ -102,12 +104,24 @@ class Trainer:
         self._stop_requested = True
 
     def resume(self) -> bool:
-        """Go on from the newest sound checkpoint; False if there is none."""
+        """Go on from the newest sound checkpoint; False if there is none yet.
+
+        Raises:
+            UsageError: there are checkpoints and all are damaged, or the newest is from a newer version.
+        """
         checkpoint, damaged = newest_checkpoint(self.folder / "checkpoints")
+        if checkpoint is None and damaged:
+            raise UsageError(
+                f"no checkpoint of {self.folder} is sound ({damaged[0]}); nothing was changed: put a sound copy back, or "
+                "start anew in another --out"
+            )
         for line in damaged:
-            self.observer.message(line)
+            self.observer.message(f"{line}; set aside, the newest sound one is used")
+        remove_leftovers(self.folder)
+        remove_leftovers(self.folder / "checkpoints")
         if checkpoint is None:
             return False
+        set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
         self.ema.average.load_state_dict(parts["ema"])
@@ -123,9 +137,9 @@ class Trainer:
         Raises:
             NonFiniteError: a loss or gradient is not finite; the weights are those before the step.
         """
-        journal = Journal(self.folder, self.images, self.config.tensorboard)
         if self.step == 0:
             write_json(self.folder / "config.json", self.record)
+        journal = Journal(self.folder, self.images, self.config.tensorboard)
         if self.config.compile:
             self.system.compile_networks()
         started = self._mark = self._saved_at = time.monotonic()
@@ -137,7 +151,8 @@ class Trainer:
                 spent = time.monotonic() - started
                 if self._stop_requested or (stop_after_seconds is not None and spent >= stop_after_seconds):
                     break
-            self._save()
+            if self._saved_step != self.step:
+                self._save()
         finally:
             journal.close()
         return self.step >= self.config.num_steps
@@ -161,7 +176,7 @@ class Trainer:
                 (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
             norm = self.optimizers.clip(phase)
             if not norm < float("inf"):
-                self._stop_at_gradient(batch)
+                self._stop_at_gradient()
             seen = self.images + self.config.batch_images
             self.optimizers.step(phase, seen, self.config.num_images)
         self.ema.update(self.system, self.images, self.config.batch_images)
@@ -179,23 +194,36 @@ class Trainer:
     def _checked_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> float:
         loss = float(report.loss.detach())
         if not abs(loss) < float("inf"):
-            bad_weights = guard.bad_parameters(self.system)
-            layer = guard.first_bad_layer(self.system, lambda: self.system(batch, phase, rng))
-            cause = (
-                f"weights of {bad_weights[0]}" if bad_weights else layer or "the loss itself, every layer being finite"
-            )
+            cause = guard.cause_of(self.system, batch.x_0, lambda: self.system(batch, phase, rng))
             rows = ~torch.isfinite(report.rows)
-            self._stop("the loss is not finite", cause, batch, rows if bool(rows.any()) else ~rows, report.t)
+            self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
         return loss
 
-    def _stop_at_gradient(self, batch: Batch) -> None:
+    def _stop_at_gradient(self) -> None:
         names = guard.bad_gradients(self.system)
-        self._stop("a gradient is not finite", f"gradient of {names[-1] if names else 'the norm'}", batch)
+        batches = [self._micro_batch(number)[0] for number in range(self.config.num_micro_batches)]
+        self._stop("a gradient is not finite", f"gradient of {names[-1] if names else 'the norm'}", batches)
 
-    def _stop(self, what: str, layer: str, batch: Batch, rows: Tensor | None = None, t: Tensor | None = None) -> None:
-        rows = torch.ones(len(batch), dtype=torch.bool) if rows is None else rows.cpu()
-        tensors = {"x_0": batch.x_0.cpu()[rows]} | ({} if t is None else {"t": t.cpu()[rows]})
-        guard.stop(self.folder, what, self.step, self.images, layer, batch.indices.cpu()[rows], tensors)
+    def _stop(
+        self, what: str, cause: str, batches: list[Batch], rows: Tensor | None = None, t: Tensor | None = None
+    ) -> None:
+        x_0, items, indices = (
+            torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("x_0", "items", "indices")
+        )
+        rows = torch.ones(len(x_0), dtype=torch.bool) if rows is None else rows.cpu()
+        guard.stop(
+            self.folder,
+            guard.Evidence(
+                what=what,
+                step=self.step,
+                images_seen=self.images,
+                first_bad_layer=cause,
+                names=[self.loader.dataset.item_name(index) for index in indices[rows].tolist()],
+                indices=indices[rows].tolist(),
+                items=items[rows],
+                tensors={"x_0": x_0[rows]} | ({} if t is None else {"t": t.cpu()[rows]}),
+            ),
+        )
 
     def _after_step(self, journal: Journal) -> None:
         config = self.config
@@ -278,7 +306,7 @@ class Trainer:
         save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints)
         save_weights(self.folder / "model.safetensors", self.ema.average.state_dict())
         write_model_card(self.folder, self.record, self.images)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
 
 
 def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

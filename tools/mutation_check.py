@@ -1,0 +1,436 @@
+"""Do the tests notice a wrong formula? Break one at a time in a copy of the package and see whether a test falls.
+
+    python tools/mutation_check.py             all mutations (a few minutes)
+    python tools/mutation_check.py bridge      those whose name contains "bridge"
+
+Nothing in this checkout is changed: the copy is put before the installed package on the import path. Exit code 1 if a
+mutation survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: room -> the tests that are to notice, fastest first; a run stops at the first that fails.
+TESTS = {
+    "core": [
+        "tests/property/test_process.py",
+        "tests/property/test_parameterization.py",
+        "tests/contract/test_condition.py",
+        "tests/property/test_step_random.py",
+        "tests/oracle/test_variational.py",
+    ],
+    "samplers": [
+        "tests/property/test_grids_and_densities.py",
+        "tests/oracle/test_posterior.py",
+        "tests/contract/test_samplers.py",
+        "tests/oracle/test_samplers_order.py",
+        "tests/oracle/test_samplers_rows.py",
+    ],
+    "losses": [
+        "tests/property/test_grids_and_densities.py",
+        "tests/property/test_parameterization.py",
+        "tests/contract/test_weightings.py",
+        "tests/oracle/test_variational.py",
+    ],
+}
+
+
+class Mutation(NamedTuple):
+    """One formula made wrong: ``old``, which stands exactly once in ``file``, becomes ``new``."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    # the pair and what is derived from it
+    Mutation(
+        "log-SNR without its 2",
+        "core/process.py",
+        "return 2 * (torch.log(self.alpha(t))",
+        "return (torch.log(self.alpha(t))",
+    ),
+    Mutation("diffusion: sign", "core/process.py", "self.rates(t)[1] - 2 * self", "self.rates(t)[1] + 2 * self"),
+    Mutation("diffusion: without sigma", "core/process.py", "2 * sigma * self.rates(t)[1]", "2 * self.rates(t)[1]"),
+    Mutation(
+        "drift: alpha' for d log alpha", "core/process.py", "self.rates(t)[0] / self.alpha(t)", "self.rates(t)[0]"
+    ),
+    Mutation(
+        "diffuse: sigma squared",
+        "core/process.py",
+        "per_row(self.sigma(t), x_0) * eps",
+        "per_row(self.sigma(t) ** 2, x_0) * eps",
+    ),
+    Mutation(
+        "bisection: wrong half",
+        "core/process.py",
+        "above = decreasing(middle) > target",
+        "above = decreasing(middle) < target",
+    ),
+    Mutation(
+        "bisection: end not exact",
+        "core/process.py",
+        "target <= decreasing(torch.ones_like(target))",
+        "target < -1e300",
+    ),
+    Mutation(
+        "bridge: half the log-SNR",
+        "core/process.py",
+        "self.log_snr(t) - self.log_snr(s))",
+        "(self.log_snr(t) - self.log_snr(s)) / 2)",
+    ),
+    Mutation("bridge: c_t not squared", "core/process.py", "(sigma_s / sigma_t) ** 2", "sigma_s / sigma_t"),
+    Mutation("bridge: alpha_t for alpha_s", "core/process.py", "alpha_s * gain", "alpha_t * gain"),
+    Mutation("bridge: var_max for var", "core/process.py", "var_max * keep)", "var_max)"),
+    Mutation(
+        "bridge: s = t is no identity",
+        "core/process.py",
+        "alpha_ts = torch.where(same, one,",
+        "alpha_ts = torch.where(same, zero,",
+    ),
+    Mutation(
+        "vp: alpha' halved",
+        "core/processes.py",
+        "(self.beta_max - self.beta_min) / 4 - t",
+        "(self.beta_max - self.beta_min) / 2 - t",
+    ),
+    Mutation("vp: inverse", "core/processes.py", "torch.sqrt(b * b + 4 * a * c)", "torch.sqrt(b * b + 2 * a * c)"),
+    Mutation(
+        "vp: sigma of alpha, not alpha^2",
+        "core/processes.py",
+        "torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))",
+        "torch.sqrt(-torch.expm1(self.log_alpha(t)))",
+    ),
+    Mutation("vp: beta halved", "core/processes.py", "return -2 * self.d_log_alpha(t)", "return -self.d_log_alpha(t)"),
+    Mutation(
+        "chain: sum of betas for product of alphas",
+        "core/processes.py",
+        "torch.cumsum(-torch.log1p(-betas), 0)",
+        "torch.cumsum(betas, 0)",
+    ),
+    Mutation(
+        "chain: off by one knot",
+        "core/processes.py",
+        "left, right = table[index], table[index + 1]\n        return -0.5",
+        "left, right = table[index + 1], table[index + 1]\n        return -0.5",
+    ),
+    Mutation("chain: last beta", "core/processes.py", "beta_end: float = 0.02", "beta_end: float = 0.03"),
+    Mutation("chain: cosine not squared", "core/processes.py", "* math.pi / 2) ** 2", "* math.pi / 2)"),
+    Mutation(
+        "edm: inverse",
+        "core/processes.py",
+        "torch.exp(-log_snr.double() / 2) / self.sigma_max",
+        "torch.exp(-log_snr.double()) / self.sigma_max",
+    ),
+    Mutation("flow: velocity's sign", "core/processes.py", "return -one, one", "return one, one"),
+    Mutation(
+        "flow: inverse", "core/processes.py", "torch.sigmoid(-log_snr.double() / 2)", "torch.sigmoid(-log_snr.double())"
+    ),
+    Mutation(
+        "rescaled: log-SNR",
+        "core/processes.py",
+        "self.base.log_snr(t) - 2 * math.log",
+        "self.base.log_snr(t) - math.log",
+    ),
+    # what networks predict
+    Mutation(
+        "eps: c_out",
+        "core/parameterization.py",
+        "Coefficients(one, 1 / alpha, -sigma / alpha,",
+        "Coefficients(one, 1 / alpha, -sigma,",
+    ),
+    Mutation(
+        "v: sign of the target", "core/parameterization.py", "1000 * t, -sigma, alpha)", "1000 * t, sigma, alpha)"
+    ),
+    Mutation("v: power", "core/parameterization.py", "power = alpha**2 + sigma**2", "power = torch.ones_like(t)"),
+    Mutation("score: sigma not squared", "core/parameterization.py", "sigma**2 / alpha", "sigma / alpha"),
+    Mutation(
+        "flow: turn",
+        "core/parameterization.py",
+        "d_sigma * alpha - sigma * d_alpha",
+        "d_sigma * alpha + sigma * d_alpha",
+    ),
+    Mutation("edm: c_skip", "core/parameterization.py", "c_skip=DATA_STD**2 * alpha", "c_skip=DATA_STD * alpha"),
+    Mutation("edm: c_noise", "core/parameterization.py", "-process.log_snr(t) / 8", "-process.log_snr(t) / 4"),
+    Mutation("edm: c_in", "core/parameterization.py", "c_in=1 / spread", "c_in=1 / spread**2"),
+    Mutation(
+        "posterior mean: c_skip", "core/parameterization.py", "-bridge.c_t / bridge.c_0", "bridge.c_t / bridge.c_0"
+    ),
+    Mutation(
+        "weight on the output",
+        "core/parameterization.py",
+        "2 * torch.log(self(t).c_out.abs())",
+        "torch.log(self(t).c_out.abs())",
+    ),
+    Mutation(
+        "eps of x_0",
+        "core/parameterization.py",
+        "return (x_t - per_row(process.alpha(t), x_t) * x_0)",
+        "return (x_t - x_0)",
+    ),
+    Mutation("score: sign", "core/parameterization.py", "return -eps_of(", "return eps_of("),
+    # denoisers
+    Mutation("wrap: step index from 0", "core/denoiser.py", "_step_index(process, t) - 1", "_step_index(process, t)"),
+    Mutation("wrap: sigma's label", "core/denoiser.py", "process.sigma(t) / process.alpha(t)", "process.sigma(t)"),
+    Mutation(
+        "wrap: the offset fades with alpha",
+        "core/denoiser.py",
+        "per_row(author.process.alpha(t), x_t) * self._offset",
+        "self._offset",
+    ),
+    Mutation(
+        "wrap: trained range", "core/denoiser.py", "shift = 2 * math.log(self._slope)", "shift = math.log(self._slope)"
+    ),
+    Mutation(
+        "transfer: ratio",
+        "core/denoiser.py",
+        "own.sigma(t_own) / self.process.sigma(t)",
+        "own.alpha(t_own) / self.process.alpha(t)",
+    ),
+    Mutation(
+        "mixture: gain", "core/gaussian.py", "gain = alpha.reshape(-1, 1, 1) * self.variances", "gain = self.variances"
+    ),
+    Mutation("mixture: log-determinant", "core/gaussian.py", "torch.log(2 * math.pi * total)", "math.log(2 * math.pi)"),
+    Mutation("condition: dropped label", "core/condition.py", ", -1, self.class_label)", ", 0, self.class_label)"),
+    Mutation(
+        "random: purpose forgotten", "core/random.py", "derived_seed(*self.key, purpose)", "derived_seed(*self.key)"
+    ),
+    # samplers
+    Mutation(
+        "ancestral: variances swapped",
+        "samplers/ancestral.py",
+        'bridge.var if variance == "beta_tilde" else bridge.var_max',
+        'bridge.var_max if variance == "beta_tilde" else bridge.var',
+    ),
+    Mutation(
+        "ancestral: variance for deviation",
+        "samplers/ancestral.py",
+        "per_row(var.sqrt(), x) * noise.normal(x), x_0",
+        "per_row(var, x) * noise.normal(x), x_0",
+    ),
+    Mutation("ddim: eta not squared", "samplers/ancestral.py", "eta**2 * process", "eta * process"),
+    Mutation(
+        "ddim: kept noise",
+        "samplers/ancestral.py",
+        "(process.sigma(steps.s) ** 2 - var)",
+        "(process.sigma(steps.s) ** 2)",
+    ),
+    Mutation(
+        "final step: noise is kept",
+        "samplers/ancestral.py",
+        "* (moved.ndim - 1))), x_0, moved)",
+        "* (moved.ndim - 1))), moved, moved)",
+    ),
+    Mutation(
+        "heun: whole for half",
+        "samplers/ode.py",
+        "(_ratio(process, s) - _ratio(process, t)) / 2",
+        "(_ratio(process, s) - _ratio(process, t))",
+    ),
+    Mutation("heun: slope at t", "samplers/ode.py", "eps_s - eps, torch", "eps - eps, torch"),
+    Mutation(
+        "heun: slope where there is no signal",
+        "samplers/ode.py",
+        "_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)",
+        "_NO_SIGNAL_LOG_SNR = -math.inf",
+    ),
+    Mutation(
+        "2M: extrapolation doubled",
+        "samplers/ode.py",
+        "/ (2 * (log_snr_t - log_snr_previous))",
+        "/ (log_snr_t - log_snr_previous)",
+    ),
+    Mutation(
+        "2M: exponent",
+        "samplers/ode.py",
+        "torch.expm1((log_snr_t - log_snr_s) / 2)",
+        "torch.expm1(log_snr_t - log_snr_s)",
+    ),
+    Mutation("2M: forgets where it was", "samplers/ode.py", "(x_0, log_snr_t)\n", "(x_0, log_snr_previous)\n"),
+    Mutation("grid: rho", "samplers/grids.py", "return -2 * rho * torch.log", "return -2 * torch.log"),
+    Mutation("grid: quadratic", "samplers/grids.py", "/ num_steps) ** 2", "/ num_steps) ** 3"),
+    Mutation(
+        "grid: beyond the trained range",
+        "samplers/grids.py",
+        "low = max(log_snr_range[0], whole_low",
+        "low = max(whole_low",
+    ),
+    Mutation(
+        "noise: same in every step",
+        "samplers/noise.py",
+        "[step + 1 for step in self.index]",
+        "[1 for step in self.index]",
+    ),
+    Mutation("noise: same in every draw", "samplers/noise.py", "counter=[0, draw, step, 0]", "counter=[0, 0, step, 0]"),
+    Mutation("noise: large seeds", "samplers/noise.py", "np.array([seed, _KEY], dtype=np.uint64)", "[seed, _KEY]"),
+    Mutation(
+        "blocks: not padded",
+        "samplers/base.py",
+        "torch.arange(start, start + self.rows,",
+        "torch.arange(start, min(start + self.rows, count),",
+    ),
+    Mutation(
+        "prior: unit deviation",
+        "samplers/base.py",
+        "denoiser.process.prior_std * noise.prior(like)",
+        "noise.prior(like)",
+    ),
+    # losses
+    Mutation(
+        "term: half forgotten",
+        "losses/variational.py",
+        "+ 0.5 * error2 / torch.exp(log_v)",
+        "+ error2 / torch.exp(log_v)",
+    ),
+    Mutation(
+        "term: variance costs nothing",
+        "losses/variational.py",
+        "0.5 * (torch.expm1(log_r) - log_r)",
+        "0.5 * (0 * log_r)",
+    ),
+    Mutation(
+        "term: mean not scaled",
+        "losses/variational.py",
+        "per_row(bridge.c_0**2, x_0.double())",
+        "per_row(bridge.c_0, x_0.double())",
+    ),
+    Mutation(
+        "variance: mix upside down",
+        "losses/variational.py",
+        "mix * log_beta + (1 - mix) * log_beta_tilde",
+        "(1 - mix) * log_beta + mix * log_beta_tilde",
+    ),
+    Mutation(
+        "prior term: no signal",
+        "losses/variational.py",
+        "(ratio - 1 - torch.log(ratio)) + 0.5 *",
+        "(ratio - 1 - torch.log(ratio)) + 0 *",
+    ),
+    Mutation("decoder: half a level", "losses/variational.py", "half = 1 / (num_levels - 1)", "half = 1 / num_levels"),
+    Mutation(
+        "decoder: outermost level",
+        "losses/variational.py",
+        "torch.where(x_0 > 1 - half / 2, torch.inf,",
+        "torch.where(x_0 > 2, torch.inf,",
+    ),
+    Mutation("decoder: tail not mirrored", "losses/variational.py", "swap = lower > 0", "swap = lower > torch.inf"),
+    Mutation(
+        "decoder: deviation at t_1",
+        "losses/variational.py",
+        "bridge(times[:1], times[1:2]).var)",
+        "bridge(times[:1], times[1:2]).var_max)",
+    ),
+    Mutation("bits for nats", "losses/variational.py", "self.num_dims * math.log(2)", "self.num_dims"),
+    Mutation("weight: variational", "losses/weighting.py", "2 * torch.log(bridge.c_0) -", "torch.log(bridge.c_0) -"),
+    Mutation(
+        "weight: variational without steps", "losses/weighting.py", "- 3 * torch.log(sigma)", "- 2 * torch.log(sigma)"
+    ),
+    Mutation("weight: min-SNR", "losses/weighting.py", "clamp(max=math.log(gamma))", "clamp(min=math.log(gamma))"),
+    Mutation("weight: edm", "losses/weighting.py", "-2 * math.log(data_std)", "-math.log(data_std)"),
+    Mutation(
+        "weight: flow",
+        "losses/weighting.py",
+        "2 * F.softplus(process.log_snr(t) / 2",
+        "F.softplus(process.log_snr(t) / 2",
+    ),
+    Mutation("weight: sigmoid", "losses/weighting.py", "F.logsigmoid(bias - log_snr)", "F.logsigmoid(log_snr - bias)"),
+    Mutation("loss: weight squared", "losses/denoising.py", ".to(error.dtype) * error", ".to(error.dtype) * error**2"),
+    Mutation(
+        "density: knots from 0",
+        "losses/density.py",
+        "torch.floor(u.double() * num_steps) + 1",
+        "torch.floor(u.double() * num_steps)",
+    ),
+    Mutation(
+        "density: log-normal",
+        "losses/density.py",
+        "-2 * (mean + std * _normal_quantile(u))",
+        "-(mean + std * _normal_quantile(u))",
+    ),
+]
+
+
+def mutated(mutation: Mutation, package: Path) -> str:
+    """The file's text with the formula broken.
+
+    Raises:
+        LookupError: the formula does not stand there exactly once: the list has to follow the code.
+    """
+    text = (package / mutation.file).read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        raise LookupError(
+            f"{mutation.name}: {mutation.old!r} stands {text.count(mutation.old)} times in {mutation.file}"
+        )
+    return text.replace(mutation.old, mutation.new)
+
+
+def run_tests(source: Path, tests: list[str]) -> str | None:
+    """The name of the first test that fails with the package of ``source``; None if all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return None
+    failed = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if not failed:
+        raise RuntimeError(f"pytest did not run:\n{result.stdout}\n{result.stderr}")
+    return failed[0].split(" - ")[0].split("::", 1)[-1].strip()
+
+
+def is_first_on_the_path(source: Path) -> bool:
+    """Would the tests import the copy?"""
+    command = [sys.executable, "-c", "import undiffuse; print(undiffuse.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    return Path(found.strip()).is_relative_to(source)
+
+
+def check(mutations: list[Mutation]) -> dict[str, str | None]:
+    """Name of each mutation -> the test that noticed it, or None."""
+    noticed: dict[str, str | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder).resolve() / "src"
+        package = source / "undiffuse"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        if not is_first_on_the_path(source):
+            raise RuntimeError("the copy would not be the package that the tests import")
+        for mutation in mutations:
+            started, file = time.perf_counter(), package / mutation.file
+            original = file.read_text(encoding="utf-8")
+            file.write_text(mutated(mutation, package), encoding="utf-8")
+            noticed[mutation.name] = run_tests(source, TESTS[mutation.file.split("/")[0]])
+            file.write_text(original, encoding="utf-8")
+            report(mutation, noticed[mutation.name], time.perf_counter() - started)
+    return noticed
+
+
+def report(mutation: Mutation, by: str | None, seconds: float) -> None:
+    """One line of the table."""
+    verdict = "killed  " if by else "SURVIVED"
+    print(f"{verdict}  {mutation.file:26s}  {mutation.name:44s}  {seconds:5.1f} s  {by or ''}", flush=True)
+
+
+def main() -> int:
+    """Check the mutations whose name contains one of the words given, or all."""
+    words = sys.argv[1:]
+    chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
+    noticed = check(chosen)
+    survivors = [name for name, by in noticed.items() if by is None]
+    print(f"{len(noticed) - len(survivors)} of {len(noticed)} mutations killed; survived: {survivors or 'none'}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
