@@ -18,3 +18,12 @@ def shared_data() -> Path:
             f"no real data at {folder}; set UNDIFFUSE_TEST_DATA to a folder with mnist/, fashion-mnist/, flowers/"
         )
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Workers of pytest-xdist share the cores, and many threads on few cores are slower by an order of magnitude."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start

@@ -82,7 +82,7 @@ MUTATIONS = [
     Mutation(
         "bisection: end not exact",
         "core/process.py",
-        "target <= decreasing(torch.ones_like(target))",
+        "target >= decreasing(torch.zeros_like(target))",
         "target < -1e300",
     ),
     Mutation(
@@ -194,11 +194,10 @@ MUTATIONS = [
         "wrap: trained range", "core/denoiser.py", "shift = 2 * math.log(self._slope)", "shift = math.log(self._slope)"
     ),
     Mutation(
-        "transfer: ratio",
-        "core/denoiser.py",
-        "own.sigma(t_own) / self.process.sigma(t)",
-        "own.alpha(t_own) / self.process.alpha(t)",
+        "transfer: ratio", "core/denoiser.py", "torch.where(log_snr > 0, by_alpha", "torch.where(log_snr < 0, by_alpha"
     ),
+    Mutation("clip: upper end", "core/denoiser.py", "clamp(self.low, self.high)", "clamp(min=self.low)"),
+    Mutation("transfer: range", "core/denoiser.py", "log_snr.clamp(*self.log_snr_range)", "log_snr"),
     Mutation(
         "mixture: gain", "core/gaussian.py", "gain = alpha.reshape(-1, 1, 1) * self.variances", "gain = self.variances"
     ),

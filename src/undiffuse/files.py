@@ -124,14 +124,14 @@ def sha256_of(path: Path) -> str:
 def _put_in_place(temporary: Path, path: Path) -> None:
     """Rename; a folder that stands there is moved aside first, for a rename replaces no full folder."""
     if not (temporary.is_dir() and path.is_dir()):
-        os.replace(temporary, path)
+        temporary.replace(path)
         return
     aside = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
-    os.replace(path, aside)
+    path.replace(aside)
     try:
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError:
-        os.replace(aside, path)
+        aside.replace(path)
         raise
     _remove(aside)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from undiffuse.app.training import configure, train
 
@@ -31,10 +29,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Run a test there, on one thread, and leave torch's defaults as they were."""
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run a test there."""
     monkeypatch.chdir(workplace)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield workplace
-    torch.set_num_threads(threads)
+    return workplace

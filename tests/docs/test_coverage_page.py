@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from doc_pages import ROOT
+
 from undiffuse.registry import resolve
 
 TEXT = (ROOT / "docs" / "theory" / "coverage.md").read_text(encoding="utf-8")
 SYMBOLS = sorted(set(re.findall(r"`(undiffuse[\w.]*:[\w.]+)`", TEXT)))
 TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", TEXT)))
+THEORY = (ROOT / "docs" / "theory" / "diffusion.md").read_text(encoding="utf-8")
+FORMULAS = sorted(set(re.findall(r"\b((?:core|losses|samplers)[\w.]*:[A-Za-z][\w.]+)", THEORY)))
 #: A row of the features: source, feature, functions, tests.
 ROWS = re.findall(r"^\| 00\d.*\|$", TEXT.split("## Slips")[0], re.MULTILINE)
 
@@ -51,3 +53,8 @@ def test_every_feature_is_held_by_a_function_and_a_test_or_is_open() -> None:
         else:
             assert "`undiffuse" in functions, row
             assert "`tests/" in tests or tests == "open", row
+
+
+@pytest.mark.parametrize("symbol", FORMULAS)
+def test_functions_of_the_formulas_exist(symbol: str) -> None:
+    test_functions_exist(f"undiffuse.{symbol}")

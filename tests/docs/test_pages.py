@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import torch
 import typer
-
 from doc_pages import ROOT, pages
+from pydantic import BaseModel
+
 from undiffuse.app.cli import app
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
@@ -18,8 +21,8 @@ from undiffuse.evaluation import METRICS
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics import FEATURES
-from undiffuse.networks import NETWORK_CONFIGS
-from undiffuse.recipes import RECIPES
+from undiffuse.networks import NETWORK_CONFIGS, build_network
+from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
 from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
@@ -56,6 +59,50 @@ def test_pages_name_every_row(page: str, names: list[str]) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     missing = [name for name in names if not re.search(rf"[`.]{re.escape(name)}\b", text)]
     assert not missing, f"{page} does not name {missing}"
+
+
+@pytest.mark.parametrize("model", [RunConfig, OptimizerConfig, EMAConfig, DiffusionConfig, SamplingConfig])
+def test_the_training_guide_names_every_choice(model: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+    for field in model.model_fields.values():
+        for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+            assert f"`{choice}`" in text, choice
+
+
+def test_contributing_names_every_room_and_folder_of_tests() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "undiffuse"
+    rooms = {path.name for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    for name in rooms | modules:
+        assert re.search(rf"\b{name}\b", text), name
+    for folder in (ROOT / "tests").iterdir():
+        assert not list(folder.glob("test_*.py")) or f"`{folder.name}`" in text, folder.name
+
+
+#: (C, H, W) or (D,) of the pictures, and the classes, that the README's count of parameters is stated for.
+SHAPES = {
+    "ddpm-digits": ((1, 8, 8), 10),
+    "ddpm-mnist": ((1, 28, 28), 0),
+    "flow-mnist": ((1, 28, 28), 0),
+    "ddpm-emnist": ((1, 28, 28), 0),
+    "ddpm-swissroll": ((2,), 0),
+    "ddpm-church48": ((3, 48, 48), 0),
+    "ddpm-cifar10": ((3, 32, 32), 0),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_readme_counts_the_parameters_right(recipe: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{recipe}` \|.*\| ([\d.]+) M \|$", text, re.MULTILINE)
+    assert row is not None
+    shape, num_classes = SHAPES[recipe]
+    system: Any = get_recipe(recipe).system
+    with torch.device("meta"):
+        network = build_network(system.network, shape, num_classes if system.class_conditional else 0)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert abs(float(row[1]) - millions) <= 0.0501, f"{millions:.2f} million"
 
 
 def test_readme_names_every_command() -> None:

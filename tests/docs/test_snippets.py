@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
-
 from doc_pages import ROOT, SHELLS, Snippet, command_lines, parse, snippets
+
 from undiffuse.app.cli import app
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.evaluation import METRICS

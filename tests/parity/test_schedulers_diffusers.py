@@ -210,3 +210,9 @@ def test_dpmpp_2m_is_theirs(schedule: str, num_steps: int, monkeypatch: pytest.M
     upcast_sigmas(scheduler)
     theirs = their_path(scheduler, start(), lambda eps, k, x, number: scheduler.step(eps, k, x))
     assert_same_path(our_path("dpmpp_2m", scheduler, start()), theirs)
+
+
+def test_the_schedules_are_theirs() -> None:
+    for name, make in (("linear", DiscreteVP.linear), ("squaredcos_cap_v2", DiscreteVP.cosine)):
+        theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule=name).betas.double()
+        assert torch.allclose(make(1000).betas, theirs, rtol=1e-4, atol=1e-7)  # their tables are float32

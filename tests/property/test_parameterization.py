@@ -12,15 +12,23 @@ from processes_to_try import PROCESSES_TO_TRY, away_from_knots, times
 from torch import Tensor, nn
 
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import TIME_LABELS, Denoiser, NetworkDenoiser, TransferredDenoiser
+from undiffuse.core.denoiser import (
+    TIME_LABELS,
+    ClippedDenoiser,
+    Denoised,
+    Denoiser,
+    NetworkDenoiser,
+    TransferredDenoiser,
+)
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.parameterization import PARAMETERIZATIONS, Parameterization, eps_of, score_of
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, DiscreteVP, EDMProcess, FlowProcess, RescaledProcess
+from undiffuse.core.processes import PROCESSES, DiscreteVP, EDMProcess, FlowProcess
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.samplers.base import Blocked, Watch
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -353,16 +361,54 @@ def test_a_denoiser_moves_between_processes(of: str, to: str) -> None:
 
 
 def test_beyond_the_trained_range_the_nearest_trained_noise_is_taken() -> None:
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
 
     class Narrow(Denoiser):
         process, log_snr_range = FlowProcess(), (-2.0, 2.0)
 
         def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None):  # type: ignore[no-untyped-def]
-            seen.append(self.process.log_snr(t))
+            seen.append((x_t, t))
             return GaussianMixture.ring(3).denoiser(self.process)(x_t, t)
 
-    moved = TransferredDenoiser(Narrow(), RescaledProcess(EDMProcess(80.0), 1.0))
-    moved(torch.zeros(2, 2), torch.tensor([1.0, 1e-6]))
+    moved = TransferredDenoiser(Narrow(), EDMProcess(80.0))
     assert moved.log_snr_range == (-2.0, 2.0)
-    assert seen[0].tolist() == pytest.approx([-2.0, 2.0])
+    t = torch.tensor([1.0, 1e-6, 0.0], dtype=torch.float64)
+    eps_or_x_0 = torch.tensor([[0.5, -1.0]], dtype=torch.float64).expand(3, 2)
+    size = torch.tensor([80.0, 1.0, 1.0], dtype=torch.float64)  # x is all noise, or all picture
+    assert bool(moved(size[:, None] * eps_or_x_0, t).x_0.isfinite().all())
+    (x, t_own) = seen[0]
+    assert moved.denoiser.process.log_snr(t_own).tolist() == pytest.approx([-2.0, 2.0, 2.0])
+    shown = torch.where(t[:, None] > 0.5, t_own[:, None], 1 - t_own[:, None])  # sigma, or alpha, of the flow
+    assert torch.allclose(x, shown * eps_or_x_0)
+
+
+@pytest.mark.parametrize("of", PROCESSES)
+@pytest.mark.parametrize("to", PROCESSES)
+def test_a_moved_denoiser_is_finite_at_both_ends(of: str, to: str) -> None:
+    moved = TransferredDenoiser(GaussianMixture.ring(7).denoiser(PROCESSES_TO_TRY[of]), PROCESSES_TO_TRY[to])
+    x = torch.tensor([[1.0, 0.0], [0.3, -0.4]], dtype=torch.float64)
+    assert bool(moved(x, torch.tensor([1.0, 1e-9])).x_0.isfinite().all())
+
+
+class Said(Denoiser):
+    """x_t itself as x_0-hat, with a learned variance."""
+
+    process, log_snr_range = FlowProcess(), (-3.0, 5.0)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        return Denoised(x_t, variance_mix=x_t / 10)
+
+
+def test_clipping_cuts_x_0_and_nothing_else() -> None:
+    clipped = ClippedDenoiser(Said(), -0.5, 1.0)
+    x, t = torch.tensor([[-7.0, -0.4], [0.9, 1.1]]), torch.tensor([0.5, 1.0])
+    x_0, mix = clipped(x, t)
+    assert torch.equal(x_0, torch.tensor([[-0.5, -0.4], [0.9, 1.0]]))
+    assert mix is not None and torch.equal(mix, x / 10)
+
+
+def test_wrappers_forward_what_they_wrap() -> None:
+    inner, cond = Said(), Condition(class_label=torch.tensor([1]))
+    for wrapper in (ClippedDenoiser(inner), Blocked(inner, 2), Watch(inner, cond)):
+        assert wrapper.process is inner.process
+        assert wrapper.log_snr_range == (-3.0, 5.0)

@@ -95,6 +95,21 @@ def test_rates_drift_and_diffusion_follow_from_the_pair(process: Process, t: Ten
     assert close(process.drift(x, t), d_log_alpha[:, None] * x)
 
 
+def test_the_cosine_schedule_is_equation_17_of_nichol() -> None:
+    process = DiscreteVP.cosine(100)
+    f = torch.cos((process.knots + 0.008) / 1.008 * math.pi / 2) ** 2
+    assert close(process.alpha(process.knots[:-1]) ** 2, (f / f[0])[:-1])
+    assert float(process.betas[-1]) == 0.999  # clipped: the last f is 0
+    assert float(DiscreteVP.cosine(100, beta_max=0.5).betas.max()) == 0.5
+
+
+def test_the_linear_schedule_and_its_defaults() -> None:
+    betas = DiscreteVP.linear().betas
+    assert len(betas) == DiscreteVP.linear().num_steps == 1000
+    assert close(betas[[0, -1]], torch.tensor([1e-4, 0.02], dtype=torch.float64))
+    assert close(betas.diff(), betas.diff()[:1].expand(999), rtol=1e-6)
+
+
 def test_drift_and_diffusion_in_closed_form() -> None:
     t = torch.tensor([0.001, 0.3, 0.9], dtype=torch.float64)
     one = torch.ones(3, 1, dtype=torch.float64)

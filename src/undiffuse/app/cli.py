@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -224,7 +224,8 @@ def _list(rows: dict[str, str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments  # understood anywhere on the line
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
@@ -236,15 +237,32 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         code = 130
-    except MemoryError as error:
-        code = _complain(error, 1, debug, "out of memory; lower --batch-size or batch_images")
     except Exception as error:
-        message = getattr(error, "format_message", None)
-        if message is not None:  # the parser's own words about a wrong option
-            code = _complain(error, 2, debug, f"{message()}; see 'undiffuse --help'")
+        if hasattr(error, "format_message"):
+            code = _complain(error, 2, debug, _parser_message(error, arguments))
+        elif _out_of_memory(error):
+            code = _complain(error, 1, debug, "out of memory; lower --batch-size, or batch_images or micro_batch_images")
         else:
             code = _complain(error, 1, debug, f"unexpected {type(error).__name__}: {error} (--debug shows where)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _parser_message(error: Any, arguments: list[str]) -> str:
+    """The parser's own words about the command line, what it was given, and where to read on."""
+    context = getattr(error, "ctx", None)
+    command = " ".join(["undiffuse", *(context.command_path.split()[1:] if context is not None else [])])
+    given = ""
+    for option in getattr(getattr(error, "param", None), "opts", []):
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            if argument == option or argument.startswith(f"{option}="):
+                given = f", got {following if argument == option else argument.partition('=')[2]!r}"
+    return f"{error.format_message().strip().rstrip('.')}{given}; see '{command} --help'"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's own error, or torch's for the CPU or the GPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from undiffuse.app.evaluating import evaluate_to_file
 from undiffuse.app.models import load
 from undiffuse.app.reporting import report_run
-from undiffuse.app.show import console, duration
+from undiffuse.app.show import duration, say
 from undiffuse.app.training import train
 from undiffuse.evaluation import Protocol
 from undiffuse.recipes import get_recipe
@@ -26,5 +26,5 @@ def run_demo(out: Path, device: str) -> None:
     model = load(out, device)
     evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json")
     page = report_run(model)
-    console.print(f"report: {page}   ({duration(time.monotonic() - started)})")
-    console.print(f"go on with: undiffuse sample {out} -n 64")
+    say(f"report: {page}   ({duration(time.monotonic() - started)})")
+    say(f"go on with: undiffuse sample {out} -n 64")

@@ -27,6 +27,8 @@ def evaluate_to_file(
         data: held-out pictures from another source; by default those of the model's own run.
     """
     check_metrics(metrics)
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
     check_writable(out)
     train, held_out = real_data(model, data)
     with counting("sampling") as tell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undiffuse.app.show import console, table
+from undiffuse.app.show import say, table
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
 from undiffuse.files import replacing
@@ -29,4 +29,4 @@ def show_data(source: str, sheet: Path | None) -> None:
     if sheet is not None:
         with replacing(sheet) as path:
             contact_sheet(dataset).save(path, format="PNG")
-        console.print(f"contact sheet: {sheet}")
+        say(f"contact sheet: {sheet}")

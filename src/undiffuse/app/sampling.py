@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.app.show import console, counting
+from undiffuse.app.show import counting, say
 from undiffuse.errors import UsageError
-from undiffuse.files import replacing, write_json
+from undiffuse.files import check_writable, replacing, write_json
 from undiffuse.images import picture_of, save_png
 from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
@@ -42,8 +42,7 @@ def sample_to_folder(
     Raises:
         UsageError: ``out`` holds something already, or a request that the model cannot serve.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UsageError(f"--out {out} already exists; name another folder or add --overwrite")
+    _check_out(out, overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
     history: dict[int, dict[int, torch.Tensor]] = {}
@@ -70,8 +69,19 @@ def sample_to_folder(
         _write(folder, samples, _record(model, request, names, sampled.nfe))
         if progressive:
             _write_progress(folder, history)
-    console.print(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
+    say(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
     return out
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "samples.json").is_file():
+            raise UsageError(f"--out {out} holds something other than samples; name another folder")
+        if not overwrite:
+            raise UsageError(f"--out {out} holds samples already; name another folder or add --overwrite")
+    check_writable(out)
 
 
 def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int) -> dict[str, Any]:

@@ -11,8 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """One line on standard output, never folded, so that a command in it can be copied."""
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
@@ -33,7 +39,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Print a table."""
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))  # a bracket in a file's name is no markup
     console.print(drawn)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from undiffuse.app.models import pick_device
 from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.show import TrainingView, console, duration, table, warn
+from undiffuse.app.show import TrainingView, console, duration, say, table, warn
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
 from undiffuse.data import load_dataset, source_config_for, split_by_content
@@ -69,14 +69,12 @@ def train(
     if resume:
         _announce_resume(trainer, out)
     else:
-        console.print(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
+        say(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
     with TrainingView(config.num_images, trainer.images) as view, _stopping_cleanly(trainer):
         trainer.observer = view
         finished = trainer.run(stop_after_seconds)
     if not finished:
-        console.print(
-            f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}"
-        )
+        say(f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}")
     return finished
 
 
@@ -88,9 +86,9 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
         )
     trainer.observer = _Notes()
     if trainer.resume():
-        console.print(f"resuming {out} at {trainer.images} images")
+        say(f"resuming {out} at {trainer.images} images")
     else:
-        console.print(f"no sound checkpoint in {out}; starting from the beginning")
+        say(f"no sound checkpoint in {out}; starting from the beginning")
 
 
 class _Notes:

@@ -175,8 +175,11 @@ class TransferredDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         own = self.denoiser.process
-        t_own = own.time_of_log_snr(self.process.log_snr(t).clamp(*self.log_snr_range))
-        ratio = own.sigma(t_own) / self.process.sigma(t)
+        log_snr = self.process.log_snr(t)
+        t_own = own.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
+        # the same number at equal log-SNR; beyond the trained range the larger part of x keeps its size
+        by_alpha, by_sigma = own.alpha(t_own) / self.process.alpha(t), own.sigma(t_own) / self.process.sigma(t)
+        ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
         denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
         return denoised
 

@@ -19,10 +19,10 @@ NotNegative = Annotated[int, Field(ge=0)]
 
 
 class OptimizerConfig(FrozenModel):
-    """Adam or AdamW, with a schedule counted in images.
+    """Adam, AdamW or Muon, with a schedule counted in images.
 
     Args:
-        name: ``adam`` or ``adamw``.
+        name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum on matrices, Adam on the rest).
         learning_rate: after warm-up.
         warmup_images: linear rise from 0 over so many images.
         decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
@@ -30,7 +30,7 @@ class OptimizerConfig(FrozenModel):
         clip_norm: the gradient's norm is cut to this; ``null`` for never.
     """
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from undiffuse.systems.base import System
 from undiffuse.training.config import OptimizerConfig
+from undiffuse.training.muon import Muon
 from undiffuse.training.schedule import learning_rate
 
 
@@ -59,12 +61,8 @@ class Optimizers:
 
 
 def _make(config: OptimizerConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
+    if config.name == "muon":
+        return Muon(parameters, **shared, weight_decay=config.weight_decay)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return kind(parameters, **shared, weight_decay=config.weight_decay, fused=True)

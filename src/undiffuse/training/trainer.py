@@ -75,6 +75,8 @@ class Trainer:
         device: str | torch.device = "cpu",
         observer: Observer | None = None,
     ) -> None:
+        if config.random_flip and len(train.shape) != 3:
+            raise UsageError(f"random_flip=true is for pictures, items of {train.name} are points; leave it out")
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer: Observer = observer or Silent()
         self.validation = validation
@@ -112,8 +114,8 @@ class Trainer:
         checkpoint, damaged = newest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None and damaged:
             raise UsageError(
-                f"no checkpoint of {self.folder} is sound ({damaged[0]}); nothing was changed: put a sound copy back, or "
-                "start anew in another --out"
+                f"no checkpoint of {self.folder} is sound ({damaged[0]}); nothing was changed: put a sound copy back, "
+                "or start anew in another --out"
             )
         for line in damaged:
             self.observer.message(f"{line}; set aside, the newest sound one is used")

@@ -1,0 +1,110 @@
+"""Every recipe builds, survives JSON, trains a step at reduced size, and shows itself without writing anything."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from undiffuse.app.cli import main
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.training import split_data
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.errors import UsageError
+from undiffuse.networks import build_network
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.training.config import RunConfig
+from undiffuse.training.trainer import Trainer
+
+SMALLER = ["num_images=32", "batch_images=16", "micro_batch_images=8", "validation_images=8", "preview_samples=2"]
+SMALLER += ["preview_every_images=32", "system.sampling.num_steps=2"]
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of MNIST-format files and one of pictures."""
+    folder, rng = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
+    idx, pictures = folder / "idx", folder / "folder"
+    idx.mkdir()
+    pictures.mkdir()
+    grey = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    with gzip.open(idx / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">IIII", 0x803, *grey.shape) + grey.tobytes())
+    with gzip.open(idx / "train-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">II", 0x801, 60) + bytes(index % 10 for index in range(60)))
+    for index, colours in enumerate(rng.integers(0, 256, (60, 48, 48, 3), dtype=np.uint8)):
+        Image.fromarray(colours).save(pictures / f"{index:02d}.png")
+    return {"idx": idx, "folder": pictures}
+
+
+def reduced(name: str, small_data: dict[str, Path]) -> RunConfig:
+    """The recipe with a narrow network, on a few pictures."""
+    recipe = get_recipe(name)
+    width = "width" if recipe.system.model_dump()["network"]["name"] == "mlp" else "channels"
+    overrides = [*SMALLER, f"system.network.{width}=8"]
+    source = small_data.get(recipe.data.name)
+    data = source_config_for(f"{recipe.data.name}:{source}") if source is not None else None
+    return apply_overrides(recipe, overrides, data)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = get_recipe(name)
+    assert recipe.recipe == name
+    again = validate(RunConfig, json.loads(json.dumps(recipe.model_dump(mode="json"))))
+    assert again == recipe
+    assert again.model_dump(mode="json") == recipe.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_frozen(name: str) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        get_recipe(name).num_images = 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains(name: str, small_data: dict[str, Path], tmp_path: Path) -> None:
+    config = reduced(name, small_data)
+    trainer = Trainer(config, *split_data(config), tmp_path)
+    before = [value.detach().clone() for value in trainer.system.parameters()]
+    assert trainer.run()
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.system.parameters(), strict=True))
+    for name_of_file in ("config.json", "metrics.jsonl", "model.safetensors", "model_card.md"):
+        assert (tmp_path / name_of_file).stat().st_size > 0
+    assert len(list((tmp_path / "previews").iterdir())) == 1
+
+
+def test_the_cifar10_network_has_35_7_million_parameters() -> None:
+    recipe = get_recipe("ddpm-cifar10")
+    with torch.device("meta"):
+        network = build_network(recipe.system.network, (3, 32, 32), 0)  # type: ignore[attr-defined]
+    assert sum(value.numel() for value in network.parameters()) == 35_746_307
+
+
+def test_a_dry_run_says_all_and_writes_nothing(
+    small_data: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", str(small_data["folder"]), "system.network.channels=8", "batch_images=8", "--out", "run"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "ddpm-cifar10", *options, "--dry-run"])
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for fact in ("parameters", "optimizer steps", "cost of 1,000 images", "whole run", '"ddpm-cifar10"'):
+        assert fact in shown
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_an_unknown_recipe_gets_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'flow-mnist'"):
+        get_recipe("flow-mnst")

@@ -1,0 +1,66 @@
+"""The commands and options that the documentation promises exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from undiffuse.app.cli import main
+from undiffuse.recipes import RECIPES
+from undiffuse.samplers import SAMPLERS
+from undiffuse.samplers.grids import GRIDS
+
+PROMISED = {
+    "": ["demo", "train", "sample", "evaluate", "report", "recipes", "samplers", "data", "--debug", "--version"],
+    "demo": ["--out", "--device"],
+    "train": ["RECIPE", "KEY=VALUE", "--data", "--out", "--resume", "--stop-after", "--dry-run", "--device"],
+    "sample": [
+        *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
+        *("--progressive", "--out", "--device", "--overwrite"),
+    ],
+    "evaluate": [
+        *("MODEL", "--data", "--metrics", "--num", "--out", "--sampler", "--steps", "--grid", "--seed", "--batch-size"),
+        *("--features", "--bound-images", "--device"),
+    ],
+    "report": ["MODEL", "--device"],
+    "recipes": [],
+    "samplers": [],
+    "data": ["list", "info"],
+    "data list": [],
+    "data info": ["SRC", "--sheet"],
+}
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_a_command_has_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, *command.split(), "--help")
+    assert [word for word in PROMISED[command] if word not in text] == []
+
+
+def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [line.split()[0] for line in shown(capsys, "recipes").splitlines()] == list(RECIPES)
+    samplers = shown(capsys, "samplers").splitlines()
+    assert [line.split()[0] for line in samplers[:-1]] == list(SAMPLERS)
+    assert all(grid in samplers[-1] for grid in GRIDS)
+    assert {line.split()[0] for line in shown(capsys, "data", "list").splitlines()} == {
+        *("digits", "swissroll", "idx", "folder")
+    }
+
+
+def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "data", "info", "digits")
+    assert "1797" in text and "fingerprint" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_command_there_is_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    output = capsys.readouterr()
+    assert "Usage" in output.out + output.err

@@ -1,0 +1,44 @@
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import TINY, CommandLine
+
+
+@pytest.fixture
+def undiffuse(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line."""
+    return CommandLine(capsys)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-conditional model of digits, barely trained; not to be changed."""
+    return train_tiny(tmp_path_factory.mktemp("trained"), "ddpm-digits")
+
+
+@pytest.fixture(scope="session")
+def trained_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without classes, in bf16; not to be changed."""
+    options = ("system.precision=bf16", "system.class_conditional=false")
+    return train_tiny(tmp_path_factory.mktemp("trained"), "ddpm-digits", *options)
+
+
+@pytest.fixture(scope="session")
+def trained_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of points in the plane, barely trained; not to be changed."""
+    options = ("system.network.width=16", "num_images=2000", "data.num_points=500", "batch_images=100")
+    return train_tiny(tmp_path_factory.mktemp("trained"), "ddpm-swissroll", *options, base=())
+
+
+def train_tiny(folder: Path, recipe: str, *overrides: str, base: tuple[str, ...] = TINY) -> Path:
+    """Train ``recipe`` in ``folder``/tiny."""
+    from undiffuse.app.training import configure, train
+
+    out = folder / "tiny"
+    config = configure(recipe, [*base, *overrides, "preview_every_images=0"], None, out, False)
+    assert train(config, out, device="cpu")
+    return out

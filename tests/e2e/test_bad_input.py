@@ -1,0 +1,345 @@
+"""Whatever is wrong is said in one line, with exit code 2 (or 1 while running), and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, CommandLine, no_leftovers
+from PIL import Image
+
+from undiffuse.app.cli import main
+from undiffuse.errors import UsageError
+
+
+def train(*more: object) -> tuple[object, ...]:
+    return ("train", "ddpm-digits", *TINY, *more)
+
+
+REQUESTS = {
+    "recipe": (("train", "ddpm-digit"), "ddpm-digits"),
+    "no recipe": (("train",), "recipes"),
+    "command": (("trian",), "train"),
+    "option": (("train", "ddpm-digits", "--outt", "x"), "--out"),
+    "key": (train("num_image=5"), "num_images"),
+    "nested key": (train("optimizer.learning_rat=1"), "learning_rate"),
+    "network key": (train("system.network.chanels=8"), "channels"),
+    "section": (train("optimiser.learning_rate=1"), "optimizer"),
+    "no equals sign": (train("num_images"), "key=value"),
+    "process": (train("system.process.name=vpsd"), "unknown process 'vpsd'"),
+    "network": (train("system.network.name=uent"), "unet"),
+    "weighting": (train("system.weighting.name=none"), "min_snr"),
+    "default sampler": (train("system.sampling.sampler=hune"), "heun"),
+    "default grid": (train("system.sampling.grid=karas"), "karras"),
+    "parameterization": (train("system.parameterization=epsilon"), "eps"),
+    "type": (train("num_images=many"), "'many'"),
+    "no images": (train("num_images=0"), "num_images"),
+    "negative rate": (train("optimizer.learning_rate=-0.1"), "learning_rate"),
+    "rate not a number": (train("optimizer.learning_rate=NaN"), "learning_rate"),
+    "negative seed": (train("seed=-1"), "seed"),
+    "zero batch": (train("batch_images=0"), "batch_images"),
+    "micro-batch": (train("micro_batch_images=5"), "divide"),
+    "dropout": (train("system.network.dropout=1.5"), "dropout"),
+    "no process steps": (train("system.process.num_steps=0"), "num_steps"),
+    "attention level": (train("system.network.attention_levels=[7]"), "attention level"),
+    "precision": (train("system.precision=fp8"), "bf16"),
+    "crop larger than picture": (train("data.size=16"), "upscale"),
+    "size": (train("data.size=big"), "48x64"),
+    "validation fraction": (train("data.validation_fraction=1"), "validation_fraction"),
+    "flips of points": (("train", "ddpm-swissroll", "random_flip=true"), "random_flip"),
+    "pictures' network for points": (train("--data", "swissroll"), "mlp"),
+    "data": (train("--data", "nowhere"), "nowhere"),
+    "resume without a run": (("train", "--resume"), "--out"),
+    "stop after": (train("--stop-after", "soon"), "10m"),
+    "device": (train("--device", "tpu"), "cuda"),
+    "model": (("sample", "nowhere"), "nowhere"),
+    "report of nothing": (("report", "nowhere"), "nowhere"),
+    "data info": (("data", "info", "nowhere"), "nowhere"),
+    "idx without path": (("data", "info", "idx"), "path"),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_senseless_requests(what: str, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = REQUESTS[what]
+    assert expected in undiffuse.refused(*arguments)
+    assert list(tmp_path.rglob("*")) == []
+
+
+MODEL_REQUESTS = {
+    "sampler": (("sample", "--sampler", "hune"), "heun"),
+    "sampler option": (("sample", "--sampler", "ddim:ta=1"), "eta"),
+    "sampler option's value": (("sample", "--sampler", "ddim:eta=lots"), "number"),
+    "eta": (("sample", "--sampler", "ddim:eta=-1"), "eta"),
+    "grid": (("sample", "--grid", "karas"), "karras"),
+    "steps": (("sample", "--steps", "0"), "step"),
+    "negative steps": (("sample", "--steps", "-3"), "step"),
+    "steps in words": (("sample", "--steps", "ten"), "ten"),
+    "number": (("sample", "-n", "0"), "at least 1"),
+    "batch size": (("sample", "--batch-size", "0"), "at least 1"),
+    "seed": (("sample", "--seed", "-1"), "seed"),
+    "class": (("sample", "--class", "eleven"), "unknown class"),
+    "device": (("sample", "--device", "tpu"), "cuda"),
+    "metric": (("evaluate", "--metrics", "fid"), "unknown metric"),
+    "features": (("evaluate", "--features", "inception", "--metrics", "frechet", "--num", "200"), "inception"),
+    "samples": (("evaluate", "--num", "0"), "at least 1"),
+    "batch of evaluation": (("evaluate", "--batch-size", "0"), "at least 1"),
+    "bound": (("evaluate", "--bound-images", "0"), "at least 1"),
+    "seed of evaluation": (("evaluate", "--seed", "-5"), "seed"),
+    "evaluation data": (("evaluate", "--data", "nowhere"), "nowhere"),
+    "evaluation shape": (("evaluate", "--data", "swissroll"), "shape"),
+}
+
+
+@pytest.mark.parametrize("what", MODEL_REQUESTS)
+def test_senseless_requests_of_a_model(
+    what: str, trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command, *options), expected = MODEL_REQUESTS[what]
+    assert expected in undiffuse.refused(command, trained, *options, "--out", tmp_path / "out")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_classes_of_a_model_without(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    assert "without classes" in undiffuse.refused("sample", trained_bf16, "--class", "3", "--out", tmp_path / "out")
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def make_data(folder: Path, kind: str) -> Path:
+    """A folder of pictures, or a file, with one thing wrong."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    if kind == "empty folder":
+        return pictures
+    if kind == "no pictures":
+        (pictures / "notes.txt").write_text("nothing to see")
+        return pictures
+    if kind.startswith("idx"):
+        return make_idx(pictures, kind)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    for index, picture in enumerate(noise):
+        Image.fromarray(picture).save(pictures / f"{index:02d}.png")
+    bad = pictures / "05.png"
+    contents = {"zero bytes": b"", "not a picture": b"<html>404</html>", "bomb": bomb()}
+    bad.write_bytes(contents.get(kind, bad.read_bytes()[:100]))
+    return pictures
+
+
+def make_idx(folder: Path, kind: str) -> Path:
+    path = folder / "train-images-idx3-ubyte"
+    whole = struct.pack(">IIII", 0x803, 40, 8, 8) + bytes(40 * 64)
+    path.write_bytes({"idx cut": whole[:900], "idx empty": b"", "idx of text": b"no numbers here"}[kind])
+    return folder
+
+
+KINDS = ["empty folder", "no pictures", "zero bytes", "not a picture", "truncated", "bomb"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "idx cut", "idx empty", "idx of text"])
+def test_bad_files(kind: str, undiffuse: CommandLine, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path, kind), tmp_path / "run"
+    line = undiffuse.refused(*train(), "--data", data, "--out", out)
+    assert str(data) in line
+    assert not out.exists()
+    undiffuse.refused("data", "info", data)
+
+
+def test_a_missing_file_in_a_recipe(undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "data/mnist" in undiffuse.refused("train", "flow-mnist")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_out_is_a_file(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    out = tmp_path / "file"
+    out.write_text("mine")
+    for command in (train("--out", out), ("sample", trained, "--out", out), ("sample", trained, "--out", out / "x")):
+        assert "file" in undiffuse.refused(*command)
+    assert "file" in undiffuse.refused("evaluate", trained, "--out", out / "x.json")
+    assert "file" in undiffuse.refused(*train("--out", out / "run"))
+    assert out.read_text() == "mine"
+
+
+def test_out_of_evaluate_is_a_folder(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    assert "folder" in undiffuse.refused("evaluate", trained, "--metrics", "vlb", "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_holds_something_else(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    assert "not empty" in undiffuse.refused(*train("--out", tmp_path))
+    for options in ((), ("--overwrite",)):
+        assert "something other" in undiffuse.refused("sample", trained, "--out", tmp_path, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_out_holds_a_run_or_samples(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    assert "--resume" in undiffuse.refused(*train("--out", trained))
+    out = tmp_path / "samples"
+    undiffuse.fine("sample", trained, "-n", 3, "--steps", 2, "--out", out)
+    assert "--overwrite" in undiffuse.refused("sample", trained, "-n", 2, "--steps", 2, "--out", out)
+    undiffuse.fine("sample", trained, "-n", 2, "--steps", 2, "--out", out, "--overwrite")
+    assert len(list(out.glob("0*.png"))) == 2
+    assert no_leftovers(tmp_path)
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a trained model that may be spoilt."""
+    return Path(shutil.copytree(trained, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoints")))
+
+
+def spoil(model: Path, what: str) -> None:
+    config, weights = model / "config.json", model / "model.safetensors"
+    if what == "no config":
+        config.unlink()
+    elif what == "config cut":
+        config.write_bytes(config.read_bytes()[:300])
+    elif what == "config of nothing":
+        config.write_text("{}")
+    elif what == "config without parts":
+        config.write_text('{"format_version": 1}')
+    elif what == "unknown system":
+        config.write_text(config.read_text().replace('"diffusion"', '"diffussion"'))
+    elif what == "another network":
+        record = json.loads(config.read_text())
+        record["config"]["system"]["network"]["channels"] = 16
+        config.write_text(json.dumps(record))
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "weights cut":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif what == "weights of nothing":
+        weights.write_bytes(b"")
+    elif what == "weights are text":
+        weights.write_text("not weights" * 100)
+
+
+SPOILT = {
+    "no config": "config.json",
+    "config cut": "config.json",
+    "config of nothing": "config.json",
+    "config without parts": "config.json",
+    "unknown system": "diffusion",
+    "another network": "config.json",
+    "no weights": "model.safetensors",
+    "weights cut": "model.safetensors",
+    "weights of nothing": "model.safetensors",
+    "weights are text": "model.safetensors",
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_spoilt_models(what: str, model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    spoil(model, what)
+    for command in ("sample", "evaluate"):
+        assert SPOILT[what] in undiffuse.refused(command, model, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    yield from mounted(tmp_path, "size=256k")
+
+
+def mounted(tmp_path: Path, options: str) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root; the simulated tests below cover the same code")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_while_training(small_disk: Path, undiffuse: CommandLine) -> None:
+    line = undiffuse.refused(*train("--out", small_disk / "run"), code=1)
+    assert "no space left" in line
+    assert no_leftovers(small_disk)
+    assert list((small_disk / "run").rglob("state.safetensors")) == []
+
+
+def test_a_full_disk_for_the_journal(small_disk: Path, undiffuse: CommandLine) -> None:
+    (small_disk / "ballast").write_bytes(bytes(230_000))
+    options = ("checkpoint_every_images=0", "log_every_images=1", "num_images=16000", "system.network.channels=4")
+    line = undiffuse.refused(*train(*options, "--out", small_disk / "run"), code=1)
+    assert "no space left" in line and "metrics.jsonl" in line
+
+
+def test_a_full_disk_while_sampling(small_disk: Path, trained: Path, undiffuse: CommandLine) -> None:
+    (small_disk / "ballast").write_bytes(bytes(250_000))
+    line = undiffuse.refused("sample", trained, "-n", 40, "--steps", 2, "--out", small_disk / "samples", code=1)
+    assert "no space left" in line
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_failing_disk_simulated(
+    code: int, trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    out = tmp_path / "samples"
+    assert str(tmp_path) in undiffuse.refused("sample", trained, "-n", 2, "--steps", 2, "--out", out, code=1)
+    assert str(tmp_path) in undiffuse.refused(*train("--out", tmp_path / "run"), code=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_read_only_file_system(tmp_path: Path, trained: Path, undiffuse: CommandLine) -> None:
+    for disk in mounted(tmp_path, "size=64k,ro"):
+        for command in (
+            train("--out", disk / "run"),
+            ("sample", trained, "--out", disk / "samples"),
+            ("evaluate", trained, "--out", disk / "evaluation.json"),
+        ):
+            line = undiffuse.refused(*command)
+            assert "read-only" in line and "--out" in line
+
+
+def test_a_folder_that_may_not_be_written(
+    tmp_path: Path, trained: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    for command in (train("--out", tmp_path / "run"), ("sample", trained, "--out", tmp_path / "samples")):
+        line = undiffuse.refused(*command)
+        assert "not allowed" in line and "--out" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):  # Python prints the traceback of what main lets through
+        main(["--debug", "train", "ddpm-digit", "--out", str(tmp_path / "run")])
+
+
+def test_something_unforeseen_is_one_line_too(
+    undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def explode(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("undiffuse.app.training.train", explode)
+    line = undiffuse.refused(*train("--out", tmp_path / "run"), code=1)
+    assert "ZeroDivisionError" in line and "--debug" in line

@@ -1,0 +1,257 @@
+"""A run is a function of its configuration: killed, stopped and resumed, it ends bit for bit the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command_line import (
+    TINY,
+    CommandLine,
+    assert_same_run,
+    child,
+    journal_of,
+    last_checkpoint,
+    no_leftovers,
+    state_of,
+)
+
+from undiffuse.app.training import configure, parse_duration, split_data
+from undiffuse.errors import UsageError
+from undiffuse.training.config import RunConfig
+from undiffuse.training.trainer import Trainer
+
+VARIANTS = {
+    "plain": ("optimizer.warmup_images=100",),
+    "accumulation and dropout": ("micro_batch_images=4", "system.network.dropout=0.2"),
+    "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
+}
+
+
+def digits(*overrides: str) -> RunConfig:
+    return configure("ddpm-digits", [*TINY, *overrides], None, None, False)
+
+
+def trainer_of(config: RunConfig, folder: Path) -> Trainer:
+    return Trainer(config, *split_data(config), folder)
+
+
+def run_until(config: RunConfig, folder: Path, images: int) -> None:
+    """Stop as a signal does, after so many images in all."""
+    trainer = trainer_of(config, folder)
+    trainer.resume()
+
+    class Stopping:
+        def row(self, kind: str, values: dict[str, object]) -> None:
+            if trainer.images >= images:
+                trainer.request_stop()
+
+        def message(self, text: str) -> None: ...
+
+    trainer.observer = Stopping()
+    trainer.run()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
+    config = digits(*VARIANTS[variant])
+    assert trainer_of(config, tmp_path / "whole").run()
+    run_until(config, tmp_path / "parts", 32)
+    run_until(config, tmp_path / "parts", 160)
+    assert trainer_of(config, tmp_path / "parts").resume()
+    run_until(config, tmp_path / "parts", 10**9)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_at_random_moments(tmp_path: Path, undiffuse: CommandLine) -> None:
+    options = (*TINY, "num_images=640", "micro_batch_images=8", "system.network.dropout=0.1", "random_flip=true")
+    undiffuse.fine("train", "ddpm-digits", *options, "--out", tmp_path / "whole")
+    out, log = tmp_path / "killed", tmp_path / "log"
+    moments, kills = random.Random(0), 0
+    for _ in range(20):
+        process = child(log, "train", "ddpm-digits", *options, "--out", out, "--resume")
+        if kills < 4:
+            wait_for_a_new_checkpoint(out, process)
+            process.join(moments.uniform(0, 0.15))
+            kills += process.is_alive()
+            process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0, log.read_text()
+    assert kills >= 2, log.read_text()
+    assert_same_run(tmp_path / "whole", out)
+    assert no_leftovers(out)
+
+
+def wait_for_a_new_checkpoint(out: Path, process: object) -> None:
+    """Until the run has written one more checkpoint, or for 20 seconds."""
+
+    def newest() -> str:
+        return max((path.name for path in (out / "checkpoints").glob("images_*")), default="")
+
+    before, end = newest(), time.monotonic() + 20
+    while newest() == before and process.is_alive() and time.monotonic() < end:  # type: ignore[attr-defined]
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_ends_well(number: int, tmp_path: Path, undiffuse: CommandLine) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    options = (*TINY, "num_images=100000000", "checkpoint_every_images=0")
+    process = child(log, "train", "ddpm-digits", *options, "--out", out)
+    end = time.monotonic() + 30
+    while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
+        assert process.is_alive() and time.monotonic() < end, log.read_text()
+        time.sleep(0.01)
+    os.kill(process.pid or 0, number)
+    process.join(20)
+    assert process.exitcode == 0, log.read_text()
+    assert signal.Signals(number).name in log.read_text()
+    assert "--resume --out" in log.read_text()
+    rows = journal_of(out)
+    images = json.loads((last_checkpoint(out) / "state.json").read_text())["counters"]["images"]
+    assert rows[-1]["images"] <= images < rows[-1]["images"] + 32
+    assert (out / "model.safetensors").is_file()
+    assert no_leftovers(out)
+
+
+def test_stop_after_changes_no_schedule(tmp_path: Path, undiffuse: CommandLine) -> None:
+    options = (*TINY, "optimizer.warmup_images=64", "optimizer.decay=cosine")
+    undiffuse.fine("train", "ddpm-digits", *options, "--out", tmp_path / "whole")
+    stopped = undiffuse.fine("train", "ddpm-digits", *options, "--out", tmp_path / "parts", "--stop-after", "0.01s")
+    assert "stopped at 16 images" in stopped.out.replace("\n", " ")
+    undiffuse.fine("train", "--resume", "--out", tmp_path / "parts", "--stop-after", "0.05")
+    undiffuse.fine("train", "--resume", "--out", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, undiffuse: CommandLine) -> None:
+    undiffuse.fine("train", "ddpm-digits", *TINY, "--out", tmp_path / "once")
+    shutil.copytree(tmp_path / "once", tmp_path / "twice")
+    undiffuse.fine("train", "--resume", "--out", tmp_path / "twice")
+    assert_same_run(tmp_path / "once", tmp_path / "twice")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (" 2 m ", 120)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5s", "soon", "5 days", "0.0m"])
+def test_senseless_durations(text: str) -> None:
+    with pytest.raises(UsageError, match="10m"):
+        parse_duration(text)
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Path:
+    """A run stopped halfway, with two checkpoints."""
+    run_until(digits(), tmp_path / "run", 128)
+    return tmp_path / "run"
+
+
+def test_another_configuration_is_refused_with_the_difference(half_done: Path, undiffuse: CommandLine) -> None:
+    line = undiffuse.refused("train", "optimizer.learning_rate=0.5", "--resume", "--out", half_done)
+    assert "optimizer.learning_rate: 0.002 -> 0.5" in line
+    line = undiffuse.refused("train", "flow-mnist", "--data", "digits", "--resume", "--out", half_done)
+    assert "recipe: 'ddpm-digits' -> 'flow-mnist'" in line
+
+
+def test_changed_data_is_refused(half_done: Path, undiffuse: CommandLine) -> None:
+    edit_json(half_done / "config.json", lambda record: record["data"].update(fingerprint="0" * 32))
+    assert "data" in undiffuse.refused("train", "--resume", "--out", half_done)
+
+
+def test_a_newer_config_is_refused_by_name(half_done: Path, undiffuse: CommandLine) -> None:
+    edit_json(half_done / "config.json", lambda record: record.update(format_version=99))
+    for command in (["train", "--resume", "--out", half_done], ["sample", half_done]):
+        line = undiffuse.refused(*command)
+        assert "format_version 99" in line and "upgrade" in line
+
+
+def test_a_newer_checkpoint_is_refused_by_name(half_done: Path, undiffuse: CommandLine) -> None:
+    from undiffuse.training.checkpoint import _checksum
+
+    def newer(record: dict[str, object]) -> None:
+        payload = {key: value for key, value in record.items() if key != "checksum"} | {"format_version": 99}
+        record.update(payload, checksum=_checksum(payload))
+
+    newest = last_checkpoint(half_done)
+    edit_json(newest / "state.json", newer)
+    line = undiffuse.refused("train", "--resume", "--out", half_done)
+    assert "format_version 99" in line and newest.name in line
+
+
+def edit_json(path: Path, change: object) -> None:
+    record = json.loads(path.read_text())
+    change(record)  # type: ignore[operator]
+    path.write_text(json.dumps(record))
+
+
+DAMAGES = ["weights cut", "weights flipped", "counters cut", "counters flipped", "weights gone", "empty folder"]
+
+
+def damage(checkpoint: Path, kind: str) -> None:
+    if kind == "empty folder":
+        shutil.rmtree(checkpoint)
+        checkpoint.mkdir()
+        return
+    what, how = kind.split()
+    path = checkpoint / ("state.safetensors" if what == "weights" else "state.json")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x01
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_an_older_sound_one(
+    kind: str, half_done: Path, trained: Path, undiffuse: CommandLine
+) -> None:
+    newest = last_checkpoint(half_done)
+    damage(newest, kind)
+    outcome = undiffuse.fine("train", "--resume", "--out", half_done)
+    assert newest.name in outcome.err and "damaged" in outcome.err
+    assert "resuming" in outcome.out
+    assert_same_run(trained, half_done)
+    assert (half_done / "checkpoints" / f"damaged_{newest.name}").is_dir()
+
+
+def test_with_no_sound_checkpoint_nothing_is_overwritten(half_done: Path, undiffuse: CommandLine) -> None:
+    for path in (half_done / "checkpoints").glob("images_*"):
+        damage(path, "weights cut")
+    before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
+    line = undiffuse.refused("train", "--resume", "--out", half_done)
+    assert "no checkpoint" in line and "damaged" in line
+    assert {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    half_done: Path, trained: Path, undiffuse: CommandLine
+) -> None:
+    shutil.rmtree(half_done / "checkpoints")
+    (half_done / ".config.json.123.tmp").write_text("{")
+    outcome = undiffuse.fine("train", "--resume", "--out", half_done)
+    assert "starting from the beginning" in outcome.out.replace("\n", " ")
+    assert_same_run(trained, half_done)
+    assert no_leftovers(half_done)
+
+
+def test_so_many_checkpoints_are_kept(tmp_path: Path) -> None:
+    assert trainer_of(digits("keep_checkpoints=3"), tmp_path / "run").run()
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == [f"images_{images:012d}" for images in (192, 224, 256)]
+
+
+def test_the_checkpoint_holds_weights_averages_and_optimizer(half_done: Path) -> None:
+    kinds = {name.split(".")[0] for name in state_of(half_done)}
+    assert kinds == {"model", "ema", "optimizer"}

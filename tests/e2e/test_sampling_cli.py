@@ -1,0 +1,145 @@
+"""``undiffuse sample``: picture i depends on seed i alone, and what is written says how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import CommandLine, child, no_leftovers
+from PIL import Image
+
+import undiffuse as package
+from undiffuse.errors import UsageError
+from undiffuse.systems.base import SampleRequest
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
+
+
+@pytest.mark.parametrize("kind", ["trained", "trained_bf16"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ancestral", "heun"])
+def test_any_batch_size_gives_the_same_bytes(
+    kind: str, sampler: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind)
+    common = ("sample", model, "--steps", 3, "--sampler", sampler, "--seed", 7)
+    undiffuse.fine(*common, "-n", 20, "--out", tmp_path / "all")
+    expected = pictures(tmp_path / "all")
+    assert len(set(expected.values())) == 20
+    for size in (1, 3, 16, 64):
+        undiffuse.fine(*common, "-n", 20, "--batch-size", size, "--out", tmp_path / str(size))
+        assert pictures(tmp_path / str(size)) == expected, size
+    undiffuse.fine(*common, "-n", 5, "--out", tmp_path / "five")
+    assert pictures(tmp_path / "five") == dict(list(expected.items())[:5])
+
+
+def test_a_later_seed_is_a_later_picture(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    undiffuse.fine("sample", trained_bf16, "-n", 4, "--steps", 2, "--out", tmp_path / "a")
+    undiffuse.fine("sample", trained_bf16, "-n", 1, "--steps", 2, "--seed", 3, "--out", tmp_path / "b")
+    assert pictures(tmp_path / "a")["000003.png"] == pictures(tmp_path / "b")["000000.png"]
+
+
+def test_two_processes_make_the_same_bytes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    arguments = ("sample", trained, "-n", 3, "--steps", 3, "--sampler", "ddim:eta=0.5", "--out")
+    undiffuse.fine(*arguments, tmp_path / "here")
+    process = child(tmp_path / "log", *arguments, tmp_path / "there")
+    process.join(60)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert pictures(tmp_path / "here") == pictures(tmp_path / "there")
+    names = ("samples.json", "grid.png")
+    assert all((tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes() for name in names)
+
+
+def test_what_is_written(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    undiffuse.fine("sample", trained, "-n", 12, "--steps", 4, "--sampler", "heun", "--grid", "karras", "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == [*pictures(out), "grid.png", "samples.json"]
+    record = json.loads((out / "samples.json").read_text())
+    sha256 = hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest()
+    shared = {"model_sha256": sha256, "sampler": "heun", "steps": 4, "grid": "karras", "recipe": "ddpm-digits"}
+    assert shared.items() <= record.items()
+    assert 4 <= record["nfe"] <= 8
+    for index, row in enumerate(record["images"]):
+        assert (row["file"], row["seed"], row["class"]) == (f"{index:06d}.png", index, str(index % 10))
+        assert shared.items() <= row.items()
+    with Image.open(out / "000000.png") as picture:
+        assert picture.size == (8, 8) and picture.mode == "L"
+
+
+def test_defaults_are_recorded(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    undiffuse.fine("sample", trained, "-n", 1, "--out", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    defaults = json.loads((trained / "config.json").read_text())["config"]["system"]["sampling"]
+    assert (record["sampler"], record["steps"], record["grid"]) == (
+        defaults["sampler"],
+        defaults["num_steps"],
+        defaults["grid"],
+    )
+
+
+def test_the_default_folder_is_numbered(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        undiffuse.fine("sample", trained, "-n", 1, "--steps", 1)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["tiny-001", "tiny-002"]
+
+
+def test_progressive(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    undiffuse.fine("sample", trained, "-n", 5, "--steps", 4, "--progressive", "--batch-size", 2, "--out", out)
+    frames = np.load(out / "progressive.npz")["x_0"]
+    assert frames.shape == (4, 5, 1, 8, 8) and frames.dtype == np.uint8
+    assert (out / "progressive.png").is_file()
+    last = np.stack([np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))])
+    assert np.array_equal(frames[-1][:, 0], last)
+    plain = tmp_path / "plain"
+    undiffuse.fine("sample", trained, "-n", 5, "--steps", 4, "--out", plain)
+    assert pictures(plain) == pictures(out)
+
+
+def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    def sampled(name: str, *options: object) -> list[str]:
+        undiffuse.fine("sample", trained, "-n", 3, "--steps", 2, "--out", tmp_path / name, *options)
+        return [row["class"] for row in json.loads((tmp_path / name / "samples.json").read_text())["images"]]
+
+    assert sampled("one", "--class", "7") == ["7", "7", "7"]
+    assert sampled("two", "--class", "7", "--class", "1") == ["7", "1", "7"]
+    assert sampled("none", "--class", "none") == ["none"] * 3
+    assert pictures(tmp_path / "one")["000000.png"] == pictures(tmp_path / "two")["000000.png"]
+    model = package.load(trained)
+    seven, one = (
+        model.system.sample(SampleRequest(seeds=[1], num_steps=2, cond=model.condition([name]))).x for name in "71"
+    )
+    assert not torch.equal(seven, one)
+
+
+def test_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    undiffuse.fine("sample", trained_points, "-n", 30, "--steps", 5, "--progressive", "--out", out)
+    points = np.load(out / "samples.npy")
+    assert points.shape == (30, 2) and points.dtype == np.float32 and np.isfinite(points).all()
+    assert (out / "grid.png").is_file() and (out / "progressive.png").is_file()
+    rows = json.loads((out / "samples.json").read_text())["images"]
+    assert [row["row"] for row in rows] == list(range(30))
+    undiffuse.fine("sample", trained_points, "-n", 30, "--steps", 5, "--batch-size", 7, "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "samples.npy").read_bytes() == (out / "samples.npy").read_bytes()
+
+
+def test_the_python_twin(trained: Path, trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    model = package.load(trained)
+    images = model.sample(16, steps=20, seed=0)
+    assert images.shape == (16, 1, 8, 8) and images.dtype == torch.uint8
+    undiffuse.fine("sample", trained, "-n", 16, "--steps", 20, "--out", tmp_path / "out")
+    written = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").glob("0*.png"))])
+    assert np.array_equal(images[:, 0].numpy(), written)
+    assert package.load(trained_points).sample(4, steps=2).shape == (4, 2)
+    with pytest.raises(UsageError, match="at least 1"):
+        model.sample(0)
+    assert no_leftovers(tmp_path)
