@@ -31,14 +31,20 @@ def trained(folder: Path, recipe: str, *overrides: str) -> Trainer:
 def test_a_swiss_roll_is_learned(tmp_path: Path) -> None:
     """Predicting eps = 0 (its mean) costs 1; predicting from x_t as if the data were Gaussian costs E alpha^2."""
     options = ("data.num_points=4000", "system.network.width=64", "system.network.num_blocks=2")
-    options += ("num_images=100000", "batch_images=500", "optimizer.warmup_images=2000", "ema.halflife_images=5000")
-    options += ("log_every_images=10000", "validate_every_images=20000", "preview_every_images=0")
+    options += (
+        "num_images=200000",
+        "batch_images=500",
+        "optimizer.learning_rate=5e-3",
+        "optimizer.warmup_images=2000",
+        "ema.halflife_images=5000",
+    )
+    options += ("log_every_images=10000", "validate_every_images=50000", "preview_every_images=0")
     trained(tmp_path, "ddpm-swissroll", *options)
     losses = [row["loss"] for row in read_journal(tmp_path) if row["kind"] == "validation"]
     process = configure("ddpm-swissroll", [], None, None, False).system.model_dump()["process"]
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, process["num_steps"], dtype=torch.float64), 0)
     gaussian = float(alpha_bar.mean())  # the data have unit variance
-    assert losses[-1] < 0.8 * gaussian < 0.8
+    assert losses[-1] < 0.9 * gaussian < 0.6
     assert losses[-1] < losses[0]
 
 
@@ -175,7 +181,9 @@ def test_global_randomness_changes_nothing_and_is_left_alone(tmp_path: Path) -> 
 
 def test_a_run_without_held_out_pictures(tmp_path: Path) -> None:
     points = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
-    config = configure("ddpm-swissroll", ["num_images=100", "batch_images=50"], None, None, False)
+    config = configure(
+        "ddpm-swissroll", ["num_images=100", "batch_images=50", "preview_every_images=0"], None, None, False
+    )
     train = ArrayDataset("points", points)
     assert Trainer(config, train, train.subset([]), tmp_path).run()
     assert {row["kind"] for row in read_journal(tmp_path)} == {"train"}

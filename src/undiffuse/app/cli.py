@@ -241,7 +241,9 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):
             code = _complain(error, 2, debug, _parser_message(error, arguments))
         elif _out_of_memory(error):
-            code = _complain(error, 1, debug, "out of memory; lower --batch-size, or batch_images or micro_batch_images")
+            code = _complain(
+                error, 1, debug, "out of memory; lower --batch-size, or batch_images or micro_batch_images"
+            )
         else:
             code = _complain(error, 1, debug, f"unexpected {type(error).__name__}: {error} (--debug shows where)")
     sys.exit(code if isinstance(code, int) else 0)

@@ -26,6 +26,9 @@ from undiffuse.systems.saved import read_config
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.trainer import Trainer
 
+#: How long the measurement of a dry run may take on a slow machine.
+_MEASURED_SECONDS = 5.0
+
 
 def configure(
     recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool
@@ -164,18 +167,22 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
 
 
 def _seconds_a_thousand(trainer: Trainer) -> float:
-    """Forward and backward of one micro-batch, timed after one for warming up."""
-    size = trainer.config.batch_images // trainer.config.num_micro_batches
-    batch = trainer.loader.batch(0, size).to(trainer.device)
-    started = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        report = trainer.system(batch, trainer.system.phases[0], StepRandom(0, 0, device=trainer.device))
-        report.loss.backward()
-        float(report.loss.detach())
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-    return (time.perf_counter() - started) * 1000 / size
+    """Forward and backward of a micro-batch, or of as many of its images as take some seconds, after one for warming up."""
+    micro_batch = trainer.config.batch_images // trainer.config.num_micro_batches
+    first = _seconds_for(trainer, 1)
+    count = max(1, min(micro_batch, round(_MEASURED_SECONDS / first)))
+    return _seconds_for(trainer, count) * 1000 / count
+
+
+def _seconds_for(trainer: Trainer, count: int) -> float:
+    batch = trainer.loader.batch(0, count).to(trainer.device)
+    started = time.perf_counter()
+    report = trainer.system(batch, trainer.system.phases[0], StepRandom(0, 0, device=trainer.device))
+    report.loss.backward()
+    float(report.loss.detach())
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def next_free(parent: Path, stem: str) -> Path:

@@ -134,6 +134,7 @@ class IdxConfig(PictureConfig):
 
     @property
     def location(self) -> Path:
+        """``path`` with ``~`` resolved."""
         return Path(self.path).expanduser()
 
 
@@ -158,6 +159,7 @@ class FolderConfig(PictureConfig):
 
     @property
     def location(self) -> Path:
+        """``path`` with ``~`` resolved."""
         return Path(self.path).expanduser()
 
 

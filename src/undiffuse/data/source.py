@@ -91,6 +91,7 @@ class Dataset(ABC):
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are; 0 where there are no labels."""
         return len(self.class_names)
 
     def item_name(self, index: int) -> str:

@@ -31,6 +31,8 @@ from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConf
 
 #: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
+#: The same for points, whose networks are so small that calling them is what costs.
+POINT_BLOCK_ROWS = 1024
 
 
 class SamplingConfig(FrozenModel):
@@ -168,8 +170,10 @@ class DiffusionSystem(System):
         return Sampled(torch.cat([part.x for part in parts]), parts[0].nfe)
 
     def _sampling_denoiser(self) -> Denoiser:
-        blocked = Blocked(self.denoiser(), BLOCK_ROWS.get(self.device.type, 16))
-        clips = self.config.sampling.clip_x_0 and len(self.shape) == 3
+        pictures = len(self.shape) == 3
+        rows = BLOCK_ROWS.get(self.device.type, 16) if pictures else POINT_BLOCK_ROWS
+        blocked = Blocked(self.denoiser(), rows)
+        clips = self.config.sampling.clip_x_0 and pictures
         return ClippedDenoiser(blocked) if clips else blocked
 
     def compile_networks(self) -> None:
