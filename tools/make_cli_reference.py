@@ -21,7 +21,7 @@ HEAD = """# Command line
 
 Made by `python tools/make_cli_reference.py` from the program itself; do not edit.
 
-`undiffuse --debug COMMAND ...` shows a traceback where an error would be one line. `undiffuse --version` shows the
+`--debug`, anywhere on the line, shows a traceback where an error would be one line. `undiffuse --version` shows the
 version. Exit codes: 0 for success, 2 for what the caller can mend (a wrong option, key, file), 1 for a failure while
 running, 130 after an interruption.
 """

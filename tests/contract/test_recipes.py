@@ -108,3 +108,19 @@ def test_a_dry_run_says_all_and_writes_nothing(
 def test_an_unknown_recipe_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'flow-mnist'"):
         get_recipe("flow-mnst")
+
+
+def test_a_component_is_chosen_by_its_name_alone() -> None:
+    recipe = get_recipe("ddpm-digits")
+    short = apply_overrides(recipe, ["system.process=ddpm_cosine", "system.process.num_steps=50"])
+    long = apply_overrides(recipe, ["system.process.name=ddpm_cosine", "system.process.num_steps=50"])
+    assert short == long != recipe
+    same = apply_overrides(recipe, ["system.process=ddpm_linear"])
+    assert same == recipe
+
+
+def test_other_data_keeps_the_picture_options(small_data: dict[str, Path]) -> None:
+    recipe = get_recipe("ddpm-cifar10")
+    config = apply_overrides(recipe, [], source_config_for(str(small_data["folder"])))
+    assert config.data.size == 32 and config.data.channels == 3  # type: ignore[attr-defined]
+    assert config.data.path == str(small_data["folder"])  # type: ignore[attr-defined]

@@ -60,7 +60,8 @@ def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["data"]])
 def test_without_a_command_there_is_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         main(arguments)
+    assert stop.value.code == 2
     output = capsys.readouterr()
-    assert "Usage" in output.out + output.err
+    assert output.out.startswith("Usage") and not output.err

@@ -166,7 +166,8 @@ def test_bad_files(kind: str, undiffuse: CommandLine, tmp_path: Path) -> None:
 
 def test_a_missing_file_in_a_recipe(undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "data/mnist" in undiffuse.refused("train", "flow-mnist")
+    line = undiffuse.refused("train", "flow-mnist")
+    assert "data/mnist" in line and "--data" in line
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -327,6 +328,21 @@ def test_a_folder_that_may_not_be_written(
         line = undiffuse.refused(*command)
         assert "not allowed" in line and "--out" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_is_understood_anywhere(trained: Path) -> None:
+    with pytest.raises(UsageError):
+        main(["sample", str(trained), "--debug", "--steps", "0"])
+
+
+def test_out_of_memory_says_what_to_lower(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr("undiffuse.app.sampling.sample_to_folder", exhaust)
+    assert "--batch-size" in undiffuse.refused("sample", trained, "--out", tmp_path / "x", code=1)
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

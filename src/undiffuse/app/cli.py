@@ -238,7 +238,10 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo("interrupted", err=True)
         code = 130
     except Exception as error:
-        if hasattr(error, "format_message"):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error))
+            code = 2
+        elif hasattr(error, "format_message"):
             code = _complain(error, 2, debug, _parser_message(error, arguments))
         elif _out_of_memory(error):
             code = _complain(

@@ -57,4 +57,11 @@ def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
         parent = child
     if path[-1] == "name" and parent.get("name") not in (None, value):
         parent.clear()  # another row of the registry has other options
-    parent[path[-1]] = value
+    parent[path[-1]] = _component(parent.get(path[-1]), value)
+
+
+def _component(old: Any, value: Any) -> Any:
+    """``system.process=flow`` is short for ``system.process.name=flow``."""
+    if isinstance(old, dict) and "name" in old and isinstance(value, str):
+        return old if old["name"] == value else {"name": value}
+    return value

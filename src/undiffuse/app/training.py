@@ -49,6 +49,9 @@ def saved_config(out: Path) -> RunConfig:
 
 def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
     """(training, held-out) parts of the configured data."""
+    location = getattr(config.data, "location", None)
+    if location is not None and not location.exists():
+        raise UsageError(f"no such file or folder: {location}; name your own pictures with --data")
     fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
     return split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
 
@@ -167,7 +170,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
 
 
 def _seconds_a_thousand(trainer: Trainer) -> float:
-    """Forward and backward of a micro-batch, or of as many of its images as take some seconds, after one for warming up."""
+    """Forward and backward of a micro-batch, or of as much of it as takes some seconds, after one image to warm up."""
     micro_batch = trainer.config.batch_images // trainer.config.num_micro_batches
     first = _seconds_for(trainer, 1)
     count = max(1, min(micro_batch, round(_MEASURED_SECONDS / first)))
