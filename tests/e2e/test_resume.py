@@ -46,15 +46,14 @@ def run_until(config: RunConfig, folder: Path, images: int) -> None:
     """Stop as a signal does, after so many images in all."""
     trainer = trainer_of(config, folder)
     trainer.resume()
+    one_step = trainer._one_step
 
-    class Stopping:
-        def row(self, kind: str, values: dict[str, object]) -> None:
-            if trainer.images >= images:
-                trainer.request_stop()
+    def one_step_and_look() -> None:
+        one_step()
+        if trainer.images >= images:
+            trainer.request_stop()
 
-        def message(self, text: str) -> None: ...
-
-    trainer.observer = Stopping()
+    trainer._one_step = one_step_and_look  # type: ignore[method-assign]
     trainer.run()
 
 
@@ -62,15 +61,15 @@ def run_until(config: RunConfig, folder: Path, images: int) -> None:
 def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
     config = digits(*VARIANTS[variant])
     assert trainer_of(config, tmp_path / "whole").run()
-    run_until(config, tmp_path / "parts", 32)
-    run_until(config, tmp_path / "parts", 160)
+    run_until(config, tmp_path / "parts", 48)  # between two rows of the journal
+    run_until(config, tmp_path / "parts", 176)
     assert trainer_of(config, tmp_path / "parts").resume()
     run_until(config, tmp_path / "parts", 10**9)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_killed_at_random_moments(tmp_path: Path, undiffuse: CommandLine) -> None:
-    options = (*TINY, "num_images=640", "micro_batch_images=8", "system.network.dropout=0.1", "random_flip=true")
+    options = (*TINY, "num_images=640", "micro_batch_images=8", "system.network.dropout=0.1", "log_every_images=48")
     undiffuse.fine("train", "ddpm-digits", *options, "--out", tmp_path / "whole")
     out, log = tmp_path / "killed", tmp_path / "log"
     moments, kills = random.Random(0), 0
@@ -159,7 +158,7 @@ def half_done(tmp_path: Path) -> Path:
 
 def test_another_configuration_is_refused_with_the_difference(half_done: Path, undiffuse: CommandLine) -> None:
     line = undiffuse.refused("train", "optimizer.learning_rate=0.5", "--resume", "--out", half_done)
-    assert "optimizer.learning_rate: 0.002 -> 0.5" in line
+    assert "optimizer.learning_rate: " in line and " -> 0.5)" in line
     line = undiffuse.refused("train", "flow-mnist", "--data", "digits", "--resume", "--out", half_done)
     assert "recipe: 'ddpm-digits' -> 'flow-mnist'" in line
 

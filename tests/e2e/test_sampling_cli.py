@@ -13,7 +13,9 @@ from command_line import CommandLine, child, no_leftovers
 from PIL import Image
 
 import undiffuse as package
+from undiffuse.app.overrides import apply_overrides
 from undiffuse.errors import UsageError
+from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest
 
 
@@ -36,6 +38,19 @@ def test_any_batch_size_gives_the_same_bytes(
         assert pictures(tmp_path / str(size)) == expected, size
     undiffuse.fine(*common, "-n", 5, "--out", tmp_path / "five")
     assert pictures(tmp_path / "five") == dict(list(expected.items())[:5])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_bit_depends_on_the_batch_even_before_rounding(precision: str) -> None:
+    torch.manual_seed(0)
+    overrides = [f"system.precision={precision}", "system.network.channels=32"]
+    config = apply_overrides(get_recipe("ddpm-digits"), overrides)
+    system = config.system.build((1, 8, 8), [str(digit) for digit in range(10)])  # type: ignore[attr-defined]
+    for parameter in system.parameters():  # a fresh network's last layer is zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    whole = system.sample(SampleRequest(seeds=range(19), num_steps=3)).x
+    for size in (1, 3, 7):
+        assert torch.equal(system.sample(SampleRequest(seeds=range(19), num_steps=3, batch_size=size)).x, whole)
 
 
 def test_a_later_seed_is_a_later_picture(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
