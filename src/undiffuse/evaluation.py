@@ -24,7 +24,7 @@ from undiffuse.metrics import load_features
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.features import FeatureExtractor
-from undiffuse.metrics.neighbours import copying_summary
+from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours, summarise_copying
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.registry import lookup
 from undiffuse.samplers.base import Blocked
@@ -35,6 +35,7 @@ from undiffuse.systems.saved import Model, check_seeds
 from undiffuse.version import __version__
 
 _CHUNK = 500  # real pictures in memory as tensors at a time
+_CLOSEST = 16  # samples that a copying result names
 
 
 @dataclass(frozen=True)
@@ -296,12 +297,26 @@ def copying(subject: Subject) -> list[Result]:
     if len(held_out) < 2:
         raise UsageError("metric 'copying' needs held-out pictures for scale: train with a validation_fraction")
     training = pictures(subject.train, len(subject.train))
-    summary = copying_summary(subject.samples, held_out, training)
+    sampled, real = (nearest_neighbours(images, training) for images in (subject.samples, held_out))
+    summary = summarise_copying(sampled.distances[:, 0], real.distances[:, 0], len(training))
     stated = {"space": "pixels", "distance": "L2", "samples": subject.sampling(), "held_out_images": len(held_out)}
-    details = summary.to_dict()
+    details = {**summary.to_dict(), "closest": _closest(sampled, subject.protocol.seed)}
     ratio = None if summary.ratio is None else float(summary.ratio)
     return [
         Result("neighbour_ratio", ratio, "median distance / that of held-out pictures", None, "near 1", stated, details)
+    ]
+
+
+def _closest(sampled: Neighbours, seed: int) -> list[dict[str, Any]]:
+    """The samples nearest to any training picture: the first to look at."""
+    order = sampled.distances[:, 0].argsort()[:_CLOSEST].tolist()
+    return [
+        {
+            "seed": seed + number,
+            "training_item": int(sampled.indices[number, 0]),
+            "distance": float(sampled.distances[number, 0]),
+        }
+        for number in order
     ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.app.show import counting, results_table
+import numpy as np
+
+from undiffuse.app.show import counting, results_table, say
 from undiffuse.app.training import split_data
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
@@ -14,6 +16,7 @@ from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol, Subject, check_metrics, default_metrics, evaluate
 from undiffuse.files import check_writable, write_json
+from undiffuse.images import grid_of, save_png
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 
@@ -36,7 +39,18 @@ def evaluate_to_file(
         result = evaluate(subject, metrics or default_metrics(train))
     write_json(out, result)
     results_table(result)
+    _draw_closest(result, subject, out.with_name(f"{out.stem}_neighbours.png"))
     return result
+
+
+def _draw_closest(result: Mapping[str, Any], subject: Subject, path: Path) -> None:
+    """The samples nearest to a training picture, each above that picture."""
+    for row in result["results"]:
+        if closest := row["details"].get("closest"):
+            samples = subject.samples[[pair["seed"] - subject.protocol.seed for pair in closest]].numpy()
+            training = subject.train.fetch([pair["training_item"] for pair in closest]).items.numpy()
+            save_png(path, grid_of(np.concatenate([samples, training]), columns=len(closest)))
+            say(f"samples above their nearest training pictures: {path}")
 
 
 def real_data(model: Model, data: str | None) -> tuple[Dataset, Dataset]:

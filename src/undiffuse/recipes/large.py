@@ -33,7 +33,7 @@ def ddpm_cifar10() -> RunConfig:
 
 
 def ddpm_church48() -> RunConfig:
-    """The network of the LSUN church report at 48x48 (86.8M parameters here): 128 channels, 1-2-3-4, attention at level 3."""
+    """The network of the LSUN church report at 48x48 with 86.8M parameters: 128 channels, 1-2-3-4."""
     return RunConfig(
         recipe="ddpm-church48",
         data=FolderConfig(path="data/church", size=48, channels=3, labels="none", validation_fraction=0.02),

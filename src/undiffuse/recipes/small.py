@@ -52,7 +52,7 @@ def flow_mnist() -> RunConfig:
         system=flow(network, precision="bf16", time_draws="stratified"),
         optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, warmup_images=5_000, decay="cosine"),
         ema=EMAConfig(halflife_images=8_000),
-        num_images=170_000,
+        num_images=150_000,
         batch_images=64,
         validation_images=1024,
     )

@@ -1,10 +1,10 @@
 """Muon: momentum whose matrices are made orthogonal before they move the weights; Adam for all that is no matrix.
 
-A hidden layer's gradient is dominated by few directions; replacing it by the nearest orthogonal matrix moves all of them
-alike, which in short trainings takes far fewer steps. Kernels (O, I, h, w) are matrices (O, I h w) here.
+A hidden layer's gradient is dominated by few directions; replacing it by the nearest orthogonal matrix moves all of
+them alike, which in short trainings takes far fewer steps. Kernels (O, I, h, w) are matrices (O, I h w) here.
 
-Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is scalable
-for LLM training", arXiv:2502.16982 (the step size that matches Adam's).
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
+scalable for LLM training", arXiv:2502.16982 (the step size that matches Adam's).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Approximately U V^T of each matrix U S V^T, ``(N, rows, columns) -> (N, rows, columns)``; singular values near 1."""
+    """Approximately U V^T of each matrix U S V^T, ``(N, rows, columns)`` in and out; singular values near 1."""
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
@@ -84,7 +84,9 @@ class Muon(torch.optim.Optimizer):
             by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
         for shape, pairs in by_shape.items():
             size = group["lr"] * 0.2 * max(shape) ** 0.5
-            for (parameter, _), move in zip(pairs, orthogonalised(torch.stack([u for _, u in pairs])), strict=True):
+            # five products a matrix cost as much as the gradient in float32; directions need no more than bfloat16
+            moves = orthogonalised(torch.stack([update for _, update in pairs]).bfloat16())
+            for (parameter, _), move in zip(pairs, moves.to(parameters[0].dtype), strict=True):
                 parameter.sub_(move.reshape(parameter.shape), alpha=size)
 
     def _move_vectors(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
