@@ -6,6 +6,7 @@ and, drawn once and shared by all metrics, the samples.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.losses.variational import Bound, variational_bound
@@ -25,6 +26,7 @@ from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours, summarise_copying
+from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.registry import lookup
 from undiffuse.samplers.base import Blocked
@@ -35,6 +37,7 @@ from undiffuse.systems.saved import Model, check_seeds
 from undiffuse.version import __version__
 
 _CHUNK = 500  # real pictures in memory as tensors at a time
+_FRECHET_GROUPS = 10  # of its jackknife
 _CLOSEST = 16  # samples that a copying result names
 
 
@@ -102,19 +105,29 @@ class Subject:
 
     Args:
         model: trained.
-        train: the pictures it learned from.
+        load_train: gives the pictures it learned from; called once, by the first metric that needs them.
         held_out: pictures it never saw.
         protocol: see there.
         tell: called with (samples done, samples asked for).
     """
 
     model: Model
-    train: Dataset
+    load_train: Callable[[], Dataset]
     held_out: Dataset
     protocol: Protocol
     tell: Callable[[int, int], None] | None = None
     seconds: float = 0.0
     nfe: int = 0
+
+    @cached_property
+    def train(self) -> Dataset:
+        """The pictures that the model learned from."""
+        return self.load_train()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any metric has asked for samples yet."""
+        return "samples" in self.__dict__
 
     @cached_property
     def samples(self) -> Tensor:
@@ -145,7 +158,12 @@ class Subject:
         """The features asked for, or those that fit the data."""
         if self.protocol.features != "auto":
             return load_features(self.protocol.features)
-        return load_features(features_for(self.train))
+        return load_features(features_for(self.model))
+
+    @property
+    def num_features(self) -> int:
+        """The features of one picture."""
+        return self.extractor.dim or math.prod(self.model.system.shape)
 
     def sampling(self) -> dict[str, Any]:
         """How the samples were made."""
@@ -162,25 +180,22 @@ class Subject:
         }
 
 
-def features_for(dataset: Dataset) -> str:
-    """The features that suit a set: ``fashion`` or ``handwriting`` for small grey pictures, else ``pixels``."""
-    if len(dataset.shape) != 3 or dataset.shape[0] != 1 or max(dataset.shape[1:]) > 32:
+def features_for(model: Model) -> str:
+    """The features that suit a model: ``fashion`` or ``handwriting`` for small grey pictures, else ``pixels``.
+
+    They follow from what the model's ``config.json`` says of its data, which need not be there.
+    """
+    shape = model.system.shape
+    if len(shape) != 3 or shape[0] != 1 or max(shape[1:]) > 32:
         return "pixels"
-    origin = " ".join([dataset.name, *dataset.provenance.values(), *dataset.class_names]).lower()
-    return "fashion" if "fashion" in origin else "handwriting"
-
-
-def pictures(dataset: Dataset, count: int) -> Tensor:
-    """The first ``count`` items; sets are in the order of their content's hash or files, not sorted by class."""
-    rows = np.arange(min(count, len(dataset)))
-    return torch.cat([dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, len(rows), _CHUNK)])
+    origin = [*map(str, model.config["config"]["data"].values()), *model.config["model"]["class_names"]]
+    return "fashion" if "fashion" in " ".join(origin).lower() else "handwriting"
 
 
 def spread(dataset: Dataset, count: int) -> Tensor:
-    """``count`` items evenly spaced over the set, so that no class is left out of a sorted one."""
-    count = min(count, len(dataset))
-    rows = np.linspace(0, len(dataset) - 1, count).astype(np.int64) if count else np.empty(0, np.int64)
-    return torch.cat([dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, count, _CHUNK)])
+    """``count`` items (at least one) evenly spaced over the set: folders come sorted by class, and none is left out."""
+    rows = evenly_spaced(len(dataset), count)
+    return torch.cat([dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, len(rows), _CHUNK)])
 
 
 def statistics_of(extractor: FeatureExtractor, images: Tensor) -> GroupedStatistics:
@@ -194,16 +209,17 @@ def statistics_of(extractor: FeatureExtractor, images: Tensor) -> GroupedStatist
 
 def _need_pictures(subject: Subject, metric: str) -> None:
     if len(subject.model.system.shape) != 3:
-        raise UsageError(f"metric {metric!r} is for pictures, this model makes points; use 'vlb'")
+        raise UsageError(f"metric {metric!r} is for pictures, this model makes points; use 'sliced_wasserstein'")
 
 
 def vlb(subject: Subject) -> list[Result]:
     """The variational bound on held-out pictures: L_T, the sum of L_t, L_0 and their total, in bits a dimension."""
+    _need_pictures(subject, "vlb")  # its decoder counts 256 levels
     model, protocol = subject.model, subject.protocol
     if len(subject.held_out) == 0:
         raise UsageError("metric 'vlb' needs held-out pictures: train with a validation_fraction or give --data")
     items = spread(subject.held_out, protocol.bound_images)
-    x_0 = (items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items).to(model.system.device)
+    x_0 = (items.float() / 127.5 - 1).to(model.system.device)
     system: Any = model.system
     denoiser = Blocked(system.denoiser("fp32"), 64)
     times = bound_grid(system.process, system.log_snr_range, protocol.bound_steps)
@@ -218,7 +234,7 @@ def vlb(subject: Subject) -> list[Result]:
         "split": "held out",
         "data_fingerprint": subject.held_out.fingerprint,
         "terms": len(times),
-        "grid": "the chain's own knots" if hasattr(system.process, "knots") else "even in log-SNR",
+        "grid": "the chain's own knots" if system.process.knots is not None else "even in log-SNR",
         "t_1": float(times[0]),
         "variance": bound.variance,
         "decoder": f"discretised Gaussian over 256 levels, std {bound.decoder_std:.5g}",
@@ -246,7 +262,7 @@ def _bits(name: str, bound: Bound, nats: Tensor, stated: dict[str, Any]) -> Resu
 
 def bound_grid(process: Any, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
     """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR, ending at t = 1."""
-    if hasattr(process, "knots"):
+    if process.knots is not None:
         knots: Tensor = process.knots[1:]
         return knots
     # where alpha(1) = 0 the grid begins with t = 1 itself, otherwise it is put there
@@ -259,7 +275,7 @@ def frechet(subject: Subject) -> list[Result]:
     _need_pictures(subject, "frechet")
     extractor = subject.extractor
     real = spread(subject.train, max(subject.protocol.num, 5000))
-    check_enough(min(subject.protocol.num, len(real)), extractor.dim or int(np.prod(subject.model.system.shape)), 10)
+    check_enough(min(subject.protocol.num, len(real)), subject.num_features, _FRECHET_GROUPS)
     estimate = frechet_estimate(statistics_of(extractor, subject.samples), statistics_of(extractor, real))
     stated = {
         **extractor.protocol(),
@@ -293,10 +309,10 @@ def classes(subject: Subject) -> list[Result]:
 def copying(subject: Subject) -> list[Result]:
     """Distance of samples to their nearest training picture, beside that of held-out pictures: is it copying?"""
     _need_pictures(subject, "copying")
-    held_out = pictures(subject.held_out, subject.protocol.num)
-    if len(held_out) < 2:
+    if len(subject.held_out) < 2:
         raise UsageError("metric 'copying' needs held-out pictures for scale: train with a validation_fraction")
-    training = pictures(subject.train, len(subject.train))
+    held_out = spread(subject.held_out, subject.protocol.num)
+    training = spread(subject.train, len(subject.train))
     sampled, real = (nearest_neighbours(images, training) for images in (subject.samples, held_out))
     summary = summarise_copying(sampled.distances[:, 0], real.distances[:, 0], len(training))
     stated = {"space": "pixels", "distance": "L2", "samples": subject.sampling(), "held_out_images": len(held_out)}
@@ -320,19 +336,54 @@ def _closest(sampled: Neighbours, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def sliced(subject: Subject) -> list[Result]:
+    """Mean W_2 of samples and held-out points along fixed directions; the same of training points gives the scale."""
+    if len(subject.model.system.shape) == 3:
+        raise UsageError("metric 'sliced_wasserstein' is for points, this model makes pictures; use 'frechet'")
+    if len(subject.held_out) == 0:
+        raise UsageError("metric 'sliced_wasserstein' needs held-out points: train with a validation_fraction")
+    num = subject.protocol.num
+    real, training = spread(subject.held_out, num), spread(subject.train, num)
+    value = sliced_wasserstein(subject.samples, real)
+    stated = {
+        "directions": NUM_DIRECTIONS,
+        "reference": "held-out points",
+        "reference_points": len(real),
+        "data_fingerprint": subject.held_out.fingerprint,
+        "samples": subject.sampling(),
+    }
+    details = {"training_to_held_out": sliced_wasserstein(training, real), "training_points": len(training)}
+    error = sliced_wasserstein_error(subject.samples, real)
+    return [Result("sliced_wasserstein", value, "units of the data", error, "lower", stated, details)]
+
+
 METRICS: dict[str, Callable[[Subject], list[Result]]] = {
     "vlb": vlb,
     "frechet": frechet,
     "classes": classes,
     "copying": copying,
+    "sliced_wasserstein": sliced,
 }
 
 
-def default_metrics(dataset: Dataset) -> list[str]:
-    """The metrics that make sense for a set."""
-    if len(dataset.shape) != 3:
-        return ["vlb"]
-    return ["frechet", "copying", "vlb"] if features_for(dataset) == "pixels" else list(METRICS)
+def default_metrics(subject: Subject) -> tuple[list[str], str]:
+    """The metrics that make sense for a model and a number of samples, and a line on what was left out, or ""."""
+    if len(subject.model.system.shape) != 3:
+        return ["sliced_wasserstein"], ""
+    others = ["copying", "vlb"] if subject.extractor.name == "pixels" else ["classes", "copying", "vlb"]
+    trained_on = subject.model.config["data"]["train"]
+    needed, given = max(subject.num_features + 1, 2 * _FRECHET_GROUPS), min(subject.protocol.num, trained_on)
+    if given >= needed:
+        return ["frechet", *others], ""
+    way = (
+        f"ask for it with --metrics frechet --num {needed}"
+        if trained_on >= needed
+        else f"the model's {trained_on} training pictures are too few for it"
+    )
+    return others, (
+        f"no Fréchet distance: on {subject.num_features} {subject.extractor.name} features it needs {needed} samples, "
+        f"--num is {subject.protocol.num}; {way}"
+    )
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -349,11 +400,12 @@ def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
     """
     rows = [lookup(METRICS, name, "metric") for name in metrics]
     results = [result.to_dict() for row in rows for result in row(subject)]
+    sampling = {"sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)}} if subject.drawn else {}
     return {
         "results": results,
-        "model": {"path": subject.model.path.name, "weights_sha256": subject.model.weights_sha256},
+        "model": {"path": subject.model.path.resolve().name, "weights_sha256": subject.model.weights_sha256},
         "recipe": subject.model.config["config"]["recipe"],
-        "sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)},
+        **sampling,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "undiffuse": __version__,
         "hardware": hardware(),

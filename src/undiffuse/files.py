@@ -24,9 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
         RunError: the disk is full or fails.
         UsageError: the folder may not be written to.
     """
+    asked, path = path, path.resolve()  # "." has no name
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with explained(path):
+        with explained(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _sync(temporary)
@@ -126,6 +127,9 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     if not (temporary.is_dir() and path.is_dir()):
         temporary.replace(path)
         return
+    if path.samefile(Path.cwd()):
+        _move_entries(temporary, path)
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     path.replace(aside)
     try:
@@ -134,6 +138,14 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         aside.replace(path)
         raise
     _remove(aside)
+
+
+def _move_entries(temporary: Path, folder: Path) -> None:
+    """Fill the folder that the user stands in: a shell would be left in a removed one if it were replaced."""
+    for entry in folder.iterdir():
+        _remove(entry)
+    for entry in sorted(temporary.iterdir()):
+        entry.replace(folder / entry.name)
 
 
 def _remove(path: Path) -> None:
@@ -149,6 +161,8 @@ def _sync(path: Path) -> None:
             entry.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read
             with entry.open("rb+") as file:
                 os.fsync(file.fileno())
+    if path.is_dir():
+        _sync_entry(path)
 
 
 def _sync_entry(folder: Path) -> None:

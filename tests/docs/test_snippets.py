@@ -50,7 +50,7 @@ def check_command(words: list[str]) -> None:
     if params.get("sampler") is not None:
         make_sampler(params["sampler"])
     if params.get("grid") is not None:
-        lookup(GRIDS, params["grid"], "time grid")
+        lookup(GRIDS, params["grid"].partition(":")[0], "time grid")
     if params.get("features") not in (None, "auto"):
         lookup(FEATURES, params["features"], "features")
     for metric in (params.get("metrics") or "").split(","):

@@ -204,6 +204,27 @@ def test_out_holds_a_run_or_samples(trained: Path, undiffuse: CommandLine, tmp_p
     assert no_leftovers(tmp_path)
 
 
+def test_overwrite_deletes_nothing_but_samples(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    call = ("sample", trained, "-n", 2, "--steps", 2, "--progressive", "--overwrite", "--out", tmp_path / "out")
+    undiffuse.fine(*call)
+    undiffuse.fine(*call)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert "notes.txt" in undiffuse.refused(*call)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_out_and_model_are_the_folder_one_stands_in(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    undiffuse.fine("sample", trained, "-n", 3, "--steps", 2, "--out", ".")
+    undiffuse.fine("sample", trained, "-n", 2, "--steps", 2, "--out", ".", "--overwrite")
+    assert len(list(tmp_path.glob("0*.png"))) == 2 and no_leftovers(tmp_path.parent)
+    monkeypatch.chdir(trained)
+    undiffuse.fine("sample", ".", "-n", 1, "--steps", 2, "--out", tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "samples.json").read_text())["model"] == "tiny"
+
+
 @pytest.fixture
 def model(trained: Path, tmp_path: Path) -> Path:
     """A copy of a trained model that may be spoilt."""
@@ -232,6 +253,10 @@ def spoil(model: Path, what: str) -> None:
         weights.write_bytes(weights.read_bytes()[:5000])
     elif what == "weights of nothing":
         weights.write_bytes(b"")
+    elif what.startswith("one bit"):
+        content = bytearray(weights.read_bytes())
+        content[content.index(b"sha256") + 25 if what.endswith("checksum") else -3] ^= 0x01
+        weights.write_bytes(content)
     elif what == "weights are text":
         weights.write_text("not weights" * 100)
 
@@ -247,6 +272,8 @@ SPOILT = {
     "weights cut": "model.safetensors",
     "weights of nothing": "model.safetensors",
     "weights are text": "model.safetensors",
+    "one bit of the weights": "model.safetensors",
+    "one bit of the checksum": "model.safetensors",
 }
 
 

@@ -9,8 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import CommandLine
+from PIL import Image
+
+from undiffuse.app.training import configure, train
+from undiffuse.data.source import ArrayDataset
+from undiffuse.evaluation import spread
 
 QUICK = ("--steps", "2", "--bound-images", "4", "--num", "200")
 
@@ -67,6 +73,7 @@ def test_the_bound_and_its_parts(quick_chain: Path, undiffuse: CommandLine, tmp_
     assert {"images": 4, "split": "held out", "terms": 20, "variance": "beta"}.items() <= stated.items()
     assert {"t_1", "grid", "decoder", "labels", "precision", "data_fingerprint"} <= stated.keys()
     assert all(result["unit"] == "bits/dim" for result in record["results"])
+    assert "sampling" not in record  # nothing was drawn
 
 
 def test_metrics_by_name(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -89,7 +96,13 @@ def test_too_few_samples_says_how_many(quick_chain: Path, undiffuse: CommandLine
 
 def test_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = evaluated(undiffuse, trained_points, tmp_path / "out.json")
-    assert [row["metric"] for row in record["results"]] == ["vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
+    (result,) = record["results"]
+    assert result["metric"] == "sliced_wasserstein" and result["value"] > 0 and result["uncertainty"] > 0
+    assert result["details"]["training_to_held_out"] < result["value"]
+    assert result["protocol"]["directions"] == 128 and result["protocol"]["reference"] == "held-out points"
+    assert "sliced_wasserstein" in undiffuse.refused(
+        "evaluate", trained_points, "--metrics", "vlb", "--out", tmp_path / "x"
+    )
     assert "points" in undiffuse.refused("evaluate", trained_points, "--metrics", "frechet", "--out", tmp_path / "x")
 
 
@@ -102,6 +115,62 @@ def test_other_held_out_pictures(quick_chain: Path, undiffuse: CommandLine, tmp_
     record = evaluated(undiffuse, quick_chain, tmp_path / "x.json", "--metrics", "vlb", "--data", "digits")
     config = json.loads((quick_chain / "config.json").read_text())
     assert record["results"][0]["protocol"]["data_fingerprint"] != config["data"]["fingerprint"]
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of colour pictures that lie sorted in two sub-folders, beside them as ``data``."""
+    folder = tmp_path_factory.mktemp("colour")
+    levels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    for number, level in enumerate(levels):
+        path = folder / "data" / ("dark" if number < 20 else "light") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(level // 2 + 127 * (number >= 20)).save(path)
+    network = ("channels=8", "multipliers=[1]", "num_blocks=1", "attention_levels=[]", "num_heads=1")
+    sizes = ("data.size=8", "data.validation_fraction=0.3", "num_images=64", "batch_images=16", "micro_batch_images=16")
+    overrides = [f"system.network.{option}" for option in network] + [*sizes, "preview_every_images=0"]
+    config = configure("ddpm-church48", [*overrides, "system.precision=fp32"], str(folder / "data"), None, False)
+    assert train(config, folder / "run", device="cpu")
+    return folder
+
+
+COLOUR = ("--steps", "2", "--bound-images", "2", "--num", "30")
+
+
+def test_colour_pictures_with_the_defaults(colour: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    outcome = undiffuse.fine("evaluate", colour / "run", *COLOUR, "--out", tmp_path / "x.json")
+    assert "no Fréchet distance: on 192 pixels features it needs 193 samples" in outcome.err
+    names = [row["metric"] for row in json.loads((tmp_path / "x.json").read_text())["results"]]
+    assert names == ["neighbour_ratio", "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
+    assert "193" in undiffuse.refused("evaluate", colour / "run", *COLOUR, "--metrics", "frechet")
+
+
+def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    (model := tmp_path / "exported").mkdir()
+    for name in ("config.json", "model.safetensors", "model_card.md"):
+        shutil.copy(colour / "run" / name, model)
+    config = json.loads((model / "config.json").read_text())
+    config["config"]["data"]["path"] = str(tmp_path / "gone")
+    (model / "config.json").write_text(json.dumps(config))
+    other = ("--data", colour / "data")
+    undiffuse.fine("evaluate", model, *COLOUR, *other, "--metrics", "vlb")
+    line = undiffuse.refused("evaluate", model, *COLOUR, *other, "--metrics", "copying")
+    assert "trained on" in line and "gone" in line and "--metrics" in line
+    assert "gone" in undiffuse.refused("evaluate", model, *COLOUR)
+    assert "gone" in undiffuse.fine("report", model).err
+    assert "There are no real items to show." in (model / "report.html").read_text()
+
+
+def test_held_out_pictures_of_every_class_are_taken() -> None:
+    dataset = ArrayDataset("sorted", np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1))
+    assert spread(dataset, 4).flatten().tolist() == [0, 33, 66, 99]
+    assert len(spread(dataset, 500)) == 100
+
+
+def test_a_model_without_classes_lists_none(colour: Path, trained: Path) -> None:
+    assert "| classes | none |" in (colour / "run" / "model_card.md").read_text()
+    card = (trained / "model_card.md").read_text()
+    assert "| classes | 0, 1, 2" in card and "undiffuse sample . -n" in card
 
 
 def test_changed_data_is_refused(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from undiffuse.app.training import configure, split_data
 from undiffuse.data.source import ArrayDataset
-from undiffuse.training.guard import NonFiniteError, first_bad_layer
+from undiffuse.training.guard import NonFiniteError, first_bad_gradient, first_bad_layer
 from undiffuse.training.trainer import Trainer
 
 
@@ -85,13 +85,13 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize("micro_batch", ["null", "4"])
 def test_a_gradient_that_is_not_finite_though_the_loss_is(micro_batch: str, tmp_path: Path) -> None:
     trainer = trainer_in(tmp_path, f"micro_batch_images={micro_batch}")
-    layer = some_layer(trainer)[1]
+    name, layer = some_layer(trainer)
     # the square root has an infinite slope at 0, and 0 times infinity is no number
     spoil_at_step(trainer, 2, layer, lambda output: output + (output * 0).sqrt() * 0)
     with pytest.raises(NonFiniteError, match="a gradient is not finite at step 2") as error:
         trainer.run()
     report, batch = evidence(tmp_path, 2)
-    assert "gradient of" in report["first_bad_layer"]
+    assert report["first_bad_layer"] == f"gradient of {name}.weight"
     assert report["indices"] == trainer.loader.indices(32, 16).tolist()
     assert batch["x_0"].shape == (16, 1, 8, 8)
     assert "and 8 more" in str(error.value)
@@ -142,3 +142,21 @@ def test_the_first_bad_layer_is_the_first_in_order_of_execution() -> None:
         module.first.bias[0] = torch.inf
     assert first_bad_layer(module, lambda: module(torch.zeros(1, 2))) == "first (Linear)"
     assert first_bad_layer(nn.Linear(2, 2), lambda: None) is None
+
+
+def test_the_first_bad_gradient_is_the_first_of_the_backward_pass() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.third, self.second, self.first = (nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.third((self.second(self.first(x)) * 0).sqrt() * 0)
+            return y
+
+    module = Backwards()
+    module(torch.ones(1, 2)).sum().backward()
+    assert first_bad_gradient(module, lambda: module(torch.ones(1, 2))) == "second.weight"
+    assert module.third.weight.grad is not None and bool(module.third.weight.grad.isfinite().all())
+    module.zero_grad()
+    assert first_bad_gradient(module, lambda: None) is None

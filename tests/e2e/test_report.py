@@ -38,6 +38,7 @@ RECORD: dict[str, Any] = {
         "data": {"name": "digits"},
         "system": {
             "name": "diffusion",
+            "class_conditional": True,
             "process": {"name": "linear_vp", "num_steps": 200},
             "parameterization": "eps",
             "network": {"name": "unet", "multipliers": [1, 2]},

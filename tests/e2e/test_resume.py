@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import (
     TINY,
     CommandLine,
@@ -24,12 +25,21 @@ from command_line import (
 
 from undiffuse.app.training import configure, parse_duration, split_data
 from undiffuse.errors import UsageError
+from undiffuse.systems import saved
 from undiffuse.training.config import RunConfig
-from undiffuse.training.trainer import Trainer
+from undiffuse.training.trainer import Silent, Trainer
 
 VARIANTS = {
     "plain": ("optimizer.warmup_images=100",),
     "accumulation and dropout": ("micro_batch_images=4", "system.network.dropout=0.2"),
+    "mid-window, cosine decay, ramped average": (
+        "log_every_images=112",
+        "checkpoint_every_images=48",
+        "optimizer.decay=cosine",
+        "ema.halflife_images=64",
+        "ema.rampup=0.5",
+    ),
+    "muon": ("optimizer.name=muon",),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
 }
 
@@ -254,3 +264,49 @@ def test_so_many_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_the_checkpoint_holds_weights_averages_and_optimizer(half_done: Path) -> None:
     kinds = {name.split(".")[0] for name in state_of(half_done)}
     assert kinds == {"model", "ema", "optimizer"}
+
+
+def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
+    from undiffuse.training.checkpoint import _checksum
+
+    class Listening(Silent):
+        def message(self, text: str) -> None:
+            heard.append(text)
+
+    heard: list[str] = []
+    config = digits()
+    assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
+    assert heard == []
+
+    def on_a_gpu(record: dict[str, dict[str, object]]) -> None:
+        record["counters"]["device"] = "cuda"
+        record["checksum"] = _checksum({key: value for key, value in record.items() if key != "checksum"})  # type: ignore
+
+    edit_json(last_checkpoint(half_done) / "state.json", on_a_gpu)
+    assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
+    assert len(heard) == 1 and "cuda" in heard[0] and "cpu" in heard[0]
+
+
+def test_raw_weights_can_be_loaded(half_done: Path) -> None:
+    raw, average = saved.load(half_done, weights="raw"), saved.load(half_done)
+    state = state_of(half_done)
+    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in raw.system.state_dict().items())
+    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in average.system.state_dict().items())
+    assert raw.weights_sha256 != average.weights_sha256
+    with pytest.raises(UsageError, match="kind of weights 'rav'"):
+        saved.load(half_done, weights="rav")
+    (half_done / "raw.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no raw\.safetensors"):
+        saved.load(half_done, weights="raw")
+
+
+@pytest.mark.slow
+def test_one_compiled_step_is_the_step(tmp_path: Path) -> None:
+    options = ["num_images=16", "batch_images=16", "validate_every_images=0", "preview_every_images=0"]
+    options += ["system.network.width=8", "system.network.num_blocks=1", "data.num_points=100"]
+    for name in ("false", "true"):
+        config = configure("ddpm-swissroll", [*options, f"compile={name}"], None, None, False)
+        assert trainer_of(config, tmp_path / name).run()
+    plain, compiled = state_of(tmp_path / "false"), state_of(tmp_path / "true")
+    assert plain.keys() == compiled.keys()
+    assert [name for name in plain if not torch.allclose(plain[name], compiled[name], rtol=1e-3, atol=1e-3)] == []

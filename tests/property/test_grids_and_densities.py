@@ -96,7 +96,7 @@ U = torch.tensor([2.0**-54, 1e-9, 0.01, 0.3, 0.5, 0.77, 0.999, 1 - 2.0**-53], dt
 @pytest.mark.parametrize("name", TIME_DENSITIES)
 def test_densities_map_u_into_the_half_open_interval_and_ascend(name: str, process_name: str) -> None:
     process, density = PROCESSES_TO_TRY[process_name], TIME_DENSITIES[name]()
-    if name == "knots" and not hasattr(process, "num_steps"):
+    if name == "knots" and process.num_steps is None:
         with pytest.raises(UsageError, match="num_steps"):
             density(process, U)
         return
@@ -132,3 +132,26 @@ def test_the_uniform_density_is_the_identity() -> None:
 def test_a_density_without_width_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="std > 0"):
         TIME_DENSITIES[name](std=0.0)
+
+
+def test_the_options_of_a_grid_are_written_behind_its_name() -> None:
+    process = FlowProcess()
+    assert torch.equal(time_grid("karras:rho=5", process, 9), time_grid("karras", process, 9, rho=5.0))
+    assert torch.equal(time_grid("karras:", process, 9), time_grid("karras", process, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("karras:roh=5", "did you mean 'rho'"),
+        ("log_snr:rho=5", "it has none"),
+        ("karas:rho=5", "did you mean 'karras'"),
+        ("karras:rho=x", "number above 0"),
+        ("karras:rho=0", "number above 0"),
+        ("karras:rho=nan", "number above 0"),
+        ("karras:rho", "number above 0"),
+    ],
+)
+def test_bad_options_of_a_grid(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        time_grid(name, FlowProcess(), 9)

@@ -29,13 +29,14 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.samplers.base import Blocked, Watch
+from undiffuse.samplers.grids import GRIDS, time_grid
 
 quick = settings(max_examples=60, deadline=None)
 
 
 def allowed(row: str, process: Process) -> bool:
     """``flow`` has no velocity at a chain's knots; ``posterior_mean`` needs a chain."""
-    discrete = hasattr(process, "num_steps")
+    discrete = process.num_steps is not None
     return {"flow": not discrete, "posterior_mean": discrete}.get(row, True)
 
 
@@ -412,3 +413,27 @@ def test_wrappers_forward_what_they_wrap() -> None:
     for wrapper in (ClippedDenoiser(inner), Blocked(inner, 2), Watch(inner, cond)):
         assert wrapper.process is inner.process
         assert wrapper.log_snr_range == (-3.0, 5.0)
+
+
+@pytest.mark.parametrize("label", ["index0", "index1"])
+@pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_step_index_stays_within_the_chain(label: str, value_range: tuple[float, float], grid: str) -> None:
+    asked: list[float] = []
+
+    def function(x: Tensor, index: Tensor) -> Tensor:
+        asked.extend(index.tolist())
+        return torch.zeros_like(x)
+
+    chain = DiscreteVP.linear(50)
+    wrapped = Denoiser.wrap(function, chain, "eps", time_label=label, value_range=value_range)
+    assert wrapped.process.num_steps == 50
+    assert wrapped.process.knots is not None and torch.equal(wrapped.process.knots, chain.knots)
+    for t in time_grid(grid, wrapped.process, 50, wrapped.log_snr_range)[:-1]:
+        wrapped(torch.zeros(1, 2, dtype=torch.float64), t[None])
+    first = 0 if label == "index0" else 1
+    assert max(asked) == first + 49
+    if grid == "uniform":
+        assert asked == [float(first + index) for index in range(49, -1, -1)]
+    elif grid != "quadratic":  # evenly spaced in sqrt(t) there are times before the first step
+        assert min(asked) == first

@@ -25,7 +25,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folde
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
 StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
-GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras")]
+GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras or karras:rho=5")]
 SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 
 
@@ -132,7 +132,9 @@ def sample(
 def evaluate(
     model: ModelArgument,
     data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
-    metrics: Annotated[str | None, typer.Option(help="comma-separated: vlb, frechet, classes, copying")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="comma-separated: vlb, frechet, classes, copying, sliced_wasserstein")
+    ] = None,
     num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
     sampler: SamplerOption = None,
     steps: StepsOption = None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from undiffuse.app.show import counting, results_table, say
+from undiffuse.app.show import counting, results_table, say, warn
 from undiffuse.app.training import split_data
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
@@ -33,14 +34,21 @@ def evaluate_to_file(
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
     check_writable(out)
-    train, held_out = real_data(model, data)
+    load_train, held_out = real_data(model, data)
     with counting("sampling") as tell:
-        subject = Subject(model, train, held_out, protocol, tell)
-        result = evaluate(subject, metrics or default_metrics(train))
+        subject = Subject(model, load_train, held_out, protocol, tell)
+        result = evaluate(subject, metrics or _defaults(subject))
     write_json(out, result)
     results_table(result)
     _draw_closest(result, subject, out.with_name(f"{out.stem}_neighbours.png"))
     return result
+
+
+def _defaults(subject: Subject) -> list[str]:
+    metrics, note = default_metrics(subject)
+    if note:
+        warn(note)
+    return metrics
 
 
 def _draw_closest(result: Mapping[str, Any], subject: Subject, path: Path) -> None:
@@ -53,21 +61,45 @@ def _draw_closest(result: Mapping[str, Any], subject: Subject, path: Path) -> No
             say(f"samples above their nearest training pictures: {path}")
 
 
-def real_data(model: Model, data: str | None) -> tuple[Dataset, Dataset]:
-    """(training, held-out) pictures to compare with, of the model's own shape."""
+def real_data(model: Model, data: str | None) -> tuple[Callable[[], Dataset], Dataset]:
+    """A function that gives the training pictures, and the held-out ones, of the model's own shape.
+
+    With ``data`` the model's own need not be there until the function is called.
+
+    Raises:
+        UsageError: no such data, of another shape, or changed since the model was trained.
+    """
+    if data is None:
+        train, held_out = _own_data(model)
+        return lambda: train, held_out
     config = validate(RunConfig, model.config["config"])
-    train, held_out = split_data(config)
-    if train.fingerprint != model.config["data"]["fingerprint"]:
-        raise UsageError("the data that this model was trained on has changed; put it back before comparing with it")
-    if data is not None:
-        source = source_config_for(data)
-        picture_options = {
-            key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)
-        }
-        known = {key: value for key, value in picture_options.items() if key in type(source).model_fields}
-        held_out = load_dataset(source.model_copy(update=known))
+    source = source_config_for(data)
+    picture_options = {
+        key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)
+    }
+    known = {key: value for key, value in picture_options.items() if key in type(source).model_fields}
+    held_out = load_dataset(source.model_copy(update=known))
     if held_out.shape != model.system.shape:
         raise UsageError(
             f"the model makes items of shape {model.system.shape}, --data has {held_out.shape}; set its size to fit"
         )
+    return partial(_training_data, model), held_out
+
+
+def _own_data(model: Model) -> tuple[Dataset, Dataset]:
+    """(training, held-out) parts of what the model was trained on."""
+    train, held_out = split_data(validate(RunConfig, model.config["config"]))
+    if train.fingerprint != model.config["data"]["fingerprint"]:
+        raise UsageError("the data that this model was trained on has changed; put it back before comparing with it")
     return train, held_out
+
+
+def _training_data(model: Model) -> Dataset:
+    """The training part alone, asked for by a metric while the held-out pictures came from --data."""
+    try:
+        return _own_data(model)[0]
+    except UsageError as error:
+        raise UsageError(
+            f"this metric compares with the pictures that the model was trained on ({error}); put them back, or take "
+            "metrics that need none: --metrics vlb,classes"
+        ) from None

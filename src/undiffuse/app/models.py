@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from undiffuse.systems.saved import Model
 
 
-def load(model: str | Path, device: str = "auto") -> Model:
+def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model:
     """Load a trained model.
 
     Args:
         model: the folder of a run or of an exported model, or the name of a bundled one.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
     Raises:
         UsageError: no such model, or one that is damaged or from a newer version.
     """
     from undiffuse.systems import saved
 
-    return saved.load(find_model(model), pick_device(device))
+    return saved.load(find_model(model), pick_device(device), weights)
 
 
 def find_model(model: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 
 from undiffuse.app.evaluating import real_data
+from undiffuse.app.show import warn
+from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.report import ReportMaterial, write_report
 from undiffuse.samplers.base import Progress
@@ -26,14 +29,13 @@ _FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
     points = len(model.system.shape) != 3
-    train, _ = real_data(model, None)
     count = _SHOWN_POINTS if points else _SHOWN
     samples, frames, labels = _sample_with_frames(model, count)
     material = ReportMaterial(
         record=model.config,
         journal=read_journal(model.path),
         samples=samples,
-        data=spread(train, count).numpy(),
+        data=_real(model, count),
         filmstrip=frames,
         filmstrip_labels=labels,
         evaluation=_evaluation(model.path),
@@ -42,6 +44,16 @@ def report_run(model: Model) -> Path:
         version=__version__,
     )
     return write_report(model.path, samples=material)
+
+
+def _real(model: Model, count: int) -> Any:
+    """Training items to show beside the samples; none where an exported model came without its data."""
+    try:
+        return spread(real_data(model, None)[0](), count).numpy()
+    except UsageError as error:
+        warn(f"the page shows no real data: {error}")
+        points = len(model.system.shape) != 3
+        return np.empty((0, *model.system.shape), np.float32 if points else np.uint8)
 
 
 def _sample_with_frames(model: Model, count: int) -> tuple[Any, Any, list[str]]:
@@ -66,7 +78,7 @@ def _evaluation(run: Path) -> Any:
 
 
 def _commands(model: Model) -> dict[str, str]:
-    run = model.path
+    run = shlex.quote(str(model.path))
     commands = {
         "sample 64 pictures": f"undiffuse sample {run} -n 64",
         "see the denoising": f"undiffuse sample {run} -n 8 --progressive",
@@ -75,5 +87,5 @@ def _commands(model: Model) -> dict[str, str]:
         "train on your own pictures": "undiffuse train ddpm-church48 --data FOLDER",
     }
     if model.class_names:
-        commands["one class only"] = f"undiffuse sample {run} --class {model.class_names[-1]} -n 16"
+        commands["one class only"] = f"undiffuse sample {run} --class {shlex.quote(model.class_names[-1])} -n 16"
     return commands

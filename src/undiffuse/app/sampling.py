@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from undiffuse.systems.saved import Model, check_seeds
 
 #: Pictures and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all pictures.
 _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
+
+#: The files that sampling writes; --overwrite deletes no other.
+_OWN = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz")
 
 
 def sample_to_folder(
@@ -81,13 +85,18 @@ def _check_out(out: Path, overwrite: bool) -> None:
             raise UsageError(f"--out {out} holds something other than samples; name another folder")
         if not overwrite:
             raise UsageError(f"--out {out} holds samples already; name another folder or add --overwrite")
+        if others := sorted(path.name for path in out.iterdir() if path.is_dir() or not _OWN.fullmatch(path.name)):
+            raise UsageError(
+                f"--out {out} holds more than samples ({', '.join(others[:3])}{', ...' if others[3:] else ''}), which "
+                "--overwrite would delete; move it away or name another folder"
+            )
     check_writable(out)
 
 
 def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int) -> dict[str, Any]:
     defaults = model.config["config"]["system"]["sampling"]
     shared = {
-        "model": model.path.name,
+        "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"]["recipe"],
         "sampler": request.sampler or defaults["sampler"],

@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         *,
         time_label: str = "t",
         value_range: tuple[float, float] = (-1.0, 1.0),
-        log_snr_range: tuple[float, float] = (-math.inf, math.inf),
+        log_snr_range: tuple[float, float] | None = None,
     ) -> WrappedDenoiser:
         """Make a denoiser of any ``f(x, label)`` written elsewhere.
 
@@ -62,7 +62,8 @@ class Denoiser(nn.Module):
             time_label: how the author counts time: ``t`` in [0, 1], ``index0`` (steps 0 ... T-1, as DDPM code does),
                 ``index1`` (steps 1 ... T, as the paper does), ``sigma`` or ``log_sigma`` of the author's process.
             value_range: the author's range of pixel values; samples come out in [-1, 1].
-            log_snr_range: what the function was trained on, in the author's values.
+            log_snr_range: what the function was trained on, in the author's values; by default what the label can say:
+                the knots 1 ... T of the chain for ``index0`` and ``index1``, no limit for the others.
         Returns:
             A denoiser for data in [-1, 1]; its ``process`` is the author's with sigma stretched to that range.
         Raises:
@@ -80,7 +81,7 @@ class NetworkDenoiser(Denoiser):
     """A denoiser around one of our networks.
 
     Args:
-        network: ``forward(x, c_noise, cond)``, same shape out as in (twice the channels with a learned variance).
+        network: ``forward(x, c_noise, cond)``, same shape out as in.
         parameterization: what it predicts, bound to the process.
         log_snr_range: (smallest, largest) log-SNR of training.
         autocast: compute the network in this type (``torch.bfloat16``) while everything around stays as it is.
@@ -112,10 +113,11 @@ class NetworkDenoiser(Denoiser):
 
 
 def _step_index(process: Process, t: Tensor) -> Tensor:
-    num_steps: int | None = getattr(process, "num_steps", None)
-    if num_steps is None:
+    if process.num_steps is None:
         raise UsageError("time_label 'index0' or 'index1' needs a process with num_steps, such as DiscreteVP.linear()")
-    return t.double() * num_steps
+    index = t.double() * process.num_steps
+    # a knot that went through a log-SNR and back misses its number by rounding, which ``.long()`` would cut off
+    return torch.where((index - index.round()).abs() < 1e-6, index.round(), index)
 
 
 TIME_LABELS: dict[str, Callable[[Process, Tensor], Tensor]] = {
@@ -125,6 +127,14 @@ TIME_LABELS: dict[str, Callable[[Process, Tensor], Tensor]] = {
     "sigma": lambda process, t: process.sigma(t) / process.alpha(t),
     "log_sigma": lambda process, t: -process.log_snr(t) / 2,
 }
+
+
+def _labelled_range(process: Process, time_label: str) -> tuple[float, float]:
+    """(smallest, largest) log-SNR that a label can stand for."""
+    if process.knots is None or time_label not in ("index0", "index1"):
+        return -math.inf, math.inf
+    low, high = process.log_snr(process.knots[[-1, 1]]).tolist()
+    return low, high
 
 
 class WrappedDenoiser(Denoiser):
@@ -137,7 +147,7 @@ class WrappedDenoiser(Denoiser):
         parameterization: str,
         time_label: str,
         value_range: tuple[float, float],
-        log_snr_range: tuple[float, float],
+        log_snr_range: tuple[float, float] | None,
     ) -> None:
         super().__init__()
         low, high = value_range
@@ -150,7 +160,8 @@ class WrappedDenoiser(Denoiser):
         self._slope, self._offset = 2 / (high - low), -(high + low) / (high - low)
         self.process = process if self._slope == 1 else RescaledProcess(process, self._slope)
         shift = 2 * math.log(self._slope)
-        self.log_snr_range = (log_snr_range[0] - shift, log_snr_range[1] - shift)
+        lowest, highest = log_snr_range if log_snr_range is not None else _labelled_range(process, time_label)
+        self.log_snr_range = (lowest - shift, highest - shift)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         author = self._author

@@ -78,15 +78,16 @@ class GaussianMixture:
 
     def _joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log w_k N(x; alpha mu_k, alpha^2 v_k + sigma^2) as (B, K), with deviations and variances (B, K, D)."""
-        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
-        total = alpha**2 * self.variances + sigma**2
-        deviation = x[:, None] - alpha * self.means
+        alpha, sigma = alpha.to(x.device).reshape(-1, 1, 1), sigma.to(x.device).reshape(-1, 1, 1)
+        means, variances, weights = (value.to(x.device) for value in (self.means, self.variances, self.weights))
+        total = alpha**2 * variances + sigma**2
+        deviation = x[:, None] - alpha * means
         log_density = -0.5 * (deviation**2 / total + torch.log(2 * math.pi * total)).sum(-1)
-        return torch.log(self.weights) + log_density, deviation, total
+        return torch.log(weights) + log_density, deviation, total
 
     def log_prob(self, x: Tensor, process: Process | None = None, t: Tensor | None = None) -> Tensor:
         """log p_t(x) in nats for ``x`` (B, D); the data density itself without a process."""
-        one = torch.ones(len(x), dtype=torch.float64)
+        one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         alpha, sigma = (one, 0 * one) if process is None or t is None else (process.alpha(t), process.sigma(t))
         return torch.logsumexp(self._joint(x.double(), alpha, sigma)[0], dim=1)
 
@@ -101,8 +102,8 @@ class GaussianMixture:
         alpha = process.alpha(t)
         log_joint, deviation, total = self._joint(x_t.double(), alpha, process.sigma(t))
         responsibility = torch.softmax(log_joint, dim=1)[..., None]
-        gain = alpha.reshape(-1, 1, 1) * self.variances / total
-        return (responsibility * (self.means + gain * deviation)).sum(1)
+        gain = alpha.to(x_t.device).reshape(-1, 1, 1) * self.variances.to(x_t.device) / total
+        return (responsibility * (self.means.to(x_t.device) + gain * deviation)).sum(1)
 
     def denoiser(self, process: Process) -> MixtureDenoiser:
         """The exact denoiser of this data under ``process``."""

@@ -140,7 +140,7 @@ class Parameterization:
 
     def __init__(self, name: str, process: Process) -> None:
         row = lookup(PARAMETERIZATIONS, name, "parameterization")
-        num_steps = getattr(process, "num_steps", None)
+        num_steps = process.num_steps
         if name == "posterior_mean" and num_steps is None:
             raise UsageError("parameterization 'posterior_mean' needs a process with num_steps, such as 'ddpm_linear'")
         if name == "flow" and num_steps is not None:

@@ -55,6 +55,16 @@ class Process(ABC):
         """Noise standard deviation, ``(B,) -> (B,)`` float64."""
 
     @property
+    def num_steps(self) -> int | None:
+        """T of a discrete chain; ``None`` for a process without steps."""
+        return None
+
+    @property
+    def knots(self) -> Tensor | None:
+        """The times 0, 1/T, ..., 1 of a discrete chain, ``(T + 1,)`` float64; ``None`` for a process without steps."""
+        return None
+
+    @property
     def prior_std(self) -> float:
         """Standard deviation of the Gaussian that sampling starts from."""
         return float(self.sigma(torch.ones(1, dtype=torch.float64)))

@@ -210,6 +210,14 @@ class RescaledProcess(Process):
         self.base, self.scale = base, float(scale)
 
     @property
+    def num_steps(self) -> int | None:
+        return self.base.num_steps
+
+    @property
+    def knots(self) -> Tensor | None:
+        return self.base.knots
+
+    @property
     def prior_std(self) -> float:
         return self.scale * self.base.prior_std
 

@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from undiffuse.data.config import (
-    SOURCE_CONFIGS,
     SOURCES,
     DigitsConfig,
     FolderConfig,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SOURCES",
-    "SOURCE_CONFIGS",
     "Batch",
     "Dataset",
     "DigitsConfig",

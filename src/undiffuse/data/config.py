@@ -169,4 +169,3 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "idx": IdxConfig,
     "folder": FolderConfig,
 }
-SOURCE_CONFIGS = SOURCES  # the name that ``Component(SOURCE_CONFIGS, "data source")`` reads best with

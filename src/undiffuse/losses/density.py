@@ -26,7 +26,7 @@ def knots() -> TimeDensity:
     """t uniform over the knots k / T, k = 1 ... T, of a discrete process: DDPM's own draw."""
 
     def times(process: Process, u: Tensor) -> Tensor:
-        num_steps = getattr(process, "num_steps", None)
+        num_steps = process.num_steps
         if num_steps is None:
             raise UsageError(
                 "time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'"

@@ -92,6 +92,7 @@ def variational_bound(
     if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
         raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
     times = _check_grid(denoiser, times)
+    times = times.to(x_0.device)
     total = len(x_0)
     terms = []
     for number in range(1, len(times)):

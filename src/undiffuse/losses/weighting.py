@@ -61,7 +61,8 @@ def edm(data_std: float = DATA_STD) -> LogWeight:
 
     def log_weight(process: Process, t: Tensor) -> Tensor:
         # (r^2 + s^2) / (r s)^2 = 1 / s^2 + SNR
-        return torch.logaddexp(process.log_snr(t), torch.tensor(-2 * math.log(data_std), dtype=torch.float64))
+        log_snr = process.log_snr(t)
+        return torch.logaddexp(log_snr, torch.full_like(log_snr, -2 * math.log(data_std)))
 
     return log_weight
 
@@ -95,7 +96,7 @@ def variational(variance: str = "beta") -> LogWeight:
         raise UsageError(f"variational weighting: variance must be 'beta' or 'beta_tilde', got {variance!r}")
 
     def log_weight(process: Process, t: Tensor) -> Tensor:
-        num_steps = getattr(process, "num_steps", None)
+        num_steps = process.num_steps
         if num_steps is None:
             # -SNR' / 2 = alpha (alpha sigma' - alpha' sigma) / sigma^3: 0, and not 0 times infinity, at alpha = 0
             alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)

@@ -38,6 +38,6 @@ def flow(network: ComponentConfig, *, sampling: SamplingConfig | None = None, **
         parameterization="flow",
         weighting=row(WEIGHTINGS, "flow"),
         network=network,
-        sampling=sampling or SamplingConfig(sampler="heun", num_steps=10, grid="karras"),
+        sampling=sampling or SamplingConfig(sampler="heun", num_steps=10, grid="uniform"),
         **more,
     )

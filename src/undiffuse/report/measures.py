@@ -16,6 +16,7 @@ NAMES = {
     "confident_share": "Confidently classified",
     "class_balance": "Class balance",
     "neighbour_ratio": "Nearest-neighbour ratio",
+    "sliced_wasserstein": "Sliced Wasserstein distance",
 }
 GIST = {  # what of a protocol a reader wants without asking, and how it is said in a word or two
     "extractor": "{} features",
@@ -30,6 +31,8 @@ GIST = {  # what of a protocol a reader wants without asking, and how it is said
     "samples.nfe": "{} network evaluations each",
     "reference_images": "{} real images",
     "held_out_images": "{} held-out images",
+    "directions": "{} directions",
+    "reference_points": "{} held-out points",
 }
 
 

@@ -62,7 +62,7 @@ def _context(material: ReportMaterial, previews: Path | None) -> dict[str, Any]:
         "metrics": metrics,
         "glance": wording.glance(config),
         "settings": list(wording.flattened(config)),
-        "class_names": [str(name) for name in wording.dig(record, "model.class_names") or []],
+        "class_names": wording.classes_of(record),
         "commands": dict(material.commands),
         "footer": _footer(material),
         "items": wording.items_of(record),

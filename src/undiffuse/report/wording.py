@@ -53,12 +53,18 @@ def _what(config: Mapping[str, Any]) -> str:
 
 
 def _data(record: Mapping[str, Any]) -> str:
-    shape, classes = dig(record, "model.shape") or [], dig(record, "model.class_names") or []
+    shape, classes = dig(record, "model.shape") or [], classes_of(record)
     count, name = dig(record, "data.train"), dig(record, "config.data.name") or "unnamed data"
     text = f"{count:,} {items_of(record)} of {name}" if isinstance(count, int) else str(name)
     extras = [size_of(shape)] if len(shape) == 3 else []
     extras += [f"{len(classes)} classes"] if classes else []
     return f"{text} ({', '.join(extras)})" if extras else text
+
+
+def classes_of(record: Mapping[str, Any]) -> list[str]:
+    """The classes that the model was told; none for a model that was not told those of its data."""
+    told = dig(record, "config.system.class_conditional")
+    return [str(name) for name in dig(record, "model.class_names") or []] if told else []
 
 
 def items_of(record: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ def sample(
         seeds: one a sample; row i depends on seeds[i] alone.
         cond: one row a sample.
         noise: where draws come from; by default from (seed, step).
-        x_start: (B, ...) at times[0]; by default prior_std times the seed's own noise.
+        x_start: (B, ...) at times[0]; by default prior_std times the seed's own noise. It says the device, if given.
         finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
         callback: called after every step.
     Returns:
@@ -165,7 +165,8 @@ def sample(
     Raises:
         UsageError: times that do not descend within [0, 1].
     """
-    times = check_times(times).to(device)
+    device = x_start.device if x_start is not None else torch.device(device)
+    times, cond = check_times(times).to(device), cond.to(device) if cond is not None else None
     noise = noise if noise is not None else SeededNoise(seeds)
     batch, count = len(seeds), len(times) - 1
     like = torch.empty(batch, *shape, device=device, dtype=dtype)

@@ -7,6 +7,7 @@ exact DDIM step from t = 1 to the grid's first knot.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup
+from undiffuse.registry import lookup, nearest
 
 #: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
 WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
@@ -29,19 +30,43 @@ def time_grid(
     """Times of ``num_steps`` steps, ``(num_steps + 1,)`` float64, descending to 0.
 
     Args:
-        name: a row of ``GRIDS``.
+        name: a row of ``GRIDS``, with options after a colon if need be: ``karras:rho=5``.
         process: the forward process.
         num_steps: at least 1.
         log_snr_range: what the denoiser was trained on.
         options: of the grid, such as ``rho`` of ``karras``.
     Raises:
-        UsageError: an unknown grid, or fewer than one step.
+        UsageError: an unknown grid or option, a value that is no positive number, or fewer than one step.
     """
     if num_steps < 1:
         raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
+    name, _, rest = name.partition(":")
     grid = lookup(GRIDS, name, "time grid")
-    times: Tensor = grid(process, num_steps, log_snr_range, **options)
+    times: Tensor = grid(process, num_steps, log_snr_range, **_written_options(name, grid, rest), **options)
     return times
+
+
+def _written_options(name: str, grid: Callable[..., Tensor], text: str) -> dict[str, float]:
+    """The numbers of ``rho=5`` and the like; each must be finite and above 0."""
+    known = [key for key, row in inspect.signature(grid).parameters.items() if row.default is not row.empty]
+    options = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in known:
+            hint = nearest(key, known) if known else "it has none"
+            raise UsageError(f"time grid {name!r} has no option {key!r}; {hint}")
+        options[key] = _positive(value, f"time grid option {name}:{key}")
+    return options
+
+
+def _positive(text: str, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"{what} must be a number above 0, got {text!r}")
+    return number
 
 
 def _first_time(process: Process, log_snr_range: Range) -> Tensor:

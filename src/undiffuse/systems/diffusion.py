@@ -17,7 +17,7 @@ from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
-from undiffuse.errors import UsageError
+from undiffuse.errors import RunError, UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import uniform as uniform_density
@@ -26,13 +26,15 @@ from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, Sampled, sample
-from undiffuse.samplers.grids import time_grid
+from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConfig, TrainingBatch
 
 #: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 #: The same for points, whose networks are so small that calling them is what costs.
 POINT_BLOCK_ROWS = 1024
+#: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
+_LARGEST_COEFFICIENT = 1e12
 
 
 class SamplingConfig(FrozenModel):
@@ -104,6 +106,11 @@ class DiffusionSystem(System):
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process: Process = build(PROCESSES, config.process)
         self.network = build_network(config.network, self.shape, len(self.class_names))
+        if config.class_conditional and not class_names:
+            raise UsageError(
+                "system.class_conditional=true, but the data has no classes; give data with classes or say "
+                "system.class_conditional=false"
+            )
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._parameterization = Parameterization(config.parameterization, self.process)
@@ -115,10 +122,15 @@ class DiffusionSystem(System):
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR that training sees; infinite where it comes arbitrarily close to an end."""
+        """(smallest, largest) log-SNR that can be asked for: what training sees, infinite where it reaches an end.
+
+        Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
+        sigma / alpha = 80.
+        """
         ends = self._density(self.process, torch.tensor([1.0, 0.0], dtype=torch.float64))
         low, high = self.process.log_snr(ends).tolist()
-        return low, high
+        row = torch.stack(self._parameterization(ends[:1])[:4])
+        return (low if bool((row.abs() < _LARGEST_COEFFICIENT).all()) else max(low, WIDEST_LOG_SNR[0])), high
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
@@ -147,27 +159,38 @@ class DiffusionSystem(System):
         times = time_grid(request.grid or sampling.grid, self.process, num_steps, self.log_snr_range)
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        denoiser = self._sampling_denoiser()
-        parts, was_training = [], self.training
+        denoiser, was_training = self._sampling_denoiser(), self.training
         self.eval()
-        for start in range(0, len(seeds), request.batch_size):
-            rows = slice(start, start + request.batch_size)
-            parts.append(
+        try:
+            parts = [
                 sample(
                     denoiser,
                     sampler,
                     times,
                     shape=self.shape,
-                    seeds=seeds[rows],
-                    cond=request.cond.select(rows) if request.cond is not None else None,
+                    seeds=seeds[start : start + request.batch_size],
+                    cond=_rows_of(request.cond, start, request.batch_size),
                     device=self.device,
                     callback=None if request.callback is None else partial(request.callback, start),
                 )
-            )
-        self.train(was_training)
+                for start in range(0, len(seeds), request.batch_size)
+            ]
+        finally:
+            self.train(was_training)
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0)
-        return Sampled(torch.cat([part.x for part in parts]), parts[0].nfe)
+        x = torch.cat([part.x for part in parts])
+        self._check_finite(x, f"{sampler.name}, {num_steps} steps on the grid {request.grid or sampling.grid!r}")
+        return Sampled(x, parts[0].nfe)
+
+    @staticmethod
+    def _check_finite(x: Tensor, how: str) -> None:
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        if bad:
+            raise RunError(
+                f"{bad} of {len(x)} samples are not finite with sampler {how}; take more steps, another grid or "
+                "sampler, or system.precision=fp32; if none helps, the weights are no good"
+            )
 
     def _sampling_denoiser(self) -> Denoiser:
         pictures = len(self.shape) == 3
@@ -178,3 +201,7 @@ class DiffusionSystem(System):
 
     def compile_networks(self) -> None:
         self.network.compile()
+
+
+def _rows_of(cond: Condition | None, start: int, count: int) -> Condition | None:
+    return None if cond is None else cond.select(slice(start, start + count))

@@ -1,10 +1,12 @@
 """Saved models: a folder with ``config.json``, ``model.safetensors`` (EMA weights) and ``model_card.md``.
 
-A run's own folder is one. Loading needs nothing else, builds no code from data and unpickles nothing.
+A run's own folder is one, which has ``raw.safetensors``, the weights without averaging, as well. Loading needs nothing
+else, builds no code from data and unpickles nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,12 +22,17 @@ from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of
-from undiffuse.registry import nearest
+from undiffuse.registry import lookup, nearest
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems.base import SampleRequest, System, to_uint8
 
 #: Version of the layout of ``config.json``.
 FORMAT_VERSION = 1
+
+#: Files of a model folder with weights: averaged ones, and those that training itself moves.
+WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
+#: Key of a weights file's metadata; the only one, for safetensors keeps no order among several.
+_CHECKSUM = "sha256_of_tensors"
 
 
 #: The class name that stands for no class in particular.
@@ -37,10 +44,10 @@ class Model:
     """A trained system and what is known of it.
 
     Attributes:
-        system: with the averaged weights, on its device, in evaluation mode.
+        system: with the weights asked for, on its device, in evaluation mode.
         config: the whole of ``config.json``.
         path: the folder it came from.
-        weights_sha256: of ``model.safetensors``.
+        weights_sha256: of the file with the weights, ``model.safetensors`` for the averaged ones.
     """
 
     system: System
@@ -125,10 +132,37 @@ def check_seeds(seed: int, num: int) -> range:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write ``model.safetensors`` in one piece; returns its SHA-256."""
+    """Write weights in one piece, with a checksum inside; returns the file's SHA-256."""
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        save_file(on_cpu, temporary, metadata={_CHECKSUM: _sha256_of_tensors(on_cpu)})
     return sha256_of(path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights from a file, compared with their checksum where the file has one (a hand-made one may have none).
+
+    Raises:
+        UsageError: damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            stated = (file.metadata() or {}).get(_CHECKSUM)
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]})") from None
+    if stated is not None and stated != _sha256_of_tensors(tensors):
+        raise UsageError(f"{path} is damaged: its weights do not match their checksum; put a sound copy back")
+    return tensors
+
+
+def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, type, shape and bytes of each tensor, in order of name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -166,12 +200,13 @@ def build_system(record: Mapping[str, Any]) -> System:
     return system
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
+def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
     """Load a model from a run folder or a model folder.
 
     Args:
         path: the folder.
         device: where to put it.
+        weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
     Raises:
         UsageError: nothing there, damaged, from a newer version, or weights that do not fit the configuration.
     """
@@ -179,13 +214,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
     if not folder.exists():
         raise UsageError(f"no model at {folder}; give the folder of a run or of an exported model")
     record = read_config(folder)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise UsageError(f"{folder} has no model.safetensors yet; train on with --resume until a checkpoint is written")
+    file = folder / lookup(WEIGHTS, weights, "kind of weights")
+    if not file.is_file():
+        raise UsageError(f"{folder} has no {file.name} yet; train on with --resume until a checkpoint is written")
     system = build_system(record)
+    tensors = read_weights(file)
     try:
-        system.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        system.load_state_dict(tensors)
+    except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
-        raise UsageError(f"{weights} is damaged or does not fit its config.json ({first})") from None
-    return Model(system.to(device).eval(), record, folder, sha256_of(weights))
+        raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
+    return Model(system.to(device).eval(), record, folder, sha256_of(file))

@@ -13,7 +13,7 @@ def write_model_card(folder: Path, record: Mapping[str, Any], images: int) -> No
     """``model_card.md``: what it is, what it was trained on, how to use it."""
     config, model, data = record["config"], record["model"], record["data"]
     system = config["system"]
-    classes = ", ".join(model["class_names"]) or "none"
+    classes = ", ".join(model["class_names"]) if system.get("class_conditional") else ""
     write_text(
         folder / "model_card.md",
         f"""# {config["recipe"]}
@@ -24,12 +24,14 @@ A {system["name"]} model trained with undiffuse.
 |---|---|
 | data | {config["data"]["name"]}, {data["train"]} training items, fingerprint {data["fingerprint"]} |
 | shape | {" x ".join(map(str, model["shape"]))} |
-| classes | {classes} |
+| classes | {classes or "none"} |
 | trained for | {images} images, seed {config["seed"]} |
 | process | {system["process"]["name"]} |
 | network predicts | {system["parameterization"]} |
 | weights | exponential moving average, half-life {config["ema"]["halflife_images"]} images |
 
-    undiffuse sample {folder.name} -n 16
+In this folder:
+
+    undiffuse sample . -n 16
 """,
     )

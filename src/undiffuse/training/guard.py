@@ -60,6 +60,25 @@ def bad_gradients(module: nn.Module) -> list[str]:
     ]
 
 
+def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """Name of the parameter whose gradient the backward pass spoilt first.
+
+    The backward pass runs the forward pass in reverse, so it is the one whose layer ``forward``, run again, reaches
+    last.
+    """
+    reached: list[str] = []
+    owners = [(name, layer) for name, layer in module.named_modules() if list(layer.parameters(recurse=False))]
+    handles = [layer.register_forward_hook(lambda *_, name=name: reached.append(name)) for name, layer in owners]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = {name: number for number, name in enumerate(reached)}
+    return max(bad_gradients(module), key=lambda name: order.get(name.rpartition(".")[0], -1), default=None)
+
+
 def cause_of(module: nn.Module, x_0: Tensor, forward: Callable[[], Any]) -> str:
     """The earliest thing that is not finite: the data, a weight, a layer's output, or the loss itself."""
     if not bool(torch.isfinite(x_0).all()):

@@ -68,5 +68,5 @@ def _board(folder: Path, images: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UsageError("tensorboard=true needs the extra: pip install 'undiffuse[tensorboard]'") from None
+        raise UsageError("tensorboard=true needs the extra undiffuse[tensorboard]") from None
     return SummaryWriter(str(folder), purge_step=images + 1 if images else None)

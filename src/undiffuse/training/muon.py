@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are made orthogonal before they move the weights; Adam for all that is no matrix.
 
 A hidden layer's gradient is dominated by few directions; replacing it by the nearest orthogonal matrix moves all of
-them alike, which in short trainings takes far fewer steps. Kernels (O, I, h, w) are matrices (O, I h w) here.
+them alike, which in short trainings takes far fewer steps. Kernels (O, I, h, w) are matrices (O, I h w) here. Unlike in
+the paper, all matrices are treated so: the first and last layers and the table of classes as well.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
 scalable for LLM training", arXiv:2502.16982 (the step size that matches Adam's).
@@ -77,7 +78,9 @@ class Muon(torch.optim.Optimizer):
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for parameter in parameters:
             state = self.state[parameter]
-            momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"]
             gradient = _gradient(parameter)
             momentum.lerp_(gradient, 1 - group["momentum"])
             update = torch.lerp(gradient, momentum, group["momentum"]).flatten(1)

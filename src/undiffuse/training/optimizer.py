@@ -15,7 +15,7 @@ from undiffuse.training.schedule import learning_rate
 
 
 class Optimizers:
-    """Adam or AdamW over what each phase moves."""
+    """Adam, AdamW or Muon over what each phase moves."""
 
     def __init__(self, system: System, config: OptimizerConfig) -> None:
         self.config = config
@@ -27,10 +27,15 @@ class Optimizers:
         """Forget the phase's gradients."""
         self._optimizers[phase].zero_grad(set_to_none=True)
 
-    def clip(self, phase: str) -> float:
-        """Cut the gradient to ``clip_norm``; returns its norm before."""
-        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(self._parameters[phase], limit))
+    def norm(self, phase: str) -> Tensor:
+        """Norm of the phase's whole gradient, which stays as it is."""
+        gradients = [parameter.grad for parameter in self._parameters[phase] if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def clip(self, phase: str, norm: Tensor) -> None:
+        """Cut a gradient of this finite norm to ``clip_norm``."""
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters[phase], self.config.clip_norm, norm)
 
     def step(self, phase: str, images: int, num_images: int) -> None:
         """Move the phase's parameters at the rate of this point of the run."""

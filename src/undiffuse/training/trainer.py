@@ -21,7 +21,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import remove_leftovers, write_json
 from undiffuse.images import picture_of, save_png
 from undiffuse.systems.base import LossReport, SampleRequest, System, to_uint8
-from undiffuse.systems.saved import build_system, save_weights
+from undiffuse.systems.saved import WEIGHTS, build_system, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import flip_some
 from undiffuse.training.card import write_model_card
@@ -131,7 +131,15 @@ class Trainer:
         self.step = int(checkpoint.counters["step"])
         self._window = dict(checkpoint.counters["window"])
         self._seconds = float(checkpoint.counters["seconds"])
+        self._note_other_device(checkpoint.counters.get("device", self.device.type))
         return True
+
+    def _note_other_device(self, before: str) -> None:
+        if before != self.device.type:
+            self.observer.message(
+                f"this run was on {before} and goes on on {self.device.type}: the draws of noise differ between them, "
+                "so it will not end as it would have there"
+            )
 
     def run(self, stop_after_seconds: float | None = None) -> bool:
         """Train until the configured end, a request to stop, or so many seconds; True at the end of the run.
@@ -176,9 +184,11 @@ class Trainer:
                 report: LossReport = self.system(batch, phase, rng)
                 loss += self._checked_loss(report, batch, phase, rng)
                 (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
-            norm = self.optimizers.clip(phase)
+            total = self.optimizers.norm(phase)
+            norm = float(total)
             if not norm < float("inf"):
-                self._stop_at_gradient()
+                self._stop_at_gradient(phase)
+            self.optimizers.clip(phase, total)
             seen = self.images + self.config.batch_images
             self.optimizers.step(phase, seen, self.config.num_images)
         self.ema.update(self.system, self.images, self.config.batch_images)
@@ -201,10 +211,11 @@ class Trainer:
             self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
         return loss
 
-    def _stop_at_gradient(self) -> None:
-        names = guard.bad_gradients(self.system)
-        batches = [self._micro_batch(number)[0] for number in range(self.config.num_micro_batches)]
-        self._stop("a gradient is not finite", f"gradient of {names[-1] if names else 'the norm'}", batches)
+    def _stop_at_gradient(self, phase: str) -> None:
+        parts = [self._micro_batch(number) for number in range(self.config.num_micro_batches)]
+        name = guard.first_bad_gradient(self.system, lambda: self.system(parts[0][0], phase, parts[0][1]))
+        cause = f"gradient of {name}" if name else "none, every gradient is finite and their norm is not"
+        self._stop("a gradient is not finite", cause, [batch for batch, _ in parts])
 
     def _stop(
         self, what: str, cause: str, batches: list[Batch], rows: Tensor | None = None, t: Tensor | None = None
@@ -304,9 +315,16 @@ class Trainer:
             **{f"ema.{name}": value for name, value in self.ema.average.state_dict().items()},
             **{f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()},
         }
-        counters = {"images": self.images, "step": self.step, "window": self._window, "seconds": self._spend()}
+        counters = {
+            "images": self.images,
+            "step": self.step,
+            "window": self._window,
+            "seconds": self._spend(),
+            "device": self.device.type,
+        }
         save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints)
-        save_weights(self.folder / "model.safetensors", self.ema.average.state_dict())
+        save_weights(self.folder / WEIGHTS["ema"], self.ema.average.state_dict())
+        save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict())
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 

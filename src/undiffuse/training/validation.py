@@ -14,7 +14,10 @@ _BATCH = 128
 
 @torch.no_grad()
 def validation_loss(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
-    """Mean loss of the first ``count`` pictures of ``dataset``; times are spread evenly over the pictures.
+    """Mean loss of the first ``count`` pictures of ``dataset``, each at one time.
+
+    Times are drawn as in training: spread evenly over each 128 pictures where the system stratifies them, otherwise
+    independently.
 
     Args:
         system: raw or averaged weights.

@@ -1,0 +1,74 @@
+"""Every process and parameterization that a configuration accepts gives finite samples on every grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from undiffuse.config import validate
+from undiffuse.core.parameterization import PARAMETERIZATIONS
+from undiffuse.core.processes import PROCESSES
+from undiffuse.errors import RunError, UsageError
+from undiffuse.samplers import SAMPLERS
+from undiffuse.samplers.grids import GRIDS
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
+
+NETWORK = {"name": "mlp", "width": 8, "num_blocks": 1}
+
+
+def random_system(shape: tuple[int, ...] = (2,), **options: Any) -> DiffusionSystem:
+    """A system whose network answers at random, and not with the zeros of a fresh one."""
+    system = validate(DiffusionConfig, {"network": NETWORK, **options}).build(shape, ())
+    generator = torch.Generator().manual_seed(0)
+    for parameter in system.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    return system
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_samples_are_finite(process: str, parameterization: str) -> None:
+    try:
+        system = random_system(process={"name": process}, parameterization=parameterization)
+    except UsageError:
+        assert parameterization in ("flow", "posterior_mean")
+        return
+    for grid in GRIDS:
+        for sampler in SAMPLERS:
+            for num_steps in (1, 2, 5):
+                x = system.sample(SampleRequest(range(3), sampler=sampler, grid=grid, num_steps=num_steps)).x
+                assert bool(x.isfinite().all()), (grid, sampler, num_steps)
+
+
+@pytest.mark.parametrize(
+    ("process", "parameterization"),
+    [("flow", "eps"), ("flow", "score"), ("flow", "edm"), ("vp", "eps"), ("vp", "score")],
+)
+def test_grids_begin_where_the_row_says_something(process: str, parameterization: str) -> None:
+    options = {"beta_max": 400.0} if process == "vp" else {}
+    system = random_system(process={"name": process, **options}, parameterization=parameterization)
+    assert system.log_snr_range[0] > -9
+    assert bool(system.sample(SampleRequest(range(3), grid="uniform")).x.isfinite().all())
+    assert random_system(parameterization="v").log_snr_range[0] == -torch.inf
+
+
+def test_samples_that_are_not_finite_are_refused_and_the_mode_is_kept() -> None:
+    system = random_system().train()
+    next(iter(system.parameters())).data.fill_(torch.nan)
+    with pytest.raises(RunError, match="3 of 3 samples are not finite with sampler heun, 10 steps on the grid"):
+        system.sample(SampleRequest(range(3)))
+    assert system.training
+
+    def stop(start: int, progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        random_system().train().sample(SampleRequest(range(3), callback=stop))
+
+
+def test_classes_that_the_data_does_not_have_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"system\.class_conditional=true, but the data has no classes"):
+        random_system(class_conditional=True)
