@@ -199,7 +199,7 @@ MUTATIONS = [
     Mutation("clip: upper end", "core/denoiser.py", "clamp(self.low, self.high)", "clamp(min=self.low)"),
     Mutation("transfer: range", "core/denoiser.py", "log_snr.clamp(*self.log_snr_range)", "log_snr"),
     Mutation(
-        "mixture: gain", "core/gaussian.py", "gain = alpha.reshape(-1, 1, 1) * self.variances", "gain = self.variances"
+        "mixture: gain", "core/gaussian.py", "gain = alpha.to(x_t.device).reshape(-1, 1, 1) * self", "gain = self"
     ),
     Mutation("mixture: log-determinant", "core/gaussian.py", "torch.log(2 * math.pi * total)", "math.log(2 * math.pi)"),
     Mutation("condition: dropped label", "core/condition.py", ", -1, self.class_label)", ", 0, self.class_label)"),
@@ -283,7 +283,7 @@ MUTATIONS = [
     Mutation(
         "prior: unit deviation",
         "samplers/base.py",
-        "denoiser.process.prior_std * noise.prior(like)",
+        "denoiser.process.start_std(float(times[0])) * noise.prior(like)",
         "noise.prior(like)",
     ),
     # losses

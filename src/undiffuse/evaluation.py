@@ -53,7 +53,8 @@ class Protocol:
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         bound_images: held-out pictures whose bound is computed.
         bound_steps: knots of the bound's grid for a process without its own.
-        bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``.
+        bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``; ``None`` for ``beta`` on a chain's own
+            knots and ``beta_tilde`` on the coarser grid of other processes, where it is the tighter.
     """
 
     num: int = 1000
@@ -65,7 +66,7 @@ class Protocol:
     features: str = "auto"
     bound_images: int = 64
     bound_steps: int = 200
-    bound_variance: str = "beta"
+    bound_variance: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num", "batch_size", "bound_images", "bound_steps"):
@@ -175,7 +176,7 @@ class Subject:
             "steps": self.protocol.steps or defaults["num_steps"],
             "grid": self.protocol.grid or defaults["grid"],
             "nfe": self.nfe,
-            "weights": "ema",
+            "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",
         }
 
@@ -228,7 +229,8 @@ def vlb(subject: Subject) -> list[Result]:
     def normal(like: Tensor, number: int) -> Tensor:
         return noise.at(torch.full((len(like),), number)).normal(like)
 
-    bound = variational_bound(denoiser, x_0, times.to(x_0.device), normal, variance=protocol.bound_variance)
+    variance = protocol.bound_variance or ("beta" if system.process.knots is not None else "beta_tilde")
+    bound = variational_bound(denoiser, x_0, times.to(x_0.device), normal, variance=variance)
     stated = {
         "images": len(x_0),
         "split": "held out",
@@ -261,13 +263,13 @@ def _bits(name: str, bound: Bound, nats: Tensor, stated: dict[str, Any]) -> Resu
 
 
 def bound_grid(process: Any, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
-    """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR, ending at t = 1."""
+    """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR up to the noisiest."""
     if process.knots is not None:
         knots: Tensor = process.knots[1:]
         return knots
-    # where alpha(1) = 0 the grid begins with t = 1 itself, otherwise it is put there
     inner = time_grid("log_snr", process, num_knots, log_snr_range)[:-1].flip(0)
-    return inner if float(inner[-1]) == 1 else torch.cat([inner, torch.ones(1, dtype=torch.float64)])
+    last = process.time_of_log_snr(torch.tensor([log_snr_range[0]], dtype=torch.float64))
+    return inner if float(inner[-1]) >= float(last) else torch.cat([inner, last])
 
 
 def frechet(subject: Subject) -> list[Result]:

@@ -22,6 +22,7 @@ data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_mar
 app.add_typer(data_app, name="data")
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
+WeightsOption = Annotated[str, typer.Option(help="ema, the averaged weights, or raw, those that training moved")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
 StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
@@ -107,12 +108,13 @@ def sample(
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
     from undiffuse.app import models, sampling, training
 
-    loaded = models.load(model, device)
+    loaded = models.load(model, device, weights)
     sampling.sample_to_folder(
         loaded,
         out or training.next_free(Path("samples"), loaded.path.resolve().name),
@@ -144,13 +146,14 @@ def evaluate(
     bound_images: Annotated[int, typer.Option(help="held-out pictures for the bound")] = 64,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
+    weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model; every number goes into the JSON file with the protocol that made it."""
     from undiffuse.app import evaluating, models
     from undiffuse.evaluation import Protocol
 
-    loaded = models.load(model, device)
+    loaded = models.load(model, device, weights)
     protocol = Protocol(
         num=num,
         seed=seed,

@@ -69,6 +69,12 @@ class Process(ABC):
         """Standard deviation of the Gaussian that sampling starts from."""
         return float(self.sigma(torch.ones(1, dtype=torch.float64)))
 
+    def start_std(self, time: float) -> float:
+        """Standard deviation of pure noise to start from at ``time``: ``prior_std`` at 1, less where sigma is less."""
+        t = torch.tensor([time, 1.0], dtype=torch.float64)
+        sigma, last = self.sigma(t).tolist()
+        return float(self.prior_std * (sigma / last))
+
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda(t) = 2 log(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0."""
         return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))

@@ -157,7 +157,8 @@ def sample(
         seeds: one a sample; row i depends on seeds[i] alone.
         cond: one row a sample.
         noise: where draws come from; by default from (seed, step).
-        x_start: (B, ...) at times[0]; by default prior_std times the seed's own noise. It says the device, if given.
+        x_start: (B, ...) at times[0], which also says the device; by default the seed's own noise times the process's
+            ``start_std``.
         finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
         callback: called after every step.
     Returns:
@@ -170,7 +171,7 @@ def sample(
     noise = noise if noise is not None else SeededNoise(seeds)
     batch, count = len(seeds), len(times) - 1
     like = torch.empty(batch, *shape, device=device, dtype=dtype)
-    x = denoiser.process.prior_std * noise.prior(like) if x_start is None else x_start
+    x = denoiser.process.start_std(float(times[0])) * noise.prior(like) if x_start is None else x_start
     watch, memory = Watch(denoiser, cond), sampler.init(x)
     for index in range(count):
         final = finish and index == count - 1

@@ -47,6 +47,7 @@ class Model:
         system: with the weights asked for, on its device, in evaluation mode.
         config: the whole of ``config.json``.
         path: the folder it came from.
+        weights: ``ema`` or ``raw``.
         weights_sha256: of the file with the weights, ``model.safetensors`` for the averaged ones.
     """
 
@@ -54,6 +55,7 @@ class Model:
     config: Mapping[str, Any]
     path: Path
     weights_sha256: str
+    weights: str = "ema"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -224,4 +226,4 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
-    return Model(system.to(device).eval(), record, folder, sha256_of(file))
+    return Model(system.to(device).eval(), record, folder, sha256_of(file), weights)
