@@ -47,8 +47,9 @@ def requests(process: Process, sampler: Sampler) -> list[Request]:
         [("uniform", 6, 0), ("log_snr", 5, 2), ("karras", 9, 1), ("quadratic", 1, 3)], start=40
     ):
         like = torch.empty(1, 2, dtype=torch.float64)
-        x = process.prior_std * SeededNoise([seed]).prior(like)
-        made.append(Request(seed, time_grid(grid, process, num_steps), joins, x, sampler.init(x)))
+        times = time_grid(grid, process, num_steps)
+        x = process.start_std(float(times[0])) * SeededNoise([seed]).prior(like)
+        made.append(Request(seed, times, joins, x, sampler.init(x)))
     return made
 
 

@@ -119,7 +119,9 @@ class GaussianStatistics:
 class GroupedStatistics:
     """Statistics of the rows dealt in turn to a few groups, which is what a jackknife needs: memory groups * D^2.
 
-    Row i goes to group i mod ``num_groups``, whatever the batches were.
+    Row i goes to group (i + i // num_groups) mod ``num_groups``, whatever the batches were: one row of every
+    ``num_groups`` each, and turned by one each time, since rows whose classes come in turn would otherwise make every
+    group a class of its own.
 
     Args:
         dim: number of features D.
@@ -157,9 +159,11 @@ class GroupedStatistics:
     def update(self, features: Tensor) -> None:
         """Deal the rows of ``features`` (N, D) to the groups, going on where the last batch ended."""
         features = check_features(features, self.dim)
-        num, offset = len(self.groups), self.count
+        num = len(self.groups)
+        position = torch.arange(self.count, self.count + len(features))
+        number = (position + position // num) % num
         for index, group in enumerate(self.groups):
-            group.update(features[(index - offset) % num :: num])
+            group.update(features[number == index])
 
     def merge(self, other: GroupedStatistics) -> GroupedStatistics:
         """Group by group, the statistics of both; neither operand changes."""
