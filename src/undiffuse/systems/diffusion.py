@@ -64,7 +64,7 @@ class DiffusionConfig(SystemConfig):
         time_draws: independent, or one draw in each of B equal strata.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: tell the network the class of each picture, where the data has classes.
+        class_conditional: tell the network the class of each picture; data without classes is refused.
         label_dropout: share of the rows trained without their label, so that the model also knows none.
         sampling: defaults.
     """

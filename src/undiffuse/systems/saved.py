@@ -26,14 +26,13 @@ from undiffuse.registry import lookup, nearest
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems.base import SampleRequest, System, to_uint8
 
-#: Version of the layout of ``config.json``.
+#: Version of the layout of ``config.json``, weights and checkpoints.
 FORMAT_VERSION = 1
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
 #: Key of a weights file's metadata; the only one, for safetensors keeps no order among several.
 _CHECKSUM = "sha256_of_tensors"
-
 
 #: The class name that stands for no class in particular.
 NO_CLASS = "none"
@@ -167,6 +166,18 @@ def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class NewerFormatError(UsageError):
+    """Written by a later version of this program."""
+
+
+def check_format(version: object, what: str) -> None:
+    """Refuse a layout that this version does not know."""
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{what} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a run or model folder.
 
@@ -182,10 +193,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         lacking = {"config", "model", "data"} - set(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged or no configuration of undiffuse ({error})") from None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise UsageError(
-            f"{path} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
-        )
+    check_format(version, str(path))
     if lacking:
         raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}; it is damaged or not from undiffuse")
     return dict(record)

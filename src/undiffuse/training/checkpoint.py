@@ -20,7 +20,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of, write_json
-from undiffuse.training.config import FORMAT_VERSION
+from undiffuse.systems.saved import FORMAT_VERSION, NewerFormatError, check_format
 
 
 class Checkpoint(NamedTuple):
@@ -70,18 +70,6 @@ def set_aside_damaged(folder: Path, sound_images: int) -> None:
             target = path.with_name(f"damaged_{path.name}")
             shutil.rmtree(target, ignore_errors=True)
             path.rename(target)
-
-
-class NewerFormatError(UsageError):
-    """Written by a later version of this program."""
-
-
-def check_format(version: object, what: str) -> None:
-    """Refuse a layout that this version does not know."""
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise NewerFormatError(
-            f"{what} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
-        )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -11,9 +11,6 @@ from undiffuse.data.config import SOURCES, DigitsConfig
 from undiffuse.errors import UsageError
 from undiffuse.systems import SYSTEMS
 
-#: Version of the layout of ``config.json`` and of checkpoints.
-FORMAT_VERSION = 1
-
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 

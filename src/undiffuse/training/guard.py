@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,22 @@ def first_bad_layer(module: nn.Module, forward: Callable[[], Any]) -> str | None
 
         return check
 
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in leaves]
+    leaves = {name: layer for name, layer in module.named_modules() if not list(layer.children())}
+    _run_watched(leaves, hook, forward)
+    return found[0] if found else None
+
+
+def _run_watched(
+    layers: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]], forward: Callable[[], Any]
+) -> None:
+    """Run ``forward`` once without gradients, with ``hook(name)`` after each of the layers."""
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             forward()
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
 
 
 def bad_parameters(module: nn.Module) -> list[str]:
@@ -67,14 +74,8 @@ def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | N
     last.
     """
     reached: list[str] = []
-    owners = [(name, layer) for name, layer in module.named_modules() if list(layer.parameters(recurse=False))]
-    handles = [layer.register_forward_hook(lambda *_, name=name: reached.append(name)) for name, layer in owners]
-    try:
-        with torch.no_grad():
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    owners = {name: layer for name, layer in module.named_modules() if list(layer.parameters(recurse=False))}
+    _run_watched(owners, lambda name: lambda *_: reached.append(name), forward)
     order = {name: number for number, name in enumerate(reached)}
     return max(bad_gradients(module), key=lambda name: order.get(name.rpartition(".")[0], -1), default=None)
 

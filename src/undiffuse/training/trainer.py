@@ -21,12 +21,12 @@ from undiffuse.errors import UsageError
 from undiffuse.files import remove_leftovers, write_json
 from undiffuse.images import picture_of, save_png
 from undiffuse.systems.base import LossReport, SampleRequest, System, to_uint8
-from undiffuse.systems.saved import WEIGHTS, build_system, save_weights
+from undiffuse.systems.saved import FORMAT_VERSION, WEIGHTS, build_system, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import flip_some
 from undiffuse.training.card import write_model_card
 from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint, set_aside_damaged
-from undiffuse.training.config import FORMAT_VERSION, RunConfig
+from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import Journal
 from undiffuse.training.optimizer import Optimizers
