@@ -28,6 +28,13 @@ TESTS = {
         "tests/contract/test_condition.py",
         "tests/property/test_step_random.py",
         "tests/oracle/test_variational.py",
+        "tests/oracle/test_learned_variance.py",
+    ],
+    "networks": [
+        "tests/oracle/test_resampling.py",
+        "tests/oracle/test_progressive.py",
+        "tests/oracle/test_transformer.py",
+        "tests/parity/test_ncsnpp_diffusers.py",
     ],
     "samplers": [
         "tests/property/test_grids_and_densities.py",
@@ -35,12 +42,24 @@ TESTS = {
         "tests/contract/test_samplers.py",
         "tests/oracle/test_samplers_order.py",
         "tests/oracle/test_samplers_rows.py",
+        "tests/property/test_brownian.py",
+        "tests/oracle/test_sde.py",
+        "tests/oracle/test_langevin.py",
+        "tests/oracle/test_adaptive.py",
+        "tests/parity/test_karras.py",
+        "tests/parity/test_multistep_diffusers.py",
+        "tests/oracle/test_likelihood.py",
+        "tests/oracle/test_learned_variance.py",
     ],
     "losses": [
         "tests/property/test_grids_and_densities.py",
         "tests/property/test_parameterization.py",
         "tests/contract/test_weightings.py",
+        "tests/property/test_importance.py",
         "tests/oracle/test_variational.py",
+        "tests/oracle/test_learned_variance.py",
+        "tests/oracle/test_score_matching.py",
+        "tests/oracle/test_likelihood.py",
     ],
 }
 
@@ -136,7 +155,10 @@ MUTATIONS = [
     ),
     Mutation("flow: velocity's sign", "core/processes.py", "return -one, one", "return one, one"),
     Mutation(
-        "flow: inverse", "core/processes.py", "torch.sigmoid(-log_snr.double() / 2)", "torch.sigmoid(-log_snr.double())"
+        "flow: inverse",
+        "core/processes.py",
+        "1 / (1 + torch.exp(log_snr.double() / 2))",
+        "1 / (1 + torch.exp(log_snr.double()))",
     ),
     Mutation(
         "rescaled: log-SNR",
@@ -216,8 +238,8 @@ MUTATIONS = [
     Mutation(
         "ancestral: variance for deviation",
         "samplers/ancestral.py",
-        "per_row(var.sqrt(), x) * noise.normal(x), x_0",
-        "per_row(var, x) * noise.normal(x), x_0",
+        "bridge.var_max).sqrt(), denoised.x_0)",
+        "bridge.var_max), denoised.x_0)",
     ),
     Mutation("ddim: eta not squared", "samplers/ancestral.py", "eta**2 * process", "eta * process"),
     Mutation(
@@ -307,7 +329,7 @@ MUTATIONS = [
     ),
     Mutation(
         "variance: mix upside down",
-        "losses/variational.py",
+        "core/variance.py",
         "mix * log_beta + (1 - mix) * log_beta_tilde",
         "(1 - mix) * log_beta + mix * log_beta_tilde",
     ),
@@ -357,6 +379,193 @@ MUTATIONS = [
         "losses/density.py",
         "-2 * (mean + std * _normal_quantile(u))",
         "-(mean + std * _normal_quantile(u))",
+    ),
+    # the family: score-based processes, their losses, samplers, likelihood and networks
+    Mutation(
+        "sub-vp: sigma of vp",
+        "core/processes.py",
+        "return -torch.expm1(2 * self._signal.log_alpha(t))",
+        "return torch.sqrt(-torch.expm1(2 * self._signal.log_alpha(t)))",
+    ),
+    Mutation(
+        "ve: rate without its logarithm",
+        "core/processes.py",
+        "dtype=torch.float64), self._log_ratio * self.sigma(t)",
+        "dtype=torch.float64), self.sigma(t)",
+    ),
+    Mutation("ncsn: one level too many", "core/processes.py", "/ (self._num_steps - 1)", "/ self._num_steps"),
+    Mutation(
+        "eps_unit: input not scaled",
+        "core/parameterization.py",
+        "1 / torch.hypot(process.alpha(t), process.sigma(t))",
+        "torch.hypot(process.alpha(t), process.sigma(t))",
+    ),
+    Mutation("variance: raw output read as mix", "core/variance.py", "return (raw + 1) / 2", "return raw"),
+    Mutation(
+        "variance: mix unchanged by transfer",
+        "core/variance.py",
+        "ratio = per_row(_noise_share(own, t_own) / _noise_share(process, t), mix)",
+        "ratio = 1",
+    ),
+    Mutation("hybrid: bound moves the mean", "losses/hybrid.py", "output.detach(), mix", "output, mix"),
+    Mutation(
+        "hybrid: borrowed knot",
+        "losses/hybrid.py",
+        "later = knot.clamp(min=2)",
+        "later = knot.clamp(min=2, max=num_steps - 1)",
+    ),
+    Mutation(
+        "importance: mean for root mean square",
+        "losses/importance.py",
+        "losses.square().mean(1).sqrt()",
+        "losses.abs().mean(1)",
+    ),
+    Mutation(
+        "importance: weight without T", "losses/importance.py", "(1 / (self.num_steps * p[index]))", "(1 / p[index])"
+    ),
+    Mutation(
+        "importance: oldest kept",
+        "losses/importance.py",
+        "kept = after - first - rank <= HISTORY",
+        "kept = rank < HISTORY",
+    ),
+    Mutation("low discrepancy: a shift each", "losses/draws.py", "(u[:1] + steps) % 1", "(u + steps) % 1"),
+    Mutation(
+        "score matching: half of g squared",
+        "losses/score_matching.py",
+        "return process.diffusion2(t) / 2",
+        "return process.diffusion2(t)",
+    ),
+    Mutation(
+        "score matching: divergence once",
+        "losses/score_matching.py",
+        "+ 2 * torch.stack(slopes",
+        "+ torch.stack(slopes",
+    ),
+    Mutation(
+        "fisher: data unscaled",
+        "losses/score_matching.py",
+        "std = (alpha**2 * mixture.variances + sigma**2).sqrt()",
+        "std = (mixture.variances + sigma**2).sqrt()",
+    ),
+    Mutation(
+        "continuous bound: half forgotten",
+        "losses/continuous.py",
+        "return 0.5 * (high - low) * total / num_draws",
+        "return (high - low) * total / num_draws",
+    ),
+    Mutation(
+        "random bound: as if uniform",
+        "losses/random_bound.py",
+        "terms.append(nats / (shares[picked] * num_draws))",
+        "terms.append(nats * len(shares) / num_draws)",
+    ),
+    Mutation(
+        "likelihood: units",
+        "samplers/likelihood.py",
+        "units = num_dims * (torch.log(scale) + torch.log(signal(high)))",
+        "units = num_dims * (torch.log(scale) - torch.log(signal(high)))",
+    ),
+    Mutation(
+        "likelihood: width of a level",
+        "samplers/likelihood.py",
+        "math.log2((num_levels - 1) / 2)",
+        "math.log2(num_levels / 2)",
+    ),
+    Mutation(
+        "inversion: signal not scaled",
+        "samplers/inversion.py",
+        "return -a / 2 * (a * x - denoised.x_0.to(x.dtype))",
+        "return -a / 2 * (x - denoised.x_0.to(x.dtype))",
+    ),
+    Mutation(
+        "euler-maruyama: drift's sign",
+        "samplers/sde.py",
+        "move = 1 + clock / 2 - clock",
+        "move = 1 - clock / 2 - clock",
+    ),
+    Mutation(
+        "euler-maruyama: noise at t's scale", "samplers/sde.py", "scale_s * clock.sqrt()", "scale_t * clock.sqrt()"
+    ),
+    Mutation(
+        "reverse diffusion: bridge's factor",
+        "samplers/sde.py",
+        "per_row(2 - bridge.alpha_ts, x)",
+        "per_row(1 / bridge.alpha_ts, x)",
+    ),
+    Mutation(
+        "langevin: half the noise",
+        "samplers/langevin.py",
+        "std = 2 * r * process.sigma(t)",
+        "std = r * process.sigma(t)",
+    ),
+    Mutation("langevin: twice the step", "samplers/langevin.py", "per_row(std**2 / 2, x)", "per_row(std**2, x)"),
+    Mutation(
+        "annealed langevin: other label",
+        "samplers/langevin.py",
+        "torch.where(keeps_signal, signal, noise)",
+        "torch.where(keeps_signal, noise, signal)",
+    ),
+    Mutation(
+        "brownian: bridge's deviation",
+        "samplers/brownian.py",
+        "math.sqrt(before * after / (before + after))",
+        "math.sqrt(before * after) / (before + after)",
+    ),
+    Mutation(
+        "brownian: always the middle",
+        "samplers/brownian.py",
+        "(_snr(middle) - _snr(low)) / (_snr(high) - _snr(low))",
+        "0.5",
+    ),
+    Mutation("runge-kutta: error weight", "samplers/runge_kutta.py", "71 / 57600", "71 / 5760"),
+    Mutation("runge-kutta: stage", "samplers/runge_kutta.py", "-2187 / 6784", "2187 / 6784"),
+    Mutation("rk45: slope", "samplers/adaptive.py", "per_row(scale.a / 2, tilde)", "per_row(scale.a, tilde)"),
+    Mutation("rk45: jump too far", "samplers/adaptive.py", "math.log(rtol / 5)", "math.log(rtol * 500)"),
+    Mutation("edm: churn's log-SNR", "samplers/edm.py", "2 * torch.log1p(gamma)", "torch.log1p(gamma)"),
+    Mutation("edm: churn's noise", "samplers/edm.py", "bridge.var_max.sqrt() * s_noise", "bridge.var.sqrt() * s_noise"),
+    Mutation(
+        "dpmpp_2m_sde: no extrapolation",
+        "samplers/multistep.py",
+        "per_row(bridge.c_0, x) * guess",
+        "per_row(bridge.c_0, x) * x_0",
+    ),
+    Mutation("unipc: factorial", "samplers/multistep.py", "g = g / hh - 1 / math.factorial(i)", "g = g / hh - 1 / i"),
+    Mutation(
+        "unipc: difference's sign",
+        "samplers/multistep.py",
+        "scale * (nodes[number] - other)",
+        "scale * (other - nodes[number])",
+    ),
+    Mutation(
+        "fir: shifted",
+        "networks/resample.py",
+        "return self.narrow(evened(x), stride=2, padding=1)",
+        "return self.narrow(evened(x), stride=2, padding=2)[..., 1:, 1:]",
+    ),
+    Mutation(
+        "fir: gain", "networks/resample.py", "4 * self.filters(wide), stride=2", "2 * self.filters(wide), stride=2"
+    ),
+    Mutation(
+        "progressive: join not rescaled",
+        "networks/progressive.py",
+        "joined = rescaled(self.larger(pyramid, (h.shape[-2], h.shape[-1])) + h, self.scale)",
+        "joined = self.larger(pyramid, (h.shape[-2], h.shape[-1])) + h",
+    ),
+    Mutation(
+        "transformer: gates swapped",
+        "networks/transformer.py",
+        "tokens = tokens + gate1 * self.attention(",
+        "tokens = tokens + gate2 * self.attention(",
+    ),
+    Mutation("transformer: first skip first", "networks/transformer.py", "kept.pop())", "kept.pop(0))"),
+    Mutation("unet: half for its root", "networks/unet.py", "math.sqrt(0.5) if config", "0.5 if config"),
+    Mutation("fourier scale: thousandth", "networks/presets.py", "/ 1000", "/ 999"),
+    Mutation(
+        "posterior mean: weight not squared",
+        "losses/weighting.py",
+        "return 2 * torch.log(process.bridge(",
+        "return torch.log(process.bridge(",
     ),
 ]
 

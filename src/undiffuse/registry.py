@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -39,3 +40,39 @@ def resolve(row: Any) -> Any:
         module, attribute = row.split(":")
         return getattr(importlib.import_module(module), attribute)
     return row
+
+
+def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
+    """What the row of ``name`` or ``name:option=value,option=value`` makes, such as ``ddim:eta=0.5``.
+
+    An option's type is that of its default: a number, a whole number, or text.
+
+    Raises:
+        UsageError: an unknown row or option, or a value of another type; the nearest known name is given.
+    """
+    name, _, rest = spec.partition(":")
+    factory = lookup(registry, name, kind)
+    known = inspect.signature(factory).parameters
+    options: dict[str, str | float] = {}
+    for item in filter(None, rest.split(",")):
+        key, _, text = item.partition("=")
+        if key not in known:
+            raise UsageError(
+                f"{kind} {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}"
+            )
+        options[key] = _typed(text, known[key].default, f"{kind} option {name}:{key}")
+    return factory(**options)
+
+
+def _typed(text: str, default: object, what: str) -> str | float:
+    if not isinstance(default, int | float):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        raise UsageError(f"{what} must be a number, got {text!r}") from None
+    if isinstance(default, float):
+        return number
+    if not number.is_integer():
+        raise UsageError(f"{what} must be a whole number, got {text!r}")
+    return int(number)

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
-from undiffuse.networks import NETWORK_CONFIGS, NETWORKS, MLPConfig, UNetConfig, build_network
+from undiffuse.networks import NETWORK_CONFIGS, NETWORKS, MLPConfig, TransformerConfig, UNetConfig, build_network
 
 CLASSES = 3
 UNET = {"channels": 8, "multipliers": (1, 2)}
+SONG = {**UNET, "multipliers": (1, 2, 2), "downsample": "residual", "upsample": "residual", "resample_filter": "fir"}
+SONG |= {"resample_projection": True, "rescale_residuals": True, "up_attention": "last", "time_injection": "add"}
+TRANSFORMER = {"channels": 16, "num_heads": 2, "num_blocks": 2, "patch_size": 2, "time_channels": 32}
 #: Small variants of each row: name, options, shape of one example.
 CASES = [
     ("mlp", {"width": 16, "num_blocks": 2}, (2,)),
@@ -26,6 +29,14 @@ CASES = [
     ("unet", {**UNET, "downsample": "conv_same", "upsample": "transposed", "time_injection": "add"}, (3, 9, 5)),
     ("unet", {**UNET, "downsample": "residual", "upsample": "residual", "time_features": "adm"}, (1, 7, 6)),
     ("unet", {**UNET, "middle_attention": False, "time_features": "fourier", "fourier_scale": 0.016}, (1, 3, 28)),
+    ("unet", {**SONG, "progressive_input": "residual", "fourier_scale": 0.16, "time_features": "fourier"}, (3, 7, 9)),
+    ("unet", {**SONG, "progressive_input": "input_skip", "progressive_output": "output_skip"}, (2, 8, 5)),
+    ("unet", {**SONG, "progressive_input": "input_skip", "progressive_combine": "cat", "num_blocks": 1}, (1, 6, 6)),
+    ("unet", {**SONG, "progressive_output": "residual", "patch_size": 2}, (1, 9, 14)),
+    ("transformer", TRANSFORMER, (1, 8, 8)),
+    ("transformer", {**TRANSFORMER, "patch_size": 3, "channels": 18, "long_skips": True}, (2, 7, 10)),
+    ("transformer", {**TRANSFORMER, "conditioning": "tokens", "long_skips": True, "num_blocks": 3}, (3, 5, 4)),
+    ("transformer", {**TRANSFORMER, "conditioning": "tokens", "output_convolution": True}, (3, 4, 6)),
 ]
 each_case = pytest.mark.parametrize(
     ("name", "options", "shape"), CASES, ids=[f"{name}-{index}" for index, (name, *_) in enumerate(CASES)]
@@ -182,6 +193,10 @@ REFUSED = [
     ({**UNET, "head_channels": 5}, (1, 8, 8), "head_channels=5 does not divide"),
     ({**UNET, "time_features": "fourier"}, (1, 8, 8), "need a scale"),
     ({**UNET, "fourier_scale": 1.0}, (1, 8, 8), "take none"),
+    ({**UNET, "resample_filter": "fir"}, (1, 8, 8), "are for downsample='residual'"),
+    ({**UNET, "resample_projection": True}, (1, 8, 8), "are for downsample='residual'"),
+    ({**UNET, "progressive_output": "residual"}, (1, 8, 8), "needs resample_filter='fir'"),
+    ({**SONG, "progressive_combine": "cat"}, (1, 8, 8), "is for progressive_input='input_skip'"),
     ({**UNET, "channels": 0}, (1, 8, 8), "channels"),
     ({**UNET, "multipliers": ()}, (1, 8, 8), "multipliers"),
     ({**UNET, "chanels": 8}, (1, 8, 8), "did you mean 'channels'"),
@@ -193,6 +208,13 @@ def test_senseless_options_are_refused(options: dict[str, object], shape: tuple[
     with pytest.raises(UsageError, match=message) as caught:
         build_network(validate(UNetConfig, {"name": "unet", **options}), shape)
     assert "\n" not in str(caught.value)
+
+
+def test_senseless_transformers_are_refused() -> None:
+    with pytest.raises(UsageError, match="num_heads=3 does not divide channels=16"):
+        TransformerConfig.dit_s(channels=16, num_heads=3)
+    with pytest.raises(UsageError, match="use network 'mlp'"):
+        build_network(TransformerConfig(), (2,))
 
 
 def test_adm_is_defined_for_its_sizes_only() -> None:
@@ -218,7 +240,10 @@ def test_group_norm_sums_in_float32_under_autocast() -> None:
     assert torch.allclose(rounded.float(), norm(x.float()), rtol=2**-8, atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "options", "shape"), [CASES[0], CASES[2]], ids=["mlp", "unet"])
+COMPILED = {"mlp": 0, "unet": 2, "ncsnpp": 8, "pyramids": 9, "dit": 12, "uvit": 14}
+
+
+@pytest.mark.parametrize(("name", "options", "shape"), [CASES[index] for index in COMPILED.values()], ids=COMPILED)
 def test_compiles_into_one_graph(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
     network = make(name, options, shape)
     compiled = torch.compile(network, backend="eager", fullgraph=True)

@@ -25,6 +25,13 @@ from undiffuse.training.trainer import Trainer
 
 SMALLER = ["num_images=32", "batch_images=16", "micro_batch_images=8", "validation_images=8", "preview_samples=2"]
 SMALLER += ["preview_every_images=32", "system.sampling.num_steps=2"]
+#: What more it takes to make a recipe of paper size small.
+SMALLER_STILL = {
+    "ddpmpp-cifar10": ["data.size=16", "system.network.num_blocks=1"],
+    "edm-cifar10": ["data.size=16", "system.network.num_blocks=1"],
+    "dit-cifar10": ["data.size=16", "system.network.num_heads=2"],
+    "ncsnpp-ffhq256": ["data.size=48", "system.network.num_blocks=1"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +55,7 @@ def reduced(name: str, small_data: dict[str, Path]) -> RunConfig:
     """The recipe with a narrow network, on a few pictures."""
     recipe = get_recipe(name)
     width = "width" if recipe.system.model_dump()["network"]["name"] == "mlp" else "channels"
-    overrides = [*SMALLER, f"system.network.{width}=8"]
+    overrides = [*SMALLER, f"system.network.{width}=8", *SMALLER_STILL.get(name, [])]
     source = small_data.get(recipe.data.name)
     data = source_config_for(f"{recipe.data.name}:{source}") if source is not None else None
     return apply_overrides(recipe, overrides, data)
@@ -86,6 +93,24 @@ def test_the_cifar10_network_has_35_7_million_parameters() -> None:
     with torch.device("meta"):
         network = build_network(recipe.system.network, (3, 32, 32), 0)  # type: ignore[attr-defined]
     assert sum(value.numel() for value in network.parameters()) == 35_746_307
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("ddpmpp-cifar10", 61_804_419),
+        ("edm-cifar10", 55_732_739),
+        ("dit-cifar10", 32_471_436),
+        ("ncsnpp-ffhq256", 65_574_421),
+    ],
+)
+def test_recipes_of_paper_size_have_the_networks_they_name(name: str, count: int) -> None:
+    """The counts are derived and compared with the papers in tests/parity."""
+    recipe = get_recipe(name)
+    size = recipe.data.size  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        network = build_network(recipe.system.network, (3, size, size), 0)  # type: ignore[attr-defined]
+    assert sum(value.numel() for value in network.parameters()) == count
 
 
 def test_a_dry_run_says_all_and_writes_nothing(

@@ -51,7 +51,7 @@ def command_lines(snippet: Snippet) -> Iterator[list[str]]:
 def parse(command: Any, words: list[str]) -> tuple[str, dict[str, Any]]:
     """(name, parameters) of a command line, parsed by the program's own parser and not run."""
     name = ""
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and words:
         words = [word for word in words if word != "--debug"]
         name, command, words = words[0], command.commands[words[0]], words[1:]
     return name, command.make_context(name, list(words)).params

@@ -8,19 +8,28 @@ from undiffuse.app.cli import main
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
+from undiffuse.studies import STUDIES
 
 PROMISED = {
-    "": ["demo", "train", "sample", "evaluate", "report", "recipes", "samplers", "data", "--debug", "--version"],
+    "": [
+        *("demo", "train", "sample", "evaluate", "encode", "report", "recipes", "samplers", "data", "study"),
+        *("--debug", "--version"),
+    ],
     "demo": ["--out", "--device"],
     "train": ["RECIPE", "KEY=VALUE", "--data", "--out", "--resume", "--stop-after", "--dry-run", "--device"],
     "sample": [
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
-        *("--progressive", "--out", "--device", "--overwrite"),
+        *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),
     ],
     "evaluate": [
         *("MODEL", "--data", "--metrics", "--num", "--out", "--sampler", "--steps", "--grid", "--seed", "--batch-size"),
-        *("--features", "--bound-images", "--device"),
+        *("--features", "--bound-images", "--bound-random-images", "--likelihood-images", "--likelihood-probes"),
+        *("--process", "--weights", "--device"),
     ],
+    "encode": ["MODEL", "SRC", "--out", "-n", "--sampler", "--steps", "--overwrite", "--weights", "--device"],
+    "study": ["theory", "parameterization"],
+    "study theory": ["MODEL", "--out", "--process", "--num", "--seed", "--weights", "--device"],
+    "study parameterization": ["--data", "--out", "--images", "--num", "--seed", "--device"],
     "report": ["MODEL", "--device"],
     "recipes": [],
     "samplers": [],
@@ -49,8 +58,12 @@ def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in samplers[:-1]] == list(SAMPLERS)
     assert all(grid in samplers[-1] for grid in GRIDS)
     assert {line.split()[0] for line in shown(capsys, "data", "list").splitlines()} == {
-        *("digits", "swissroll", "idx", "folder")
+        *("digits", "swissroll", "rings", "gaussians", "idx", "folder")
     }
+
+
+def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [line.split()[0] for line in shown(capsys, "study").splitlines()] == list(STUDIES)
 
 
 def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:

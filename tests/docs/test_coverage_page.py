@@ -1,4 +1,4 @@
-"""Every function and every test that docs/theory/coverage.md names exists."""
+"""Every function and every test that the pages of docs/theory name exists."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ import pytest
 from doc_pages import ROOT
 
 from undiffuse.registry import resolve
+from undiffuse.samplers import SAMPLERS, make_sampler
 
-TEXT = (ROOT / "docs" / "theory" / "coverage.md").read_text(encoding="utf-8")
-SYMBOLS = sorted(set(re.findall(r"`(undiffuse[\w.]*:[\w.]+)`", TEXT)))
-TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", TEXT)))
-THEORY = (ROOT / "docs" / "theory" / "diffusion.md").read_text(encoding="utf-8")
-FORMULAS = sorted(set(re.findall(r"\b((?:core|losses|samplers)[\w.]*:[A-Za-z][\w.]+)", THEORY)))
+FOLDER = ROOT / "docs" / "theory"
+TEXT = (FOLDER / "coverage.md").read_text(encoding="utf-8")
+FORMULA_TABLES = (FOLDER / "formulas.md").read_text(encoding="utf-8")
+ALL_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in sorted(FOLDER.glob("*.md")))
+SYMBOLS = sorted(set(re.findall(r"`(undiffuse[\w.]*:[\w.]+)`", ALL_TEXT)))
+TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", ALL_TEXT)))
+ROOMS = "core|losses|samplers|networks|systems|evaluation|studies"
+#: Functions as the pages on the mathematics name them, without the package.
+FORMULAS = sorted(set(re.findall(rf"(?<![\w.])((?:{ROOMS})\.[\w.]+:[A-Za-z][\w.]*\w)", ALL_TEXT)))
 #: A row of the features: source, feature, functions, tests.
 ROWS = re.findall(r"^\| 00\d.*\|$", TEXT.split("## Slips")[0], re.MULTILINE)
+#: A row of the formulas: which, corrected form, functions, tests.
+FORMULA_ROWS = [line for line in FORMULA_TABLES.splitlines() if re.match(r"\| (?!formula \||---)", line)]
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
@@ -47,14 +54,44 @@ def functions_of(path: Path) -> set[str]:
 def test_every_feature_is_held_by_a_function_and_a_test_or_is_open() -> None:
     assert len(ROWS) > 50
     for row in ROWS:
-        _, _, functions, tests = [cell.strip() for cell in row.strip("|").split("|")]
-        if functions == "open":
-            assert tests == "open", row
-        else:
-            assert "`undiffuse" in functions, row
-            assert "`tests/" in tests or tests == "open", row
+        check_row(row)
+
+
+def test_every_formula_has_a_function_and_a_test_or_is_open() -> None:
+    assert len(FORMULA_ROWS) > 40
+    for row in FORMULA_ROWS:
+        check_row(row)
+    assert all(f"## 00{number}" in FORMULA_TABLES for number in range(5))
+
+
+def check_row(row: str) -> None:
+    """Two cells of words, one of functions, one of tests; or open, open."""
+    _, _, functions, tests = [cell.strip() for cell in row.strip("|").split("|")]
+    if functions == "open":
+        assert tests == "open", row
+    else:
+        assert "`undiffuse" in functions, row
+        assert "`tests/" in tests or tests == "open", row
 
 
 @pytest.mark.parametrize("symbol", FORMULAS)
 def test_functions_of_the_formulas_exist(symbol: str) -> None:
     test_functions_exist(f"undiffuse.{symbol}")
+
+
+def test_pages_are_linked_from_the_index_and_the_index_from_the_readme() -> None:
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in FOLDER.glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+    assert "](docs/theory/README.md)" in readme
+    for guide in (ROOT / "docs" / "guides").glob("*.md"):
+        assert f"](docs/guides/{guide.name})" in readme, guide.name
+
+
+def test_every_sampler_has_a_row_in_the_table_of_solvers() -> None:
+    solvers = (FOLDER / "solvers.md").read_text(encoding="utf-8")
+    for name in SAMPLERS:
+        row = re.search(rf"^\| `{name}` \| (\d)", solvers, re.MULTILINE)
+        assert row is not None, name
+        assert int(row[1]) == make_sampler(name).order, name

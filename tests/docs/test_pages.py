@@ -22,20 +22,32 @@ from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics import FEATURES
 from undiffuse.networks import NETWORK_CONFIGS, build_network
+from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
+from undiffuse.studies import STUDIES
+from undiffuse.studies.theory import PLATES
+from undiffuse.studies.truth import TRUTHS
 from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings are linked: lower case, spaces as dashes, no other signs."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -50,8 +62,14 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("docs/guides/training.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS, *TIME_DENSITIES, *NETWORK_CONFIGS]),
         ("docs/guides/training.md", [*RunConfig.model_fields, *OptimizerConfig.model_fields, *EMAConfig.model_fields]),
         ("docs/guides/training.md", [*DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
+        (
+            "docs/guides/training.md",
+            [*RECIPES, *UNetConfig.model_fields, *TransformerConfig.model_fields, *MLPConfig.model_fields],
+        ),
+        ("docs/theory/diffusion.md", [*PARAMETERIZATIONS, *WEIGHTINGS]),
+        ("docs/guides/studies.md", [*STUDIES, *PLATES, *TRUTHS]),
         ("docs/guides/getting-started.md", [*SOURCES]),
-        ("docs/guides/sampling.md", [*SAMPLERS, *GRIDS]),
+        ("docs/guides/sampling.md", [*SAMPLERS, *GRIDS, *PROCESSES]),
         ("docs/guides/evaluation.md", [*METRICS, *FEATURES]),
     ],
 )
@@ -61,7 +79,10 @@ def test_pages_name_every_row(page: str, names: list[str]) -> None:
     assert not missing, f"{page} does not name {missing}"
 
 
-@pytest.mark.parametrize("model", [RunConfig, OptimizerConfig, EMAConfig, DiffusionConfig, SamplingConfig])
+@pytest.mark.parametrize(
+    "model",
+    [RunConfig, OptimizerConfig, EMAConfig, DiffusionConfig, SamplingConfig, UNetConfig, TransformerConfig, MLPConfig],
+)
 def test_the_training_guide_names_every_choice(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
     for field in model.model_fields.values():
@@ -80,16 +101,10 @@ def test_contributing_names_every_room_and_folder_of_tests() -> None:
         assert not list(folder.glob("test_*.py")) or f"`{folder.name}`" in text, folder.name
 
 
-#: (C, H, W) or (D,) of the pictures, and the classes, that the README's count of parameters is stated for.
-SHAPES = {
-    "ddpm-digits": ((1, 8, 8), 10),
-    "ddpm-mnist": ((1, 28, 28), 0),
-    "flow-mnist": ((1, 28, 28), 0),
-    "ddpm-emnist": ((1, 28, 28), 0),
-    "ddpm-swissroll": ((2,), 0),
-    "ddpm-church48": ((3, 48, 48), 0),
-    "ddpm-cifar10": ((3, 32, 32), 0),
-}
+#: (C, H, W) or (D,) of the data that ends a recipe's name, and classes, that the README counts parameters for.
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28), "swissroll": (2,)}
+SHAPES |= {"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256)}
+CLASSES = {"ddpm-digits": 10}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -97,10 +112,14 @@ def test_readme_counts_the_parameters_right(recipe: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{recipe}` \|.*\| ([\d.]+) M \|$", text, re.MULTILINE)
     assert row is not None
-    shape, num_classes = SHAPES[recipe]
     system: Any = get_recipe(recipe).system
     with torch.device("meta"):
-        network = build_network(system.network, shape, num_classes if system.class_conditional else 0)
+        network = build_network(
+            system.network,
+            SHAPES[recipe.rpartition("-")[2]],
+            CLASSES[recipe] if system.class_conditional else 0,
+            output_factor=2 if system.learned_variance else 1,
+        )
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert abs(float(row[1]) - millions) <= 0.0501, f"{millions:.2f} million"
 

@@ -11,6 +11,7 @@ from doc_pages import ROOT, SHELLS, Snippet, command_lines, parse, snippets
 
 from undiffuse.app.cli import app
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.core.processes import make_process
 from undiffuse.evaluation import METRICS
 from undiffuse.metrics import FEATURES
 from undiffuse.recipes import get_recipe
@@ -49,6 +50,8 @@ def check_command(words: list[str]) -> None:
         apply_overrides(get_recipe(params["recipe"]), params["overrides"] or [])
     if params.get("sampler") is not None:
         make_sampler(params["sampler"])
+    if params.get("process") is not None:
+        make_process(params["process"])
     if params.get("grid") is not None:
         lookup(GRIDS, params["grid"].partition(":")[0], "time grid")
     if params.get("features") not in (None, "auto"):

@@ -76,6 +76,36 @@ def test_the_bound_and_its_parts(quick_chain: Path, undiffuse: CommandLine, tmp_
     assert "sampling" not in record  # nothing was drawn
 
 
+def test_likelihood_by_every_route(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    counts = ("--likelihood-images", 3, "--likelihood-probes", 2, "--bound-random-images", 50)
+    names = "nll,vlb_random,continuous_bound"
+    record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", "--metrics", names, *counts)
+    results = {result["metric"]: result for result in record["results"]}
+    parts = [
+        f"{name}{part}" for name in ("vlb_random", "continuous_bound") for part in ("", "_prior", "_terms", "_decoder")
+    ]
+    assert list(results) == ["nll", *parts]
+    assert all(result["unit"] == "bits/dim" and result["uncertainty"] is not None for result in results.values())
+    ode, drawn, limit = (results[name]["protocol"] for name in names.split(","))
+    said = {"images": 3, "split": "held out", "dequantisation": "uniform", "weights": "ema", "labels": "none"}
+    assert said.items() <= ode.items() and "2 Rademacher" in ode["divergence"]
+    assert {"solver", "rtol", "atol", "clean_log_snr", "clean_noise_std", "precision", "data_fingerprint"} <= ode.keys()
+    assert ode["nfe"] > 6 and results["nll"]["details"]["variance_of_one_probe"] > 0
+    assert drawn["images"] == 50 and drawn["terms"] == 20 and drawn["random_terms"].startswith("1 a picture")
+    assert limit["images"] == 4 and limit["clean_log_snr"] == ode["clean_log_snr"]
+    assert results["nll"]["value"] < results["continuous_bound"]["value"] + 1
+
+
+def test_the_random_terms_estimate_the_whole_sum(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    options = ("--metrics", "vlb,vlb_random", "--bound-images", 150, "--bound-random-images", 150)
+    record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", *options)
+    results = {result["metric"]: result for result in record["results"]}
+    whole, drawn = results["vlb"], results["vlb_random"]
+    assert abs(whole["value"] - drawn["value"]) < 5 * drawn["uncertainty"]
+    assert results["vlb_prior"]["value"] == results["vlb_random_prior"]["value"]
+    assert results["vlb_decoder"]["value"] == results["vlb_random_decoder"]["value"]
+
+
 def test_metrics_by_name(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", "--metrics", "copying, classes")
     assert [row["metric"] for row in record["results"]] == ["neighbour_ratio", "confident_share", "class_balance"]
@@ -104,6 +134,21 @@ def test_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) ->
         "evaluate", trained_points, "--metrics", "vlb", "--out", tmp_path / "x"
     )
     assert "points" in undiffuse.refused("evaluate", trained_points, "--metrics", "frechet", "--out", tmp_path / "x")
+
+
+def test_likelihood_of_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    record = evaluated(undiffuse, trained_points, tmp_path / "out.json", "--metrics", "nll,continuous_bound")
+    nll, bound = record["results"][:2]
+    assert (nll["unit"], bound["unit"]) == ("nats", "nats")
+    stated = {"divergence": "exact", "dequantisation": "none", "labels": "none"}
+    assert stated.items() <= nll["protocol"].items()
+    assert -2 < nll["value"] < bound["value"] + 4 * bound["uncertainty"]
+
+
+def test_samples_under_another_process(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    options = ("--metrics", "classes", "--num", 20, "--process", "ve")
+    record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", *options)
+    assert record["results"][0]["protocol"]["samples"]["process"] == "ve"
 
 
 def test_the_default_file_is_in_the_run(quick_chain: Path, undiffuse: CommandLine) -> None:

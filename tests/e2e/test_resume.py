@@ -41,6 +41,14 @@ VARIANTS = {
     ),
     "muon": ("optimizer.name=muon",),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
+    "learned variance, times drawn by importance": (
+        "system.process=ddpm_cosine",
+        "system.process.num_steps=4",
+        "system.learned_variance=true",
+        "system.objective=hybrid",
+        "system.time_draws=importance",
+        "micro_batch_images=8",
+    ),
 }
 
 

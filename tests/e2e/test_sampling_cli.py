@@ -158,3 +158,49 @@ def test_the_python_twin(trained: Path, trained_points: Path, undiffuse: Command
     with pytest.raises(UsageError, match="at least 1"):
         model.sample(0)
     assert no_leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "process", ["ve:sigma_max=20,sigma_min=0.02", "vp", "flow", "sub_vp", "ncsn:num_steps=30", "edm"]
+)
+def test_one_model_samples_under_every_process(
+    process: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    common = ("sample", trained, "-n", 4, "--sampler", "dpmpp_2m", "--grid", "log_snr", "--steps", 40)
+    undiffuse.fine(*common, "--out", tmp_path / "own")
+    undiffuse.fine(*common, "--process", process, "--out", tmp_path / "other")
+    own, other = (
+        np.stack([np.asarray(Image.open(path), float) for path in sorted((tmp_path / name).glob("0*.png"))])
+        for name in ("own", "other")
+    )
+    # the same ODE from the same noise: what is left is the solvers' error and where each starts
+    between = np.abs(own - own[::-1]).mean()
+    assert np.abs(own - other).mean() < 0.25 * between
+    record = json.loads((tmp_path / "other" / "samples.json").read_text())
+    assert record["process"] == process
+
+
+def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    # DDPM's last log-SNR is -10.1
+    common = ("sample", trained, "-n", 2, "--steps", 3, "--process")
+    told = undiffuse.fine(*common, "ve:sigma_max=1e4", "--out", tmp_path / "a").err
+    assert "ve:sigma_max=1e4 begins at log-SNR -18.42, the model was trained down to" in told
+    assert "begins at" not in undiffuse.fine(*common, "ve:sigma_max=9", "--out", tmp_path / "b").err
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        ("vee", "did you mean 've'"),
+        ("ve:sigma=3", "no option 'sigma'"),
+        ("ve:sigma_max=x", "must be a number, got 'x'"),
+        ("ncsn:num_steps=2.5", "must be a whole number, got '2.5'"),
+        ("ve:sigma_max=0.001", "0 < sigma_min < sigma_max"),
+    ],
+)
+def test_a_senseless_process_is_refused(
+    process: str, message: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    told = undiffuse.refused("sample", trained, "-n", 1, "--process", process, "--out", tmp_path / "x")
+    assert message in told
+    assert not (tmp_path / "x").exists()

@@ -22,6 +22,9 @@ from undiffuse.samplers.noise import NoiseSource
 VARIANTS = {
     "ancestral": ["ancestral:variance=beta", "ancestral:variance=beta_tilde"],
     "ddim": ["ddim:eta=0", "ddim:eta=0.5", "ddim:eta=1"],
+    "pc": ["pc", "pc:predictor=dpmpp_2m,corrections=2,r=0.1", "pc:predictor=ddim:eta=0.5"],
+    "edm": ["edm:s_churn=0", "edm:s_churn=3"],
+    "unipc": ["unipc", "unipc:order=3,lower_order_final=0", "unipc:variant=bh1"],
 }
 
 #: Every sampler of the registry, with the options worth a test.
@@ -45,6 +48,9 @@ class UnitNoise(NoiseSource):
         out[2 + self.drawn[0] : 3 + self.drawn[0]] = 1
         self.drawn[0] += 1
         return out
+
+    def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
+        return self.normal(like)  # steps do not overlap, so their increments are independent draws
 
 
 def marginal(data: GaussianMixture, process: Process, t: Tensor) -> tuple[Tensor, Tensor]:

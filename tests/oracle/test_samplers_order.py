@@ -35,9 +35,9 @@ def error(spec: str, process: Process, end: float, num_steps: int) -> float:
 def test_the_measured_order_is_the_stated_one(spec: str, process_name: str, end: float) -> None:
     process = PROCESSES[process_name]()
     coarse, fine = (error(spec, process, end, num_steps) for num_steps in STEPS)
-    order = float(torch.log2(torch.tensor(coarse / fine)))
-    assert order >= make_sampler(spec).order - 0.15, f"errors {coarse:.2e}, {fine:.2e}: order {order:.2f}"
-    assert fine < 0.2 / STEPS[-1] ** (make_sampler(spec).order - 1)
+    order, stated = float(torch.log2(torch.tensor(coarse / fine))), make_sampler(spec).order
+    assert order >= stated - 0.15, f"errors {coarse:.2e}, {fine:.2e}: order {order:.2f}"
+    assert fine < 0.2 / STEPS[-1] ** max(stated - 1, 0)  # order 0: finer grids do no harm; for the bias, test_langevin
 
 
 def test_every_row_of_the_registry_is_measured() -> None:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, DiscreteVP, EDMProcess, RescaledProcess
+from undiffuse.core.processes import PROCESSES, DiscreteVP, EDMProcess, GeometricVE, RescaledProcess
 
 
-class SubVP(Process):
-    """Only alpha and sigma are given, with sigma = 1 - alpha^2: everything else is the base class's."""
+class PairAlone(Process):
+    """Only alpha and sigma are given, those of a sub-VP process: everything else is the base class's."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-4 * t.double() ** 2 - 0.1 * t.double())
@@ -43,8 +43,9 @@ PROCESSES_TO_TRY: dict[str, Process] = {
     **{name: make() for name, make in PROCESSES.items()},
     "ddpm_linear_200": DiscreteVP.linear(200),
     "one_step": DiscreteVP([0.3]),
+    "ncsn_10": GeometricVE(10, 0.01, 1.0),
     "edm_1": EDMProcess(1.0),
-    "sub_vp": SubVP(),
+    "pair_alone": PairAlone(),
     "rescaled_flow": RescaledProcess(PROCESSES["flow"](), 2.0),
     "rescaled_vp": RescaledProcess(PROCESSES["vp"](), 0.5),
 }

@@ -103,7 +103,7 @@ def test_densities_map_u_into_the_half_open_interval_and_ascend(name: str, proce
     t = density(process, U)
     assert t.shape == U.shape
     assert t.dtype == torch.float64
-    assert bool(((t > 0) & (t <= 1)).all())
+    assert bool(((process.sigma(t) > 0) & (t <= 1)).all())
     assert bool((t.diff() >= 0).all())
 
 

@@ -227,6 +227,24 @@ def test_the_plain_errors_of_v_and_of_the_velocity() -> None:
     assert torch.allclose(flow.output_weight(WEIGHTINGS["flow"]()(flow.process, T), T), torch.ones_like(T))
 
 
+@pytest.mark.parametrize("name", ["ddpm_linear", "ddpm_cosine", "ncsn"])
+def test_the_plain_error_of_the_posterior_mean_has_its_own_weighting(name: str) -> None:
+    process = PROCESSES_TO_TRY[name]
+    assert process.num_steps is not None
+    numbers = torch.tensor([2, 7, process.num_steps // 2, process.num_steps - 1], dtype=torch.float64)
+    knots = numbers / process.num_steps
+    weight = WEIGHTINGS["posterior_mean"]()(process, knots)
+    row = Parameterization("posterior_mean", process)
+    assert torch.allclose(row.output_weight(weight, knots), torch.ones(4, dtype=torch.float64))
+
+
+def test_the_weight_of_the_posterior_mean_without_steps_is_the_limit_of_fine_chains() -> None:
+    process, t, short = PROCESSES_TO_TRY["vp"], torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), 1e-5
+    weight = WEIGHTINGS["posterior_mean"]()(process, t)
+    c_0 = process.bridge(t - short, t).c_0 / short
+    assert torch.allclose(torch.exp(weight), c_0**2, rtol=1e-3)
+
+
 def test_a_loss_is_finite_at_both_ends_in_float32() -> None:
     t = torch.tensor([1e-6, 1e-3, 1.0, 1.0, 0.5, 1.0])
     x_0, eps = data(dtype=torch.float32)

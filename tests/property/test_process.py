@@ -13,13 +13,25 @@ from torch import Tensor
 
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, VPSDE, DiscreteVP, EDMProcess, FlowProcess, RescaledProcess
+from undiffuse.core.processes import (
+    PROCESSES,
+    VESDE,
+    VPSDE,
+    DiscreteVP,
+    EDMProcess,
+    FlowProcess,
+    GeometricVE,
+    RescaledProcess,
+    SubVPSDE,
+)
 from undiffuse.errors import UsageError
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.base import sample
 
 quick = settings(max_examples=40, deadline=None)
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
+#: Processes that add noise at t = 0 already.
+KNOWN_SIGMA_MIN = {"ve": 0.01}
 
 
 def slope(function, t: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -74,8 +86,9 @@ def test_infinite_log_snr_is_exactly_an_end(name: str) -> None:
 def test_values_at_the_ends(name: str) -> None:
     process = PROCESSES_TO_TRY[name]
     assert process.alpha(ENDS)[0] == 1
-    assert process.sigma(ENDS)[0] == 0
-    assert process.log_snr(ENDS)[0] == math.inf
+    least = KNOWN_SIGMA_MIN.get(name, 0.0)
+    assert float(process.sigma(ENDS)[0]) == least
+    assert process.log_snr(ENDS)[0] == pytest.approx(-2 * math.log(least) if least else math.inf)
     assert process.prior_std > 0
     assert float(process.sigma(ENDS)[1]) == pytest.approx(process.prior_std, rel=0.5)
 
@@ -110,6 +123,25 @@ def test_the_linear_schedule_and_its_defaults() -> None:
     assert close(betas.diff(), betas.diff()[:1].expand(999), rtol=1e-6)
 
 
+def test_the_levels_of_a_noise_conditional_network_are_geometric() -> None:
+    process = GeometricVE(10, 0.01, 1.0)
+    levels = process.sigma(process.knots)
+    assert levels[0] == 0
+    assert close(levels[1:], torch.logspace(-2, 0, 10, dtype=torch.float64))
+    assert process.prior_std == pytest.approx(1.0)
+
+
+@quick
+@given(times(0.0, 1.0))
+def test_ve_and_vp_are_one_process_up_to_scale(t: Tensor) -> None:
+    # SEEDS: sqrt(alpha-bar) = 1 / sqrt(1 + sigma^2), sqrt(1 - alpha-bar) = sigma / sqrt(1 + sigma^2)
+    ve, vp = VESDE(), VPSDE()
+    at = vp.time_of_log_snr(ve.log_snr(t))
+    norm = torch.sqrt(1 + ve.sigma(t) ** 2)
+    assert close(vp.alpha(at), 1 / norm, rtol=1e-8)
+    assert close(vp.sigma(at), ve.sigma(t) / norm, rtol=1e-8)
+
+
 def test_drift_and_diffusion_in_closed_form() -> None:
     t = torch.tensor([0.001, 0.3, 0.9], dtype=torch.float64)
     one = torch.ones(3, 1, dtype=torch.float64)
@@ -118,6 +150,11 @@ def test_drift_and_diffusion_in_closed_form() -> None:
     assert close(VPSDE().diffusion2(t), beta)
     assert close(EDMProcess(80.0).drift(one, t)[:, 0], 0 * t)
     assert close(EDMProcess(80.0).diffusion2(t), 2 * 80.0**2 * t)
+    log_alpha = -0.05 * t - 19.9 * t**2 / 4
+    assert close(SubVPSDE().drift(one, t)[:, 0], -beta / 2)
+    assert close(SubVPSDE().diffusion2(t), beta * (1 - torch.exp(4 * log_alpha)), rtol=1e-8)
+    assert close(VESDE().drift(one, t)[:, 0], 0 * t)
+    assert close(VESDE().diffusion2(t), 2 * math.log(5000) * (0.01 * 5000**t) ** 2)
     assert close(FlowProcess().drift(one, t)[:, 0], -1 / (1 - t))
     assert close(FlowProcess().diffusion2(t), 2 * t / (1 - t))
 
@@ -180,8 +217,9 @@ def test_the_bridge_is_finite_at_both_ends(name: str) -> None:
     one, zero = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for entry, expected in zip(bridge, (one, zero, one, zero, zero), strict=True):
         assert torch.equal(entry[same], expected)
-    assert close(bridge.c_0[s == 0][1:], torch.ones(2, dtype=torch.float64))  # all the way back is x_0 itself
-    assert close(bridge.var[s == 0][1:], torch.zeros(2, dtype=torch.float64))
+    if name not in KNOWN_SIGMA_MIN:  # all the way back is x_0 itself
+        assert close(bridge.c_0[s == 0][1:], torch.ones(2, dtype=torch.float64))
+        assert close(bridge.var[s == 0][1:], torch.zeros(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("make", [DiscreteVP.linear, DiscreteVP.cosine])
@@ -239,6 +277,11 @@ def test_diffuse_mixes_row_by_row() -> None:
         (lambda: DiscreteVP.cosine(-3), "num_steps"),
         (lambda: VPSDE(0.0, 1.0), "beta_min"),
         (lambda: VPSDE(3.0, 1.0), "beta_min"),
+        (lambda: SubVPSDE(3.0, 1.0), "beta_min"),
+        (lambda: VESDE(0.0, 1.0), "sigma_min"),
+        (lambda: VESDE(2.0, 1.0), "sigma_min"),
+        (lambda: GeometricVE(1), "num_steps"),
+        (lambda: GeometricVE(10, 1.0, 1.0), "sigma_min"),
         (lambda: EDMProcess(0.0), "sigma_max"),
         (lambda: RescaledProcess(FlowProcess(), -1.0), "scale"),
     ],

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
+app.add_typer(study_app, name="study")
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
 WeightsOption = Annotated[str, typer.Option(help="ema, the averaged weights, or raw, those that training moved")]
@@ -27,6 +29,10 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
 StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
 GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras or karras:rho=5")]
+ProcessOption = Annotated[
+    str | None,
+    typer.Option(help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default"),
+]
 SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 
 
@@ -100,6 +106,7 @@ def sample(
     sampler: SamplerOption = None,
     steps: StepsOption = None,
     grid: GridOption = None,
+    process: ProcessOption = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
     class_name: Annotated[
@@ -122,6 +129,7 @@ def sample(
         sampler=sampler,
         steps=steps,
         grid=grid,
+        process=process,
         seed=seed,
         batch_size=batch_size,
         class_names=class_name or [],
@@ -135,15 +143,23 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="comma-separated: vlb, frechet, classes, copying, sliced_wasserstein")
+        str | None,
+        typer.Option(
+            help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, classes, copying, "
+            "sliced_wasserstein"
+        ),
     ] = None,
     num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
     sampler: SamplerOption = None,
     steps: StepsOption = None,
     grid: GridOption = None,
+    process: ProcessOption = None,
     seed: SeedOption = 0,
     features: Annotated[str, typer.Option(help="auto, handwriting, fashion or pixels")] = "auto",
-    bound_images: Annotated[int, typer.Option(help="held-out pictures for the bound")] = 64,
+    bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
+    bound_random_images: Annotated[int, typer.Option(help="held-out pictures for vlb_random")] = 10_000,
+    likelihood_images: Annotated[int, typer.Option(help="held-out pictures for nll")] = 64,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors a picture that nll's trace is taken with")] = 1,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
     weights: WeightsOption = "ema",
@@ -160,12 +176,36 @@ def evaluate(
         sampler=sampler,
         steps=steps,
         grid=grid,
+        process=process,
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,
+        bound_random_images=bound_random_images,
+        likelihood_images=likelihood_images,
+        likelihood_probes=likelihood_probes,
     )
     names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else []
     evaluating.evaluate_to_file(loaded, protocol, names, data, out or loaded.path / "evaluation.json")
+
+
+@app.command()
+def encode(
+    model: ModelArgument,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a source's name, a folder, or an MNIST-format file")],
+    out: Annotated[Path, typer.Option(help="folder")],
+    num: Annotated[int, typer.Option("-n", "--num", help="how many, evenly spaced over the source")] = 16,
+    sampler: Annotated[str, typer.Option(help="solver: rk45, adaptive, or heun with --steps")] = "rk45",
+    steps: Annotated[int | None, typer.Option(help="steps of heun, even in the log-SNR; 50 by default")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Turn pictures into their latents by the probability-flow ODE, and back, to see what is lost."""
+    from undiffuse.app import encoding, models
+
+    encoding.encode_to_folder(
+        models.load(model, device, weights), source, out, num=num, sampler=sampler, steps=steps, overwrite=overwrite
+    )
 
 
 @app.command()
@@ -218,6 +258,48 @@ def data_info(
     from undiffuse.app.looking import show_data
 
     show_data(source, sheet)
+
+
+@study_app.callback(invoke_without_command=True)
+def study(context: typer.Context) -> None:
+    """Experiments that show what the theory says; without a name, lists them."""
+    from undiffuse.studies import STUDIES
+
+    if context.invoked_subcommand is None:
+        _list(STUDIES)
+
+
+@study_app.command("theory")
+def study_theory(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a run folder of points, or exact:swissroll, rings, gaussians")
+    ],
+    out: Annotated[Path | None, typer.Option(help="folder; studies/theory-MODEL by default")] = None,
+    process: Annotated[str | None, typer.Option(help="of exact:NAME, such as ve or vp:beta_max=10; vp if none")] = None,
+    num: Annotated[int, typer.Option(help="points in the clouds whose distance is taken")] = 1000,
+    seed: SeedOption = 0,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
+    from undiffuse.app import studying
+
+    studying.theory(model, out, process=process, num=num, seed=seed, weights=weights, device=device)
+
+
+@study_app.command("parameterization")
+def study_parameterization(
+    data: Annotated[str | None, typer.Option(help="a source's name or a folder; digits by default")] = None,
+    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
+    images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
+    num: Annotated[int, typer.Option(help="samples drawn in each cell")] = 500,
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
+    from undiffuse.app import comparing
+
+    comparing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
 
 
 def _list(rows: dict[str, str]) -> None:

@@ -35,7 +35,7 @@ def evaluate_to_file(
         raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
     check_writable(out)
     load_train, held_out = real_data(model, data)
-    with counting("sampling") as tell:
+    with counting("evaluating") as tell:
         subject = Subject(model, load_train, held_out, protocol, tell)
         result = evaluate(subject, metrics or _defaults(subject))
     write_json(out, result)

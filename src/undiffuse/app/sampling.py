@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.app.show import counting, say
+from undiffuse.app.show import counting, say, warn
 from undiffuse.errors import UsageError
 from undiffuse.files import check_writable, replacing, write_json
 from undiffuse.images import picture_of, save_png
@@ -33,6 +33,7 @@ def sample_to_folder(
     sampler: str | None,
     steps: int | None,
     grid: str | None,
+    process: str | None,
     seed: int,
     batch_size: int,
     class_names: Sequence[str],
@@ -62,6 +63,7 @@ def sample_to_folder(
             sampler=sampler,
             num_steps=steps,
             grid=grid,
+            process=process,
             cond=model.condition(names),
             batch_size=batch_size,
             callback=callback,
@@ -73,6 +75,8 @@ def sample_to_folder(
         _write(folder, samples, _record(model, request, names, sampled.nfe))
         if progressive:
             _write_progress(folder, history)
+    if sampled.note:
+        warn(sampled.note)
     say(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
     return out
 
@@ -102,6 +106,7 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int
         "sampler": request.sampler or defaults["sampler"],
         "steps": request.num_steps or defaults["num_steps"],
         "grid": request.grid or defaults["grid"],
+        "process": request.process or "the model's own",
         "nfe": nfe,
     }
     images = [

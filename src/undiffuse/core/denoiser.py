@@ -1,7 +1,7 @@
 """Denoisers: the one thing samplers, bounds and guidance talk to.
 
-A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] (and, for learned variances, a mix in [0, 1]
-between beta-tilde and beta). What its network predicts inside is its own affair.
+A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] (and, for learned variances, a mix between
+beta-tilde, 0, and beta, 1). What its network predicts inside is its own affair.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import RescaledProcess
 from undiffuse.core.rows import per_row
+from undiffuse.core.variance import mix_of, transferred_mix
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
 
 class Denoised(NamedTuple):
-    """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix in [0, 1] of the same shape."""
+    """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
+
+    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``.
+    """
 
     x_0: Tensor
     variance_mix: Tensor | None = None
@@ -81,10 +85,11 @@ class NetworkDenoiser(Denoiser):
     """A denoiser around one of our networks.
 
     Args:
-        network: ``forward(x, c_noise, cond)``, same shape out as in.
+        network: ``forward(x, c_noise, cond)``, same shape out as in, or twice the channels for a learned variance.
         parameterization: what it predicts, bound to the process.
         log_snr_range: (smallest, largest) log-SNR of training.
         autocast: compute the network in this type (``torch.bfloat16``) while everything around stays as it is.
+        learned_variance: the second half of the network's channels says the variance of the reverse step.
     """
 
     def __init__(
@@ -93,9 +98,11 @@ class NetworkDenoiser(Denoiser):
         parameterization: Parameterization,
         log_snr_range: tuple[float, float] = (-math.inf, math.inf),
         autocast: torch.dtype | None = None,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self.learned_variance = learned_variance
         self.parameterization = parameterization
         self.process = parameterization.process
         self.log_snr_range = log_snr_range
@@ -103,13 +110,22 @@ class NetworkDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``."""
+        return self.outputs(x_t, t, cond)[0]
+
+    def outputs(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """``output`` and, where the variance is learned, the mix, from one evaluation; both like ``x_t``."""
         scaled, c_noise = self.parameterization.network_input(x_t, t)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output: Tensor = self.network(scaled, c_noise, cond if cond is not None else Condition())
-        return output.to(x_t.dtype)
+        output = output.to(x_t.dtype)
+        if not self.learned_variance:
+            return output, None
+        mean, raw = output.chunk(2, dim=1)
+        return mean, mix_of(raw)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        return Denoised(self.parameterization.x_0(self.output(x_t, t, cond), x_t, t))
+        output, mix = self.outputs(x_t, t, cond)
+        return Denoised(self.parameterization.x_0(output, x_t, t), mix)
 
 
 def _step_index(process: Process, t: Tensor) -> Tensor:
@@ -192,7 +208,8 @@ class TransferredDenoiser(Denoiser):
         by_alpha, by_sigma = own.alpha(t_own) / self.process.alpha(t), own.sigma(t_own) / self.process.sigma(t)
         ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
         denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
-        return denoised
+        mix = denoised.variance_mix
+        return denoised if mix is None else Denoised(denoised.x_0, transferred_mix(mix, own, t_own, self.process, t))
 
 
 class ClippedDenoiser(Denoiser):

@@ -10,6 +10,7 @@ row                 the network predicts                source
 ==================  ==================================  ==============================
 ``x0``              x_0                                 Ho et al. 2020
 ``eps``             eps                                 Ho et al. 2020, eq. 12
+``eps_unit``        eps, from x_t scaled to unit variance   c_in as in Karras et al. 2022
 ``v``               alpha eps - sigma x_0               Salimans & Ho 2022
 ``score``           grad log p_t = -eps / sigma         Song et al. 2019, 2021
 ``flow``            alpha' x_0 + sigma' eps             Lipman et al. 2022
@@ -55,6 +56,11 @@ def _eps(process: Process, t: Tensor) -> Coefficients:
     alpha, sigma = process.alpha(t), process.sigma(t)
     one, zero = torch.ones_like(t), torch.zeros_like(t)
     return Coefficients(one, 1 / alpha, -sigma / alpha, 1000 * t, zero, one)
+
+
+def _eps_unit(process: Process, t: Tensor) -> Coefficients:
+    # where alpha = 1 and sigma reaches 50, a network shown x_t itself would see numbers of that size
+    return _eps(process, t)._replace(c_in=1 / torch.hypot(process.alpha(t), process.sigma(t)))
 
 
 def _v(process: Process, t: Tensor) -> Coefficients:
@@ -114,6 +120,7 @@ Row = Callable[[Process, Tensor], Coefficients]
 PARAMETERIZATIONS: dict[str, Row | None] = {
     "x0": _x0,
     "eps": _eps,
+    "eps_unit": _eps_unit,
     "v": _v,
     "score": _score,
     "flow": _flow,

@@ -6,6 +6,9 @@ row               alpha(t), sigma(t)                           gives
 ``ddpm_linear``   prod (1 - beta_k), knots at k / T            DDPM (Ho et al. 2020)
 ``ddpm_cosine``   the same with cosine alpha-bar               improved DDPM (Nichol & Dhariwal 2021)
 ``vp``            exp(-int beta / 2), sqrt(1 - alpha^2)        VP SDE (Song et al. 2021)
+``sub_vp``        exp(-int beta / 2), 1 - alpha^2              sub-VP SDE (Song et al. 2021)
+``ve``            1, sigma_min (sigma_max / sigma_min)^t       VE SDE (Song et al. 2021)
+``ncsn``          1, geometric levels at the knots k / T       NCSN, SMLD (Song & Ermon 2019)
 ``edm``           1, sigma_max t                               EDM (Karras et al. 2022)
 ``flow``          1 - t, t                                     flow matching, rectified flow (Lipman, Liu 2022)
 ================  ===========================================  ==============================================
@@ -23,6 +26,7 @@ from torch.nn import functional as F
 
 from undiffuse.core.process import Process, derivative
 from undiffuse.errors import UsageError
+from undiffuse.registry import make
 
 
 class VariancePreserving(Process):
@@ -151,6 +155,112 @@ class VPSDE(VariancePreserving):
         return torch.where(torch.isinf(c), torch.ones_like(c), root).clamp(0, 1)
 
 
+class SubVPSDE(Process):
+    """The alpha of ``VPSDE`` with sigma = 1 - alpha^2: less noise than variance preservation has, at every t.
+
+    Its diffusion is g^2 = beta (1 - alpha^4), the ``1 - exp(-2 int beta)`` of the paper.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eqs. 12 and 29.
+    """
+
+    prior_std = 1.0  # N(0, I), as for the VP SDE
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise UsageError(f"sub_vp needs 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+        self._signal = VPSDE(beta_min, beta_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._signal.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(2 * self._signal.log_alpha(t))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return 2 * (self._signal.log_alpha(t) - torch.log(self.sigma(t)))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        # with k = alpha / sigma: k alpha^2 + alpha - k = 0, and log alpha in the form that does not cancel
+        k = torch.exp(log_snr.double() / 2)
+        half = (1 + torch.sqrt(1 + 4 * k**2)) / 2
+        log_alpha = torch.where(k > 1, torch.log1p(-1 / half.clamp(min=1.5)) / 2, torch.log(k / half))
+        return self._signal.time_of_log_alpha(log_alpha)
+
+    def d_log_alpha(self, t: Tensor) -> Tensor:
+        return self._signal.d_log_alpha(t)
+
+
+class VESDE(Process):
+    """alpha = 1, sigma rising geometrically from ``sigma_min`` at t = 0 to ``sigma_max`` at t = 1.
+
+    Even at t = 0 there is noise: what it models is the data convolved with N(0, sigma_min^2).
+
+    Source: Song et al. 2021, arXiv:2011.13456, eqs. 9 and 31 (sigma_min and sigma_max of its CIFAR-10 experiments).
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        _check_levels("ve", sigma_min, sigma_max)
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self._log_ratio = math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(t.double() * self._log_ratio)
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        t: Tensor = (-log_snr.double() / 2 - math.log(self.sigma_min)) / self._log_ratio
+        return t.clamp(0, 1)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t, dtype=torch.float64), self._log_ratio * self.sigma(t)
+
+
+class GeometricVE(Process):
+    """The noise levels of a noise-conditional score network: alpha = 1, sigma geometric over the knots k / T.
+
+    The T levels sigma_min ... sigma_max stand at the knots 1 / T ... 1; between them log sigma is linear, and below the
+    first sigma falls in a straight line to the data's own 0.
+
+    Args:
+        num_steps: T, the number of levels, at least 2.
+        sigma_min, sigma_max: smallest and largest level.
+    Source: Song & Ermon 2019, arXiv:1907.05600, sec. 4; 2020, arXiv:2006.09011, secs. 3.1 and 3.2 (how many levels).
+    """
+
+    def __init__(self, num_steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        _check_levels("ncsn", sigma_min, sigma_max)
+        if num_steps < 2:
+            raise UsageError(f"ncsn needs at least 2 noise levels, got num_steps={num_steps}")
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self._num_steps = int(num_steps)
+        self._log_step = math.log(self.sigma_max / self.sigma_min) / (self._num_steps - 1)
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of noise levels."""
+        return self._num_steps
+
+    @property
+    def knots(self) -> Tensor:
+        """The times 0, 1/T, ..., 1, ascending, ``(T + 1,)`` float64."""
+        return torch.arange(self._num_steps + 1, dtype=torch.float64) / self._num_steps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        position = t.double() * self._num_steps
+        geometric = torch.exp((position - 1).clamp(min=0) * self._log_step)
+        return self.sigma_min * torch.where(position < 1, position, geometric)
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        level = -log_snr.double() / 2 - math.log(self.sigma_min)  # log (sigma / sigma_min)
+        position = torch.where(level < 0, torch.exp(level), 1 + level / self._log_step)
+        return (position / self._num_steps).clamp(0, 1)
+
+
 class EDMProcess(Process):
     """alpha = 1, sigma = sigma_max t: noise is added and nothing is scaled.
 
@@ -192,7 +302,8 @@ class FlowProcess(Process):
         return 2 * (torch.log1p(-t) - torch.log(t))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-log_snr.double() / 2)
+        # torch.sigmoid gives other last bits alone than in a batch
+        return 1 / (1 + torch.exp(log_snr.double() / 2))
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         one = torch.ones_like(t, dtype=torch.float64)
@@ -238,8 +349,13 @@ class RescaledProcess(Process):
         return d_alpha, self.scale * d_sigma
 
 
+def _check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise UsageError(f"{name} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+
+
 def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise UsageError(f"{name} must be positive, got {value}")
 
 
@@ -247,6 +363,19 @@ PROCESSES = {
     "ddpm_linear": DiscreteVP.linear,
     "ddpm_cosine": DiscreteVP.cosine,
     "vp": VPSDE,
+    "sub_vp": SubVPSDE,
+    "ve": VESDE,
+    "ncsn": GeometricVE,
     "edm": EDMProcess,
     "flow": FlowProcess,
 }
+
+
+def make_process(spec: str) -> Process:
+    """A process from ``name`` or ``name:option=value,option=value``, such as ``ve:sigma_max=80``.
+
+    Raises:
+        UsageError: an unknown process or option, or a value it refuses; the nearest known name is given.
+    """
+    process: Process = make(PROCESSES, spec, "process")
+    return process

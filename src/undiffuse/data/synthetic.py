@@ -1,27 +1,54 @@
-"""Points drawn from known distributions: small sets on which a model can be looked at in the plane."""
+"""Points drawn from known distributions: small sets on which a model can be looked at in the plane.
+
+Each is a curve or a set of centres whose mean variance is exactly 1, plus Gaussian noise, so its density is a mixture
+of Gaussians: a sum over centres, or an integral along a curve. ``curve`` functions are public for the one that needs
+that density (``studies.truth``).
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.config import SwissrollConfig
+from undiffuse.data.config import GaussiansConfig, RingsConfig, SwissrollConfig
 from undiffuse.data.source import ArrayDataset, Dataset
+
+Points = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
 
 
 def load_swissroll(config: SwissrollConfig) -> Dataset:
     """The data set of a ``SwissrollConfig``; it has no labels."""
+    points = swissroll(config.num_points, config.noise, config.seed)
+    return _dataset("a two-dimensional Swiss roll", points, config)
+
+
+def load_rings(config: RingsConfig) -> Dataset:
+    """The data set of a ``RingsConfig``; it has no labels."""
+    points = rings(config.num_points, config.num_rings, config.noise, config.seed)
+    return _dataset("concentric circles", points, config)
+
+
+def load_gaussians(config: GaussiansConfig) -> Dataset:
+    """The data set of a ``GaussiansConfig``; it has no labels."""
+    points = gaussians(config.num_points, config.side, config.noise, config.seed)
+    return _dataset("Gaussians on a square grid", points, config)
+
+
+def _dataset(what: str, points: Points, config: SwissrollConfig | RingsConfig | GaussiansConfig) -> Dataset:
+    options = config.model_dump(exclude={"name", "validation_fraction"})
     provenance = {
-        "source": "computed: a two-dimensional Swiss roll",
+        "source": f"computed: {what}",
         "licence": "none needed",
-        "options": f"num_points={config.num_points} noise={config.noise} seed={config.seed}",
+        "options": " ".join(f"{key}={value}" for key, value in options.items()),
     }
-    return ArrayDataset("swissroll", swissroll(config.num_points, config.noise, config.seed), provenance=provenance)
+    return ArrayDataset(config.name, points, provenance=provenance)
 
 
-def swissroll(num_points: int, noise: float = 0.02, seed: int = 0) -> npt.NDArray[np.float32]:
+def swissroll(num_points: int, noise: float = 0.02, seed: int = 0) -> Points:
     """Points (t cos t, t sin t) with t uniform in [3 pi/2, 9 pi/2], centred and scaled, plus Gaussian noise.
 
     The exact mean is taken off, and the scale makes the mean of the two variances exactly 1 before the noise, so that
@@ -30,10 +57,60 @@ def swissroll(num_points: int, noise: float = 0.02, seed: int = 0) -> npt.NDArra
     Returns:
         (num_points, 2) float32, a function of the arguments alone.
     """
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)))
-    t = math.pi * (1.5 + 3 * rng.random(num_points))
+    rng = _rng(seed)
+    return _noisy(roll_curve(rng.random(num_points)), noise, rng)
+
+
+def rings(num_points: int, num_rings: int = 3, noise: float = 0.05, seed: int = 0) -> Points:
+    """Points on circles of radii proportional to 1 ... ``num_rings``, each equally likely, plus Gaussian noise.
+
+    Returns:
+        (num_points, 2) float32, a function of the arguments alone.
+    """
+    rng = _rng(seed)
+    ring = rng.integers(num_rings, size=num_points)
+    angle = 2 * math.pi * rng.random(num_points)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return _noisy(ring_radii(num_rings)[ring, None] * circle, noise, rng)
+
+
+def gaussians(num_points: int, side: int = 5, noise: float = 0.05, seed: int = 0) -> Points:
+    """Points of ``side`` x ``side`` equally likely Gaussians of standard deviation ``noise`` on a grid.
+
+    Returns:
+        (num_points, 2) float32, a function of the arguments alone.
+    """
+    rng = _rng(seed)
+    return _noisy(grid_centres(side)[rng.integers(side * side, size=num_points)], noise, rng)
+
+
+def roll_curve(u: npt.ArrayLike) -> Array:
+    """The Swiss roll's points (N, 2) at u (N,) in [0, 1], where u is uniform under the data."""
+    t = math.pi * (1.5 + 3 * np.asarray(u, dtype=np.float64))
     mean = np.array([2, 2 / (3 * math.pi)])  # of t cos t and t sin t, by parts
     mean_square = 9.75 * math.pi**2  # of t
     scale = math.sqrt((mean_square - mean @ mean) / 2)
-    roll = (np.stack([t * np.cos(t), t * np.sin(t)], axis=1) - mean) / scale
-    return np.asarray(roll + noise * rng.standard_normal((num_points, 2)), dtype=np.float32)
+    roll: Array = (np.stack([t * np.cos(t), t * np.sin(t)], axis=1) - mean) / scale
+    return roll
+
+
+def ring_radii(num_rings: int) -> Array:
+    """Radii (num_rings,) proportional to 1, 2, ...; a point of a random ring has mean variance E[r^2] / 2 = 1."""
+    radii = np.arange(1, num_rings + 1, dtype=np.float64)
+    scaled: Array = radii * math.sqrt(2 / (radii**2).mean())
+    return scaled
+
+
+def grid_centres(side: int) -> Array:
+    """Centres (side^2, 2) of an even square grid about 0, each coordinate of variance (side^2 - 1) / 12 steps^2 = 1."""
+    along = (np.arange(side) - (side - 1) / 2) * math.sqrt(12 / (side**2 - 1))
+    centres: Array = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
+    return centres
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)))
+
+
+def _noisy(points: npt.NDArray[Any], noise: float, rng: np.random.Generator) -> Points:
+    return np.asarray(points + noise * rng.standard_normal(points.shape), dtype=np.float32)

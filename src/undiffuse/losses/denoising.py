@@ -11,6 +11,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import NetworkDenoiser
+from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.rows import mean_over_features
 from undiffuse.losses.weighting import LogWeight
 
@@ -34,7 +35,13 @@ def denoising_loss(
     Returns:
         (B,) losses in the dtype of ``x_0``.
     """
-    process, parameterization = denoiser.process, denoiser.parameterization
-    output = denoiser.output(process.diffuse(x_0, eps, t), t, cond)
+    output = denoiser.output(denoiser.process.diffuse(x_0, eps, t), t, cond)
+    return output_error(denoiser.parameterization, output, x_0, eps, t, log_weight)
+
+
+def output_error(
+    parameterization: Parameterization, output: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, log_weight: LogWeight
+) -> Tensor:
+    """The same from what the network said at x_t: ``output`` (B, ...) like ``x_0``."""
     error = mean_over_features((output - parameterization.target(x_0, eps, t)) ** 2)
-    return parameterization.output_weight(log_weight(process, t), t).to(error.dtype) * error
+    return parameterization.output_weight(log_weight(parameterization.process, t), t).to(error.dtype) * error

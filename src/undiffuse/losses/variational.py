@@ -23,8 +23,9 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.process import Bridge
+from undiffuse.core.process import Bridge, Process
 from undiffuse.core.rows import per_row, sum_over_features
+from undiffuse.core.variance import mixed_log_variance
 from undiffuse.errors import UsageError
 
 #: (like (B, ...), number of the draw) -> standard normal noise shaped like ``like``.
@@ -91,7 +92,7 @@ def variational_bound(
     """
     if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
         raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
-    times = _check_grid(denoiser, times)
+    times = check_grid(denoiser, times)
     times = times.to(x_0.device)
     total = len(x_0)
     terms = []
@@ -99,7 +100,7 @@ def variational_bound(
         s, t = times[number - 1].expand(total), times[number].expand(total)
         x_t = denoiser.process.diffuse(x_0, normal(x_0, number), t)
         terms.append(term(denoiser.process.bridge(s, t), x_0, denoiser(x_t, t, cond), variance))
-    decoded, decoder_std = _decoder(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+    decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
     return Bound(
         prior=prior_term(denoiser, x_0, times[-1]),
         terms=torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double(),
@@ -111,7 +112,8 @@ def variational_bound(
     )
 
 
-def _check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
+def check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
+    """The times in float64; refused unless they ascend from where there is noise."""
     times = times.double()
     if times.ndim != 1 or len(times) < 1 or not bool((times[1:] > times[:-1]).all()):
         raise UsageError("the bound needs times that ascend strictly, such as process.knots[1:]")
@@ -120,12 +122,13 @@ def _check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
     return times
 
 
-def prior_term(denoiser: Denoiser, x_0: Tensor, t: Tensor) -> Tensor:
-    """L_T: KL of N(alpha x_0, sigma^2) from the prior N(0, prior_std^2), ``(B,)`` nats."""
+def prior_term(denoiser: Denoiser, x_0: Tensor, t: Tensor, std: float | None = None) -> Tensor:
+    """L_T: KL of N(alpha x_0, sigma^2) from the prior N(0, std^2), by default ``prior_std``, ``(B,)`` nats."""
     process, ones = denoiser.process, torch.ones(1, dtype=torch.float64, device=x_0.device)
     alpha, sigma = process.alpha(t * ones), process.sigma(t * ones)
-    ratio = (sigma / process.prior_std) ** 2
-    per_dim = 0.5 * (ratio - 1 - torch.log(ratio)) + 0.5 * (alpha / process.prior_std * x_0.double().flatten(1)) ** 2
+    std = process.prior_std if std is None else std
+    ratio = (sigma / std) ** 2
+    per_dim = 0.5 * (ratio - 1 - torch.log(ratio)) + 0.5 * (alpha / std * x_0.double().flatten(1)) ** 2
     return per_dim.sum(1)
 
 
@@ -157,10 +160,10 @@ def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, v
         mix = variance
     else:
         raise UsageError(f"variance as a number must lie in [0, 1], the weight of log beta, got {variance!r}")
-    return mix * log_beta + (1 - mix) * log_beta_tilde
+    return mixed_log_variance(log_beta_tilde, log_beta, mix)
 
 
-def _decoder(
+def decoder_term(
     denoiser: Denoiser,
     x_0: Tensor,
     times: Tensor,
@@ -170,10 +173,11 @@ def _decoder(
     num_levels: int,
     cond: Condition | None,
 ) -> tuple[Tensor, float | None]:
+    """L_0, ``(B,)`` nats, with draw number 0 of ``normal``, and its standard deviation where that is one number."""
     t = times[:1].expand(len(x_0))
     denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, 0), t), t, cond)
     if isinstance(decoder, str):
-        log_std = _decoder_log_std(denoiser, x_0, times, denoised, "beta" if decoder == "snr" else variance)
+        log_std = decoder_log_std(denoiser.process, x_0, times, denoised, "beta" if decoder == "snr" else variance)
     else:
         log_std = torch.full_like(x_0, math.log(decoder), dtype=torch.float64)
     log_p = discretised_gaussian(x_0.double(), denoised.x_0.double(), log_std, num_levels)
@@ -181,12 +185,10 @@ def _decoder(
     return -sum_over_features(log_p), None if differs else float(log_std.flatten()[0].exp())
 
 
-def _decoder_log_std(
-    denoiser: Denoiser, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float
-) -> Tensor:
-    """log standard deviation at t_1, where beta-tilde vanishes and takes the second knot's value."""
-    log_large = -denoiser.process.log_snr(times[:1])  # log (sigma / alpha)^2
-    log_small = torch.log(denoiser.process.bridge(times[:1], times[1:2]).var) if len(times) > 1 else log_large
+def decoder_log_std(process: Process, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
+    """log standard deviation at t_1 like ``x_0``, where beta-tilde vanishes and takes the second knot's value."""
+    log_large = -process.log_snr(times[:1])  # log (sigma / alpha)^2
+    log_small = torch.log(process.bridge(times[:1], times[1:2]).var) if len(times) > 1 else log_large
     x_0 = x_0.double()
     return log_variance(per_row(log_small, x_0), per_row(log_large, x_0), denoised, variance).expand_as(x_0) / 2
 

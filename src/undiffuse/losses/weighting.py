@@ -7,8 +7,11 @@ weight on the network's own error, so that nothing is divided by a vanishing coe
 row              weight on x_0 (SNR = exp lambda)                source
 ===============  ==============================================  =====================================================
 ``simple``       SNR: the plain error of eps                     Ho et al. 2020, eq. 14
+``score``        the same: ||score error||^2 with sigma^2         Song et al. 2021, arXiv:2011.13456, eq. 7
+``likelihood``   g^2 alpha^2 / (2 sigma^4) = -SNR'(t) / 2        Song et al. 2021, arXiv:2101.09258, eq. 8
 ``variational``  c_0^2 / (2 variance): the bound's own           Ho et al. 2020, eq. 12
 ``uniform``      1: the plain error of x_0
+``posterior_mean``  c_0^2: the plain error of the posterior mean  Ho et al. 2020, table 2, first rows
 ``velocity``     SNR + 1: the plain error of v                   Salimans & Ho 2022, arXiv:2202.00512
 ``min_snr``      min(SNR, gamma)                                 Hang et al. 2023, arXiv:2303.09556
 ``edm``          (r^2 + s^2) / (r s)^2, r^2 = 1 / SNR            Karras et al. 2022, arXiv:2206.00364, table 1
@@ -37,6 +40,33 @@ LogWeight = Callable[[Process, Tensor], Tensor]
 def simple() -> LogWeight:
     """||eps - eps-hat||^2 with weight 1: L_simple."""
     return lambda process, t: process.log_snr(t)
+
+
+def score() -> LogWeight:
+    """sigma^2 ||score error||^2, the score's error being alpha (x_0 - x_0-hat) / sigma^2: the weights of ``simple``.
+
+    The losses of Song et al. for VE, ||sigma s + eps||^2, and for VP, ||eps-hat - eps||^2 with eps-hat = -sigma s.
+    """
+    return simple()
+
+
+def likelihood() -> LogWeight:
+    """g^2 / 2 ||score - score-hat||^2: with times uniform, the continuous-time bound on -log p but for its constants.
+
+    It grows without limit towards t = 0 where sigma does vanish, and few draws then decide the loss. On a chain,
+    whose g^2 jumps at the knots, the bound's own weights are ``variational``.
+    """
+    return log_half_snr_rate
+
+
+def log_half_snr_rate(process: Process, t: Tensor) -> Tensor:
+    """log of -SNR'(t) / 2 = g^2 alpha^2 / (2 sigma^4) = alpha (alpha sigma' - alpha' sigma) / sigma^3.
+
+    Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17.
+    """
+    # in this form 0, and not 0 times infinity, at alpha = 0
+    alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
+    return torch.log(alpha) + torch.log(alpha * d_sigma - d_alpha * sigma) - 3 * torch.log(sigma)
 
 
 def uniform() -> LogWeight:
@@ -98,9 +128,7 @@ def variational(variance: str = "beta") -> LogWeight:
     def log_weight(process: Process, t: Tensor) -> Tensor:
         num_steps = process.num_steps
         if num_steps is None:
-            # -SNR' / 2 = alpha (alpha sigma' - alpha' sigma) / sigma^3: 0, and not 0 times infinity, at alpha = 0
-            alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
-            return torch.log(alpha) + torch.log(alpha * d_sigma - d_alpha * sigma) - 3 * torch.log(sigma)
+            return log_half_snr_rate(process, t)
         step = 1 / num_steps
         bridge = process.bridge((t - step).clamp(min=0), t)
         var = bridge.var_max
@@ -112,10 +140,29 @@ def variational(variance: str = "beta") -> LogWeight:
     return log_weight
 
 
+def posterior_mean() -> LogWeight:
+    """||mean - mean-hat||^2 of q(x_s | x_t, x_0) with weight 1, s and t neighbouring knots: c_0^2 on x_0.
+
+    A process without steps takes the limit of fine grids, (alpha lambda')^2 per step squared.
+    """
+
+    def log_weight(process: Process, t: Tensor) -> Tensor:
+        num_steps = process.num_steps
+        if num_steps is None:
+            alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
+            return 2 * torch.log(2 * (alpha * d_sigma / sigma - d_alpha))
+        return 2 * torch.log(process.bridge((t - 1 / num_steps).clamp(min=0), t).c_0)
+
+    return log_weight
+
+
 WEIGHTINGS: dict[str, Callable[..., LogWeight]] = {
     "simple": simple,
+    "score": score,
+    "likelihood": likelihood,
     "variational": variational,
     "uniform": uniform,
+    "posterior_mean": posterior_mean,
     "velocity": velocity,
     "min_snr": min_snr,
     "edm": edm,

@@ -8,21 +8,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from undiffuse.config import ComponentConfig
-from undiffuse.networks.config import MLPConfig, UNetConfig
+from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.registry import lookup
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NETWORKS", "NETWORK_CONFIGS", "MLPConfig", "UNetConfig", "build_network"]
+__all__ = ["NETWORKS", "NETWORK_CONFIGS", "MLPConfig", "TransformerConfig", "UNetConfig", "build_network"]
 
 NETWORKS = {
     "unet": "undiffuse.networks.unet:UNet",
+    "transformer": "undiffuse.networks.transformer:Transformer",
     "mlp": "undiffuse.networks.mlp:MLP",
 }
 
 NETWORK_CONFIGS: dict[str, type[ComponentConfig]] = {
     "unet": UNetConfig,
+    "transformer": TransformerConfig,
     "mlp": MLPConfig,
 }
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from undiffuse.config import ComponentConfig, validate
 from undiffuse.errors import UsageError
+from undiffuse.networks import presets
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -58,12 +59,23 @@ class UNetConfig(EmbeddedConfig):
             ``pool`` (2 x 2 mean), ``residual`` (a residual block around a 2 x 2 mean, as in ADM).
         upsample: ``nearest`` (then a convolution), ``transposed`` (convolution), ``residual`` (a block around nearest).
         norm_groups: the most groups a norm may have; each takes the largest divisor with 4 channels a group or more.
-        embedding_channels: width of the time and class embedding, 4 x ``channels`` if not given; the time features
-            are a quarter of it.
+        embedding_channels: width of the time and class embedding, 4 x ``channels`` if not given.
+        time_channels: width of the time features, a quarter of the embedding's if not given.
         patch_size: fold patches of this size into channels and work at 1/patch_size of the resolution; a half-size
             net does a quarter of the work.
+        up_attention: on the way up, after each block of an attending level or after its last.
+        rescale_residuals: multiply the sum of a branch and its shortcut by 1 / sqrt(2).
+        resample_filter: of ``residual`` sampling and of the pyramids, ``box`` (2 x 2) or the anti-aliasing ``fir``
+            [1, 3, 3, 1].
+        resample_projection: a 1 x 1 convolution on the shortcut of each ``residual`` sampling.
+        progressive_input: what meets the features each time they are halved: nothing, the picture at that size
+            (``input_skip``), or a learned pyramid (``residual``).
+        progressive_combine: add the projected picture to the features, or set it beside them (``input_skip`` only).
+        progressive_output: the finest features are the output's only source, or each level adds its part
+            (``output_skip``), or a learned pyramid meets the features of every level (``residual``).
     Raises:
-        UsageError: an attention level that does not exist, or heads that do not divide the channels.
+        UsageError: an attention level that does not exist, heads that do not divide the channels, or ``fir``,
+            ``residual`` pyramids or ``cat`` where nothing would use them.
     """
 
     name: Literal["unet"] = "unet"
@@ -80,7 +92,15 @@ class UNetConfig(EmbeddedConfig):
     norm_groups: Positive = 32
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     embedding_channels: Positive | None = None
+    time_channels: Positive | None = None
     patch_size: Positive = 1
+    up_attention: Literal["each", "last"] = "each"
+    rescale_residuals: bool = False
+    resample_filter: Literal["box", "fir"] = "box"
+    resample_projection: bool = False
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    progressive_output: Literal["none", "output_skip", "residual"] = "none"
 
     @property
     def num_levels(self) -> int:
@@ -117,6 +137,25 @@ class UNetConfig(EmbeddedConfig):
                 self._check_heads(self.level_channels(level))
         return self
 
+    @model_validator(mode="after")
+    def _resampling_fits(self) -> UNetConfig:
+        residual = self.downsample == self.upsample == "residual"
+        if not residual and (self.resample_filter == "fir" or self.resample_projection):
+            raise UsageError(
+                f"resample_filter={self.resample_filter!r} and resample_projection={self.resample_projection} are for "
+                f"downsample='residual' and upsample='residual', got {self.downsample!r} and {self.upsample!r}"
+            )
+        if self.resample_filter != "fir" and "residual" in (self.progressive_input, self.progressive_output):
+            raise UsageError(
+                f"a 'residual' pyramid needs resample_filter='fir', got {self.resample_filter!r} with "
+                f"progressive_input={self.progressive_input!r} and progressive_output={self.progressive_output!r}"
+            )
+        if self.progressive_combine == "cat" and self.progressive_input != "input_skip":
+            raise UsageError(
+                f"progressive_combine='cat' is for progressive_input='input_skip', got {self.progressive_input!r}"
+            )
+        return self
+
     def _check_heads(self, channels: int) -> None:
         if self.head_channels is not None and channels % self.head_channels:
             raise UsageError(
@@ -128,19 +167,7 @@ class UNetConfig(EmbeddedConfig):
     @classmethod
     def ho_cifar10(cls, **overrides: Any) -> UNetConfig:
         """The 35.7M-parameter CIFAR-10 net of Ho et al. 2020, arXiv:2006.11239, appendix B."""
-        options: dict[str, Any] = {
-            "channels": 128,
-            "multipliers": (1, 2, 2, 2),
-            "num_blocks": 2,
-            "attention_levels": (1,),
-            "time_injection": "add",
-            "time_features": "ddpm",
-            "downsample": "conv_same",
-            "upsample": "nearest",
-            "dropout": 0.1,
-            "norm_eps": 1e-6,
-        }
-        return validate(cls, {**options, **overrides}, "network 'unet'")
+        return cls._preset(presets.HO_CIFAR10, overrides)
 
     @classmethod
     def adm(cls, image_size: int = 64, **overrides: Any) -> UNetConfig:
@@ -152,29 +179,123 @@ class UNetConfig(EmbeddedConfig):
         Raises:
             UsageError: another size; give ``multipliers`` and ``attention_levels`` yourself then.
         """
-        if image_size not in _ADM_SIZES:
-            raise UsageError(f"ADM is defined for picture sizes {', '.join(map(str, _ADM_SIZES))}; got {image_size}")
-        options: dict[str, Any] = {
-            **_ADM_SIZES[image_size],
-            "head_channels": 64,
-            "time_injection": "scale_shift",
-            "time_features": "adm",
-            "downsample": "residual",
-            "upsample": "residual",
-            "norm_eps": 1e-5,
-        }
+        sizes = presets.ADM_SIZES
+        if image_size not in sizes:
+            raise UsageError(f"ADM is defined for picture sizes {', '.join(map(str, sizes))}; got {image_size}")
+        options: dict[str, Any] = {**presets.ADM, **sizes[image_size]}
         levels = range(len(options["multipliers"]))
         options["attention_levels"] = tuple(level for level in levels if image_size >> level in (32, 16, 8))
+        return cls._preset(options, overrides)
+
+    @classmethod
+    def ddpmpp_cifar10(cls, **overrides: Any) -> UNetConfig:
+        """DDPM++ for CIFAR-10, 61.8M parameters (Song et al. 2021, arXiv:2011.13456, sec. 4.1 and appendix H).
+
+        ``num_blocks=8`` is the paper's "deep" one.
+        """
+        return cls._preset(presets.DDPMPP_CIFAR10, overrides)
+
+    @classmethod
+    def ncsnpp_cifar10(cls, **overrides: Any) -> UNetConfig:
+        """NCSN++ for CIFAR-10, 62.8M parameters (the same source); ``num_blocks=8`` is the "deep" one.
+
+        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 50, on our label 1000 t.
+        """
+        return cls._preset(presets.NCSNPP_CIFAR10, overrides)
+
+    @classmethod
+    def ncsnpp_ffhq256(cls, **overrides: Any) -> UNetConfig:
+        """NCSN++ for 256 x 256 (the same source): 7 levels, the picture joins each, and each adds to the output.
+
+        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 348, on our label 1000 t.
+        """
+        return cls._preset(presets.NCSNPP_FFHQ256, overrides)
+
+    @classmethod
+    def edm_cifar10(cls, **overrides: Any) -> UNetConfig:
+        """The 55.7M-parameter DDPM++ for CIFAR-10 of Karras et al. 2022, arXiv:2206.00364, appendix F.
+
+        Without the projection of augmentation labels, 1,152 of its weights.
+        """
+        return cls._preset(presets.EDM_CIFAR10, overrides)
+
+    @classmethod
+    def _preset(cls, options: dict[str, Any], overrides: dict[str, Any]) -> UNetConfig:
         return validate(cls, {**options, **overrides}, "network 'unet'")
 
 
-_ADM_SIZES: dict[int, dict[str, Any]] = {
-    64: {"channels": 192, "multipliers": (1, 2, 3, 4), "num_blocks": 3, "dropout": 0.1},
-    128: {"channels": 256, "multipliers": (1, 1, 2, 3, 4), "num_blocks": 2},
-    256: {"channels": 256, "multipliers": (1, 1, 2, 2, 4, 4), "num_blocks": 2},
-    # the paper writes 256 channels and multipliers 0.5, 1, 1, 2, 2, 4, 4; the embedding stays that of 256 channels
-    512: {"channels": 128, "multipliers": (1, 2, 2, 4, 4, 8, 8), "num_blocks": 2, "embedding_channels": 1024},
-}
+class TransformerConfig(EmbeddedConfig):
+    """A vision transformer over patches: DiT, U-ViT and what lies between; the defaults suit small grey pictures.
+
+    Args:
+        patch_size: side of a patch; a picture that it does not divide is padded at the far ends and cut again. Halving
+            it makes four times the tokens.
+        channels: of a token.
+        num_blocks: blocks of attention and perceptron.
+        num_heads: attention heads; they divide ``channels``.
+        mlp_ratio: hidden width of the perceptron, in units of ``channels``.
+        conditioning: ``adaln``, where time and class set scale, shift and gate of each block (DiT's adaLN-Zero), or
+            ``tokens``, where they are one more token each (U-ViT).
+        long_skips: join the first half of the blocks to the second, outermost to outermost (U-ViT).
+        output_convolution: a 3 x 3 convolution over the finished picture (U-ViT).
+        time_channels: width of the time features.
+        norm_eps: of the layer norms.
+    Raises:
+        UsageError: heads that do not divide the channels.
+    """
+
+    name: Literal["transformer"] = "transformer"
+    time_features: TimeFeatures = "adm"
+    patch_size: Positive = 4
+    channels: Positive = 192
+    num_blocks: Positive = 6
+    num_heads: Positive = 3
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    conditioning: Literal["adaln", "tokens"] = "adaln"
+    long_skips: bool = False
+    output_convolution: bool = False
+    time_channels: Positive = 256
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> TransformerConfig:
+        if self.channels % self.num_heads:
+            raise UsageError(f"num_heads={self.num_heads} does not divide channels={self.channels}")
+        return self
+
+    @classmethod
+    def dit_s(cls, **overrides: Any) -> TransformerConfig:
+        """DiT-S of Peebles & Xie 2023, arXiv:2212.09748, table 1, with patches of 2: 33M parameters."""
+        return cls._preset({"num_blocks": 12, "channels": 384, "num_heads": 6}, overrides)
+
+    @classmethod
+    def dit_b(cls, **overrides: Any) -> TransformerConfig:
+        """DiT-B (the same table), with patches of 2: 130M parameters."""
+        return cls._preset({"num_blocks": 12, "channels": 768, "num_heads": 12}, overrides)
+
+    @classmethod
+    def dit_l(cls, **overrides: Any) -> TransformerConfig:
+        """DiT-L (the same table), with patches of 2: 458M parameters."""
+        return cls._preset({"num_blocks": 24, "channels": 1024, "num_heads": 16}, overrides)
+
+    @classmethod
+    def dit_xl(cls, **overrides: Any) -> TransformerConfig:
+        """DiT-XL (the same table), with patches of 2: 675M parameters."""
+        return cls._preset({"num_blocks": 28, "channels": 1152, "num_heads": 16}, overrides)
+
+    @classmethod
+    def uvit_s(cls, **overrides: Any) -> TransformerConfig:
+        """U-ViT-S of Bao et al. 2023, arXiv:2209.12152, table 2, with patches of 2.
+
+        44.5M parameters to the paper's 44M: positions are fixed instead of learned, time goes through a perceptron, and
+        query, key and value have biases.
+        """
+        options = {"num_blocks": 13, "channels": 512, "num_heads": 8, "conditioning": "tokens"}
+        return cls._preset({**options, "long_skips": True, "output_convolution": True}, overrides)
+
+    @classmethod
+    def _preset(cls, options: dict[str, Any], overrides: dict[str, Any]) -> TransformerConfig:
+        return validate(cls, {"patch_size": 2, **options, **overrides}, "network 'transformer'")
 
 
 class MLPConfig(EmbeddedConfig):

@@ -1,4 +1,4 @@
-"""The parts networks are made of: time and class embedding, residual blocks, self-attention, changes of resolution.
+"""The parts networks are made of: time and class embedding, residual blocks, self-attention.
 
 Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector a picture, already through its SiLU. The last
 layer of every residual branch starts at zero (Ho et al. 2020), so that each block begins as the identity; all others
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -142,18 +141,26 @@ class Embedding(nn.Module):
 
     def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
-            features: Tensor = self.features(c_noise)
-            embedding: Tensor = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
-            if self.classes is not None:
-                embedding = embedding + self.classes(self._row(c_noise, cond))
-            activated: Tensor = F.silu(embedding)
+            time, label = self.parts(c_noise, cond)
+            activated: Tensor = F.silu(time if label is None else time + label)
         return activated
+
+    def parts(self, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
+        """Time and class apart, (B, width) each and before the SiLU; None where the network knows no classes."""
+        features: Tensor = self.features(c_noise)
+        time: Tensor = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+        return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 
     def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:
         if cond.class_label is None:
             return torch.full_like(c_noise, self.num_classes, dtype=torch.long)
         label = cond.class_label.to(c_noise.device).long()
         return torch.where(label < 0, self.num_classes, label)
+
+
+def rescaled(x: Tensor, scale: float) -> Tensor:
+    """``scale x``, without a pass over memory where the scale is 1."""
+    return x if scale == 1 else scale * x
 
 
 class ResidualBlock(nn.Module):
@@ -165,7 +172,9 @@ class ResidualBlock(nn.Module):
         scale_shift: h -> norm(h) (1 + scale) + shift (ADM's adaptive group norm) instead of norm(h + shift).
         norm: makes the norm for so many channels.
         dropout: before the second convolution.
-    Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, sec. 3.1.
+        scale: on the sum of both branches; 1 / sqrt(2) keeps its variance (Song et al. 2021).
+        project: a 1 x 1 convolution on the shortcut even where the channels do not change.
+    Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, sec. 3.1; Song et al. 2021, arXiv:2011.13456, app. H.
     """
 
     def __init__(
@@ -177,15 +186,17 @@ class ResidualBlock(nn.Module):
         scale_shift: bool,
         norm: Callable[[int], nn.GroupNorm],
         dropout: float,
+        scale: float = 1.0,
+        project: bool = False,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.scale = scale_shift, scale
         self.norm1, self.norm2 = norm(channels), norm(out_channels)
         self.conv1 = conv(channels, out_channels)
         self.conv2 = conv(out_channels, out_channels, zero=True)
         self.embed = linear(embedding_channels, out_channels * (2 if scale_shift else 1))
         self.dropout = nn.Dropout(dropout)
-        self.shortcut = conv(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+        self.shortcut = conv(channels, out_channels, 1) if project or channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
         """``resample``, if given, changes the resolution of both branches."""
@@ -194,8 +205,7 @@ class ResidualBlock(nn.Module):
             h, x = resample(h), resample(x)
         h = self._tell(self.conv1(h), self.embed(embedding)[:, :, None, None])
         h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = self.shortcut(x) + h
-        return out
+        return rescaled(self.shortcut(x) + h, self.scale)
 
     def _tell(self, h: Tensor, told: Tensor) -> Tensor:
         if not self.scale_shift:
@@ -206,11 +216,11 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + projection(attention(norm(x))) over all pixels of a map, with ``heads`` heads."""
+    """x + projection(attention(norm(x))) over all pixels of a map, with ``heads`` heads, times ``scale``."""
 
-    def __init__(self, channels: int, heads: int, norm: Callable[[int], nn.GroupNorm]) -> None:
+    def __init__(self, channels: int, heads: int, norm: Callable[[int], nn.GroupNorm], scale: float = 1.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, scale
         self.norm = norm(channels)
         self.qkv = linear(channels, 3 * channels)
         self.out = linear(channels, channels, zero=True)
@@ -222,91 +232,4 @@ class SelfAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, HW, C / heads) each
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed).transpose(1, 2).reshape(x.shape)
-        return x + out
-
-
-def halve(x: Tensor) -> Tensor:
-    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over what is there."""
-    return F.avg_pool2d(x, 2, ceil_mode=True)
-
-
-def double(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every pixel twice in each direction, cut to ``size`` (H, W)."""
-    height, width = size
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
-
-
-class ConvDown(nn.Module):
-    """A convolution with stride 2; sizes round up.
-
-    Args:
-        channels: in and out.
-        same: pad as TensorFlow's SAME does (Ho et al.): an even side gets its one pixel at the end.
-    """
-
-    def __init__(self, channels: int, *, same: bool) -> None:
-        super().__init__()
-        self.same = same
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if same else 1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        if self.same:
-            height, width = x.shape[-2:]
-            x = F.pad(x, (width % 2, 1, height % 2, 1))
-        down: Tensor = self.conv(x)
-        return down
-
-
-class PoolDown(nn.Module):
-    """``halve`` and nothing learned."""
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return halve(x)
-
-
-class ResidualDown(nn.Module):
-    """A residual block around ``halve`` (ADM)."""
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        down: Tensor = self.block(x, embedding, halve)
-        return down
-
-
-class NearestUp(nn.Module):
-    """``double``, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = conv(channels, channels)
-
-    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
-        up: Tensor = self.conv(double(x, size))
-        return up
-
-
-class TransposedUp(nn.Module):
-    """A transposed convolution with kernel 4 and stride 2: every output pixel hears the same number of inputs."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
-        up: Tensor = self.conv(x)
-        return up[:, :, : size[0], : size[1]]
-
-
-class ResidualUp(nn.Module):
-    """A residual block around ``double`` (ADM)."""
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
-        up: Tensor = self.block(x, embedding, partial(double, size=size))
-        return up
+        return rescaled(x + out, self.scale)

@@ -1,33 +1,42 @@
 """The U-Net of diffusion models: down through levels of falling resolution and up again, with skips across.
 
-Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 3.
+Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 3; Song et al.
+2021, arXiv:2011.13456, appendix H.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
-from undiffuse.networks.layers import (
+from undiffuse.networks.layers import Embedding, ResidualBlock, SelfAttention, conv, fold, group_norm, unfold
+from undiffuse.networks.progressive import (
+    InputResidual,
+    InputSkip,
+    OutputResidual,
+    OutputSkip,
+    OutputStart,
+    unrounded,
+)
+from undiffuse.networks.resample import (
     ConvDown,
-    Embedding,
+    FIRDown,
+    FIRUp,
+    Larger,
     NearestUp,
     PoolDown,
-    ResidualBlock,
     ResidualDown,
     ResidualUp,
-    SelfAttention,
+    Smaller,
     TransposedUp,
-    conv,
-    fold,
-    group_norm,
-    unfold,
+    double,
+    halve,
 )
 
 
@@ -49,32 +58,35 @@ class UNet(nn.Module):
         super().__init__()
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
-        make, pixels = _Maker(config), config.patch_size**2
-        self.embedding = Embedding(config, make.embedding_channels // 4, make.embedding_channels, num_classes)
-        self.stem = conv(shape[0] * pixels, config.channels)
+        in_channels = shape[0] * config.patch_size**2
+        make = _Maker(config, in_channels, output_factor * in_channels)
+        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, num_classes)
+        self.stem = conv(in_channels, config.channels)
         self.down, skips = _down_path(make)
-        self.middle = _Middle(make)
+        self.middle = _Middle(make, skips[-1])
         self.up = _up_path(make, skips)
-        self.norm = make.norm(config.channels)
-        self.head = conv(config.channels, output_factor * shape[0] * pixels, zero=True)
+        self.larger = make.larger() if config.progressive_output == "output_skip" else None
+        self.norm = make.norm(config.level_channels(0))
+        self.head = conv(config.level_channels(0), make.out_channels, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
-        h = self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x)
-        skips = [h]
+        smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
+        skips = [self.stem(smaller)]
         for level in self.down:
-            skips += level(skips[-1], embedding)
-        h = self.middle(skips[-1], embedding)
+            features, smaller = level(skips[-1], embedding, smaller)
+            skips += features
+        h, grown = self.middle(skips[-1], embedding), None
         for level in self.up:
-            h = level(h, skips, embedding)
-        return self._read(h)[:, :, :height, :width]
+            h, grown = level(h, skips, embedding, grown)
+        return self._read(h, grown)[:, :, :height, :width]
 
-    def _read(self, h: Tensor) -> Tensor:
-        with torch.autocast(h.device.type, enabled=False):  # what leaves the network is not rounded to bfloat16
-            h = F.silu(self.norm(h.to(self.head.weight.dtype)))
-            out: Tensor = self.head(h)
+    def _read(self, h: Tensor, grown: Tensor | None) -> Tensor:
+        out = unrounded(self.norm, self.head, h)
+        if self.larger is not None and grown is not None:
+            out = out + self.larger(grown, (h.shape[-2], h.shape[-1]))
         return unfold(out, self.patch_size) if self.patch_size > 1 else out
 
 
@@ -92,14 +104,21 @@ def check_shape(config: UNetConfig, shape: tuple[int, ...]) -> None:
 
 
 class _Maker:
-    """Builds the parts of one configuration."""
+    """Builds the parts of one configuration.
 
-    def __init__(self, config: UNetConfig) -> None:
-        self.config = config
+    Args:
+        config: the configuration.
+        in_channels, out_channels: of the whole network, patches folded.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+        self.config, self.in_channels, self.out_channels = config, in_channels, out_channels
         self.embedding_channels = config.embedding_channels or 4 * config.channels
+        self.time_channels = config.time_channels or self.embedding_channels // 4
+        self.scale = math.sqrt(0.5) if config.rescale_residuals else 1.0
         self.norm = partial(group_norm, most_groups=config.norm_groups, eps=config.norm_eps)
 
-    def block(self, channels: int, out_channels: int) -> ResidualBlock:
+    def block(self, channels: int, out_channels: int, *, project: bool = False) -> ResidualBlock:
         return ResidualBlock(
             channels,
             out_channels,
@@ -107,27 +126,61 @@ class _Maker:
             scale_shift=self.config.time_injection == "scale_shift",
             norm=self.norm,
             dropout=self.config.dropout,
+            scale=self.scale,
+            project=project,
         )
 
     def attention(self, channels: int) -> SelfAttention:
-        return SelfAttention(channels, self.config.heads(channels), self.norm)
+        return SelfAttention(channels, self.config.heads(channels), self.norm, self.scale)
 
-    def stage(self, channels: int, level: int) -> _Stage:
+    def stage(self, channels: int, level: int, *, attends: bool = True) -> _Stage:
         out_channels = self.config.level_channels(level)
-        attention = self.attention(out_channels) if self.config.attends(level) else None
+        attention = self.attention(out_channels) if attends and self.config.attends(level) else None
         return _Stage(self.block(channels, out_channels), attention)
+
+    def smaller(self) -> Smaller:
+        return FIRDown() if self.config.resample_filter == "fir" else halve
+
+    def larger(self) -> Larger:
+        return FIRUp() if self.config.resample_filter == "fir" else double
 
     def downsample(self, channels: int) -> nn.Module:
         kind = self.config.downsample
         if kind == "residual":
-            return ResidualDown(self.block(channels, channels))
+            return ResidualDown(self._resampling_block(channels), self.smaller())
         return PoolDown() if kind == "pool" else ConvDown(channels, same=kind == "conv_same")
 
     def upsample(self, channels: int) -> nn.Module:
         kind = self.config.upsample
         if kind == "residual":
-            return ResidualUp(self.block(channels, channels))
+            return ResidualUp(self._resampling_block(channels), self.larger())
         return TransposedUp(channels) if kind == "transposed" else NearestUp(channels)
+
+    def _resampling_block(self, channels: int) -> ResidualBlock:
+        return self.block(channels, channels, project=self.config.resample_projection)
+
+    def input_join(self, level: int) -> nn.Module | None:
+        """What meets the features that leave ``level`` downwards."""
+        channels = self.config.level_channels(level)
+        if self.config.progressive_input == "input_skip":
+            beside = self.config.progressive_combine == "cat"
+            return InputSkip(self.in_channels, channels, self.smaller(), beside=beside)
+        if self.config.progressive_input == "residual":
+            above = self.config.level_channels(level - 1) if level else self.in_channels
+            return InputResidual(above, channels, self.scale)
+        return None
+
+    def output_join(self, level: int) -> nn.Module | None:
+        """What meets the features of ``level`` on the way up; the network's own head reads the finest."""
+        channels, coarsest = self.config.level_channels(level), level == self.config.num_levels - 1
+        if self.config.progressive_output == "output_skip" and level > 0:
+            head = conv(channels, self.out_channels, zero=True)
+            return OutputSkip(self.norm(channels), head, self.larger())
+        if self.config.progressive_output == "residual":
+            if coarsest:
+                return OutputStart(self.norm(channels), channels)
+            return OutputResidual(self.config.level_channels(level + 1), channels, self.scale)
+        return None
 
 
 class _Stage(nn.Module):
@@ -147,26 +200,28 @@ class _Stage(nn.Module):
 class _DownLevel(nn.Module):
     """The stages of one level, then the way to the next; every result is kept for the way up."""
 
-    def __init__(self, stages: list[_Stage], downsample: nn.Module | None) -> None:
+    def __init__(self, stages: list[_Stage], downsample: nn.Module | None, join: nn.Module | None) -> None:
         super().__init__()
-        self.stages, self.downsample = nn.ModuleList(stages), downsample
+        self.stages, self.downsample, self.join = nn.ModuleList(stages), downsample, join
 
-    def forward(self, h: Tensor, embedding: Tensor) -> list[Tensor]:
+    def forward(self, h: Tensor, embedding: Tensor, pyramid: Tensor) -> tuple[list[Tensor], Tensor]:
         outputs = []
         for stage in self.stages:
             h = stage(h, embedding)
             outputs.append(h)
         if self.downsample is not None:
-            outputs.append(self.downsample(h, embedding))
-        return outputs
+            h = self.downsample(h, embedding)
+            if self.join is not None:
+                pyramid, h = self.join(pyramid, h)
+            outputs.append(h)
+        return outputs, pyramid
 
 
 class _Middle(nn.Module):
     """Block, attention, block at the coarsest resolution."""
 
-    def __init__(self, make: _Maker) -> None:
+    def __init__(self, make: _Maker, channels: int) -> None:
         super().__init__()
-        channels = make.config.level_channels(make.config.num_levels - 1)
         attention = make.attention(channels) if make.config.middle_attention else None
         self.first = _Stage(make.block(channels, channels), attention)
         self.last = make.block(channels, channels)
@@ -179,16 +234,20 @@ class _Middle(nn.Module):
 class _UpLevel(nn.Module):
     """One level on the way up: each stage takes the last skip that is left, beside what comes from below."""
 
-    def __init__(self, stages: list[_Stage], upsample: nn.Module | None) -> None:
+    def __init__(self, stages: list[_Stage], upsample: nn.Module | None, join: nn.Module | None) -> None:
         super().__init__()
-        self.stages, self.upsample = nn.ModuleList(stages), upsample
+        self.stages, self.upsample, self.join = nn.ModuleList(stages), upsample, join
 
-    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+    def forward(
+        self, h: Tensor, skips: list[Tensor], embedding: Tensor, pyramid: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         for stage in self.stages:
             h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+        if self.join is not None:
+            pyramid, h = self.join(pyramid, h)
         if self.upsample is not None:
             h = self.upsample(h, embedding, skips[-1].shape[-2:])
-        return h
+        return h, pyramid
 
 
 def _down_path(make: _Maker) -> tuple[nn.ModuleList, list[int]]:
@@ -200,10 +259,11 @@ def _down_path(make: _Maker) -> tuple[nn.ModuleList, list[int]]:
         for _ in range(config.num_blocks):
             stages.append(make.stage(skips[-1], level))
             skips.append(config.level_channels(level))
-        last = level == config.num_levels - 1
-        levels.append(_DownLevel(stages, None if last else make.downsample(skips[-1])))
-        if not last:
-            skips.append(skips[-1])
+        if level == config.num_levels - 1:
+            levels.append(_DownLevel(stages, None, None))
+        else:
+            levels.append(_DownLevel(stages, make.downsample(skips[-1]), make.input_join(level)))
+            skips.append(skips[-1] * (2 if config.progressive_combine == "cat" else 1))
     return levels, skips
 
 
@@ -213,8 +273,9 @@ def _up_path(make: _Maker, skips: list[int]) -> nn.ModuleList:
     levels, left, channels = nn.ModuleList(), list(skips), skips[-1]
     for level in reversed(range(config.num_levels)):
         stages = []
-        for _ in range(config.num_blocks + 1):
-            stages.append(make.stage(channels + left.pop(), level))
+        for index in range(config.num_blocks + 1):
+            attends = config.up_attention == "each" or index == config.num_blocks
+            stages.append(make.stage(channels + left.pop(), level, attends=attends))
             channels = config.level_channels(level)
-        levels.append(_UpLevel(stages, make.upsample(channels) if level > 0 else None))
+        levels.append(_UpLevel(stages, make.upsample(channels) if level > 0 else None, make.output_join(level)))
     return levels

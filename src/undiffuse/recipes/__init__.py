@@ -19,19 +19,48 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "ddpm-digits": Recipe("DDPM on scikit-learn's 8x8 digits: the demo, two minutes on two cores", "small:ddpm_digits"),
-    "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "small:ddpm_mnist"),
-    "flow-mnist": Recipe(
-        "flow matching at half resolution on MNIST-format files: ten minutes on two cores", "small:flow_mnist"
+    "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "families:ddpm_mnist"),
+    "iddpm-mnist": Recipe(
+        "improved DDPM (cosine schedule, learned variance, hybrid loss) on MNIST-format files", "families:iddpm_mnist"
     ),
+    "ncsn-mnist": Recipe(
+        "noise-conditional score network on MNIST-format files, 95 geometric noise levels", "families:ncsn_mnist"
+    ),
+    "vesde-mnist": Recipe("variance-exploding SDE on MNIST-format files", "families:vesde_mnist"),
+    "vpsde-mnist": Recipe("variance-preserving SDE on MNIST-format files", "families:vpsde_mnist"),
+    "subvpsde-mnist": Recipe("sub-VP SDE on MNIST-format files", "families:subvpsde_mnist"),
+    "edm-mnist": Recipe("EDM (preconditioned, log-normal noise levels) on MNIST-format files", "families:edm_mnist"),
+    "flow-mnist": Recipe("flow matching on MNIST-format files: ten minutes on two cores", "families:flow_mnist"),
+    "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
+    "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
     "ddpm-emnist": Recipe(
-        "DDPM on letters and digits: EMNIST files, or any folder of grey characters", "small:ddpm_emnist"
+        "DDPM on letters and digits: EMNIST files, or any folder of grey characters", "families:ddpm_emnist"
     ),
-    "ddpm-swissroll": Recipe("DDPM on a two-dimensional Swiss roll", "small:ddpm_swissroll"),
+    "ddpm-swissroll": Recipe("DDPM on a two-dimensional Swiss roll", "plane:ddpm_swissroll"),
+    "iddpm-swissroll": Recipe("improved DDPM (cosine, learned variance) on the Swiss roll", "plane:iddpm_swissroll"),
+    "ncsn-swissroll": Recipe("NCSN on the Swiss roll, sampled by annealed Langevin dynamics", "plane:ncsn_swissroll"),
+    "vesde-swissroll": Recipe("variance-exploding SDE on the Swiss roll", "plane:vesde_swissroll"),
+    "vpsde-swissroll": Recipe("variance-preserving SDE on the Swiss roll", "plane:vpsde_swissroll"),
+    "subvpsde-swissroll": Recipe("sub-VP SDE on the Swiss roll", "plane:subvpsde_swissroll"),
+    "edm-swissroll": Recipe("EDM on the Swiss roll", "plane:edm_swissroll"),
+    "flow-swissroll": Recipe("flow matching on the Swiss roll", "plane:flow_swissroll"),
     "ddpm-church48": Recipe(
         "DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"
     ),
     "ddpm-cifar10": Recipe(
         "DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour pictures", "large:ddpm_cifar10"
+    ),
+    "ddpmpp-cifar10": Recipe(
+        "VP SDE with Song et al.'s DDPM++ (61.8M), on a folder of 32x32 colour pictures", "large:ddpmpp_cifar10"
+    ),
+    "edm-cifar10": Recipe(
+        "EDM with Karras et al.'s 55.7M-parameter network, on a folder of 32x32 colour pictures", "large:edm_cifar10"
+    ),
+    "dit-cifar10": Recipe(
+        "flow matching with the transformer DiT-S/2 (32.5M), on a folder of 32x32 colour pictures", "large:dit_cifar10"
+    ),
+    "ncsnpp-ffhq256": Recipe(
+        "VE SDE with NCSN++ (65.6M) at 256x256, on FFHQ or any folder of pictures", "large:ncsnpp_ffhq256"
     ),
 }
 

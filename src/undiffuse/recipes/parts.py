@@ -41,3 +41,34 @@ def flow(network: ComponentConfig, *, sampling: SamplingConfig | None = None, **
         sampling=sampling or SamplingConfig(sampler="heun", num_steps=10, grid="uniform"),
         **more,
     )
+
+
+def score_sde(
+    network: ComponentConfig, process: ComponentConfig, *, sampling: SamplingConfig, **more: Any
+) -> DiffusionConfig:
+    """Song et al. 2021: denoising score matching, weighted by sigma^2, at times spread evenly over [0, 1]."""
+    return DiffusionConfig(
+        **{
+            "process": process,
+            "parameterization": "eps_unit",
+            "weighting": row(WEIGHTINGS, "simple"),
+            "time_density": row(TIME_DENSITIES, "uniform"),
+            "time_draws": "stratified",
+            "network": network,
+            "sampling": sampling,
+            **more,
+        }
+    )
+
+
+def edm(network: ComponentConfig, *, sampling: SamplingConfig | None = None, **more: Any) -> DiffusionConfig:
+    """Karras et al. 2022: preconditioned residual, log-normal noise levels."""
+    return DiffusionConfig(
+        process=row(PROCESSES, "edm"),
+        parameterization="edm",
+        weighting=row(WEIGHTINGS, "edm"),
+        time_density=row(TIME_DENSITIES, "log_normal"),
+        network=network,
+        sampling=sampling or SamplingConfig(sampler="heun", num_steps=18, grid="karras"),
+        **more,
+    )

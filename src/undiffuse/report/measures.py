@@ -9,6 +9,15 @@ from typing import Any, NamedTuple
 from undiffuse.report.wording import flattened, number
 
 NAMES = {
+    "nll": "Negative log-likelihood (ODE)",
+    "continuous_bound": "Continuous-time bound",
+    "continuous_bound_prior": "– its prior term",
+    "continuous_bound_terms": "– its integral",
+    "continuous_bound_decoder": "– its decoder term",
+    "vlb_random": "Variational bound, random terms",
+    "vlb_random_prior": "– its prior term",
+    "vlb_random_terms": "– its denoising terms",
+    "vlb_random_decoder": "– its decoder term",
     "vlb": "Variational bound",
     "vlb_prior": "– its prior term",
     "vlb_terms": "– its denoising terms",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
-from undiffuse.errors import UsageError
-from undiffuse.registry import lookup, nearest
+from undiffuse.registry import make
 
 if TYPE_CHECKING:
     from undiffuse.samplers.base import Sampler
@@ -17,6 +15,14 @@ SAMPLERS = {
     "euler": "undiffuse.samplers.ode:euler",
     "heun": "undiffuse.samplers.ode:heun",
     "dpmpp_2m": "undiffuse.samplers.ode:dpmpp_2m",
+    "rk45": "undiffuse.samplers.adaptive:rk45",
+    "edm": "undiffuse.samplers.edm:edm",
+    "dpmpp_2m_sde": "undiffuse.samplers.multistep:dpmpp_2m_sde",
+    "unipc": "undiffuse.samplers.multistep:unipc",
+    "euler_maruyama": "undiffuse.samplers.sde:euler_maruyama",
+    "reverse_diffusion": "undiffuse.samplers.sde:reverse_diffusion",
+    "pc": "undiffuse.samplers.langevin:pc",
+    "annealed_langevin": "undiffuse.samplers.langevin:annealed_langevin",
 }
 
 
@@ -26,25 +32,5 @@ def make_sampler(spec: str) -> Sampler:
     Raises:
         UsageError: an unknown sampler or option, or a value it refuses; the nearest known name is given.
     """
-    name, _, rest = spec.partition(":")
-    factory = lookup(SAMPLERS, name, "sampler")
-    known = inspect.signature(factory).parameters
-    options: dict[str, str | float] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, text = item.partition("=")
-        if key not in known:
-            raise UsageError(
-                f"sampler {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}"
-            )
-        options[key] = _typed(text, known[key].default, f"sampler option {name}:{key}")
-    sampler: Sampler = factory(**options)
+    sampler: Sampler = make(SAMPLERS, spec, "sampler")
     return sampler
-
-
-def _typed(text: str, default: object, what: str) -> str | float:
-    if not isinstance(default, int | float):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{what} must be a number, got {text!r}") from None

@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.parameterization import eps_of
+from undiffuse.core.process import Bridge
 from undiffuse.core.rows import per_row
+from undiffuse.core.variance import mixed_variance
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
@@ -25,21 +27,37 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
     """Sample x_s from N(c_t x_t + c_0 x_0-hat, variance), DDPM's algorithm 2.
 
     Args:
-        variance: ``beta_tilde``, the bridge's own (exact when the data is one point), or ``beta``, the forward
-            step's (exact when the data is N(0, I)).
-    Source: Ho et al. 2020, arXiv:2006.11239, eqs. 6-7, algorithm 2.
+        variance: ``beta_tilde``, the bridge's own (exact when the data is one point), ``beta``, the forward step's
+            (exact when the data is N(0, I)), or ``learned``, what the model says, between the two.
+    Source: Ho et al. 2020, arXiv:2006.11239, eqs. 6-7, algorithm 2; Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
     """
-    if variance not in ("beta_tilde", "beta"):
-        raise UsageError(f"ancestral variance must be 'beta_tilde' or 'beta', got {variance!r}")
+    if variance not in ("beta_tilde", "beta", "learned"):
+        raise UsageError(f"ancestral variance must be 'beta_tilde', 'beta' or 'learned', got {variance!r}")
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
-        x_0 = denoiser(x, steps.t).x_0
-        bridge = denoiser.process.bridge(steps.s, steps.t)
-        var = bridge.var if variance == "beta_tilde" else bridge.var_max
+        denoised: Denoised = denoiser(x, steps.t)
+        x_0, bridge = denoised.x_0, denoiser.process.bridge(steps.s, steps.t)
         mean = per_row(bridge.c_t, x) * x + per_row(bridge.c_0, x) * x_0
-        return settle(steps, mean + per_row(var.sqrt(), x) * noise.normal(x), x_0), memory
+        return settle(steps, mean + _std(bridge, denoised, variance) * noise.normal(x), x_0), memory
 
-    return Sampler("ancestral", step, order=1, max_nfe_per_step=1, stochastic=True, source="arXiv:2006.11239")
+    return Sampler(
+        "ancestral",
+        step,
+        order=1,
+        max_nfe_per_step=1,
+        stochastic=True,
+        source="arXiv:2006.11239",
+        needs_learned_variance=variance == "learned",
+    )
+
+
+def _std(bridge: Bridge, denoised: Denoised, variance: str) -> Tensor:
+    """Standard deviation of the reverse step in the dtype of x_0-hat, one a row or one an element."""
+    if variance != "learned":
+        return per_row((bridge.var if variance == "beta_tilde" else bridge.var_max).sqrt(), denoised.x_0)
+    if denoised.variance_mix is None:
+        raise UsageError("ancestral:variance=learned needs a model trained with system.learned_variance=true; use beta")
+    return mixed_variance(bridge, denoised.variance_mix).sqrt().to(denoised.x_0.dtype)
 
 
 def ddim(eta: float = 0.0) -> Sampler:

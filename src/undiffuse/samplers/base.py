@@ -50,10 +50,12 @@ class Sampler:
         name: as in ``SAMPLERS``.
         step: see the module's docstring; returns (x at s, memory).
         init: memory for fresh rows shaped like x.
-        order: order of convergence of the sample's distribution in the largest step of the log-SNR grid.
+        order: order of convergence of the sample's distribution in the largest step of the log-SNR grid; 0 for a
+            Langevin sampler, whose options leave a bias that finer grids alone do not remove.
         max_nfe_per_step: network evaluations a step costs at most.
         stochastic: whether a step draws noise.
         needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
+        needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
         source: the paper.
     """
 
@@ -65,6 +67,7 @@ class Sampler:
     source: str
     init: Callable[[Tensor], Memory] = no_memory
     needs_brownian: bool = False
+    needs_learned_variance: bool = False
 
 
 class Progress(NamedTuple):
@@ -77,10 +80,11 @@ class Progress(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Samples x ``(B, ...)`` and the number of denoiser evaluations that each row cost."""
+    """Samples x ``(B, ...)``, the number of denoiser evaluations that each row cost, and what a user should know."""
 
     x: Tensor
     nfe: int
+    note: str = ""
 
 
 class Watch(Denoiser):

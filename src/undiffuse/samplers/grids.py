@@ -1,8 +1,8 @@
 """Time grids: from a number of steps to descending times, ending at 0.
 
 Grids in the log-SNR or the noise ratio sigma / alpha stay within what the denoiser was trained on, and within
-[-2 log 80, 2 log 500] (EDM's sigma from 80 down to 0.002) where that is wider. Where alpha(1) = 0 they begin with one
-exact DDIM step from t = 1 to the grid's first knot.
+[-2 log 80, 2 log 500] (EDM's sigma from 80 down to 0.002) where that is wider; their last step leads from there to 0.
+Where alpha(1) = 0 they begin with one exact DDIM step from t = 1 to the grid's first knot.
 """
 
 from __future__ import annotations
@@ -106,9 +106,11 @@ def _inner_grid(
     low = max(log_snr_range[0], whole_low, WIDEST_LOG_SNR[0])
     high = min(log_snr_range[1], whole_high, WIDEST_LOG_SNR[1])
     starts_without_signal = whole_low == -math.inf and log_snr_range[0] == -math.inf
-    num_knots = num_steps - 1 if starts_without_signal else num_steps
+    reaches_zero = high == whole_high  # noise is left at t = 0: the even spacing itself ends there
+    num_knots = num_steps + int(reaches_zero) - int(starts_without_signal)
     u = torch.linspace(0, 1, num_knots, dtype=torch.float64) if num_knots > 1 else torch.zeros(num_knots).double()
     inner = process.time_of_log_snr(spread(low, high, u))
+    inner = inner[:-1] if reaches_zero else inner  # its last is 0 but for rounding
     return torch.cat([ends[:1] if starts_without_signal else ends[:0], inner, ends[1:]])
 
 

@@ -2,6 +2,8 @@
 
 Draws are made on the CPU as float32, one row at a time, by a Philox generator keyed with the row's seed and counted
 by (step, draw within the step). So a draw is the same whatever the batch, the device and the order of asking.
+
+SDE samplers ask for increments of a Brownian path instead, one path a seed for all grids; see ``samplers.brownian``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
+from undiffuse.samplers.brownian import increment
 
 _KEY = 0x756E646966667573  # keeps sampling apart from every other use of the same seed
 
@@ -30,6 +33,20 @@ class NoiseSource:
 
     def normal(self, like: Tensor) -> Tensor:
         """Fresh standard normal noise shaped like ``like``; each call within a step is another draw."""
+        raise NotImplementedError
+
+    def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
+        """Normalised increment (W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each row's path W, shaped like ``like``.
+
+        Standard normal, and independent for intervals that do not overlap. W runs in SNR = alpha^2 / sigma^2, in
+        which q(x_s | x_t, x_0) reads w_s = w_t + (SNR_s - SNR_t) x_0 + W(SNR_s) - W(SNR_t) with w = alpha x / sigma^2;
+        so grids of any fineness can share a path.
+
+        Args:
+            snr_t: (B,), at least 0.
+            snr_s: (B,), at least ``snr_t``, infinity included.
+            like: (B, ...).
+        """
         raise NotImplementedError
 
 
@@ -64,9 +81,24 @@ class SeededNoise(NoiseSource):
         self.draws += 1
         return self._draw(like, [step + 1 for step in self.index], self.draws)
 
-    def _draw(self, like: Tensor, steps: Sequence[int], draw: int) -> Tensor:
+    def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
+        """See ``NoiseSource.brownian``; the path depends on the row's seed alone, so no step has to be set.
+
+        Raises:
+            UsageError: a negative SNR or one that is no number, or ``snr_s`` below ``snr_t``.
+        """
+        self._check_rows(like)
+        out = np.empty(tuple(like.shape), dtype=np.float64)
+        for row, (seed, low, high) in enumerate(zip(self.seeds, snr_t.tolist(), snr_s.tolist(), strict=True)):
+            out[row] = increment(seed, low, high, out.shape[1:])
+        return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)
+
+    def _check_rows(self, like: Tensor) -> None:
         if len(like) != len(self.seeds):
             raise UsageError(f"{len(self.seeds)} seeds for {len(like)} rows")
+
+    def _draw(self, like: Tensor, steps: Sequence[int], draw: int) -> Tensor:
+        self._check_rows(like)
         out = np.empty(tuple(like.shape), dtype=np.float32)
         for row, (seed, step) in enumerate(zip(self.seeds, steps, strict=True)):
             key = np.array([seed, _KEY], dtype=np.uint64)  # a list would pass seeds from 2**63 on through float64

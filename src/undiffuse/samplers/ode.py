@@ -40,15 +40,14 @@ def _ratio(process: Process, t: Tensor) -> Tensor:
     return torch.exp(-process.log_snr(t) / 2)
 
 
-def _heun_step(
-    denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
-) -> tuple[Tensor, Memory]:
+def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+    """An Euler step in r, then the mean of the slopes at both its ends; see ``heun``."""
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t).x_0
     eps = eps_of(process, x, x_0, t)
     euler_x = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps
     corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > _NO_SIGNAL_LOG_SNR)
-    if bool(corrected.any()):
+    if bool(corrected.any()):  # saves an evaluation where no row asks for it; a row's values are the same either way
         where = torch.where(corrected, s, t)  # rows without a second evaluation stay away from sigma = 0
         eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
         half = process.alpha(s) * (_ratio(process, s) - _ratio(process, t)) / 2
@@ -65,27 +64,34 @@ def heun() -> Sampler:
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
     """
-    return Sampler("heun", _heun_step, order=2, max_nfe_per_step=2, stochastic=False, source="arXiv:2206.00364")
+    return Sampler("heun", heun_step, order=2, max_nfe_per_step=2, stochastic=False, source="arXiv:2206.00364")
 
 
-def _dpmpp_2m_init(x: Tensor) -> Memory:
+def no_previous_x_0(x: Tensor) -> Memory:
+    """The memory of fresh rows for ``extrapolated_x_0``."""
     # a log-SNR of -inf stands for "no previous step": its share in the extrapolation is then zero
     return torch.zeros_like(x), torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+
+
+def extrapolated_x_0(process: Process, x_0: Tensor, t: Tensor, s: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """x_0-hat in the middle of the step by a straight line in the log-SNR through the last two, and the new memory."""
+    previous, log_snr_previous = memory
+    log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
+    slope = (log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_previous))
+    slope = torch.where(torch.isfinite(slope), slope, torch.zeros_like(slope))
+    return x_0 + per_row(slope, x_0) * (x_0 - previous), (x_0, log_snr_t)
 
 
 def _dpmpp_2m_step(
     denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
 ) -> tuple[Tensor, Memory]:
     process, (t, s) = denoiser.process, steps[:2]
-    previous, log_snr_previous = memory
     x_0 = denoiser(x, t).x_0
+    guess, memory = extrapolated_x_0(process, x_0, t, s, memory)
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
-    slope = (log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_previous))
-    slope = torch.where(torch.isfinite(slope), slope, torch.zeros_like(slope))
-    extrapolated = x_0 + per_row(slope, x) * (x_0 - previous)
     gain = -process.alpha(s) * torch.expm1((log_snr_t - log_snr_s) / 2)
-    moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * extrapolated
-    return settle(steps, moved, x_0), (x_0, log_snr_t)
+    moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * guess
+    return settle(steps, moved, x_0), memory
 
 
 def dpmpp_2m() -> Sampler:
@@ -100,5 +106,5 @@ def dpmpp_2m() -> Sampler:
         max_nfe_per_step=1,
         stochastic=False,
         source="arXiv:2211.01095",
-        init=_dpmpp_2m_init,
+        init=no_previous_x_0,
     )

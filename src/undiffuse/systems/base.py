@@ -43,6 +43,7 @@ class SampleRequest:
         sampler: ``name`` or ``name:option=value``, see ``samplers.make_sampler``.
         num_steps: of the time grid.
         grid: a row of ``samplers.grids.GRIDS``.
+        process: sample under another process than the one of training, ``name`` or ``name:option=value``.
         cond: one row a seed.
         batch_size: pictures in memory at a time; changes no bit of any picture.
         callback: sees every step of every batch: (number of the batch's first picture, progress).
@@ -52,6 +53,7 @@ class SampleRequest:
     sampler: str | None = None
     num_steps: int | None = None
     grid: str | None = None
+    process: str | None = None
     cond: Condition | None = None
     batch_size: int = 64
     callback: Callable[[int, Progress], None] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,15 +12,18 @@ from torch import Tensor
 
 from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser, TransferredDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, FlowProcess
+from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import RunError, UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import uniform as uniform_density
+from undiffuse.losses.draws import UNIFORM_DRAWS
+from undiffuse.losses.hybrid import BOUND_WEIGHT, hybrid_loss, variational_loss
+from undiffuse.losses.importance import ImportanceDraws
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
@@ -33,6 +36,8 @@ from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConf
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 #: The same for points, whose networks are so small that calling them is what costs.
 POINT_BLOCK_ROWS = 1024
+#: Levels of a picture's values, whose mass the bound's decoder takes.
+PICTURE_LEVELS = 256
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
 
@@ -53,15 +58,26 @@ class SamplingConfig(FrozenModel):
     clip_x_0: bool = True
 
 
+#: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
+LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
+
+
 class DiffusionConfig(SystemConfig):
     """See the registries for the rows of each component.
 
     Args:
         process: a row of ``PROCESSES`` with its options.
         parameterization: what the network predicts.
-        weighting: of the loss over noise levels.
+        weighting: of the denoising loss over noise levels.
+        objective: ``denoising``, the weighted error of x_0-hat; ``variational``, the bound itself; ``hybrid``, the
+            denoising loss plus the bound, which then moves the learned variance alone (Nichol & Dhariwal 2021).
+        learned_variance: the network also says the variance of the reverse step, for ``ancestral:variance=learned``,
+            which such a model samples by unless told otherwise; ``hybrid`` and ``variational`` train it.
+        bound_weight: of the bound in ``hybrid``, on bits a dimension.
         time_density: where in time a training step looks.
-        time_draws: independent, or one draw in each of B equal strata.
+        time_draws: the uniform numbers of a micro-batch: ``independent``; ``stratified``, one in each of B equal
+            strata; ``low_discrepancy``, B at equal distance with one common shift (Kingma et al. 2021). Or
+            ``importance``: knots in proportion to the size of their last losses, weighted to the same mean.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
         class_conditional: tell the network the class of each picture; data without classes is refused.
@@ -73,15 +89,30 @@ class DiffusionConfig(SystemConfig):
     process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = default_of("flow", FlowProcess)
     parameterization: str = "flow"
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
+    objective: Literal["denoising", "hybrid", "variational"] = "denoising"
+    learned_variance: bool = False
+    bound_weight: Annotated[float, Field(gt=0)] = BOUND_WEIGHT
     time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of(
         "uniform", uniform_density
     )
-    time_draws: Literal["independent", "stratified"] = "independent"
+    time_draws: Literal["independent", "stratified", "low_discrepancy", "importance"] = "independent"
     network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
     class_conditional: bool = False
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_variance_samples_by_it(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("learned_variance") is True and "sampling" not in values:
+            return {**values, "sampling": LEARNED_VARIANCE_SAMPLING}
+        return values
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        _check_objective(self)
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -89,7 +120,10 @@ class DiffusionConfig(SystemConfig):
         Parameterization(self.parameterization, process)
         build(WEIGHTINGS, self.weighting)
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
-        make_sampler(self.sampling.sampler)
+        if make_sampler(self.sampling.sampler).needs_learned_variance and not self.learned_variance:
+            raise UsageError(
+                f"sampling.sampler={self.sampling.sampler!r} needs learned_variance=true; say ancestral:variance=beta"
+            )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
         return self
 
@@ -105,7 +139,10 @@ class DiffusionSystem(System):
         self.config, self.shape = config, tuple(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process: Process = build(PROCESSES, config.process)
-        self.network = build_network(config.network, self.shape, len(self.class_names))
+        factor = 2 if config.learned_variance else 1
+        self.network = build_network(config.network, self.shape, len(self.class_names), output_factor=factor)
+        knots = self.process.num_steps if config.time_draws == "importance" else None
+        self.importance = ImportanceDraws(knots) if knots is not None else None
         if config.class_conditional and not class_names:
             raise UsageError(
                 "system.class_conditional=true, but the data has no classes; give data with classes or say "
@@ -118,7 +155,9 @@ class DiffusionSystem(System):
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
         """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
         autocast = torch.bfloat16 if (precision or self.config.precision) == "bf16" else None
-        return NetworkDenoiser(self.network, self._parameterization, self.log_snr_range, autocast)
+        return NetworkDenoiser(
+            self.network, self._parameterization, self.log_snr_range, autocast, self.config.learned_variance
+        )
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
@@ -134,18 +173,34 @@ class DiffusionSystem(System):
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
-        t = self._density(self.process, self._uniform(len(x_0), rng))
+        t, weight = self._times(len(x_0), rng)
         cond = self._drop_labels(batch.condition, len(x_0), rng)
         eps = rng.normal(x_0, "eps")
         with rng.layers():
-            rows = denoising_loss(self.denoiser(), x_0, eps, t, self._log_weight, cond)
+            rows = self._objective(x_0, eps, t, cond)
+        if weight is not None and self.importance is not None:
+            self.importance.record(t, rows)
+            rows = rows * weight.to(rows.dtype)
         return LossReport(rows.mean(), rows.detach(), t)
 
-    def _uniform(self, count: int, rng: StepRandom) -> Tensor:
-        if self.config.time_draws == "independent":
-            return rng.uniform(count, "time")
-        within = rng.uniform(count, "time")
-        return ((torch.arange(count, device=within.device) + within) / count).clamp(max=1 - 2.0**-53)
+    def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """Losses of the rows, ``(B,)``."""
+        denoiser, levels = self.denoiser(), PICTURE_LEVELS if len(self.shape) == 3 else None
+        if self.config.objective == "variational":
+            return variational_loss(denoiser, x_0, eps, t, cond, levels)
+        if self.config.objective == "hybrid":
+            return hybrid_loss(denoiser, x_0, eps, t, self._log_weight, cond, levels, self.config.bound_weight)
+        return denoising_loss(denoiser, x_0, eps, t, self._log_weight, cond)
+
+    def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
+        """Times ``(B,)`` and, of importance draws, their weights.
+
+        Only training draws by importance: a validation loss must not depend on the history, nor change it.
+        """
+        u = rng.uniform(count, "time")
+        if self.importance is None:
+            return self._density(self.process, UNIFORM_DRAWS[self.config.time_draws](u)), None
+        return self.importance.draw(u) if self.training else (self._density(self.process, u), None)
 
     def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
         if not self.class_names or cond.class_label is None:
@@ -154,12 +209,17 @@ class DiffusionSystem(System):
 
     def sample(self, request: SampleRequest) -> Sampled:
         sampling, seeds = self.config.sampling, list(request.seeds)
-        sampler = make_sampler(request.sampler or sampling.sampler)
+        sampler, grid = make_sampler(request.sampler or sampling.sampler), request.grid or sampling.grid
         num_steps = request.num_steps if request.num_steps is not None else sampling.num_steps
-        times = time_grid(request.grid or sampling.grid, self.process, num_steps, self.log_snr_range)
+        if sampler.needs_learned_variance and not self.config.learned_variance:
+            raise UsageError(f"sampler {request.sampler!r} needs a learned variance, which this model lacks")
+        denoiser, note = self._sampling_denoiser(), ""
+        if request.process is not None:
+            denoiser, note = transferred(denoiser, request.process)
+        times = time_grid(grid, denoiser.process, num_steps, denoiser.log_snr_range)
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        denoiser, was_training = self._sampling_denoiser(), self.training
+        was_training = self.training
         self.eval()
         try:
             parts = [
@@ -178,10 +238,10 @@ class DiffusionSystem(System):
         finally:
             self.train(was_training)
         if not parts:
-            return Sampled(torch.empty(0, *self.shape), 0)
+            return Sampled(torch.empty(0, *self.shape), 0, note)
         x = torch.cat([part.x for part in parts])
-        self._check_finite(x, f"{sampler.name}, {num_steps} steps on the grid {request.grid or sampling.grid!r}")
-        return Sampled(x, parts[0].nfe)
+        self._check_finite(x, f"{sampler.name}, {num_steps} steps on the grid {grid!r}")
+        return Sampled(x, max(part.nfe for part in parts), note)
 
     @staticmethod
     def _check_finite(x: Tensor, how: str) -> None:
@@ -201,6 +261,41 @@ class DiffusionSystem(System):
 
     def compile_networks(self) -> None:
         self.network.compile()
+
+
+def _check_objective(config: DiffusionConfig) -> None:
+    """Refuse objectives, variances and draws that do not go together."""
+    objective, process = config.objective, build(PROCESSES, config.process)
+    if config.learned_variance and objective == "denoising":
+        raise UsageError(
+            "learned_variance=true with objective='denoising', which trains no variance; say objective=hybrid or "
+            "objective=variational"
+        )
+    if objective != "denoising" and not config.learned_variance:
+        raise UsageError(
+            f"objective={objective!r} trains a learned variance; say learned_variance=true, or for a fixed one "
+            "objective=denoising with weighting=variational"
+        )
+    what = f"objective={objective!r}" if objective != "denoising" else "time_draws='importance'"
+    if objective == "denoising" and config.time_draws != "importance":
+        return
+    if (process.num_steps or 0) < 2 or config.time_density.name != "knots":
+        raise UsageError(
+            f"{what} needs a process with num_steps of at least 2, such as ddpm_cosine, and time_density=knots; got "
+            f"process={config.process.name} and time_density={config.time_density.name}"
+        )
+
+
+def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
+    """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
+
+    Args:
+        spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
+    """
+    process = make_process(spec)
+    prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
+    starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
+    return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
 
 
 def _rows_of(cond: Condition | None, start: int, count: int) -> Condition | None:

@@ -69,6 +69,7 @@ class Model:
         seed: int = 0,
         sampler: str | None = None,
         grid: str | None = None,
+        process: str | None = None,
         class_name: str | Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> Tensor:
@@ -78,6 +79,7 @@ class Model:
             num: at least 1.
             steps: of the time grid; more is slower and, up to a point, better.
             sampler: ``heun``, ``ddim:eta=0.5``, ...
+            process: sample under another one than the model was trained under, ``ve``, ``vp``, ``ve:sigma_max=80``, ...
             class_name: one for all, or one a sample; see ``classes_of``.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
@@ -89,6 +91,7 @@ class Model:
             sampler=sampler,
             num_steps=steps,
             grid=grid,
+            process=process,
             cond=self.condition(self.classes_of(class_name, num)),
             batch_size=batch_size,
         )

@@ -1,0 +1,204 @@
+"""``undiffuse study parameterization``: trains the cells of the table one after the other, each in its own folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.app.models import load
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.show import say, table, warn
+from undiffuse.app.training import split_data, train
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.source import Dataset
+from undiffuse.errors import RunError, UsageError
+from undiffuse.evaluation import Protocol, Subject, evaluate
+from undiffuse.files import check_writable, write_json, write_text
+from undiffuse.recipes import get_recipe
+from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.studies.parameterization import (
+    NUM_STEPS,
+    SCHEDULE,
+    Cell,
+    cells,
+    density_bound,
+    markdown,
+    row_texts,
+)
+from undiffuse.systems.saved import Model
+from undiffuse.training.config import RunConfig
+from undiffuse.version import __version__
+
+_BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
+_IMAGES = {"pictures": 30_000, "points": 500_000}
+
+
+def parameterization(
+    data: str | None, out: Path, *, images: int | None, samples: int, seed: int, device: str
+) -> dict[str, Any]:
+    """Train what is not trained yet, measure every cell, write ``table.md`` and ``study.json``.
+
+    Args:
+        data: a source; the embedded digits by default.
+        out: a folder; a study that was interrupted there goes on where it was.
+        images: seen by each training; by default about ten minutes' worth on two cores.
+        samples: drawn in each cell.
+    Returns:
+        The content of ``study.json``.
+    Raises:
+        UsageError: senseless numbers, or a folder that holds something else.
+    """
+    _check(out, images, samples, seed)
+    source = source_config_for(data or "digits")
+    points = len(load_dataset(source).shape) == 1
+    images = images if images is not None else _IMAGES["points" if points else "pictures"]
+    rows = []
+    configure = partial(_configuration, data or "digits", points, images, seed)
+    for number, cell in enumerate(cells(), 1):
+        say(f"cell {number} of {len(cells())}: {cell.name}")
+        rows.append(_cell(cell, configure(cell), out, samples, device, points))
+        write_json(out / "cells" / f"{cell.name}.json", rows[-1])
+    facts = {
+        "study": "parameterization",
+        "data": source.name,
+        "images": images,
+        "seed": seed,
+        "samples": samples,
+        "num_steps": NUM_STEPS,
+        "quality": "sliced Wasserstein" if points else "Fréchet distance",
+        "bound": "bound, nats" if points else "bound, bits/dim",
+        "undiffuse": __version__,
+    }
+    result = {**facts, "cells": rows}
+    write_json(out / "study.json", result)
+    write_text(out / "table.md", markdown(rows, facts))
+    head = ["predicts", "loss", "variance", facts["quality"], facts["bound"]]
+    table(f"{source.name}, {images:,} images a training", list(map(str, head)), [row_texts(row) for row in rows])
+    say(f"study: {out / 'table.md'}")
+    return result
+
+
+def _check(out: Path, images: int | None, samples: int, seed: int) -> None:
+    if images is not None and images < 1:
+        raise UsageError(f"--images must be at least 1, got {images}")
+    if samples < 1:
+        raise UsageError(f"--num must be at least 1, got {samples}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed must be a whole number from 0 to 2**63 - 1, got {seed}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
+        raise UsageError(f"--out {out} holds something other than this study; name another folder")
+    check_writable(out)
+
+
+def _configuration(data: str, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
+    """The run of a cell: a DDPM that differs from the others' in what the cell names alone."""
+    base = get_recipe("ddpm-swissroll" if points else "ddpm-digits")
+    shared = [
+        f"num_images={images}",
+        f"seed={seed}",
+        f"system.process.num_steps={NUM_STEPS}",
+        *(f"system.process.{key}={value}" for key, value in SCHEDULE.items()),
+        f"system.sampling.num_steps={NUM_STEPS}",
+        "system.sampling.sampler=ancestral",
+        "system.sampling.grid=uniform",
+        "preview_every_images=0",
+        "log_every_images=5000",
+    ]
+    shared += [] if points else ["system.class_conditional=false", "system.network.channels=32"]
+    config = apply_overrides(base, [*shared, *cell.overrides()], source_config_for(data))
+    return config.model_copy(update={"recipe": f"study-{cell.training}"})
+
+
+def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, points: bool) -> dict[str, Any]:
+    """Numbers of one cell; a training or sampling that breaks down is a result, and says so."""
+    path, run = out / "cells" / f"{cell.name}.json", out / "runs" / cell.training
+    row: dict[str, Any] = {
+        "prediction": cell.prediction,
+        "loss": cell.loss,
+        "variance": cell.variance,
+        "training": cell.training,
+        "num_images": config.num_images,
+        "samples": samples,
+        "quality": None,
+        "bound": None,
+    }
+    if (done := _measured(path, row)) is not None:
+        return done
+    try:
+        _train_once(config, run, device)
+        row.update(_measure(cell, load(run, device), samples, points))
+    except RunError as error:
+        row["failed"] = f"broke down: {error}"
+        warn(f"{cell.name} {row['failed']}")
+    return row
+
+
+def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier result of the same cell, trained and measured alike."""
+    if not path.is_file():
+        return None
+    try:
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    same = all(earlier.get(key) == row[key] for key in ("training", "num_images", "samples"))
+    return earlier if same and "failed" not in earlier else None
+
+
+def _train_once(config: RunConfig, run: Path, device: str) -> None:
+    """Train, go on with a training that was interrupted, or find it done.
+
+    Raises:
+        RunError: it broke down.
+        KeyboardInterrupt: it was stopped.
+        UsageError: the folder holds a training with another configuration.
+    """
+    if not train(config, run, resume=(run / "config.json").is_file(), device=device):
+        raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
+
+
+def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, Any]:
+    config = RunConfig.model_validate(model.config["config"])
+    training, held_out = split_data(config)
+    protocol = Protocol(
+        num=samples,
+        sampler=cell.sampler,
+        steps=NUM_STEPS,
+        grid="uniform",
+        bound_images=_BOUND_IMAGES,
+        bound_variance=cell.variance,
+    )
+    subject = Subject(model, lambda: training, held_out, protocol)
+    names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
+    results = evaluate(subject, names)["results"]
+    bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])
+    return {"quality": _pair(results[0]), "bound": bound, "results": results}
+
+
+def _pair(result: dict[str, Any]) -> dict[str, float | None]:
+    return {"value": result["value"], "error": result["uncertainty"]}
+
+
+def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, float | None]:
+    """The bound on -log p of held-out points, in nats."""
+    system: Any = model.system
+    x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
+    if len(x_0) < 2:
+        raise UsageError("the bound needs held-out points: give the source a validation_fraction")
+    noise = SeededNoise(range(len(x_0)))
+
+    def normal(like: Tensor, number: int) -> Tensor:
+        return noise.at(torch.full((len(like),), number)).normal(like)
+
+    denoiser = Blocked(system.denoiser("fp32"), len(x_0))
+    nats = density_bound(denoiser, x_0, system.process.knots[1:].to(x_0.device), normal, variance)
+    return {"value": float(nats.mean()), "error": float(nats.std()) / math.sqrt(len(nats))}

@@ -1,0 +1,150 @@
+"""``undiffuse encode``: pictures to their latents along the probability-flow ODE, and back again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.app.evaluating import real_data
+from undiffuse.app.show import counting, say
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.errors import UsageError
+from undiffuse.files import check_writable, replacing, write_json
+from undiffuse.images import grid_of, picture_of, save_png
+from undiffuse.registry import nearest
+from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
+from undiffuse.systems.saved import Model
+
+#: Pictures followed at a time, and shown in ``roundtrip.png``.
+_ROWS, _SHOWN = 16, 16
+_DEFAULT_STEPS = 50
+_OWN = re.compile(r"latents\.npy|encode\.json|roundtrip\.png")
+
+
+def encode_to_folder(
+    model: Model,
+    source: str,
+    out: Path,
+    *,
+    num: int,
+    sampler: str = "rk45",
+    steps: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) to ``out``.
+
+    Args:
+        source: any data of the model's shape.
+        num: how many of its items, evenly spaced.
+        sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
+    Returns:
+        What ``encode.json`` holds.
+    Raises:
+        UsageError: data of another shape, an unknown solver, or a folder that holds something.
+    """
+    num_steps = _num_steps(sampler, steps)
+    if num < 1:
+        raise UsageError(f"at least 1 item must be asked for, got {num}")
+    _check_out(out, overwrite)
+    dataset = real_data(model, source)[1]
+    rows = evenly_spaced(len(dataset), num)
+    items = dataset.fetch(rows).x_0
+    latents, back, nfe = _there_and_back(model, items, num_steps)
+    error = (back - items).double()
+    record = {
+        "model": model.path.resolve().name,
+        "model_sha256": model.weights_sha256,
+        "weights": model.weights,
+        "recipe": model.config["config"]["recipe"],
+        "source": source,
+        "data_fingerprint": dataset.fingerprint,
+        "items": rows.tolist(),
+        "labels": "none",
+        "log_snr_range": list(ode_range(_denoiser(model, 1))),
+        **_solver_record(sampler, num_steps),
+        "nfe": nfe,
+        "latent_mean_square": float((latents.double() ** 2).mean()),
+        "roundtrip_rms": float((error**2).mean().sqrt()),
+        "roundtrip_largest": float(error.abs().max()),
+    }
+    with replacing(out) as folder:
+        folder.mkdir()
+        _write(folder, model.finish(items).numpy(), model.finish(back).numpy(), latents.numpy(), record)
+    say(
+        f"{len(rows)} latents in {out} ({nfe:g} network evaluations each); back and forth loses "
+        f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
+    )
+    return record
+
+
+def _num_steps(sampler: str, steps: int | None) -> int | None:
+    if sampler == "heun":
+        if steps is not None and steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {steps}")
+        return steps if steps is not None else _DEFAULT_STEPS
+    if sampler != "rk45":
+        raise UsageError(f"unknown solver {sampler!r}; {nearest(sampler, ('heun', 'rk45'))}")
+    if steps is not None:
+        raise UsageError("rk45 picks its own steps; leave --steps out or take --sampler heun")
+    return None
+
+
+def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:
+    if num_steps is None:
+        return {"solver": sampler, "rtol": RTOL, "atol": ATOL}
+    return {"solver": sampler, "steps": num_steps}
+
+
+def _denoiser(model: Model, rows: int) -> Blocked:
+    system: Any = model.system
+    return Blocked(system.denoiser("fp32"), rows)
+
+
+def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
+    """Latents, what they decode to, and the mean evaluations of encoding."""
+    denoiser = _denoiser(model, min(_ROWS, len(items)))
+    latents, back, nfe = [], [], []
+    with counting("encoding") as tell:
+        for start in range(0, len(items), _ROWS):
+            x_0 = items[start : start + _ROWS].to(model.system.device)
+            encoded = encode(denoiser, x_0, num_steps=num_steps)
+            latents.append(encoded.x.cpu())
+            nfe.append(encoded.nfe.double().cpu())
+            back.append(decode(denoiser, encoded.x, num_steps=num_steps).x.cpu())
+            tell(start + len(x_0), len(items))
+    return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if others := [name for name in held if not _OWN.fullmatch(name)]:
+        raise UsageError(f"--out {out} holds something other than latents ({others[0]}); name another folder")
+    if held and not overwrite:
+        raise UsageError(f"--out {out} holds latents already; name another folder or add --overwrite")
+    check_writable(out)
+
+
+def _write(
+    folder: Path,
+    originals: np.ndarray[Any, Any],
+    back: np.ndarray[Any, Any],
+    latents: np.ndarray[Any, Any],
+    record: dict[str, Any],
+) -> None:
+    with replacing(folder / "latents.npy") as path, path.open("wb") as file:
+        np.save(file, latents)
+    if originals.ndim == 4:
+        shown = np.concatenate([originals[:_SHOWN], back[:_SHOWN]])
+        save_png(folder / "roundtrip.png", grid_of(shown, columns=min(_SHOWN, len(originals))))
+    else:
+        clouds = np.stack([picture_of(originals), picture_of(back)])
+        save_png(folder / "roundtrip.png", grid_of(clouds, columns=1))
+    write_json(folder / "encode.json", record)

@@ -1,0 +1,258 @@
+"""Likelihoods of held-out data: exact by the probability-flow ODE, and three forms of the variational bound.
+
+On levels every number is in bits a dimension for a probability of the picture's own 256 levels. Between the same ends
+theory orders them on average: the exact one lies below the continuous bound, and that below any sum on a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import Protocol, Result, Subject, need_pictures, spread
+from undiffuse.losses.continuous import ContinuousBound, continuous_bound
+from undiffuse.losses.random_bound import random_bound
+from undiffuse.losses.variational import Bound, Normal, variational_bound
+from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.grids import time_grid
+from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
+from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
+from undiffuse.samplers.noise import SeededNoise
+
+_ROWS = 64  # pictures that a network is given at a time for a bound
+_ODE_ROWS = {3: 32, 1: 1024}  # pictures, and points, that are followed together; they wait for the slowest
+_LARGEST_EXACT = 16  # dimensions whose divergence is taken exactly
+
+
+def nll(subject: Subject) -> list[Result]:
+    """-log p of held-out data by the probability-flow ODE: bits a dimension of pictures, nats a point."""
+    protocol, pictures = subject.protocol, len(subject.model.system.shape) == 3
+    items = _held_out(subject, "nll", protocol.likelihood_images if pictures else protocol.num)
+    exact = math.prod(subject.model.system.shape) <= _LARGEST_EXACT
+    rows = min(_ODE_ROWS[len(subject.model.system.shape)], len(items))
+    denoiser = _denoiser(subject, rows)
+    parts = []
+    for start in range(0, len(items), rows):
+        x_0, noise = items[start : start + rows].to(subject.model.system.device), _noise(protocol, start, rows, items)
+        data = dequantise(x_0, noise) if pictures else x_0
+        probes: Any = "exact" if exact else protocol.likelihood_probes
+        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise))
+        if subject.tell is not None:
+            subject.tell(start + len(x_0), len(items))
+    stated = _ode_protocol(subject, parts, exact) | {"dequantisation": "uniform" if pictures else "none"}
+    values = torch.cat([part.bits_per_dim() if pictures else -part.nats for part in parts])
+    return [_result("nll", values, stated, "bits/dim" if pictures else "nats", _ode_details(parts, pictures))]
+
+
+def _ode_protocol(subject: Subject, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:
+    protocol, (noisy, clean) = subject.protocol, parts[0].log_snr_range
+    probes = "exact" if exact else f"{protocol.likelihood_probes} Rademacher, fixed along a trajectory"
+    return {
+        "images": sum(len(part.nats) for part in parts),
+        **_stated(subject),
+        "solver": "Dormand-Prince 5(4) in log-SNR, a step size a row",
+        "rtol": RTOL,
+        "atol": ATOL,
+        "nfe": round(float(torch.cat([part.nfe for part in parts]).double().mean()), 1),
+        "divergence": probes,
+        "clean_log_snr": clean,
+        "clean_noise_std": math.exp(-clean / 2),
+        "noisy_log_snr": noisy,
+        "precision": "fp32 network, float64 state and log-density",
+    }
+
+
+def _ode_details(parts: Sequence[Likelihood], pictures: bool) -> dict[str, Any]:
+    """The error that probes alone make, and how Gaussian the latents are (1 is what N(0, I) has)."""
+    latents = torch.cat([part.latent.double().flatten(1).cpu() for part in parts])
+    details: dict[str, Any] = {"latent_mean_square": float((latents**2).mean())}
+    variances = [part.probe_variance for part in parts if part.probe_variance is not None]
+    if variances:
+        variance = torch.cat(variances).cpu()  # of a single probe, so over the number of probes that of their mean
+        unit = parts[0].num_dims * math.log(2) if pictures else 1.0
+        details["variance_of_one_probe"] = float(variance.mean()) / unit**2
+    return details
+
+
+def vlb(subject: Subject) -> list[Result]:
+    """The variational bound on held-out pictures: L_T, the sum of L_t, L_0 and their total, in bits a dimension."""
+    protocol, options = subject.protocol, _bound_options(subject, "vlb")
+    items = _held_out(subject, "vlb", protocol.bound_images)
+
+    def bound(denoiser: Denoiser, x_0: Tensor, times: Tensor, normal: Normal) -> Bound:
+        return variational_bound(denoiser, x_0, times, normal, **options)
+
+    bounds = _on_grid(subject, items, bound)
+    return _bound_results("vlb", bounds, _grid_protocol(subject, bounds) | {"draws_a_term": 1})
+
+
+def vlb_random(subject: Subject) -> list[Result]:
+    """An unbiased estimate of the same bound from one random term a picture, on many pictures."""
+    protocol, options = subject.protocol, _bound_options(subject, "vlb_random")
+    items = _held_out(subject, "vlb_random", protocol.bound_random_images)
+
+    def bound(denoiser: Denoiser, x_0: Tensor, times: Tensor, normal: Normal) -> Bound:
+        return random_bound(denoiser, x_0, times, normal, num_draws=protocol.bound_random_terms, **options)
+
+    bounds = _on_grid(subject, items, bound)
+    drawn = f"{protocol.bound_random_terms} a picture, in proportion to their share of the log-SNR"
+    return _bound_results("vlb_random", bounds, _grid_protocol(subject, bounds) | {"random_terms": drawn})
+
+
+def continuous(subject: Subject) -> list[Result]:
+    """The bound in continuous time, an integral over the log-SNR: bits a dimension of pictures, nats a point."""
+    protocol, pictures = subject.protocol, len(subject.model.system.shape) == 3
+    items = _held_out(subject, "continuous_bound", protocol.bound_images if pictures else protocol.num)
+    denoiser = _denoiser(subject, min(_ROWS if pictures else _ODE_ROWS[1], len(items)))
+    ends = ode_range(denoiser)
+    decoder: Any = "levels" if pictures else "density"
+    normal = _normal(SeededNoise(range(protocol.seed, protocol.seed + len(items))))
+    x_0 = items.to(subject.model.system.device)
+    bound = continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder)
+    stated = {
+        "images": len(items),
+        **_stated(subject),
+        "log_snrs_a_picture": f"{protocol.bound_draws}, stratified evenly over the log-SNR",
+        "clean_log_snr": ends[1],
+        "noisy_log_snr": ends[0],
+        "decoder": _decoder_words(bound.decoder_std) if pictures else "entropy of the noise left at the clean end",
+        "precision": "fp32 network, float64 sums",
+    }
+    unit = "bits/dim" if pictures else "nats"
+    return [
+        _result(name, bound.bits_per_dim(nats) if pictures else nats, stated, unit)
+        for name, nats in _parts("continuous_bound", bound, bound.diffusion).items()
+    ]
+
+
+def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
+    """x_0 of ``count`` held-out items, float32 on the CPU."""
+    if len(subject.held_out) == 0:
+        what = "pictures" if len(subject.model.system.shape) == 3 else "points"
+        raise UsageError(f"metric {metric!r} needs held-out {what}: train with a validation_fraction or give --data")
+    items = spread(subject.held_out, count)
+    return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
+
+
+def _denoiser(subject: Subject, rows: int) -> Blocked:
+    system: Any = subject.model.system
+    return Blocked(system.denoiser("fp32"), rows)
+
+
+def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:
+    """Row i draws from seed + i, wherever it stands."""
+    return SeededNoise(range(protocol.seed + start, protocol.seed + min(start + rows, len(items))))
+
+
+def _normal(noise: SeededNoise) -> Normal:
+    def normal(like: Tensor, number: int) -> Tensor:
+        return noise.at(torch.full((len(like),), number)).normal(like)
+
+    return normal
+
+
+def _stated(subject: Subject) -> dict[str, Any]:
+    return {
+        "split": "held out",
+        "data_fingerprint": subject.held_out.fingerprint,
+        "labels": "none",
+        "weights": subject.model.weights,
+    }
+
+
+def _bound_options(subject: Subject, metric: str) -> dict[str, Any]:
+    """Variance and decoder: learned where the model has a variance of its own, and then in the decoder as well."""
+    need_pictures(subject, metric)  # its decoder counts 256 levels
+    system: Any = subject.model.system
+    if subject.protocol.bound_variance is not None:
+        variance = subject.protocol.bound_variance
+    elif _learns_variance(subject):
+        variance = "learned"
+    else:
+        variance = "beta" if system.process.knots is not None else "beta_tilde"
+    return {"variance": variance, "decoder": "reverse" if variance == "learned" else "snr"}
+
+
+@torch.no_grad()
+def _learns_variance(subject: Subject) -> bool:
+    system: Any = subject.model.system
+    x = torch.zeros(1, *system.shape, device=system.device)
+    denoised: Denoised = system.denoiser("fp32")(x, torch.full((1,), 0.5, dtype=torch.float64, device=system.device))
+    return denoised.variance_mix is not None
+
+
+def _on_grid(
+    subject: Subject, items: Tensor, bound: Callable[[Denoiser, Tensor, Tensor, Normal], Bound]
+) -> list[Bound]:
+    """The bound of all items on the model's grid, chunk by chunk."""
+    system: Any = subject.model.system
+    denoiser = _denoiser(subject, min(_ROWS, len(items)))
+    times = bound_grid(system.process, system.log_snr_range, subject.protocol.bound_steps).to(system.device)
+    bounds = []
+    for start in range(0, len(items), 4 * _ROWS):
+        noise = _noise(subject.protocol, start, 4 * _ROWS, items)
+        x_0 = items[start : start + 4 * _ROWS].to(system.device)
+        bounds.append(bound(denoiser, x_0, times, _normal(noise)))
+        if subject.tell is not None:
+            subject.tell(start + len(x_0), len(items))
+    return bounds
+
+
+def _grid_protocol(subject: Subject, bounds: Sequence[Bound]) -> dict[str, Any]:
+    system: Any = subject.model.system
+    first = bounds[0]
+    return {
+        "images": sum(len(bound.prior) for bound in bounds),
+        **_stated(subject),
+        "terms": len(first.times),
+        "grid": "the chain's own knots" if system.process.knots is not None else "even in log-SNR",
+        "t_1": float(first.times[0]),
+        "variance": first.variance,
+        "decoder": _decoder_words(first.decoder_std),
+        "precision": "fp32 network, float64 sums",
+    }
+
+
+def _decoder_words(std: float | None) -> str:
+    return f"discretised Gaussian over 256 levels, std {'learned' if std is None else f'{std:.5g}'}"
+
+
+def _bound_results(name: str, bounds: Sequence[Bound], stated: dict[str, Any]) -> list[Result]:
+    each = [_parts(name, bound, bound.terms.sum(1)) for bound in bounds]
+    return [
+        _result(part, bounds[0].bits_per_dim(torch.cat([parts[part] for parts in each])), stated, "bits/dim")
+        for part in each[0]
+    ]
+
+
+def _parts(name: str, bound: Bound | ContinuousBound, terms: Tensor) -> dict[str, Tensor]:
+    return {
+        name: bound.total,
+        f"{name}_prior": bound.prior,
+        f"{name}_terms": terms,
+        f"{name}_decoder": bound.decoder,
+    }
+
+
+def _result(
+    name: str, values: Tensor, stated: dict[str, Any], unit: str, details: dict[str, Any] | None = None
+) -> Result:
+    """The mean over items, with its standard error."""
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return Result(name, float(values.mean()), unit, error, "lower", stated, details or {})
+
+
+def bound_grid(process: Any, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
+    """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR up to the noisiest."""
+    if process.knots is not None:
+        knots: Tensor = process.knots[1:]
+        return knots
+    inner = time_grid("log_snr", process, num_knots, log_snr_range)[:-1].flip(0)
+    last = process.time_of_log_snr(torch.tensor([log_snr_range[0]], dtype=torch.float64))
+    return inner if float(inner[-1]) >= float(last) else torch.cat([inner, last])

@@ -1,0 +1,134 @@
+"""The variational bound in continuous time: the limit of ever finer grids, as an integral over the log-SNR.
+
+    -log p(x_0) <= L_T + 1/2 int E ||eps - eps-hat(x_t)||^2 d lambda + L_0
+
+between a noisy and a clean end, with ||eps - eps-hat||^2 = exp(lambda) ||x_0 - x_0-hat||^2. Each row looks at
+stratified log-SNRs of its own, spread evenly over the range: the integrand lies between 0 and about D everywhere, so an
+even spread needs few of them. Every process has the same bound between the same ends.
+
+Source: Kingma et al. 2021, arXiv:2107.00630, eqs. 17-19; Song et al. 2021, "Maximum Likelihood Training of Score-Based
+Diffusion Models", arXiv:2101.09258, theorem 3 and corollary 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.rows import sum_over_features
+from undiffuse.errors import UsageError
+from undiffuse.losses.variational import Normal, decoder_term, prior_term
+
+
+@dataclass(frozen=True)
+class ContinuousBound:
+    """The parts of the bound in nats, ``(B,)`` each.
+
+    Attributes:
+        prior: L_T at the noisy end.
+        diffusion: the integral, estimated from ``num_draws`` log-SNRs a row.
+        decoder: L_0 at the clean end.
+        num_dims: elements of an example.
+        log_snr_range: (noisy, clean) ends.
+        decoder_std: sigma / alpha at the clean end.
+    """
+
+    prior: Tensor
+    diffusion: Tensor
+    decoder: Tensor
+    num_dims: int
+    num_draws: int
+    log_snr_range: tuple[float, float]
+    decoder_std: float
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p, ``(B,)`` nats."""
+        return self.prior + self.diffusion + self.decoder
+
+    def bits_per_dim(self, nats: Tensor) -> Tensor:
+        """Nats an example to bits a dimension."""
+        return nats / (self.num_dims * math.log(2))
+
+
+@torch.no_grad()
+def continuous_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    normal: Normal,
+    log_snr_range: tuple[float, float],
+    *,
+    num_draws: int = 32,
+    decoder: Literal["levels", "density"] = "levels",
+    num_levels: int = 256,
+    cond: Condition | None = None,
+) -> ContinuousBound:
+    """The bound between two log-SNRs, which for the exact denoiser is tight on average.
+
+    Args:
+        denoiser: of any process.
+        x_0: (B, ...) data.
+        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the integral's, the next says where it looks.
+        log_snr_range: (noisy, clean) ends, both finite.
+        num_draws: log-SNRs a row, one in each of so many equal strata.
+        decoder: ``levels``, a Gaussian of deviation sigma / alpha cut into the ``num_levels`` levels of the data, for a
+            bound on -log of a probability; ``density``, that Gaussian's entropy, for one on the mean of -log p over
+            y = x_0 + (sigma / alpha) eps at the clean end, the density that ``samplers.likelihood`` gives.
+    Raises:
+        UsageError: an unknown decoder, no draw, or ends that are not finite and in order.
+    """
+    low, high = log_snr_range
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(f"the continuous bound needs finite log-SNRs, the noisy one first, got {low} and {high}")
+    if num_draws < 1:
+        raise UsageError(f"the continuous bound needs at least 1 draw, got {num_draws}")
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    first, last = denoiser.process.time_of_log_snr(ends).to(x_0.device)
+    std = denoiser.process.start_std(float(first))
+    return ContinuousBound(
+        prior=prior_term(denoiser, x_0, first, std),
+        diffusion=_integral(denoiser, x_0, normal, low, high, num_draws, cond),
+        decoder=_decoder(denoiser, x_0, normal, last, decoder, num_levels, cond),
+        num_dims=x_0[:1].numel(),
+        num_draws=num_draws,
+        log_snr_range=(low, high),
+        decoder_std=math.exp(-high / 2),
+    )
+
+
+def _integral(
+    denoiser: Denoiser, x_0: Tensor, normal: Normal, low: float, high: float, num_draws: int, cond: Condition | None
+) -> Tensor:
+    like = torch.empty(len(x_0), num_draws, dtype=torch.float64, device=x_0.device)
+    within = torch.special.ndtr(normal(like, num_draws + 1))
+    total = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+    for number in range(num_draws):
+        log_snr = low + (high - low) * (number + within[:, number]) / num_draws
+        t = denoiser.process.time_of_log_snr(log_snr)
+        denoised: Denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, number + 1), t), t, cond)
+        error2 = sum_over_features((x_0.double() - denoised.x_0.double()) ** 2)
+        total += torch.exp(log_snr) * error2
+    return 0.5 * (high - low) * total / num_draws
+
+
+def _decoder(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    normal: Normal,
+    t: Tensor,
+    decoder: str,
+    num_levels: int,
+    cond: Condition | None,
+) -> Tensor:
+    if decoder == "levels":
+        return decoder_term(denoiser, x_0, t[None], normal, "beta", "snr", num_levels, cond)[0]
+    if decoder != "density":
+        raise UsageError(f"decoder of the continuous bound must be 'levels' or 'density', got {decoder!r}")
+    entropy = 0.5 * (math.log(2 * math.pi * math.e) - denoiser.process.log_snr(t[None]))
+    return x_0[:1].numel() * entropy.expand(len(x_0))

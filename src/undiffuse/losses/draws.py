@@ -1,0 +1,40 @@
+"""How a micro-batch's uniform numbers are drawn: maps of independent ones u (B,) in (0, 1) to as many in (0, 1).
+
+Each number is uniform by itself under every row; the rows differ in how the numbers of a micro-batch go together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: Largest number below 1, and one that stands for 0.
+_BELOW_1, _ABOVE_0 = 1 - 2.0**-53, 2.0**-54
+
+
+def independent(u: Tensor) -> Tensor:
+    """Each on its own."""
+    return u
+
+
+def stratified(u: Tensor) -> Tensor:
+    """One in each of B equal parts of (0, 1): (i + u_i) / B."""
+    return ((torch.arange(len(u), device=u.device) + u) / max(len(u), 1)).clamp(max=_BELOW_1)
+
+
+def low_discrepancy(u: Tensor) -> Tensor:
+    """B numbers at equal distance with one common shift: (u_0 + i / B) mod 1.
+
+    Source: Kingma et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, appendix I.1.
+    """
+    steps = torch.arange(len(u), dtype=u.dtype, device=u.device) / max(len(u), 1)
+    return ((u[:1] + steps) % 1).clamp(_ABOVE_0, _BELOW_1)
+
+
+UNIFORM_DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "independent": independent,
+    "stratified": stratified,
+    "low_discrepancy": low_discrepancy,
+}

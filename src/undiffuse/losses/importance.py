@@ -1,0 +1,77 @@
+"""Times drawn more often where the loss varies more, and weighted so that its mean stays what it was.
+
+    p_k  proportional to  sqrt(E L_k^2),   the loss of a row at knot k / T weighs 1 / (T p_k)
+
+with E over the last ten losses seen at that knot, and all knots alike until each has seen ten.
+
+Source: Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.3, eq. 18.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Losses remembered a knot.
+HISTORY = 10
+#: Share of the draws that stays uniform, so that no knot is forgotten and no weight exceeds its inverse.
+UNIFORM_SHARE = 0.001
+
+
+class ImportanceDraws(nn.Module):
+    """The loss history of a chain's knots and the draws that follow from it; all of it is in buffers.
+
+    Args:
+        num_steps: T, knots k / T with k = 1 ... T.
+    """
+
+    losses: Tensor
+    counts: Tensor
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__()
+        self.register_buffer("losses", torch.zeros(num_steps, HISTORY, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(num_steps, dtype=torch.int64))
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.counts)
+
+    def probabilities(self) -> Tensor:
+        """p_1 ... p_T, ``(T,)`` float64 on the CPU, uniform until every knot has its history."""
+        losses, counts = self.losses.cpu(), self.counts.cpu()
+        size = losses.square().mean(1).sqrt()
+        uniform = torch.full_like(size, 1 / self.num_steps)
+        if not bool((counts >= HISTORY).all()) or not float(size.sum()) > 0:
+            return uniform
+        return (1 - UNIFORM_SHARE) * size / size.sum() + UNIFORM_SHARE * uniform
+
+    def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(t, weight) for uniform ``u`` (B,) in (0, 1): knots t and 1 / (T p) of each, float64 like ``u``.
+
+        The sums run on the CPU, where they are the same in every run.
+        """
+        p = self.probabilities()
+        edges = torch.cumsum(p, 0)
+        index = torch.searchsorted(edges, u.detach().cpu().double() * edges[-1], right=True)
+        index = index.clamp(max=self.num_steps - 1)
+        return ((index + 1).double() / self.num_steps).to(u.device), (1 / (self.num_steps * p[index])).to(u.device)
+
+    @torch.no_grad()
+    def record(self, t: Tensor, losses: Tensor) -> None:
+        """Remember the unweighted ``losses`` (B,) at knots ``t`` (B,), in their order; nothing if any is not finite.
+
+        A step whose loss is not finite is repeated to find the cause, and must draw the same times again.
+        """
+        if not bool(torch.isfinite(losses).all()):
+            return
+        index = torch.round(t.double() * self.num_steps).long() - 1
+        order = torch.argsort(index, stable=True)
+        index, losses = index[order], losses.detach().double()[order]
+        first, after = torch.searchsorted(index, index), torch.searchsorted(index, index, right=True)
+        rank = torch.arange(len(index), device=index.device) - first
+        kept = after - first - rank <= HISTORY  # of more than ten at one knot the last ten
+        slot = (self.counts[index] + rank) % HISTORY
+        self.losses[index[kept], slot[kept]] = losses[kept]
+        self.counts.add_(torch.bincount(index, minlength=self.num_steps))

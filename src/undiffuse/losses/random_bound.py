@@ -1,0 +1,80 @@
+"""An unbiased estimate of the variational bound from a few of its terms: for many pictures instead of few.
+
+    sum_i L_i  =  E_{i ~ p} [ L_i / p_i ],       p_i in proportion to the term's share of the log-SNR,
+
+which is importance sampling: on an even spread over the log-SNR the terms differ far less than over the steps of a
+chain. Prior and decoder, which cost nothing and one evaluation, are not sampled.
+
+Source: Ho et al. 2020, arXiv:2006.11239, sec. 3.4 (random terms); Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.3
+(importance sampling of terms).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.process import Process
+from undiffuse.errors import UsageError
+from undiffuse.losses.variational import Bound, Normal, check_grid, decoder_term, prior_term, term
+
+
+@torch.no_grad()
+def random_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    normal: Normal,
+    *,
+    num_draws: int = 1,
+    variance: str | float = "beta",
+    decoder: str | float = "snr",
+    num_levels: int = 256,
+    cond: Condition | None = None,
+) -> Bound:
+    """``variational_bound`` with its sum of terms replaced by an unbiased estimate.
+
+    Args:
+        times: ascending, at least two; see ``variational_bound`` for these and the rest.
+        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the terms', the next picks them.
+        num_draws: terms a row, one from each of so many strata of equal probability.
+    Returns:
+        A bound whose ``terms`` (B, num_draws) sum up to the estimate.
+    Raises:
+        UsageError: fewer than two times or one draw, and what ``variational_bound`` refuses.
+    """
+    times = check_grid(denoiser, times).to(x_0.device)
+    if len(times) < 2 or num_draws < 1:
+        raise UsageError(f"random terms need two times and one draw at least, got {len(times)} and {num_draws}")
+    shares = term_shares(denoiser.process, times)
+    like = torch.empty(len(x_0), num_draws, dtype=torch.float64, device=x_0.device)
+    within = torch.special.ndtr(normal(like, num_draws + 1))
+    terms = []
+    for number in range(num_draws):
+        picked = torch.searchsorted(shares.cumsum(0), (number + within[:, number]) / num_draws)
+        picked = picked.clamp(max=len(shares) - 1)
+        s, t = times[picked], times[picked + 1]
+        denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, number + 1), t), t, cond)
+        nats = term(denoiser.process.bridge(s, t), x_0, denoised, variance)
+        terms.append(nats / (shares[picked] * num_draws))
+    decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+    return Bound(
+        prior=prior_term(denoiser, x_0, times[-1]),
+        terms=torch.stack(terms, 1),
+        decoder=decoded,
+        num_dims=x_0[:1].numel(),
+        times=times.cpu(),
+        variance=str(variance),
+        decoder_std=decoder_std,
+    )
+
+
+def term_shares(process: Process, times: Tensor) -> Tensor:
+    """The probability of each term, ``(K - 1,)``: its part of the log-SNR; a step to -inf counts as the smallest."""
+    spans = -process.log_snr(times).diff()
+    finite = torch.isfinite(spans)
+    smallest = spans[finite].amin() if bool(finite.any()) else torch.ones_like(spans[0])
+    spans = torch.where(finite, spans, smallest)
+    return spans / spans.sum()

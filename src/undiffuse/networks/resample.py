@@ -1,0 +1,198 @@
+"""Changes of resolution: halving rounds sizes up, doubling is cut to the size that is asked for.
+
+``Smaller`` is a function (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)), ``Larger`` its counterpart with the size to
+return to. Two pairs: ``halve`` and ``double`` (means of 2 x 2 pixels, every pixel twice), and ``FIRDown`` and
+``FIRUp``, which smooth with the binomial filter [1, 3, 3, 1] so that what the coarser grid cannot hold does not come
+back as something else (aliasing).
+
+Source: Zhang 2019, arXiv:1904.11486; Karras et al. 2020, arXiv:1912.04958 (filter and padding); Song et al. 2021,
+arXiv:2011.13456, appendix H (their use in score networks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.networks.layers import ResidualBlock, at_least_float32, conv
+
+Smaller = Callable[[Tensor], Tensor]
+Larger = Callable[[Tensor, tuple[int, int]], Tensor]
+
+#: The binomial filter of order 3; both it and its products over two axes are exact in every floating-point format.
+FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over what is there."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
+def double(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Every pixel twice in each direction, cut to ``size`` (H, W)."""
+    height, width = size
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
+
+
+class _FIR(nn.Module):
+    """Holds the 4 x 4 filter, of sum 1. It is no weight: it is not saved."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor(FIR_TAPS) / sum(FIR_TAPS)
+        self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
+
+    def filters(self, x: Tensor) -> Tensor:
+        """The filter once for each channel of ``x``, (C, 1, 4, 4)."""
+        return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
+
+    def narrow(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """Every channel under the filter, zeros around. Half precision is summed in float32: faster and exact."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            filtered = F.conv2d(wide, self.filters(wide), stride=stride, padding=padding, groups=x.shape[1])
+        return filtered.to(x.dtype)
+
+
+class FIRDown(_FIR):
+    """y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8 along both axes, zeros around.
+
+    The filter's response |cos(w / 2)|^3 passes constants and removes the finest stripes, w = pi. An odd side is first
+    made even by repeating its last row.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(evened(x), stride=2, padding=1)
+
+
+class FIRUp(_FIR):
+    """y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4 along both axes, cut to ``size``.
+
+    Four times the transpose of ``FIRDown`` on even sizes: a constant stays what it is.
+    """
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            doubled = F.conv_transpose2d(wide, 4 * self.filters(wide), stride=2, padding=1, groups=x.shape[1])
+        return doubled[:, :, : size[0], : size[1]].to(x.dtype)
+
+
+class FIRConvDown(_FIR):
+    """The filter at full resolution, then a learned 3 x 3 convolution with stride 2.
+
+    Args:
+        channels, out_channels: of its input and output.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Tensor = self.conv(self.narrow(evened(x), stride=1, padding=2))
+        return down
+
+
+class FIRConvUp(_FIR):
+    """A learned 3 x 3 transposed convolution with stride 2, the filter, then a bias, cut to ``size``."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, out_channels, 3, stride=2, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        # the zeros that stride 2 puts between the pixels take three quarters of the filter's sum
+        up = 4 * self.narrow(self.conv(x), stride=1, padding=1)
+        return up[:, :, : size[0], : size[1]] + self.bias[:, None, None]
+
+
+def evened(x: Tensor) -> Tensor:
+    """``x`` with its last row and column repeated where a side is odd."""
+    if x.shape[-2] % 2:
+        x = torch.cat([x, x[..., -1:, :]], dim=-2)
+    if x.shape[-1] % 2:
+        x = torch.cat([x, x[..., -1:]], dim=-1)
+    return x
+
+
+class ConvDown(nn.Module):
+    """A convolution with stride 2; sizes round up.
+
+    Args:
+        channels: in and out.
+        same: pad as TensorFlow's SAME does (Ho et al.): an even side gets its one pixel at the end.
+    """
+
+    def __init__(self, channels: int, *, same: bool) -> None:
+        super().__init__()
+        self.same = same
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if same else 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.same:
+            height, width = x.shape[-2:]
+            x = F.pad(x, (width % 2, 1, height % 2, 1))
+        down: Tensor = self.conv(x)
+        return down
+
+
+class PoolDown(nn.Module):
+    """``halve`` and nothing learned."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return halve(x)
+
+
+class ResidualDown(nn.Module):
+    """A residual block around ``halve`` (ADM) or another way to halve (NCSN++)."""
+
+    def __init__(self, block: ResidualBlock, smaller: Smaller = halve) -> None:
+        super().__init__()
+        self.block, self.smaller = block, smaller
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        down: Tensor = self.block(x, embedding, self.smaller)
+        return down
+
+
+class NearestUp(nn.Module):
+    """``double``, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels)
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.conv(double(x, size))
+        return up
+
+
+class TransposedUp(nn.Module):
+    """A transposed convolution with kernel 4 and stride 2: every output pixel hears the same number of inputs."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.conv(x)
+        return up[:, :, : size[0], : size[1]]
+
+
+class ResidualUp(nn.Module):
+    """A residual block around ``double`` (ADM) or another way to double (NCSN++)."""
+
+    def __init__(self, block: ResidualBlock, larger: Larger = double) -> None:
+        super().__init__()
+        self.block, self.larger = block, larger
+
+    def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        up: Tensor = self.block(x, embedding, lambda h: self.larger(h, size))
+        return up

@@ -1,0 +1,243 @@
+"""A transformer over patches of the picture, told time and class by adaptive norms (DiT) or as tokens (U-ViT).
+
+Tokens are (B, L, D), one a patch, row by row; conditioning tokens, if any, come before them. Every block starts as the
+identity: its gates or last layers are zero. Positions are computed, so the weights serve pictures of any size.
+
+Source: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers", arXiv:2212.09748; Bao et al. 2023, "All are
+Worth Words", arXiv:2209.12152.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
+from undiffuse.networks.config import TransformerConfig
+from undiffuse.networks.layers import Embedding, conv, fold, linear, unfold
+
+
+class Transformer(nn.Module):
+    """See ``TransformerConfig`` for what can be chosen.
+
+    Args:
+        config: the configuration.
+        shape: (C, H, W) of one picture, of any size; the weights serve every other size as well.
+        num_classes: labels it is told; 0 makes it ignore them.
+        output_factor: output channels for each of the C.
+    Raises:
+        UsageError: not the shape of a picture.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1
+    ) -> None:
+        super().__init__()
+        if len(shape) != 3:
+            raise UsageError(
+                f"network 'transformer' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'"
+            )
+        width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
+        self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
+        self.embedding = Embedding(config, config.time_channels, width, num_classes)
+        self.stem = _xavier(linear(shape[0] * pixels, width))
+        make = PlainBlock if self.by_tokens else AdaptiveBlock
+        self.blocks = nn.ModuleList(make(config) for _ in range(config.num_blocks))
+        self.skips = nn.ModuleList(_Join(width) for _ in range(config.num_blocks // 2 if config.long_skips else 0))
+        self.norm = PlainNorm(width, config.norm_eps) if self.by_tokens else AdaptiveNorm(width, config.norm_eps)
+        self.head = linear(width, out_channels * pixels, zero=True)
+        self.smooth = _unbiased_start(conv(out_channels, out_channels)) if config.output_convolution else None
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
+        height, width = x.shape[-2:]
+        patches = fold(x, self.patch_size)  # (B, C p^2, h, w)
+        grid = (patches.shape[-2], patches.shape[-1])
+        tokens = self.stem(patches.flatten(2).transpose(1, 2))
+        tokens = tokens + sincos_positions(*grid, tokens.shape[-1], tokens)
+        tokens, embedding = self._told(tokens, c_noise, cond)
+        out = self._read(self._transformed(tokens, embedding), embedding, grid)
+        return out[:, :, :height, :width]
+
+    def _told(self, tokens: Tensor, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """The tokens, with those of time and class before them if that is how; and the embedding (B, D)."""
+        if not self.by_tokens:
+            return tokens, self.embedding(c_noise, cond)
+        time, label = self.embedding.parts(c_noise, cond)
+        first = [part[:, None].to(tokens.dtype) for part in (time, label) if part is not None]
+        return torch.cat([*first, tokens], dim=1), time
+
+    def _transformed(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """All blocks; the second half takes back, last first, what the first half left."""
+        kept: list[Tensor] = []
+        back = len(self.blocks) - len(self.skips)
+        for index, block in enumerate(self.blocks):
+            if index >= back:
+                tokens = self.skips[index - back](tokens, kept.pop())
+            tokens = block(tokens, embedding)
+            if index < len(self.skips):
+                kept.append(tokens)
+        return tokens
+
+    def _read(self, tokens: Tensor, embedding: Tensor, grid: Sequence[int]) -> Tensor:
+        """Tokens (B, L, D) to the picture; what leaves the network is not rounded to bfloat16."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            dtype = self.head.weight.dtype
+            patches = self.head(self.norm(tokens[:, -grid[0] * grid[1] :].to(dtype), embedding.to(dtype)))
+            picture = unfold(patches.transpose(1, 2).unflatten(2, grid), self.patch_size)
+            return picture if self.smooth is None else self.smooth(picture)
+
+
+def sincos_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Fixed positions of a grid of patches, ``(height * width, channels)`` in the dtype and on the device of ``like``.
+
+    The first half of the channels holds sines, then cosines of the column, the second half those of the row, at
+    channels / 4 frequencies from 1 down to 1 / 10,000 exclusive; zeros fill up what 4 does not divide.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, over two axes as in DiT.
+    """
+    columns, rows = (_sincos(count, channels // 4, like.device) for count in (width, height))
+    table = torch.cat(
+        [columns[None].expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=2
+    )  # (height, width, 4 (channels // 4))
+    return F.pad(table.flatten(0, 1), (0, channels % 4)).to(like.dtype)
+
+
+def _sincos(count: int, num_frequencies: int, device: torch.device) -> Tensor:
+    """(count, 2 num_frequencies), float32."""
+    index = torch.arange(num_frequencies, dtype=torch.float64, device=device)
+    frequencies = torch.exp(-math.log(10_000) * index / max(num_frequencies, 1))
+    angle = torch.arange(count, dtype=torch.float64, device=device)[:, None] * frequencies
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class _Attention(nn.Module):
+    """Self-attention over tokens, (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, channels: int, heads: int, *, zero: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = _xavier(linear(channels, 3 * channels)), _last(channels, channels, zero=zero)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, length, channels = tokens.shape
+        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D / heads) each
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        out: Tensor = self.out(mixed)
+        return out
+
+
+class _Perceptron(nn.Module):
+    """linear(dropout(GELU(linear(tokens)))), the GELU by its tanh approximation."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float, *, zero: bool) -> None:
+        super().__init__()
+        self.first, self.second = _xavier(linear(channels, hidden)), _last(hidden, channels, zero=zero)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.second(self.dropout(F.gelu(self.first(tokens), approximate="tanh")))
+        return out
+
+
+class AdaptiveBlock(nn.Module):
+    """adaLN-Zero: scale, shift and gate of both branches come from the embedding; all gates start at 0.
+
+    tokens + gate attention(norm(tokens) (1 + scale) + shift), then the same around the perceptron.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, hidden = config.channels, round(config.mlp_ratio * config.channels)
+        self.eps = config.norm_eps
+        self.embed = linear(width, 6 * width, zero=True)
+        self.attention = _Attention(width, config.num_heads, zero=False)
+        self.mlp = _Perceptron(width, hidden, config.dropout, zero=False)
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.embed(embedding)[:, None].chunk(6, dim=2)
+        tokens = tokens + gate1 * self.attention(_modulated(tokens, scale1, shift1, self.eps))
+        changed: Tensor = tokens + gate2 * self.mlp(_modulated(tokens, scale2, shift2, self.eps))
+        return changed
+
+
+class PlainBlock(nn.Module):
+    """tokens + attention(norm(tokens)), then the same around the perceptron; the embedding is among the tokens."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, hidden = config.channels, round(config.mlp_ratio * config.channels)
+        self.norm1, self.norm2 = (nn.LayerNorm(width, config.norm_eps) for _ in range(2))
+        self.attention = _Attention(width, config.num_heads, zero=True)
+        self.mlp = _Perceptron(width, hidden, config.dropout, zero=True)
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm1(tokens))
+        changed: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return changed
+
+
+class AdaptiveNorm(nn.Module):
+    """norm(tokens) (1 + scale) + shift, scale and shift from the embedding (DiT's last layer)."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps, self.embed = eps, linear(channels, 2 * channels, zero=True)
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        shift, scale = self.embed(embedding)[:, None].chunk(2, dim=2)
+        return _modulated(tokens, scale, shift, self.eps)
+
+
+class PlainNorm(nn.Module):
+    """A layer norm with weights of its own, handed the embedding without having a use for it."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps)
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+
+class _Join(nn.Module):
+    """A long skip: the tokens beside those of the block across, through a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = _xavier(linear(2 * channels, channels))
+
+    def forward(self, tokens: Tensor, across: Tensor) -> Tensor:
+        joined: Tensor = self.linear(torch.cat([tokens, across], dim=2))
+        return joined
+
+
+def _modulated(tokens: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """Layer norm without weights of its own, then scale and shift (B, 1, D)."""
+    return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
+
+
+def _last(channels: int, out_channels: int, *, zero: bool) -> nn.Linear:
+    """The last layer of a branch: zero, unless a gate is."""
+    return linear(channels, out_channels, zero=True) if zero else _xavier(linear(channels, out_channels))
+
+
+def _xavier(layer: nn.Linear) -> nn.Linear:
+    """Glorot-uniform weights and no bias, as vision transformers start."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _unbiased_start(layer: nn.Conv2d) -> nn.Conv2d:
+    """Zero biases only: the head before it is zero already, and both at zero would never learn."""
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,132 @@
+"""The probability-flow ODE solved to a tolerance: as many evaluations as a picture needs, counted for itself alone.
+
+For every process the coordinate x~ = x / sqrt(alpha^2 + sigma^2) = a x_0 + b eps, with a^2 = sigmoid(lambda) and
+b^2 = sigmoid(-lambda), follows one ODE in the log-SNR, bounded and smooth over its whole range and at both ends:
+
+    dx~ / dlambda = -(a b / 2) v-hat = (a / 2) (x_0-hat - a x~),   v-hat = a eps-hat - b x_0-hat.
+
+A grid's steps are where one may look at the picture; they need not be fine. Two are enough where all times have some
+signal: the solver goes from the first time to the second, and x_0-hat ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row
+from undiffuse.errors import UsageError
+from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+from undiffuse.samplers.runge_kutta import State, integrate
+
+#: No row may cost more evaluations in one step of the grid.
+MOST_EVALUATIONS = 1000
+
+
+class Scale(NamedTuple):
+    """The coordinate's scale at one log-SNR, each ``(B,)`` float64: x = norm x~, and a of x~ = a x_0 + b eps."""
+
+    norm: Tensor
+    a: Tensor
+
+
+def scale_at(process: Process, t: Tensor, log_snr: Tensor) -> Scale:
+    """sqrt(alpha^2 + sigma^2) and a = sqrt(sigmoid(lambda)) at times ``t`` (B,) of log-SNR ``log_snr`` (B,)."""
+    norm = torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
+    return Scale(norm, 1 / torch.sqrt(1 + torch.exp(-log_snr)))
+
+
+def slope(scale: Scale, tilde: Tensor, x_0: Tensor) -> Tensor:
+    """dx~ / dlambda = (a / 2) (x_0-hat - a x~), ``(B, ...)``."""
+    return per_row(scale.a / 2, tilde) * (x_0 - per_row(scale.a, tilde) * tilde)
+
+
+def rk45(rtol: float = 1e-4) -> Sampler:
+    """The pair of Dormand and Prince in (lambda, x~) with a step size a row, which goes on from step to step.
+
+    A step of the grid costs one evaluation and six for each step of the solver, tried or taken; a step is taken when
+    its error is below ``rtol`` (1 + |x~|). The picture's error falls with ``rtol``, whatever the grid; of the order 5
+    one sees something only where the grid is finer than the tolerance asks for.
+
+    Args:
+        rtol: relative and absolute tolerance of a solver's step, from 1e-10 to 0.1.
+    Raises:
+        UsageError: a tolerance out of range.
+        RunError (from a step): more than ``MOST_EVALUATIONS`` in one step, or a model that is not smooth at all.
+    Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and D.4 (an adaptive solver of order 5 for this ODE, in t).
+    """
+    if not 1e-10 <= rtol <= 0.1:
+        raise UsageError(f"rk45 needs a tolerance rtol from 1e-10 to 0.1, got {rtol}")
+
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+        return _step(denoiser, x, steps, memory[0], rtol)
+
+    return Sampler(
+        "rk45",
+        step,
+        order=5,
+        max_nfe_per_step=MOST_EVALUATIONS,
+        stochastic=False,
+        source="arXiv:2011.13456",
+        init=lambda x: (torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device),),
+    )
+
+
+def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: float) -> tuple[Tensor, Memory]:
+    process, (t, s) = denoiser.process, steps[:2]
+    x_0 = denoiser(x, t).x_0
+    log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
+    # where there is next to no signal, DDIM's step is exact up to a tenth of the tolerance: its error is SNR / 2
+    start = torch.minimum(log_snr_t.clamp(min=math.log(rtol / 5)), log_snr_s)
+    moves = ~steps.final & (process.sigma(s) > 0)
+    jumps = moves & (start > log_snr_t)
+    start, end = torch.where(moves, start, 0), torch.where(moves, log_snr_s, 0)
+    t_start = torch.where(jumps, process.time_of_log_snr(start), t)
+    tilde, slopes = _begin(denoiser, x, x_0, t, t_start, start, jumps)
+
+    def rhs(log_snr: Tensor, state: State) -> State:
+        time = process.time_of_log_snr(log_snr)
+        scale = scale_at(process, time, log_snr)
+        guess = denoiser(per_row(scale.norm, x) * state[0], time).x_0
+        return (slope(scale, state[0], guess),)
+
+    solved = integrate(
+        rhs,
+        start,
+        end,
+        (tilde,),
+        rtol=rtol,
+        atol=rtol,
+        max_evaluations=MOST_EVALUATIONS - 2,  # beside the one at t, and at the end of a first DDIM step
+        first_step=first,
+        first_slope=(slopes,),
+    )
+    moved = per_row(scale_at(process, s, end).norm, x) * solved.state[0]
+    at_rest = (~moves).reshape(-1, *([1] * (x.ndim - 1)))
+    return settle(steps, torch.where(at_rest, x_0, moved), x_0), (solved.step,)
+
+
+def _begin(
+    denoiser: Denoiser, x: Tensor, x_0: Tensor, t: Tensor, t_start: Tensor, start: Tensor, jumps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x~ and its slope where the solver starts; rows that jump get there by DDIM's step."""
+    process = denoiser.process
+    if bool(jumps.any()):  # costs one evaluation more, and changes no row that does not jump
+        x = torch.where(per_row(jumps.double(), x) > 0, _ddim(process, x, x_0, t, t_start), x)
+        x_0 = denoiser(x, t_start).x_0
+    scale = scale_at(process, t_start, start)
+    tilde = x / per_row(scale.norm, x)
+    return tilde, slope(scale, tilde, x_0)
+
+
+def _ddim(process: Process, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """alpha_s x_0-hat + sigma_s eps-hat."""
+    keep = process.sigma(s) / process.sigma(t)
+    return per_row(keep, x) * x + per_row(process.alpha(s) - keep * process.alpha(t), x) * x_0

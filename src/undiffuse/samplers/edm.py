@@ -1,0 +1,73 @@
+"""EDM's stochastic sampler: before each step of Heun's method, a little fresh noise on top.
+
+The noise takes x_t exactly to a higher level t-hat of the same process; from there Heun's method goes to s. What errors
+earlier steps left behind is partly drowned in this way, at the price of a longer step.
+
+Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364,
+sec. 4.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.rows import per_row
+from undiffuse.errors import UsageError
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+from undiffuse.samplers.ode import heun_step
+
+#: A step never raises the noise-to-signal ratio by more than this, less one.
+MOST_CHURN = math.sqrt(2) - 1
+
+
+def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise: float = 1.0) -> Sampler:
+    """Raise r = sigma / alpha by gamma = min(s_churn / steps, sqrt(2) - 1), with noise; then a step of Heun's method.
+
+        r_hat = (1 + gamma) r,   x_hat / alpha_hat = x / alpha + sqrt(r_hat^2 - r^2) s_noise eps
+
+    Args:
+        s_churn: how much noise is renewed over all steps; 0 is ``heun``, bit for bit.
+        s_min, s_max: the range of r in which noise is added.
+        s_noise: standard deviation of the noise; the paper takes 1.003 or 1.007 to make up for what its networks remove
+            too much, 1 leaves the marginals as they are.
+    Raises:
+        UsageError: a value out of range.
+    Note:
+        Order 2 where gamma is below its limit, that is with more than s_churn / 0.414 steps; with fewer the steps do
+        not become finer. The default s_churn is at 50 steps what the paper's 40 is at its 256 (gamma = 0.16); s_min and
+        s_max are the paper's for ImageNet-64. Noise never leads beyond what the denoiser was trained on.
+    Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2 and table 5.
+    """
+    if not (0 <= s_churn < math.inf and 0 <= s_min <= s_max and 0 < s_noise < math.inf):
+        raise UsageError(
+            "edm needs 0 <= s_churn, 0 <= s_min <= s_max and 0 < s_noise, got "
+            f"s_churn={s_churn}, s_min={s_min}, s_max={s_max}, s_noise={s_noise}"
+        )
+
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+        if s_churn > 0:
+            gamma = (s_churn / steps.count.double()).clamp(max=MOST_CHURN)
+            t_hat = churned_time(denoiser, steps.t, gamma, s_min, s_max)
+            bridge = denoiser.process.bridge(steps.t, t_hat)
+            x = per_row(bridge.alpha_ts, x) * x + per_row(bridge.var_max.sqrt() * s_noise, x) * noise.normal(x)
+            steps = steps._replace(t=t_hat)
+        return heun_step(denoiser, x, steps, memory, noise)
+
+    return Sampler("edm", step, order=2, max_nfe_per_step=2, stochastic=s_churn > 0, source="arXiv:2206.00364")
+
+
+def churned_time(denoiser: Denoiser, t: Tensor, gamma: Tensor, s_min: float, s_max: float) -> Tensor:
+    """The time whose noise-to-signal ratio is (1 + gamma) r where r(t) lies in [s_min, s_max], else t; ``(B,)``."""
+    process = denoiser.process
+    log_snr = process.log_snr(t)
+    lowest = process.log_snr(torch.ones_like(t)).clamp(min=denoiser.log_snr_range[0])
+    raised = torch.maximum(log_snr - 2 * torch.log1p(gamma), lowest)
+    ratio = torch.exp(-log_snr / 2)
+    inside = (ratio >= s_min) & (ratio <= s_max) & (raised < log_snr)
+    # a time found again through its log-SNR may differ from t by rounding, and must not fall below it
+    return torch.where(inside, torch.maximum(process.time_of_log_snr(raised), t), t)

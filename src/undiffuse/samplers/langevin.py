@@ -1,0 +1,140 @@
+"""Samplers that run Langevin chains at fixed noise levels: predictor-corrector and annealed Langevin dynamics.
+
+One correction at a level of noise sigma is
+
+    x <- x + eps score(x) + sqrt(2 eps) z,   eps = 2 r^2 sigma^2.
+
+Song's corrector sets eps = 2 (r |z| / |score|)^2 with both norms averaged over the batch, which ties pictures
+together; taken picture by picture the norms would bias small pictures, whose |z| varies. |score| is |eps-hat| / sigma,
+so the ratio of norms is sigma up to 1 / sqrt(dimensions), and that is what stands here: a number of the level alone.
+
+The chain forgets where it started but does not settle on its target: on N(0, S), S = alpha^2 v + sigma^2, its variance
+tends to S / (1 - r^2 sigma^2 / S). That is a bias of at most r^2 / (1 - r^2), relatively, which shorter steps of the
+time grid do not remove: so these samplers state order 0. The chain is stable for every r < 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.parameterization import score_of
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row
+from undiffuse.errors import UsageError
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+from undiffuse.samplers.sde import settle_where_clean
+
+#: Below this log-SNR (sigma > 1000 alpha) x holds no signal, and a change of level rescales its noise.
+_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
+
+
+def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: Tensor) -> Tensor:
+    """One correction at times t (B,): x + 2 r^2 sigma^2 score + 2 r sigma z."""
+    std = 2 * r * process.sigma(t)
+    return x + per_row(std**2 / 2, x) * score_of(process, x, x_0, t) + per_row(std, x) * z
+
+
+def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *([1] * (yes.ndim - 1))), yes, no)
+
+
+def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
+    """Any sampler as predictor from t to s, then Langevin corrections at s.
+
+    Rows whose step is final, or ends where sigma = 0, keep what the predictor gives.
+
+    Args:
+        predictor: a sampler with at most one option, such as ``ddim:eta=1``.
+        corrections: Langevin steps a time step, at least 1.
+        r: Song's signal-to-noise ratio of a correction, in (0, 1).
+    Raises:
+        UsageError: a predictor that is a Langevin sampler itself, or an option out of range.
+    Source: Song et al. 2021, arXiv:2011.13456, algorithms 1-5 and appendix G (r = 0.16).
+    """
+    corrections = _check("pc", corrections, r)
+    inner = make_sampler(predictor)
+    if inner.order == 0:
+        raise UsageError(f"pc corrects a solver, but predictor {predictor!r} is a Langevin sampler; try 'ancestral'")
+
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+        x, memory = inner.step(denoiser, x, steps, memory, noise)
+        process = denoiser.process
+        active = ~steps.final & (process.sigma(steps.s) > 0)
+        where = torch.where(active, steps.s, steps.t)  # rows at rest stay away from sigma = 0
+        for _ in range(corrections if bool(active.any()) else 0):
+            corrected = langevin(process, x, denoiser(x, where).x_0, where, r, noise.normal(x))
+            x = _where(active, corrected, x)
+        return x, memory
+
+    return Sampler(
+        "pc",
+        step,
+        order=0,
+        max_nfe_per_step=inner.max_nfe_per_step + corrections,
+        stochastic=True,
+        source="arXiv:2011.13456",
+        init=inner.init,
+        needs_brownian=inner.needs_brownian,
+        needs_learned_variance=inner.needs_learned_variance,
+    )
+
+
+def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
+    """Langevin chains at falling noise levels, then x_0-hat.
+
+    A step from t to s takes x as it is for a point of the next level, y = x / alpha unchanged (x itself where
+    alpha = 1), and corrects it there with steps proportional to sigma_s^2. Where alpha_t is 0 or nearly so there is no
+    signal to keep, and x / sigma stays. The last step returns x_0-hat, that is x + sigma^2 score over alpha.
+
+    A correction takes the factor 1 - 2 r^2 off surplus noise, so with the defaults the chain follows levels
+    whose sigma / alpha fall by up to 0.37 a step; use more steps, or more corrections, rather than a larger r.
+
+    Args:
+        corrections: Langevin steps a level, at least 1.
+        r: as in ``pc``; the step alpha_i = eps sigma_i^2 / sigma_L^2 of the paper is 4 r^2 sigma_i^2.
+    Raises:
+        UsageError: an option out of range.
+    Source: Song & Ermon 2019, arXiv:1907.05600, algorithm 1; the last denoising step of Jolicoeur-Martineau et al.
+        2021, arXiv:2009.05475, and Song & Ermon 2020, arXiv:2006.09011.
+    """
+    corrections = _check("annealed_langevin", corrections, r)
+
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+        process = denoiser.process
+        active = ~steps.final & (process.sigma(steps.s) > 0)
+        where = torch.where(active, steps.s, steps.t)
+        x = _where(active, per_row(_relabel(process, steps), x) * x, x)
+        for _ in range(corrections if bool(active.any()) else 1):
+            x_0 = denoiser(x, where).x_0
+            x = _where(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
+        return settle_where_clean(process, steps, x, x_0), memory
+
+    return Sampler(
+        "annealed_langevin",
+        step,
+        order=0,
+        max_nfe_per_step=corrections,
+        stochastic=True,
+        source="arXiv:1907.05600",
+    )
+
+
+def _relabel(process: Process, steps: Steps) -> Tensor:
+    """What makes x_t a point of level s, ``(B,)``: times alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
+    keeps_signal = process.log_snr(steps.t) > _NO_SIGNAL_LOG_SNR
+    signal, noise = (f(steps.s) / f(steps.t) for f in (process.alpha, process.sigma))
+    return torch.where(keeps_signal, signal, noise)
+
+
+def _check(name: str, corrections: float, r: float) -> int:
+    if not (corrections >= 1 and float(corrections).is_integer()):
+        raise UsageError(f"{name} option corrections must be a whole number of at least 1, got {corrections}")
+    if not 0 < r < 1:
+        raise UsageError(f"{name} option r must lie strictly between 0 and 1, got {r}")
+    return int(corrections)

@@ -1,0 +1,192 @@
+"""Exact log-likelihood of a diffusion model by its probability-flow ODE.
+
+Along a trajectory of the ODE (``samplers.inversion``: x~ = x_t / sqrt(alpha^2 + sigma^2), followed in the log-SNR) the
+log-density changes by minus the divergence of the field, so from the clean end c to the noisy end n
+
+    log p_c(x~_c) = log p_n(x~_n) + int_c^n div(d x~ / d lambda) d lambda,
+
+with p_n the Gaussian that sampling starts from. In the units of the data, y = x_t / alpha, a change of variables by
+a(c) = sqrt(sigmoid(c)) gives
+
+    log p(y) = log p_c(a y) + D log a,        p the density of x_0 + (sigma / alpha) eps at the clean end.
+
+The divergence is exact (one vector-Jacobian product a dimension) or Hutchinson's estimate z^T J z with probes z that
+stay the same along a row's trajectory, which is unbiased for the integral.
+
+Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2; Chen et al. 2018, arXiv:1806.07366 (instantaneous
+change of variables); Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.rows import per_row, sum_over_features
+from undiffuse.errors import UsageError
+from undiffuse.samplers.grids import Range
+from undiffuse.samplers.inversion import ATOL, RTOL, flow, ode_range, scale_at, signal, solve, start_std
+from undiffuse.samplers.noise import NoiseSource, SeededNoise
+from undiffuse.samplers.runge_kutta import State
+
+#: Numbers of the draws within a row's noise: those of dequantisation, and the first of the probes.
+_DEQUANTISATION, _FIRST_PROBE = 2**20, 2**20 + 1
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """log p of each row and how it came about; log-densities are float64 nats, ``(B,)``.
+
+    Attributes:
+        nats: log p(x_0) at the clean end, in the units of x_0: ``prior + delta``.
+        prior: log-density of the latent under the Gaussian that sampling starts from, in the units of x_t there.
+        delta: what the way between the two ends adds, changes of units included.
+        num_dims: D, elements of a row.
+        log_snr_range: (noisy, clean) ends; the density is that of the data at the clean one, with noise of standard
+            deviation exp(-clean / 2) in the units of x_0.
+        time: the clean end's t.
+        latent: (B, ...) where the trajectory ends, in units of the prior's standard deviation.
+        nfe: denoiser evaluations, ``(B,)``.
+        probe_variance: variance of ``nats`` over probes, of a single one, where there are several; else ``None``.
+    """
+
+    nats: Tensor
+    prior: Tensor
+    delta: Tensor
+    num_dims: int
+    log_snr_range: Range
+    time: float
+    latent: Tensor
+    nfe: Tensor
+    probe_variance: Tensor | None
+
+    def bits_per_dim(self, num_levels: int = 256) -> Tensor:
+        """-log2 of the probability of a level, a dimension, of data on levels in [-1, 1]; see ``bits_per_dim``."""
+        return bits_per_dim(self.nats, self.num_dims, num_levels)
+
+
+def bits_per_dim(nats: Tensor, num_dims: int, num_levels: int = 256) -> Tensor:
+    """Log-densities of data whose levels lie 2 / (num_levels - 1) apart, as bits a dimension in units of a level.
+
+    -nats / (D log 2) + log2((num_levels - 1) / 2); for 256 levels the last is log2(127.5) = 6.994.
+    """
+    return -nats / (num_dims * math.log(2)) + math.log2((num_levels - 1) / 2)
+
+
+def dequantise(x_0: Tensor, noise: NoiseSource, num_levels: int = 256) -> Tensor:
+    """Spread each level of data in [-1, 1] evenly over its interval: x_0 + (u - 1/2) 2 / (num_levels - 1).
+
+    The mean of -log p over u is an upper bound on -log of the model's mass on the level.
+
+    Source: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
+    """
+    normal = noise.at(torch.full((len(x_0),), _DEQUANTISATION)).normal(x_0.double())
+    offset: Tensor = (torch.special.ndtr(normal) - 0.5) * 2 / (num_levels - 1)
+    return (x_0.double() + offset).to(x_0.dtype)
+
+
+def log_likelihood(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    *,
+    probes: int | Literal["exact"] = 1,
+    distribution: Literal["rademacher", "gaussian"] = "rademacher",
+    noise: NoiseSource | None = None,
+    cond: Condition | None = None,
+    log_snr_range: tuple[float | None, float | None] = (None, None),
+    num_steps: int | None = None,
+    rtol: float = RTOL,
+    atol: float = ATOL,
+) -> Likelihood:
+    """log p(x_0) of the model whose samples the probability-flow ODE draws.
+
+    Args:
+        denoiser: without clipping; evaluated in the dtype of ``x_0``, everything else is float64.
+        x_0: (B, ...) data; pictures on levels want ``dequantise`` first.
+        probes: of Hutchinson's estimate, or ``exact``, which costs a vector-Jacobian product a dimension.
+        distribution: of the probes. Rademacher's have the smaller variance, none where the Jacobian is diagonal.
+        noise: where the probes come from, row by row; by default seeds 0, 1, ...
+        cond: one row an example.
+        log_snr_range: (noisy, clean) ends, ``None`` for what ``inversion.ode_range`` gives.
+        num_steps: of Heun's method; ``None`` for the adaptive solver with ``rtol`` and ``atol`` a step, on x~ and on
+            the log-density a dimension.
+    Raises:
+        UsageError: an unknown distribution, no probe, or ends out of reach.
+    Example:
+        >>> from undiffuse.core.gaussian import GaussianMixture
+        >>> from undiffuse.core.processes import FlowProcess
+        >>> data = GaussianMixture.ring(4)
+        >>> x = data.sample(2, torch.Generator().manual_seed(0))
+        >>> log_likelihood(data.denoiser(FlowProcess()), x, probes="exact").nats.shape
+        torch.Size([2])
+    """
+    with torch.inference_mode(False), torch.no_grad():  # gradients are taken inside, whatever the caller has set
+        x_0, cond = x_0.detach().clone(), cond.map(torch.clone) if cond is not None else None
+        low, high = ode_range(denoiser, *log_snr_range)
+        rows = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device)
+        x, num_dims = per_row(signal(high * rows), x_0.double()) * x_0.double(), x_0[:1].numel()
+        drawn = _probes(x, probes, distribution, noise if noise is not None else SeededNoise(range(len(x_0))))
+
+        def rhs(log_snr: Tensor, state: State) -> State:
+            slope, divergence = _flow_and_divergence(denoiser, state[0], log_snr, x_0.dtype, cond, drawn)
+            divergence = divergence.sum(1, keepdim=True) if probes == "exact" else divergence
+            return slope, divergence / num_dims
+
+        count = 1 if probes == "exact" else len(drawn)
+        start = (x, torch.zeros(len(x), count, dtype=torch.float64, device=x.device))
+        solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol)
+        x, gained = solved.state[0], solved.state[1] * num_dims
+        return _assembled(denoiser, x, gained, (low, high), solved.nfe)
+
+
+def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: Tensor) -> Likelihood:
+    """The log-densities of both ends and the changes of units between x~, x_t and x_0."""
+    low, high = (torch.full((len(x),), end, dtype=torch.float64, device=x.device) for end in ends)
+    num_dims = x[:1].numel()
+    _, scale = scale_at(denoiser.process, low)
+    std = start_std(denoiser.process, low)
+    latent = per_row(scale / std, x) * x
+    prior = -0.5 * sum_over_features(latent**2) - num_dims * (torch.log(std) + 0.5 * math.log(2 * math.pi))
+    units = num_dims * (torch.log(scale) + torch.log(signal(high)))
+    delta = gained.mean(1) + units
+    time = float(denoiser.process.time_of_log_snr(torch.tensor([ends[1]], dtype=torch.float64)))
+    variance = gained.var(1) if gained.shape[1] > 1 else None
+    return Likelihood(prior + delta, prior, delta, num_dims, ends, time, latent, nfe, variance)
+
+
+def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource) -> list[Tensor]:
+    """Vectors shaped like ``x``: the unit vectors, or so many random ones of every row's own."""
+    if probes == "exact":
+        num_dims = x[:1].numel()
+        units = torch.eye(num_dims, dtype=x.dtype, device=x.device)
+        return [unit.reshape(1, *x.shape[1:]).expand_as(x) for unit in units]
+    if not isinstance(probes, int) or probes < 1:
+        raise UsageError(f"probes must be 'exact' or a number from 1 on, got {probes!r}")
+    if distribution not in ("rademacher", "gaussian"):
+        raise UsageError(f"the probes' distribution must be 'rademacher' or 'gaussian', got {distribution!r}")
+    numbers = range(_FIRST_PROBE, _FIRST_PROBE + probes)
+    normals = [noise.at(torch.full((len(x),), number)).normal(x) for number in numbers]
+    if distribution == "gaussian":
+        return normals
+    return [torch.where(normal < 0, -torch.ones_like(normal), torch.ones_like(normal)) for normal in normals]
+
+
+def _flow_and_divergence(
+    denoiser: Denoiser, x: Tensor, log_snr: Tensor, dtype: torch.dtype, cond: Condition | None, probes: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """d x~ / d lambda and z^T J z for each probe z, (B, P): one evaluation, one vector-Jacobian product a probe."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        slope = flow(denoiser, leaf, log_snr, dtype, cond)
+        products = [
+            torch.autograd.grad(slope, leaf, probe, retain_graph=number < len(probes))[0]
+            for number, probe in enumerate(probes, 1)
+        ]
+    pairs = zip(probes, products, strict=True)
+    return slope.detach(), torch.stack([sum_over_features(probe * product) for probe, product in pairs], 1)

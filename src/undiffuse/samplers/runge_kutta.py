@@ -1,0 +1,213 @@
+"""An adaptive Runge-Kutta solver whose every row keeps a step size of its own.
+
+The pair of Dormand and Prince: of order 5, with an error estimate of order 4 from the same evaluations. Its last stage
+is the next step's first, so a step costs six evaluations, accepted or not. A solver with one step size for the whole
+batch would tie the rows together; here nothing looks across it but the question whether all have arrived, and sums over
+a row's elements are made in an order that does not depend on how many rows there are.
+
+Source: Dormand & Prince 1980, J. Comp. Appl. Math. 6(1); Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential
+Equations I", sec. II.4 (step size control and first step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.core.rows import per_row
+from undiffuse.errors import RunError, UsageError
+
+#: What is integrated: tensors (B, ...), one row each.
+State: TypeAlias = tuple[Tensor, ...]
+#: (log-SNR (B,), state) -> d state / d log-SNR, of the shapes of the state.
+Field: TypeAlias = Callable[[Tensor, State], State]
+
+_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+_STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),  # the solution of order 5
+)
+_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)  # order 5 less order 4
+_SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
+_SMALLEST_STEP = 1e-10
+
+
+class Solved(NamedTuple):
+    """The state at the end, how many evaluations each row needed, and the step size it would go on with, ``(B,)``."""
+
+    state: State
+    nfe: Tensor
+    step: Tensor
+
+
+@dataclass
+class _Rows:
+    """Where each row is: all entries (B,) or (B, ...)."""
+
+    log_snr: Tensor
+    state: State
+    slope: State
+    step: Tensor  # the size to try next, positive
+    nfe: Tensor
+
+
+def integrate(
+    rhs: Field,
+    start: Tensor,
+    end: Tensor,
+    state: State,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+    max_evaluations: int = 10_000,
+    first_step: float | Tensor | None = None,
+    first_slope: State | None = None,
+) -> Solved:
+    """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
+
+    A step is accepted where, for each tensor of the state, the root mean square over the row's elements of
+    error / (atol + rtol max(|before|, |after|)) is at most 1. Rows that have arrived stay as they are; they are still
+    part of the batch that ``rhs`` sees, at ``end``.
+
+    Args:
+        rhs: (lambda (B,) float64, state) -> derivative, row-wise.
+        start: (B,) log-SNR, finite.
+        end: (B,) log-SNR, on either side of ``start``; a row with end = start does not move.
+        state: tensors (B, ...).
+        rtol, atol: relative and absolute tolerance of one step, positive.
+        max_evaluations: how many evaluations a row may cost.
+        first_step: size of the first step to try, for all or (B,); NaN, and by default all, is guessed (which costs
+            one more evaluation).
+        first_slope: rhs(start, state) where it is known already, which saves one evaluation.
+    Returns:
+        The state at ``end``; evaluations a row, (B,) int64; the step size that each row would have tried next.
+    Raises:
+        UsageError: a tolerance that is not positive.
+        RunError: a row needs more evaluations, or steps too small to change its log-SNR.
+    Source: Dormand & Prince 1980; Hairer, Norsett & Wanner 1993, sec. II.4.
+    """
+    if not (rtol > 0 and atol > 0):
+        raise UsageError(f"rtol and atol must be above 0, got {rtol} and {atol}")
+    start, end = start.double(), end.double()
+    step, nfe = _as_rows(first_step, start), (start != end).long()
+    if not bool(nfe.any()):
+        return Solved(state, nfe, step)
+    slope = first_slope if first_slope is not None else rhs(start, state)
+    rows = _Rows(start, state, slope, step, nfe * (first_slope is None))
+    _guess_first_steps(rhs, rows, end, rtol, atol)
+    while bool((active := rows.log_snr != end).any()):
+        _check(rows, end, active, max_evaluations)
+        _try_a_step(rhs, rows, end, active, rtol, atol)
+    return Solved(rows.state, rows.nfe, rows.step)
+
+
+def _as_rows(first_step: float | Tensor | None, like: Tensor) -> Tensor:
+    given = torch.nan if first_step is None else first_step
+    return torch.as_tensor(given, dtype=torch.float64, device=like.device).abs().expand_as(like).clone()
+
+
+def _try_a_step(rhs: Field, rows: _Rows, end: Tensor, active: Tensor, rtol: float, atol: float) -> None:
+    """One attempt of every active row, in six evaluations."""
+    left = end - rows.log_snr
+    last = left.abs() <= rows.step * (1 + 1e-9)
+    signed = torch.where(last, left, torch.copysign(rows.step, left))
+    signed = torch.where(active, signed, torch.zeros_like(signed))
+    arrival = torch.where(last & active, end, rows.log_snr + signed)  # exactly the end, not up to rounding
+    slopes, after = [rows.slope], rows.state
+    for node, weights in zip(_NODES, _STAGES, strict=True):
+        after = _moved(rows.state, signed, weights, slopes)
+        slopes.append(rhs(arrival if node == 1 else rows.log_snr + node * signed, after))
+    error2 = _error2(_moved(None, signed, _ERROR, slopes), rows.state, after, rtol, atol)
+    accepted = active & (error2 <= 1)  # an error that is not a number is not accepted
+    proposed = signed.abs() * _factor(error2)
+    # a step cut short by the end says nothing against the size that was planned
+    proposed = torch.where(accepted & last, torch.maximum(proposed, rows.step), proposed)
+    rows.step = torch.where(active, proposed, rows.step)
+    rows.nfe = rows.nfe + 6 * active
+    rows.log_snr = torch.where(accepted, arrival, rows.log_snr)
+    rows.state, rows.slope = _where(accepted, after, rows.state), _where(accepted, slopes[-1], rows.slope)
+
+
+def _moved(state: State | None, step: Tensor, weights: tuple[float, ...], slopes: list[State]) -> State:
+    """state + step sum_i weights_i slopes_i, of each tensor."""
+    moved = []
+    for number in range(len(slopes[0])):
+        change = sum(weight * slope[number] for weight, slope in zip(weights, slopes, strict=True) if weight)
+        assert isinstance(change, Tensor)
+        change = per_row(step, change) * change
+        moved.append(change if state is None else state[number] + change)
+    return tuple(moved)
+
+
+def _where(rows: Tensor, yes: State, no: State) -> State:
+    return tuple(torch.where(rows.reshape(-1, *([1] * (a.ndim - 1))), a, b) for a, b in zip(yes, no, strict=True))
+
+
+def _error2(error: State, before: State, after: State, rtol: float, atol: float) -> Tensor:
+    """The largest, over the tensors, mean square of a row's scaled errors, ``(B,)`` float64."""
+    scaled = [
+        wrong / (atol + rtol * torch.maximum(old.abs(), new.abs()))
+        for wrong, old, new in zip(error, before, after, strict=True)
+    ]
+    return torch.stack([_mean_square(value) for value in scaled]).amax(0)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    """Mean of squares over a row, ``(B, ...) -> (B,)``, adding in an order that depends on nothing but its size."""
+    squares = x.double().flatten(1) ** 2 if x.ndim > 1 else x.double()[:, None] ** 2
+    count = squares.shape[1]
+    while squares.shape[1] > 1:
+        squares = F.pad(squares, (0, squares.shape[1] % 2))
+        half = squares.shape[1] // 2
+        squares = squares[:, :half] + squares[:, half:]
+    return squares[:, 0] / count
+
+
+def _factor(error2: Tensor) -> Tensor:
+    """How much longer or shorter the next step should be."""
+    factor = (_SAFETY * error2.clamp(min=1e-12) ** (-1 / 10)).clamp(_SHRINK, _GROW).nan_to_num(nan=_SHRINK)
+    return (factor * 64).round() / 64  # a power's last bit may depend on a row's place in the batch, this does not
+
+
+def _guess_first_steps(rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: float) -> None:
+    """Where no step size is given, the one whose Euler step would change the state by a hundredth of its tolerance."""
+    unknown = torch.isnan(rows.step) & (rows.log_snr != end)
+    if not bool(unknown.any()):
+        return
+    left = end - rows.log_snr
+    zero = tuple(torch.zeros_like(value) for value in rows.state)
+    size, speed = (_error2(value, rows.state, zero, rtol, atol).sqrt() for value in (rows.state, rows.slope))
+    trial = torch.where((size < 1e-5) | (speed < 1e-5), torch.full_like(size, 1e-6), 0.01 * size / speed)
+    trial = torch.where(unknown, torch.minimum(trial, left.abs()), torch.zeros_like(trial))
+    there = torch.copysign(trial, left)
+    slope = rhs(rows.log_snr + there, _moved(rows.state, there, (1.0,), [rows.slope]))
+    turn = tuple(b - a for a, b in zip(rows.slope, slope, strict=True))
+    bend = _error2(turn, rows.state, zero, rtol, atol).sqrt() / trial
+    sharpest = torch.maximum(speed, bend)
+    step = torch.where(sharpest <= 1e-15, (trial * 1e-3).clamp(min=1e-6), (0.01 / sharpest) ** (1 / 5))
+    step = torch.minimum(100 * trial, step)
+    step = torch.where(torch.isfinite(step) & (step > 0), step, torch.full_like(step, 1e-3)).float().double()
+    rows.step = torch.where(unknown, step, rows.step)
+    rows.nfe = rows.nfe + unknown
+
+
+def _check(rows: _Rows, end: Tensor, active: Tensor, max_evaluations: int) -> None:
+    too_small = rows.step < torch.minimum(_SMALLEST_STEP * (1 + rows.log_snr.abs()), (end - rows.log_snr).abs())
+    too_many = rows.nfe + 6 > max_evaluations
+    if not bool((stuck := active & (too_small | too_many)).any()):
+        return
+    row = int(stuck.nonzero()[0])
+    why = "its steps became too small" if bool(too_small[row]) else f"max_evaluations={max_evaluations} do not suffice"
+    raise RunError(
+        f"the adaptive solver got stuck at log-SNR {float(rows.log_snr[row]):.4g} (row {row} of the batch, after "
+        f"{int(rows.nfe[row])} evaluations): {why}; raise rtol and atol, or check the model's values there"
+    )
