@@ -509,14 +509,14 @@ MUTATIONS = [
     Mutation(
         "brownian: bridge's deviation",
         "samplers/brownian.py",
-        "math.sqrt(before * after / (before + after))",
-        "math.sqrt(before * after) / (before + after)",
+        "np.sqrt(before * after / (before + after))",
+        "np.sqrt(before * after) / (before + after)",
     ),
     Mutation(
         "brownian: always the middle",
         "samplers/brownian.py",
-        "(_snr(middle) - _snr(low)) / (_snr(high) - _snr(low))",
-        "0.5",
+        "finger.w_left + before / (before + after) *",
+        "finger.w_left + 0.5 *",
     ),
     Mutation("runge-kutta: error weight", "samplers/runge_kutta.py", "71 / 57600", "71 / 5760"),
     Mutation("runge-kutta: stage", "samplers/runge_kutta.py", "-2187 / 6784", "2187 / 6784"),

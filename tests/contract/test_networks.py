@@ -241,9 +241,17 @@ def test_group_norm_sums_in_float32_under_autocast() -> None:
 
 
 COMPILED = {"mlp": 0, "unet": 2, "ncsnpp": 8, "pyramids": 9, "dit": 12, "uvit": 14}
+#: Half a minute of compiling each.
+SLOW_TO_COMPILE = ("ncsnpp", "pyramids", "uvit")
 
 
-@pytest.mark.parametrize(("name", "options", "shape"), [CASES[index] for index in COMPILED.values()], ids=COMPILED)
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        pytest.param(*CASES[index], id=key, marks=[pytest.mark.slow] if key in SLOW_TO_COMPILE else [])
+        for key, index in COMPILED.items()
+    ],
+)
 def test_compiles_into_one_graph(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
     network = make(name, options, shape)
     compiled = torch.compile(network, backend="eager", fullgraph=True)

@@ -6,58 +6,68 @@ each other as steps get shorter, picture by picture. The path lives on nodes
     SNR = 0   and   SNR = exp(-32 + j 2^-12),  j = 0 ... 2^18.
 
 The ends W(e^-32) and W(e^32) are drawn outright; every node between them is drawn from the Brownian bridge of its two
-parents in a binary tree over j, by a Philox generator keyed with the seed and counted by j. A question descends the
-tree to two nodes, at most 36 draws of the picture's size, fewer by what the two ways share; nothing is stored.
+parents in a binary tree over j. A draw is a function of (seed, j): a question descends the tree to its two nodes, at
+most 36 draws of the picture's size and fewer by what the two ways share, all rows at once; nothing is stored.
 
 Rules at the edges: an SNR is moved to the nearest node (a relative change below 2e-4; a finer tree costs more draws and
 tells no two pictures apart), below e^-32 to 0 and above e^32 to e^32 (a noise of 1e-7); two SNRs that meet on one node
-count as a step of one node. The increment is divided by the
-square root of the distance between the nodes themselves, so it is standard normal always.
+count as a step of one node. The increment is divided by the square root of the distance between the nodes themselves,
+so it is standard normal always.
 
 Source: P. Levy's construction; Li et al. 2020, "Scalable Gradients for Stochastic Differential Equations",
-arXiv:2001.01328, sec. 4, for the tree with seeded nodes.
+arXiv:2001.01328, sec. 4, for the tree with seeded nodes; Steele et al. 2014, "Fast Splittable Pseudorandom Number
+Generators", for the mixing function; Box & Muller 1958.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from undiffuse.errors import UsageError
 
-_KEY = 0x62726F776E69616E  # the path's own stream of the seed
+Array: TypeAlias = npt.NDArray[Any]  # float64, but for the draws
+Words: TypeAlias = npt.NDArray[np.uint64]
+Nodes: TypeAlias = npt.NDArray[np.int64]
+
+_STREAM = np.uint64(0x62726F776E69616E)  # keeps the path apart from every other use of the seed
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: a Weyl sequence fed to the mixing function
 _EDGE = 32  # log-SNRs from -32 to 32
 _LEVELS = 18
 _LAST = 1 << _LEVELS
 _PER_UNIT = _LAST // (2 * _EDGE)  # nodes a unit of log-SNR
 _ZERO = -1  # the node SNR = 0
+_CHUNK = 1 << 17  # elements in memory at a time
 
-Array: TypeAlias = npt.NDArray[np.float64]
 
-
-def increment(seed: int, snr_t: float, snr_s: float, shape: tuple[int, ...]) -> Array:
-    """(W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of the seed's path, for one row of ``shape``; standard normal.
+def increments(seeds: Sequence[int], snr_t: Sequence[float], snr_s: Sequence[float], shape: tuple[int, ...]) -> Array:
+    """(W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each seed's path, (B, *shape), standard normal.
 
     Args:
-        seed: in [0, 2**64).
+        seeds: B integers in [0, 2**64).
         snr_t: at least 0.
         snr_s: at least ``snr_t``; may be infinite.
         shape: of one sample.
     Raises:
         UsageError: SNRs that are negative, no numbers, or in the wrong order.
     """
-    if not 0 <= snr_t <= snr_s:
-        raise UsageError(f"a Brownian step needs 0 <= snr_t <= snr_s, got {snr_t} and {snr_s}")
-    low, high = _two_nodes(snr_t, snr_s)
-    nodes: dict[int, Array] = {}
-    difference = _value(seed, high, shape, nodes) - _value(seed, low, shape, nodes)
-    return difference / math.sqrt(_snr(high) - _snr(low))
+    pairs = [_two_nodes(low, high) for low, high in zip(snr_t, snr_s, strict=True)]
+    keys, size = np.array(seeds, dtype=np.uint64), math.prod(shape)
+    low, high = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    rows = max(1, _CHUNK // max(size, 1))
+    chunks = [slice(start, start + rows) for start in range(0, len(keys), rows)]
+    parts = [_increments(keys[chunk], low[chunk], high[chunk], size) for chunk in chunks]
+    return np.concatenate([np.empty((0, size)), *parts]).reshape(len(keys), *shape)
 
 
 def _two_nodes(snr_t: float, snr_s: float) -> tuple[int, int]:
+    if not 0 <= snr_t <= snr_s:
+        raise UsageError(f"a Brownian step needs 0 <= snr_t <= snr_s, got {snr_t} and {snr_s}")
     low, high = min(_node(snr_t), _LAST - 1), _node(snr_s)
     return low, max(high, low + 1)
 
@@ -67,39 +77,79 @@ def _node(snr: float) -> int:
     return _ZERO if log_snr < -_EDGE else round((min(log_snr, _EDGE) + _EDGE) * _PER_UNIT)
 
 
-def _snr(node: int) -> float:
-    return 0.0 if node == _ZERO else math.exp(node / _PER_UNIT - _EDGE)
+@functools.cache
+def _snr() -> Array:
+    """SNR of the nodes, and of the node 0 at the end, where index -1 finds it."""
+    log_snr = np.arange(_LAST + 1) / _PER_UNIT - _EDGE
+    return np.concatenate([np.exp(log_snr), np.zeros(1)])
 
 
-def _draw(seed: int, node: int, shape: tuple[int, ...]) -> Array:
-    key = np.array([seed, _KEY], dtype=np.uint64)  # a list would pass seeds from 2**63 on through float64
-    bits = np.random.Philox(key=key, counter=[0, node, 0, 0])
-    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32).astype(np.float64)
+class _Finger(NamedTuple):
+    """For each row two neighbouring nodes of some level of the tree, and W there."""
+
+    left: Nodes
+    right: Nodes
+    w_left: Array
+    w_right: Array
 
 
-def _value(seed: int, node: int, shape: tuple[int, ...], nodes: dict[int, Array]) -> Array:
-    """W at a node; ``nodes`` keeps what was passed on the way for the next question."""
-    if node == _ZERO:
-        return np.zeros(shape)
-    if not nodes:
-        nodes[0] = math.sqrt(_snr(0)) * _draw(seed, 0, shape)
-        nodes[_LAST] = nodes[0] + math.sqrt(_snr(_LAST) - _snr(0)) * _draw(seed, _LAST, shape)
-    low, high = 0, _LAST
-    while node not in nodes:
-        middle = (low + high) // 2
-        if middle not in nodes:
-            nodes[middle] = _between(low, middle, high, nodes) + _bridge_std(low, middle, high) * _draw(
-                seed, middle, shape
-            )
-        low, high = (middle, high) if node > middle else (low, middle)
-    return nodes[node]
+def _increments(seeds: Words, low: Nodes, high: Nodes, size: int) -> Array:
+    """Of flat rows: (B,) seeds and nodes to (B, size)."""
+    shared = _descend(seeds, _root(seeds, size), np.maximum(low, 0), high)
+    w_high = _value(_descend(seeds, shared, high, high), high)
+    w_low = np.where(low[:, None] == _ZERO, 0.0, _value(_descend(seeds, shared, low, low), low))
+    normalised: Array = (w_high - w_low) / np.sqrt(_snr()[high] - _snr()[low])[:, None]
+    return normalised
 
 
-def _between(low: int, middle: int, high: int, nodes: dict[int, Array]) -> Array:
-    share = (_snr(middle) - _snr(low)) / (_snr(high) - _snr(low))
-    return nodes[low] + share * (nodes[high] - nodes[low])
+def _root(seeds: Words, size: int) -> _Finger:
+    left, right = np.zeros(len(seeds), dtype=np.int64), np.full(len(seeds), _LAST)
+    w_left = math.sqrt(_snr()[0]) * _normals(seeds, left, size)
+    w_right = w_left + math.sqrt(_snr()[_LAST] - _snr()[0]) * _normals(seeds, right, size)
+    return _Finger(left, right, w_left, w_right)
 
 
-def _bridge_std(low: int, middle: int, high: int) -> float:
-    before, after = _snr(middle) - _snr(low), _snr(high) - _snr(middle)
-    return math.sqrt(before * after / (before + after))
+def _descend(seeds: Words, finger: _Finger, a: Nodes, b: Nodes) -> _Finger:
+    """Down the tree as far as the ways to the nodes ``a`` <= ``b`` are one, or to a node that both are."""
+    left, right, w_left, w_right = finger.left.copy(), finger.right.copy(), finger.w_left.copy(), finger.w_right.copy()
+    for _ in range(_LEVELS):
+        middle = (left + right) // 2
+        arrived = (a == b) & ((a == left) | (a == right))
+        rows = np.flatnonzero((right - left > 1) & ~arrived & ((a <= middle) == (b <= middle)))
+        if not len(rows):
+            break
+        w = _bridge(seeds[rows], _Finger(left[rows], right[rows], w_left[rows], w_right[rows]), middle[rows])
+        is_left = b[rows] <= middle[rows]
+        right[rows[is_left]], w_right[rows[is_left]] = middle[rows[is_left]], w[is_left]
+        left[rows[~is_left]], w_left[rows[~is_left]] = middle[rows[~is_left]], w[~is_left]
+    return _Finger(left, right, w_left, w_right)
+
+
+def _value(finger: _Finger, node: Nodes) -> Array:
+    return np.where((node == finger.left)[:, None], finger.w_left, finger.w_right)
+
+
+def _bridge(seeds: Words, finger: _Finger, middle: Nodes) -> Array:
+    """W at the middle nodes, given both ends: mean and deviation of a Brownian bridge."""
+    before = (_snr()[middle] - _snr()[finger.left])[:, None]
+    after = (_snr()[finger.right] - _snr()[middle])[:, None]
+    mean = finger.w_left + before / (before + after) * (finger.w_right - finger.w_left)
+    w: Array = mean + np.sqrt(before * after / (before + after)) * _normals(seeds, middle, mean.shape[1])
+    return w
+
+
+def _normals(seeds: Words, nodes: Nodes, size: int) -> Array:
+    """Standard normal (B, size) in float32, as all noise is: a function of (seed, node, element)."""
+    start, half = _mixed(_mixed(seeds ^ _STREAM) + nodes.astype(np.uint64) * _STEP), (size + 1) // 2
+    words = _mixed(start[:, None] + np.arange(1, half + 1, dtype=np.uint64) * _STEP).view(np.uint32)
+    radius, angle = words[:, 0::2].astype(np.float32), words[:, 1::2].astype(np.float32)
+    radius = np.sqrt(np.float32(-2) * np.log((radius + np.float32(0.5)) * np.float32(2.0**-32)))
+    angle *= np.float32(2 * math.pi * 2.0**-32)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size]
+
+
+def _mixed(words: Words) -> Words:
+    """SplitMix64's mixing function: every bit of the input moves every bit of the output."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

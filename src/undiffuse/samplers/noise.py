@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.samplers.brownian import increment
+from undiffuse.samplers.brownian import increments
 
 _KEY = 0x756E646966667573  # keeps sampling apart from every other use of the same seed
 
@@ -88,9 +88,7 @@ class SeededNoise(NoiseSource):
             UsageError: a negative SNR or one that is no number, or ``snr_s`` below ``snr_t``.
         """
         self._check_rows(like)
-        out = np.empty(tuple(like.shape), dtype=np.float64)
-        for row, (seed, low, high) in enumerate(zip(self.seeds, snr_t.tolist(), snr_s.tolist(), strict=True)):
-            out[row] = increment(seed, low, high, out.shape[1:])
+        out = increments(self.seeds, snr_t.tolist(), snr_s.tolist(), tuple(like.shape[1:]))
         return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)
 
     def _check_rows(self, like: Tensor) -> None:
