@@ -10,7 +10,7 @@ row                 the network predicts                source
 ==================  ==================================  ==============================
 ``x0``              x_0                                 Ho et al. 2020
 ``eps``             eps                                 Ho et al. 2020, eq. 12
-``eps_unit``        eps, from x_t scaled to unit variance   c_in as in Karras et al. 2022
+``eps_unit``        eps, from x_t of unit variance      c_in as in Karras et al. 2022
 ``v``               alpha eps - sigma x_0               Salimans & Ho 2022
 ``score``           grad log p_t = -eps / sigma         Song et al. 2019, 2021
 ``flow``            alpha' x_0 + sigma' eps             Lipman et al. 2022

@@ -1,7 +1,8 @@
 """Likelihoods of held-out data: exact by the probability-flow ODE, and three forms of the variational bound.
 
-On levels every number is in bits a dimension for a probability of the picture's own 256 levels. Between the same ends
-theory orders them on average: the exact one lies below the continuous bound, and that below any sum on a grid.
+On levels every number is in bits a dimension for a probability of the picture's own 256 levels. With the exact denoiser
+the ODE's number and the continuous bound are one, and a sum on a grid lies above them. A network's are three different
+models (of the ODE, of the SDE, of the chain), with different ends; each result says where it starts and how it decodes.
 """
 
 from __future__ import annotations

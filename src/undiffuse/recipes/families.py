@@ -77,7 +77,7 @@ def vesde_mnist() -> RunConfig:
 
 
 def ncsn_mnist() -> RunConfig:
-    """Song & Ermon 2019, 2020: noise-conditional score network, sampled by annealed Langevin dynamics."""
+    """Song & Ermon 2019, 2020: noise-conditional score network; ``annealed_langevin`` is its papers' own sampler."""
     process = row(PROCESSES, "ncsn", num_steps=NUM_LEVELS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
     levels = row(TIME_DENSITIES, "knots")
     return _mnist("ncsn-mnist", score_sde(_NETWORK, process, precision="bf16", time_density=levels, sampling=_SOLVER))
