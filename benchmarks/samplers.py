@@ -35,8 +35,8 @@ SAMPLERS: dict[str, tuple[int, ...]] = {
     "heun": (3, 5, 10, 25),
     "dpmpp_2m": FEW,
     "unipc": (5, 10, 20),
-    "rk45:rtol=0.1": (2,),
-    "rk45:rtol=0.01": (2,),
+    "rk45:rtol=0.1": (10,),
+    "rk45:rtol=0.01": (10,),
     "ancestral": (10, 20, 50, 100),
     "euler_maruyama": (20, 50),
     "reverse_diffusion": (20, 50),
@@ -107,7 +107,7 @@ def time_all(model: Model, rows: list[dict[str, Any]]) -> None:
 
 
 def table(record: dict[str, Any]) -> str:
-    rows = record["cells"]
+    rows = sorted(record["cells"], key=lambda row: (list(SAMPLERS).index(row["sampler"]), row["grid"], row["steps"]))
     first = rows[0].get("seconds_of_32")
     lines = [
         f"# Samplers of `{record['recipe']}`, {record['date']}",

@@ -251,8 +251,8 @@ MUTATIONS = [
     Mutation(
         "final step: noise is kept",
         "samplers/ancestral.py",
-        "* (moved.ndim - 1))), x_0, moved)",
-        "* (moved.ndim - 1))), moved, moved)",
+        "where_rows(steps.final, x_0, moved)",
+        "where_rows(steps.final, moved, moved)",
     ),
     Mutation(
         "heun: whole for half",
@@ -264,8 +264,8 @@ MUTATIONS = [
     Mutation(
         "heun: slope where there is no signal",
         "samplers/ode.py",
-        "_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)",
-        "_NO_SIGNAL_LOG_SNR = -math.inf",
+        "NO_SIGNAL_LOG_SNR = -2 * math.log(1000)",
+        "NO_SIGNAL_LOG_SNR = -math.inf",
     ),
     Mutation(
         "2M: extrapolation doubled",
@@ -393,12 +393,19 @@ MUTATIONS = [
         "dtype=torch.float64), self._log_ratio * self.sigma(t)",
         "dtype=torch.float64), self.sigma(t)",
     ),
+    Mutation(
+        "cosine: inverse", "core/processes.py", "torch.atan(torch.exp(-log_snr.double() / 2))", "torch.exp(-log_snr)"
+    ),
+    Mutation("cosine: rate", "core/processes.py", "math.pi / 2 * self.alpha(t)", "math.pi * self.alpha(t)"),
+    Mutation(
+        "norm: variance left as it is", "core/process.py", "torch.hypot(self.alpha(t), self.sigma(t))", "self.sigma(t)"
+    ),
     Mutation("ncsn: one level too many", "core/processes.py", "/ (self._num_steps - 1)", "/ self._num_steps"),
     Mutation(
         "eps_unit: input not scaled",
         "core/parameterization.py",
-        "1 / torch.hypot(process.alpha(t), process.sigma(t))",
-        "torch.hypot(process.alpha(t), process.sigma(t))",
+        "c_in=1 / process.norm(t)",
+        "c_in=process.norm(t)",
     ),
     Mutation("variance: raw output read as mix", "core/variance.py", "return (raw + 1) / 2", "return raw"),
     Mutation(
@@ -473,10 +480,10 @@ MUTATIONS = [
         "math.log2(num_levels / 2)",
     ),
     Mutation(
-        "inversion: signal not scaled",
-        "samplers/inversion.py",
-        "return -a / 2 * (a * x - denoised.x_0.to(x.dtype))",
-        "return -a / 2 * (x - denoised.x_0.to(x.dtype))",
+        "probability flow: signal not scaled",
+        "samplers/probability_flow.py",
+        "return a / 2 * (x_0 - a * x)",
+        "return a / 2 * (x_0 - x)",
     ),
     Mutation(
         "euler-maruyama: drift's sign",
@@ -520,7 +527,7 @@ MUTATIONS = [
     ),
     Mutation("runge-kutta: error weight", "samplers/runge_kutta.py", "71 / 57600", "71 / 5760"),
     Mutation("runge-kutta: stage", "samplers/runge_kutta.py", "-2187 / 6784", "2187 / 6784"),
-    Mutation("rk45: slope", "samplers/adaptive.py", "per_row(scale.a / 2, tilde)", "per_row(scale.a, tilde)"),
+    Mutation("probability flow: not halved", "samplers/probability_flow.py", "return a / 2 * (", "return a * ("),
     Mutation("rk45: jump too far", "samplers/adaptive.py", "math.log(rtol / 5)", "math.log(rtol * 500)"),
     Mutation("edm: churn's log-SNR", "samplers/edm.py", "2 * torch.log1p(gamma)", "torch.log1p(gamma)"),
     Mutation("edm: churn's noise", "samplers/edm.py", "bridge.var_max.sqrt() * s_noise", "bridge.var.sqrt() * s_noise"),

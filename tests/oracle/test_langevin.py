@@ -229,7 +229,7 @@ def test_facts_follow_from_the_predictor() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("pc:corrections=0", "at least 1, got 0"),
+        ("pc:corrections=0", "from 1 to 1000, got 0"),
         ("pc:corrections=1.5", "whole number, got '1.5'"),
         ("pc:corrections=inf", "whole number, got 'inf'"),
         ("pc:corrections=nan", "whole number, got 'nan'"),
@@ -237,7 +237,7 @@ def test_facts_follow_from_the_predictor() -> None:
         ("pc:r=1", "strictly between 0 and 1, got 1"),
         ("pc:r=nan", "strictly between 0 and 1"),
         ("annealed_langevin:r=-1", "strictly between 0 and 1, got -1"),
-        ("annealed_langevin:corrections=-2", "at least 1, got -2"),
+        ("annealed_langevin:corrections=-2", "from 1 to 1000, got -2"),
         ("pc:predictor=pc", "'pc' is a Langevin sampler"),
         ("pc:predictor=annealed_langevin", "'annealed_langevin' is a Langevin sampler"),
         ("pc:predictor=huen", "did you mean 'heun'"),
@@ -250,6 +250,6 @@ def test_options_that_make_no_sense_are_refused(spec: str, message: str) -> None
 
 
 def test_from_python_too() -> None:
-    with pytest.raises(UsageError, match=r"whole number of at least 1, got 2\.5"):
+    with pytest.raises(UsageError, match=r"from 1 to 1000, got 2\.5"):
         pc(corrections=2.5)  # type: ignore[arg-type]
     assert pc(corrections=2).max_nfe_per_step == 3

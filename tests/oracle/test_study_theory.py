@@ -22,7 +22,7 @@ from undiffuse.samplers.noise import NoiseSource
 from undiffuse.studies.likelihood import likelihood_numbers, model_log_density, true_log_density
 from undiffuse.studies.parameterization import Cell, cells, density_bound
 from undiffuse.studies.paths import CloudNoise, run_sampler
-from undiffuse.studies.scores import fisher_divergence
+from undiffuse.studies.scores import score_error
 from undiffuse.studies.subject import Subject, noisy_points, plane, scaled_density, scaled_scores
 from undiffuse.studies.truth import EvenMixture, truth_of
 
@@ -136,15 +136,15 @@ def test_the_fisher_divergence_of_a_known_error(name: str, ratio: float) -> None
     """x_0-hat off by d is eps-hat off by d / r, under every process."""
     truth, shift = truth_of(CONFIGS["gaussians"]), torch.tensor([0.3, -0.4], dtype=torch.float64)
     subject = subject_of(truth, Shifted(truth, PROCESSES[name], shift))
-    numbers = fisher_divergence(subject, ratio, 400)
+    numbers = score_error(subject, ratio, 400)
     assert numbers["fisher"] == pytest.approx(0.25 / ratio**2, rel=1e-4)
-    assert fisher_divergence(subject_of(truth, subject.denoiser, exact=True), ratio, 50)["fisher"] == 0
+    assert score_error(subject_of(truth, subject.denoiser, exact=True), ratio, 50)["fisher"] == 0
 
 
 def test_the_loss_is_the_fisher_divergence_plus_its_floor() -> None:
     truth, ratio, count = truth_of(CONFIGS["rings"]), 0.4, 4_000
     shift = torch.tensor([0.1, 0.2], dtype=torch.float64)
-    numbers = fisher_divergence(subject_of(truth, Shifted(truth, VPSDE(), shift)), ratio, count)
+    numbers = score_error(subject_of(truth, Shifted(truth, VPSDE(), shift)), ratio, count)
     cross = numbers["denoising_loss"] - numbers["loss_floor"] - numbers["fisher"]  # mean zero
     assert abs(cross) < 4 * 2 * math.sqrt(numbers["fisher"] * numbers["loss_floor"] / count)
 
@@ -214,10 +214,7 @@ def test_a_chain_bounds_the_density_of_a_gaussian() -> None:
         return torch.randn(like.shape, dtype=like.dtype, generator=seeded(number + 10))
 
     entropy = 1 + math.log(2 * math.pi)
-    bounds = {
-        var: density_bound(truth.denoiser(process), x_0, process.knots[1:], normal, var)
-        for var in ("beta", "beta_tilde")
-    }
+    bounds = {var: density_bound(truth.denoiser(process), x_0, normal, var) for var in ("beta", "beta_tilde")}
     own = -truth.log_prob(x_0)
     assert float((bounds["beta"] - own).mean()) == pytest.approx(0, abs=0.02)
     assert float(own.mean()) == pytest.approx(entropy, abs=0.1)

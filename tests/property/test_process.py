@@ -17,6 +17,7 @@ from undiffuse.core.processes import (
     PROCESSES,
     VESDE,
     VPSDE,
+    CosineProcess,
     DiscreteVP,
     EDMProcess,
     FlowProcess,
@@ -114,6 +115,20 @@ def test_the_cosine_schedule_is_equation_17_of_nichol() -> None:
     assert close(process.alpha(process.knots[:-1]) ** 2, (f / f[0])[:-1])
     assert float(process.betas[-1]) == 0.999  # clipped: the last f is 0
     assert float(DiscreteVP.cosine(100, beta_max=0.5).betas.max()) == 0.5
+
+
+@quick
+@given(processes, times())
+def test_norm_is_the_deviation_of_data_of_unit_variance(process: Process, t: Tensor) -> None:
+    assert close(process.norm(t) ** 2, process.alpha(t) ** 2 + process.sigma(t) ** 2)
+
+
+def test_the_continuous_cosine_is_the_limit_of_chains() -> None:
+    process, t = CosineProcess(), torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    assert close(process.log_snr(t), -2 * torch.log(torch.tan(math.pi / 2 * t)))
+    assert process.alpha(ENDS).tolist() == [1, 0] and process.sigma(ENDS).tolist() == [0, 1]
+    chain = DiscreteVP.cosine(1000, offset=0.0, beta_max=1 - 1e-9)
+    assert close(process.alpha(chain.knots[1:-1]), chain.alpha(chain.knots[1:-1]))
 
 
 def test_the_linear_schedule_and_its_defaults() -> None:

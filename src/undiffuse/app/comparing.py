@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from undiffuse.app.models import load
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
@@ -126,6 +123,8 @@ def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, p
         "loss": cell.loss,
         "variance": cell.variance,
         "training": cell.training,
+        "data": config.data.model_dump(mode="json"),
+        "seed": config.seed,
         "num_images": config.num_images,
         "samples": samples,
         "quality": None,
@@ -143,14 +142,14 @@ def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, p
 
 
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
-    """An earlier result of the same cell, trained and measured alike."""
+    """An earlier result of the same cell, trained and measured alike on the same data."""
     if not path.is_file():
         return None
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    same = all(earlier.get(key) == row[key] for key in ("training", "num_images", "samples"))
+    same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
     return earlier if same and "failed" not in earlier else None
 
 
@@ -194,11 +193,6 @@ def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, f
     x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
     if len(x_0) < 2:
         raise UsageError("the bound needs held-out points: give the source a validation_fraction")
-    noise = SeededNoise(range(len(x_0)))
-
-    def normal(like: Tensor, number: int) -> Tensor:
-        return noise.at(torch.full((len(like),), number)).normal(like)
-
-    denoiser = Blocked(system.denoiser("fp32"), len(x_0))
-    nats = density_bound(denoiser, x_0, system.process.knots[1:].to(x_0.device), normal, variance)
+    denoiser, noise = Blocked(system.denoiser("fp32"), len(x_0)), SeededNoise(range(len(x_0)))
+    nats = density_bound(denoiser, x_0, noise.numbered, variance)
     return {"value": float(nats.mean()), "error": float(nats.std()) / math.sqrt(len(nats))}

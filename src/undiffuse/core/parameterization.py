@@ -60,7 +60,7 @@ def _eps(process: Process, t: Tensor) -> Coefficients:
 
 def _eps_unit(process: Process, t: Tensor) -> Coefficients:
     # where alpha = 1 and sigma reaches 50, a network shown x_t itself would see numbers of that size
-    return _eps(process, t)._replace(c_in=1 / torch.hypot(process.alpha(t), process.sigma(t)))
+    return _eps(process, t)._replace(c_in=1 / process.norm(t))
 
 
 def _v(process: Process, t: Tensor) -> Coefficients:

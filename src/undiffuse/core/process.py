@@ -62,7 +62,8 @@ class Process(ABC):
     @property
     def knots(self) -> Tensor | None:
         """The times 0, 1/T, ..., 1 of a discrete chain, ``(T + 1,)`` float64; ``None`` for a process without steps."""
-        return None
+        num_steps = self.num_steps
+        return None if num_steps is None else torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
 
     @property
     def prior_std(self) -> float:
@@ -74,6 +75,10 @@ class Process(ABC):
         t = torch.tensor([time, 1.0], dtype=torch.float64)
         sigma, last = self.sigma(t).tolist()
         return float(self.prior_std * (sigma / last))
+
+    def norm(self, t: Tensor) -> Tensor:
+        """sqrt(alpha^2 + sigma^2): divided by it, x_t has unit variance where the data has."""
+        return torch.hypot(self.alpha(t), self.sigma(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda(t) = 2 log(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0."""

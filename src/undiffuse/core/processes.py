@@ -5,6 +5,7 @@ row               alpha(t), sigma(t)                           gives
 ================  ===========================================  ==============================================
 ``ddpm_linear``   prod (1 - beta_k), knots at k / T            DDPM (Ho et al. 2020)
 ``ddpm_cosine``   the same with cosine alpha-bar               improved DDPM (Nichol & Dhariwal 2021)
+``cosine``        cos(pi t / 2), sin(pi t / 2)                 continuous cosine (Salimans & Ho 2022)
 ``vp``            exp(-int beta / 2), sqrt(1 - alpha^2)        VP SDE (Song et al. 2021)
 ``sub_vp``        exp(-int beta / 2), 1 - alpha^2              sub-VP SDE (Song et al. 2021)
 ``ve``            1, sigma_min (sigma_max / sigma_min)^t       VE SDE (Song et al. 2021)
@@ -27,6 +28,9 @@ from torch.nn import functional as F
 from undiffuse.core.process import Process, derivative
 from undiffuse.errors import UsageError
 from undiffuse.registry import make
+
+#: The longest chain: its tables are held in memory, and each knot is a term of the bound.
+MOST_STEPS = 100_000
 
 
 class VariancePreserving(Process):
@@ -91,13 +95,13 @@ class DiscreteVP(VariancePreserving):
     @classmethod
     def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
         """Betas evenly spaced from ``beta_start`` to ``beta_end`` (Ho et al. 2020, sec. 4)."""
-        _check_positive("num_steps", num_steps)
+        _check_steps(num_steps)
         return cls(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
 
     @classmethod
     def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
         """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
-        _check_positive("num_steps", num_steps)
+        _check_steps(num_steps)
         u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
@@ -106,11 +110,6 @@ class DiscreteVP(VariancePreserving):
     def num_steps(self) -> int:
         """T, the number of steps of the chain."""
         return len(self.betas)
-
-    @property
-    def knots(self) -> Tensor:
-        """The times 0, 1/T, ..., 1, ascending, ``(T + 1,)`` float64."""
-        return torch.arange(self.num_steps + 1, dtype=torch.float64) / self.num_steps
 
     def _table(self, device: torch.device) -> Tensor:
         key = str(device)
@@ -140,8 +139,7 @@ class VPSDE(VariancePreserving):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max:
-            raise UsageError(f"vp needs 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+        _check_betas("vp", beta_min, beta_max)
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -155,6 +153,27 @@ class VPSDE(VariancePreserving):
         return torch.where(torch.isinf(c), torch.ones_like(c), root).clamp(0, 1)
 
 
+class CosineProcess(Process):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): the cosine schedule without offset, clipping or steps.
+
+    The log-SNR is -2 log tan(pi t / 2), and v is, up to the factor pi / 2, the velocity along the path.
+
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.2; Salimans & Ho 2022, arXiv:2202.00512, sec. 3.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi / 2 * (1 - t.double()))  # exactly 0 at t = 1, which the cosine is not
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi / 2 * t.double())
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        return (torch.atan(torch.exp(-log_snr.double() / 2)) / (math.pi / 2)).clamp(0, 1)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -math.pi / 2 * self.sigma(t), math.pi / 2 * self.alpha(t)
+
+
 class SubVPSDE(Process):
     """The alpha of ``VPSDE`` with sigma = 1 - alpha^2: less noise than variance preservation has, at every t.
 
@@ -166,8 +185,7 @@ class SubVPSDE(Process):
     prior_std = 1.0  # N(0, I), as for the VP SDE
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max:
-            raise UsageError(f"sub_vp needs 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+        _check_betas("sub_vp", beta_min, beta_max)
         self._signal = VPSDE(beta_min, beta_max)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -231,8 +249,7 @@ class GeometricVE(Process):
 
     def __init__(self, num_steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         _check_levels("ncsn", sigma_min, sigma_max)
-        if num_steps < 2:
-            raise UsageError(f"ncsn needs at least 2 noise levels, got num_steps={num_steps}")
+        _check_steps(num_steps, least=2)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self._num_steps = int(num_steps)
         self._log_step = math.log(self.sigma_max / self.sigma_min) / (self._num_steps - 1)
@@ -241,11 +258,6 @@ class GeometricVE(Process):
     def num_steps(self) -> int:
         """T, the number of noise levels."""
         return self._num_steps
-
-    @property
-    def knots(self) -> Tensor:
-        """The times 0, 1/T, ..., 1, ascending, ``(T + 1,)`` float64."""
-        return torch.arange(self._num_steps + 1, dtype=torch.float64) / self._num_steps
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float64)
@@ -325,10 +337,6 @@ class RescaledProcess(Process):
         return self.base.num_steps
 
     @property
-    def knots(self) -> Tensor | None:
-        return self.base.knots
-
-    @property
     def prior_std(self) -> float:
         return self.scale * self.base.prior_std
 
@@ -349,6 +357,16 @@ class RescaledProcess(Process):
         return d_alpha, self.scale * d_sigma
 
 
+def _check_betas(name: str, beta_min: float, beta_max: float) -> None:
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise UsageError(f"{name} needs 0 < beta_min <= beta_max, both finite, got {beta_min} and {beta_max}")
+
+
+def _check_steps(num_steps: int, least: int = 1) -> None:
+    if not least <= num_steps <= MOST_STEPS:
+        raise UsageError(f"num_steps must lie from {least} to {MOST_STEPS:,}, got {num_steps}")
+
+
 def _check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min < sigma_max < math.inf:
         raise UsageError(f"{name} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
@@ -362,6 +380,7 @@ def _check_positive(name: str, value: float) -> None:
 PROCESSES = {
     "ddpm_linear": DiscreteVP.linear,
     "ddpm_cosine": DiscreteVP.cosine,
+    "cosine": CosineProcess,
     "vp": VPSDE,
     "sub_vp": SubVPSDE,
     "ve": VESDE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,6 +13,11 @@ def per_row(coefficient: Tensor, like: Tensor) -> Tensor:
     """
     shaped = coefficient.reshape(-1, *([1] * (like.ndim - 1)))
     return shaped.to(device=like.device, dtype=like.dtype)
+
+
+def where_rows(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """``yes`` (B, ...) in the rows that the mask ``rows`` (B,) holds, ``no`` in the others."""
+    return torch.where(rows.reshape(-1, *([1] * (yes.ndim - 1))).to(yes.device), yes, no)
 
 
 def mean_over_features(x: Tensor) -> Tensor:

@@ -110,25 +110,30 @@ def continuous(subject: Subject) -> list[Result]:
     """The bound in continuous time, an integral over the log-SNR: bits a dimension of pictures, nats a point."""
     protocol, pictures = subject.protocol, len(subject.model.system.shape) == 3
     items = _held_out(subject, "continuous_bound", protocol.bound_images if pictures else protocol.num)
-    denoiser = _denoiser(subject, min(_ROWS if pictures else _ODE_ROWS[1], len(items)))
+    rows = _ROWS if pictures else _ODE_ROWS[1]
+    denoiser = _denoiser(subject, min(rows, len(items)))
     ends = ode_range(denoiser)
     decoder: Any = "levels" if pictures else "density"
-    normal = _normal(SeededNoise(range(protocol.seed, protocol.seed + len(items))))
-    x_0 = items.to(subject.model.system.device)
-    bound = continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder)
+    bounds = []
+    for start in range(0, len(items), rows):
+        x_0 = items[start : start + rows].to(subject.model.system.device)
+        normal = _noise(protocol, start, rows, items).numbered
+        bounds.append(continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder))
+        if subject.tell is not None:
+            subject.tell(start + len(x_0), len(items))
     stated = {
         "images": len(items),
         **_stated(subject),
         "log_snrs_a_picture": f"{protocol.bound_draws}, stratified evenly over the log-SNR",
         "clean_log_snr": ends[1],
         "noisy_log_snr": ends[0],
-        "decoder": _decoder_words(bound.decoder_std) if pictures else "entropy of the noise left at the clean end",
+        "decoder": _decoder_words(bounds[0].decoder_std) if pictures else "entropy of the noise left at the clean end",
         "precision": "fp32 network, float64 sums",
     }
     unit = "bits/dim" if pictures else "nats"
     return [
-        _result(name, bound.bits_per_dim(nats) if pictures else nats, stated, unit)
-        for name, nats in _parts("continuous_bound", bound, bound.diffusion).items()
+        _result(name, bounds[0].bits_per_dim(nats) if pictures else nats, stated, unit)
+        for name, nats in _joined([_parts("continuous_bound", bound, bound.diffusion) for bound in bounds]).items()
     ]
 
 
@@ -149,13 +154,6 @@ def _denoiser(subject: Subject, rows: int) -> Blocked:
 def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:
     """Row i draws from seed + i, wherever it stands."""
     return SeededNoise(range(protocol.seed + start, protocol.seed + min(start + rows, len(items))))
-
-
-def _normal(noise: SeededNoise) -> Normal:
-    def normal(like: Tensor, number: int) -> Tensor:
-        return noise.at(torch.full((len(like),), number)).normal(like)
-
-    return normal
 
 
 def _stated(subject: Subject) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def _on_grid(
     for start in range(0, len(items), 4 * _ROWS):
         noise = _noise(subject.protocol, start, 4 * _ROWS, items)
         x_0 = items[start : start + 4 * _ROWS].to(system.device)
-        bounds.append(bound(denoiser, x_0, times, _normal(noise)))
+        bounds.append(bound(denoiser, x_0, times, noise.numbered))
         if subject.tell is not None:
             subject.tell(start + len(x_0), len(items))
     return bounds
@@ -225,11 +223,12 @@ def _decoder_words(std: float | None) -> str:
 
 
 def _bound_results(name: str, bounds: Sequence[Bound], stated: dict[str, Any]) -> list[Result]:
-    each = [_parts(name, bound, bound.terms.sum(1)) for bound in bounds]
-    return [
-        _result(part, bounds[0].bits_per_dim(torch.cat([parts[part] for parts in each])), stated, "bits/dim")
-        for part in each[0]
-    ]
+    parts = _joined([_parts(name, bound, bound.terms.sum(1)) for bound in bounds])
+    return [_result(part, bounds[0].bits_per_dim(nats), stated, "bits/dim") for part, nats in parts.items()]
+
+
+def _joined(chunks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _parts(name: str, bound: Bound | ContinuousBound, terms: Tensor) -> dict[str, Tensor]:

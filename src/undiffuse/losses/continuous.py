@@ -95,7 +95,7 @@ def continuous_bound(
         prior=prior_term(denoiser, x_0, first, std),
         diffusion=_integral(denoiser, x_0, normal, low, high, num_draws, cond),
         decoder=_decoder(denoiser, x_0, normal, last, decoder, num_levels, cond),
-        num_dims=x_0[:1].numel(),
+        num_dims=x_0.shape[1:].numel(),
         num_draws=num_draws,
         log_snr_range=(low, high),
         decoder_std=math.exp(-high / 2),
@@ -131,4 +131,4 @@ def _decoder(
     if decoder != "density":
         raise UsageError(f"decoder of the continuous bound must be 'levels' or 'density', got {decoder!r}")
     entropy = 0.5 * (math.log(2 * math.pi * math.e) - denoiser.process.log_snr(t[None]))
-    return x_0[:1].numel() * entropy.expand(len(x_0))
+    return x_0.shape[1:].numel() * entropy.expand(len(x_0))

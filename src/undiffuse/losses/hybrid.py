@@ -26,10 +26,9 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, NetworkDenoiser
 from undiffuse.core.process import Process
-from undiffuse.core.rows import sum_over_features
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import output_error
-from undiffuse.losses.variational import decoder_log_std, discretised_gaussian, term
+from undiffuse.losses.variational import decoder_log_std, decoder_nats, term
 from undiffuse.losses.weighting import LogWeight
 
 #: Weight of the bound in the hybrid loss (Nichol & Dhariwal 2021, sec. 3.1).
@@ -62,7 +61,7 @@ def bound_term(process: Process, x_0: Tensor, t: Tensor, denoised: Denoised, num
     first = torch.nonzero(knot == 1)[:, 0]
     at_first = Denoised(denoised.x_0[first], None if denoised.variance_mix is None else denoised.variance_mix[first])
     nats = nats.index_copy(0, first, _decoder(process, x_0[first], at_first, num_levels))
-    return nats * (num_steps / (x_0[0].numel() * math.log(2)))
+    return nats * (num_steps / (x_0.shape[1:].numel() * math.log(2)))
 
 
 def _decoder(process: Process, x_0: Tensor, denoised: Denoised, num_levels: int | None) -> Tensor:
@@ -70,10 +69,7 @@ def _decoder(process: Process, x_0: Tensor, denoised: Denoised, num_levels: int 
     num_steps = process.num_steps or 1
     times = torch.tensor([1.0, 2.0], dtype=torch.float64, device=x_0.device) / num_steps
     log_std = decoder_log_std(process, x_0, times, denoised, "learned")
-    if num_levels is not None:
-        return -sum_over_features(discretised_gaussian(x_0, denoised.x_0, log_std, num_levels))
-    error2 = (x_0 - denoised.x_0) ** 2
-    return sum_over_features(0.5 * error2 * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi))
+    return decoder_nats(x_0, denoised.x_0, log_std, num_levels)
 
 
 def variational_loss(

@@ -31,7 +31,7 @@ def random_bound(
     num_draws: int = 1,
     variance: str | float = "beta",
     decoder: str | float = "snr",
-    num_levels: int = 256,
+    num_levels: int | None = 256,
     cond: Condition | None = None,
 ) -> Bound:
     """``variational_bound`` with its sum of terms replaced by an unbiased estimate.
@@ -64,7 +64,7 @@ def random_bound(
         prior=prior_term(denoiser, x_0, times[-1]),
         terms=torch.stack(terms, 1),
         decoder=decoded,
-        num_dims=x_0[:1].numel(),
+        num_dims=x_0.shape[1:].numel(),
         times=times.cpu(),
         variance=str(variance),
         decoder_std=decoder_std,

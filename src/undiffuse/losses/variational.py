@@ -73,14 +73,15 @@ def variational_bound(
     *,
     variance: str | float = "beta",
     decoder: str | float = "snr",
-    num_levels: int = 256,
+    num_levels: int | None = 256,
     cond: Condition | None = None,
 ) -> Bound:
     """The bound, with one draw of x_t a term.
 
     Args:
         denoiser: with a ``variance_mix`` in its output where ``variance`` is ``learned``.
-        x_0: (B, ...) data on ``num_levels`` even levels in [-1, 1].
+        x_0: (B, ...) data on ``num_levels`` even levels in [-1, 1]; ``None`` for data without levels, where the decoder
+            is a density (and the bound one on a density, which may fall below 0).
         times: ascending, ``(K,)``, sigma(t_1) > 0; ``process.knots[1:]`` for a DDPM.
         normal: the noise of the terms.
         variance: of the reverse step: ``beta``, ``beta_tilde``, ``learned``, or a number in [0, 1], the weight of
@@ -105,7 +106,7 @@ def variational_bound(
         prior=prior_term(denoiser, x_0, times[-1]),
         terms=torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double(),
         decoder=decoded,
-        num_dims=x_0[0].numel(),
+        num_dims=x_0.shape[1:].numel(),
         times=times.cpu(),
         variance=str(variance),
         decoder_std=decoder_std,
@@ -170,7 +171,7 @@ def decoder_term(
     normal: Normal,
     variance: str | float,
     decoder: str | float,
-    num_levels: int,
+    num_levels: int | None,
     cond: Condition | None,
 ) -> tuple[Tensor, float | None]:
     """L_0, ``(B,)`` nats, with draw number 0 of ``normal``, and its standard deviation where that is one number."""
@@ -180,9 +181,17 @@ def decoder_term(
         log_std = decoder_log_std(denoiser.process, x_0, times, denoised, "beta" if decoder == "snr" else variance)
     else:
         log_std = torch.full_like(x_0, math.log(decoder), dtype=torch.float64)
-    log_p = discretised_gaussian(x_0.double(), denoised.x_0.double(), log_std, num_levels)
+    nats = decoder_nats(x_0.double(), denoised.x_0.double(), log_std, num_levels)
     differs = variance == "learned" and decoder == "reverse"
-    return -sum_over_features(log_p), None if differs else float(log_std.flatten()[0].exp())
+    return nats, None if differs else float(log_std.flatten()[0].exp())
+
+
+def decoder_nats(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int | None) -> Tensor:
+    """-log P(x_0), ``(B,)``, of a Gaussian: its mass on the data's levels, or its density where there are none."""
+    if num_levels is not None:
+        return -sum_over_features(discretised_gaussian(x_0, mean, log_std, num_levels))
+    error2 = (x_0 - mean) ** 2
+    return sum_over_features(0.5 * error2 * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi))
 
 
 def decoder_log_std(process: Process, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float) -> Tensor:

@@ -1,51 +1,29 @@
 """The probability-flow ODE solved to a tolerance: as many evaluations as a picture needs, counted for itself alone.
 
-For every process the coordinate x~ = x / sqrt(alpha^2 + sigma^2) = a x_0 + b eps, with a^2 = sigmoid(lambda) and
-b^2 = sigmoid(-lambda), follows one ODE in the log-SNR, bounded and smooth over its whole range and at both ends:
-
-    dx~ / dlambda = -(a b / 2) v-hat = (a / 2) (x_0-hat - a x~),   v-hat = a eps-hat - b x_0-hat.
-
-A grid's steps are where one may look at the picture; they need not be fine. Two are enough where all times have some
-signal: the solver goes from the first time to the second, and x_0-hat ends it.
+It is solved in the coordinate x~ and in the log-SNR (``samplers.probability_flow``). A grid's steps are where one may
+look at the picture; they need not be fine. Two are enough where all times have some signal: the solver goes from the
+first time to the second, and x_0-hat ends it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers.ancestral import settle
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
+from undiffuse.samplers.probability_flow import flow, slope
 from undiffuse.samplers.runge_kutta import State, integrate
 
 #: No row may cost more evaluations in one step of the grid.
 MOST_EVALUATIONS = 1000
-
-
-class Scale(NamedTuple):
-    """The coordinate's scale at one log-SNR, each ``(B,)`` float64: x = norm x~, and a of x~ = a x_0 + b eps."""
-
-    norm: Tensor
-    a: Tensor
-
-
-def scale_at(process: Process, t: Tensor, log_snr: Tensor) -> Scale:
-    """sqrt(alpha^2 + sigma^2) and a = sqrt(sigmoid(lambda)) at times ``t`` (B,) of log-SNR ``log_snr`` (B,)."""
-    norm = torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
-    return Scale(norm, 1 / torch.sqrt(1 + torch.exp(-log_snr)))
-
-
-def slope(scale: Scale, tilde: Tensor, x_0: Tensor) -> Tensor:
-    """dx~ / dlambda = (a / 2) (x_0-hat - a x~), ``(B, ...)``."""
-    return per_row(scale.a / 2, tilde) * (x_0 - per_row(scale.a, tilde) * tilde)
 
 
 def rk45(rtol: float = 1e-4) -> Sampler:
@@ -92,10 +70,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     tilde, slopes = _begin(denoiser, x, x_0, t, t_start, start, jumps)
 
     def rhs(log_snr: Tensor, state: State) -> State:
-        time = process.time_of_log_snr(log_snr)
-        scale = scale_at(process, time, log_snr)
-        guess = denoiser(per_row(scale.norm, x) * state[0], time).x_0
-        return (slope(scale, state[0], guess),)
+        return (flow(denoiser, state[0], log_snr, x.dtype),)
 
     solved = integrate(
         rhs,
@@ -108,9 +83,8 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         first_step=first,
         first_slope=(slopes,),
     )
-    moved = per_row(scale_at(process, s, end).norm, x) * solved.state[0]
-    at_rest = (~moves).reshape(-1, *([1] * (x.ndim - 1)))
-    return settle(steps, torch.where(at_rest, x_0, moved), x_0), (solved.step,)
+    moved = per_row(process.norm(s), x) * solved.state[0]
+    return settle(steps, where_rows(moves, moved, x_0), x_0), (solved.step,)
 
 
 def _begin(
@@ -119,11 +93,10 @@ def _begin(
     """x~ and its slope where the solver starts; rows that jump get there by DDIM's step."""
     process = denoiser.process
     if bool(jumps.any()):  # costs one evaluation more, and changes no row that does not jump
-        x = torch.where(per_row(jumps.double(), x) > 0, _ddim(process, x, x_0, t, t_start), x)
+        x = where_rows(jumps, _ddim(process, x, x_0, t, t_start), x)
         x_0 = denoiser(x, t_start).x_0
-    scale = scale_at(process, t_start, start)
-    tilde = x / per_row(scale.norm, x)
-    return tilde, slope(scale, tilde, x_0)
+    tilde = x / per_row(process.norm(t_start), x)
+    return tilde, slope(start, tilde, x_0)
 
 
 def _ddim(process: Process, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> Tensor:

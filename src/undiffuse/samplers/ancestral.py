@@ -5,13 +5,12 @@ Both step from x_t and x_0-hat to x_s through q(x_s | x_t, x_0), for any process
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Bridge
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.core.variance import mixed_variance
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Memory, Sampler, Steps
@@ -20,7 +19,7 @@ from undiffuse.samplers.noise import NoiseSource
 
 def settle(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
     """Final rows return x_0-hat, the mean of their last step, without noise."""
-    return torch.where(steps.final.reshape(-1, *([1] * (moved.ndim - 1))), x_0, moved)
+    return where_rows(steps.final, x_0, moved)
 
 
 def ancestral(variance: str = "beta_tilde") -> Sampler:

@@ -1,12 +1,7 @@
 """The probability-flow ODE as a map between data and noise, to be followed either way.
 
-In the coordinate x~ = x_t / sqrt(alpha^2 + sigma^2) and with a^2 = sigmoid(lambda), b^2 = sigmoid(-lambda), every
-process is x~ = a x_0 + b eps, and its probability-flow ODE
-
-    d x~ / d lambda = -(a b / 2) v = -(a / 2) (a x~ - x_0-hat),      v = a eps-hat - b x_0-hat,
-
-bounded and smooth at both ends. Forwards in time it takes a picture to its latent, backwards a latent to its picture;
-the two are inverse to each other up to the solver's tolerance.
+Forwards in time it takes a picture to its latent, backwards a latent to its picture; the two are inverse to each other
+up to the solver's tolerance. It is followed in the coordinate x~ and in the log-SNR (``samplers.probability_flow``).
 
 Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.3 ("uniquely identifiable encoding").
 """
@@ -19,11 +14,12 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, Range
+from undiffuse.samplers.probability_flow import flow, signal
 from undiffuse.samplers.runge_kutta import Field, Solved, State, integrate
 
 #: Tolerances of a step of the adaptive solver. Close to the data a picture's density changes over 0.002, so the
@@ -59,29 +55,15 @@ def ode_range(denoiser: Denoiser, noisy: float | None = None, clean: float | Non
     return start, end
 
 
-def scale_at(process: Process, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """(t, sqrt(alpha^2 + sigma^2)) at log-SNRs ``(B,)``."""
-    t = process.time_of_log_snr(log_snr)
-    return t, torch.hypot(process.alpha(t), process.sigma(t))
+def scale_at(process: Process, log_snr: Tensor) -> Tensor:
+    """What takes x~ to x_t at log-SNRs ``(B,)``."""
+    return process.norm(process.time_of_log_snr(log_snr))
 
 
 def start_std(process: Process, log_snr: Tensor) -> Tensor:
     """Standard deviation in x of what sampling starts from at the log-SNRs ``(B,)``."""
     times = process.time_of_log_snr(log_snr).tolist()
     return torch.tensor([process.start_std(t) for t in times], dtype=torch.float64, device=log_snr.device)
-
-
-def signal(log_snr: Tensor) -> Tensor:
-    """a = sqrt(sigmoid(lambda)), the share of the signal in x~."""
-    return torch.sigmoid(log_snr).sqrt()
-
-
-def flow(denoiser: Denoiser, x: Tensor, log_snr: Tensor, dtype: torch.dtype, cond: Condition | None) -> Tensor:
-    """d x~ / d lambda at x~ (B, ...) float64, the denoiser evaluated in ``dtype``."""
-    t, scale = scale_at(denoiser.process, log_snr)
-    denoised: Denoised = denoiser((per_row(scale, x) * x).to(dtype), t, cond)
-    a = per_row(signal(log_snr), x)
-    return -a / 2 * (a * x - denoised.x_0.to(x.dtype))
 
 
 def solve(
@@ -128,7 +110,7 @@ def encode(
     low, high = _ends(denoiser, x_0, log_snr_range)
     state = per_row(signal(high), x_0.double()) * x_0.double()
     x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol)
-    _, scale = scale_at(denoiser.process, low)
+    scale = scale_at(denoiser.process, low)
     return Mapped((per_row(scale / start_std(denoiser.process, low), x) * x).to(x_0.dtype), nfe)
 
 
@@ -145,7 +127,7 @@ def decode(
 ) -> Mapped:
     """The picture of each latent, the inverse of ``encode`` with the same arguments."""
     low, high = _ends(denoiser, latent, log_snr_range)
-    _, scale = scale_at(denoiser.process, low)
+    scale = scale_at(denoiser.process, low)
     state = per_row(start_std(denoiser.process, low) / scale, latent.double()) * latent.double()
     x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol)
     return Mapped((x / per_row(signal(high), x)).to(latent.dtype), nfe)

@@ -15,33 +15,28 @@ time grid do not remove: so these samplers state order 0. The chain is stable fo
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import score_of
 from undiffuse.core.process import Process
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
+from undiffuse.samplers.ode import NO_SIGNAL_LOG_SNR
 from undiffuse.samplers.sde import settle_where_clean
 
-#: Below this log-SNR (sigma > 1000 alpha) x holds no signal, and a change of level rescales its noise.
-_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
+#: More corrections in one step are a slip of the keyboard.
+MOST_CORRECTIONS = 1000
 
 
 def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: Tensor) -> Tensor:
     """One correction at times t (B,): x + 2 r^2 sigma^2 score + 2 r sigma z."""
     std = 2 * r * process.sigma(t)
     return x + per_row(std**2 / 2, x) * score_of(process, x, x_0, t) + per_row(std, x) * z
-
-
-def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows.reshape(-1, *([1] * (yes.ndim - 1))), yes, no)
 
 
 def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
@@ -69,7 +64,7 @@ def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.
         where = torch.where(active, steps.s, steps.t)  # rows at rest stay away from sigma = 0
         for _ in range(corrections if bool(active.any()) else 0):
             corrected = langevin(process, x, denoiser(x, where).x_0, where, r, noise.normal(x))
-            x = _where(active, corrected, x)
+            x = where_rows(active, corrected, x)
         return x, memory
 
     return Sampler(
@@ -92,7 +87,7 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
     alpha = 1), and corrects it there with steps proportional to sigma_s^2. Where alpha_t is 0 or nearly so there is no
     signal to keep, and x / sigma stays. The last step returns x_0-hat, that is x + sigma^2 score over alpha.
 
-    A correction takes the factor 1 - 2 r^2 off surplus noise, so with the defaults the chain follows levels
+    A correction multiplies surplus noise by 1 - 2 r^2, so with the defaults the chain follows levels
     whose sigma / alpha fall by up to 0.37 a step; use more steps, or more corrections, rather than a larger r.
 
     Args:
@@ -109,10 +104,10 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
         process = denoiser.process
         active = ~steps.final & (process.sigma(steps.s) > 0)
         where = torch.where(active, steps.s, steps.t)
-        x = _where(active, per_row(_relabel(process, steps), x) * x, x)
+        x = where_rows(active, per_row(_relabel(process, steps), x) * x, x)
         for _ in range(corrections if bool(active.any()) else 1):
             x_0 = denoiser(x, where).x_0
-            x = _where(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
+            x = where_rows(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
         return settle_where_clean(process, steps, x, x_0), memory
 
     return Sampler(
@@ -127,14 +122,16 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
 
 def _relabel(process: Process, steps: Steps) -> Tensor:
     """What makes x_t a point of level s, ``(B,)``: times alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
-    keeps_signal = process.log_snr(steps.t) > _NO_SIGNAL_LOG_SNR
+    keeps_signal = process.log_snr(steps.t) > NO_SIGNAL_LOG_SNR
     signal, noise = (f(steps.s) / f(steps.t) for f in (process.alpha, process.sigma))
     return torch.where(keeps_signal, signal, noise)
 
 
 def _check(name: str, corrections: float, r: float) -> int:
-    if not (corrections >= 1 and float(corrections).is_integer()):
-        raise UsageError(f"{name} option corrections must be a whole number of at least 1, got {corrections}")
+    if not (1 <= corrections <= MOST_CORRECTIONS and float(corrections).is_integer()):
+        raise UsageError(
+            f"{name} option corrections must be a whole number from 1 to {MOST_CORRECTIONS}, got {corrections}"
+        )
     if not 0 < r < 1:
         raise UsageError(f"{name} option r must lie strictly between 0 and 1, got {r}")
     return int(corrections)

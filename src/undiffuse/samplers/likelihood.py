@@ -1,7 +1,7 @@
 """Exact log-likelihood of a diffusion model by its probability-flow ODE.
 
-Along a trajectory of the ODE (``samplers.inversion``: x~ = x_t / sqrt(alpha^2 + sigma^2), followed in the log-SNR) the
-log-density changes by minus the divergence of the field, so from the clean end c to the noisy end n
+Along a trajectory of the ODE in x~ (``samplers.probability_flow``), followed in the log-SNR, the log-density changes by
+minus the divergence of the field, so from the clean end c to the noisy end n
 
     log p_c(x~_c) = log p_n(x~_n) + int_c^n div(d x~ / d lambda) d lambda,
 
@@ -31,8 +31,9 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.rows import per_row, sum_over_features
 from undiffuse.errors import UsageError
 from undiffuse.samplers.grids import Range
-from undiffuse.samplers.inversion import ATOL, RTOL, flow, ode_range, scale_at, signal, solve, start_std
+from undiffuse.samplers.inversion import ATOL, RTOL, ode_range, scale_at, solve, start_std
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
+from undiffuse.samplers.probability_flow import flow, signal
 from undiffuse.samplers.runge_kutta import State
 
 #: Numbers of the draws within a row's noise: those of dequantisation, and the first of the probes.
@@ -86,7 +87,7 @@ def dequantise(x_0: Tensor, noise: NoiseSource, num_levels: int = 256) -> Tensor
 
     Source: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
     """
-    normal = noise.at(torch.full((len(x_0),), _DEQUANTISATION)).normal(x_0.double())
+    normal = noise.numbered(x_0.double(), _DEQUANTISATION)
     offset: Tensor = (torch.special.ndtr(normal) - 0.5) * 2 / (num_levels - 1)
     return (x_0.double() + offset).to(x_0.dtype)
 
@@ -130,7 +131,7 @@ def log_likelihood(
         x_0, cond = x_0.detach().clone(), cond.map(torch.clone) if cond is not None else None
         low, high = ode_range(denoiser, *log_snr_range)
         rows = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device)
-        x, num_dims = per_row(signal(high * rows), x_0.double()) * x_0.double(), x_0[:1].numel()
+        x, num_dims = per_row(signal(high * rows), x_0.double()) * x_0.double(), x_0.shape[1:].numel()
         drawn = _probes(x, probes, distribution, noise if noise is not None else SeededNoise(range(len(x_0))))
 
         def rhs(log_snr: Tensor, state: State) -> State:
@@ -148,8 +149,8 @@ def log_likelihood(
 def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: Tensor) -> Likelihood:
     """The log-densities of both ends and the changes of units between x~, x_t and x_0."""
     low, high = (torch.full((len(x),), end, dtype=torch.float64, device=x.device) for end in ends)
-    num_dims = x[:1].numel()
-    _, scale = scale_at(denoiser.process, low)
+    num_dims = x.shape[1:].numel()
+    scale = scale_at(denoiser.process, low)
     std = start_std(denoiser.process, low)
     latent = per_row(scale / std, x) * x
     prior = -0.5 * sum_over_features(latent**2) - num_dims * (torch.log(std) + 0.5 * math.log(2 * math.pi))
@@ -163,7 +164,7 @@ def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: 
 def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource) -> list[Tensor]:
     """Vectors shaped like ``x``: the unit vectors, or so many random ones of every row's own."""
     if probes == "exact":
-        num_dims = x[:1].numel()
+        num_dims = x.shape[1:].numel()
         units = torch.eye(num_dims, dtype=x.dtype, device=x.device)
         return [unit.reshape(1, *x.shape[1:]).expand_as(x) for unit in units]
     if not isinstance(probes, int) or probes < 1:
@@ -171,7 +172,7 @@ def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource)
     if distribution not in ("rademacher", "gaussian"):
         raise UsageError(f"the probes' distribution must be 'rademacher' or 'gaussian', got {distribution!r}")
     numbers = range(_FIRST_PROBE, _FIRST_PROBE + probes)
-    normals = [noise.at(torch.full((len(x),), number)).normal(x) for number in numbers]
+    normals = [noise.numbered(x, number) for number in numbers]
     if distribution == "gaussian":
         return normals
     return [torch.where(normal < 0, -torch.ones_like(normal), torch.ones_like(normal)) for normal in normals]

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers.ancestral import settle
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import extrapolated_x_0, no_previous_x_0
+from undiffuse.samplers.sde import brownian_noise
 
 
 def _sde_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
@@ -31,7 +32,7 @@ def _sde_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
     x_0 = denoiser(x, t).x_0
     guess, memory = extrapolated_x_0(process, x_0, t, s, memory)
     bridge = process.bridge(s, t)
-    drawn = noise.brownian(torch.exp(process.log_snr(t)), torch.exp(process.log_snr(s)), x)
+    drawn = brownian_noise(process, steps, noise, x)
     mean = per_row(bridge.c_t, x) * x + per_row(bridge.c_0, x) * guess
     return settle(steps, mean + per_row(bridge.var.sqrt(), x) * drawn, x_0), memory
 
@@ -89,11 +90,11 @@ def unipc(order: float = 2, variant: str = "bh2", lower_order_final: float = 1) 
         x_before, taken, times, *known = memory
         x_0 = denoiser(x, t).x_0
         better = _move(process, x_before, times[:, 0], t, taken, times, known, variant, at_end=x_0)
-        x = torch.where((taken > 0).reshape(-1, *([1] * (x.ndim - 1))), better, x)
+        x = where_rows(taken > 0, better, x)
         times, known = torch.cat([t[:, None], times[:, :-1]], dim=1), [x_0, *known[:-1]]
         taken = _order(process, steps, times, p, bool(lower_order_final))
         moved = _move(process, x, t, s, taken, times, known, variant)
-        moved = torch.where((process.sigma(s) > 0).reshape(-1, *([1] * (x.ndim - 1))), moved, x_0)
+        moved = where_rows(process.sigma(s) > 0, moved, x_0)
         # a step from no signal at all has no slope at its start, so there is nothing to correct it by
         taken = torch.where(torch.isfinite(process.log_snr(t)), taken, 0)
         return settle(steps, moved, x_0), (x, taken, times, *known)

@@ -35,6 +35,10 @@ class NoiseSource:
         """Fresh standard normal noise shaped like ``like``; each call within a step is another draw."""
         raise NotImplementedError
 
+    def numbered(self, like: Tensor, number: int) -> Tensor:
+        """The first draw of step ``number`` for every row, whatever steps there are: for noise outside of sampling."""
+        return self.at(torch.full((len(like),), number)).normal(like)
+
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
         """Normalised increment (W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each row's path W, shaped like ``like``.
 

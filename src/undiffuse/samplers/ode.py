@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.samplers.ancestral import ddim, settle
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
@@ -32,8 +32,9 @@ def euler() -> Sampler:
     return Sampler("euler", ddim(0.0).step, order=1, max_nfe_per_step=1, stochastic=False, source="arXiv:2206.00364")
 
 
-#: Below this log-SNR (r > 1000) a small error of eps-hat times r would swamp x: there is no slope to average.
-_NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
+#: Below this log-SNR (r > 1000) x holds no signal: a small error of eps-hat times r would swamp it, and no slope there
+#: is worth averaging.
+NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
 
 
 def _ratio(process: Process, t: Tensor) -> Tensor:
@@ -46,13 +47,13 @@ def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
     x_0 = denoiser(x, t).x_0
     eps = eps_of(process, x, x_0, t)
     euler_x = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps
-    corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > _NO_SIGNAL_LOG_SNR)
+    corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > NO_SIGNAL_LOG_SNR)
     if bool(corrected.any()):  # saves an evaluation where no row asks for it; a row's values are the same either way
         where = torch.where(corrected, s, t)  # rows without a second evaluation stay away from sigma = 0
         eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
         half = process.alpha(s) * (_ratio(process, s) - _ratio(process, t)) / 2
         half = torch.where(corrected, half, torch.zeros_like(half))
-        shift = torch.where(per_row(corrected.double(), x) > 0, eps_s - eps, torch.zeros_like(x))
+        shift = where_rows(corrected, eps_s - eps, torch.zeros_like(x))
         euler_x = euler_x + per_row(half, x) * shift
     return settle(steps, euler_x, x_0), memory
 

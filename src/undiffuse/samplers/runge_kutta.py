@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import RunError, UsageError
 
 #: What is integrated: tensors (B, ...), one row each.
@@ -149,7 +149,7 @@ def _moved(state: State | None, step: Tensor, weights: tuple[float, ...], slopes
 
 
 def _where(rows: Tensor, yes: State, no: State) -> State:
-    return tuple(torch.where(rows.reshape(-1, *([1] * (a.ndim - 1))), a, b) for a, b in zip(yes, no, strict=True))
+    return tuple(where_rows(rows, a, b) for a, b in zip(yes, no, strict=True))
 
 
 def _error2(error: State, before: State, after: State, rtol: float, atol: float) -> Tensor:

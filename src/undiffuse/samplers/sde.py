@@ -48,7 +48,7 @@ def _euler_maruyama_step(
     process, (t, s) = denoiser.process, steps[:2]
     x_0, z = denoiser(x, t).x_0, brownian_noise(process, steps, noise, x)
     clock = F.logsigmoid(process.log_snr(s)) - F.logsigmoid(process.log_snr(t))
-    scale_t, scale_s = _scale(process, t), _scale(process, s)
+    scale_t, scale_s = process.norm(t), process.norm(s)
     # grad log p(x~) = -sqrt(alpha^2 + sigma^2) eps / sigma, so in x the three coefficients share scale_s / scale_t
     move = 1 + clock / 2 - clock * (scale_t / process.sigma(t)) ** 2
     pull = clock * scale_t**2 * process.alpha(t) / process.sigma(t) ** 2
@@ -59,10 +59,6 @@ def _euler_maruyama_step(
     std = torch.where(short, scale_s * clock.sqrt(), bridge.var.sqrt())
     moved = per_row(c_t, x) * x + per_row(c_0, x) * x_0 + per_row(std, x) * z
     return settle_where_clean(process, steps, moved, x_0), memory
-
-
-def _scale(process: Process, t: Tensor) -> Tensor:
-    return torch.hypot(process.alpha(t), process.sigma(t))
 
 
 def euler_maruyama() -> Sampler:

@@ -12,7 +12,7 @@ from torch import Tensor
 from undiffuse.samplers.likelihood import log_likelihood
 from undiffuse.studies import canvas
 from undiffuse.studies.canvas import Plate
-from undiffuse.studies.subject import LIMIT, Subject, plane
+from undiffuse.studies.subject import LIMIT, Subject, device_of, plane
 
 _SIDE, _POINTS, _CHUNK = 60, 500, 2000
 #: Tolerance of the solver: its error in log p is far below what the map can show.
@@ -25,7 +25,7 @@ _DEPTH = 12.0  # nats below the peak that the maps still tell apart
 def model_log_density(subject: Subject, x: Tensor, ratio: float) -> Tensor:
     """log density (B,) in nats of the model's x_0 + ratio eps at ``x`` (B, 2), in the units of the data."""
     clean = -2 * math.log(ratio)
-    device = next((value.device for value in subject.denoiser.parameters()), torch.device("cpu"))
+    device = device_of(subject.denoiser)
     dtype = torch.float64 if subject.exact else torch.float32
     parts = [
         log_likelihood(

@@ -7,17 +7,15 @@ predicted and knows no variance, so its two cells share one training; the variat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
-from undiffuse.core.rows import per_row, sum_over_features
-from undiffuse.losses.variational import Normal, prior_term, term
+from undiffuse.errors import UsageError
+from undiffuse.losses.variational import Normal, variational_bound
 
 PREDICTIONS = ("posterior_mean", "x0", "eps")
 LOSSES = ("variational", "simple")
@@ -71,31 +69,21 @@ def cells() -> list[Cell]:
     return [Cell(prediction, loss, var) for prediction in PREDICTIONS for loss in LOSSES for var in VARIANCES]
 
 
-@torch.no_grad()
-def density_bound(denoiser: Denoiser, x_0: Tensor, times: Tensor, normal: Normal, variance: str) -> Tensor:
-    """An upper bound on -log p(x_0) of continuous data, ``(B,)`` nats: the discrete bound with a Gaussian density as
-    its decoder, N(x_0-hat, sigma^2 / alpha^2) at the first time.
+def density_bound(denoiser: Denoiser, x_0: Tensor, normal: Normal, variance: str) -> Tensor:
+    """The bound on -log p(x_0) of data without levels over a chain's own knots, ``(B,)`` nats.
 
     Args:
         denoiser: of a discrete chain.
         x_0: (B, ...).
-        times: ascending, ``(K,)``, sigma(t_1) > 0.
         normal: noise of the terms, see ``losses.variational``.
         variance: ``beta`` or ``beta_tilde``.
-    Source: Ho et al. 2020, arXiv:2006.11239, eq. 5.
+    Raises:
+        UsageError: a process without steps.
     """
-    process, count = denoiser.process, len(x_0)
-    first = times[:1].expand(count)
-    x_0_hat = denoiser(process.diffuse(x_0, normal(x_0, 0), first), first).x_0
-    log_std = -process.log_snr(first) / 2
-    error2 = (x_0.double() - x_0_hat.double()) ** 2 * per_row(torch.exp(-2 * log_std), x_0.double())
-    total = sum_over_features(0.5 * error2 + per_row(log_std, error2) + 0.5 * math.log(2 * math.pi))
-    total = total + prior_term(denoiser, x_0, times[-1])
-    for number in range(1, len(times)):
-        s, t = times[number - 1].expand(count), times[number].expand(count)
-        x_t = process.diffuse(x_0, normal(x_0, number), t)
-        total = total + term(process.bridge(s, t), x_0, denoiser(x_t, t), variance)
-    return total
+    knots = denoiser.process.knots
+    if knots is None:
+        raise UsageError("the bound over a chain's knots needs a process with num_steps, such as 'ddpm_linear'")
+    return variational_bound(denoiser, x_0, knots[1:], normal, variance=variance, num_levels=None).total
 
 
 def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import canvas
 from undiffuse.studies.canvas import Plate
-from undiffuse.studies.subject import Subject, noisy_points, plane, scaled_density
+from undiffuse.studies.subject import Subject, device_of, noisy_points, plane, scaled_density
 
 #: Rows a network is asked for at a time.
 _BLOCK = 1024
@@ -102,8 +102,7 @@ def run_sampler(
     times = time_grid(grid, process, num_steps, (max(low, -2 * math.log(largest_ratio)), high))
     seeds = range(subject.seed, subject.seed + num)
     noise: NoiseSource = SeededNoise(seeds) if by_seed else CloudNoise(subject.seed)
-    device = next((value.device for value in denoiser.parameters()), torch.device("cpu"))
-    start = process.start_std(float(times[0])) * noise.prior(torch.empty(num, 2, device=device))
+    start = process.start_std(float(times[0])) * noise.prior(torch.empty(num, 2, device=device_of(denoiser)))
     scaled, predicted = [_scaled(subject, start, float(times[0]))], []
 
     def keep(progress: Progress) -> None:

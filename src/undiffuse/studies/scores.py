@@ -54,7 +54,7 @@ def _arrows(axes: Any, field: Tensor, colour: str) -> None:
     axes.quiver(points[:, 0], points[:, 1], drawn[:, 0], drawn[:, 1], color=colour, **options)
 
 
-def fisher_divergence(subject: Subject, ratio: float, count: int = _POINTS) -> dict[str, float]:
+def score_error(subject: Subject, ratio: float, count: int = _POINTS) -> dict[str, float]:
     """The score's mean squared error under p_t times sigma^2, and the denoising loss it is part of, at one noise level.
 
     E |eps-hat - eps|^2 = E |eps-hat - E[eps | x_t]|^2 + E |E[eps | x_t] - eps|^2: the loss of denoising score matching
@@ -145,7 +145,7 @@ def fisher_by_level(subject: Subject, folder: Path) -> Plate | None:
     """``fisher.png``: the Fisher divergence at every noise level, and the denoising loss with its floor."""
     if subject.exact:
         return None
-    numbers = [fisher_divergence(subject, ratio) for ratio in subject.ratios(_LEVELS)]
+    numbers = [score_error(subject, ratio) for ratio in subject.ratios(_LEVELS)]
     ratios = [row["ratio"] for row in numbers]
     figure, (left, right) = canvas.charts(2)
     left.plot(ratios, [row["denoising_loss"] for row in numbers], color=canvas.RED, marker="o", ms=4, label="model")
@@ -166,6 +166,6 @@ def fisher_by_level(subject: Subject, folder: Path) -> Plate | None:
         "Left: the loss that training sees, and the floor below which nothing can go. Right: their difference, which "
         "is the Fisher divergence of the model's score from the true one, with its standard error.",
         "E|eps-hat − eps|² = σ² E|s_θ − ∇ log p_t|² + E|E[eps|x_t] − eps|²",
-        "Vincent 2011, Neural Computation 23(7); `undiffuse.studies.scores:fisher_divergence`",
+        "Vincent 2011, Neural Computation 23(7); `undiffuse.studies.scores:score_error`",
         {"levels": numbers},
     )

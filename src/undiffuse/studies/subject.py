@@ -61,7 +61,7 @@ class Subject:
 
     def generator(self, purpose: int = 0) -> torch.Generator:
         """A generator of its own for each purpose."""
-        return torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + purpose)
+        return torch.Generator().manual_seed((1_000_003 * (self.seed + 1) + purpose) % 2**63)
 
     def ratio_range(self) -> tuple[float, float]:
         """(smallest, largest) noise ratio that the denoiser knows, within [0.01, 50]."""
@@ -87,7 +87,7 @@ class Subject:
 
     def spread(self, t: Tensor) -> Tensor:
         """sqrt(alpha^2 + sigma^2) as a column, ``(B, 1)``: what x~ is multiplied with to give x_t."""
-        return torch.sqrt(self.process.alpha(t) ** 2 + self.process.sigma(t) ** 2)[:, None]
+        return self.process.norm(t)[:, None]
 
 
 @torch.no_grad()
@@ -104,9 +104,14 @@ def scaled_scores(subject: Subject, scaled: Tensor, ratio: float) -> tuple[Tenso
 @torch.no_grad()
 def denoised(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
     """x_0-hat as float64 on the CPU, computed in the network's own float32 on its own device."""
-    device = next((value.device for value in denoiser.parameters()), torch.device("cpu"))
+    device = device_of(denoiser)
     result: Tensor = denoiser(x_t.to(device=device, dtype=torch.float32), t.to(device)).x_0
     return result.double().cpu()
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """Where its network is; the CPU for one without weights."""
+    return next((value.device for value in denoiser.parameters()), torch.device("cpu"))
 
 
 def plane(side: int, limit: float = LIMIT) -> Tensor:
