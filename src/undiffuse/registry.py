@@ -60,6 +60,8 @@ def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
             raise UsageError(
                 f"{kind} {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}"
             )
+        if key in options:
+            raise UsageError(f"{kind} option {name}:{key} is given twice, got {rest!r}; give it once")
         options[key] = _typed(text, known[key].default, f"{kind} option {name}:{key}")
     return factory(**options)
 

@@ -53,3 +53,14 @@ def test_what_cannot_be_done_is_refused(trained: Path, undiffuse: CommandLine, t
     assert "thesis.tex" in refused("--overwrite", out=tmp_path / "mine")
     assert "file" in refused(out=tmp_path / "mine" / "thesis.tex")
     assert not (tmp_path / "x").exists()
+
+
+def test_pictures_of_another_size_are_fitted_to_the_model(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for index in range(3):
+        pixels = np.full((20, 30, 3), 60 * index, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index}.png")
+    encoded(undiffuse, trained, str(tmp_path / "pictures"), tmp_path / "out", "--sampler", "heun", "--steps", 2)
+    assert np.load(tmp_path / "out" / "latents.npy").shape == (3, 1, 8, 8)

@@ -184,7 +184,9 @@ def evaluate(
         likelihood_images=likelihood_images,
         likelihood_probes=likelihood_probes,
     )
-    names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else []
+    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    if metrics is not None and not names:
+        raise UsageError(f"--metrics names no metric, got {metrics!r}; leave it out for the default ones")
     evaluating.evaluate_to_file(loaded, protocol, names, data, out or loaded.path / "evaluation.json")
 
 
@@ -317,7 +319,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
-    except typer.Abort:
+    except typer.Abort:  # the parser's word for Ctrl-C
+        typer.echo("interrupted", err=True)
         code = 130
     except UndiffuseError as error:
         code = _complain(error, error.exit_code, debug)

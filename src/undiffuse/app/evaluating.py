@@ -12,12 +12,16 @@ import numpy as np
 from undiffuse.app.show import counting, results_table, say, warn
 from undiffuse.app.training import split_data
 from undiffuse.config import validate
+from undiffuse.core.processes import PROCESSES
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol, Subject, check_metrics, default_metrics, evaluate
 from undiffuse.files import check_writable, write_json
 from undiffuse.images import grid_of, save_png
+from undiffuse.registry import make
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 
@@ -31,6 +35,7 @@ def evaluate_to_file(
         data: held-out pictures from another source; by default those of the model's own run.
     """
     check_metrics(metrics)
+    _check_sampling(protocol)
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
     check_writable(out)
@@ -42,6 +47,15 @@ def evaluate_to_file(
     results_table(result)
     _draw_closest(result, subject, out.with_name(f"{out.stem}_neighbours.png"))
     return result
+
+
+def _check_sampling(protocol: Protocol) -> None:
+    """Refuse an unknown name before any work, also where no metric asks for samples."""
+    if protocol.sampler is not None:
+        make_sampler(protocol.sampler)
+    process = make(PROCESSES, "flow" if protocol.process is None else protocol.process, "process")
+    steps = 1 if protocol.steps is None else min(protocol.steps, 1)
+    time_grid("uniform" if protocol.grid is None else protocol.grid, process, steps)
 
 
 def _defaults(subject: Subject) -> list[str]:
@@ -74,14 +88,13 @@ def real_data(model: Model, data: str | None) -> tuple[Callable[[], Dataset], Da
         return lambda: train, held_out
     config = validate(RunConfig, model.config["config"])
     source = source_config_for(data)
-    picture_options = {
-        key: getattr(config.data, key) for key in ("size", "channels", "fit") if hasattr(config.data, key)
-    }
-    known = {key: value for key, value in picture_options.items() if key in type(source).model_fields}
-    held_out = load_dataset(source.model_copy(update=known))
-    if held_out.shape != model.system.shape:
+    shape = tuple(model.system.shape)
+    options = {"channels": shape[0], "size": shape[1:], "fit": getattr(config.data, "fit", "crop")}
+    fitting = {key: value for key, value in options.items() if len(shape) == 3 and key in type(source).model_fields}
+    held_out = load_dataset(source.model_copy(update=fitting))
+    if held_out.shape != shape:
         raise UsageError(
-            f"the model makes items of shape {model.system.shape}, --data has {held_out.shape}; set its size to fit"
+            f"the model makes items of shape {shape}, {data} has {held_out.shape}; name data of that shape"
         )
     return partial(_training_data, model), held_out
 

@@ -125,7 +125,8 @@ class UNetConfig(EmbeddedConfig):
         for level in self.attention_levels:
             if not -self.num_levels <= level <= last:
                 raise UsageError(
-                    f"attention level {level} does not exist: multipliers {self.multipliers} make levels 0 to {last}"
+                    f"attention level {level} does not exist: multipliers {self.multipliers} make levels 0 to "
+                    f"{last}; set attention_levels to some of these"
                 )
         return self
 

@@ -209,7 +209,8 @@ class DiffusionSystem(System):
 
     def sample(self, request: SampleRequest) -> Sampled:
         sampling, seeds = self.config.sampling, list(request.seeds)
-        sampler, grid = make_sampler(request.sampler or sampling.sampler), request.grid or sampling.grid
+        sampler = make_sampler(request.sampler if request.sampler is not None else sampling.sampler)
+        grid = request.grid if request.grid is not None else sampling.grid
         num_steps = request.num_steps if request.num_steps is not None else sampling.num_steps
         if sampler.needs_learned_variance and not self.config.learned_variance:
             raise UsageError(f"sampler {request.sampler!r} needs a learned variance, which this model lacks")

@@ -76,7 +76,9 @@ class Trainer:
         observer: Observer | None = None,
     ) -> None:
         if config.random_flip and len(train.shape) != 3:
-            raise UsageError(f"random_flip=true is for pictures, items of {train.name} are points; leave it out")
+            raise UsageError(
+                f"random_flip=true is for pictures, items of {train.name} are points; say random_flip=false"
+            )
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer: Observer = observer or Silent()
         self.validation = validation
