@@ -102,6 +102,8 @@ class DiscreteVP(VariancePreserving):
     def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
         """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
         _check_steps(num_steps)
+        if not (0 <= offset < math.inf and 0 < beta_max < 1):
+            raise UsageError(f"ddpm_cosine needs offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")
         u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))

@@ -246,11 +246,11 @@ class Trainer:
             self._log(journal)
         if self._due(config.validate_every_images):
             self._validate(journal)
-        if self._due(config.preview_every_images):
-            self._preview()
         late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
-        if self._due(config.checkpoint_every_images) or late:
+        if self._due(config.checkpoint_every_images) or late or self.step == config.num_steps:
             self._save()
+        if self._due(config.preview_every_images):  # last: some samplers take long, and nothing may be lost meanwhile
+            self._preview()
 
     def _due(self, every_images: int) -> bool:
         """Did this step cross a multiple of ``every_images``, or end the run?"""
