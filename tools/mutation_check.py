@@ -353,7 +353,7 @@ MUTATIONS = [
         "bridge(times[:1], times[1:2]).var)",
         "bridge(times[:1], times[1:2]).var_max)",
     ),
-    Mutation("bits for nats", "losses/variational.py", "self.num_dims * math.log(2)", "self.num_dims"),
+    Mutation("bits for nats", "losses/variational.py", "nats / (num_dims * math.log(2))", "nats / num_dims"),
     Mutation("weight: variational", "losses/weighting.py", "2 * torch.log(bridge.c_0) -", "torch.log(bridge.c_0) -"),
     Mutation(
         "weight: variational without steps", "losses/weighting.py", "- 3 * torch.log(sigma)", "- 2 * torch.log(sigma)"

@@ -96,6 +96,34 @@ def check_writable(path: Path) -> None:
             raise OSError(errno.EROFS if read_only else errno.EACCES, folder)
 
 
+def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *, overwrite: bool) -> None:
+    """Refuse before any work a folder whose replacement would lose anything but earlier results of the same kind.
+
+    Args:
+        out: where a folder of results is to be put by ``replacing``.
+        noun: what the results are, in the plural or with its article.
+        marker: the file that each such folder has.
+        own: the names of all files that it may have.
+        overwrite: whether earlier results may go.
+    Raises:
+        UsageError: ``out`` is a file, or holds something else, more, or results that may not go.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    held = sorted(out.iterdir()) if out.is_dir() else []
+    others = [path.name for path in held if path.is_dir() or not own.fullmatch(path.name)]
+    named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
+    if held and not (out / marker).is_file():
+        raise UsageError(f"--out {out} holds something other than {noun}{named}; name another folder")
+    if held and not overwrite:
+        raise UsageError(f"--out {out} holds {noun} already; name another folder or add --overwrite")
+    if others:
+        raise UsageError(
+            f"--out {out} holds more than {noun}{named}, which would be deleted; move it away or name another folder"
+        )
+    check_writable(out)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files and folders that a killed process left in ``folder``."""
     for path in sorted(folder.glob(".*.tmp")):

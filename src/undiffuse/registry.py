@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from undiffuse.errors import UsageError
@@ -52,18 +52,32 @@ def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
     """
     name, _, rest = spec.partition(":")
     factory = lookup(registry, name, kind)
-    known = inspect.signature(factory).parameters
-    options: dict[str, str | float] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, text = item.partition("=")
+    return factory(**written_options(factory, rest, name, kind))
+
+
+def written_options(
+    factory: Callable[..., Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
+) -> dict[str, Any]:
+    """The options in ``option=value,option=value``: those parameters of ``factory`` that have a default.
+
+    Args:
+        name, kind: of the row, for messages.
+        read: (text, default, what it is) -> value; by default a value of the default's type.
+    Raises:
+        UsageError: an unknown option, one given twice, or a value that ``read`` refuses.
+    """
+    parameters = inspect.signature(factory).parameters.items()
+    known = {key: row.default for key, row in parameters if row.default is not row.empty}
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
         if key not in known:
-            raise UsageError(
-                f"{kind} {name!r} has no option {key!r}; {nearest(key, known) if known else 'it has none'}"
-            )
+            hint = nearest(key, known) if known else "it has none"
+            raise UsageError(f"{kind} {name!r} has no option {key!r}; {hint}")
         if key in options:
-            raise UsageError(f"{kind} option {name}:{key} is given twice, got {rest!r}; give it once")
-        options[key] = _typed(text, known[key].default, f"{kind} option {name}:{key}")
-    return factory(**options)
+            raise UsageError(f"{kind} option {name}:{key} is given twice, got {text!r}; give it once")
+        options[key] = (read or _typed)(value, known[key], f"{kind} option {name}:{key}")
+    return options
 
 
 def _typed(text: str, default: object, what: str) -> str | float:

@@ -14,7 +14,7 @@ from undiffuse.app.evaluating import real_data
 from undiffuse.app.show import counting, say
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
-from undiffuse.files import check_writable, replacing, write_json
+from undiffuse.files import check_own_folder, replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.registry import nearest
 from undiffuse.samplers.base import Blocked
@@ -51,7 +51,7 @@ def encode_to_folder(
     num_steps = _num_steps(sampler, steps)
     if num < 1:
         raise UsageError(f"at least 1 item must be asked for, got {num}")
-    _check_out(out, overwrite)
+    check_own_folder(out, "latents", "encode.json", _OWN, overwrite=overwrite)
     dataset = real_data(model, source)[1]
     rows = evenly_spaced(len(dataset), num)
     items = dataset.fetch(rows).x_0
@@ -119,17 +119,6 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
             back.append(decode(denoiser, encoded.x, num_steps=num_steps).x.cpu())
             tell(start + len(x_0), len(items))
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if others := [name for name in held if not _OWN.fullmatch(name)]:
-        raise UsageError(f"--out {out} holds something other than latents ({others[0]}); name another folder")
-    if held and not overwrite:
-        raise UsageError(f"--out {out} holds latents already; name another folder or add --overwrite")
-    check_writable(out)
 
 
 def _write(

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from undiffuse.app.show import counting, say, warn
-from undiffuse.errors import UsageError
-from undiffuse.files import check_writable, replacing, write_json
+from undiffuse.files import check_own_folder, replacing, write_json
 from undiffuse.images import picture_of, save_png
 from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
@@ -47,7 +46,7 @@ def sample_to_folder(
     Raises:
         UsageError: ``out`` holds something already, or a request that the model cannot serve.
     """
-    _check_out(out, overwrite)
+    check_own_folder(out, "samples", "samples.json", _OWN, overwrite=overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
     history: dict[int, dict[int, torch.Tensor]] = {}
@@ -79,22 +78,6 @@ def sample_to_folder(
         warn(sampled.note)
     say(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
     return out
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / "samples.json").is_file():
-            raise UsageError(f"--out {out} holds something other than samples; name another folder")
-        if not overwrite:
-            raise UsageError(f"--out {out} holds samples already; name another folder or add --overwrite")
-        if others := sorted(path.name for path in out.iterdir() if path.is_dir() or not _OWN.fullmatch(path.name)):
-            raise UsageError(
-                f"--out {out} holds more than samples ({', '.join(others[:3])}{', ...' if others[3:] else ''}), which "
-                "--overwrite would delete; move it away or name another folder"
-            )
-    check_writable(out)
 
 
 def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from undiffuse.config import Component
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import SOURCES
 from undiffuse.errors import UsageError
-from undiffuse.files import check_writable, replacing
+from undiffuse.files import check_own_folder, replacing
 from undiffuse.registry import make, nearest
 from undiffuse.studies.subject import Subject
-from undiffuse.studies.theory import check_plane, study_theory
+from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
 from undiffuse.systems.saved import Model
 
@@ -43,7 +43,7 @@ def theory(
         loaded = load(model, device, weights)
         subject, facts = _trained(loaded, model, num, seed)
         folder = out or Path("studies") / f"theory-{loaded.path.resolve().name}"
-    _check_out(folder)
+    check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
     with replacing(folder) as temporary, counting("drawing") as bar:
         temporary.mkdir(parents=True)
 
@@ -93,17 +93,6 @@ def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dic
         "exact": False,
     }
     return subject, facts
-
-
-def _check_out(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier study of the kind."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        others = [path.name for path in folder.iterdir() if path.suffix not in (".png", ".json", ".md")]
-        if others or not (folder / "study.json").is_file():
-            raise UsageError(f"--out {folder} holds something other than a study; name another folder")
-    check_writable(folder)
 
 
 def _print_theory(result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.rows import sum_over_features
 from undiffuse.errors import UsageError
-from undiffuse.losses.variational import Normal, decoder_term, prior_term
+from undiffuse.losses.variational import Normal, bits_per_dim, decoder_term, prior_term
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ContinuousBound:
 
     def bits_per_dim(self, nats: Tensor) -> Tensor:
         """Nats an example to bits a dimension."""
-        return nats / (self.num_dims * math.log(2))
+        return bits_per_dim(nats, self.num_dims)
 
 
 @torch.no_grad()

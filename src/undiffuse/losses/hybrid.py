@@ -18,8 +18,6 @@ Source: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Mode
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -28,7 +26,7 @@ from undiffuse.core.denoiser import Denoised, NetworkDenoiser
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import output_error
-from undiffuse.losses.variational import decoder_log_std, decoder_nats, term
+from undiffuse.losses.variational import bits_per_dim, decoder_log_std, decoder_nats, term
 from undiffuse.losses.weighting import LogWeight
 
 #: Weight of the bound in the hybrid loss (Nichol & Dhariwal 2021, sec. 3.1).
@@ -61,7 +59,7 @@ def bound_term(process: Process, x_0: Tensor, t: Tensor, denoised: Denoised, num
     first = torch.nonzero(knot == 1)[:, 0]
     at_first = Denoised(denoised.x_0[first], None if denoised.variance_mix is None else denoised.variance_mix[first])
     nats = nats.index_copy(0, first, _decoder(process, x_0[first], at_first, num_levels))
-    return nats * (num_steps / (x_0.shape[1:].numel() * math.log(2)))
+    return num_steps * bits_per_dim(nats, x_0.shape[1:].numel())
 
 
 def _decoder(process: Process, x_0: Tensor, denoised: Denoised, num_levels: int | None) -> Tensor:

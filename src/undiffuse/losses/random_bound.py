@@ -18,7 +18,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.losses.variational import Bound, Normal, check_grid, decoder_term, prior_term, term
+from undiffuse.losses.variational import Bound, Normal, bound_around, check_decoder, check_grid, term
 
 
 @torch.no_grad()
@@ -45,6 +45,7 @@ def random_bound(
     Raises:
         UsageError: fewer than two times or one draw, and what ``variational_bound`` refuses.
     """
+    check_decoder(decoder)
     times = check_grid(denoiser, times).to(x_0.device)
     if len(times) < 2 or num_draws < 1:
         raise UsageError(f"random terms need two times and one draw at least, got {len(times)} and {num_draws}")
@@ -59,16 +60,7 @@ def random_bound(
         denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, number + 1), t), t, cond)
         nats = term(denoiser.process.bridge(s, t), x_0, denoised, variance)
         terms.append(nats / (shares[picked] * num_draws))
-    decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
-    return Bound(
-        prior=prior_term(denoiser, x_0, times[-1]),
-        terms=torch.stack(terms, 1),
-        decoder=decoded,
-        num_dims=x_0.shape[1:].numel(),
-        times=times.cpu(),
-        variance=str(variance),
-        decoder_std=decoder_std,
-    )
+    return bound_around(torch.stack(terms, 1), denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
 
 
 def term_shares(process: Process, times: Tensor) -> Tensor:

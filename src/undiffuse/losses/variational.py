@@ -61,7 +61,12 @@ class Bound:
 
     def bits_per_dim(self, nats: Tensor) -> Tensor:
         """Nats an example to bits a dimension."""
-        return nats / (self.num_dims * math.log(2))
+        return bits_per_dim(nats, self.num_dims)
+
+
+def bits_per_dim(nats: Tensor, num_dims: int) -> Tensor:
+    """Nats an example of ``num_dims`` elements to bits a dimension."""
+    return nats / (num_dims * math.log(2))
 
 
 @torch.no_grad()
@@ -91,26 +96,46 @@ def variational_bound(
     Raises:
         UsageError: a grid that does not ascend or starts where sigma = 0, or an unknown variance.
     """
-    if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
-        raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
-    times = check_grid(denoiser, times)
-    times = times.to(x_0.device)
+    check_decoder(decoder)
+    times = check_grid(denoiser, times).to(x_0.device)
     total = len(x_0)
     terms = []
     for number in range(1, len(times)):
         s, t = times[number - 1].expand(total), times[number].expand(total)
         x_t = denoiser.process.diffuse(x_0, normal(x_0, number), t)
         terms.append(term(denoiser.process.bridge(s, t), x_0, denoiser(x_t, t, cond), variance))
+    summed = torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double()
+    return bound_around(summed, denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+
+
+def bound_around(
+    terms: Tensor,
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    normal: Normal,
+    variance: str | float,
+    decoder: str | float,
+    num_levels: int | None,
+    cond: Condition | None,
+) -> Bound:
+    """The bound with these ``terms`` (B, ...) between its prior and its decoder term."""
     decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
     return Bound(
         prior=prior_term(denoiser, x_0, times[-1]),
-        terms=torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double(),
+        terms=terms,
         decoder=decoded,
         num_dims=x_0.shape[1:].numel(),
         times=times.cpu(),
         variance=str(variance),
         decoder_std=decoder_std,
     )
+
+
+def check_decoder(decoder: str | float) -> None:
+    """Refuse a deviation of L_0 that is neither known by name nor positive."""
+    if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
+        raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
 
 
 def check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:

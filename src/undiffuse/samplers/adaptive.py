@@ -51,6 +51,7 @@ def rk45(rtol: float = 1e-4) -> Sampler:
         step,
         order=5,
         max_nfe_per_step=MOST_EVALUATIONS,
+        adaptive=True,
         stochastic=False,
         source="arXiv:2011.13456",
         init=lambda x: (torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device),),

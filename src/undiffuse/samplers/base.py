@@ -55,6 +55,7 @@ class Sampler:
         max_nfe_per_step: network evaluations a step costs at most.
         stochastic: whether a step draws noise.
         needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
+        adaptive: whether a step costs as many evaluations as its tolerance asks for.
         needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
         source: the paper.
     """
@@ -68,6 +69,7 @@ class Sampler:
     init: Callable[[Tensor], Memory] = no_memory
     needs_brownian: bool = False
     needs_learned_variance: bool = False
+    adaptive: bool = False
 
 
 class Progress(NamedTuple):

@@ -7,7 +7,6 @@ Where alpha(1) = 0 they begin with one exact DDIM step from t = 1 to the grid's 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup, nearest
+from undiffuse.registry import lookup, written_options
 
 #: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
 WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
@@ -42,24 +41,12 @@ def time_grid(
         raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
     name, _, rest = name.partition(":")
     grid = lookup(GRIDS, name, "time grid")
-    times: Tensor = grid(process, num_steps, log_snr_range, **_written_options(name, grid, rest), **options)
+    written = written_options(grid, rest, name, "time grid", _positive)
+    times: Tensor = grid(process, num_steps, log_snr_range, **written, **options)
     return times
 
 
-def _written_options(name: str, grid: Callable[..., Tensor], text: str) -> dict[str, float]:
-    """The numbers of ``rho=5`` and the like; each must be finite and above 0."""
-    known = [key for key, row in inspect.signature(grid).parameters.items() if row.default is not row.empty]
-    options = {}
-    for item in filter(None, text.split(",")):
-        key, _, value = item.partition("=")
-        if key not in known:
-            hint = nearest(key, known) if known else "it has none"
-            raise UsageError(f"time grid {name!r} has no option {key!r}; {hint}")
-        options[key] = _positive(value, f"time grid option {name}:{key}")
-    return options
-
-
-def _positive(text: str, what: str) -> float:
+def _positive(text: str, default: float, what: str) -> float:
     try:
         number = float(text)
     except ValueError:

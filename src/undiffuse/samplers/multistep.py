@@ -59,7 +59,7 @@ def dpmpp_2m_sde() -> Sampler:
     )
 
 
-def unipc(order: float = 2, variant: str = "bh2", lower_order_final: float = 1) -> Sampler:
+def unipc(order: int = 2, variant: str = "bh2", lower_order_final: int = 1) -> Sampler:
     """UniPC with data prediction: a step of order p, which the next step's own evaluation then corrects for free.
 
     Args:
@@ -76,9 +76,9 @@ def unipc(order: float = 2, variant: str = "bh2", lower_order_final: float = 1) 
     if order not in (2, 3) or variant not in ("bh1", "bh2") or lower_order_final not in (0, 1):
         raise UsageError(
             "unipc needs order=2 or 3, variant=bh1 or bh2, lower_order_final=0 or 1, got "
-            f"order={order:g}, variant={variant}, lower_order_final={lower_order_final:g}"
+            f"order={order}, variant={variant}, lower_order_final={lower_order_final}"
         )
-    p = int(order)
+    p = order
 
     def init(x: Tensor) -> Memory:
         times = torch.full((len(x), p), torch.nan, dtype=torch.float64, device=x.device)

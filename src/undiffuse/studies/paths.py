@@ -35,8 +35,6 @@ _LAST_PART = 0.18
 STEPS = (5, 10, 20, 50)
 #: The same map under two names.
 _TWINS = ("euler",)
-#: A step that may cost so many evaluations is an adaptive solver's.
-_ADAPTIVE = 100
 #: Distances beyond it, of points that lie about the origin at distance 1, are off the chart, but for a sampler's best.
 _WORST = 3.0
 
@@ -234,7 +232,7 @@ def cost_and_quality(subject: Subject, folder: Path) -> Plate:
         _cost_row(subject, name, num_steps, reference)
         for name in SAMPLERS
         if name not in _TWINS
-        for num_steps in (STEPS if make_sampler(name).max_nfe_per_step < _ADAPTIVE else STEPS[:1])
+        for num_steps in (STEPS[:1] if make_sampler(name).adaptive else STEPS)
     ]
     figure, (axes,) = canvas.charts(1, width=8.6, height=5.0)
     best = []

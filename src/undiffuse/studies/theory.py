@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ PLATES: dict[str, str] = {
     "samplers": "undiffuse.studies.paths:cost_and_quality",
     "likelihood": "undiffuse.studies.likelihood:likelihood_map",
 }
+
+
+def own_files() -> re.Pattern[str]:
+    """The names of all files that the study writes."""
+    return re.compile(rf"({'|'.join(PLATES)})\.png|study\.json|README\.md")
 
 
 def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
