@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from undiffuse.errors import UndiffuseError, UsageError
+from undiffuse.studies import MODEL_STUDIES
 
 app = typer.Typer(
     name="undiffuse",
@@ -299,9 +300,33 @@ def study_parameterization(
     device: DeviceOption = "auto",
 ) -> None:
     """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
-    from undiffuse.app import comparing
+    from undiffuse.app import parameterizing
 
-    comparing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
+    parameterizing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
+
+
+def _add_model_study(name: str, summary: str) -> None:
+    """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
+
+    def command(
+        model: ModelArgument,
+        options: Annotated[
+            list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the study, see the guide")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help=f"folder; studies/{name}-MODEL by default")] = None,
+        seed: SeedOption = 0,
+        weights: WeightsOption = "ema",
+        device: DeviceOption = "auto",
+    ) -> None:
+        from undiffuse.app import studying
+
+        studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device)
+
+    study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.")(command)
+
+
+for _name, _study in MODEL_STUDIES.items():
+    _add_model_study(_name, _study.summary)
 
 
 def _list(rows: dict[str, str]) -> None:

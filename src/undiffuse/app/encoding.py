@@ -19,6 +19,7 @@ from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.registry import nearest
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
+from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 
 #: Pictures followed at a time, and shown in ``roundtrip.png``.
@@ -102,8 +103,7 @@ def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:
 
 
 def _denoiser(model: Model, rows: int) -> Blocked:
-    system: Any = model.system
-    return Blocked(system.denoiser("fp32"), rows)
+    return Blocked(denoising(model.system, "encode").denoiser("fp32"), rows)
 
 
 def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:

@@ -84,7 +84,7 @@ def real_data(model: Model, data: str | None) -> tuple[Callable[[], Dataset], Da
         UsageError: no such data, of another shape, or changed since the model was trained.
     """
     if data is None:
-        train, held_out = _own_data(model)
+        train, held_out = own_data(model)
         return lambda: train, held_out
     config = validate(RunConfig, model.config["config"])
     source = source_config_for(data)
@@ -99,7 +99,7 @@ def real_data(model: Model, data: str | None) -> tuple[Callable[[], Dataset], Da
     return partial(_training_data, model), held_out
 
 
-def _own_data(model: Model) -> tuple[Dataset, Dataset]:
+def own_data(model: Model) -> tuple[Dataset, Dataset]:
     """(training, held-out) parts of what the model was trained on."""
     train, held_out = split_data(validate(RunConfig, model.config["config"]))
     if train.fingerprint != model.config["data"]["fingerprint"]:
@@ -110,7 +110,7 @@ def _own_data(model: Model) -> tuple[Dataset, Dataset]:
 def _training_data(model: Model) -> Dataset:
     """The training part alone, asked for by a metric while the held-out pictures came from --data."""
     try:
-        return _own_data(model)[0]
+        return own_data(model)[0]
     except UsageError as error:
         raise UsageError(
             f"this metric compares with the pictures that the model was trained on ({error}); put them back, or take "

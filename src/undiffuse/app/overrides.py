@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from undiffuse.config import validate
+from undiffuse.config import M, validate
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
@@ -32,6 +32,25 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
         _put(values, key.split("."), _parsed(text), key)
     return validate(RunConfig, values)
+
+
+def read_options(model: type[M], options: Sequence[str], what: str) -> M:
+    """``model`` from ``key=value`` texts, its defaults for the rest.
+
+    Args:
+        what: they are options of, for messages.
+    Raises:
+        UsageError: an unknown key (the nearest is named), one given twice, or a value of the wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected key=value, got {option!r}; options of {what}: {', '.join(model.model_fields)}")
+        if key in values:
+            raise UsageError(f"option {key!r} of {what} is given twice; give it once")
+        values[key] = _parsed(text)
+    return validate(model, values, what)
 
 
 def _merged_source(old: dict[str, Any], new: SourceConfig) -> dict[str, Any]:

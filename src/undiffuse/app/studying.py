@@ -2,24 +2,80 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from undiffuse.app.evaluating import own_data
 from undiffuse.app.models import load
+from undiffuse.app.overrides import read_options
 from undiffuse.app.show import counting, say, table
 from undiffuse.config import Component
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import SOURCES
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
-from undiffuse.registry import make, nearest
+from undiffuse.registry import lookup, make, nearest, resolve
+from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies.pictures import PictureSubject, check_pictures, run_study
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
+from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
+
+#: The names of all files that a study of a model writes.
+_OWN_FILES = re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md")
 
 #: ``exact:swissroll`` stands for the exact denoiser of that source.
 EXACT = "exact:"
+
+
+def study(
+    name: str,
+    model: str | Path,
+    out: Path | None = None,
+    options: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    weights: str = "ema",
+    device: str = "auto",
+) -> dict[str, Any]:
+    """One study of a trained model of pictures; returns the content of ``study.json``.
+
+    Args:
+        name: a row of ``studies.MODEL_STUDIES``.
+        model: a run folder, a model folder or a bundled name.
+        out: folder of the pictures, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
+        options: of the study, as ``key=value``.
+    Raises:
+        UsageError: no such study, model or option, a model of points, or a folder that holds something else.
+    """
+    if seed < 0:
+        raise UsageError(f"--seed must be a whole number from 0 on, got {seed}")
+    row = lookup(MODEL_STUDIES, name, "study")
+    chosen = read_options(resolve(row.options), options, f"study {name!r}")
+    loaded = load(model, device, weights)
+    check_pictures(loaded, name)
+    folder = out or Path("studies") / f"{name}-{loaded.path.resolve().name}"
+    check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
+    subject = PictureSubject(loaded, lambda: own_data(loaded), seed)
+    with replacing(folder) as temporary, counting(name) as tell:
+        temporary.mkdir(parents=True)
+        result = run_study(name, subject, temporary, chosen, _facts(loaded), tell)
+    for file, picture in result["pictures"].items():
+        say(f"{picture['title']}: {folder / file}")
+    say(f"study: {folder / 'README.md'}")
+    return result
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {
+        "model": {"path": model.path.resolve().name, "weights": model.weights, "weights_sha256": model.weights_sha256},
+        "recipe": model.config["config"]["recipe"],
+        "process": model.config["config"]["system"].get("process"),
+    }
 
 
 def theory(
@@ -73,16 +129,16 @@ def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dic
     record = model.config["config"]
     check_plane(tuple(model.system.shape), record["data"].get("name", ""), name)
     data = Component(SOURCES, "data source").pick(record["data"])
-    system: Any = model.system
-    sampling = system.config.sampling
+    system = denoising(model.system, "the study 'theory'")
+    sampling = system.sampling_facts()
     subject = Subject(
         record["recipe"],
         system.denoiser("fp32").eval(),
         truth_of(data),
         False,
-        sampling.sampler,
-        sampling.num_steps,
-        sampling.grid,
+        sampling["sampler"],
+        sampling["steps"],
+        sampling["grid"],
         num,
         seed,
     )

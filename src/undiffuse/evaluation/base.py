@@ -165,14 +165,12 @@ class Subject:
 
     def sampling(self) -> dict[str, Any]:
         """How the samples were made."""
-        defaults = self.model.config["config"]["system"]["sampling"]
+        asked = {key: getattr(self.protocol, key) for key in ("sampler", "steps", "grid", "process")}
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,
-            "sampler": self.protocol.sampler or defaults["sampler"],
-            "steps": self.protocol.steps or defaults["num_steps"],
-            "grid": self.protocol.grid or defaults["grid"],
-            "process": self.protocol.process or self.model.config["config"]["system"]["process"]["name"],
+            **self.model.system.sampling_facts(),
+            **{key: value for key, value in asked.items() if value is not None},
             "nfe": self.nfe,
             "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",

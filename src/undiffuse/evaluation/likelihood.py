@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, Result, Subject, need_pictures, spread
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
@@ -25,6 +26,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
 from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
 from undiffuse.samplers.noise import SeededNoise
+from undiffuse.systems.base import DenoisingSystem, denoising
 
 _ROWS = 64  # pictures that a network is given at a time for a bound
 _ODE_ROWS = {3: 32, 1: 1024}  # pictures, and points, that are followed together; they wait for the slowest
@@ -146,9 +148,12 @@ def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 
 
+def _system(subject: Subject) -> DenoisingSystem:
+    return denoising(subject.model.system, "a likelihood or a bound")
+
+
 def _denoiser(subject: Subject, rows: int) -> Blocked:
-    system: Any = subject.model.system
-    return Blocked(system.denoiser("fp32"), rows)
+    return Blocked(_system(subject).denoiser("fp32"), rows)
 
 
 def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:
@@ -168,7 +173,7 @@ def _stated(subject: Subject) -> dict[str, Any]:
 def _bound_options(subject: Subject, metric: str) -> dict[str, Any]:
     """Variance and decoder: learned where the model has a variance of its own, and then in the decoder as well."""
     need_pictures(subject, metric)  # its decoder counts 256 levels
-    system: Any = subject.model.system
+    system = _system(subject)
     if subject.protocol.bound_variance is not None:
         variance = subject.protocol.bound_variance
     elif _learns_variance(subject):
@@ -180,7 +185,7 @@ def _bound_options(subject: Subject, metric: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _learns_variance(subject: Subject) -> bool:
-    system: Any = subject.model.system
+    system = _system(subject)
     x = torch.zeros(1, *system.shape, device=system.device)
     denoised: Denoised = system.denoiser("fp32")(x, torch.full((1,), 0.5, dtype=torch.float64, device=system.device))
     return denoised.variance_mix is not None
@@ -190,7 +195,7 @@ def _on_grid(
     subject: Subject, items: Tensor, bound: Callable[[Denoiser, Tensor, Tensor, Normal], Bound]
 ) -> list[Bound]:
     """The bound of all items on the model's grid, chunk by chunk."""
-    system: Any = subject.model.system
+    system = _system(subject)
     denoiser = _denoiser(subject, min(_ROWS, len(items)))
     times = bound_grid(system.process, system.log_snr_range, subject.protocol.bound_steps).to(system.device)
     bounds = []
@@ -204,7 +209,7 @@ def _on_grid(
 
 
 def _grid_protocol(subject: Subject, bounds: Sequence[Bound]) -> dict[str, Any]:
-    system: Any = subject.model.system
+    system = _system(subject)
     first = bounds[0]
     return {
         "images": sum(len(bound.prior) for bound in bounds),
@@ -248,11 +253,10 @@ def _result(
     return Result(name, float(values.mean()), unit, error, "lower", stated, details or {})
 
 
-def bound_grid(process: Any, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
+def bound_grid(process: Process, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
     """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR up to the noisiest."""
     if process.knots is not None:
-        knots: Tensor = process.knots[1:]
-        return knots
+        return process.knots[1:]
     inner = time_grid("log_snr", process, num_knots, log_snr_range)[:-1].flip(0)
     last = process.time_of_log_snr(torch.tensor([log_snr_range[0]], dtype=torch.float64))
     return inner if float(inner[-1]) >= float(last) else torch.cat([inner, last])

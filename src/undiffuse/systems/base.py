@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from undiffuse.config import ComponentConfig
 from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.process import Process
 from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Progress, Sampled
 
 
@@ -80,6 +83,10 @@ class System(nn.Module):
     def sample(self, request: SampleRequest) -> Sampled:
         """Samples (B, *shape), pictures in [-1, 1], and the evaluations that each cost."""
 
+    def sampling_facts(self) -> dict[str, Any]:
+        """How it samples unless asked otherwise, as plain values for a result's protocol."""
+        return {}
+
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
         """What the optimizer of this phase moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -91,6 +98,42 @@ class System(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+
+class DenoisingSystem(System):
+    """A system whose samples come out of a denoiser; bounds, likelihoods and most studies are about those.
+
+    Attributes:
+        process: the forward process that it was trained under.
+    """
+
+    process: Process
+
+    @property
+    @abstractmethod
+    def log_snr_range(self) -> tuple[float, float]:
+        """(smallest, largest) log-SNR that its denoiser can be asked for."""
+
+    @abstractmethod
+    def denoiser(self, precision: str | None = None) -> Denoiser:
+        """Its denoiser, computing in the configured precision or in another (``fp32``, ``bf16``)."""
+
+    @abstractmethod
+    def sampling_denoiser(self) -> Denoiser:
+        """The denoiser that samples are made with: in blocks of one size, cut to the range of pictures if so set."""
+
+
+def denoising(system: System, what: str) -> DenoisingSystem:
+    """``system`` as one with a denoiser.
+
+    Args:
+        what: is asked of it, for the message, such as "metric 'nll'".
+    Raises:
+        UsageError: it has none.
+    """
+    if not isinstance(system, DenoisingSystem):
+        raise UsageError(f"{what} needs a model that denoises, this one is a {type(system).__name__} and does not")
+    return system
 
 
 class SystemConfig(ComponentConfig):

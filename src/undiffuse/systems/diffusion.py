@@ -30,7 +30,7 @@ from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, Sampled, sample
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
-from undiffuse.systems.base import LossReport, SampleRequest, System, SystemConfig, TrainingBatch
+from undiffuse.systems.base import DenoisingSystem, LossReport, SampleRequest, SystemConfig, TrainingBatch
 
 #: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
@@ -131,14 +131,14 @@ class DiffusionConfig(SystemConfig):
         return DiffusionSystem(self, shape, class_names)
 
 
-class DiffusionSystem(System):
+class DiffusionSystem(DenoisingSystem):
     """See ``DiffusionConfig``."""
 
     def __init__(self, config: DiffusionConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         super().__init__()
         self.config, self.shape = config, tuple(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
-        self.process: Process = build(PROCESSES, config.process)
+        self.process = build(PROCESSES, config.process)
         factor = 2 if config.learned_variance else 1
         self.network = build_network(config.network, self.shape, len(self.class_names), output_factor=factor)
         knots = self.process.num_steps if config.time_draws == "importance" else None
@@ -214,7 +214,7 @@ class DiffusionSystem(System):
         num_steps = request.num_steps if request.num_steps is not None else sampling.num_steps
         if sampler.needs_learned_variance and not self.config.learned_variance:
             raise UsageError(f"sampler {request.sampler!r} needs a learned variance, which this model lacks")
-        denoiser, note = self._sampling_denoiser(), ""
+        denoiser, note = self.sampling_denoiser(), ""
         if request.process is not None:
             denoiser, note = transferred(denoiser, request.process)
         times = time_grid(grid, denoiser.process, num_steps, denoiser.log_snr_range)
@@ -253,7 +253,16 @@ class DiffusionSystem(System):
                 "sampler, or system.precision=fp32; if none helps, the weights are no good"
             )
 
-    def _sampling_denoiser(self) -> Denoiser:
+    def sampling_facts(self) -> dict[str, Any]:
+        sampling = self.config.sampling
+        return {
+            "sampler": sampling.sampler,
+            "steps": sampling.num_steps,
+            "grid": sampling.grid,
+            "process": self.config.process.name,
+        }
+
+    def sampling_denoiser(self) -> Denoiser:
         pictures = len(self.shape) == 3
         rows = BLOCK_ROWS.get(self.device.type, 16) if pictures else POINT_BLOCK_ROWS
         blocked = Blocked(self.denoiser(), rows)

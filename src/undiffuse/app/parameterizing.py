@@ -29,6 +29,7 @@ from undiffuse.studies.parameterization import (
     markdown,
     row_texts,
 )
+from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
@@ -189,7 +190,7 @@ def _pair(result: dict[str, Any]) -> dict[str, float | None]:
 
 def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, float | None]:
     """The bound on -log p of held-out points, in nats."""
-    system: Any = model.system
+    system = denoising(model.system, "the bound")
     x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
     if len(x_0) < 2:
         raise UsageError("the bound needs held-out points: give the source a validation_fraction")

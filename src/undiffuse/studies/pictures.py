@@ -1,0 +1,214 @@
+"""What a study of pictures looks at: a trained model, the pictures it learned from, and ways to go between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.files import write_json, write_text
+from undiffuse.registry import lookup, resolve
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Progress, sample
+from undiffuse.samplers.grids import time_grid
+from undiffuse.samplers.noise import NoiseSource, SeededNoise
+from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies.canvas import Plate, plain
+from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
+from undiffuse.systems.saved import Model
+from undiffuse.version import __version__
+
+Tell = Callable[[int, int], None]
+Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PictureSubject:
+    """A trained model of pictures and its data.
+
+    Args:
+        model: trained, of pictures.
+        load_data: gives (training, held-out) pictures; called once, by the first study that needs them.
+        seed: of everything drawn; sample i has seed + i.
+    """
+
+    model: Model
+    load_data: Callable[[], tuple[Dataset, Dataset]]
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.model.system.shape)
+
+    @property
+    def system(self) -> DenoisingSystem:
+        """The system, which denoises."""
+        return denoising(self.model.system, "a study of denoising")
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """What samples are made with: blocked, so that no picture depends on how many are made together."""
+        return self.system.sampling_denoiser().eval()
+
+    @property
+    def process(self) -> Process:
+        """The forward process."""
+        return self.system.process
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.system.device
+
+    @cached_property
+    def data(self) -> tuple[Dataset, Dataset]:
+        """(training, held-out) pictures."""
+        return self.load_data()
+
+    def real(self, count: int, split: str = "held out") -> Tensor:
+        """``count`` real pictures, evenly spread over a split (``held out`` or ``training``), uint8 (N, C, H, W).
+
+        Where nothing was held out, training pictures are taken.
+        """
+        train, held_out = self.data
+        dataset = train if split == "training" or len(held_out) == 0 else held_out
+        return dataset.fetch(evenly_spaced(len(dataset), count)).items
+
+    def to_x(self, pictures: Tensor) -> Tensor:
+        """uint8 pictures as x_0 in [-1, 1], float32 on the model's device."""
+        return pictures.to(self.device).float() / 127.5 - 1
+
+    def condition(self, count: int, class_name: str | Sequence[str] | None = None) -> Condition | None:
+        """Labels of ``count`` samples, all classes in turn by default; ``None`` for a model without classes."""
+        return self.model.condition(self.model.classes_of(class_name, count))
+
+    def noise(self, count: int, first: int = 0) -> SeededNoise:
+        """The noise of samples ``seed + first``, ``seed + first + 1``, ..."""
+        return SeededNoise(self.seeds(count, first))
+
+    def seeds(self, count: int, first: int = 0) -> range:
+        """Seeds of ``count`` samples from ``seed + first`` on."""
+        return range(self.seed + first, self.seed + first + count)
+
+    def diffuse(self, x_0: Tensor, t: float, eps: Tensor) -> Tensor:
+        """x_t = alpha(t) x_0 + sigma(t) eps for a batch at one time, in the type of ``x_0``."""
+        times = torch.full((len(x_0),), t, dtype=torch.float64, device=x_0.device)
+        alpha, sigma = per_row(self.process.alpha(times), x_0), per_row(self.process.sigma(times), x_0)
+        return alpha * x_0 + sigma * eps.to(x_0)
+
+    def times(self, num_steps: int | None = None, start: float = 1.0, grid: str | None = None) -> Tensor:
+        """The model's own grid, or one of other steps, from the first of its times at or below ``start`` down to 0.
+
+        With ``start`` inside the grid, the grid begins at ``start`` itself.
+        """
+        facts = self.system.sampling_facts()
+        times = time_grid(grid or facts["grid"], self.process, num_steps or facts["steps"], self.denoiser.log_snr_range)
+        if start >= float(times[0]):
+            return times
+        return torch.cat([torch.tensor([start], dtype=torch.float64), times[times < start]])
+
+    def denoise_from(
+        self,
+        x_t: Tensor,
+        times: Tensor,
+        *,
+        sampler: str | None = None,
+        noise: NoiseSource | None = None,
+        cond: Condition | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> Tensor:
+        """Samples (B, C, H, W) in [-1, 1] from x_t at ``times[0]`` down to 0.
+
+        Args:
+            sampler: the model's own by default.
+            noise: of a stochastic sampler's steps, one row a row; rows with the same seed share their step noise.
+            cond: one row a sample; classes in turn by default.
+        """
+        row = make_sampler(sampler or self.system.sampling_facts()["sampler"])
+        count = len(x_t)
+        return sample(
+            self.denoiser,
+            row,
+            times,
+            shape=self.shape,
+            seeds=self.seeds(count),
+            noise=noise,
+            x_start=x_t,
+            cond=cond if cond is not None else self.condition(count),
+            callback=callback,
+        ).x
+
+    def finish(self, x: Tensor) -> Pictures:
+        """Pictures in [-1, 1] as uint8 (N, C, H, W)."""
+        finished: Pictures = to_uint8(x).cpu().numpy()
+        return finished
+
+
+def check_pictures(model: Model, study: str) -> None:
+    """Refuse a study of pictures on a model of points, or on one that does not denoise.
+
+    Raises:
+        UsageError: says which study fits.
+    """
+    if len(model.system.shape) != 3:
+        raise UsageError(f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory' fits")
+    denoising(model.system, f"the study {study!r}")
+
+
+def run_study(
+    name: str,
+    subject: PictureSubject,
+    folder: Path,
+    options: Any = None,
+    facts: Mapping[str, Any] | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Write a study's pictures, ``study.json`` and ``README.md`` into ``folder``, which exists.
+
+    Args:
+        name: a row of ``MODEL_STUDIES``.
+        options: of the study; its defaults if ``None``.
+        facts: about the model, for the JSON's head.
+        tell: called with (work done, work in all).
+    Returns:
+        The content of ``study.json``.
+    """
+    row = lookup(MODEL_STUDIES, name, "study")
+    check_pictures(subject.model, name)
+    options = options if options is not None else resolve(row.options)()
+    plates: list[Plate] = resolve(row.run)(subject, options, folder, tell or (lambda done, total: None))
+    result = {
+        "study": name,
+        "summary": row.summary,
+        **(facts or {}),
+        "seed": subject.seed,
+        "options": options.model_dump(mode="json"),
+        "undiffuse": __version__,
+        "pictures": {plate.file: {"title": plate.title, **plain(plate.numbers)} for plate in plates},
+    }
+    write_json(folder / "study.json", result)
+    write_text(folder / "README.md", _page(name, row.summary, plates))
+    return result
+
+
+def _page(name: str, summary: str, plates: Sequence[Plate]) -> str:
+    lines = [f"# {name}: {summary}", "", "Every number is in [study.json](study.json).", ""]
+    for plate in plates:
+        lines += [f"## {plate.title}", "", f"![{plate.title}]({plate.file})", "", plate.caption, ""]
+        lines += [f"Formula: {plate.formula}.", "", f"Source: {plate.source}.", ""]
+    return "\n".join(lines)
