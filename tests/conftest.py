@@ -21,6 +21,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test finds what an earlier run left in the user's cache, nor leaves anything there."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Workers of pytest-xdist share the cores, and many threads on few cores are slower by an order of magnitude."""
     import torch

@@ -17,6 +17,7 @@ from undiffuse.version import __version__
 
 if TYPE_CHECKING:
     from undiffuse.app.models import load
+    from undiffuse.app.studying import study
     from undiffuse.core.condition import Condition
     from undiffuse.core.denoiser import Denoiser
     from undiffuse.core.gaussian import GaussianMixture
@@ -43,6 +44,7 @@ _HOMES = {
     "variational_bound": "undiffuse.losses.variational:variational_bound",
     "make_sampler": "undiffuse.samplers:make_sampler",
     "sample": "undiffuse.samplers.base:sample",
+    "study": "undiffuse.app.studying:study",
     "time_grid": "undiffuse.samplers.grids:time_grid",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "load",
     "make_sampler",
     "sample",
+    "study",
     "time_grid",
     "variational_bound",
 ]

@@ -3,24 +3,61 @@
 import hashlib
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
 
 from undiffuse import metrics
 from undiffuse.errors import UsageError
-from undiffuse.metrics import FEATURES, FeatureExtractor, load_features
+from undiffuse.files import sha256_of
+from undiffuse.metrics import FEATURES, FeatureExtractor, inception, load_features
 from undiffuse.metrics.classifier import WEIGHTS, load_classifier
+from undiffuse.metrics.efficientnet import EfficientNetFeatures, EfficientNetLite0, SameConv, _names, folded
+from undiffuse.metrics.inception import InceptionFeatures
+from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights
 
 CLASSIFIERS = ("handwriting", "fashion")
 
 
+class TinyInception(nn.Module):
+    """The interface of the published file over six numbers a picture, for it cannot be had everywhere."""
+
+    def forward(self, pictures: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        means = pictures.float().mean((2, 3)).div(255)
+        width = 2048 if return_features else 1008
+        rows = torch.linspace(0, 4, width)[None] * means.sum(1, keepdim=True)
+        return rows if return_features else torch.softmax(rows + (0.0 if no_output_bias else 1.0), 1)
+
+
+def put_tiny_inception(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """The stand-in under the published name, and its hash in the place of the published one."""
+    path = folder / WEIGHT_FILES["inception"].name
+    torch.jit.script(TinyInception()).save(str(path))
+    known = replace(WEIGHT_FILES["inception"], sha256=sha256_of(path), num_bytes=path.stat().st_size)
+    patch.setitem(WEIGHT_FILES, "inception", known)
+    return path
+
+
 @pytest.fixture(scope="module", params=sorted(FEATURES))
-def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
-    return load_features(request.param)
+def extractor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureExtractor]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "inception":
+            folder = tmp_path_factory.mktemp("weights")
+            put_tiny_inception(folder, patch)
+            patch.setenv("UNDIFFUSE_WEIGHTS", str(folder))
+        if request.param == "efficientnet" and find_weights("efficientnet") is None:
+            weights = request.getfixturevalue("shared_data") / "weights" / "efficientnet-lite0"
+            patch.setenv("UNDIFFUSE_WEIGHTS", str(weights))
+        yield load_features(request.param)
 
 
 def pictures(num: int, size: int = 28, channels: int = 1) -> Tensor:
@@ -30,7 +67,37 @@ def pictures(num: int, size: int = 28, channels: int = 1) -> Tensor:
 
 def test_names_and_protocol(extractor: FeatureExtractor) -> None:
     assert FEATURES[extractor.name].endswith(type(extractor).__name__)
-    assert set(extractor.protocol()) == {"extractor", "weights_sha256", "dim", "resize"}
+    assert set(extractor.protocol()) == {
+        *("extractor", "weights_sha256", "dim", "resize", "colour"),
+        *(["port"] if extractor.name == "inception" else []),
+    }
+
+
+def test_only_inception_may_be_called_fid(extractor: FeatureExtractor) -> None:
+    names = [extractor.published_name(metric) for metric in ("frechet_distance", "kernel_distance", "inception_score")]
+    own = ["frechet_distance", "kernel_distance", "inception_score"]
+    assert names == (["FID", "KID", "IS"] if extractor.name == "inception" else own)
+
+
+def test_both_at_once_are_both(extractor: FeatureExtractor) -> None:
+    images = pictures(3)
+    if extractor.num_classes is None:
+        with pytest.raises(UsageError, match="have no classes"):
+            extractor.features_and_probabilities(images)
+        return
+    features, probabilities = extractor.features_and_probabilities(images)
+    assert torch.equal(features, extractor.features(images))
+    assert torch.equal(probabilities, extractor.classify(images))
+    assert probabilities.shape == (3, extractor.num_classes)
+    torch.testing.assert_close(probabilities.sum(1).double(), torch.ones(3).double())
+
+
+def test_grey_is_repeated_where_colour_is_read(extractor: FeatureExtractor) -> None:
+    images = pictures(2)
+    if "grey repeated" in extractor.colour:
+        assert torch.equal(extractor.features(images), extractor.features(images.repeat(1, 3, 1, 1)))
+        with pytest.raises(UsageError, match="1 or 3 channels, got 4"):
+            extractor.features(images.repeat(1, 4, 1, 1))
 
 
 @pytest.mark.parametrize("size", [8, 17, 28, 40])
@@ -50,9 +117,10 @@ def test_empty_batch(extractor: FeatureExtractor) -> None:
 
 
 def test_a_picture_does_not_see_its_batch(extractor: FeatureExtractor) -> None:
-    images = pictures(70, 12)
+    count = 10 if extractor.name == "efficientnet" else 70  # its blocks are smaller, and slower
+    images = pictures(count, 12)
     together = extractor.features(images)
-    alone = torch.cat([extractor.features(part) for part in images.split([1, 2, 67])])
+    alone = torch.cat([extractor.features(part) for part in images.split([1, count - 1])])
     assert torch.equal(together, alone)
     assert torch.equal(extractor.features(images.flip(0)), together.flip(0))
 
@@ -140,3 +208,105 @@ def test_import_is_light() -> None:
     code = "import sys, undiffuse.metrics; print([m for m in ('torch', 'scipy', 'sklearn') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_inception_of_another_hash_is_refused_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.jit.script(TinyInception()).save(str(tmp_path / "inception-2015-12-05.pt"))
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("loaded before its hash was right"))
+    with pytest.raises(UsageError, match=r"has SHA-256 .* the published inception-2015-12-05.pt has f58cb9b6ec32"):
+        InceptionFeatures(tmp_path)
+
+
+def test_inception_that_is_missing_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr(inception, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"inception-2015-12-05.pt are not there .*download\('inception'\).* put the "):
+        load_features("inception")
+
+
+def test_torch_fidelity_is_the_fallback_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Extractor(nn.Module):
+        def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:
+            super().__init__()
+            assert Path(feature_extractor_weights_path).is_file()
+
+        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones(len(pictures), 2048), torch.zeros(len(pictures), 1008)
+
+    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(inception, "find_spec", lambda name: object())
+    for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    with pytest.raises(UsageError, match="for the installed torch-fidelity"):
+        load_features("inception")
+    path = tmp_path / WEIGHT_FILES["torch-fidelity"].name
+    path.write_bytes(b"weights")
+    with pytest.raises(UsageError, match="has SHA-256"):
+        load_features("inception")
+    known = replace(WEIGHT_FILES["torch-fidelity"], sha256=sha256_of(path))
+    monkeypatch.setitem(WEIGHT_FILES, "torch-fidelity", known)
+    extractor = load_features("inception")
+    assert extractor.protocol()["port"] == "torch-fidelity inception-v3-compat"
+    assert extractor.weights_sha256 == known.sha256
+    assert torch.equal(extractor.classify(pictures(2)), torch.full((2, 1008), 1 / 1008).double())
+
+
+def test_padding_is_tensorflows() -> None:
+    """SAME of an even side at stride 2 pads right and bottom alone: the first output reads the first pixels."""
+    convolution = SameConv(1, 1, 3, 2, bias=False)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.arange(9.0).view(1, 1, 3, 3))
+    picture = torch.zeros(1, 1, 4, 4)
+    picture[0, 0, 0, 0] = 1
+    assert convolution(picture).flatten().tolist() == [0, 0, 0, 0]
+    picture[0, 0, 1, 1] = 1
+    assert convolution(picture).flatten().tolist() == [4, 0, 0, 0]
+    assert convolution(torch.zeros(1, 1, 5, 5)).shape == (1, 1, 3, 3)
+
+
+def test_folding_the_batch_norm_changes_nothing() -> None:
+    """One folded convolution against convolution, then batch norm as torch calculates it."""
+    torch.manual_seed(0)
+    state = published_state()
+    folded_state = folded(state)
+    picture = torch.randn(2, 3, 8, 8)
+    plain = nn.functional.conv2d(picture, state["_conv_stem.weight"])
+    statistics = [state[f"_bn0.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")]
+    expected = nn.functional.batch_norm(plain, *statistics, eps=1e-3)
+    found = nn.functional.conv2d(picture, folded_state["stem.weight"], folded_state["stem.bias"])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    EfficientNetLite0().load_state_dict(folded_state)
+
+
+def published_state() -> dict[str, Tensor]:
+    """Random numbers under the published names and shapes."""
+    ours = EfficientNetLite0().state_dict()
+    state = {"_fc.weight": ours["classes.weight"], "_fc.bias": ours["classes.bias"]}
+    for name, convolution, norm in _names():
+        state[f"{convolution}.weight"] = ours[f"{name}.weight"]
+        for kind in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{kind}"] = torch.rand(len(ours[f"{name}.weight"])) + 0.1
+    return state
+
+
+def test_efficientnet_knows_daisies(shared_data: Path) -> None:
+    """ImageNet's class 985 is the daisy; 78% of the 633 photographs are given it, other flowers hardly ever."""
+    extractor = EfficientNetFeatures(shared_data / "weights" / "efficientnet-lite0")
+    with zipfile.ZipFile(shared_data / "flowers" / "flower_photos_96_center_q92.zip") as flowers:
+        kinds = {
+            kind: [name for name in flowers.namelist() if f"{kind}/" in name and name.endswith(".jpg")][:24]
+            for kind in ("daisy", "roses")
+        }
+        daisies, roses = (
+            torch.stack([torch.from_numpy(np.array(Image.open(flowers.open(name)))) for name in names])
+            for names in kinds.values()
+        )
+    share = [
+        float((extractor.classify(set_.permute(0, 3, 1, 2)).argmax(1) == 985).double().mean())
+        for set_ in (daisies, roses)
+    ]
+    assert share[0] > 0.6 and share[1] < 0.1

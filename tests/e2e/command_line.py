@@ -25,6 +25,7 @@ TINY = (
     "validate_every_images=128",
     "validation_images=32",
     "preview_every_images=0",
+    "quality_every_images=0",
     "checkpoint_every_images=32",
 )
 

@@ -44,10 +44,14 @@ def quick_chain(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_default_metrics_and_their_protocols(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = evaluated(undiffuse, quick_chain, tmp_path / "evaluation.json", "--num", 1000, "--seed", 5)
     results = {result["metric"]: result for result in record["results"]}
-    names = {"frechet_handwriting", "confident_share", "class_balance", "neighbour_ratio"}
-    assert results.keys() == names | {"vlb", "vlb_prior", "vlb_terms", "vlb_decoder"}
+    names = {
+        *("frechet_handwriting", "kernel_handwriting", "score_handwriting", "precision", "recall", "density"),
+        *("coverage", "confident_share", "class_balance", "neighbour_ratio", "neighbour_ratio_features"),
+    }
+    assert results.keys() == names | {"training_gap", "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"}
     for result in results.values():
-        assert {"metric", "value", "uncertainty", "unit", "better", "protocol", "details"} == result.keys()
+        assert {"metric", "value", "uncertainty", "unit", "better", "protocol", "details", "cached"} == result.keys()
+        assert result["cached"] is False
         assert math.isfinite(result["value"]) and result["unit"] and result["protocol"]
     sampling = {"num": 1000, "seed": 5, "sampler": "dpmpp_2m", "steps": 2, "grid": "log_snr", "weights": "ema"}
     assert sampling.items() <= record["sampling"].items()
@@ -63,6 +67,14 @@ def test_default_metrics_and_their_protocols(quick_chain: Path, undiffuse: Comma
     assert record["model"]["weights_sha256"] == sha256
     for key in ("recipe", "created", "undiffuse", "hardware"):
         assert record[key]
+    for result in results.values():
+        stated = result["protocol"]
+        assert stated["model"]["weights_sha256"] == sha256 and stated["model"]["weights"] == "ema"
+        assert stated["model"]["ema"]["halflife_images"] > 0 and stated["hardware"]
+        assert len(stated["software"]["source_sha256"]) == 64 and stated["software"]["undiffuse"]
+    for name in ("frechet_handwriting", "kernel_handwriting", "score_handwriting", "recall", "confident_share"):
+        assert len(results[name]["protocol"]["weights_sha256"]) == 64 and results[name]["protocol"]["resize"]
+    assert results["score_handwriting"]["details"]["real_pictures"]["value"] > results["score_handwriting"]["value"]
 
 
 def test_the_bound_and_its_parts(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -108,11 +120,52 @@ def test_the_random_terms_estimate_the_whole_sum(quick_chain: Path, undiffuse: C
 
 def test_metrics_by_name(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", "--metrics", "copying, classes")
-    assert [row["metric"] for row in record["results"]] == ["neighbour_ratio", "confident_share", "class_balance"]
+    copying = ["neighbour_ratio", "neighbour_ratio_features", "training_gap"]
+    assert [row["metric"] for row in record["results"]] == [*copying, "confident_share", "class_balance"]
+    assert {row["details"].get("verdict") for row in record["results"][:2]} <= {
+        *("no sign of copying", "signs of copying", "likely copies")
+    }
+    assert (tmp_path / "out_neighbours.png").is_file()
+
+
+def test_a_second_evaluation_takes_its_results_from_the_cache(
+    quick_chain: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ("--metrics", "copying,classes", "--seed", 3, "--num", 40)
+    first = evaluated(undiffuse, quick_chain, tmp_path / "a.json", *options)
+    outcome = undiffuse.fine("evaluate", quick_chain, "--out", tmp_path / "b.json", *QUICK, *options)
+    again = json.loads((tmp_path / "b.json").read_text())
+    assert "5 of 5 numbers are from the cache" in outcome.out
+    assert [row["cached"] for row in first["results"] + again["results"]] == [False] * 5 + [True] * 5
+    assert [{**row, "cached": False} for row in again["results"]] == first["results"]
+    assert again["sampling"].items() <= first["sampling"].items()
+    assert (tmp_path / "a_neighbours.png").read_bytes() == (tmp_path / "b_neighbours.png").read_bytes()
+    other = evaluated(undiffuse, quick_chain, tmp_path / "c.json", *options[:2], "--seed", 4, "--num", 40)
+    anew = evaluated(undiffuse, quick_chain, tmp_path / "d.json", *options, "--no-cache")
+    assert not any(row["cached"] for row in other["results"] + anew["results"])
+    assert anew["results"] == first["results"] != other["results"]
+
+
+def test_the_accuracy_of_a_classifier_that_learned_from_samples(
+    quick_chain: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", "--metrics", "accuracy", "--num", 400)
+    (row,) = record["results"]
+    assert row["metric"] == "classification_accuracy" and 0 <= row["value"] < 0.6 < row["details"]["real_pictures"]
+    assert row["protocol"]["trained_on"] == row["protocol"]["real_trained_on"] == 400
+
+
+def test_the_accuracy_needs_classes(
+    trained_bf16: Path, trained_points: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    out = ("--metrics", "accuracy", "--out", tmp_path / "x.json")
+    assert "system.class_conditional=true" in undiffuse.refused("evaluate", trained_bf16, *out)
+    assert "points" in undiffuse.refused("evaluate", trained_points, *out)
 
 
 def test_the_batch_size_changes_no_number(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    options = ("--metrics", "copying,classes")
+    options = ("--metrics", "copying,classes,kernel,frechet", "--no-cache")
     a = evaluated(undiffuse, quick_chain, tmp_path / "a.json", *options, "--batch-size", 37)
     b = evaluated(undiffuse, quick_chain, tmp_path / "b.json", *options)
     assert a["results"] == b["results"]
@@ -122,6 +175,19 @@ def test_too_few_samples_says_how_many(quick_chain: Path, undiffuse: CommandLine
     line = undiffuse.refused("evaluate", quick_chain, "--metrics", "frechet", "--num", 20, "--out", tmp_path / "x")
     assert "20" in line and any(int(word) > 20 for word in line.replace(",", "").split() if word.isdigit())
     assert not (tmp_path / "x").exists()
+
+
+def test_features_without_classes_or_weights_say_what_to_do(
+    quick_chain: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("--out", tmp_path / "x.json")
+    pixels = ("--features", "pixels", "--metrics", "inception_score")
+    assert "handwriting" in undiffuse.refused("evaluate", quick_chain, *pixels, *out)
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "UNDIFFUSE_WEIGHTS"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    line = undiffuse.refused("evaluate", quick_chain, "--features", "inception", "--metrics", "frechet", *out)
+    assert "inception-2015-12-05.pt" in line
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -186,7 +252,8 @@ def test_colour_pictures_with_the_defaults(colour: Path, undiffuse: CommandLine,
     outcome = undiffuse.fine("evaluate", colour / "run", *COLOUR, "--out", tmp_path / "x.json")
     assert "no Fréchet distance: on 192 pixels features it needs 193 samples" in outcome.err
     names = [row["metric"] for row in json.loads((tmp_path / "x.json").read_text())["results"]]
-    assert names == ["neighbour_ratio", "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
+    compared = ["kernel_pixels", "precision", "recall", "density", "coverage", "neighbour_ratio", "training_gap"]
+    assert names == [*compared, "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
     assert "193" in undiffuse.refused("evaluate", colour / "run", *COLOUR, "--metrics", "frechet")
 
 

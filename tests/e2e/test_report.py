@@ -3,170 +3,152 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_parts import (
+    EVALUATION,
+    RECORD,
+    Page,
+    bare,
+    check_self_contained,
+    journal,
+    material_of,
+    pictures,
+    quality_rows,
+    schedule,
+)
 
 from undiffuse.errors import RunError, UsageError
 from undiffuse.images import save_png
-from undiffuse.report import ReportMaterial, render, write_report
-from undiffuse.report.figures import curve, moving_mean, short, thinned, wants_log
+from undiffuse.report import ReportMaterial, Study, read_study, render, write_report
+from undiffuse.report.curves import curve, drift_curves, level_curves, quality_curve
+from undiffuse.report.figures import moving_mean, short, thinned, wants_log
 from undiffuse.report.measures import metrics_of, with_uncertainty
 from undiffuse.report.pictures import PREVIEW_BYTES, Picture, embed, spread
 from undiffuse.report.wording import duration, flattened, headline, number, progress_of
 
-SECTIONS = ("samples", "filmstrip", "loss", "metrics", "config", "commands")
-VOID = {"meta", "link", "img", "br", "use", "path"}
-
-RECORD: dict[str, Any] = {
-    "format_version": 1,
-    "model": {"shape": [1, 8, 8], "class_names": ["zero", "one"]},
-    "data": {"fingerprint": "fc1bf5a5", "train": 1596, "validation": 201},
-    "config": {
-        "recipe": "ddpm-digits",
-        "seed": 3,
-        "data": {"name": "digits"},
-        "system": {
-            "name": "diffusion",
-            "class_conditional": True,
-            "process": {"name": "linear_vp", "num_steps": 200},
-            "parameterization": "eps",
-            "network": {"name": "unet", "multipliers": [1, 2]},
-        },
-        "optimizer": {"name": "adam", "learning_rate": 0.001},
-        "batch_images": 128,
-    },
-}
-PROTOCOL = {"extractor": "pixels", "data_fingerprint": "fc1b", "samples": {"num": 1000, "sampler": "heun", "nfe": 19}}
-EVALUATION = {
-    "results": [
-        {
-            "metric": "vlb",
-            "value": 2.81347,
-            "uncertainty": 0.0213,
-            "unit": "bits/dim",
-            "better": "lower",
-            "protocol": {},
-        },
-        {
-            "metric": "vlb_prior",
-            "value": 1e-4,
-            "uncertainty": None,
-            "unit": "bits/dim",
-            "better": "lower",
-            "protocol": {},
-        },
-        {"metric": "frechet_pixels", "value": 14.237, "uncertainty": 0.83, "unit": "", "protocol": PROTOCOL},
-    ]
-}
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements that balance, addresses, ids, and the text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self._note(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._note(attrs)
-
-    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.ids += [named["id"] or ""] if "id" in named else []
-        self.addresses += [named[key] or "" for key in ("src", "href", "srcset", "action") if key in named]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
-def journal(count: int = 90) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for step in range(1, count + 1):
-        wall = {"seconds": step * 0.5, "images_per_second": 1000.0}
-        numbers = {"loss": 2.0 / step + 0.1, "grad_norm": 1.0, "learning_rate": 1e-3}
-        rows.append({"kind": "train", "images": step * 128, **numbers, "wall": wall})
-        if step % 10 == 0:
-            losses = {"loss": 2.5 / step + 0.1, "loss_raw": 2.2 / step + 0.1}
-            rows.append({"kind": "validation", "images": step * 128, **losses, "wall": {"seconds": step * 0.5}})
-    return rows
-
-
-def pictures(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+SECTIONS = (
+    *("doctor", "samples", "filmstrip", "loss", "quality", "previews", "metrics", "schedule", "studies"),
+    *("config", "reproduce", "commands"),
+)
 
 
 @pytest.fixture
 def material() -> ReportMaterial:
-    return ReportMaterial(
-        record=RECORD,
-        journal=journal(),
-        samples=pictures(16, 1, 8, 8),
-        data=pictures(16, 1, 8, 8),
-        filmstrip=pictures(3, 4, 1, 8, 8),
-        filmstrip_labels=["t = 1.00", "t = 0.50", "t = 0.00"],
-        evaluation=EVALUATION,
-        commands={"More samples": "undiffuse sample runs/demo -n 64"},
-        hardware="2 cores",
-        version="0.1.0",
-    )
-
-
-def bare() -> ReportMaterial:
-    return ReportMaterial(record={}, journal=[], samples=pictures(0, 1, 8, 8), data=pictures(0, 1, 8, 8))
-
-
-def check_self_contained(page: Page, html: str) -> None:
-    assert not page.open
-    assert "script" not in page.tags and "iframe" not in page.tags
-    assert [a for a in page.addresses if not a.startswith(("data:", "#"))] == []
-    assert not re.search(r"https?://|@import|url\((?!#)", html)
-    assert len(page.ids) == len(set(page.ids))
+    return material_of()
 
 
 def test_page_is_one_small_file_that_needs_no_other(material: ReportMaterial, tmp_path: Path) -> None:
     for images in (1000, 2000, 3000):
         save_png(tmp_path / "previews" / f"images_{images:012d}.png", pictures(1, 40, 40))
-    path = write_report(tmp_path, material)
+    full = replace(material, previews=tmp_path / "previews", studies=[read_study(study_folder(tmp_path / "s"))])
+    path = write_report(tmp_path / "report.html", full)
     html = path.read_text(encoding="utf-8")
     page = Page(html)
     check_self_contained(page, html)
     assert path == tmp_path / "report.html" and path.stat().st_size < 500_000
-    assert set(SECTIONS) | {"previews"} <= set(page.ids)
-    assert len([a for a in page.addresses if a.startswith("data:image/")]) == 2 + 3 + 3
+    assert set(SECTIONS) <= set(page.ids)
+    assert len([a for a in page.addresses if a.startswith("data:image/")]) == 2 + 3 + 3 + 1
     for text in ("ddpm-digits", "t = 0.50", "validation, EMA weights", "2.813", "± 0.021", "Fréchet distance (pixels)",
                  "1000 samples", "system.process.num_steps", "undiffuse sample runs/demo -n 64", "2,000 images",
-                 "2 cores", "0.1.0", "fc1bf5a5", "11,520", "the loss axis is logarithmic"):  # fmt: skip
+                 "2 cores", "0.1.0", "fc1bf5a5", "11,520", "the value axis is logarithmic", "Mean colour", "Contrast",
+                 "Fréchet distance (handwriting)", "200 samples against 1,596 training items", "copies",
+                 "undiffuse train ddpm-digits seed=3", "1 check found nothing amiss", "A study of one thing.",
+                 "Noise levels drawn"):  # fmt: skip
         assert text in page.text
     assert "missing" not in re.findall(r'class="([^"]*)"', html)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["previews", "report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["previews", "report.html", "s"]
+
+
+def study_folder(folder: Path, picture: np.ndarray | None = None, count: int = 1) -> Path:
+    """A study as ``undiffuse study`` leaves it."""
+    names, page = [f"plate{number}.png" for number in range(count)], "# one: a study\n\n"
+    for name in names:
+        save_png(folder / name, pictures(3, 40, 60) if picture is None else picture)
+        page += f"## Plate\n\n![Plate]({name})\n\nA study of one thing.\n\nFormula: a.\n\nSource: b.\n\n"
+    (folder / "README.md").write_text(page)
+    plates = {
+        name: {"title": f"Plate of {name}", "error_nats": 0.123456, "levels": [1, 2], "good": True} for name in names
+    }
+    content = {"study": "one", "summary": "a study", "model": {"weights_sha256": "abc"}, "pictures": plates}
+    (folder / "study.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_study_is_read_with_its_captions_and_numbers(tmp_path: Path) -> None:
+    study = read_study(study_folder(tmp_path, count=2))
+    assert study[:3] == ("one", "a study", "abc")
+    assert [(one.path.name, one.caption, one.numbers) for one in study.pictures] == [
+        (f"plate{number}.png", "A study of one thing.", [("error nats", "0.1235")]) for number in range(2)
+    ]
+    (tmp_path / "plate0.png").unlink()
+    (tmp_path / "README.md").unlink()
+    assert [(one.title, one.caption) for one in read_study(tmp_path).pictures] == [("Plate of plate1.png", "")]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"pictures": {"a": 1}}'])
+def test_a_damaged_study_is_refused_in_a_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UsageError, match="is damaged"):
+        read_study(tmp_path)
+
+
+def test_a_study_may_name_no_file_outside_its_folder(tmp_path: Path) -> None:
+    save_png(tmp_path / "secret.png", pictures(3, 8, 8))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.json").write_text(json.dumps({"study": "one", "pictures": {"../secret.png": {}}}))
+    assert read_study(tmp_path / "s").pictures == []
+
+
+def test_a_study_of_other_weights_says_so(tmp_path: Path) -> None:
+    study = read_study(study_folder(tmp_path))
+    for weights, said in (("abc", False), ("xyz", True)):
+        evaluation = {**EVALUATION, "model": {"weights_sha256": weights}}
+        text = Page(render(replace(bare(), studies=[study], evaluation=evaluation))).text
+        assert ("looked at other weights" in text) == said
+
+
+def test_quality_is_drawn_with_its_errors_and_the_data_beside_it() -> None:
+    rows = [*quality_rows(), *quality_rows("other")]
+    one = quality_curve(rows, "frechet_handwriting", "a", "#000")
+    assert one.x.tolist() == [2304, 4608, 6912, 9216, 11520]
+    assert one.y.tolist() == pytest.approx([20, 10, 20 / 3, 5, 4])
+    assert one.error is not None and one.error.tolist() == pytest.approx([0.5, 0.25, 0.5 / 3, 0.125, 0.1])
+    colour = [{**row, "mean": [1.0, 2.0, row["mean"][0]], "data_mean": [4.0, 5.0, 6.0]} for row in quality_rows()]
+    drift = drift_curves(colour)
+    assert [(line.label, line.y[0], line.dashed) for line in drift["Mean colour"]] == [
+        *(("samples, red", 1.0, False), ("data, red", 4.0, True), ("samples, green", 2.0, False)),
+        *(("data, green", 5.0, True), ("samples, blue", 89.0, False), ("data, blue", 6.0, True)),
+    ]
+    assert [line.y[-1] for line in drift["Contrast"]] == [85.0, 96.0]
+
+
+def test_epochs_stand_above_the_quality_curve() -> None:
+    html = render(replace(bare(), record=RECORD, journal=quality_rows()))
+    svg = re.search(r"<section id=\"quality\">.*?</svg>", html, flags=re.DOTALL)
+    assert svg is not None
+    ticks = set(re.findall(r">([0-9.k]+)</text>", svg[0]))
+    assert {"2", "4", "6"} <= ticks  # passes: 11,520 images are 7.2 of 1,596
+    without = render(replace(bare(), record={**RECORD, "data": {}}, journal=quality_rows()))
+    assert "epochs" in html and "epochs" not in without
+
+
+def test_a_flat_weight_draws_no_share_of_its_own() -> None:
+    flat = schedule()._replace(weight=np.ones(40))
+    assert [len(lines) for lines in level_curves(flat).values()] == [1, 1]
+    assert [len(lines) for lines in level_curves(schedule()).values()] == [2, 1]
+    assert level_curves(schedule()._replace(weight=np.empty(0))).keys() == {"Noise levels drawn"}
 
 
 def test_same_material_gives_the_same_bytes(material: ReportMaterial) -> None:
@@ -176,7 +158,7 @@ def test_same_material_gives_the_same_bytes(material: ReportMaterial) -> None:
 def test_plots_take_their_colours_from_the_page(material: ReportMaterial) -> None:
     html = render(material)
     css = (Path(sys.modules["undiffuse.report"].__path__[0]) / "templates" / "run.css").read_text(encoding="utf-8")
-    used = set(re.findall(r"var\((--[a-z]+)\)", html))
+    used = set(re.findall(r"var\((--[a-z0-9]+)\)", html))
     light, dark = css.split("prefers-color-scheme: dark", 1)
     for variable in used:
         assert f"{variable}:" in light and f"{variable}:" in dark
@@ -189,14 +171,16 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
     page = Page(html)
     check_self_contained(page, html)
     for text in ("There are no samples to show.", "No filmstrip was kept", "holds no losses", "was not evaluated",
-                 "No configuration was recorded", "No commands were given"):  # fmt: skip
+                 "No configuration was recorded", "No commands were given", "Quality was not measured",
+                 "has no noise schedule", "No studies of this run", "The doctor has not looked", "No command is known",
+                 "No samples were kept"):  # fmt: skip
         assert text in page.text
-    assert "previews" not in page.ids and set(SECTIONS) <= set(page.ids)
+    assert set(SECTIONS) <= set(page.ids)
 
 
 def test_run_without_validation_says_so(material: ReportMaterial) -> None:
     rows = [row for row in material.journal if row["kind"] == "train"]
-    text = Page(render(replace(material, journal=rows))).text
+    text = Page(render(replace(material, journal=rows, schedule=None))).text
     assert "made no validation" in text and "Validation loss" not in text
 
 
@@ -209,11 +193,14 @@ def test_points_are_shown_as_clouds(material: ReportMaterial) -> None:
     page = Page(html)
     check_self_contained(page, html)
     assert "The cloud of points" in page.text and "points seen" in page.text
-    first = next(a for a in page.addresses[3:] if a.startswith("data:image/"))
+    first = [address for address in page.addresses if address.startswith("data:image/")][2]
     assert (np.asarray(Image.open(io.BytesIO(b64decode(first.split(",")[1])))) < 255).mean() > 0.01
 
 
-@pytest.mark.parametrize("place", ["class", "recipe", "command", "label", "metric", "protocol", "hardware", "setting"])
+PLACES = ("class", "recipe", "command", "label", "metric", "protocol", "hardware", "setting", "run", "finding", "study")
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: str) -> None:
     evil = "</p><script>alert(1)</script><img src=x onerror=\"alert('2')\">"
     row = {"metric": evil if place == "metric" else "m", "value": 1.0, "unit": evil}
@@ -224,11 +211,16 @@ def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: s
         replace(
             material,
             journal=[],
+            schedule=None,
             record={**RECORD, "model": model, "config": config if place in ("recipe", "setting") else RECORD["config"]},
             commands={evil: evil} if place == "command" else {},
             filmstrip_labels=[evil if place == "label" else "t"] * 3,
             evaluation={"results": [row]},
             hardware=evil if place == "hardware" else "",
+            name=evil if place == "run" else "",
+            findings=[{"severity": evil, "title": evil, "evidence": evil}] if place == "finding" else None,
+            studies=[Study(evil, evil, "", [])] if place == "study" else [],
+            reproduce=evil,
         )
     )
     check_self_contained(Page(html), html)
@@ -238,20 +230,31 @@ def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: s
 def test_page_stays_under_five_megabytes_with_the_largest_pictures(material: ReportMaterial, tmp_path: Path) -> None:
     """Noise does not compress: the worst case of every picture at once, and a long journal."""
     for images in range(7):
-        save_png(tmp_path / "previews" / f"images_{images}.png", pictures(3, 500, 500))
+        save_png(tmp_path / "previews" / f"images_{images}.png", pictures(3, 300, 300))
+    noisy = study_folder(tmp_path / "s", pictures(3, 500, 800), 6)
     big = pictures(16, 3, 256, 256)
     strip = np.broadcast_to(big[:4], (14, 4, 3, 256, 256))
     labels = [str(k) for k in range(14)]
     changes: Mapping[str, Any] = {"samples": big, "data": big, "filmstrip": strip, "filmstrip_labels": labels}
-    path = write_report(tmp_path, replace(material, journal=journal(5000), **changes))
+    path = write_report(
+        tmp_path / "report.html",
+        replace(
+            material,
+            journal=journal(5000),
+            schedule=None,
+            previews=tmp_path / "previews",
+            studies=[read_study(noisy)] * 2,
+            **changes,
+        ),
+    )
     html = path.read_text(encoding="utf-8")
     assert 1_000_000 < len(html.encode()) < 5_000_000
-    assert len([a for a in Page(html).addresses if a.startswith("data:image/")]) == 2 + 12 + 6
+    assert len([a for a in Page(html).addresses if a.startswith("data:image/")]) == 2 + 12 + 6 + 12
 
 
 def test_too_much_text_is_refused_and_leaves_nothing(material: ReportMaterial, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="at most 5,000,000"):
-        write_report(tmp_path, replace(material, commands={"a": "x" * 5_000_000}))
+        write_report(tmp_path / "report.html", replace(material, commands={"a": "x" * 5_000_000}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -259,7 +262,7 @@ def test_broken_previews_are_left_out(material: ReportMaterial, tmp_path: Path) 
     save_png(tmp_path / "images_000000000010.png", pictures(1, 9, 9))
     (tmp_path / "images_000000000020.png").write_bytes((tmp_path / "images_000000000010.png").read_bytes()[:60])
     (tmp_path / "images_000000000030.png").write_bytes(b"")
-    text = Page(render(replace(material, journal=[]), tmp_path)).text
+    text = Page(render(replace(material, journal=[], previews=tmp_path))).text
     assert "10 images" in text and "20 images" not in text and "30 images" not in text
 
 
@@ -281,9 +284,9 @@ def test_pictures_keep_their_pixels_within_the_budget() -> None:
     array = pictures(3, 40, 30)
     exact = embed(Image.fromarray(array.transpose(1, 2, 0)), "a", 100_000)
     back = Image.open(io.BytesIO(b64decode(exact.uri.split(",")[1])))
-    assert np.array_equal(np.asarray(back), array.transpose(1, 2, 0)) and exact[1:] == ("a", 30, 40, False)
+    assert np.array_equal(np.asarray(back), array.transpose(1, 2, 0)) and exact[1:] == ("a", 30, 40, False, False)
     tight: Picture = embed(Image.fromarray(pictures(600, 600)), "b", PREVIEW_BYTES)
-    assert len(tight.uri) <= PREVIEW_BYTES * 4 / 3 + 40 and tight.uri.startswith("data:image/jpeg")
+    assert len(tight.uri) <= PREVIEW_BYTES * 4 / 3 + 40 and tight.uri.startswith(("data:image/webp", "data:image/jpeg"))
 
 
 def test_curves_leave_out_what_is_not_a_number() -> None:

@@ -8,8 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from undiffuse.app import cli_measure
+from undiffuse.app.cli_data import data_app
+from undiffuse.app.cli_options import (
+    DeviceOption,
+    GridOption,
+    ModelArgument,
+    ProcessOption,
+    SamplerOption,
+    SeedOption,
+    StepsOption,
+    WeightsOption,
+    list_rows,
+)
+from undiffuse.app.cli_study import study_app
 from undiffuse.errors import UndiffuseError, UsageError
-from undiffuse.studies import MODEL_STUDIES
 
 app = typer.Typer(
     name="undiffuse",
@@ -19,22 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
 app.add_typer(study_app, name="study")
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
-WeightsOption = Annotated[str, typer.Option(help="ema, the averaged weights, or raw, those that training moved")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
-StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
-GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras or karras:rho=5")]
-ProcessOption = Annotated[
-    str | None,
-    typer.Option(help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default"),
-]
-SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 
 
 def _version(value: bool) -> None:
@@ -139,56 +138,8 @@ def sample(
     )
 
 
-@app.command()
-def evaluate(
-    model: ModelArgument,
-    data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, classes, copying, "
-            "sliced_wasserstein"
-        ),
-    ] = None,
-    num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    grid: GridOption = None,
-    process: ProcessOption = None,
-    seed: SeedOption = 0,
-    features: Annotated[str, typer.Option(help="auto, handwriting, fashion or pixels")] = "auto",
-    bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
-    bound_random_images: Annotated[int, typer.Option(help="held-out pictures for vlb_random")] = 10_000,
-    likelihood_images: Annotated[int, typer.Option(help="held-out pictures for nll")] = 64,
-    likelihood_probes: Annotated[int, typer.Option(help="random vectors a picture that nll's trace is taken with")] = 1,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
-    out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
-    weights: WeightsOption = "ema",
-    device: DeviceOption = "auto",
-) -> None:
-    """Measure a model; every number goes into the JSON file with the protocol that made it."""
-    from undiffuse.app import evaluating, models
-    from undiffuse.evaluation import Protocol
-
-    loaded = models.load(model, device, weights)
-    protocol = Protocol(
-        num=num,
-        seed=seed,
-        sampler=sampler,
-        steps=steps,
-        grid=grid,
-        process=process,
-        batch_size=batch_size,
-        features=features,
-        bound_images=bound_images,
-        bound_random_images=bound_random_images,
-        likelihood_images=likelihood_images,
-        likelihood_probes=likelihood_probes,
-    )
-    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
-    if metrics is not None and not names:
-        raise UsageError(f"--metrics names no metric, got {metrics!r}; leave it out for the default ones")
-    evaluating.evaluate_to_file(loaded, protocol, names, data, out or loaded.path / "evaluation.json")
+app.command()(cli_measure.evaluate)
+app.command()(cli_measure.compare)
 
 
 @app.command()
@@ -211,12 +162,8 @@ def encode(
     )
 
 
-@app.command()
-def report(model: ModelArgument, device: DeviceOption = "auto") -> None:
-    """Write report.html into a run's folder: curves, samples beside data, filmstrip, metrics, configuration."""
-    from undiffuse.app import models, reporting
-
-    typer.echo(f"report: {reporting.report_run(models.load(model, device))}")
+app.command()(cli_measure.report)
+app.command()(cli_measure.doctor)
 
 
 @app.command()
@@ -224,7 +171,7 @@ def recipes() -> None:
     """List the recipes."""
     from undiffuse.recipes import RECIPES
 
-    _list({name: recipe.summary for name, recipe in RECIPES.items()})
+    list_rows({name: recipe.summary for name, recipe in RECIPES.items()})
 
 
 @app.command()
@@ -234,7 +181,7 @@ def samplers() -> None:
     from undiffuse.samplers.grids import GRIDS
 
     rows = {name: make_sampler(name) for name in SAMPLERS}
-    _list(
+    list_rows(
         {
             name: f"order {row.order}, up to {row.max_nfe_per_step} evaluations a step, "
             f"{'stochastic' if row.stochastic else 'deterministic'}, {row.source}"
@@ -242,97 +189,6 @@ def samplers() -> None:
         }
     )
     typer.echo(f"time grids: {', '.join(GRIDS)}")
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """List the data sources."""
-    from undiffuse.data.config import SOURCES
-
-    _list({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCES.items()})
-
-
-@data_app.command("info")
-def data_info(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="a source's name, a folder, or an MNIST-format file")],
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet of 64 items here (PNG)")] = None,
-) -> None:
-    """Say what is in a data set: counts, shape, classes, split, fingerprint."""
-    from undiffuse.app.looking import show_data
-
-    show_data(source, sheet)
-
-
-@study_app.callback(invoke_without_command=True)
-def study(context: typer.Context) -> None:
-    """Experiments that show what the theory says; without a name, lists them."""
-    from undiffuse.studies import STUDIES
-
-    if context.invoked_subcommand is None:
-        _list(STUDIES)
-
-
-@study_app.command("theory")
-def study_theory(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="a run folder of points, or exact:swissroll, rings, gaussians")
-    ],
-    out: Annotated[Path | None, typer.Option(help="folder; studies/theory-MODEL by default")] = None,
-    process: Annotated[str | None, typer.Option(help="of exact:NAME, such as ve or vp:beta_max=10; vp if none")] = None,
-    num: Annotated[int, typer.Option(help="points in the clouds whose distance is taken")] = 1000,
-    seed: SeedOption = 0,
-    weights: WeightsOption = "ema",
-    device: DeviceOption = "auto",
-) -> None:
-    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
-    from undiffuse.app import studying
-
-    studying.theory(model, out, process=process, num=num, seed=seed, weights=weights, device=device)
-
-
-@study_app.command("parameterization")
-def study_parameterization(
-    data: Annotated[str | None, typer.Option(help="a source's name or a folder; digits by default")] = None,
-    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
-    images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
-    num: Annotated[int, typer.Option(help="samples drawn in each cell")] = 500,
-    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
-    device: DeviceOption = "auto",
-) -> None:
-    """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
-    from undiffuse.app import parameterizing
-
-    parameterizing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
-
-
-def _add_model_study(name: str, summary: str) -> None:
-    """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
-
-    def command(
-        model: ModelArgument,
-        options: Annotated[
-            list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the study, see the guide")
-        ] = None,
-        out: Annotated[Path | None, typer.Option(help=f"folder; studies/{name}-MODEL by default")] = None,
-        seed: SeedOption = 0,
-        weights: WeightsOption = "ema",
-        device: DeviceOption = "auto",
-    ) -> None:
-        from undiffuse.app import studying
-
-        studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device)
-
-    study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.")(command)
-
-
-for _name, _study in MODEL_STUDIES.items():
-    _add_model_study(_name, _study.summary)
-
-
-def _list(rows: dict[str, str]) -> None:
-    width = max(map(len, rows))
-    for name, text in rows.items():
-        typer.echo(f"{name:<{width}}  {text}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,9 +14,10 @@ from undiffuse.app.training import split_data
 from undiffuse.config import validate
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.config import SourceConfig
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation import Protocol, Subject, check_metrics, default_metrics, evaluate
+from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, default_metrics, evaluate
 from undiffuse.files import check_writable, write_json
 from undiffuse.images import grid_of, save_png
 from undiffuse.registry import make
@@ -27,12 +28,13 @@ from undiffuse.training.config import RunConfig
 
 
 def evaluate_to_file(
-    model: Model, protocol: Protocol, metrics: Sequence[str], data: str | None, out: Path
+    model: Model, protocol: Protocol, metrics: Sequence[str], data: str | None, out: Path, use_cache: bool = True
 ) -> dict[str, Any]:
     """Evaluate, print a table, write ``out``.
 
     Args:
         data: held-out pictures from another source; by default those of the model's own run.
+        use_cache: take results from the user's cache where they are there, and keep new ones in it.
     """
     check_metrics(metrics)
     _check_sampling(protocol)
@@ -41,7 +43,7 @@ def evaluate_to_file(
     check_writable(out)
     load_train, held_out = real_data(model, data)
     with counting("evaluating") as tell:
-        subject = Subject(model, load_train, held_out, protocol, tell)
+        subject = Subject(model, load_train, held_out, protocol, tell, Cache.of_user(use_cache))
         result = evaluate(subject, metrics or _defaults(subject))
     write_json(out, result)
     results_table(result)
@@ -69,7 +71,7 @@ def _draw_closest(result: Mapping[str, Any], subject: Subject, path: Path) -> No
     """The samples nearest to a training picture, each above that picture."""
     for row in result["results"]:
         if closest := row["details"].get("closest"):
-            samples = subject.samples[[pair["seed"] - subject.protocol.seed for pair in closest]].numpy()
+            samples = subject.again([pair["seed"] - subject.protocol.seed for pair in closest]).numpy()
             training = subject.train.fetch([pair["training_item"] for pair in closest]).items.numpy()
             save_png(path, grid_of(np.concatenate([samples, training]), columns=len(closest)))
             say(f"samples above their nearest training pictures: {path}")
@@ -87,16 +89,21 @@ def real_data(model: Model, data: str | None) -> tuple[Callable[[], Dataset], Da
         train, held_out = own_data(model)
         return lambda: train, held_out
     config = validate(RunConfig, model.config["config"])
-    source = source_config_for(data)
     shape = tuple(model.system.shape)
-    options = {"channels": shape[0], "size": shape[1:], "fit": getattr(config.data, "fit", "crop")}
-    fitting = {key: value for key, value in options.items() if len(shape) == 3 and key in type(source).model_fields}
-    held_out = load_dataset(source.model_copy(update=fitting))
+    held_out = load_dataset(fitted_source(data, shape, getattr(config.data, "fit", "crop")))
     if held_out.shape != shape:
         raise UsageError(
             f"the model makes items of shape {shape}, {data} has {held_out.shape}; name data of that shape"
         )
     return partial(_training_data, model), held_out
+
+
+def fitted_source(data: str, shape: tuple[int, ...], fit: str = "crop") -> SourceConfig:
+    """The source that ``data`` names, its pictures brought to the channels and the size of ``shape``."""
+    source = source_config_for(data)
+    options = {"channels": shape[0], "size": shape[1:], "fit": fit}
+    fitting = {key: value for key, value in options.items() if len(shape) == 3 and key in type(source).model_fields}
+    return source.model_copy(update=fitting)
 
 
 def own_data(model: Model) -> tuple[Dataset, Dataset]:

@@ -19,6 +19,7 @@ def show_data(source: str, sheet: Path | None) -> None:
     rows = [
         ["items", f"{facts['num_items']} {facts['kind']} of shape {tuple(facts['shape'])}"],
         ["classes", classes],
+        *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(facts["captions"])],
         ["split", f"{facts['split']['train']} training, {facts['split']['validation']} held out"],
         ["duplicates", str(facts["num_duplicates"])],
         ["values", f"{facts['value_range'][0]:g} to {facts['value_range'][1]:g}"],

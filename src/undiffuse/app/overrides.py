@@ -30,7 +30,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
-        _put(values, key.split("."), _parsed(text), key)
+        _put(values, key.split("."), read_value(text), key)
     return validate(RunConfig, values)
 
 
@@ -49,7 +49,7 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
             raise UsageError(f"expected key=value, got {option!r}; options of {what}: {', '.join(model.model_fields)}")
         if key in values:
             raise UsageError(f"option {key!r} of {what} is given twice; give it once")
-        values[key] = _parsed(text)
+        values[key] = read_value(text)
     return validate(model, values, what)
 
 
@@ -59,7 +59,8 @@ def _merged_source(old: dict[str, Any], new: SourceConfig) -> dict[str, Any]:
     return {**shared, **chosen, "name": new.name}
 
 
-def _parsed(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -109,6 +109,7 @@ def _configuration(data: str, points: bool, images: int, seed: int, cell: Cell) 
         "system.sampling.sampler=ancestral",
         "system.sampling.grid=uniform",
         "preview_every_images=0",
+        "quality_every_images=0",
         "log_every_images=5000",
     ]
     shared += [] if points else ["system.class_conditional=false", "system.network.channels=32"]

@@ -1,9 +1,10 @@
-"""``undiffuse report``: gather what a run has to show and write its page."""
+"""``undiffuse report``: gather what runs have to show and write the page."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +12,118 @@ import numpy as np
 import torch
 
 from undiffuse.app.evaluating import real_data
-from undiffuse.app.show import warn
+from undiffuse.app.models import load
+from undiffuse.app.reproducing import reproducing_command
+from undiffuse.app.show import counting, warn
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
-from undiffuse.report import ReportMaterial, write_report
+from undiffuse.evaluation.schedule import schedule_of
+from undiffuse.files import check_writable
+from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
 
-_SHOWN = 64
+_SHOWN, _COMPARED = 64, 32
 _SHOWN_POINTS = 2000
 _FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
 
 
+def report(
+    runs: Sequence[str | Path], out: Path | None = None, studies: Sequence[Path] = (), device: str = "auto"
+) -> Path:
+    """Write the page of one run, or one that compares several; returns its path.
+
+    Args:
+        runs: run folders, model folders or bundled names.
+        out: the page; ``report.html`` in the run's folder, or ``comparison.html`` here for several.
+        studies: folders of more studies to show than those that are found beside a run.
+    Raises:
+        UsageError: no such run, one without weights, a run named twice, no such study, or nowhere to write.
+    """
+    models = [load(run, device) for run in runs]
+    path = out or (models[0].path / "report.html" if len(models) == 1 else Path("comparison.html"))
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file such as {path / 'report.html'}")
+    check_writable(path)
+    names = _names(models)
+    asked = [read_study(folder) for folder in studies]
+    with counting("sampling") as tell:
+        materials = []
+        for number, (model, name) in enumerate(zip(models, names, strict=True)):
+            tell(number, len(models))
+            materials.append(_material(model, name, asked if number == 0 else [], single=len(models) == 1))
+    if len(materials) == 1:
+        return write_report(path, materials[0])
+    return write_comparison(path, materials)
+
+
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
+    return write_report(model.path / "report.html", _material(model, _name(model), [], single=True))
+
+
+def _material(model: Model, name: str, studies: Sequence[Study], single: bool) -> ReportMaterial:
     points = len(model.system.shape) != 3
-    count = _SHOWN_POINTS if points else _SHOWN
+    count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count)
-    material = ReportMaterial(
+    return ReportMaterial(
         record=model.config,
         journal=read_journal(model.path),
         samples=samples,
         data=_real(model, count),
+        name=name,
         filmstrip=frames,
         filmstrip_labels=labels,
-        evaluation=_evaluation(model.path),
+        evaluation=_json(model.path / "evaluation.json"),
+        previews=model.path / "previews",
+        schedule=schedule_of(model.system, model.config),
+        studies=[*found_studies(model.path), *studies],
+        findings=_findings(model.path / "doctor.json"),
+        reproduce=reproducing_command(model.config),
         commands=_commands(model),
         hardware=hardware(),
         version=__version__,
     )
-    return write_report(model.path, samples=material)
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """What to call the runs: their folders' names, or whole paths where two folders are called the same."""
+    paths = [model.path.resolve() for model in models]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UsageError(f"{path} is given more than once; name each run once")
+    names = [_name(model) for model in models]
+    return [name if names.count(name) == 1 else str(model.path) for name, model in zip(names, models, strict=True)]
+
+
+def _name(model: Model) -> str:
+    return model.path.resolve().name
+
+
+def found_studies(run: Path) -> list[Study]:
+    """Studies of a run: in its own folder ``studies``, and called after it in ``studies`` beside it or here.
+
+    A damaged one is left out, with a note.
+    """
+    run = run.resolve()
+    own = sorted(run.glob("studies/*/study.json"))
+    beside = [
+        path
+        for folder in (run.parent, Path.cwd())
+        for path in sorted(folder.glob("studies/*/study.json"))
+        if path.parent.name.endswith(f"-{run.name}")
+    ]
+    folders = dict.fromkeys(path.parent.resolve() for path in (*own, *beside))
+    studies = []
+    for folder in folders:
+        try:
+            studies.append(read_study(folder))
+        except UsageError as error:
+            warn(f"left out: {error}")
+    return studies
 
 
 def _real(model: Model, count: int) -> Any:
@@ -72,17 +152,41 @@ def _sample_with_frames(model: Model, count: int) -> tuple[Any, Any, list[str]]:
     return samples, np.stack([frames[moment].numpy() for moment in moments]), labels
 
 
-def _evaluation(run: Path) -> Any:
-    path = run / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: Path) -> Any:
+    """The object in a file of results, ``None`` if there is no such file.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}); make it anew or move it away") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is no file of results: expected a JSON object; make it anew or move it away")
+    return content
+
+
+def _findings(path: Path) -> Any:
+    content = _json(path)
+    if content is None:
+        return None
+    rows = content.get("findings")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path} holds no list of findings; make it anew with: undiffuse doctor {path.parent}")
+    return rows
 
 
 def _commands(model: Model) -> dict[str, str]:
     run = shlex.quote(str(model.path))
+    points = len(model.system.shape) != 3
     commands = {
-        "sample 64 pictures": f"undiffuse sample {run} -n 64",
+        f"sample 64 {'points' if points else 'pictures'}": f"undiffuse sample {run} -n 64",
         "see the denoising": f"undiffuse sample {run} -n 8 --progressive",
         "measure again, with more samples": f"undiffuse evaluate {run} --num 5000",
+        "set it beside another run": f"undiffuse report {run} OTHER",
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
         "train on your own pictures": "undiffuse train ddpm-church48 --data FOLDER",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(highlight=False)
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
@@ -43,14 +45,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console.print(drawn)
 
 
-def results_table(evaluation: Mapping[str, Any]) -> None:
-    """The results of an evaluation, a line each."""
+def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
+    """The results of an evaluation, a line each, and what they say in words."""
     rows = []
     for result in evaluation["results"]:
         error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
         value = "–" if result["value"] is None else f"{result['value']:.4g}"
         rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
-    table(f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
+    table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
+    verdicts = {result["details"]["verdict"] for result in evaluation["results"] if "verdict" in result["details"]}
+    for verdict in sorted(verdicts):
+        say(f"copying: {verdict}")
+    if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
+        say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
 
 
 class TrainingView:
@@ -67,7 +74,7 @@ class TrainingView:
             disable=not self.live,
         )
         self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
-        self.validation = ""
+        self.measured = {"validation": "", "quality": ""}
 
     def __enter__(self) -> TrainingView:
         self.bar.start()
@@ -79,12 +86,16 @@ class TrainingView:
     def row(self, kind: str, values: dict[str, Any]) -> None:
         """A row of the journal."""
         if kind == "validation":
-            self.validation = f"  validation {values['loss']:.4f}"
+            self.measured["validation"] = f"  validation {values['loss']:.4f}"
+            return
+        if kind == "quality":
+            self.measured["quality"] = f"  {values['metric']} {values['value']:.3g}"
             return
         images = values["images"]
         rate = (images - self.first) / max(time.monotonic() - self.started, 1e-9)
         left = duration(max(self.num_images - images, 0) / max(rate, 1e-9))
-        facts = f"{values['images_per_second']:.0f} images/s  loss {values['loss']:.4f}{self.validation}  {left} left"
+        measured = "".join(self.measured.values())
+        facts = f"{values['images_per_second']:.0f} images/s  loss {values['loss']:.4f}{measured}  {left} left"
         self.bar.update(self.task, completed=images, facts=facts)
         if not self.live:
             console.print(f"{images:>9} images  {facts}", soft_wrap=True)
@@ -108,3 +119,41 @@ def counting(what: str) -> Iterator[Any]:
     with bar:
         task = bar.add_task(what, total=1)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Working:
+    """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
+
+    def __init__(self, unit: str = "pictures", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
+        self._unit, self._amount = unit, amount
+        self._live = console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[facts]}"),
+            console=console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1, facts="")
+        self._what, self._first, self._began, self._told = "", 0, 0.0, 0.0
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self._tell
+
+    def __exit__(self, *args: object) -> None:
+        self._bar.stop()
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:  # the first call of a piece of work says where it goes on
+            self._bar.start()  # not before: a process that is forked under a running bar may wait for its lock
+            self._what, self._first, self._began, self._told = what, done, now, now
+        rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
+        left = f"  {duration((total - done) / rate)} left" if rate else ""
+        of = f"{self._amount(done)} of {self._amount(total)} {self._unit}".rstrip()
+        facts = f"{of}  {self._amount(rate)}/s{left}"
+        self._bar.update(self._task, description=what, completed=done, total=max(total, 1), facts=facts)
+        if not self._live and now - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = now
+            console.print(f"{what}  {facts}", soft_wrap=True, markup=False)

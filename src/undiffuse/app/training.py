@@ -20,9 +20,10 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
+from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.saved import read_config
+from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.trainer import Trainer
 
@@ -33,8 +34,14 @@ _MEASURED_SECONDS = 5.0
 def configure(
     recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool
 ) -> RunConfig:
-    """The configuration that a command line asks for; without a recipe, that of the run to be resumed."""
+    """The configuration that a command line asks for; without a recipe, that of the run to be resumed.
+
+    Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
+    its features too many.
+    """
     source = source_config_for(data) if data is not None else None
+    if source is not None and recipe is not None:
+        overrides = ["quality_every_images=0", *overrides]
     if recipe is not None:
         return apply_overrides(get_recipe(recipe), overrides, source)
     if not resume or out is None:
@@ -72,6 +79,9 @@ def train(
     _check_folder(config, out, resume)
     training, held_out = split_data(config)
     trainer = Trainer(config, training, held_out, out, pick_device(device))
+    if config.quality_every_images:
+        model = Model(trainer.ema.average, trainer.record, out, "")
+        trainer.measure = quality_measure(model, training, config.quality_samples)
     if resume:
         _announce_resume(trainer, out)
     else:

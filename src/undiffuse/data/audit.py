@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.pictures import from_array
-from undiffuse.data.source import Dataset
+from undiffuse.data.source import Dataset, count_distinct
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 
 _LOOKED_AT = 4096  # items read for the range of values
+_SHOWN = 3  # captions
 _TILE_SIDE = 32  # smaller pictures are enlarged in whole steps on the sheet
 _PLOT_SIDE = 512
+_TEXT_SIDE = 12
 
 
 def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
@@ -25,8 +28,10 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
 
     Returns:
         name, kind (``pictures`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
-        ``validation`` counts), num_duplicates, value_range (of evenly spaced items), fingerprint and provenance.
+        ``validation`` counts), num_duplicates, value_range and captions (of evenly spaced items; the captions of a
+        few, none where the set has none), fingerprint and provenance.
     """
+    captions = dataset.captions
     train, validation = split_by_content(dataset, config.validation_fraction)
     looked_at = dataset.items(evenly_spaced(len(dataset), _LOOKED_AT))
     return {
@@ -36,8 +41,9 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
         "shape": list(dataset.shape),
         "classes": class_counts(dataset),
         "split": {"train": len(train), "validation": len(validation)},
-        "num_duplicates": len(dataset) - len(set(dataset.hashes())),
+        "num_duplicates": len(dataset) - count_distinct(dataset.hashes()),
         "value_range": [float(looked_at.min()), float(looked_at.max())],
+        "captions": [captions[row] for row in evenly_spaced(len(dataset), _SHOWN)] if captions else [],
         "fingerprint": dataset.fingerprint,
         "provenance": dict(dataset.provenance),
     }
@@ -61,13 +67,29 @@ def contact_sheet(dataset: Dataset, num: int = 64) -> Image.Image:
 
     Args:
         dataset: a non-empty set of pictures, or of points of two coordinates or more (the first two are drawn).
-        num: how many pictures (at least 1); points are all drawn, up to a hundred thousand.
+        num: how many pictures (at least 1); points are all drawn, up to a hundred thousand. Where pictures have
+            captions, those of the first row are listed below.
     """
     if len(dataset) == 0 or num < 1:
         raise UsageError(f"a contact sheet of {num} of {len(dataset)} items has nothing on it; expected at least one")
     if len(dataset.shape) == 1:
         return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
-    return tile(dataset.items(evenly_spaced(len(dataset), num)))
+    rows = evenly_spaced(len(dataset), num)
+    sheet = tile(dataset.items(rows))
+    return sheet if dataset.captions is None else _with_captions(sheet, [dataset.captions[row] for row in rows])
+
+
+def _with_captions(sheet: Image.Image, captions: list[str]) -> Image.Image:
+    """The sheet with the captions of its first row in a list below."""
+    columns = int(np.ceil(np.sqrt(len(captions))))
+    font = ImageFont.load_default(_TEXT_SIDE)
+    lines = [f"{number}  {text}" for number, text in enumerate(captions[:columns], start=1)]
+    width = max(sheet.width, min(_PLOT_SIDE, max(math.ceil(font.getlength(line)) for line in lines) + 8))
+    paper = Image.new(sheet.mode, (width, sheet.height + (_TEXT_SIDE + 4) * len(lines) + 4), "white")
+    paper.paste(sheet, (0, 0))
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(paper).text((4, sheet.height + (_TEXT_SIDE + 4) * row), line, fill="black", font=font)
+    return paper
 
 
 def tile(pictures: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:

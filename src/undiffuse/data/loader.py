@@ -1,29 +1,28 @@
-"""The order in which training sees the data: an endless stream of epochs, a function of (seed, epoch, index) alone.
+"""The data as training sees it: an endless stream of shuffled epochs, a function of (seed, epoch, index) alone.
 
 Position p of the stream is item ``order(seed, p // N)[p % N]``. The loader holds no state that matters: any run of
-positions may be asked for at any time, in any cut, on any rank, and a resumed run goes on where it was.
+positions may be asked for at any time, in any cut, on any rank, with any number of workers, and a resumed run goes on
+where it was. Several ranks share the one stream: each global batch is cut into as many parts, so that all ranks
+together see what one process would, every item once an epoch, nothing padded and nothing dropped.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
+from dataclasses import replace
 
 import numpy as np
+import torch
 
+from undiffuse.data.loading import LoaderConfig
+from undiffuse.data.order import shuffled
+from undiffuse.data.resident import Resident, wants_resident
 from undiffuse.data.source import Batch, Dataset, Indices
+from undiffuse.data.workers import Ahead
 from undiffuse.errors import UsageError
 
-_KEPT_EPOCHS = 2  # a batch touches the running epoch and the next
-
-
-def epoch_order(num_items: int, seed: int, epoch: int) -> Indices:
-    """The permutation of 0..num_items-1 for one epoch.
-
-    It sorts the raw 64-bit output of Philox keyed by (seed, epoch): a bit stream that numpy promises to keep, unlike
-    the method ``permutation``.
-    """
-    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_items)
-    return np.argsort(keys, kind="stable").astype(np.int64)
+_BLOCK = 4096  # positions whose items are worked out at once: alone, one costs as much as hundreds together
+_MAX_WORKERS = 8
 
 
 class Loader:
@@ -32,37 +31,96 @@ class Loader:
     Args:
         dataset: a non-empty set.
         seed: of the shuffle, in [0, 2**64).
+        config: how items get to the device.
+        device: where batches are wanted; the items of a batch may be there already when it is handed out.
+        rank, num_ranks: which part of each batch is this process's.
+        kept: batches handed out last that may be asked for again, beside those to come.
 
     Raises:
-        UsageError: an empty set or a seed out of range.
+        UsageError: an empty set, a seed or rank out of range, a set that does not fit where it is to be resident.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: int = 0,
+        config: LoaderConfig | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        num_ranks: int = 1,
+        kept: int = 1,
+    ) -> None:
         if len(dataset) == 0:
             raise UsageError("cannot draw batches from an empty data set; expected at least one item")
         if not 0 <= seed < 2**64:
             raise UsageError(f"the seed of the data order must be in [0, 2**64), got {seed}")
-        self.dataset, self.seed = dataset, seed
-        self._orders: OrderedDict[int, Indices] = OrderedDict()
+        if not 0 <= rank < num_ranks:
+            raise UsageError(f"the rank must be in 0..num_ranks-1, got rank={rank}, num_ranks={num_ranks}")
+        config = config or LoaderConfig()
+        self.dataset, self.seed, self.device = dataset, seed, torch.device(device)
+        self.rank, self.num_ranks = rank, num_ranks
+        self._block: tuple[int, Indices] | None = None
+        resident = wants_resident(dataset, self.device, config.resident)
+        self._resident = Resident(dataset, self.device) if resident else None
+        workers = 0 if resident else num_workers(dataset, config)
+        pin = self.device.type == "cuda"
+        self._ahead = Ahead(dataset, self.indices, workers, config.prefetch, kept, pin) if workers else None
 
     def indices(self, start: int, count: int) -> Indices:
-        """(count,) item numbers at positions start .. start+count-1 of the stream."""
+        """Item numbers at this rank's share of the positions start .. start+count-1 of the stream.
+
+        The shares of the ranks follow each other and differ by one item at most; they are equal where ``num_ranks``
+        divides ``count``.
+        """
         if start < 0 or count < 0:
             raise UsageError(f"positions in the data stream start at 0, got start={start}, count={count}")
-        size, end = len(self.dataset), start + count
+        first = start + self.rank * count // self.num_ranks
+        return self._items_at(first, start + (self.rank + 1) * count // self.num_ranks)
+
+    def batch(self, start: int, count: int) -> Batch:
+        """The items at this rank's share of the positions start .. start+count-1 of the stream.
+
+        Raises:
+            UsageError: a picture that cannot be read (any more); the message names it.
+            RunError: a worker was killed.
+        """
+        if self._resident is not None:
+            return self._resident.fetch(self.indices(start, count))
+        if self._ahead is not None:
+            batch = self.dataset.batch_of(*self._ahead.fetch(start, count))
+        else:
+            batch = self.dataset.fetch(self.indices(start, count))
+        if self.device.type != "cuda":
+            return batch
+        return replace(batch, items=batch.items.pin_memory().to(self.device, non_blocking=True))
+
+    def close(self) -> None:
+        """End the workers; the next batch would start them again."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _items_at(self, first: int, end: int) -> Indices:
         parts = [
-            self._order(epoch)[max(start - epoch * size, 0) : end - epoch * size]
-            for epoch in range(start // size, -(-end // size))
+            self._block_at(number)[max(first - number * _BLOCK, 0) : end - number * _BLOCK]
+            for number in range(first // _BLOCK, -(-end // _BLOCK))
         ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
-    def batch(self, start: int, count: int) -> Batch:
-        """The items at positions start .. start+count-1 of the stream."""
-        return self.dataset.fetch(self.indices(start, count))
+    def _block_at(self, number: int) -> Indices:
+        if self._block is None or self._block[0] != number:
+            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+            self._block = (number, shuffled(positions, len(self.dataset), self.seed))
+        return self._block[1]
 
-    def _order(self, epoch: int) -> Indices:
-        if epoch not in self._orders:
-            self._orders[epoch] = epoch_order(len(self.dataset), self.seed, epoch)
-            while len(self._orders) > _KEPT_EPOCHS:
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+
+def num_workers(dataset: Dataset, config: LoaderConfig) -> int:
+    """How many worker processes a set is fetched by."""
+    if config.workers != "auto":
+        return config.workers
+    return min(_MAX_WORKERS, max(1, _num_cores() - 1)) if dataset.decodes else 0
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

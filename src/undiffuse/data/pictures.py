@@ -9,9 +9,10 @@ filter.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -37,13 +38,18 @@ class Header(NamedTuple):
     grey: bool
 
 
-def read_header(path: Path, background: Colour = 255) -> Header:
+def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
     """Size and kind of a picture file, decoding nothing.
 
+    Args:
+        source: where the file lies, or its content.
+        background: grey level or colour under transparent pixels.
+        title: what to call it in messages; the path where there is one.
+
     Raises:
-        UsageError: empty, not a picture, unreadable, or a decompression bomb; the message begins with the path.
+        UsageError: empty, not a picture, unreadable, or a decompression bomb; the message begins with the title.
     """
-    with _opened(path) as image:
+    with _opened(source, title) as image:
         width, height = _upright_size(image)
         colourful_ground = isinstance(background, tuple) and len(set(background)) > 1 and image.has_transparency_data
         grey = (image.mode in _GREY_MODES or image.mode.startswith("I;")) and not colourful_ground
@@ -62,40 +68,44 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (stored[1], stored[0]) if turned else stored
 
 
-def read_picture(path: Path, background: Colour = 255) -> Image.Image:
+def read_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
     """The upright picture, 8-bit, in mode ``L`` or ``RGB``.
+
+    Args:
+        source, background, title: as for ``read_header``.
 
     Raises:
         UsageError: as ``read_header``, and a file that is damaged or cut short.
     """
-    with _opened(path) as image:
+    with _opened(source, title) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
         return _flat(_eight_bit(upright), background)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, title: str) -> Iterator[Image.Image]:
+    title = title or (str(source) if isinstance(source, Path) else "a picture in memory")
     try:
-        if path.stat().st_size == 0:
-            raise UsageError(f"{path}: the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+            raise UsageError(f"{title}: the file is empty (0 bytes)")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _refuse_bomb(image)
             yield image
     except UsageError as error:
         message = str(error)
-        raise UsageError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+        raise UsageError(message if message.startswith(title) else f"{title}: {message}") from None
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        raise UsageError(f"{path}: not a picture that can be read, whatever its name says") from None
+        raise UsageError(f"{title}: not a picture that can be read, whatever its name says") from None
     except Image.DecompressionBombError as error:
-        raise UsageError(f"{path}: too large to be decoded safely ({error})") from None
+        raise UsageError(f"{title}: too large to be decoded safely ({error})") from None
     except OSError as error:
         what = f"cannot be read ({error.strerror})" if error.strerror else f"damaged or cut short ({error})"
-        raise UsageError(f"{path}: {what}") from None
+        raise UsageError(f"{title}: {what}") from None
     except Exception as error:  # Pillow's decoders meet damage with errors of a dozen types
-        raise UsageError(f"{path}: damaged or cut short ({error or type(error).__name__})") from None
+        raise UsageError(f"{title}: damaged or cut short ({error or type(error).__name__})") from None
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -226,8 +236,8 @@ def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
-def automatic_side(headers: Sequence[Header]) -> int:
+def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
     """A training size for pictures of different sizes: a multiple of 8, at most 64, that half of them reach."""
-    sides = sorted(min(header.height, header.width) for header in headers)
-    median = sides[(len(sides) - 1) // 2]
+    sides = np.sort(shorter_sides)
+    median = int(sides[(len(sides) - 1) // 2])
     return median if median < 8 else 8 * math.floor(min(64, median) / 8)

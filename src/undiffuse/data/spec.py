@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from undiffuse.config import validate
-from undiffuse.data.config import SOURCES, FolderConfig, IdxConfig, SourceConfig
+from undiffuse.data.config import (
+    SOURCES,
+    ArraysConfig,
+    CelebaConfig,
+    CifarConfig,
+    EmnistConfig,
+    EmojiConfig,
+    FfhqConfig,
+    FolderConfig,
+    IdxConfig,
+    LmdbConfig,
+    ParquetConfig,
+    SourceConfig,
+    TarConfig,
+    ZipConfig,
+)
+from undiffuse.data.formats import published_files as published
 from undiffuse.data.formats.idx_files import has_idx_files, looks_like_idx
+from undiffuse.data.formats.tar_files import looks_like_tar, names_shards, shards_in
+from undiffuse.data.formats.zip_files import looks_like_zip
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
+
+#: What a file or folder is, found out in this order by what is in it; a folder is of pictures where nothing else fits.
+FILES: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
+    (looks_like_idx, IdxConfig),
+    (published.looks_like_arrays, ArraysConfig),
+    (published.looks_like_cifar, CifarConfig),
+    (published.looks_like_emnist, EmnistConfig),
+    (published.looks_like_table, ParquetConfig),
+    (published.looks_like_lmdb, LmdbConfig),
+    (published.looks_like_emoji, EmojiConfig),
+    (published.looks_like_celeba, CelebaConfig),
+    (published.looks_like_ffhq, FfhqConfig),
+    (looks_like_zip, ZipConfig),
+    (looks_like_tar, TarConfig),
+)
+FOLDERS: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
+    (has_idx_files, IdxConfig),
+    (published.has_cifar_files, CifarConfig),
+    (published.has_tables, ParquetConfig),
+    (published.has_lmdb, LmdbConfig),
+    (published.has_emoji, EmojiConfig),
+    (published.has_celeba, CelebaConfig),
+    (published.has_ffhq, FfhqConfig),
+    (lambda folder: bool(shards_in(folder)), TarConfig),
+)
 
 
 def source_config_for(spec: str) -> SourceConfig:
     """The configuration that a short text stands for.
 
     Args:
-        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:pictures``), a folder with IDX
-            files or one such file, or any other folder (of pictures). A name wins over a folder of that name; write
-            ``./digits`` for the folder.
+        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:pictures``), a folder or a file
+            of a kind that is known by its content (else a folder is of pictures), or a pattern of tar shards
+            (``x-{000..009}.tar``). A name wins over a folder of that name; write ``./digits`` for the folder.
 
     Raises:
         UsageError: nothing of the kind is there; the message says what would do.
@@ -27,12 +71,14 @@ def source_config_for(spec: str) -> SourceConfig:
         return _named(name, path)
     location = Path(spec).expanduser()
     if spec and location.is_dir():
-        return IdxConfig(path=spec) if has_idx_files(location) else FolderConfig(path=spec)
+        return _with_path(next((model for fits, model in FOLDERS if fits(location)), FolderConfig), spec)
     if spec and location.is_file():
-        return _single_file(spec, location)
+        return _with_path(_kind_of_file(spec, location), spec)
+    if names_shards(spec):
+        return TarConfig(path=spec)
     raise UsageError(
         f"no data source {spec!r}: neither a source by that name ({nearest(spec, SOURCES)}) nor an existing folder of "
-        "pictures or IDX files; check the path"
+        "pictures or file of them; check the path"
     )
 
 
@@ -46,12 +92,14 @@ def _named(name: str, path: str) -> SourceConfig:
     return validate(model, {"name": name, **({"path": path} if path else {})}, f"data source {name!r}")
 
 
-def _single_file(spec: str, location: Path) -> SourceConfig:
-    if looks_like_idx(location):
-        return IdxConfig(path=spec)
-    hint = (
-        "unpack it and name the folder"
-        if location.suffix.lower() in {".zip", ".tar", ".gz", ".tgz"}
-        else "name its folder"
-    )
-    raise UsageError(f"{spec} is a file but not an IDX (MNIST-format) file; expected a folder of pictures: {hint}")
+def _kind_of_file(spec: str, location: Path) -> type[SourceConfig]:
+    for fits, model in FILES:
+        if fits(location):
+            return model
+    packed = location.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+    hint = "unpack it and name the folder" if packed else "name its folder"
+    raise UsageError(f"{spec} is a file but not an IDX (MNIST-format), zip or tar file of pictures; {hint}")
+
+
+def _with_path(model: type[SourceConfig], path: str) -> SourceConfig:
+    return validate(model, {"path": path}, f"data source {path!r}")

@@ -33,9 +33,9 @@ def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Data
     if not 0 <= validation_fraction < 1:
         raise UsageError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
     hashes = dataset.hashes()
-    threshold = int(validation_fraction * 2**64)
-    held_out = np.array([int.from_bytes(item[:8], "big") < threshold for item in hashes], dtype=bool)
-    if hashes and held_out.all():
-        last = max(hashes)
-        held_out = np.array([item != last for item in hashes], dtype=bool)
+    leading = np.ascontiguousarray(hashes[:, :8]).view(">u8")[:, 0]
+    held_out = leading < np.uint64(int(validation_fraction * 2**64))
+    if len(hashes) and held_out.all():
+        last = max(item.tobytes() for item in hashes)
+        held_out = (hashes != np.frombuffer(last, dtype=np.uint8)).any(axis=1)
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))

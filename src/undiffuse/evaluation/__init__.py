@@ -1,30 +1,55 @@
 """Evaluating a model: sample, extract features, compare; each number with the protocol that made it.
 
 A metric is one row of ``METRICS``: a function of a ``Subject``, which holds the model, the real pictures of both splits
-and, drawn once and shared by all metrics, the samples.
+and, drawn once and summed up for all metrics, the samples. Two sets of pictures without a model are a ``Pair``.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from undiffuse.evaluation.base import Protocol, Result, Subject, features_for, hardware, spread
+from undiffuse.evaluation.accuracy import accuracy, check_accuracy
+from undiffuse.evaluation.base import Protocol, Result, features_for, spread
+from undiffuse.evaluation.cache import Cache
+from undiffuse.evaluation.compare import PAIR_METRICS, Pair, compare_sets, default_pair_metrics
+from undiffuse.evaluation.copying import copying
 from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
-from undiffuse.evaluation.pictures import FRECHET_GROUPS, classes, copying, frechet, statistics_of
+from undiffuse.evaluation.pictures import (
+    OVER_FEATURES,
+    check_pictures,
+    classes,
+    classifies,
+    frechet,
+    inception_score,
+    kernel,
+    lpips_diversity,
+    pictures_needed,
+    precision_recall,
+    statistics_of,
+    summarises,
+)
 from undiffuse.evaluation.points import sliced
+from undiffuse.evaluation.provenance import averaging, hardware, software
+from undiffuse.evaluation.subject import Subject, need_pictures
 from undiffuse.registry import lookup
 from undiffuse.version import __version__
 
 __all__ = [
     "METRICS",
+    "PAIR_METRICS",
+    "Cache",
+    "Pair",
     "Protocol",
     "Result",
     "Subject",
     "bound_grid",
     "check_metrics",
+    "compare_sets",
     "default_metrics",
+    "default_pair_metrics",
     "evaluate",
     "features_for",
     "hardware",
@@ -38,6 +63,11 @@ METRICS: dict[str, Callable[[Subject], list[Result]]] = {
     "vlb_random": vlb_random,
     "continuous_bound": continuous,
     "frechet": frechet,
+    "kernel": kernel,
+    "inception_score": inception_score,
+    "precision_recall": precision_recall,
+    "lpips_diversity": lpips_diversity,
+    "accuracy": accuracy,
     "classes": classes,
     "copying": copying,
     "sliced_wasserstein": sliced,
@@ -46,21 +76,35 @@ METRICS: dict[str, Callable[[Subject], list[Result]]] = {
 
 def default_metrics(subject: Subject) -> tuple[list[str], str]:
     """The metrics that make sense for a model and a number of samples, and a line on what was left out, or ""."""
-    if len(subject.model.system.shape) != 3:
+    if not subject.pictures:
         return ["sliced_wasserstein"], ""
-    others = ["copying", "vlb"] if subject.extractor.name == "pixels" else ["classes", "copying", "vlb"]
+    always = ["copying", "vlb"]
+    if not summarises(subject.num_features):
+        return always, (
+            f"no distances: {subject.num_features} {subject.extractor.name} features are too many for them; take "
+            "--features efficientnet or inception"
+        )
+    judging = ["inception_score", "classes"] if classifies(subject.extractor) else []
+    given = min(subject.protocol.num, subject.num_real)
+    compared = ["frechet", "kernel", "precision_recall", *judging]
+    few = [name for name in compared if given < pictures_needed(name, subject.num_features)]
+    return [*[name for name in compared if name not in few], *always], _left_out(subject, few)
+
+
+def _left_out(subject: Subject, few: list[str]) -> str:
+    if not few:
+        return ""
+    needed = max(pictures_needed(name, subject.num_features) for name in few)
     trained_on = subject.model.config["data"]["train"]
-    needed, given = max(subject.num_features + 1, 2 * FRECHET_GROUPS), min(subject.protocol.num, trained_on)
-    if given >= needed:
-        return ["frechet", *others], ""
     way = (
-        f"ask for it with --metrics frechet --num {needed}"
+        f"ask for it with --metrics {','.join(few)} --num {needed}"
         if trained_on >= needed
         else f"the model's {trained_on} training pictures are too few for it"
     )
-    return others, (
-        f"no Fréchet distance: on {subject.num_features} {subject.extractor.name} features it needs {needed} samples, "
-        f"--num is {subject.protocol.num}; {way}"
+    what = ", ".join("Fréchet distance" if name == "frechet" else name for name in few)
+    return (
+        f"no {what}: on {subject.num_features} {subject.extractor.name} features it needs {needed} samples, --num is "
+        f"{subject.protocol.num}; {way}"
     )
 
 
@@ -73,18 +117,71 @@ def check_metrics(names: Sequence[str]) -> None:
 def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
     """All results as plain values for JSON, with what they were computed on.
 
+    Results that the subject's cache holds are taken from there, and say so.
+
     Raises:
         UsageError: an unknown metric, or too few pictures for one.
     """
-    rows = [lookup(METRICS, name, "metric") for name in metrics]
-    results = [result.to_dict() for row in rows for result in row(subject)]
-    sampling = {"sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)}} if subject.drawn else {}
+    rows = {name: lookup(METRICS, name, "metric") for name in metrics}
+    for name in rows:
+        _check(subject, name)
+    results = [result for name, row in rows.items() for result in _results(subject, name, row)]
     return {
         "results": results,
         "model": {"path": subject.model.path.resolve().name, "weights_sha256": subject.model.weights_sha256},
         "recipe": subject.model.config["config"]["recipe"],
-        **sampling,
+        **_sampling(subject, results),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "undiffuse": __version__,
         "hardware": hardware(),
     }
+
+
+def _check(subject: Subject, name: str) -> None:
+    """Refuse before the first sample is drawn what could only fail after the last."""
+    if name in (*OVER_FEATURES, "lpips_diversity"):
+        need_pictures(subject, name)
+        check_pictures(subject, name)
+    if name == "accuracy":
+        check_accuracy(subject)
+
+
+def _results(subject: Subject, name: str, row: Callable[[Subject], list[Result]]) -> list[dict[str, Any]]:
+    stated = _model_facts(subject)
+
+    def make() -> list[dict[str, Any]]:
+        made = [result.to_dict() for result in row(subject)]
+        return [{**result, "protocol": {**result["protocol"], **stated}} for result in made]
+
+    return subject.cache.results(_determining(subject, name), make)
+
+
+def _model_facts(subject: Subject) -> dict[str, Any]:
+    """What every result says: the model, its weights and how they were averaged, the program and the machine."""
+    model = subject.model
+    averaged = {"ema": averaging(model.config)} if model.weights == "ema" else {}
+    facts = {"name": model.path.resolve().name, "weights_sha256": model.weights_sha256, "weights": model.weights}
+    return {"model": {**facts, **averaged}, "software": software(), "hardware": hardware()}
+
+
+def _determining(subject: Subject, name: str) -> dict[str, Any]:
+    """All that a metric's value follows from; the batch size changes no number."""
+    model, asked = subject.model, asdict(subject.protocol)
+    del asked["batch_size"]
+    return {
+        "metric": name,
+        "protocol": asked,
+        "features": subject.extractor.protocol() if subject.pictures else None,
+        "weights_sha256": model.weights_sha256,
+        "config": model.config,
+        "held_out": subject.held_out.fingerprint,
+        "device": model.system.device.type,
+    }
+
+
+def _sampling(subject: Subject, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How samples were made, where any were drawn now, or once for a result from the cache."""
+    if subject.drawn:
+        return {"sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)}}
+    stated = [result["protocol"]["samples"] for result in results if "samples" in result["protocol"]]
+    return {"sampling": stated[0]} if stated else {}

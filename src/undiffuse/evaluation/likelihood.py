@@ -17,7 +17,8 @@ from torch import Tensor
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import Protocol, Result, Subject, need_pictures, spread
+from undiffuse.evaluation.base import Protocol, Result, spread
+from undiffuse.evaluation.subject import Subject, need_pictures
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
 from undiffuse.losses.variational import Bound, Normal, variational_bound

@@ -1,21 +1,63 @@
-"""Metrics of pictures: a distance of distributions, what a classifier says, and whether anything is copied."""
+"""Metrics of pictures that compare two sets, or judge one beside the other, from their summaries alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import CHUNK, Result, Subject, need_pictures, spread
+from undiffuse.evaluation.base import CHUNK, Result
+from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.classification import ClassTally
+from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.features import FeatureExtractor
-from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours, summarise_copying
+from undiffuse.metrics.inception_score import ScoreTally
+from undiffuse.metrics.kernel import kernel_distance
+from undiffuse.metrics.perceptual import load_lpips
 from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.metrics.summary import MAX_DIM, SetSummary
 
 FRECHET_GROUPS = 10  # of its jackknife
-_CLOSEST = 16  # samples that a copying result names
+NEIGHBOURS = 5  # that span the manifold of precision and recall
+_PAIRS = 500  # of pictures whose perceptual distance is taken
+
+
+#: Metrics over the features of a summary, and those of them that read only one side of it.
+OVER_FEATURES = ("frechet", "kernel", "inception_score", "precision_recall", "classes")
+
+
+class Sets(Protocol):
+    """Generated pictures beside real ones, each read in one pass when a metric first asks for them."""
+
+    @property
+    def extractor(self) -> FeatureExtractor: ...
+
+    @property
+    def num_features(self) -> int: ...
+
+    @property
+    def num_generated(self) -> int: ...
+
+    @property
+    def num_real(self) -> int: ...
+
+    @property
+    def generated(self) -> SetSummary: ...
+
+    @property
+    def real(self) -> SetSummary: ...
+
+    def some_generated(self, count: int) -> Tensor: ...
+
+    def some_real(self, count: int) -> Tensor: ...
+
+    def about_generated(self) -> dict[str, Any]: ...
+
+    def about_real(self) -> dict[str, Any]: ...
 
 
 def statistics_of(extractor: FeatureExtractor, images: Tensor) -> GroupedStatistics:
@@ -27,67 +69,157 @@ def statistics_of(extractor: FeatureExtractor, images: Tensor) -> GroupedStatist
     return statistics
 
 
-def frechet(subject: Subject) -> list[Result]:
-    """Fréchet distance of samples from training pictures, over features that the result names. It is not FID."""
-    need_pictures(subject, "frechet")
-    extractor = subject.extractor
-    real = spread(subject.train, max(subject.protocol.num, 5000))
-    check_enough(min(subject.protocol.num, len(real)), subject.num_features, FRECHET_GROUPS)
-    estimate = frechet_estimate(statistics_of(extractor, subject.samples), statistics_of(extractor, real))
-    stated = {
-        **extractor.protocol(),
-        "reference": "training pictures",
-        "reference_images": len(real),
-        "data_fingerprint": subject.train.fingerprint,
-        "samples": subject.sampling(),
-        "estimate": estimate.to_dict(),
+def classifies(extractor: FeatureExtractor) -> bool:
+    """Whether an extractor has class probabilities as well."""
+    return extractor.num_classes is not None
+
+
+def summarises(num_features: int) -> bool:
+    """Whether a summary of so many features fits into memory."""
+    return num_features <= MAX_DIM
+
+
+def pictures_needed(metric: str, num_features: int) -> int:
+    """The pictures that a metric needs on each side to be worth its name."""
+    needed: dict[str, int] = {
+        "frechet": max(num_features + 1, 2 * FRECHET_GROUPS),
+        "kernel": 2 * NEIGHBOURS,
+        "precision_recall": 2 * NEIGHBOURS,
+        "inception_score": 2 * FRECHET_GROUPS,
+        "lpips_diversity": 4,
+        "copying": 2,
     }
-    name = f"frechet_{extractor.name}"
+    return needed.get(metric, 1)
+
+
+def check_pictures(sets: Sets, metric: str) -> None:
+    """Refuse, before any picture is made or read, a metric that these sets are too small or the features unfit for.
+
+    Raises:
+        UsageError: says how many pictures the metric needs, or which features.
+    """
+    if metric in ("inception_score", "classes") and not classifies(sets.extractor):
+        raise UsageError(
+            f"metric {metric!r} needs features that name classes, {sets.extractor.name!r} do not; take --features "
+            "handwriting, fashion or inception"
+        )
+    if metric in OVER_FEATURES and not summarises(sets.num_features):
+        raise UsageError(
+            f"metric {metric!r} takes up to {MAX_DIM} features, {sets.extractor.name!r} of these pictures are "
+            f"{sets.num_features}; take --features efficientnet or inception"
+        )
+    if metric == "lpips_diversity":
+        load_lpips()  # says where its weights go if they are not there
+    given = sets.num_generated
+    given = min(given, sets.num_real) if metric in ("frechet", "kernel", "precision_recall") else given
+    if metric == "frechet":
+        check_enough(given, sets.num_features, FRECHET_GROUPS)
+    elif given < (needed := pictures_needed(metric, sets.num_features)):
+        raise UsageError(f"metric {metric!r} needs at least {needed} pictures on each side, got {given}; give more")
+
+
+def _name(family: str, published: str, extractor: FeatureExtractor) -> str:
+    """A published metric's own name belongs to Inception-v3's features alone."""
+    return published if extractor.published_names else f"{family}_{extractor.name}"
+
+
+def _stated(sets: Sets, real: bool = True) -> dict[str, Any]:
+    return {**sets.extractor.protocol(), **(sets.about_real() if real else {}), **sets.about_generated()}
+
+
+def frechet(sets: Sets) -> list[Result]:
+    """Fréchet distance of the pictures from real ones, over features that the result names."""
+    check_pictures(sets, "frechet")
+    estimate = frechet_estimate(sets.generated.statistics, sets.real.statistics)
+    stated = {**_stated(sets), "estimate": estimate.to_dict()}
+    name = _name("frechet", "fid", sets.extractor)
     return [Result(name, estimate.value, "squared feature units", estimate.standard_error, "lower", stated)]
 
 
-def classes(subject: Subject) -> list[Result]:
-    """Share of samples that a classifier names with confidence, and how evenly it names the classes."""
-    need_pictures(subject, "classes")
-    extractor = subject.extractor
-    tally = ClassTally()
-    for start in range(0, len(subject.samples), CHUNK):
-        tally.update(extractor.classify(subject.samples[start : start + CHUNK]))
-    stated = {**extractor.protocol(), "samples": subject.sampling(), "confident_from": tally.confident}
-    details = tally.to_dict()
+def kernel(sets: Sets) -> list[Result]:
+    """Kernel distance (the squared MMD with a cubic kernel): without bias, so it compares at unequal counts too."""
+    check_pictures(sets, "kernel")
+    estimate = kernel_distance(sets.generated.features.rows, sets.real.features.rows)
+    stated = {**_stated(sets), "estimate": estimate.to_dict()}
+    name = _name("kernel", "kid", sets.extractor)
+    return [Result(name, estimate.value, "squared MMD", estimate.standard_error, "lower", stated)]
+
+
+def inception_score(sets: Sets) -> list[Result]:
+    """exp of the mutual information between a picture and the class a classifier gives it; real pictures' beside it."""
+    check_pictures(sets, "inception_score")
+    scored, real = _tally(sets.generated.score), _tally(sets.real.score)
+    name = _name("score", "inception_score", sets.extractor)
+    stated = {**_stated(sets), "estimate": scored.to_dict()}
+    details = {"real_pictures": real.to_dict()}
+    return [Result(name, scored.score, "classes", scored.standard_error, "higher", stated, details)]
+
+
+def _tally(score: ScoreTally | None) -> ScoreTally:
+    if score is None:
+        raise UsageError("these features have no classes; take --features handwriting, fashion or inception")
+    return score
+
+
+def classes(sets: Sets) -> list[Result]:
+    """Share of pictures that a classifier names with confidence, and how evenly it names the classes."""
+    check_pictures(sets, "classes")
+    tally = sets.generated.classes
+    assert isinstance(tally, ClassTally)
+    stated = {**_stated(sets, real=False), "confident_from": tally.confident}
+    details, share, error = tally.to_dict(), tally.confident_share, tally.confident_share_error
     return [
-        Result(
-            "confident_share", tally.confident_share, "share", tally.confident_share_error, "higher", stated, details
-        ),
+        Result("confident_share", share, "share", error, "higher", stated, details),
         Result("class_balance", tally.balance, "entropy / log K", None, "higher", stated, details),
     ]
 
 
-def copying(subject: Subject) -> list[Result]:
-    """Distance of samples to their nearest training picture, beside that of held-out pictures: is it copying?"""
-    need_pictures(subject, "copying")
-    if len(subject.held_out) < 2:
-        raise UsageError("metric 'copying' needs held-out pictures for scale: train with a validation_fraction")
-    held_out = spread(subject.held_out, subject.protocol.num)
-    training = spread(subject.train, len(subject.train))
-    sampled, real = (nearest_neighbours(images, training) for images in (subject.samples, held_out))
-    summary = summarise_copying(sampled.distances[:, 0], real.distances[:, 0], len(training))
-    stated = {"space": "pixels", "distance": "L2", "samples": subject.sampling(), "held_out_images": len(held_out)}
-    details = {**summary.to_dict(), "closest": _closest(sampled, subject.protocol.seed)}
-    ratio = None if summary.ratio is None else float(summary.ratio)
+def precision_recall(sets: Sets) -> list[Result]:
+    """Precision and density: do the pictures look real? Recall and coverage: do they show all that is real?"""
+    check_pictures(sets, "precision_recall")
+    real, generated = _as_many(sets.real.features, sets.generated.features)
+    found = coverage(real, generated, k=NEIGHBOURS)
+    stated = {**_stated(sets), "estimate": found.to_dict()}
     return [
-        Result("neighbour_ratio", ratio, "median distance / that of held-out pictures", None, "near 1", stated, details)
+        Result("precision", found.precision, "share", found.precision_error, "higher", stated),
+        Result("recall", found.recall, "share", found.recall_error, "higher", stated),
+        Result("density", found.density, "1 where alike", found.density_error, "near 1", stated),
+        Result("coverage", found.coverage, "share", found.coverage_error, "higher", stated),
     ]
 
 
-def _closest(sampled: Neighbours, seed: int) -> list[dict[str, Any]]:
-    """The samples nearest to any training picture: the first to look at."""
-    order = sampled.distances[:, 0].argsort()[:_CLOSEST].tolist()
-    return [
-        {
-            "seed": seed + number,
-            "training_item": int(sampled.indices[number, 0]),
-            "distance": float(sampled.distances[number, 0]),
-        }
-        for number in order
+def _as_many(a: RowBank, b: RowBank) -> tuple[Tensor, Tensor]:
+    """As many rows of both as the smaller has: the radius of a manifold shrinks with the count."""
+    count = min(len(a), len(b))
+    return a.reduced(count).rows, b.reduced(count).rows
+
+
+def lpips_diversity(sets: Sets) -> list[Result]:
+    """Mean perceptual distance between pairs of pictures, beside that between pairs of real ones: do they differ?"""
+    check_pictures(sets, "lpips_diversity")
+    lpips = load_lpips()
+    made, real = (_pair_distances(lpips.distance, some(2 * _PAIRS)) for some in (sets.some_generated, sets.some_real))
+    stated = {**_stated(sets), **lpips.protocol(), "pairs": len(made), "real_pairs": len(real)}
+    details = {
+        "real_pictures": float(real.mean()),
+        "real_pictures_uncertainty": _error(real),
+        "share_of_real": float(made.mean() / real.mean()) if float(real.mean()) > 0 else None,
+    }
+    value = float(made.mean())
+    return [Result("lpips_diversity", value, "LPIPS", _error(made), "near that of real pictures", stated, details)]
+
+
+def _pair_distances(distance: Callable[[Tensor, Tensor], Tensor], images: Tensor) -> Tensor:
+    """Distances (P,) of disjoint random pairs: neighbours in a folder, or classes in turn, are no fair ones."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    half = len(order) // 2
+    first, second = order[:half], order[half : 2 * half]
+    parts = [
+        distance(images[first[start : start + CHUNK]], images[second[start : start + CHUNK]])
+        for start in range(0, half, CHUNK)
     ]
+    return torch.cat(parts)
+
+
+def _error(values: Tensor) -> float | None:
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else None

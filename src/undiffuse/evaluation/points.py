@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import Result, Subject, spread
+from undiffuse.evaluation.base import Result, spread
+from undiffuse.evaluation.subject import Subject
 from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_wasserstein_error
 
 

@@ -8,8 +8,13 @@ from undiffuse.metrics.features import FEATURES, FeatureExtractor, load_features
 from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
+    from undiffuse.metrics.bank import RowBank
     from undiffuse.metrics.classification import ClassTally
+    from undiffuse.metrics.colour import ColourTally
+    from undiffuse.metrics.coverage import Coverage, expected_coverage
     from undiffuse.metrics.distances import FrechetEstimate, check_enough, frechet_distance, frechet_estimate
+    from undiffuse.metrics.inception_score import ScoreTally
+    from undiffuse.metrics.kernel import KernelEstimate, kernel_distance
     from undiffuse.metrics.neighbours import (
         CopyingSummary,
         Neighbours,
@@ -19,33 +24,49 @@ if TYPE_CHECKING:
     )
     from undiffuse.metrics.pixels import check_pictures, resize_pictures
     from undiffuse.metrics.statistics import GaussianStatistics, GroupedStatistics
+    from undiffuse.metrics.summary import SetSummary
 
 __all__ = [
     "FEATURES",
     "ClassTally",
+    "ColourTally",
     "CopyingSummary",
+    "Coverage",
     "FeatureExtractor",
     "FrechetEstimate",
     "GaussianStatistics",
     "GroupedStatistics",
+    "KernelEstimate",
     "Neighbours",
+    "RowBank",
+    "ScoreTally",
+    "SetSummary",
     "check_enough",
     "check_pictures",
     "copying_summary",
+    "expected_coverage",
     "frechet_distance",
     "frechet_estimate",
+    "kernel_distance",
     "load_features",
     "nearest_neighbours",
     "resize_pictures",
     "summarise_copying",
 ]
 
+#: What lives where. The function ``coverage`` is not lifted here: its module already has that name.
 _HOMES = {
+    "bank": ("RowBank",),
     "classification": ("ClassTally",),
+    "colour": ("ColourTally",),
+    "coverage": ("Coverage", "expected_coverage"),
     "distances": ("FrechetEstimate", "check_enough", "frechet_distance", "frechet_estimate"),
+    "inception_score": ("ScoreTally",),
+    "kernel": ("KernelEstimate", "kernel_distance"),
     "neighbours": ("CopyingSummary", "Neighbours", "copying_summary", "nearest_neighbours", "summarise_copying"),
     "pixels": ("check_pictures", "resize_pictures"),
     "statistics": ("GaussianStatistics", "GroupedStatistics"),
+    "summary": ("SetSummary",),
 }
 
 

@@ -17,6 +17,21 @@ from undiffuse.errors import UsageError
 CONFIDENT = 0.9
 
 
+def check_probabilities(probabilities: Tensor, num_classes: int) -> Tensor:
+    """``probabilities`` as float64 (B, K) on the CPU.
+
+    Raises:
+        UsageError: another number of classes, NaN, or rows that are no probabilities.
+    """
+    if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
+        raise UsageError(f"probabilities must have shape (B, {num_classes}), got {tuple(probabilities.shape)}")
+    probabilities = probabilities.detach().to("cpu", torch.float64)
+    sums = probabilities.sum(1)
+    if not bool(((sums - 1).abs() < 1e-3).all()) or bool((probabilities < 0).any()):
+        raise UsageError("rows of probabilities must be non-negative and sum to 1 (logits need a softmax first)")
+    return probabilities
+
+
 class ClassTally:
     """Counts over class probabilities, batch by batch; memory is the number of classes.
 
@@ -52,12 +67,7 @@ class ClassTally:
             UsageError: another number of classes, NaN, or rows that are no probabilities.
         """
         num_classes = len(self.counts)
-        if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
-            raise UsageError(f"probabilities must have shape (B, {num_classes}), got {tuple(probabilities.shape)}")
-        probabilities = probabilities.detach().to("cpu", torch.float64)
-        sums = probabilities.sum(1)
-        if not bool(((sums - 1).abs() < 1e-3).all()) or bool((probabilities < 0).any()):
-            raise UsageError("rows of probabilities must be non-negative and sum to 1 (logits need a softmax first)")
+        probabilities = check_probabilities(probabilities, num_classes)
         if len(probabilities) == 0:
             return
         best, label = probabilities.max(1)
@@ -72,6 +82,19 @@ class ClassTally:
         merged.counts = self.counts + other.counts
         merged.confident_counts = self.confident_counts + other.confident_counts
         return merged
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All counts by name, for ``from_tensors``."""
+        confident = torch.tensor(self.confident, dtype=torch.float64)
+        return {"counts": self.counts, "confident_counts": self.confident_counts, "confident": confident}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassTally:
+        """The tally that ``tensors()`` came from."""
+        tally = cls(len(tensors["counts"]), float(tensors["confident"]))
+        tally.counts = tensors["counts"].clone()
+        tally.confident_counts = tensors["confident_counts"].clone()
+        return tally
 
     @property
     def count(self) -> int:

@@ -86,6 +86,7 @@ class ClassifierFeatures(FeatureExtractor):
     """Penultimate features and class probabilities of a trained ``SmallClassifier``, on the CPU in float32."""
 
     dim = NUM_FEATURES
+    num_classes = NUM_CLASSES
     channels = 1
     resize = f"bilinear, antialiased, to {PICTURE_SIZE}x{PICTURE_SIZE}"
     classes: ClassVar[tuple[str, ...]]

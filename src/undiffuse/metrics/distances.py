@@ -119,6 +119,7 @@ def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstim
     _check_pair(a.dim, b.dim)
     for side in (a, b):
         check_enough(side.count, side.dim, len(side.groups))
+        _check_groups(side)
     total_a, total_b = a.total, b.total
     root_a, root_b = square_root(total_a.covariance), square_root(total_b.covariance)
     value = _squared_distance(total_a, root_a, total_b, root_b)
@@ -137,6 +138,16 @@ def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstim
         dim=a.dim,
         num_groups=len(a.groups),
     )
+
+
+def _check_groups(side: GroupedStatistics) -> None:
+    """Rows dealt by odd numbers may all be in a few groups, and a jackknife over empty ones would claim no error."""
+    counts = [group.count for group in side.groups]
+    if min(counts) < 2:
+        raise UsageError(
+            f"a jackknife needs at least 2 pictures in each of its {len(counts)} groups by number, got {counts}; "
+            "number the pictures one after another"
+        )
 
 
 def _jackknife(

@@ -6,6 +6,8 @@ A distance is named after its features; only Inception-v3's may ever be called F
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from undiffuse.errors import UsageError
@@ -24,6 +26,11 @@ class FeatureExtractor(ABC):
         dim: number of features D, or None where it depends on the size of the pictures.
         channels: number of channels it takes, or None for any.
         resize: how pictures are brought to the size that it reads, in words.
+        colour: what becomes of their channels, in words.
+        num_classes: number of classes K of ``classify``, or None where it has none.
+        natural: whether it was trained on photographs of all kinds of things, in colour.
+        published_names: what a metric over these features is called in the papers, by the name it has here; empty but
+            for Inception-v3, whose Fréchet distance alone is FID.
     """
 
     name: ClassVar[str]
@@ -31,6 +38,10 @@ class FeatureExtractor(ABC):
     dim: int | None = None
     channels: int | None = None
     resize: str = "none"
+    colour: str = "as it is"
+    num_classes: int | None = None
+    natural: bool = False
+    published_names: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -46,7 +57,21 @@ class FeatureExtractor(ABC):
         Raises:
             UsageError: this extractor has no classes, or the pictures are refused.
         """
-        raise UsageError(f"features {self.name!r} have no classes; take 'handwriting' or 'fashion'")
+        raise UsageError(
+            f"features {self.name!r} have no classes; take 'handwriting', 'fashion', 'efficientnet' or 'inception'"
+        )
+
+    def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``features`` and ``classify`` of the same pictures, at the price of one where the row knows how.
+
+        Raises:
+            UsageError: as these two.
+        """
+        return self.features(images), self.classify(images)
+
+    def published_name(self, metric: str) -> str:
+        """What ``metric`` may be called in a result: ``FID`` and the like over Inception-v3, else its name here."""
+        return self.published_names.get(metric, metric)
 
     def protocol(self) -> dict[str, Any]:
         """What a result must say about its features."""
@@ -55,6 +80,7 @@ class FeatureExtractor(ABC):
             "weights_sha256": self.weights_sha256,
             "dim": self.dim,
             "resize": self.resize,
+            "colour": self.colour,
         }
 
 
@@ -62,7 +88,21 @@ FEATURES: dict[str, str] = {
     "handwriting": "undiffuse.metrics.classifier:HandwritingFeatures",
     "fashion": "undiffuse.metrics.classifier:FashionFeatures",
     "pixels": "undiffuse.metrics.pixels:PixelFeatures",
+    "inception": "undiffuse.metrics.inception:InceptionFeatures",
+    "efficientnet": "undiffuse.metrics.efficientnet:EfficientNetFeatures",
 }
+
+
+def fitting_features(shape: Sequence[int], origin: str) -> str:
+    """The features that suit pictures: ``fashion`` or ``handwriting`` for small grey ones, else ``pixels``.
+
+    Args:
+        shape: of one picture, (C, H, W).
+        origin: what is said of the data: names, paths, classes.
+    """
+    if len(shape) != 3 or shape[0] != 1 or max(shape[1:]) > 32:
+        return "pixels"
+    return "fashion" if "fashion" in origin.lower() else "handwriting"
 
 
 def load_features(name: str) -> FeatureExtractor:

@@ -36,6 +36,12 @@ def check_features(features: Tensor, dim: int | None = None) -> Tensor:
     return features
 
 
+def group_of(numbers: Tensor, num_groups: int) -> Tensor:
+    """The group (N,) of each row by its number (N,): (i + i // num_groups) mod ``num_groups``."""
+    turn = torch.div(numbers, num_groups, rounding_mode="floor")
+    return (numbers % num_groups + turn % num_groups) % num_groups  # the plain sum could leave 64 bits
+
+
 class GaussianStatistics:
     """Count, mean (D,) and scatter (D, D) of the rows seen so far, in float64.
 
@@ -112,7 +118,8 @@ class GaussianStatistics:
         total = self.count + count
         shift = mean - self.mean
         self.mean = self.mean + shift * (count / total)
-        self.scatter = self.scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self.scatter += scatter  # in place: with many features this is the largest thing in memory
+        self.scatter.addr_(shift, shift, alpha=self.count * count / total)
         self.count = total
 
 
@@ -121,7 +128,7 @@ class GroupedStatistics:
 
     Row i goes to group (i + i // num_groups) mod ``num_groups``, whatever the batches were: one row of every
     ``num_groups`` each, and turned by one each time, since rows whose classes come in turn would otherwise make every
-    group a class of its own.
+    group a class of its own. With explicit numbers i, shards merged in any order equal one pass.
 
     Args:
         dim: number of features D.
@@ -156,14 +163,25 @@ class GroupedStatistics:
         """All groups as one."""
         return merge_all(self.groups, self.dim)
 
-    def update(self, features: Tensor) -> None:
-        """Deal the rows of ``features`` (N, D) to the groups, going on where the last batch ended."""
+    def update(self, features: Tensor, numbers: Tensor | None = None) -> None:
+        """Deal the rows of ``features`` (N, D) to the groups by their ``numbers`` (N,) int64.
+
+        Without numbers, rows are numbered by arrival, going on where the last batch ended.
+
+        Raises:
+            UsageError: features that do not fit, or numbers that are not one int64 a row.
+        """
         features = check_features(features, self.dim)
-        num = len(self.groups)
-        position = torch.arange(self.count, self.count + len(features))
-        number = (position + position // num) % num
+        if numbers is None:
+            numbers = torch.arange(self.count, self.count + len(features))
+        if numbers.shape != features.shape[:1] or numbers.dtype != torch.int64:
+            raise UsageError(
+                f"numbers must be int64, one a row of {tuple(features.shape)}, got {numbers.dtype} of "
+                f"{tuple(numbers.shape)}"
+            )
+        member = group_of(numbers.cpu(), len(self.groups))
         for index, group in enumerate(self.groups):
-            group.update(features[number == index])
+            group.update(features[member == index])
 
     def merge(self, other: GroupedStatistics) -> GroupedStatistics:
         """Group by group, the statistics of both; neither operand changes."""
@@ -172,6 +190,24 @@ class GroupedStatistics:
         merged = GroupedStatistics(self.dim, len(self.groups))
         merged.groups = [mine.merge(theirs) for mine, theirs in zip(self.groups, other.groups, strict=True)]
         return merged
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Counts (G,), means (G, D) and scatters (G, D, D), for ``from_tensors``."""
+        return {
+            "counts": torch.tensor([group.count for group in self.groups]),
+            "means": torch.stack([group.mean for group in self.groups]),
+            "scatters": torch.stack([group.scatter for group in self.groups]),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> GroupedStatistics:
+        """The statistics that ``tensors()`` came from."""
+        num_groups, dim = tensors["means"].shape
+        statistics = cls(dim, num_groups)
+        parts = zip(statistics.groups, tensors["counts"], tensors["means"], tensors["scatters"], strict=True)
+        for group, count, mean, scatter in parts:
+            group.count, group.mean, group.scatter = int(count), mean.clone(), scatter.clone()
+        return statistics
 
     def leave_one_out(self) -> Iterator[GaussianStatistics]:
         """The statistics without each group in turn."""

@@ -23,4 +23,6 @@ def ddpm_digits() -> RunConfig:
         validate_every_images=10_000,
         preview_every_images=30_000,
         validation_images=180,
+        quality_every_images=20_000,
+        quality_samples=200,
     )

@@ -1,6 +1,11 @@
-"""The report of a run: one HTML page that needs no network. Matplotlib and jinja2 come in when it is made."""
+"""Reports: one HTML page of a run, or of several side by side, that needs no network.
 
+Matplotlib and jinja2 come in when a page is made.
+"""
+
+from undiffuse.report.compare import render_comparison, write_comparison
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.page import render, write_report
+from undiffuse.report.studies import Study, read_study
 
-__all__ = ["ReportMaterial", "render", "write_report"]
+__all__ = ["ReportMaterial", "Study", "read_study", "render", "render_comparison", "write_comparison", "write_report"]

@@ -1,22 +1,28 @@
-"""Curves of the journal as SVG that takes its colours from the page, so that light and dark both read well.
+"""Curves as SVG that takes its colours from the page, so that light and dark both read well.
 
 Matplotlib draws in placeholder colours which are then exchanged for the page's CSS variables. Only ``Figure`` objects
-are used, never pyplot's global state, and the same journal gives the same bytes.
+are used, never pyplot's global state, and the same curves give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-QUIET, RULE, TRAIN, EMA, RAW = "#020202", "#030303", "#040404", "#050505", "#060606"
-VARIABLES = {QUIET: "--muted", RULE: "--rule", TRAIN: "--train", EMA: "--ema", RAW: "--raw"}
+QUIET, RULE, TRAIN, EMA, RAW, DATA = "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
+#: One a run where several are compared; on both themes they differ under every common colour blindness.
+RUN_COLOURS = tuple(f"#0a0a0{number}" for number in range(8))
+VARIABLES = {
+    **{QUIET: "--muted", RULE: "--rule", TRAIN: "--train", EMA: "--ema", RAW: "--raw", DATA: "--data"},
+    **{colour: f"--run{number}" for number, colour in enumerate(RUN_COLOURS)},
+}
 WIDE, NARROW, SMALL = (1000, 340), (340, 270), (320, 190)  # in the page's pixels
+MEDIUM = (480, 250)
 MOST_POINTS = 600
 SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "undiffuse", "font.size": 12, "text.parse_math": False}
 
@@ -24,50 +30,83 @@ Values = npt.NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """One line of a plot over images seen."""
+    """One line of a plot; ``error`` is drawn as bars of that length up and down."""
 
     label: str
     x: Values
     y: Values
     colour: str
     smooth: bool = False
+    dashed: bool = False
+    error: Values | None = None
 
 
-def curve(
-    rows: Sequence[Mapping[str, Any]], kind: str, key: str, label: str, colour: str, smooth: bool = False
-) -> Curve:
-    """The finite values of ``key`` (or of the clock's ``wall.key``) in rows of one kind, over images."""
-    pairs = [
-        (row["images"], row.get(key, row.get("wall", {}).get(key)))
-        for row in rows
-        if row.get("kind") == kind and "images" in row
-    ]
-    numbers = [(x, y) for x, y in pairs if isinstance(y, int | float) and np.isfinite(y)]
-    array = np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
-    return Curve(label, array[:, 0], array[:, 1], colour, smooth)
+class Key(NamedTuple):
+    """A line of a chart's legend."""
+
+    label: str
+    variable: str
+    dashed: bool
 
 
-def loss_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Training loss and validation loss of the averaged and of the raw weights, as far as the journal has them."""
-    curves = [
-        curve(rows, "train", "loss", "training", TRAIN, smooth=True),
-        curve(rows, "validation", "loss_raw", "validation, raw weights", RAW),
-        curve(rows, "validation", "loss", "validation, EMA weights", EMA),
-    ]
-    return [one for one in curves if len(one.x)]
+class Chart(NamedTuple):
+    """A plot ready for the page: drawn wide, and narrow where the page is so too."""
+
+    wide: str
+    narrow: str
+    keys: list[Key]
+    label: str
+    log: bool
 
 
-def side_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
-    """What else the journal follows, by title."""
-    keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
-    curves = {
-        title: curve(rows, "train", key, title, TRAIN, smooth=key != "learning_rate") for title, key in keys.items()
-    }
-    return {title: one for title, one in curves.items() if len(one.x)}
+def chart(
+    curves: Sequence[Curve],
+    label: str,
+    name: str,
+    size: tuple[int, int] = WIDE,
+    *,
+    from_zero: bool = False,
+    x_from_zero: bool = True,
+    log: bool | None = None,
+    epoch: float | None = None,
+) -> Chart | None:
+    """The curves that hold anything as a chart; ``None`` where none does.
+
+    Args:
+        label: in words, for those who do not see it.
+        name: unique on the page.
+        from_zero: the value axis begins at 0.
+        x_from_zero: so does the other one.
+        log: whether the value axis is logarithmic; by default where the values span much.
+        epoch: a second axis above, in units of so much x.
+    """
+    from markupsafe import Markup  # jinja2's own; what it marks is drawn here and holds no text of the user's
+
+    shown = [one for one in curves if len(one.x)]
+    if not shown:
+        return None
+    log = (not from_zero and wants_log(shown)) if log is None else log
+    wide, narrow = (
+        Markup(plot(shown, one, f"{name}-{one[0]}", from_zero, x_from_zero, log, epoch)) for one in (size, NARROW)
+    )
+    return Chart(wide, narrow, keys_of(shown), label, log)
 
 
-def plot(curves: Sequence[Curve], size: tuple[int, int], from_zero: bool = False) -> str:
-    """The curves as an ``<svg>`` element of ``size`` whose colours are CSS variables."""
+def keys_of(curves: Sequence[Curve]) -> list[Key]:
+    """The legend of curves."""
+    return [Key(one.label, VARIABLES[one.colour], one.dashed) for one in curves]
+
+
+def plot(
+    curves: Sequence[Curve],
+    size: tuple[int, int],
+    name: str,
+    from_zero: bool = False,
+    x_from_zero: bool = True,
+    log: bool = False,
+    epoch: float | None = None,
+) -> str:
+    """The curves as an ``<svg>`` element of ``size`` whose colours are CSS variables; see ``chart``."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -76,8 +115,11 @@ def plot(curves: Sequence[Curve], size: tuple[int, int], from_zero: bool = False
         axes = figure.add_subplot()
         for one in curves:
             _draw(axes, one)
-        _dress(axes, curves, narrow=size[0] < 600, from_zero=from_zero)
-        return _themed(figure, name=f"{curves[0].label}-{size[0]}")
+        _dress(axes, narrow=size[0] < 600)
+        _scale(axes, curves, from_zero, x_from_zero, log, narrow=size[0] < 600)
+        if epoch:
+            _epoch_axis(axes, epoch)
+        return _themed(figure, name)
 
 
 def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Values]:
@@ -114,16 +156,19 @@ def short(number: float) -> str:
 
 def _draw(axes: Any, one: Curve) -> None:
     x, y = thinned(one.x, one.y)
-    lone = {"marker": "o", "markersize": 4.5} if len(x) <= 30 else {}
+    lone = {"marker": "o", "markersize": 4.5} if len(x) <= 30 and not one.dashed else {}
+    style = {"linestyle": (0, (4, 3)), "linewidth": 1.5} if one.dashed else {"linewidth": 1.8}
     if one.smooth and len(x) > 60:
-        axes.plot(x, y, color=one.colour, linewidth=1, alpha=0.35)
+        axes.plot(x, y, color=one.colour, linewidth=1, alpha=0.3)
         y = moving_mean(y, 2 * (len(y) // 60) + 3)
-    axes.plot(x, y, color=one.colour, linewidth=1.8, label=one.label, **lone)
+    if one.error is not None and len(one.error) == len(x):
+        axes.errorbar(x, y, one.error, fmt="none", color=one.colour, elinewidth=1.2, capsize=3)
+    axes.plot(x, y, color=one.colour, label=one.label, **style, **lone)
 
 
-def _dress(axes: Any, curves: Sequence[Curve], narrow: bool, from_zero: bool) -> None:
+def _dress(axes: Any, narrow: bool) -> None:
     """Axes that stay in the background: no frame, a light grid, few ticks."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.patch.set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -131,20 +176,37 @@ def _dress(axes: Any, curves: Sequence[Curve], narrow: bool, from_zero: bool) ->
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=QUIET, length=0, pad=6)
-    steps = [1, 2, 2.5, 5, 10]
-    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=steps))
-    axes.set_xlim(left=0)
-    if not from_zero and wants_log(curves):
+    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def _scale(axes: Any, curves: Sequence[Curve], from_zero: bool, x_from_zero: bool, log: bool, narrow: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if x_from_zero:
+        axes.set_xlim(left=0)
+    if log:
+        decades = np.log10(max(one.y.max() for one in curves) / min(one.y[one.y > 0].min() for one in curves))
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="minor", length=0)
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4 if narrow else 6, steps=steps))
+        axes.yaxis.set_major_locator(MaxNLocator(4 if narrow else 6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     if from_zero:
-        axes.set_ylim(bottom=0, top=max(1e-12, 1.15 * max(one.y.max() for one in curves)))
+        top = max((one.y + (one.error if one.error is not None else 0)).max() for one in curves)
+        axes.set_ylim(bottom=0, top=max(1e-12, 1.15 * top))
+
+
+def _epoch_axis(axes: Any, epoch: float) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    upper = axes.secondary_xaxis("top", functions=(lambda x: x / epoch, lambda x: x * epoch))
+    upper.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    upper.tick_params(colors=QUIET, length=3, pad=3)
+    upper.spines["top"].set_color(RULE)
 
 
 def _themed(figure: Any, name: str) -> str:

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from undiffuse.errors import UsageError
+from undiffuse.report.studies import Study
+
+if TYPE_CHECKING:
+    from undiffuse.evaluation.schedule import Schedule
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ReportMaterial:
-    """Everything that the page of one run shows; what is missing gets a plain sentence in its place.
+    """Everything that a page shows of one run; what is missing gets a plain sentence in its place.
 
     Args:
         record: the run's ``config.json``: ``model`` (``shape``, ``class_names``), ``data`` and ``config``.
-        journal: rows of ``metrics.jsonl``; ``kind`` is ``"train"`` or ``"validation"``.
-        samples: generated items, (N, C, H, W) uint8 or (N, 2) floats.
+        journal: rows of ``metrics.jsonl``; ``kind`` is ``"train"``, ``"validation"`` or ``"quality"``.
+        samples: generated items, (N, C, H, W) uint8 or (N, 2) floats; item i has seed i.
         data: real items of the same kind, best as many of them.
+        name: of the run, as its folder is called.
         filmstrip: n samples at K times, (K, n, C, H, W) uint8 or (K, n, 2) floats.
         filmstrip_labels: K labels such as ``"t = 0.75"``.
         filmstrip_shows: what a frame is, for the caption.
         evaluation: JSON of ``evaluate``: ``{"results": [{"metric", "value", "uncertainty", "unit", "protocol"}]}``.
+        previews: a folder of pictures that training left.
+        schedule: curves of the forward process and of the training loss.
+        studies: experiments on the run's model.
+        findings: of the doctor, ``{"severity", "title", "evidence", "advice"}`` each; ``None`` if it was not asked.
+        reproduce: the command that trains the same run again, or "".
         commands: how to go on, title to command line.
-        hardware: what the run was made on, in words.
+        hardware: what the page was made on, in words.
         version: of this package.
 
     Raises:
@@ -39,10 +50,16 @@ class ReportMaterial:
     journal: Sequence[Mapping[str, Any]]
     samples: Array
     data: Array
+    name: str = ""
     filmstrip: Array | None = None
     filmstrip_labels: Sequence[str] = ()
     filmstrip_shows: str = "the network's estimate x̂₀ of the finished sample"
     evaluation: Mapping[str, Any] | None = None
+    previews: Path | None = None
+    schedule: Schedule | None = None
+    studies: Sequence[Study] = ()
+    findings: Sequence[Mapping[str, Any]] | None = None
+    reproduce: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
     hardware: str = ""
     version: str = ""
@@ -62,6 +79,11 @@ class ReportMaterial:
     def points(self) -> bool:
         """Whether the items are points of the plane and not pictures."""
         return bool(self.samples.ndim == 2)
+
+    @property
+    def title(self) -> str:
+        """What to call the run: its name, else its recipe."""
+        return self.name or str(self.record.get("config", {}).get("recipe") or "run")
 
 
 def _check_items(name: str, items: Array, leading: int) -> None:

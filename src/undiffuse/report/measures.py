@@ -25,8 +25,21 @@ NAMES = {
     "confident_share": "Confidently classified",
     "class_balance": "Class balance",
     "neighbour_ratio": "Nearest-neighbour ratio",
+    "neighbour_ratio_features": "– the same in features",
+    "training_gap": "Training against held-out loss",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "fid": "FID",
+    "kid": "KID",
+    "inception_score": "Inception score",
+    "lpips_diversity": "LPIPS between pairs",
+    "classification_accuracy": "Classification accuracy score",
     "sliced_wasserstein": "Sliced Wasserstein distance",
 }
+FAMILIES = {"frechet": "Fréchet distance", "kernel": "Kernel distance", "score": "Class score"}  # over given features
+ALWAYS_CAPITAL = ("Fréchet", "FID", "KID", "LPIPS")
 GIST = {  # what of a protocol a reader wants without asking, and how it is said in a word or two
     "extractor": "{} features",
     "space": "{}",
@@ -58,7 +71,7 @@ class Metric(NamedTuple):
     part: bool
 
     def __str__(self) -> str:
-        name = self.name if self.name.startswith("Fréchet") else self.name[:1].lower() + self.name[1:]
+        name = self.name if self.name.startswith(ALWAYS_CAPITAL) else self.name[:1].lower() + self.name[1:]
         return f"{name} {self.value}" + (f" ± {self.uncertainty}" if self.uncertainty else "")
 
 
@@ -90,8 +103,8 @@ def name_of(metric: str) -> str:
     if metric in NAMES:
         return NAMES[metric]
     family, _, features = metric.partition("_")
-    if family == "frechet":
-        return f"Fréchet distance{f' ({features})' if features else ''}"
+    if family in FAMILIES:
+        return f"{FAMILIES[family]}{f' ({features})' if features else ''}"
     return metric.replace("_", " ").capitalize()
 
 

@@ -1,44 +1,49 @@
-"""The page itself: what goes where, and its one file."""
+"""The page of one run: what goes where, and its one file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import RunError
 from undiffuse.files import write_text
-from undiffuse.report import figures, measures, pictures, wording
+from undiffuse.report import curves, figures, measures, pictures, wording
+from undiffuse.report.figures import Chart, Curve
 from undiffuse.report.material import ReportMaterial
+from undiffuse.report.studies import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 5_000_000
+SEVERITIES = ("problem", "warning", "note", "ok")
 
 
-def write_report(run: Path, samples: ReportMaterial) -> Path:
-    """Write ``run/report.html``: one page that shows a run and needs nothing but itself.
-
-    Args:
-        run: the run's folder; ``previews/*.png`` in it are shown where there are any.
-        samples: what to show, samples first of all.
-
-    Returns:
-        The path of the page.
+def write_report(path: Path, material: ReportMaterial) -> Path:
+    """Write the page of one run, which needs nothing but itself, at ``path``.
 
     Raises:
         UsageError: the folder may not be written to.
         RunError: the disk is full, or the page would be larger than 5 MB.
     """
-    html = render(samples, run / "previews")
+    return write_page(path, render(material))
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page in one piece unless it is larger than a page may be."""
     size = len(html.encode())
     if size > MOST_BYTES:
         raise RunError(f"the report would take {size:,} bytes, expected at most {MOST_BYTES:,}; give it less to show")
-    path = run / "report.html"
     write_text(path, html)
     return path
 
 
-def render(material: ReportMaterial, previews: Path | None = None) -> str:
-    """The page as text; ``previews`` is a folder of pictures made while training."""
+def render(material: ReportMaterial) -> str:
+    """The page of one run as text."""
+    return fill("run.html.j2", _context(material))
+
+
+def fill(template: str, context: Mapping[str, Any]) -> str:
+    """A template of this room with everything it asks for; what comes from outside is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -48,28 +53,43 @@ def render(material: ReportMaterial, previews: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("run.html.j2").render(**_context(material, previews))
+    return environment.get_template(template).render(**context)
 
 
-def _context(material: ReportMaterial, previews: Path | None) -> dict[str, Any]:
+def _context(material: ReportMaterial) -> dict[str, Any]:
     record, config = material.record, material.record.get("config", {})
     progress, metrics = wording.progress_of(material.journal), measures.metrics_of(material.evaluation)
     main = [metric for metric in metrics if not metric.part]
     return {
-        "title": config.get("recipe") or "run",
+        "title": material.title,
         "headline": wording.headline(record, progress, [str(metric) for metric in main[:3]]),
         "tiles": _tiles(material, progress, main),
         "metrics": metrics,
+        "findings": findings_of(material.findings),
         "glance": wording.glance(config),
         "settings": list(wording.flattened(config)),
         "class_names": wording.classes_of(record),
+        "reproduce": material.reproduce,
         "commands": dict(material.commands),
-        "footer": _footer(material),
+        "footer": footer_of(material),
         "items": wording.items_of(record),
         "filmstrip_shows": material.filmstrip_shows,
-        **_pictures(material, previews),
-        **_plots(material),
+        "studies": shown_studies([(study, study_note(study, material.evaluation)) for study in material.studies]),
+        **_pictures(material),
+        **_charts(material),
+        **_schedule(material),
     }
+
+
+def findings_of(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, str]] | None:
+    """The doctor's findings, worst first; ``None`` if it was not asked."""
+    if findings is None:
+        return None
+    keys = ("severity", "title", "evidence", "advice")
+    rows = [{key: str(row.get(key) or "") for key in keys} for row in findings]
+    for row in rows:
+        row["severity"] = row["severity"] if row["severity"] in SEVERITIES else "note"
+    return sorted(rows, key=lambda row: SEVERITIES.index(row["severity"]))
 
 
 def _tiles(
@@ -92,7 +112,7 @@ def _tiles(
     return tiles
 
 
-def _pictures(material: ReportMaterial, previews: Path | None) -> dict[str, Any]:
+def _pictures(material: ReportMaterial) -> dict[str, Any]:
     limit = pictures.limit_of(material.data) if material.points else 0.0
     labels, strip = list(material.filmstrip_labels), material.filmstrip
     return {
@@ -100,26 +120,99 @@ def _pictures(material: ReportMaterial, previews: Path | None) -> dict[str, Any]
         "samples": pictures.sheet(material.samples, "Samples of the model", limit) if len(material.samples) else None,
         "real": pictures.sheet(material.data, "Real data", limit) if len(material.data) else None,
         "frames": pictures.frames(strip, labels, limit) if strip is not None and strip.shape[1] else [],
-        "previews": pictures.previews(previews) if previews is not None else [],
+        "previews": pictures.previews(material.previews) if material.previews is not None else [],
     }
 
 
-def _plots(material: ReportMaterial) -> dict[str, Any]:
-    from markupsafe import Markup  # jinja2's own; what it marks is drawn here and holds no text of the user's
-
-    losses = figures.loss_curves(material.journal)
-    sides = figures.side_curves(material.journal)
+def _charts(material: ReportMaterial) -> dict[str, Any]:
+    journal, items = material.journal, wording.items_of(material.record)
+    losses, sides = curves.loss_curves(journal), curves.side_curves(journal)
+    epoch, qualities = epoch_of(material.record), curves.quality_curves(journal)
     return {
-        "loss_wide": Markup(figures.plot(losses, figures.WIDE)) if losses else None,
-        "loss_narrow": Markup(figures.plot(losses, figures.NARROW)) if losses else None,
-        "loss_keys": [(one.label, figures.VARIABLES[one.colour]) for one in losses],
+        "loss": figures.chart(losses, f"Loss over {items} seen", "loss", epoch=epoch),
         "has_validation": any(one.label.startswith("validation") for one in losses),
-        "log_loss": bool(losses) and figures.wants_log(losses),
-        "sides": {title: Markup(figures.plot([one], figures.SMALL, from_zero=True)) for title, one in sides.items()},
+        "sides": _small(sides, items),
+        "quality": {
+            title: figures.chart([one], f"{title} over {items} seen, with standard errors", title, epoch=epoch)
+            for title, one in qualities.items()
+        },
+        "quality_counts": quality_counts(journal),
+        "has_epochs": epoch is not None,
+        "drift": [
+            (title, figures.chart(lines, f"{title} over {items} seen", title, figures.MEDIUM, log=False))
+            for title, lines in curves.drift_curves(journal, material.points).items()
+        ],
     }
 
 
-def _footer(material: ReportMaterial) -> list[tuple[str, str]]:
+def _small(sides: Mapping[str, Curve], items: str) -> list[tuple[str, Chart | None]]:
+    return [
+        (title, figures.chart([one], f"{title} over {items} seen", title, figures.SMALL, from_zero=True))
+        for title, one in sides.items()
+    ]
+
+
+def epoch_of(record: Mapping[str, Any]) -> float | None:
+    """Items of one pass over the training data, if known."""
+    count = wording.dig(record, "data.train")
+    return float(count) if isinstance(count, int) and count > 0 else None
+
+
+def quality_counts(journal: Sequence[Mapping[str, Any]]) -> str:
+    """``200 samples against 1,596 training items``, of the last measurement; "" without any."""
+    row: Mapping[str, Any] = next((row for row in reversed(journal) if row.get("kind") == "quality"), {})
+    samples, reference = row.get("samples"), row.get("reference")
+    if not isinstance(samples, int) or not isinstance(reference, int):
+        return ""
+    return f"{samples:,} samples against {reference:,} training items"
+
+
+def _schedule(material: ReportMaterial) -> dict[str, Any]:
+    schedule = material.schedule
+    if schedule is None:
+        return {"schedule": None, "schedule_note": ""}
+    charts = [
+        (title, "time t: 0 is data, 1 is noise", figures.chart(lines, f"{title} over time", title, figures.MEDIUM))
+        for title, lines in curves.time_curves(schedule).items()
+    ]
+    charts += [
+        (title, "log-SNR: noise on the left, data on the right", _level_chart(title, lines))
+        for title, lines in curves.level_curves(schedule).items()
+    ]
+    return {"schedule": charts, "schedule_note": schedule.note}
+
+
+def _level_chart(title: str, lines: Sequence[Curve]) -> Chart | None:
+    """A density from zero up; a weight likewise, or on a logarithmic axis where it spans much."""
+    log = title == curves.WEIGHT and figures.wants_log(lines)
+    label, size = f"{title} over the log-SNR", figures.MEDIUM
+    return figures.chart(lines, label, title, size, from_zero=not log, x_from_zero=False, log=log)
+
+
+def study_note(study: Study, evaluation: Mapping[str, Any] | None) -> str:
+    """Says so where a study looked at other weights than the evaluation of the same page."""
+    measured = wording.dig(evaluation, "model.weights_sha256")
+    if measured and study.weights_sha256 and measured != study.weights_sha256:
+        return "This study looked at other weights than those that the metrics were taken of."
+    return ""
+
+
+def shown_studies(studies: Sequence[tuple[Study, str]]) -> list[dict[str, Any]]:
+    """Studies with their pictures embedded, all within one budget."""
+    wanted = [(shown.path, f"{study.name}: {shown.title}") for study, _ in studies for shown in study.pictures]
+    embedded = iter(pictures.study_pictures(wanted))
+    return [
+        {
+            "name": study.name,
+            "summary": study.summary,
+            "note": note,
+            "pictures": [(shown, picture) for shown in study.pictures if (picture := next(embedded)) is not None],
+        }
+        for study, note in studies
+    ]
+
+
+def footer_of(material: ReportMaterial) -> list[tuple[str, str]]:
     """Versions, hardware and what identifies the data."""
     data, config = material.record.get("data", {}), material.record.get("config", {})
     counts = [f"{data[key]:,} {key}" for key in ("train", "validation") if isinstance(data.get(key), int)]

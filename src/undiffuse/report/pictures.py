@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-SHEET_BYTES = 700_000
-FRAME_BYTES = 60_000
-PREVIEW_BYTES = 100_000
+# All budgets together, and a third more for base64, leave room for the curves in a page of five megabytes.
+SHEET_BYTES = 450_000
+FRAME_BYTES = 45_000
+PREVIEW_BYTES = 60_000
+COMPARED_BYTES = 1_000_000  # samples of all runs of a comparison together
+STUDY_BYTES = 1_400_000  # all pictures of all studies together
+LARGEST_STUDY_BYTES = 220_000
+WIDEST_STUDY = 1400  # pixels: a page shows a picture at most about 1,000 wide
 MOST_ITEMS = 64
 MOST_POINTS = 20_000
 MOST_FRAMES = 12
@@ -29,21 +34,52 @@ GAP = 4
 
 
 class Picture(NamedTuple):
-    """One embedded picture: its address, its label, its size in pixels, and whether its pixels are meant to be seen."""
+    """One embedded picture: its address, its label, its size in pixels.
+
+    ``pixelated``: its pixels are meant to be seen; ``density``: black on white, to be inverted on a dark page.
+    """
 
     uri: str
     label: str
     width: int
     height: int
     pixelated: bool = False
+    density: bool = False
 
 
 def sheet(items: Array, label: str, limit: float) -> Picture:
     """The first items of a batch as one picture: a grid of pictures, or the density of points in [-limit, limit]^2."""
     if items.ndim == 2:
-        return embed(to_image(density_of(items[:MOST_POINTS], limit, side=240)), label, SHEET_BYTES)
+        return _cloud(items, label, limit, SHEET_BYTES)
     items = items[:MOST_ITEMS]
     return embed(_grid(items, max(1, round(len(items) ** 0.5))), label, SHEET_BYTES, _small(items))
+
+
+def column(items: Array, label: str, limit: float, budget: int, columns: int = 4) -> Picture | None:
+    """The first items of a run to set beside those of others: the same place is the same seed."""
+    if not len(items):
+        return None
+    if items.ndim == 2:
+        return _cloud(items, label, limit, budget)
+    return embed(_grid(items[: MOST_ROWS * columns], columns), label, budget, _small(items))
+
+
+def study_pictures(paths: Sequence[tuple[Path, str]]) -> list[Picture | None]:
+    """Pictures of studies, path and label each, within one budget; ``None`` for a file that is no picture."""
+    budget = min(LARGEST_STUDY_BYTES, STUDY_BYTES // max(len(paths), 1))
+    return [_study_picture(path, label, budget) for path, label in paths]
+
+
+def _study_picture(path: Path, label: str, budget: int) -> Picture | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            flat = _on_white(image.convert("RGBA"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    flat.thumbnail((WIDEST_STUDY, 4 * WIDEST_STUDY), Image.Resampling.LANCZOS)
+    return embed(flat, label, budget)
 
 
 def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
@@ -51,10 +87,9 @@ def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
     keep = spread(len(filmstrip), MOST_FRAMES)
     if filmstrip.ndim == 3:
         limits = [max(limit, limit_of(filmstrip[k])) for k in keep]
-        clouds = (
-            density_of(filmstrip[k, :MOST_POINTS], reach, side=110) for k, reach in zip(keep, limits, strict=True)
-        )
-        return [embed(to_image(cloud), labels[k], FRAME_BYTES) for k, cloud in zip(keep, clouds, strict=True)]
+        return [
+            _cloud(filmstrip[k], labels[k], reach, FRAME_BYTES, side=110) for k, reach in zip(keep, limits, strict=True)
+        ]
     small = _small(filmstrip)
     return [embed(_grid(filmstrip[k, :MOST_ROWS], 1), labels[k], FRAME_BYTES, small) for k in keep]
 
@@ -81,6 +116,12 @@ def embed(image: Image, label: str, budget: int, pixelated: bool = False) -> Pic
     return Picture(uri, label, image.width, image.height, pixelated)
 
 
+def _cloud(points: Array, label: str, limit: float, budget: int, side: int = 240) -> Picture:
+    """The density of points."""
+    picture = embed(to_image(density_of(points[:MOST_POINTS], limit, side=side)), label, budget)
+    return picture._replace(density=True)
+
+
 def limit_of(points: Array) -> float:
     """Half the side of a square around 0 that shows nearly all points."""
     finite = np.abs(points[np.isfinite(points)])
@@ -101,13 +142,13 @@ def _grid(items: Array, columns: int) -> Image:
 
 
 def _encodings(image: Image) -> Iterator[tuple[str, bytes]]:
-    """Exact first, then JPEG, then smaller and smaller."""
-    from PIL import Image
+    """Exact first, then WebP where Pillow has it, or JPEG, then smaller and smaller."""
+    from PIL import Image, features
 
     yield "png", _encoded(image, "PNG", optimize=image.width * image.height < 1_000_000)
-    image = _on_white(image)
+    image, lossy = _on_white(image), "webp" if features.check("webp") else "jpeg"
     while True:
-        yield "jpeg", _encoded(image, "JPEG", quality=88)
+        yield lossy, _encoded(image, lossy.upper(), quality=88)
         if image.size == (1, 1):
             return
         image = image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.LANCZOS)

@@ -24,7 +24,8 @@ CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", GREY)
 INK = "#222222"
 #: Pixels an inch: a full-width picture is about 1,800 pixels wide.
 DPI = 150
-_SETTINGS: Any = {
+#: Of matplotlib, for every picture of a study.
+SETTINGS: Any = {
     **{"font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "axes.edgecolor": "#999999"},
     **{"xtick.color": "#555555", "ytick.color": "#555555", "xtick.labelsize": 8.5, "ytick.labelsize": 8.5},
     **{"text.color": INK, "axes.titlecolor": INK, "axes.labelcolor": INK},
@@ -57,7 +58,7 @@ def figure(width: float, height: float) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -65,7 +66,7 @@ def panels(rows: int, columns: int, size: float = 2.5, extra: float = 0.0) -> tu
     """A figure of square panels of ``size`` inches and its axes ``(rows, columns)``; ``extra`` inches to the right."""
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         one = figure(columns * size + 0.3 + extra, rows * (size + 0.06) + 0.45)
         return one, one.subplots(rows, columns, squeeze=False)
 
@@ -74,7 +75,7 @@ def charts(columns: int, width: float = 5.6, height: float = 3.9) -> tuple[Any, 
     """A figure of charts side by side and its axes ``(columns,)``."""
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         one = figure(columns * width, height)
         return one, one.subplots(1, columns, squeeze=False)[0]
 
@@ -83,7 +84,7 @@ def save(one: Any, path: Path) -> None:
     """Write a figure as a PNG in one piece; the same figure gives the same bytes."""
     import matplotlib
 
-    with replacing(path) as temporary, matplotlib.rc_context(_SETTINGS):
+    with replacing(path) as temporary, matplotlib.rc_context(SETTINGS):
         one.savefig(temporary, format="png", metadata={"Software": None})
 
 

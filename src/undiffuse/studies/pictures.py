@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
@@ -34,6 +35,10 @@ from undiffuse.version import __version__
 
 Tell = Callable[[int, int], None]
 Pictures = npt.NDArray[np.uint8]
+#: A class in a study's options; the class called 3 may be written without quotes.
+ClassName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+#: Steps of a first-order stochastic sampler that is not the model's own.
+_ANCESTRAL_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,62 @@ class PictureSubject:
         """Pictures in [-1, 1] as uint8 (N, C, H, W)."""
         finished: Pictures = to_uint8(x).cpu().numpy()
         return finished
+
+
+class Plan(NamedTuple):
+    """A sampler's name with its options, and the steps of its whole grid."""
+
+    sampler: str
+    steps: int
+
+
+def sampling_plan(subject: PictureSubject, sampler: str | None, steps: int | None, *, stochastic: bool = False) -> Plan:
+    """What a study samples with: what it was asked for, else the model's own.
+
+    Args:
+        stochastic: take ancestral sampling where the model's own sampler draws no noise.
+    """
+    facts = subject.system.sampling_facts()
+    own, own_steps = str(facts["sampler"]), int(facts["steps"])
+    if sampler is None and stochastic and not make_sampler(own).stochastic:
+        return Plan("ancestral", steps or max(own_steps, _ANCESTRAL_STEPS))
+    chosen = make_sampler(sampler or own)
+    default = own_steps if sampler in (None, own) or chosen.order > 1 else max(own_steps, _ANCESTRAL_STEPS)
+    return Plan(sampler or own, steps or default)
+
+
+def real_pairs(
+    subject: PictureSubject, count: int, class_name: str | None = None
+) -> tuple[Tensor, Tensor, Condition | None]:
+    """``count`` pairs of different real pictures, uint8 (N, C, H, W) each, and what the model is told of each pair.
+
+    The two of a pair are of one class where the model knows classes: all of them in turn, or the one asked for.
+
+    Raises:
+        UsageError: an unknown class, or a set too small.
+    """
+    names = subject.model.classes_of(class_name, count)
+    train, held_out = subject.data
+    enough = all(len(_rows_of_class(held_out, name)) >= 2 for name in names or [""])
+    dataset = held_out if enough and len(held_out) >= 2 * count else train
+    chosen: list[npt.NDArray[np.int64]] = []
+    for number in range(count):
+        name = names[number] if names else ""
+        rows = _rows_of_class(dataset, name)
+        if len(rows) < 2:
+            of = f" of class {name!r}" if name else ""
+            raise UsageError(f"a pair{of} needs 2 real pictures, the data has {len(rows)}")
+        spread = evenly_spaced(len(rows), 2 * count)
+        chosen.append(rows[spread[np.array([2 * number, 2 * number + 1]) % len(spread)]])
+    first, second = np.stack(chosen, axis=1)
+    return dataset.fetch(first).items, dataset.fetch(second).items, subject.model.condition(names)
+
+
+def _rows_of_class(dataset: Dataset, name: str) -> npt.NDArray[np.int64]:
+    """All rows for a name that is no class."""
+    if name not in dataset.class_names or dataset.labels is None:
+        return np.arange(len(dataset))
+    return np.flatnonzero(dataset.labels == dataset.class_names.index(name))
 
 
 def check_pictures(model: Model, study: str) -> None:

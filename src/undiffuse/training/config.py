@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from undiffuse.config import Component, ComponentConfig, FrozenModel
 from undiffuse.data.config import SOURCES, DigitsConfig
+from undiffuse.data.loading import LoaderConfig
 from undiffuse.errors import UsageError
 from undiffuse.systems import SYSTEMS
 
@@ -63,11 +64,14 @@ class RunConfig(FrozenModel):
         batch_images: images an optimizer step.
         micro_batch_images: images a forward pass; a divisor of ``batch_images``, all of it by default. Randomness
             is drawn by micro-batch, so this is part of the result.
+        loader: how items get to the device; no part of the result, so it may differ when a run is resumed.
         compile: let torch compile the networks (pays after about ten minutes).
         random_flip: mirror half of the pictures left to right.
         log_every_images, validate_every_images, preview_every_images: 0 for never.
         validation_images: how many held-out pictures the validation loss looks at, with fixed noise.
         preview_samples: pictures in a preview.
+        quality_every_images: samples are measured so often against the training data; 0 for never.
+        quality_samples: how many are drawn for it, from the same seeds each time; more take longer and say more.
         checkpoint_every_images, checkpoint_every_seconds: 0 for never; there is always one at the end.
         keep_checkpoints: the newest k are kept.
         tensorboard: write TensorBoard's event files as well (extra ``tensorboard``).
@@ -82,6 +86,7 @@ class RunConfig(FrozenModel):
     num_images: Positive = 100_000
     batch_images: Positive = 128
     micro_batch_images: Positive | None = None
+    loader: LoaderConfig = LoaderConfig()
     compile: bool = False
     random_flip: bool = False
     log_every_images: NotNegative = 2_000
@@ -89,6 +94,8 @@ class RunConfig(FrozenModel):
     validation_images: NotNegative = 512
     preview_every_images: NotNegative = 50_000
     preview_samples: Positive = 16
+    quality_every_images: NotNegative = 0
+    quality_samples: Positive = 500
     checkpoint_every_images: NotNegative = 100_000
     checkpoint_every_seconds: NotNegative = 300
     keep_checkpoints: Positive = 2
@@ -113,10 +120,16 @@ class RunConfig(FrozenModel):
         return -(-self.num_images // self.batch_images)
 
 
+#: Keys that decide how long a run takes and nothing else; it may be resumed with others.
+NO_PART_OF_THE_RESULT = frozenset({"loader", "data.cache"})
+
+
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every leaf that differs between two dumped configurations."""
+    """``key: old -> new`` for every leaf that differs between two dumped configurations and has a part in the result."""
     lines: list[str] = []
     for key in sorted(set(old) | set(new)):
+        if prefix + key in NO_PART_OF_THE_RESULT:
+            continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{prefix}{key}.")

@@ -29,8 +29,13 @@ class Journal:
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_journal(folder) if row["images"] <= images] if images else []
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._kept = {(row["kind"], row["images"]) for row in rows}
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard", images) if tensorboard else None
+
+    def has(self, kind: str, images: int) -> bool:
+        """Whether such a row was kept from before the run was resumed."""
+        return (kind, images) in self._kept
 
     def write(self, kind: str, images: int, values: Mapping[str, Any], wall: Mapping[str, float]) -> None:
         """Append one row of numbers."""

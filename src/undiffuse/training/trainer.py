@@ -13,14 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
-from undiffuse.errors import UsageError
+from undiffuse.errors import RunError, UsageError
 from undiffuse.files import remove_leftovers, write_json
-from undiffuse.images import picture_of, save_png
-from undiffuse.systems.base import LossReport, SampleRequest, System, to_uint8
+from undiffuse.systems.base import LossReport, System
 from undiffuse.systems.saved import FORMAT_VERSION, WEIGHTS, build_system, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import flip_some
@@ -30,10 +28,8 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import Journal
 from undiffuse.training.optimizer import Optimizers
+from undiffuse.training.quality import Measure, draw_samples, save_preview
 from undiffuse.training.validation import validation_loss
-
-#: Seeds of the previews, the same all through a run.
-PREVIEW_SEED = 0
 
 
 class Observer(Protocol):
@@ -64,6 +60,7 @@ class Trainer:
         folder: where everything goes.
         device: where to compute.
         observer: hears of progress.
+        measure: of the quality of samples, every ``quality_every_images``; without one none is measured.
     """
 
     def __init__(
@@ -74,6 +71,7 @@ class Trainer:
         folder: Path,
         device: str | torch.device = "cpu",
         observer: Observer | None = None,
+        measure: Measure | None = None,
     ) -> None:
         if config.random_flip and len(train.shape) != 3:
             raise UsageError(
@@ -81,8 +79,9 @@ class Trainer:
             )
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer: Observer = observer or Silent()
+        self.measure = measure
         self.validation = validation
-        self.loader = Loader(train, config.seed)
+        self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
         self.record = {
             "format_version": FORMAT_VERSION,
             "model": {"shape": list(train.shape), "class_names": list(train.class_names)},
@@ -157,6 +156,8 @@ class Trainer:
         started = self._mark = self._saved_at = time.monotonic()
         self._seconds_before = self._seconds
         try:
+            if self.step and not journal.has("quality", self.images):  # stopped between checkpoint and measurement
+                self._measure_quality(journal)
             while self.step < self.config.num_steps:
                 self._one_step()
                 self._after_step(journal)
@@ -166,6 +167,7 @@ class Trainer:
             if self._saved_step != self.step:
                 self._save()
         finally:
+            self.loader.close()
             journal.close()
         return self.step >= self.config.num_steps
 
@@ -249,8 +251,10 @@ class Trainer:
         late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
         if self._due(config.checkpoint_every_images) or late or self.step == config.num_steps:
             self._save()
-        if self._due(config.preview_every_images):  # last: some samplers take long, and nothing may be lost meanwhile
-            self._preview()
+        self._measure_quality(journal)  # after the checkpoint: some samplers take long, and nothing may be lost
+        if self._due(config.preview_every_images):
+            path = self.folder / "previews" / f"images_{self.images:012d}.png"
+            save_preview(path, self.ema.average, config.preview_samples)
 
     def _due(self, every_images: int) -> bool:
         """Did this step cross a multiple of ``every_images``, or end the run?"""
@@ -296,20 +300,20 @@ class Trainer:
         journal.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
-    def _preview(self) -> None:
-        average = self.ema.average
-        points = len(average.shape) == 1
-        count = 2000 if points else self.config.preview_samples
-        seeds = range(PREVIEW_SEED, PREVIEW_SEED + count)
-        x = average.sample(SampleRequest(seeds, cond=self._preview_classes(count), batch_size=count)).x
-        samples = (x if points else to_uint8(x)).cpu().numpy()
-        save_png(self.folder / "previews" / f"images_{self.images:012d}.png", picture_of(samples))
-
-    def _preview_classes(self, count: int) -> Condition | None:
-        """All classes in turn, for a system that knows any."""
-        if not self.system.class_names:
-            return None
-        return Condition(class_label=torch.arange(count, device=self.device) % len(self.system.class_names))
+    def _measure_quality(self, journal: Journal) -> None:
+        """Measure samples of the averaged weights if that is due; what cannot be sampled leaves no row."""
+        if self.measure is None or not self._due(self.config.quality_every_images):
+            return
+        before = self._spend()
+        try:
+            values = self.measure(draw_samples(self.ema.average, self.config.quality_samples))
+        except RunError as error:
+            self.observer.message(f"quality at {self.images} images was not measured: {error}")
+            return
+        wall = {**self._wall(), "measuring_seconds": round(self._seconds - before, 3)}
+        self._seconds_before += self._seconds - before  # the rate of training is not slower for it
+        journal.write("quality", self.images, values, wall)
+        self.observer.row("quality", {"images": self.images, **values})
 
     def _save(self) -> None:
         tensors = {

@@ -1,9 +1,8 @@
-"""The picture files below a folder, and the classes that its sub-folders make. Opens no picture."""
+"""The picture files below a folder, in sorted order, and what else lies there. Opens no file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +17,13 @@ EXTENSIONS = frozenset(
 )
 
 
+class Names(NamedTuple):
+    """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files."""
+
+    pictures: list[str]
+    others: list[str]
+
+
 class Listing(NamedTuple):
     """Paths relative to the folder in sorted order, and how many other files there are."""
 
@@ -26,7 +32,13 @@ class Listing(NamedTuple):
 
 
 def list_pictures(root: Path) -> Listing:
-    """All files below ``root`` with a picture's extension; hidden files and folders are passed over.
+    """``list_names`` as paths, for those who read few of them."""
+    names = list_names(root)
+    return Listing([PurePosixPath(name) for name in names.pictures], len(names.others))
+
+
+def list_names(root: Path) -> Names:
+    """All files below ``root``; those with a picture's extension are pictures. Hidden ones are passed over.
 
     Links to folders are followed, each real folder once, so that a loop of links ends.
 
@@ -35,29 +47,40 @@ def list_pictures(root: Path) -> Listing:
     """
     if not root.is_dir():
         raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of pictures")
-    pictures: list[PurePosixPath] = []
-    num_others = 0
+    found = Names([], [])
     seen = {root.resolve()}
     for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         here = Path(place)
-        folders[:] = sorted(name for name in folders if _is_shown(name) and _is_new(here / name, seen))
-        for name in filter(_is_shown, files):
-            if Path(name).suffix.lower() in EXTENSIONS:
-                pictures.append(PurePosixPath((here / name).relative_to(root).as_posix()))
-            else:
-                num_others += 1
-    if not pictures:
-        found = f"{num_others} other files" if num_others else "no files"
-        raise UsageError(f"{root}: no pictures in this folder ({found}); expected {', '.join(sorted(EXTENSIONS))}")
-    return Listing(sorted(pictures, key=str), num_others)
+        folders[:] = sorted(name for name in folders if is_shown(name) and _is_new(here / name, seen))
+        below = here.relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for name in filter(is_shown, files):
+            (found.pictures if is_picture(name) else found.others).append(prefix + name)
+    refuse_without_pictures(found, root, "folder")
+    found.pictures.sort()
+    return found
+
+
+def refuse_without_pictures(names: Names, location: Path, noun: str) -> None:
+    """Raise where there is no picture among the names."""
+    if not names.pictures:
+        found = f"{len(names.others)} other files" if names.others else "no files"
+        raise UsageError(f"{location}: no pictures in this {noun} ({found}); expected {', '.join(sorted(EXTENSIONS))}")
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    stem, dot, ending = name.rpartition(".")
+    return bool(stem) and f"{dot}{ending.lower()}" in EXTENSIONS
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file or folder is neither hidden nor what macOS puts into archives."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _refuse(error: OSError) -> None:
     raise UsageError(f"{error.filename}: the folder cannot be read ({error.strerror})")
-
-
-def _is_shown(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _is_new(folder: Path, seen: set[Path]) -> bool:
@@ -65,42 +88,3 @@ def _is_new(folder: Path, seen: set[Path]) -> bool:
     new = real not in seen
     seen.add(real)
     return new
-
-
-def class_of_each(pictures: Sequence[PurePosixPath], labels: str, root: Path) -> tuple[list[int] | None, list[str]]:
-    """(class index of each picture, class names), or (``None``, []) where there are no classes.
-
-    Sub-folders are counted below the deepest folder that holds all the pictures, so that an archive unpacked with one
-    folder around everything reads the same.
-
-    Args:
-        labels: ``auto``, ``folders`` or ``none``, see ``FolderConfig``.
-
-    Raises:
-        UsageError: ``folders`` where a picture lies in no sub-folder.
-    """
-    if labels == "none":
-        return None, []
-    depth = _common_depth(pictures)
-    if labels == "folders" and any(len(picture.parts) == depth + 1 for picture in pictures):
-        depth = max(depth - 1, 0)  # one class only: its folder is the one that all have in common
-    inner = [picture.parts[depth:] for picture in pictures]
-    if labels == "auto" and any(len(parts) != 2 for parts in inner):
-        return None, []
-    loose = next((picture for picture, parts in zip(pictures, inner, strict=True) if len(parts) < 2), None)
-    if loose is not None:
-        raise UsageError(f"{root}: labels=folders, but {loose} lies in no sub-folder; move it or take labels=none")
-    names = sorted({parts[0] for parts in inner})
-    number = {name: index for index, name in enumerate(names)}
-    return [number[parts[0]] for parts in inner], names
-
-
-def _common_depth(pictures: Sequence[PurePosixPath]) -> int:
-    """How many folders all the pictures have in common, counted from the root."""
-    first, *others = {picture.parent.parts for picture in pictures}
-    depth = len(first)
-    for parts in others:
-        depth = min(depth, len(parts))
-        while first[:depth] != parts[:depth]:
-            depth -= 1
-    return depth

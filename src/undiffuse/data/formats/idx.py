@@ -1,7 +1,8 @@
 """MNIST's own format: a magic number, the sizes as big-endian 32-bit numbers, then the bytes.
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998). EMNIST (Cohen et al., 2017,
-arXiv:1702.05373) stores each picture with rows and columns exchanged; it is put upright here.
+arXiv:1702.05373) stores each picture with rows and columns exchanged; it is put upright here, and the mapping file
+beside it names its classes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from undiffuse.data.config import IdxConfig
 from undiffuse.data.formats.arrays import picture_dataset
+from undiffuse.data.formats.emnist_mapping import find_mapping, read_mapping
 from undiffuse.data.formats.idx_files import find_idx_files
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
@@ -121,12 +123,19 @@ def _pictures(path: Path) -> Bytes:
 
 
 def _labels(path: Path, images: Path, count: int) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Class indices and names; EMNIST's letters are numbered from 1 in the file and from 0 here."""
+    """Class indices and names; EMNIST's letters are numbered from 1 in the file and from 0 here.
+
+    A mapping file beside the images counts before what is known of sets by their names.
+    """
     labels = read_idx(path).astype(np.int64)
     if labels.ndim != 1:
         raise UsageError(f"{path}: {labels.ndim} axes; expected the 1 of a label file")
     if len(labels) != count:
         raise UsageError(f"{path}: {len(labels)} labels for {count} pictures in {images.name}; they must be as many")
+    mapping = find_mapping(images)
+    if mapping is not None:
+        table = read_mapping(mapping)
+        return table.classes(labels, str(path)), table.names
     known = _emnist_classes(images.name.lower())
     if known == EMNIST_CLASSES["letters"] and labels.min() >= 1:
         labels = labels - 1

@@ -1,0 +1,298 @@
+"""``undiffuse study one-class``: trains the same recipe on one class and on all, and compares what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.app.models import load
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.show import say, table, warn
+from undiffuse.app.training import split_data, train
+from undiffuse.data import source_config_for
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.source import Dataset
+from undiffuse.errors import RunError, UsageError
+from undiffuse.files import check_writable, write_json, write_text
+from undiffuse.metrics import load_features
+from undiffuse.metrics.features import FeatureExtractor, fitting_features
+from undiffuse.recipes import get_recipe
+from undiffuse.registry import nearest
+from undiffuse.studies.comparing import draw, fetch
+from undiffuse.studies.one_class import (
+    SETS,
+    Asked,
+    Target,
+    Training,
+    draw_samples,
+    markdown,
+    measure,
+    other_pictures,
+    row_texts,
+    target_of,
+)
+from undiffuse.studies.pictures import PictureSubject
+from undiffuse.systems.saved import Model
+from undiffuse.training.config import RunConfig
+from undiffuse.version import __version__
+
+_SHOWN = 12
+
+
+class Ground:
+    """The real pictures of a study: those compared with, and others for scale; of the class and of all."""
+
+    def __init__(self, training: Dataset, class_name: str, num: int, seed: int) -> None:
+        labels = training.labels
+        if labels is None:
+            raise UsageError("the study 'one-class' needs data with classes; give a folder with a sub-folder for each")
+        if class_name not in training.class_names:
+            raise UsageError(f"the data has no class {class_name!r}; {nearest(class_name, training.class_names)}")
+        if len(training.class_names) < 2:
+            raise UsageError(f"the data has the class {class_name!r} alone; the study compares one with several")
+        number = training.class_names.index(class_name)
+        own = torch.from_numpy(np.flatnonzero(labels == number))
+        self.share = len(own) / len(training)
+        self.references: dict[str, Tensor] = {}
+        self.others: dict[str, Tensor] = {}
+        for name, rows in (("class", own), ("all", torch.arange(len(training)))):
+            compared, others = other_pictures(len(rows), num, seed)
+            self.references[name], self.others[name] = fetch(training, rows[compared]), fetch(training, rows[others])
+
+    def targets(self, extractor: FeatureExtractor, num: int) -> dict[str, Target]:
+        """The real pictures as features."""
+        return {
+            name: target_of(extractor, pictures, num, f"real pictures of {'the class' if name == 'class' else 'all'}")
+            for name, pictures in self.references.items()
+        }
+
+
+def one_class(
+    data: str,
+    out: Path,
+    *,
+    class_name: str | None,
+    recipe: str,
+    overrides: Sequence[str],
+    images: int,
+    samples: int,
+    features: str,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Train what is not trained yet, measure every set, write ``table.md``, ``samples.png`` and ``study.json``.
+
+    Args:
+        data: a source of pictures with classes.
+        out: a folder; a study that was interrupted there goes on where it was.
+        class_name: the one class; the data's first by default.
+        recipe, overrides: what is trained; its data, budget, seed and classes are the study's.
+        images: seen by each training.
+        samples: drawn of each set.
+        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+    Returns:
+        The content of ``study.json``.
+    Raises:
+        UsageError: senseless numbers, data without classes, or a folder that holds something else.
+    """
+    _check(out, images, samples, seed)
+    source = source_config_for(data)
+    if not isinstance(source, PictureConfig):
+        raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
+    study = _study(source, out, class_name, (recipe, overrides), images, samples, features, seed, device)
+    ground, rows = study.ground, []
+    shown = [("real,\nof the class", "", ground.others["class"][:_SHOWN].numpy())]
+    for number, asked in enumerate(SETS, 1):
+        say(f"set {number} of {len(SETS)}: trained on {asked.training.words}, asked for {asked.words}")
+        row, pictures = study.measured_set(asked)
+        rows.append(row)
+        if pictures is not None:
+            label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
+            shown.append((label, _note(row), pictures))
+    rows += [study.real_row(name) for name in ("class", "all")]
+    shown.append(("real,\nof all", "", ground.others["all"][:_SHOWN].numpy()))
+    facts = {
+        "study": "one-class",
+        "data": source.name,
+        "class": study.class_name,
+        "recipe": recipe,
+        "overrides": list(overrides),
+        "images": images,
+        "seed": seed,
+        "samples": samples,
+        "features": study.extractor.name,
+        "references_class": len(ground.references["class"]),
+        "references_all": len(ground.references["all"]),
+        "features_protocol": study.extractor.protocol(),
+        "undiffuse": __version__,
+    }
+    return _write(out, facts, rows, shown)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What all sets of samples share; ``base`` is the training on all classes without their names."""
+
+    base: RunConfig
+    class_name: str
+    ground: Ground
+    extractor: FeatureExtractor
+    targets: dict[str, Target]
+    out: Path
+    samples: int
+    device: str
+
+    def measured_set(self, asked: Asked) -> tuple[dict[str, Any], Any]:
+        """Numbers of one set, and a few of its pictures; a training that breaks down is a result, and says so."""
+        config = _of_training(self.base, asked.training, self.class_name)
+        name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
+        path, row = self.out / "cells" / f"{name}.json", self._row(asked, config)
+        try:
+            model = _trained(config, self.out / "runs" / asked.training.name, self.device)
+            few = _draw(model, asked, self.class_name, min(_SHOWN, self.samples)).numpy()
+            if (earlier := _measured(path, row)) is not None:
+                return earlier, few
+            row.update(self._scores(_draw(model, asked, self.class_name, self.samples)))
+        except RunError as error:
+            row["failed"] = f"broke down: {error}"
+            warn(f"{name} {row['failed']}")
+            return row, None
+        write_json(path, row)
+        return row, few
+
+    def real_row(self, name: str) -> dict[str, Any]:
+        """Other real pictures of the ``class`` or of ``all``, as many as there are samples."""
+        scored = self._scores(self.ground.others[name])
+        return {"trained_on": "real pictures", "asked_for": "the class" if name == "class" else "all", **scored}
+
+    def _scores(self, pictures: Tensor) -> dict[str, Any]:
+        return measure(self.extractor, pictures, self.targets, self.ground.references["class"])
+
+    def _row(self, asked: Asked, config: RunConfig) -> dict[str, Any]:
+        """What a set is, by which a finished one is known again."""
+        return {
+            "trained_on": asked.training.words,
+            "asked_for": asked.words,
+            "class_name": self.class_name,
+            "config": config.model_dump(mode="json"),
+            "features": self.extractor.name,
+            "samples": self.samples,
+            "class_images": config.num_images * (1.0 if asked.training.one_class else self.ground.share),
+        }
+
+
+def _study(
+    source: PictureConfig,
+    out: Path,
+    class_name: str | None,
+    recipe: tuple[str, Sequence[str]],
+    images: int,
+    samples: int,
+    features: str,
+    seed: int,
+    device: str,
+) -> _Study:
+    base = _configuration(*recipe, source, images, seed)
+    whole = split_data(base)[0]
+    chosen = class_name if class_name is not None else (whole.class_names or ("",))[0]
+    ground = Ground(whole, chosen, samples, seed)
+    origin = " ".join([*map(str, base.data.model_dump().values()), *whole.class_names])
+    extractor = load_features(fitting_features(whole.shape, origin) if features == "auto" else features)
+    return _Study(base, chosen, ground, extractor, ground.targets(extractor, samples), out, samples, device)
+
+
+def _check(out: Path, images: int, samples: int, seed: int) -> None:
+    if images < 1:
+        raise UsageError(f"--images must be at least 1, got {images}")
+    if samples < 2:
+        raise UsageError(f"--num must be at least 2, got {samples}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed must be a whole number from 0 to 2**63 - 1, got {seed}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
+        raise UsageError(f"--out {out} holds something other than this study; name another folder")
+    check_writable(out)
+
+
+def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
+    """The training on all classes without their names; the others differ in what ``Training`` says alone."""
+    shared = [
+        f"num_images={images}",
+        f"seed={seed}",
+        "system.class_conditional=false",
+        "preview_every_images=0",
+        "quality_every_images=0",
+        "validate_every_images=0",
+        "log_every_images=5000",
+    ]
+    return apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
+
+
+def _of_training(base: RunConfig, training: Training, class_name: str) -> RunConfig:
+    own = [f"system.class_conditional={str(training.conditional).lower()}"]
+    own += [f"data.classes={json.dumps([class_name])}"] if training.one_class else []
+    return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
+
+
+def _trained(config: RunConfig, run: Path, device: str) -> Model:
+    """The model of a training that is done, gone on with, or begun.
+
+    Raises:
+        RunError: it broke down.
+        KeyboardInterrupt: it was stopped.
+        UsageError: the folder holds a training with another configuration.
+    """
+    if not train(config, run, resume=(run / "config.json").is_file(), device=device):
+        raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
+    return load(run, device)
+
+
+def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
+    """``num`` samples, uint8 (N, C, H, W)."""
+
+    def no_data() -> tuple[Dataset, Dataset]:
+        raise RunError("samples need no data")
+
+    subject = PictureSubject(model, no_data)
+    return draw(subject, num, class_name=class_name if asked.of_class else None)[0]
+
+
+def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier result of the same set, trained alike on the same data."""
+    try:
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = all(earlier.get(key) == row[key] for key in ("class_name", "config", "samples", "features"))
+    return earlier if same else None
+
+
+def _note(row: dict[str, Any]) -> str:
+    """What stands beside a row of samples."""
+    return f"Fréchet\n{row['class']['frechet']:.3g} (the class)\n{row['all']['frechet']:.3g} (all)"
+
+
+def _write(
+    out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[tuple[str, str, Any]]
+) -> dict[str, Any]:
+    result = {**facts, "rows": rows}
+    draw_samples(out / "samples.png", shown)
+    write_json(out / "study.json", result)
+    write_text(out / "table.md", markdown(rows, facts))
+    head = ["trained on", "asked for", f"Fréchet to {facts['class']}", "precision", "recall", "Fréchet to all"]
+    texts = [row_texts(row) for row in rows]
+    table(
+        f"{facts['data']}, {facts['images']:,} images a training",
+        head,
+        [[row[0], row[1], *row[4:7], row[7]] if len(row) > 7 else row for row in texts],
+    )
+    say(f"study: {out / 'table.md'}")
+    return result

@@ -1,0 +1,163 @@
+"""The commands that measure: evaluate, compare, report, doctor. Nothing heavy is imported before one needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.app.cli_options import (
+    DeviceOption,
+    FeaturesOption,
+    GridOption,
+    ModelArgument,
+    NoCacheOption,
+    ProcessOption,
+    SamplerOption,
+    SeedOption,
+    StepsOption,
+    WeightsOption,
+)
+from undiffuse.errors import UsageError
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, kernel, inception_score, "
+            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein"
+        ),
+    ] = None,
+    num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    grid: GridOption = None,
+    process: ProcessOption = None,
+    seed: SeedOption = 0,
+    features: FeaturesOption = "auto",
+    bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
+    bound_random_images: Annotated[int, typer.Option(help="held-out pictures for vlb_random")] = 10_000,
+    likelihood_images: Annotated[int, typer.Option(help="held-out pictures for nll")] = 64,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors a picture that nll's trace is taken with")] = 1,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
+    out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
+    no_cache: NoCacheOption = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model; every number goes into the JSON file with the protocol that made it."""
+    from undiffuse.app import evaluating, models
+    from undiffuse.evaluation import Protocol
+
+    loaded = models.load(model, device, weights)
+    protocol = Protocol(
+        num=num,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        grid=grid,
+        process=process,
+        batch_size=batch_size,
+        features=features,
+        bound_images=bound_images,
+        bound_random_images=bound_random_images,
+        likelihood_images=likelihood_images,
+        likelihood_probes=likelihood_probes,
+    )
+    names = _named_metrics(metrics)
+    path = out or loaded.path / "evaluation.json"
+    evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache)
+
+
+def compare(
+    pictures: Annotated[
+        str, typer.Argument(metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...")
+    ],
+    reference: Annotated[str, typer.Argument(metavar="B", help="the real pictures that they are judged by")],
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: frechet, kernel, inception_score, precision_recall, lpips_diversity, accuracy, "
+            "classes, copying"
+        ),
+    ] = None,
+    num: Annotated[int | None, typer.Option(help="pictures of each set at most, evenly spaced; all by default")] = None,
+    counts: Annotated[
+        str | None, typer.Option(help="measure at several counts, such as 250,500,1000: how biased is a metric?")
+    ] = None,
+    features: FeaturesOption = "auto",
+    size: Annotated[
+        str | None, typer.Option(help="bring both to this size, such as 28 or 48x64; that of B by default")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file; none by default")] = None,
+    no_cache: NoCacheOption = False,
+) -> None:
+    """Measure a set of pictures, whatever made it, against real ones."""
+    from undiffuse.app import comparing
+
+    comparing.compare_to_file(
+        pictures,
+        reference,
+        _named_metrics(metrics),
+        num=num,
+        counts=comparing.parse_counts(counts),
+        features=features,
+        size=size,
+        out=out,
+        use_cache=not no_cache,
+    )
+
+
+def _named_metrics(text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise UsageError(f"--metrics names no metric, got {text!r}; leave it out for the default ones")
+    return names
+
+
+def report(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="a run folder, or several to set side by side")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; report.html in the run's folder, comparison.html here for several")
+    ] = None,
+    study: Annotated[
+        list[Path] | None, typer.Option("--study", help="folder of a study to show as well; repeat for several")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write one HTML page of a run: curves, quality, samples, studies, metrics; of several runs, a comparison."""
+    from undiffuse.app import reporting
+
+    typer.echo(f"report: {reporting.report(models, out, study or [], device)}")
+
+
+def doctor(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="DATA|RUN", help="a folder of pictures, MNIST-format files, a source's name, or a run"),
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="data that must share no picture with it, such as a test set")
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="data: how far apart near-duplicates may be, over their contrast; 0.07 if none")
+    ] = None,
+    num: Annotated[int | None, typer.Option(help="run: samples to draw; 256 by default, fewer of a slow model")] = None,
+    seed: SeedOption = 0,
+    json: Annotated[Path | None, typer.Option(help="JSON file; of a run, RUN/doctor.json by default")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with code 1 on a warning or a problem")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Examine data or a run: what is wrong, the numbers that show it, and what to do."""
+    from undiffuse.app import doctoring
+
+    if not doctoring.doctor(
+        subject, against=against, near=near, num=num, seed=seed, json=json, strict=strict, device=device
+    ):
+        raise typer.Exit(1)

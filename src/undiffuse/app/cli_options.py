@@ -1,0 +1,30 @@
+"""Arguments and options that several commands share, and how they list names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
+WeightsOption = Annotated[str, typer.Option(help="ema, the averaged weights, or raw, those that training moved")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
+StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
+GridOption = Annotated[str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, karras or karras:rho=5")]
+ProcessOption = Annotated[
+    str | None,
+    typer.Option(help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default"),
+]
+FeaturesOption = Annotated[
+    str, typer.Option(help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data")
+]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
+SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
+
+
+def list_rows(rows: dict[str, str]) -> None:
+    """Names and what is said of them, in two columns."""
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        typer.echo(f"{name:<{width}}  {text}")

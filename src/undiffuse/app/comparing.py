@@ -1,0 +1,181 @@
+"""``undiffuse compare``: one set of pictures against another, whatever made them, into a table and a JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from torch import Tensor
+
+from undiffuse.app.evaluating import fitted_source
+from undiffuse.app.show import counting, results_table, table, warn
+from undiffuse.config import validate
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
+from undiffuse.files import check_writable, write_json
+from undiffuse.metrics import check_pictures
+from undiffuse.registry import lookup
+
+Pictures = str | Path | Dataset | Tensor | npt.NDArray[Any]
+
+
+def compare(
+    pictures: Pictures,
+    reference: Pictures,
+    metrics: Sequence[str] = (),
+    *,
+    num: int | None = None,
+    features: str = "auto",
+    size: int | str | None = None,
+    use_cache: bool = False,
+    tell: Any = None,
+) -> dict[str, Any]:
+    """Measure ``pictures`` against ``reference``.
+
+    Args:
+        pictures: to judge: uint8 (N, C, H, W), a data set, or what ``undiffuse compare`` takes as A.
+        reference: real pictures, likewise; where both are read from files, the former are brought to their shape.
+        metrics: rows of ``PAIR_METRICS``; by default those that the sets are large enough for.
+        num: pictures of each set at most, evenly spaced.
+        features: a row of ``metrics.FEATURES``, or ``auto``.
+        size: bring both to this size first (of sets that are read from files).
+        use_cache: take results and summaries from the user's cache, and keep new ones in it.
+        tell: called with (pictures read, pictures to read).
+    Returns:
+        ``results`` with the protocol of each, and what was compared.
+    Raises:
+        UsageError: pictures that cannot be read or do not fit each other, or too few of them for a metric.
+    """
+    for name in metrics:
+        lookup(PAIR_METRICS, name, "metric")
+    made, held = load_pair(pictures, reference, size)
+    return _compared(Pair(made, held, num, features, Cache.of_user(use_cache), tell), metrics)
+
+
+def _compared(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
+    names, note = (list(metrics), "") if metrics else default_pair_metrics(pair)
+    if note:
+        warn(note)
+    return compare_sets(pair, names)
+
+
+def compare_to_file(
+    pictures: str,
+    reference: str,
+    metrics: Sequence[str],
+    *,
+    num: int | None,
+    counts: Sequence[int],
+    features: str,
+    size: str | None,
+    out: Path | None,
+    use_cache: bool = True,
+) -> dict[str, Any]:
+    """Compare, print a table, write ``out`` where one is named.
+
+    Args:
+        counts: also measure so many pictures of each set; ``by_count`` in the result.
+    """
+    for name in metrics:
+        lookup(PAIR_METRICS, name, "metric")
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file such as {out / 'comparison.json'}")
+    if out is not None:
+        check_writable(out)
+    made, held = load_pair(pictures, reference, size)
+    cache = Cache.of_user(use_cache)
+    _check_counts(counts, made, held)
+    with counting("comparing") as tell:
+        result = _compared(Pair(made, held, num, features, cache, tell), metrics)
+        by_count = [_compared(Pair(made, held, count, features, cache, tell), metrics) for count in counts]
+    if by_count:
+        result["by_count"] = [
+            {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
+        ]
+    if out is not None:
+        write_json(out, result)
+    results_table(result, f"{pictures} against {reference}")
+    if by_count:
+        _table_by_count(result)
+    return result
+
+
+def _table_by_count(result: dict[str, Any]) -> None:
+    parts = [*result["by_count"], {"num": "all", "results": result["results"]}]
+    names = [row["metric"] for row in result["results"] if row["value"] is not None]
+    values = [{row["metric"]: row["value"] for row in part["results"]} for part in parts]
+    rows = [[name, *[f"{found[name]:.4g}" if name in found else "–" for found in values]] for name in names]
+    table("by the number of pictures on each side", ["metric", *[str(part["num"]) for part in parts]], rows)
+
+
+def parse_counts(text: str | None) -> list[int]:
+    """Whole numbers of ``250,500,1000``, each above the one before."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    counts = [int(word) if word.isdecimal() else 0 for word in words]
+    if (text is not None and not counts) or min(counts, default=1) < 1 or counts != sorted(set(counts)):
+        raise UsageError(f"--counts must be rising numbers of pictures such as 250,500,1000, got {text!r}")
+    return counts
+
+
+def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:
+    fewest = min(len(made), len(held))
+    if counts and counts[-1] > fewest:
+        raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} pictures; ask for fewer")
+
+
+def load_pair(pictures: Pictures, reference: Pictures, size: int | str | None = None) -> tuple[Dataset, Dataset]:
+    """Both sets, the first brought to the channels and the size of the second where it is read from files.
+
+    Raises:
+        UsageError: unreadable, points, or pictures that would have to be enlarged.
+    """
+    held = _dataset(reference, size)
+    if len(held.shape) != 3:
+        raise UsageError(f"pictures are compared, {_called(reference)} holds points; name a set of pictures")
+    made = _dataset(pictures, None)
+    if made.shape == held.shape or not isinstance(pictures, str | Path):
+        return made, held
+    _refuse_enlarging(str(pictures), made, _called(reference), held)
+    made = load_dataset(fitted_source(str(pictures), held.shape))
+    if made.shape != held.shape:
+        raise UsageError(f"{pictures} holds items of shape {made.shape}, {_called(reference)} of {held.shape}")
+    return made, held
+
+
+def _dataset(given: Pictures, size: int | str | None) -> Dataset:
+    if isinstance(given, Dataset):
+        return given
+    if isinstance(given, str | Path):
+        return load_dataset(_sized(source_config_for(str(given)), size))
+    import torch
+
+    images = check_pictures(torch.as_tensor(given))
+    return ArrayDataset("pictures", images.numpy())
+
+
+def _sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
+    if size is None or not isinstance(source, PictureConfig):
+        return source
+    return validate(type(source), {**source.model_dump(), "size": size}, "--size")
+
+
+def _refuse_enlarging(pictures: str, made: Dataset, reference: str, held: Dataset) -> None:
+    """Say what to do where A is smaller than B; the data's own message speaks of a training."""
+    if len(made.shape) != 3:
+        raise UsageError(f"pictures are compared, {pictures} holds points; name a set of pictures")
+    (height, width), (other_height, other_width) = made.shape[1:], held.shape[1:]
+    if height < other_height or width < other_width:
+        raise UsageError(
+            f"the pictures of {pictures} are {height}x{width} (height x width), those of {reference} "
+            f"{other_height}x{other_width}; bring both to one size that needs no enlarging: "
+            f"--size {min(height, other_height)}x{min(width, other_width)}"
+        )
+
+
+def _called(given: Pictures) -> str:
+    return str(given) if isinstance(given, str | Path) else "the reference"

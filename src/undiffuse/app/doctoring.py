@@ -1,0 +1,179 @@
+"""``undiffuse doctor``: what is wrong with a set of pictures or with a run, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from undiffuse.app.evaluating import own_data, real_data
+from undiffuse.app.models import find_model, pick_device
+from undiffuse.app.show import console, counting, say
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.data.source import Dataset
+from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, Finding, examine
+from undiffuse.doctor.duplicates import NEAR
+from undiffuse.doctor.pictures import DataSubject
+from undiffuse.doctor.runs import CheckpointState, RunSubject
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import features_for
+from undiffuse.files import check_writable, write_json
+from undiffuse.systems.saved import check_seeds, read_config
+from undiffuse.training.checkpoint import load_checkpoint
+from undiffuse.training.config import RunConfig
+from undiffuse.training.journal import read_journal
+from undiffuse.version import __version__
+from undiffuse.zoo import bundled_models
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    subject: str,
+    *,
+    against: str | None = None,
+    near: float | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    json: Path | None = None,
+    strict: bool = False,
+    device: str = "auto",
+) -> bool:
+    """Examine a run, a model or data, print the findings and write them; False where ``strict`` finds fault.
+
+    Args:
+        subject: a run folder, a model folder, a bundled model's name, or anything that names data.
+        against: data that ``subject`` must share nothing with; of a run, pictures to take as held out.
+        near: of data, the limit on the distance of near-duplicates.
+        num: of a run, samples to draw.
+        seed: of the first of them.
+        json: where to write; of a run ``doctor.json`` in its folder by default, of data nowhere.
+        strict: whether a warning or a problem is a failure.
+    Raises:
+        UsageError: nothing of that name, options that do not fit it, or a file that cannot be written.
+    """
+    is_run = _is_run(subject)
+    _check_options(is_run, near, num)
+    out = json or (
+        Path(subject).expanduser() / "doctor.json" if is_run and Path(subject).expanduser().is_dir() else None
+    )
+    if out is not None:
+        if out.is_dir():
+            raise UsageError(f"--json {out} is a folder; name a file such as {out / 'doctor.json'}")
+        check_writable(out)
+    with counting("examining") as tell:
+        if is_run:
+            check_seeds(seed, num or 1)
+            found = examine(RUN_CHECKS, _run(subject, against, num, seed, device), tell)
+        else:
+            found = examine(DATA_CHECKS, _data(subject, against, NEAR if near is None else near), tell)
+    _print(subject, found)
+    if out is not None:
+        write_json(out, _record("run" if is_run else "data", subject, against, found))
+        say(f"all numbers and names: {out}")
+    return found.is_well or not strict
+
+
+def _is_run(subject: str) -> bool:
+    folder = Path(subject).expanduser()
+    return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
+
+
+def _check_options(is_run: bool, near: float | None, num: int | None) -> None:
+    if is_run and near is not None:
+        raise UsageError("--near is for data, and this is a run; leave it out")
+    if not is_run and num is not None:
+        raise UsageError("--num is for runs, and this is data; leave it out")
+    if near is not None and not 0 < near < 1:
+        raise UsageError(f"--near must lie between 0 and 1, got {near:g}; the default is {NEAR:g}")
+    if num is not None and num < 1:
+        raise UsageError(f"--num must be at least 1, got {num}")
+
+
+def _data(subject: str, against: str | None, near: float) -> DataSubject:
+    """Nothing is read yet, but a name that stands for nothing is refused."""
+    other = DataSubject(against, source_config_for(against)) if against is not None else None
+    config = source_config_for(subject)
+    location = getattr(config, "location", None)
+    if location is not None and not location.exists():
+        raise UsageError(f"no such file or folder: {location}")
+    return DataSubject(subject, config, other, near)
+
+
+def _run(name: str, against: str | None, num: int | None, seed: int, device: str) -> RunSubject:
+    folder = find_model(name)
+    record = read_config(folder)
+    subject = RunSubject(
+        folder=folder,
+        record=record,
+        load_data=lambda: _real(subject, against),
+        journal=read_journal(folder),
+        checkpoints=_checkpoints(folder),
+        config_error=_config_error(record),
+        num=num or 256,
+        seed=seed,
+        device=pick_device(device),
+    )
+    with contextlib.suppress(UsageError):  # weights that cannot be loaded are a finding
+        subject.features = features_for(subject.model)
+    return subject
+
+
+def _real(subject: RunSubject, against: str | None) -> tuple[Dataset, Dataset]:
+    if against is None:
+        return own_data(subject.model)
+    load_train, held_out = real_data(subject.model, against)
+    return load_train(), held_out
+
+
+def _config_error(record: dict[str, Any]) -> str:
+    try:
+        validate(RunConfig, record["config"], "config.json: config")
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _checkpoints(folder: Path) -> list[CheckpointState]:
+    paths = sorted((folder / "checkpoints").glob("*images_*"), key=lambda path: path.name.removeprefix("damaged_"))
+    return [_checkpoint(path) for path in reversed(paths)]
+
+
+def _checkpoint(path: Path) -> CheckpointState:
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
+    try:
+        load_checkpoint(path)
+    except UsageError as error:
+        return CheckpointState(path.name, size, str(error))
+    return CheckpointState(path.name, size, "")
+
+
+def _print(subject: str, found: Examination) -> None:
+    console.print(Text(f"{subject}: {_summary(found)}", style="bold"), soft_wrap=True)
+    for finding in found.findings:
+        _print_finding(finding)
+
+
+def _print_finding(finding: Finding) -> None:
+    line = Text.assemble((f"{finding.severity:>7}", _COLOURS[finding.severity]), f"  {finding.title}")
+    if finding.severity == "ok":
+        console.print(line.append(f": {finding.evidence}", style="dim"), soft_wrap=True)
+        return
+    console.print(line, soft_wrap=True)
+    console.print(Text(f"         {finding.evidence}"), soft_wrap=True)
+    if finding.advice:
+        console.print(Text(f"         do: {finding.advice}"), soft_wrap=True)
+
+
+def _summary(found: Examination) -> str:
+    counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
+    named = [f"{counts[name]} {name}{'s' if counts[name] != 1 else ''}" for name in ("problem", "warning", "note")]
+    return f"{', '.join(named)}; {len(found.checked)} checks in {found.seconds:.0f} s"
+
+
+def _record(kind: str, subject: str, against: str | None, found: Examination) -> dict[str, Any]:
+    name = Path(subject).expanduser().resolve().name if kind == "run" else subject
+    return {"doctor": kind, "subject": name, "against": against, "undiffuse": __version__, **found.to_dict()}

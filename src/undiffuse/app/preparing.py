@@ -1,0 +1,101 @@
+"""``undiffuse data prepare``: from the words of the command line to an archive, and what was done in a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undiffuse.app.overrides import read_options, read_value
+from undiffuse.app.show import Working, say, table
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.prepare import PrepareSettings, prepare
+from undiffuse.data.prepare.settings import Filters
+from undiffuse.errors import UsageError
+
+_SHOWN = 5  # pictures left out that are named on the terminal
+
+
+def prepare_to_file(
+    source: str,
+    out: Path,
+    *,
+    options: Sequence[str],
+    given: Mapping[str, Any],
+    filters: Sequence[str],
+    keep_duplicates: bool,
+    on_error: str,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Prepare a source and print what came of it.
+
+    Args:
+        source: as for ``--data``.
+        options: ``key=value`` of the source's configuration.
+        given: the same from options of their own, with ``None`` for what was not given.
+        filters: ``key=value`` of ``Filters``.
+    """
+    if workers is not None and not 1 <= workers <= 1024:
+        raise UsageError(f"--workers must be in 1..1024, got {workers}")
+    words = {
+        "filters": read_options(Filters, filters, "--filter").model_dump(),
+        "duplicates": "keep" if keep_duplicates else "drop",
+        "on_error": on_error,
+    }
+    settings = validate(PrepareSettings, words, "prepare")
+    config = _configured(source, options, given)
+    with Working() as tell:
+        manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, tell=tell)
+    _show(manifest, out)
+
+
+def _configured(source: str, options: Sequence[str], given: Mapping[str, Any]) -> SourceConfig:
+    """The source's configuration with the options applied; those with a name of their own win."""
+    config = source_config_for(source)
+    if not isinstance(config, PictureConfig):
+        raise UsageError(f"the source {config.name!r} has points; expected one of pictures")
+    values = config.model_dump(exclude_unset=True)
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected key=value, got {option!r}; for example labels=leaf")
+        values[key] = read_value(text)
+    for key, value in given.items():
+        if value is not None:
+            values[key] = read_value(value) if key == "background" else value
+    return validate(type(config), {**values, "name": config.name}, f"data source {config.name!r}")
+
+
+def _show(manifest: Mapping[str, Any], out: Path) -> None:
+    pictures, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]
+    classes = ", ".join(f"{name}: {count}" for name, count in pictures["classes"].items()) or "none"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
+    size = out.stat().st_size
+    settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
+    rows = [
+        ["source", f"{source['location'] or source['kind']}: {source['num_pictures']} pictures"],
+        ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
+        ["classes", classes],
+        ["captions", "yes" if pictures["captions"] else "none"],
+        ["left out", reasons],
+        *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
+        *([["left out by the reader", source["skipped"]]] if "skipped" in source else []),
+        ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
+        ["settings", json.dumps(settings)],
+        ["hash of all", pictures["hash"]],
+    ]
+    table(str(out), ["", ""], rows)
+    say(f"done: {out}; next: undiffuse data info {out} --sheet sheet.png, or train with --data {out}")
+
+
+def _colours(pictures: Mapping[str, Any]) -> str:
+    return "grey" if pictures["channels"] == 1 else "RGB"
+
+
+def _without(location: str, text: str) -> str:
+    """The names in a text without the place that all of them have in common."""
+    return text.replace(f"{location}!", "").replace(f"{location}/", "") if location else text

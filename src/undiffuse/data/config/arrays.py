@@ -1,0 +1,40 @@
+"""Configuration of the sources whose files hold bare arrays of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from undiffuse.data.config.base import LocationText, PictureConfig
+
+
+class DigitsConfig(PictureConfig):
+    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
+
+    builder: ClassVar[str] = "undiffuse.data.formats.digits:load"
+
+    name: Literal["digits"] = "digits"
+
+
+class IdxConfig(PictureConfig):
+    """Files in the format of MNIST (also Fashion-MNIST, KMNIST, EMNIST), gzipped or not.
+
+    Args:
+        path: a folder with ``*train-images-idx3-ubyte[.gz]`` and the like, or one file of images.
+        split: which files of the folder, ``train`` or ``test`` (their authors also say ``t10k``); ``None`` means
+            ``train`` for a folder, and for a file that very file.
+        transpose: swap rows and columns; ``None`` does so for files with "emnist" in their name, which store their
+            pictures lying on the side.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.formats.idx:load"
+
+    name: Literal["idx"] = "idx"
+    path: LocationText
+    split: Literal["train", "test"] | None = None
+    transpose: bool | None = None
+
+    @property
+    def location(self) -> Path:
+        """``path`` with ``~`` resolved."""
+        return Path(self.path).expanduser()

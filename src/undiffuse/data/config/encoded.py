@@ -1,0 +1,67 @@
+"""Configuration of the sources of encoded picture files."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from undiffuse.data.config.base import EncodedConfig
+
+TreeLabels = Literal["auto", "metadata", "folders", "leaf", "prefix", "none"]
+
+
+class TreeConfig(EncodedConfig):
+    """What a folder and an archive of one have in common.
+
+    Args:
+        labels: where the classes come from. ``metadata``: what ``dataset.json``, ``metadata.jsonl`` or a JSON file
+            beside each picture says. ``folders``: a class of each sub-folder of the first level; ``leaf``: of each
+            deepest folder. ``prefix``: the name of the file before its final ``_`` or ``-`` and number, as in
+            ``cat_001.png``. ``none``: no classes. ``auto`` takes ``metadata`` where there are labels in it, else
+            ``folders`` where every picture lies exactly one level down, in two sub-folders or more that are not mere
+            numbers of five digits or more; else none.
+        captions: ``auto`` reads the ``.txt`` or ``.json`` beside each picture, else ``metadata.jsonl``.
+    """
+
+    labels: TreeLabels = "auto"
+
+
+class FolderConfig(TreeConfig):
+    """A folder of pictures of any mode and size, searched recursively in sorted order.
+
+    Args:
+        path: the folder. Hidden files and folders are passed over.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.formats.folder:load"
+
+    name: Literal["folder"] = "folder"
+
+
+class ZipConfig(TreeConfig):
+    """A zip archive of pictures, also with the StyleGAN tools' dataset.json, read in place.
+
+    Args:
+        path: the archive. Hidden members, links and archives within it are passed over.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.formats.zip:load"
+
+    name: Literal["zip"] = "zip"
+
+
+class TarConfig(EncodedConfig):
+    """Tar shards of pictures as WebDataset has them: members that share a key are one sample.
+
+    Args:
+        path: a shard (``.tar``, or gzipped), a folder of shards, or a pattern such as ``x-{000000..000009}.tar`` or
+            ``x-*.tar``.
+        labels: ``auto`` reads each sample's ``.cls`` (a whole number or a name), else ``label`` or ``class`` in its
+            ``.json``; where no sample has either, it takes class folders as a folder's ``auto`` does. ``folders`` and
+            ``leaf`` are a folder's too; ``none`` reads none.
+        captions: ``auto`` reads each sample's ``.txt``, else ``caption``, ``text`` or ``prompt`` in its ``.json``.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.formats.tar:load"
+
+    name: Literal["tar"] = "tar"
+    labels: Literal["auto", "folders", "leaf", "none"] = "auto"

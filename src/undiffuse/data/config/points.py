@@ -1,0 +1,64 @@
+"""Configuration of the sources of points."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from undiffuse.data.config.base import SourceConfig
+
+
+class SwissrollConfig(SourceConfig):
+    """Points on a two-dimensional Swiss roll, centred, of unit mean variance.
+
+    Args:
+        num_points: how many points.
+        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
+        seed: the points are a function of it.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.synthetic:load_swissroll"
+
+    name: Literal["swissroll"] = "swissroll"
+    num_points: int = Field(default=10_000, ge=1, le=100_000_000)
+    noise: float = Field(default=0.02, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+
+class RingsConfig(SourceConfig):
+    """Points on concentric circles, of unit mean variance.
+
+    Args:
+        num_points: how many points.
+        num_rings: circles, of radii 1, 2, ... before scaling; each holds the same share of the points.
+        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
+        seed: the points are a function of it.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.synthetic:load_rings"
+
+    name: Literal["rings"] = "rings"
+    num_points: int = Field(default=10_000, ge=1, le=100_000_000)
+    num_rings: int = Field(default=3, ge=1, le=100)
+    noise: float = Field(default=0.05, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+
+class GaussiansConfig(SourceConfig):
+    """Points of equal Gaussians on a square grid, 5x5 of them, of unit mean variance.
+
+    Args:
+        num_points: how many points.
+        side: Gaussians along each side of the grid.
+        noise: standard deviation of each Gaussian (in units of the finished data).
+        seed: the points are a function of it.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.synthetic:load_gaussians"
+
+    name: Literal["gaussians"] = "gaussians"
+    num_points: int = Field(default=10_000, ge=1, le=100_000_000)
+    side: int = Field(default=5, ge=2, le=100)
+    noise: float = Field(default=0.05, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)

@@ -1,0 +1,149 @@
+"""The classes of pictures: from the names of their folders and files, or from labels that are given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from undiffuse.data.source import Indices
+from undiffuse.errors import UsageError
+
+Label = int | str
+
+MAX_CLASSES = 1_000_000  # stops a stray number from making a name for each number below it
+_NUMBERED = re.compile(r"\d{5,}")  # 00000/, 01000/ ... of FFHQ and of StyleGAN's tools: storage, not classes
+_PREFIX = re.compile(r"(?P<prefix>.+)[_-]\d+")
+
+
+class Classes(NamedTuple):
+    """The class index of each picture and the classes' names; or ``None`` and none."""
+
+    labels: Indices | None
+    names: tuple[str, ...]
+
+
+NO_CLASSES = Classes(None, ())
+
+
+def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> list[str] | None:
+    """The class of each picture by the folder it lies in, or ``None`` where there are no classes.
+
+    Sub-folders are counted below the deepest folder that holds all the pictures, so that an archive with one folder
+    around everything reads the same.
+
+    Args:
+        pictures: their names, with slashes.
+        labels: ``auto``, ``folders`` (of the first level) or ``leaf`` (the whole way to the deepest folder).
+        location: for messages.
+
+    Raises:
+        UsageError: ``folders`` or ``leaf`` where a picture lies in no sub-folder.
+    """
+    depth = _common_depth(pictures)
+    if labels != "auto" and any(name.count("/") == depth for name in pictures):
+        depth = max(depth - 1, 0)  # one class only: its folder is the one that all have in common
+    if labels == "auto" and not _are_plain_classes(pictures, depth):
+        return None
+    loose = next((name for name in pictures if name.count("/") <= depth), None)
+    if loose is not None:
+        raise UsageError(f"{location}: labels={labels}, but {loose} lies in no sub-folder; move it or take labels=none")
+    last = None if labels == "leaf" else depth + 1
+    return ["/".join(name.split("/")[:-1][depth:last]) for name in pictures]
+
+
+def _are_plain_classes(pictures: Sequence[str], depth: int) -> bool:
+    """Whether every picture lies exactly one level down, in folders that are not mere numbers of storage."""
+    if any(name.count("/") != depth + 1 for name in pictures):
+        return False
+    return not all(_NUMBERED.fullmatch(folder) for folder in {name.split("/")[depth] for name in pictures})
+
+
+def depth_remark(pictures: Sequence[str]) -> dict[str, str]:
+    """What might be classes where the folders lie too deep to be taken for such unasked, for a set's provenance."""
+    depth = _common_depth(pictures)
+    if any(name.count("/") < depth + 2 for name in pictures):
+        return {}
+    first = {name.split("/")[depth] for name in pictures}
+    leaves = {name.rpartition("/")[0] for name in pictures}
+    text = f"none read: labels=folders makes {len(first)} of the outer folders, labels=leaf {len(leaves)} of the inner"
+    return {"classes_possible": text}
+
+
+def prefix_of(name: str) -> str:
+    """The class that a file's name says: all before its final ``_`` or ``-`` and number, as in ``cat_001.png``.
+
+    Raises:
+        UsageError: a name of another form.
+    """
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    match = _PREFIX.fullmatch(stem)
+    if match is None:
+        raise UsageError("labels=prefix expects a name such as cat_001.png: a class, _ or -, and a number")
+    return match["prefix"]
+
+
+def _common_depth(pictures: Sequence[str]) -> int:
+    """How many folders all the pictures have in common, counted from the root."""
+    folders = {name.rpartition("/")[0] for name in pictures}
+    first, *others = [folder.split("/") if folder else [] for folder in folders]
+    depth = len(first)
+    for parts in others:
+        depth = min(depth, len(parts))
+        while first[:depth] != parts[:depth]:
+            depth -= 1
+    return depth
+
+
+class LabelColumn:
+    """The label of each picture as it is found, numbered at the end; 8 bytes a picture.
+
+    Labels are all names or all whole numbers from 0; numbers are the class indices, and their classes are called so
+    unless names are given.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[Label, int] = {}
+        self._first: dict[type, str] = {}
+
+    def code(self, label: object, title: str) -> int:
+        """The number that stands for a label until ``classes``.
+
+        Raises:
+            UsageError: no label of a class, or a name among numbers; the message begins with ``title``.
+        """
+        if isinstance(label, (list, tuple, dict, float)):
+            raise UsageError(f"{title}: its label {str(label)[:40]} is no class; expected one whole number or name")
+        if not isinstance(label, (int, str)) or isinstance(label, bool) or label == "":
+            raise UsageError(f"{title}: its label {label!r} is no class; expected a whole number from 0 or a name")
+        if isinstance(label, int) and not 0 <= label < MAX_CLASSES:
+            raise UsageError(f"{title}: its label {label} is no class; expected a number in 0..{MAX_CLASSES - 1}")
+        self._first.setdefault(type(label), title)
+        if len(self._first) > 1:
+            other = next(where for kind, where in self._first.items() if kind is not type(label))
+            kinds = ("name", "number") if isinstance(label, str) else ("number", "name")
+            raise UsageError(f"{title}: its label {label!r} is a {kinds[0]}, but that of {other} a {kinds[1]}")
+        return self._numbers.setdefault(label, len(self._numbers))
+
+    def classes(self, codes: Indices, names: Sequence[str] = (), location: Path | str = "") -> Classes:
+        """Class indices and names of pictures with these codes.
+
+        Raises:
+            UsageError: a number for which there is no name among ``names``.
+        """
+        known = list(self._numbers)
+        if not known or len(codes) == 0:
+            return NO_CLASSES
+        if int in self._first:
+            numbers = np.array(known, dtype=np.int64)
+            largest = int(numbers[codes].max())
+            if names and largest >= len(names):
+                raise UsageError(f"{location}: label {largest}, but only {len(names)} names of classes")
+            return Classes(numbers[codes], tuple(names) or tuple(map(str, range(largest + 1))))
+        used = sorted({str(known[code]) for code in np.unique(codes)})
+        place = {name: index for index, name in enumerate(used)}
+        order = np.array([place.get(str(name), -1) for name in known], dtype=np.int64)
+        return Classes(order[codes], tuple(used))

@@ -1,0 +1,127 @@
+"""The arrays in NumPy's files: one in a ``.npy``, mapped from the disk; named ones in a ``.npz``, a zip of such.
+
+Layout after NumPy's "NEP 1": a mark, a version, a header in the notation of Python's literals, then the values. Arrays
+of objects, which are pickles, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.errors import UsageError
+
+MAX_BYTES = 4 * 2**30  # of the arrays of a .npz, which are held in memory
+Array = npt.NDArray[Any]
+
+
+class Header(NamedTuple):
+    """What an array is, before its values are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def map_npy(path: Path) -> Array:
+    """The array of a ``.npy`` file, read from the disk where it is looked at.
+
+    Raises:
+        UsageError: no such file, not NumPy's, cut short, or an array of objects.
+    """
+    try:
+        with path.open("rb") as file:
+            header = _header(file, str(path))
+            expected = file.tell() + math.prod(header.shape) * header.dtype.itemsize
+        if path.stat().st_size < expected:
+            raise UsageError(f"{path}: cut short: {path.stat().st_size} bytes of {expected}; fetch it again")
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise _damaged(str(path), error) from None
+
+
+class Npz:
+    """The arrays of a ``.npz`` by name; what one is may be asked before it is read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: no such file, or no zip of arrays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._left = path, MAX_BYTES
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise _damaged(str(path), error) from None
+        self.headers = {
+            name.removesuffix(".npy"): self._header(name) for name in self._archive.namelist() if name.endswith(".npy")
+        }
+        if not self.headers:
+            raise UsageError(f"{path}: holds no arrays; expected a zip of .npy files as numpy.savez writes it")
+
+    def title(self, name: str) -> str:
+        """What to call an array in a message."""
+        return f"{self.path}!{name}"
+
+    def read(self, name: str) -> Array:
+        """An array, whole.
+
+        Raises:
+            UsageError: damaged, cut short, of objects, or more than is held in memory.
+        """
+        shape, dtype = self.headers[name]
+        size = math.prod(shape) * dtype.itemsize
+        if size > self._left:
+            raise UsageError(
+                f"{self.title(name)}: {size} bytes are more than the {MAX_BYTES} held in memory; save it as .npy, "
+                "which is read in place"
+            )
+        self._left -= size
+        try:
+            with self._archive.open(f"{name}.npy") as file:
+                found = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):  # also the first time that the checksum is compared
+                    raise ValueError("more bytes follow than its header says")
+                return found
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            raise _damaged(self.title(name), error) from None
+
+    def _header(self, name: str) -> Header:
+        title = self.title(name)
+        try:
+            with self._archive.open(name) as file:
+                return _header(file, title)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise _damaged(title, error) from None
+
+
+def _header(file: IO[bytes], title: str) -> Header:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise UsageError(f"{title}: an array of Python objects, which are pickles and not read; save plain numbers")
+    return Header(tuple(int(side) for side in shape), dtype)
+
+
+def _damaged(title: str, error: Exception) -> UsageError:
+    if isinstance(error, UsageError):
+        return error
+    first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return UsageError(f"{title}: damaged, cut short or no file of NumPy's ({first}); write it again with numpy.save")

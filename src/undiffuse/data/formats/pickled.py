@@ -1,0 +1,232 @@
+"""Reading the pickles of CIFAR's Python layout without unpickling: bytes are interpreted here, and nothing is called.
+
+A pickle is a program for a machine with a stack and a memo. ``pickletools.genops`` cuts it into its instructions; the
+machine here knows those that Python 2's ``cPickle`` used for dictionaries, lists, tuples, texts, whole numbers and
+arrays of bytes, and stops at any other. The names that a pickle may import are three, and they stand for this
+machine's own rows: no module is looked up, no object is made but dict, list, tuple, str, int and an array of uint8.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from undiffuse.errors import UsageError
+
+MAX_BYTES = 2**28  # of one pickle; the largest of CIFAR's is 155 MB
+MAX_STEPS = 2**22  # instructions; CIFAR-100's train file has a quarter of a million
+MAX_AXES = 4
+
+
+@dataclass(frozen=True)
+class _Global:
+    """A name that the pickle imports."""
+
+    name: str
+
+
+@dataclass
+class _Array:
+    """An array that is made empty and filled by its state."""
+
+    value: Any = None
+
+
+@dataclass
+class _Kind:
+    """The type of an array's elements: unsigned bytes, once its state is read."""
+
+
+_RECONSTRUCT, _NDARRAY, _DTYPE = (
+    _Global("numpy.core.multiarray _reconstruct"),
+    _Global("numpy ndarray"),
+    _Global("numpy dtype"),
+)
+_ALLOWED = {row.name: row for row in (_RECONSTRUCT, _NDARRAY, _DTYPE)}
+_MARK = object()
+
+
+class _RefusedError(Exception):
+    """What is wrong, without the title."""
+
+
+@dataclass
+class _Machine:
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+    bytes_left: int = field(default_factory=lambda: MAX_BYTES)  # for arrays: the memo lets one content be named any number of times
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise _RefusedError("its stack runs empty")
+        return self.stack.pop()
+
+    def top(self, kind: type) -> Any:
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise _RefusedError(f"it changes something that is no {kind.__name__.strip('_')}")
+        return self.stack[-1]
+
+    def to_mark(self) -> list[Any]:
+        """All above the last mark, which is taken off too."""
+        values: list[Any] = []
+        while self.stack:
+            value = self.stack.pop()
+            if value is _MARK:
+                return values[::-1]
+            values.append(value)
+        raise _RefusedError("a mark is missing")
+
+    def recall(self, place: int) -> None:
+        if place not in self.memo:
+            raise _RefusedError("it recalls what it never kept")
+        self.push(self.memo[place])
+
+    def keep(self, place: int) -> None:
+        self.memo[place] = self.top(object)
+
+    def extend(self, values: list[Any]) -> None:
+        self.top(list).extend(values)
+
+    def update(self, values: list[Any]) -> None:
+        if len(values) % 2 or not all(isinstance(key, str) for key in values[::2]):
+            raise _RefusedError("a dictionary whose keys are no texts")
+        self.top(dict).update(zip(values[::2], values[1::2], strict=True))
+
+    def tuple_of(self, count: int) -> None:
+        self.push(tuple([self.pop() for _ in range(count)][::-1]))
+
+    def call(self) -> None:
+        """The two calls that make an empty array and an element type; neither calls anything."""
+        arguments, called = self.pop(), self.pop()
+        if called is _RECONSTRUCT and isinstance(arguments, tuple) and arguments and arguments[0] is _NDARRAY:
+            self.push(_Array())
+        elif called is _DTYPE and isinstance(arguments, tuple) and arguments and arguments[0] in ("u1", "|u1"):
+            self.push(_Kind())
+        else:
+            raise _RefusedError("it calls what is neither an array nor an element type of unsigned bytes")
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top(object)
+        if isinstance(target, _Array) and target.value is None:
+            target.value = _filled(state, self.bytes_left)
+            self.bytes_left -= target.value.size
+        elif not isinstance(target, _Kind):
+            raise _RefusedError("it sets the state of what has none")
+
+
+def _filled(state: Any, most: int) -> Any:
+    """The array of a state (version, shape, element type, by columns, content)."""
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or state[3] is not False:
+        raise _RefusedError("an array in a form that CIFAR's files do not have")
+    _, shape, _, _, content = state
+    sound = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
+    if not sound or not isinstance(content, str):
+        raise _RefusedError("an array in a form that CIFAR's files do not have")
+    if len(content) > most:
+        raise _RefusedError(f"its arrays have more than {MAX_BYTES} bytes")
+    try:
+        levels = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
+    except UnicodeEncodeError:
+        raise _RefusedError("an array whose content is no bytes") from None
+    if math.prod(shape) != len(levels):
+        raise _RefusedError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
+    return levels.reshape(shape)
+
+
+def _global(machine: _Machine, name: str) -> None:
+    if name not in _ALLOWED:
+        raise _RefusedError(
+            f"it imports {name[:60].replace(' ', '.')!r}, which no data set needs: it may be meant to do harm"
+        )
+    machine.push(_ALLOWED[name])
+
+
+def _pass(machine: _Machine, argument: Any) -> None:
+    """An instruction that changes nothing."""
+
+
+def _push(machine: _Machine, argument: Any) -> None:
+    machine.push(argument)
+
+
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _pass,
+    "MARK": lambda machine, _: machine.push(_MARK),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2"), _push),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"), _push),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "LIST": lambda machine, _: machine.push(machine.to_mark()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.to_mark())),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "DICT": lambda machine, _: _dict(machine),
+    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.extend(machine.to_mark()),
+    "SETITEM": lambda machine, _: machine.update([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.update(machine.to_mark()),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda machine, place: machine.keep(place)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.recall(place)),
+    "GLOBAL": _global,
+    "REDUCE": lambda machine, _: machine.call(),
+    "BUILD": lambda machine, _: machine.build(),
+}
+
+
+def _dict(machine: _Machine) -> None:
+    values = machine.to_mark()
+    machine.push({})
+    machine.update(values)
+
+
+def read_pickle(content: bytes, title: str) -> dict[str, Any]:
+    """The dictionary of one of CIFAR's pickles; arrays in it are (uint8) NumPy arrays.
+
+    Args:
+        content: of the file, protocol 0 to 2 as Python 2 wrote it.
+        title: of the file, for messages.
+
+    Raises:
+        UsageError: damaged, cut short, or anything in it beyond texts, whole numbers, lists, dictionaries and arrays of
+            unsigned bytes.
+    """
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{title}: {len(content)} bytes are more than the {MAX_BYTES} of CIFAR's largest pickle")
+    try:
+        found = _run(content)
+    except _RefusedError as problem:
+        raise UsageError(f"{title}: not read: {problem}; take the file that CIFAR's authors publish") from None
+    except (ValueError, OverflowError, UnicodeError) as error:  # what genops says of damage
+        first = str(error).partition("\n")[0][:100]
+        raise UsageError(f"{title}: damaged or cut short ({first}); fetch it again") from None
+    return {key: value.value if isinstance(value, _Array) else value for key, value in found.items()}
+
+
+def _run(content: bytes) -> dict[str, Any]:
+    machine = _Machine()
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+        if count > MAX_STEPS:
+            raise _RefusedError(f"it has more than {MAX_STEPS} instructions")
+        if instruction.name == "STOP":
+            found = machine.pop()
+            if not isinstance(found, dict):
+                raise _RefusedError("it holds no dictionary")
+            return found
+        step = _STEPS.get(instruction.name)
+        if step is None:
+            raise _RefusedError(f"it has the instruction {instruction.name}, which CIFAR's files do not have")
+        step(machine, argument)
+    raise _RefusedError("it has no end")

@@ -1,0 +1,188 @@
+"""Parquet and Arrow files as numbered groups of rows, of which a few are held at a time.
+
+Layouts after the Apache Parquet format and the Arrow IPC format (file and stream), both read by pyarrow. Arrow files
+are mapped from the disk; a Parquet file's groups are decoded when a row of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.errors import UsageError
+
+MAX_GROUPS = 4  # of rows that are held at once, whatever the number of threads
+_ARROW = b"ARROW1"
+T = TypeVar("T")
+
+
+def arrow() -> Any:
+    """The package pyarrow with its parts for files.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError(
+            "Parquet and Arrow tables are read by pyarrow, which is not installed; pip install 'undiffuse[parquet]'"
+        ) from None
+    return pyarrow
+
+
+class Place(NamedTuple):
+    """Where a row lies: which group of which table, which row of the group, and which of the table."""
+
+    table: int
+    group: int
+    row: int
+    row_in_table: int
+
+
+class Table:
+    """One file: its schema, how many rows each group has, and any column of a group."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read, self.group_sizes, self.schema = self._attempt(lambda: _opened(path))
+        rows = sum(self.group_sizes)
+        if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # told before room is made for them
+            raise self._damaged(f"{rows} rows in {path.stat().st_size} bytes")
+
+    def column(self, group: int, name: str) -> Any:
+        """A column of a group of rows, as pyarrow has it, its lengths and offsets checked.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+
+        def read() -> Any:
+            column = self._read(group, name)
+            column.validate(full=True)
+            if len(column) != self.group_sizes[group]:
+                raise ValueError(f"group {group} has {len(column)} rows of {self.group_sizes[group]}")
+            return column
+
+        return self._attempt(read)
+
+    def _attempt(self, function: Callable[[], T]) -> T:
+        try:
+            return function()
+        except (arrow().ArrowException, OSError, EOFError, ValueError, KeyError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise self._damaged(first) from None
+
+    def _damaged(self, what: str) -> UsageError:
+        return UsageError(f"{self.path}: damaged, cut short or no table ({what}); fetch it again")
+
+
+def _opened(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
+    """(column of a group, sizes of the groups, schema)"""
+    with path.open("rb") as file:
+        mark = file.read(len(_ARROW))
+    if mark[:4] == b"PAR1" or (path.suffix.lower() == ".parquet" and mark != _ARROW):
+        return _parquet(path)
+    return _arrow_file(path) if mark == _ARROW else _arrow_stream(path)
+
+
+def _parquet(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
+    file = arrow().parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    def column(group: int, name: str) -> Any:
+        return file.read_row_group(group, columns=[name], use_threads=False).column(name)
+
+    return column, sizes, file.schema_arrow
+
+
+def _arrow_file(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
+    reader = arrow().ipc.open_file(arrow().memory_map(str(path)))
+    sizes = [reader.get_batch(group).num_rows for group in range(reader.num_record_batches)]
+    return lambda group, name: reader.get_batch(group).column(name), sizes, reader.schema
+
+
+def _arrow_stream(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
+    reader = arrow().ipc.open_stream(arrow().memory_map(str(path)))
+    batches = list(reader)  # they refer to the mapped file and copy nothing
+    return lambda group, name: batches[group].column(name), [batch.num_rows for batch in batches], reader.schema
+
+
+class Tables:
+    """The rows of several files, one after another; may be read by several threads and after a fork.
+
+    Args:
+        paths: the files, all of one schema.
+
+    Raises:
+        UsageError: a file that is damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self._open()
+        sizes = [(t, g, size) for t, table in enumerate(self.tables) for g, size in enumerate(table.group_sizes)]
+        self._groups = np.array([row[:2] for row in sizes], dtype=np.int64).reshape(-1, 2)
+        self._ends = np.cumsum([row[2] for row in sizes], dtype=np.int64)
+        self._table_starts = np.cumsum([0] + [sum(table.group_sizes) for table in self.tables], dtype=np.int64)
+
+    def _open(self) -> None:
+        self.tables = [Table(path) for path in self.paths]
+        self._held: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("paths", "_groups", "_ends", "_table_starts")
+        return {key: self.__dict__[key] for key in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def place(self, row: int) -> Place:
+        """Where a row of all files lies."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        before = int(self._ends[number - 1]) if number else 0
+        table, group = self._groups[number].tolist()
+        return Place(table, group, row - before, row - int(self._table_starts[table]))
+
+    def value(self, row: int, name: str) -> Any:
+        """One value of a column, as a scalar of pyarrow's; its group is held, and a few that were read before."""
+        place = self.place(row)
+        if self._process != os.getpid():  # what was open before a fork is not read after it
+            self._open()
+        key = (place.table, place.group, name)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = self.tables[place.table].column(place.group, name)
+                while len(self._held) > MAX_GROUPS:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(key)
+            column = self._held[key]
+        return column[place.row]
+
+    def each(self, name: str) -> Any:
+        """The column of each group in turn; none is held."""
+        for table, group in self._groups.tolist():
+            yield self.tables[table].column(group, name)
+
+    def release(self) -> None:
+        """Let go of the groups that are held."""
+        self._held.clear()
+
+
+def whole_numbers(column: Any) -> npt.NDArray[np.int64]:
+    """A column of whole numbers with -1 for what is missing."""
+    return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -1,0 +1,202 @@
+"""A zip archive of pictures as a data set, read in place.
+
+Any archive will do, with classes, labels and captions as in a folder; so will one of the StyleGAN and EDM tools, with
+their ``dataset.json``. A member that is stored, not compressed (so those tools and ``data prepare`` write), is read by
+its place in the file.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from undiffuse.data.config import ZipConfig
+from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.formats.captions import NoteReader, annotate
+from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
+from undiffuse.data.formats.zip_index import DEFLATED, ENCRYPTED, STORED, Entry, MemberTable, read_entries
+from undiffuse.data.source import Dataset, Hashes
+from undiffuse.data.texts import Texts
+from undiffuse.errors import UsageError
+
+MAX_MEMBER_BYTES = 2**28  # of one picture; a larger one is no picture to train on
+_DEFLATE_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
+_LOCAL_HEADER = 30
+ORIGINAL_HASHES = "hashes.bin"
+_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each picture, in the order of the names
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+
+
+class ZipFiles(EncodedFiles):
+    """Members of an archive.
+
+    Args:
+        file: the archive.
+        names: of the members.
+        table: where they lie.
+        hashes: (N, 8) uint8, the leading bytes of the hashes of the pictures that these were made of, if known.
+    """
+
+    def __init__(self, file: FileAt, names: Texts, table: MemberTable, hashes: Hashes | None = None) -> None:
+        super().__init__(file.path)
+        self._file, self._names, self._table, self._hashes = file, names, table, hashes
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def title(self, index: int) -> str:
+        return f"{self.location}!{self._names[index]}"
+
+    def read(self, index: int) -> bytes:
+        return read_member(self._file, self._table, index, self.title(index))
+
+    def split_hash(self, index: int) -> bytes:
+        return b"" if self._hashes is None else self._hashes[index].tobytes()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def read_member(file: FileAt, table: MemberTable, row: int, title: str) -> bytes:
+    """The content of one member, its checksum compared.
+
+    Raises:
+        UsageError: damaged, cut short, or of another size than the directory says.
+    """
+    offset, stored, size = table.offsets[row], table.stored[row], table.sizes[row]
+    header = file.read(offset, _LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\3\4":
+        raise UsageError(f"{title}: the archive is damaged or was changed: the member is not where it says")
+    content = file.read(offset + _LOCAL_HEADER + sum(struct.unpack_from("<2H", header, 26)), stored)
+    if len(content) == stored and table.methods[row] == DEFLATED:
+        content = _inflated(content, size, title)
+    if len(content) != size or zlib.crc32(content) != table.crcs[row]:
+        raise UsageError(f"{title}: damaged or cut short (its checksum is another)")
+    return content
+
+
+def _inflated(content: bytes, size: int, title: str) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except zlib.error as error:
+        raise UsageError(f"{title}: damaged or cut short ({error})") from None
+
+
+class ZipNotes(NoteReader):
+    """Small members of an archive."""
+
+    def __init__(self, file: FileAt, table: MemberTable, rows: dict[str, int]) -> None:
+        self.location, self._file, self._table, self._rows = file.path, file, table, rows
+
+    def title_of(self, name: str) -> str:
+        return f"{self.location}!{name}"
+
+    def read_note(self, name: str, most: int) -> bytes:
+        row, title = self._rows[name], self.title_of(name)
+        if self._table.sizes[row] > most:
+            raise UsageError(
+                f"{title}: {self._table.sizes[row]} bytes are more than the {most} that are read of a text"
+            )
+        return read_member(self._file, self._table, row, title)
+
+
+class ZipIndex:
+    """The members that may be read, and how many are passed over."""
+
+    def __init__(self, file: FileAt, skips: Skips) -> None:
+        self.names, self.rows, self.table = Names([], []), dict[str, int](), MemberTable()
+        self.num_links = self.num_archives = 0
+        for entry in read_entries(file):
+            if is_picture(entry.name) or entry.name.lower().endswith((".txt", ".json", ".jsonl", ORIGINAL_HASHES)):
+                self._take(entry, file.path, skips)
+            elif entry.name.lower().endswith(_ARCHIVES):
+                self.num_archives += 1
+            elif _all_shown(entry.name):
+                self.names.others.append(entry.name)
+        self.names.pictures.sort()
+
+    def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
+        if _is_unsafe(entry.name):
+            where = f"{location}!{entry.name!r}"
+            skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a name below it"))
+        elif not _all_shown(entry.name):
+            return
+        elif entry.is_link:
+            self.num_links += 1
+        elif (error := self._error_of(entry, f"{location}!{entry.name}")) is not None:
+            skips.take(error)
+        else:
+            self.rows[entry.name] = len(self.table)
+            self.table.add(entry)
+            (self.names.pictures if is_picture(entry.name) else self.names.others).append(entry.name)
+
+    def _error_of(self, entry: Entry, title: str) -> UsageError | None:
+        if entry.name in self.rows:
+            return UsageError(f"{title}: there are two members of this name")
+        if entry.flags & ENCRYPTED:
+            return UsageError(f"{title}: encrypted; unpack the archive with its password and name the folder")
+        if entry.method not in (STORED, DEFLATED):
+            return UsageError(f"{title}: compressed by method {entry.method}; expected stored (0) or deflated (8)")
+        if entry.size > entry.stored * _DEFLATE_BEST_RATIO + 1024:
+            return UsageError(f"{title}: claims {entry.size} bytes out of {entry.stored}, more than there can be")
+        if is_picture(entry.name) and entry.size > MAX_MEMBER_BYTES:
+            return UsageError(
+                f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest picture"
+            )
+        return None
+
+    def remarks(self, num_notes: int) -> dict[str, str]:
+        """What was passed over, for a set's provenance."""
+        counts = {
+            "other_files_passed_over": len(self.names.others) - num_notes,
+            "links_passed_over": self.num_links,
+            "nested_archives_passed_over": self.num_archives,
+        }
+        return {what: str(count) for what, count in counts.items() if count}
+
+
+def _is_unsafe(name: str) -> bool:
+    return name.startswith("/") or name[1:2] == ":" or "\0" in name or ".." in name.split("/")
+
+
+def _all_shown(name: str) -> bool:
+    return all(is_shown(part) for part in name.split("/") if part)
+
+
+def load(config: ZipConfig) -> Dataset:
+    """The pictures of an archive, in the sorted order of their names.
+
+    Raises:
+        UsageError: not an archive, a damaged one, no pictures in it, options that do not fit them, or (unless
+            ``on_error=skip``) a member that is damaged, encrypted, too large, of an unsafe name, smaller than the
+            training size, or that lacks what others have; the message names archive and member.
+    """
+    file, skips = FileAt(config.location), Skips(config.on_error)
+    index = ZipIndex(file, skips)
+    pictures = index.names.pictures
+    if skips.count and not pictures:
+        skips.refuse_nothing_left(0, skips.count)
+    refuse_without_pictures(index.names, config.location, "archive")
+    found = annotate(ZipNotes(file, index.table, index.rows), index.names, config, skips)
+    kept = [pictures[row] for row in found.rows]
+    hashes = _original_hashes(file, index)
+    table = index.table.select([index.rows[name] for name in kept])
+    files = ZipFiles(file, Texts(kept), table, None if hashes is None else hashes[found.rows])
+    about = {**index.remarks(found.num_notes), **found.remarks}
+    return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
+
+
+def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
+    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the pictures."""
+    if ORIGINAL_HASHES not in index.rows:
+        return None
+    row, rows = index.rows[ORIGINAL_HASHES], [index.rows[name] for name in index.names.pictures]
+    if index.table.sizes[row] != len(rows) * _ORIGINAL.itemsize:
+        return None
+    known = np.frombuffer(read_member(file, index.table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
+    same = np.array_equal(known["crc"], np.array([index.table.crcs[row] for row in rows]))
+    return known["hash"].copy() if same else None

@@ -1,0 +1,176 @@
+"""The directory of a zip archive, read into arrays: no object a member, and nothing is extracted.
+
+Layout after PKWARE's "APPNOTE.TXT" (4.3.12 central directory, 4.3.14-16 its end, 4.5.3 zip64), little-endian
+throughout. A member's name is text to this module, never a place to write to.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from undiffuse.data.formats.file_at import FileAt
+from undiffuse.errors import UsageError
+
+STORED, DEFLATED = 0, 8
+ENCRYPTED = 0x1 | 0x40 | 0x2000
+_UTF8 = 0x800
+_END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
+_END_FIELDS, _END64_FIELDS = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
+_ENTRY_FIELDS = struct.Struct("<4s6H3L5H2L")
+_FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
+_LINK = 0o120000  # of the Unix mode in the upper half of the external attributes
+
+
+class Entry(NamedTuple):
+    """One member as the directory has it."""
+
+    name: str
+    flags: int
+    method: int
+    crc: int
+    stored: int
+    size: int
+    offset: int
+    is_link: bool
+
+
+class MemberTable:
+    """Where members lie, 29 bytes each."""
+
+    def __init__(self) -> None:
+        self.offsets, self.stored, self.sizes, self.crcs = array("q"), array("q"), array("q"), array("I")
+        self.methods = bytearray()
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def add(self, entry: Entry) -> None:
+        """One more row."""
+        self.offsets.append(entry.offset)
+        self.stored.append(entry.stored)
+        self.sizes.append(entry.size)
+        self.crcs.append(entry.crc)
+        self.methods.append(entry.method)
+
+    def select(self, rows: Sequence[int]) -> MemberTable:
+        """These rows, in this order."""
+        chosen = MemberTable()
+        for row in rows:
+            chosen.offsets.append(self.offsets[row])
+            chosen.stored.append(self.stored[row])
+            chosen.sizes.append(self.sizes[row])
+            chosen.crcs.append(self.crcs[row])
+            chosen.methods.append(self.methods[row])
+        return chosen
+
+
+def read_entries(file: FileAt) -> Iterator[Entry]:
+    """The members of an archive in the order of its directory; folders are left out.
+
+    Raises:
+        UsageError: not a zip archive, cut short, damaged, or one part of several.
+    """
+    count, start, content, shift = _directory(file)
+    place = 0
+    for _ in range(count):
+        fields = content[place : place + _ENTRY_FIELDS.size]
+        if len(fields) < _ENTRY_FIELDS.size or fields[:4] != _ENTRY:
+            raise _damaged(file.path)
+        _, _, _, flags, method, *rest = _ENTRY_FIELDS.unpack(fields)
+        _, _, crc, stored, size, *lengths, _, _, attributes, offset = rest
+        name_at = place + _ENTRY_FIELDS.size
+        extra_at = name_at + lengths[0]
+        place = extra_at + lengths[1] + lengths[2]
+        if place > len(content):
+            raise _damaged(file.path)
+        if _FULL32 in (stored, size, offset):
+            size, stored, offset = _wide(content[extra_at : extra_at + lengths[1]], (size, stored, offset), file.path)
+        if offset + shift + stored > start:
+            raise UsageError(f"{file.path}: damaged: its directory says that a member ends behind it; fetch it again")
+        name = _text(content[name_at:extra_at], flags)
+        if not name.endswith("/"):
+            is_link = attributes >> 16 & 0o170000 == _LINK
+            yield Entry(name, flags, method, crc, stored, size, offset + shift, is_link)
+
+
+def _directory(file: FileAt) -> tuple[int, int, bytes, int]:
+    """(number of members, where their directory starts, its bytes, what to add to every offset)."""
+    tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
+    tail = file.read(tail_at, file.size - tail_at)
+    place = _end_record(tail)
+    if place < 0:
+        raise _no_end(file)
+    _, disk, first_disk, _, count, size, start, _ = _END_FIELDS.unpack_from(tail, place)
+    end = tail_at + place
+    if _FULL16 in (disk, count) or _FULL32 in (size, start):
+        disk, first_disk, count, size, start, end = _wide_end(file, end, (disk, first_disk, count, size, start))
+    if disk or first_disk:
+        raise UsageError(f"{file.path}: one part of an archive in several; join them first")
+    shift = end - size - start  # something stands before the archive, as in one that unpacks itself
+    if shift < 0 or count * _ENTRY_FIELDS.size > size:
+        raise _damaged(file.path)
+    return count, start + shift, file.read(start + shift, size), shift
+
+
+def _end_record(tail: bytes) -> int:
+    """Where the end record lies in the file's last bytes: the one whose comment ends with them, else the last."""
+    place = last = tail.rfind(_END, 0, len(tail) - _END_FIELDS.size + len(_END))
+    while place >= 0:
+        if place + _END_FIELDS.size + struct.unpack_from("<H", tail, place + 20)[0] == len(tail):
+            return place
+        place = tail.rfind(_END, 0, place)
+    return last
+
+
+def _wide_end(file: FileAt, end: int, narrow: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int, int]:
+    """(disk, first disk, count, size, start, end) of the zip64 record, where there is one."""
+    locator = file.read(end - 20, 20) if end >= 20 else b""
+    if locator[:4] != _LOCATOR64:
+        return (*narrow, end)
+    stated = struct.unpack("<Q", locator[8:16])[0]
+    for place in (stated, end - 20 - _END64_FIELDS.size):
+        record = file.read(place, _END64_FIELDS.size) if 0 <= place < end else b""
+        if len(record) == _END64_FIELDS.size and record[:4] == _END64:
+            _, _, _, _, disk, first_disk, _, count, size, start = _END64_FIELDS.unpack(record)
+            return disk, first_disk, count, size, start, place
+    raise _damaged(file.path)
+
+
+def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
+    """(size, stored, offset), each from the zip64 field where the narrow one is full."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        if kind == 1:
+            numbers = iter(struct.unpack_from(f"<{min(length, len(extra) - place - 4) // 8}Q", extra, place + 4))
+            size, stored, offset = (next(numbers, -1) if value == _FULL32 else value for value in values)
+            if min(size, stored, offset) < 0:
+                break
+            return size, stored, offset
+        place += 4 + length
+    raise _damaged(path)
+
+
+def _text(name: bytes, flags: int) -> str:
+    """Many writers use UTF-8 without saying so; else it is the code page of the first PCs."""
+    try:
+        text = name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
+    except UnicodeDecodeError:
+        text = name.decode("cp437")
+    return text.replace("\\", "/")
+
+
+def _no_end(file: FileAt) -> UsageError:
+    if file.size == 0:
+        return UsageError(f"{file.path}: the file is empty (0 bytes); expected a zip archive")
+    if file.read(0, 4) == b"PK\3\4":
+        return UsageError(f"{file.path}: the archive is cut short: the directory at its end is missing; fetch it again")
+    return UsageError(f"{file.path}: not a zip archive, whatever its name says; expected one of pictures")
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path}: the archive's directory is damaged; fetch it again")

@@ -1,0 +1,91 @@
+"""What a source has before anything of it is decoded: where its pictures lie, their labels, their captions.
+
+``data prepare`` decodes pictures itself, in several processes, and asks for no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import PictureConfig
+from undiffuse.data.source import Dataset, Hashes, Indices
+from undiffuse.data.texts import Texts
+from undiffuse.registry import resolve
+
+if TYPE_CHECKING:
+    from undiffuse.data.encoded import EncodedFiles, Skips
+
+_ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
+
+
+class Listed(Dataset):
+    """Encoded pictures that were found and not opened; an item is the number of its file.
+
+    Args:
+        name: the registry name of their source.
+        files: where they lie.
+        skips: what the reader left out.
+        labels, class_names, captions, provenance: as of any set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: EncodedFiles,
+        labels: npt.ArrayLike | None,
+        class_names: Sequence[str],
+        captions: Sequence[str] | None,
+        provenance: Mapping[str, str],
+        skips: Skips,
+    ) -> None:
+        super().__init__(name, (), class_names, provenance)
+        self.files, self.skips = files, skips
+        self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self._captions = None if captions is None else Texts.of(captions)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def labels(self) -> Indices | None:
+        return self._labels
+
+    @property
+    def captions(self) -> Sequence[str] | None:
+        return self._captions
+
+    def hashes(self) -> Hashes:
+        raise TypeError("pictures that are listed only have no hashes")
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        return np.array(indices, dtype=np.int64)
+
+    def item_name(self, index: int) -> str:
+        return self.files.title(index)
+
+
+def only_lists() -> bool:
+    """Whether encoded pictures are to be listed and not decoded."""
+    return _ONLY_LISTS.get()
+
+
+def list_source(config: PictureConfig) -> Dataset:
+    """All pictures of a source, of whatever class and of the size that they are found in.
+
+    Returns:
+        ``Listed`` where they are encoded files; else a set whose items are the pictures.
+
+    Raises:
+        UsageError: as ``load_dataset``, but for what is found out by decoding.
+    """
+    token = _ONLY_LISTS.set(True)
+    try:
+        found: Dataset = resolve(config.builder)(config.model_copy(update={"size": None, "channels": None}))
+        return found
+    finally:
+        _ONLY_LISTS.reset(token)

@@ -1,0 +1,171 @@
+"""A set whose pictures, hashes, labels and texts lie in files that are mapped, not read: opening it costs no memory.
+
+Layout of the folder, all numbers little-endian: ``pixels.u8`` (N, C, H, W); ``hashes.u8`` (N, 16); where there are
+classes ``labels.i64`` (N,); for ``titles`` and, where there are any, ``captions``: ``*.utf8``, the texts one after the
+other, and ``*.i64`` (N+1,), where each begins and the last ends; ``info.json``: all else, with the size of each file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices
+from undiffuse.data.texts import Texts
+from undiffuse.errors import UsageError
+
+INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
+FORMAT = 1
+_LET_GO_AFTER = 1024  # pictures; Linux maps up to 64 KiB around each
+
+
+class MappedSet(Dataset):
+    """The set in a folder of this layout.
+
+    Args:
+        folder: where; its files must not change while the set is in use.
+
+    Raises:
+        UsageError: damaged: a file is missing, or of another size than ``info.json`` says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        info = read_info(folder)
+        super().__init__(info["name"], info["shape"], info["class_names"], info["provenance"])
+        self._folder, self._count = folder, int(info["count"])
+        self._maps: list[mmap.mmap] = []
+        self._looked_at = 0
+        self._pixels = self._mapped(PIXELS, "u1").reshape(-1, *self.shape)
+        self._hashes = self._mapped(HASHES, "u1").reshape(-1, HASH_BYTES)
+        self._labels = self._mapped(LABELS, "<i8") if LABELS in info["bytes"] else None
+        self._titles = self._texts("titles")
+        self._captions = self._texts("captions") if "captions.i64" in info["bytes"] else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def labels(self) -> Indices | None:
+        return self._labels
+
+    @property
+    def captions(self) -> Sequence[str] | None:
+        return self._captions
+
+    def hashes(self) -> Hashes:
+        return self._hashes
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        pixels = self._pixels.take(indices, axis=0)
+        self._looked_at += len(indices)
+        if self._looked_at >= _LET_GO_AFTER:
+            self._let_go()
+        return pixels
+
+    def item_name(self, index: int) -> str:
+        return self._titles[index]
+
+    def __reduce__(self) -> tuple[type[MappedSet], tuple[Path]]:
+        return MappedSet, (self._folder,)
+
+    def _mapped(self, name: str, dtype: str) -> npt.NDArray[Any]:
+        with (self._folder / name).open("rb") as file:
+            if not file.read(1):
+                return np.empty(0, dtype=dtype)
+            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], dtype=dtype)
+
+    def _texts(self, name: str) -> MappedTexts:
+        return MappedTexts(self._mapped(f"{name}.utf8", "u1"), self._mapped(f"{name}.i64", "<i8"))
+
+    def _let_go(self) -> None:
+        """Pages that were looked at stay in the system's cache, but no longer count as this process's memory."""
+        self._looked_at = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapping in self._maps:
+                mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class MappedTexts(Texts):
+    """Texts in a mapped buffer, or a selection of them.
+
+    Args:
+        buffer: all of them.
+        bounds: (N+1,) where each begins, and the last ends.
+        rows: which ones; all by default.
+    """
+
+    def __init__(self, buffer: npt.NDArray[np.uint8], bounds: Indices, rows: Indices | None = None) -> None:
+        self._bytes, self._bounds, self._rows = buffer, bounds, rows
+
+    def append(self, text: str) -> None:
+        raise TypeError("mapped texts cannot grow")
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1 if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Texts: ...
+    def __getitem__(self, index: int | slice) -> str | Texts:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        row = range(len(self))[index] if self._rows is None else int(self._rows[index])
+        text = self._bytes[self._bounds[row] : self._bounds[row + 1]].tobytes()
+        return text.decode("utf-8", "surrogateescape")
+
+    def select(self, rows: Indices) -> Texts:
+        return MappedTexts(self._bytes, self._bounds, rows if self._rows is None else self._rows[rows])
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """``info.json`` of a folder, all files of which are of the right size.
+
+    Raises:
+        UsageError: they are not.
+    """
+    try:
+        info: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        if info["format"] != FORMAT:
+            raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
+        expected = info["count"] * math.prod(info["shape"])
+        for name, size in {**info["bytes"], PIXELS: expected, HASHES: info["count"] * HASH_BYTES}.items():
+            found = (folder / Path(name).name).stat().st_size
+            if found != size:
+                raise UsageError(f"{folder / name}: {found} bytes; expected {size}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder / INFO}: damaged ({type(error).__name__}: {error})") from None
+    return info
+
+
+def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
+    """The two files of a sequence of texts."""
+    end = 0
+    with (folder / f"{name}.utf8").open("wb") as content, (folder / f"{name}.i64").open("wb") as bounds:
+        bounds.write(np.array([0], dtype="<i8").tobytes())
+        for text in texts:
+            end += content.write(text.encode("utf-8", "surrogateescape"))
+            bounds.write(np.array([end], dtype="<i8").tobytes())
+
+
+def write_info(folder: Path, dataset: Dataset, stamp: str) -> None:
+    """``info.json`` for the files that lie in the folder; written last."""
+    info = {
+        "format": FORMAT,
+        "stamp": stamp,
+        "name": dataset.name,
+        "count": len(dataset),
+        "shape": list(dataset.shape),
+        "class_names": list(dataset.class_names),
+        "provenance": dataset.provenance,
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")

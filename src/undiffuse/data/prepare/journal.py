@@ -1,0 +1,121 @@
+"""What has been done so far, a row a picture, in a file beside the archive that is being written.
+
+A run that was killed goes on from it, and the archive's directory is made of it, so that memory need hold none of it.
+A first line of JSON says what the rows are about; each row ends with its checksum, and the first that is cut or
+damaged ends the journal. A row is written only when the picture that it tells of is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+_FIELDS = struct.Struct("<8sB2L16s16sH")  # key, reason, size, crc, pixel hash, found hash, length of the text
+_CHECK = struct.Struct("<L")
+_MAX_TEXT = 2000
+_COMMIT_SECONDS, _COMMIT_ROWS = 1.0, 8192
+
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class Row(NamedTuple):
+    """What became of one picture: the size and checksum of its PNG, or the text that says why there is none."""
+
+    key: bytes
+    reason: int
+    size: int
+    crc: int
+    pixel_hash: bytes
+    found_hash: bytes
+    text: str
+
+    def packed(self) -> bytes:
+        """The row as it stands in the file."""
+        text = self.text[:_MAX_TEXT].encode("utf-8", "surrogateescape")
+        fields = (self.key, self.reason, self.size, self.crc, self.pixel_hash, self.found_hash, len(text))
+        content = _FIELDS.pack(*fields) + text
+        return content + _CHECK.pack(zlib.crc32(content))
+
+
+def read_head(path: Path) -> dict[str, Any] | None:
+    """The first line of a journal; ``None`` where there is none that is whole."""
+    try:
+        with path.open("rb") as file:
+            head = json.loads(file.readline())
+    except (OSError, ValueError):
+        return None
+    return head if isinstance(head, dict) else None
+
+
+def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
+    """The sound rows of a journal, and where each ends in the file."""
+    with path.open("rb") as file:
+        place = len(file.readline())
+        while len(content := file.read(_FIELDS.size)) == _FIELDS.size:
+            key, reason, size, crc, pixel_hash, found_hash, length = _FIELDS.unpack(content)
+            rest = file.read(length + _CHECK.size)
+            content += rest[:length]
+            if len(rest) != length + _CHECK.size or rest[length:] != _CHECK.pack(zlib.crc32(content)):
+                return
+            place += len(content) + _CHECK.size
+            text = rest[:length].decode("utf-8", "surrogateescape")
+            yield Row(key, reason, size, crc, pixel_hash, found_hash, text), place
+
+
+class Journal:
+    """The archive's data and the journal of it, growing together.
+
+    Args:
+        data: where the archive is written.
+        path: of the journal.
+        head: what its rows are about.
+        data_end, journal_end: where to go on; what stands behind is cut off. 0 starts a journal anew.
+    """
+
+    def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, journal_end: int = 0) -> None:
+        self._data, self._file = _open_at(data, data_end), _open_at(path, journal_end)
+        if journal_end == 0:
+            self._file.write(json.dumps(head).encode() + b"\n")
+            self._file.flush()
+        self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
+
+    def add(self, row: Row, content: bytes) -> None:
+        """One more picture; ``content`` is what the archive has of it."""
+        self._data.write(content)
+        self._rows += row.packed()
+        self._count += 1
+        if self._count >= _COMMIT_ROWS or time.monotonic() - self._committed > _COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """What was added is on the disk when this returns."""
+        self._data.flush()
+        _sync(self._data.fileno())
+        self._file.write(self._rows)
+        self._file.flush()
+        self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
+
+    def finish(self, write: Callable[[BinaryIO], None]) -> None:
+        """Commit, have the rest of the archive written, and see that it is on the disk."""
+        self.commit()
+        write(self._data)
+        self._data.flush()
+        os.fsync(self._data.fileno())
+
+    def close(self) -> None:
+        """Close both files; what was not committed is lost."""
+        self._data.close()
+        self._file.close()
+
+
+def _open_at(path: Path, end: int) -> BinaryIO:
+    file: BinaryIO = path.open("r+b" if end else "wb")
+    file.truncate(end)
+    file.seek(end)
+    return file

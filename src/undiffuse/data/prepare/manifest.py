@@ -1,0 +1,104 @@
+"""The lists that go into a prepared archive beside its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from undiffuse.data.prepare.journal import Row
+from undiffuse.data.prepare.originals import Originals
+from undiffuse.data.prepare.seen import SeenHashes
+from undiffuse.data.prepare.work import KEPT, REASONS
+from undiffuse.data.prepare.zip_writer import Member
+
+FORMAT = "undiffuse prepared pictures, version 1"
+MAX_NAMED = 100  # pictures left out that the manifest names; the others are counted
+
+Write = Callable[[bytes], object]
+
+
+def picture_name(number: int) -> str:
+    """What the StyleGAN and EDM tools call the picture of this number, counted from 0."""
+    digits = f"{number:08d}"
+    return f"{digits[:5]}/img{digits}.png"
+
+
+def kept_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
+    """(its number among the kept, its number in the source, row) of each picture that is kept."""
+    number = 0
+    for index, row in enumerate(rows):
+        if row.reason == KEPT:
+            yield number, index, row
+            number += 1
+
+
+def members(rows: Iterable[Row]) -> Iterator[Member]:
+    """The pictures in the archive, in order."""
+    for number, _, row in kept_rows(rows):
+        yield Member(picture_name(number), row.crc, row.size)
+
+
+def write_dataset_json(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
+    """``{"labels": [[name, class index], ...]}``, or ``null`` for them; the names of the classes besides."""
+    if originals.labels is None:
+        write(b'{"labels": null}\n')
+        return
+    write(b'{"labels": [')
+    for number, index, _ in kept_rows(rows):
+        comma = b",\n" if number else b"\n"
+        write(comma + f'["{picture_name(number)}", {originals.labels[index]}]'.encode())
+    write(b'\n], "class_names": ' + json.dumps(list(originals.class_names), ensure_ascii=False).encode() + b"}\n")
+
+
+def write_captions(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
+    """A line a picture, as Hugging Face's ``imagefolder`` reads them."""
+    assert originals.captions is not None
+    for number, index, _ in kept_rows(rows):
+        line = {"file_name": picture_name(number), "text": originals.captions[index]}
+        write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def write_hashes(write: Write, rows: Iterable[Row]) -> None:
+    """12 bytes a picture: the first 8 of its hash as it was found, and its checksum in the archive, little-endian.
+
+    By them the set is split as its source is, whose pictures look otherwise; the checksum tells whether a picture is
+    still the one that was hashed. Pictures that came out alike have the first one's hash, to be on one side.
+    """
+    seen, found = SeenHashes(), SeenHashes()
+    for _, _, row in kept_rows(rows):
+        first = seen.first(row.pixel_hash)
+        seen.add(row.pixel_hash)
+        found.add(row.found_hash)
+        write((row.found_hash if first is None else found.at(first))[:8] + struct.pack("<L", row.crc))
+
+
+def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
+    """The parts of the manifest that tell of the pictures: ``pictures``, ``dropped`` and the ``fingerprint``."""
+    reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
+    found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
+    for index, row in enumerate(rows):
+        label = -1 if originals.labels is None else int(originals.labels[index])
+        found.update(row.found_hash + label.to_bytes(8, "little", signed=True) + _caption(originals, index))
+        if row.reason == KEPT:
+            content.update(row.pixel_hash)
+            classes[label] += 1
+            num_kept += 1
+        else:
+            reasons[REASONS[row.reason]] += 1
+            if len(named) < MAX_NAMED:
+                named.append({"reason": REASONS[row.reason], "text": row.text})
+    counts = {name: classes[number] for number, name in enumerate(originals.class_names)}
+    captions = originals.captions is not None
+    return {
+        "fingerprint": found.hexdigest(),
+        "pictures": {"num": num_kept, "classes": counts, "captions": captions, "hash": content.hexdigest()},
+        "dropped": {"num": sum(reasons.values()), "reasons": dict(sorted(reasons.items())), "first": named},
+    }
+
+
+def _caption(originals: Originals, index: int) -> bytes:
+    return b"" if originals.captions is None else originals.captions[index].encode("utf-8", "surrogateescape") + b"\0"

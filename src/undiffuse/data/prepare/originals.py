@@ -1,0 +1,149 @@
+"""The pictures of a source as they are found, one at a time, whether they are encoded files or rows of an array."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.encoded import content_hash
+from undiffuse.data.listing import Listed, list_source
+from undiffuse.data.pictures import Header, from_array, read_header, read_picture
+from undiffuse.data.source import Dataset, Indices, hash_item, of_classes
+from undiffuse.errors import UsageError
+
+KEY_BYTES = 8
+
+
+class Found(NamedTuple):
+    """A picture in mode ``L`` or ``RGB``, and the 16 bytes that stand for it in its source's ``hashes``."""
+
+    image: Image.Image
+    hash: bytes
+
+
+class Originals(ABC):
+    """A fixed sequence of pictures with what is known of them; reading is safe after a fork.
+
+    Args:
+        chosen: the pictures that are wanted by class, as a data set.
+
+    Attributes:
+        about: what their source says of them, and what its reader left out.
+    """
+
+    def __init__(self, chosen: Dataset) -> None:
+        self.chosen = chosen
+        self.labels, self.captions, self.class_names = chosen.labels, chosen.captions, chosen.class_names
+        self.about: dict[str, str] = {
+            key: chosen.provenance[key] for key in ("licence", "skipped") if key in chosen.provenance
+        }
+        self._container, self._state = "", b""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @abstractmethod
+    def title(self, index: int) -> str:
+        """What to call one picture in a message."""
+
+    @abstractmethod
+    def header(self, index: int) -> Header:
+        """Size and kind.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, index: int) -> Found:
+        """The picture, upright.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+
+    def key(self, index: int) -> bytes:
+        """8 bytes that change with the picture's name, place, file, class or caption: is it still the same one?"""
+        title = self.title(index)
+        label = "" if self.labels is None else self.class_names[self.labels[index]]
+        caption = "" if self.captions is None else self.captions[index]
+        known = "\0".join((title, label, caption)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(known + self._file_state(title), digest_size=KEY_BYTES).digest()
+
+    def _file_state(self, title: str) -> bytes:
+        """Size and time of the file that holds the picture; of an archive it is asked for once."""
+        container = title.partition("!")[0]
+        if container != self._container:
+            self._container, self._state = container, b""
+            try:
+                found = os.stat(container)  # noqa: PTH116 (a million paths cost more than a million calls)
+                self._state = b"%d:%d" % (found.st_size, found.st_mtime_ns)
+            except OSError:  # no file, or a part of one, which its title alone stands for
+                pass
+        return self._state
+
+
+class EncodedOriginals(Originals):
+    """Encoded picture files."""
+
+    def __init__(self, listed: Listed, chosen: Dataset, config: PictureConfig) -> None:
+        super().__init__(chosen)
+        self._files, self._background = listed.files, config.background
+        self.about |= listed.skips.report
+        self._rows: Indices = chosen.items(np.arange(len(chosen)))
+
+    def title(self, index: int) -> str:
+        return self._files.title(int(self._rows[index]))
+
+    def header(self, index: int) -> Header:
+        row = int(self._rows[index])
+        return read_header(self._files.source(row), self._background, self.title(index))
+
+    def read(self, index: int) -> Found:
+        row = int(self._rows[index])
+        image = read_picture(self._files.source(row), self._background, self.title(index))
+        leading = self._files.split_hash(row)
+        return Found(image, leading + content_hash(image)[len(leading) :])
+
+
+class ArrayOriginals(Originals):
+    """Rows of a set whose pictures are all of one size."""
+
+    def __init__(self, chosen: Dataset, config: PictureConfig) -> None:
+        super().__init__(chosen)
+        self._location = str(getattr(config, "location", config.name))
+
+    def title(self, index: int) -> str:
+        name = self.chosen.item_name(index)
+        return name if name.startswith(self._location) else f"{self._location}!{name}"
+
+    def header(self, index: int) -> Header:
+        channels, height, width = self.chosen.shape
+        return Header(height, width, channels == 1)
+
+    def read(self, index: int) -> Found:
+        pixels = self.chosen.items(np.array([index]))[0]
+        return Found(from_array(pixels), hash_item(pixels.tobytes()))
+
+
+def open_originals(config: SourceConfig) -> Originals:
+    """The pictures of a source, those of the classes that it names.
+
+    Raises:
+        UsageError: a source of points; an empty, missing or damaged one; an unknown class.
+    """
+    if not isinstance(config, PictureConfig):
+        raise UsageError(f"the source {config.name!r} has points; expected one of pictures")
+    found = list_source(config)
+    if len(found) == 0:
+        raise UsageError(f"the data source {config.name!r} is empty; expected at least one picture")
+    chosen = of_classes(found, config.classes)
+    if isinstance(found, Listed):
+        return EncodedOriginals(found, chosen, config)
+    return ArrayOriginals(chosen, config)

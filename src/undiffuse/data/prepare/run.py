@@ -1,0 +1,328 @@
+"""The whole of ``undiffuse data prepare``: list, plan, work in several processes, write, go on where it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
+from undiffuse.data.encoded import Plan, plan_for
+from undiffuse.data.prepare import manifest
+from undiffuse.data.prepare.crew import Block, in_order, num_cores
+from undiffuse.data.prepare.journal import Journal, Row, read_head, read_rows
+from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
+from undiffuse.data.prepare.seen import SeenHashes
+from undiffuse.data.prepare.settings import PrepareSettings
+from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
+from undiffuse.data.prepare.zip_writer import ZipEnd, member_bytes, member_size
+from undiffuse.errors import RunError, UsageError
+from undiffuse.files import check_writable, explained
+from undiffuse.version import __version__
+
+Tell = Callable[[str, int, int], object]
+
+_BLOCK, _BLOCK_BYTES = 64, 2**22
+_IGNORED = {
+    "name",
+    "path",
+    "validation_fraction",
+    "on_error",
+    "cache",
+}  # of the source: not what the pictures look like
+
+
+def prepare(
+    config: SourceConfig,
+    out: Path,
+    settings: PrepareSettings | None = None,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    tell: Tell = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Write the pictures of a source into an archive, each as training on the source itself would see it.
+
+    Killed at any moment, it goes on from there when called again; the archive is the same to the bit.
+
+    Args:
+        config: the source, with size, channels, fit, upscale and background.
+        out: the archive, ``.zip``. While it is being written, ``.zip.partial`` and ``.zip.partial.journal`` lie there.
+        settings: what to leave out.
+        workers: processes; all cores by default.
+        overwrite: replace an archive, and what is left of an earlier run with other settings.
+        tell: is given what is going on, and how many pictures of how many are done.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: a source without pictures, options that do not fit it, an archive that may not be replaced, or
+            (unless ``on_error=skip``) a picture that cannot be read or is too small.
+        RunError: a full disk, a worker that was killed, or another run that is writing the same archive.
+    """
+    settings = settings or PrepareSettings()
+    _check_out(out, overwrite)
+    if isinstance(config, EncodedConfig):
+        config = config.model_copy(update={"on_error": settings.on_error})
+    with contextlib.suppress(AttributeError):
+        _refuse_itself(config.location, out)  # type: ignore[attr-defined]
+    originals = open_originals(config)
+    assert isinstance(config, PictureConfig)
+    task = _Task(config, originals, out, settings, workers or num_cores(), tell)
+    with explained(out):
+        return task.run(overwrite)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.suffix.lower() != ".zip":
+        raise UsageError(f"--out {out}: expected the name of an archive, ending in .zip")
+    if out.is_dir() or (out.exists() and not overwrite):
+        what = "is a folder; name a file" if out.is_dir() else "is there already; name another or add --overwrite"
+        raise UsageError(f"--out {out} {what}")
+    check_writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_itself(source: Path, out: Path) -> None:
+    if source.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the source itself; name another file")
+
+
+class _Start(NamedTuple):
+    """Where to go on."""
+
+    plan: Plan
+    head: dict[str, Any]
+    num_done: int = 0
+    data_end: int = 0
+    journal_end: int = 0
+
+
+class _Task:
+    def __init__(
+        self,
+        config: PictureConfig,
+        originals: Originals,
+        out: Path,
+        settings: PrepareSettings,
+        workers: int,
+        tell: Tell,
+    ) -> None:
+        self._config, self._originals, self._out = config, originals, out
+        self._settings, self._workers, self._tell = settings, workers, tell
+        self._data = out.with_name(out.name + ".partial")
+        self._index = out.with_name(out.name + ".partial.journal")
+        self._seen, self._kept = SeenHashes(), array("L")  # by the number among the kept
+
+    def run(self, overwrite: bool) -> dict[str, Any]:
+        if overwrite or not self._data.exists():
+            self._index.unlink(missing_ok=True)
+        with _only_one(self._index, self._out):
+            start = self._start(overwrite)
+            journal = Journal(self._data, self._index, start.head, start.data_end, start.journal_end)
+            try:
+                self._work(start, journal)
+                found = self._finish(start.plan, journal)
+            finally:
+                journal.close()
+            self._data.replace(self._out)
+            self._index.unlink()
+        return found
+
+    def _start(self, overwrite: bool) -> _Start:
+        wanted = self._wanted()
+        digest = hashlib.blake2b(digest_size=16)
+        for index in range(len(self._originals)):
+            digest.update(self._originals.key(index))
+        listing = digest.hexdigest()
+        old = read_head(self._index)
+        if old is None:
+            plan = self._plan()
+            return _Start(plan, {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)})
+        self._refuse_other(old, wanted)
+        # the plan may be another where the source has changed
+        plan = _plan_of(old["plan"]) if old["listing"] == listing else self._plan()
+        head = {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)}
+        if json.loads(json.dumps(head["plan"])) != old["plan"]:
+            return _Start(plan, head)
+        return _Start(plan, head, *self._done_already())
+
+    def _wanted(self) -> dict[str, Any]:
+        source = self._config.model_dump(mode="json", exclude=_IGNORED)
+        return {"format": manifest.FORMAT, "source": self._config.name, **source, **self._settings.model_dump()}
+
+    def _refuse_other(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
+        before = old.get("wanted", {})
+        for key, value in json.loads(json.dumps(wanted)).items():
+            if before.get(key) != value:
+                raise UsageError(
+                    f"{self._data} was begun with {key}={before.get(key)} and not {value}; go on with that, name "
+                    "another --out, or add --overwrite to start anew"
+                )
+
+    def _done_already(self) -> tuple[int, int, int]:
+        """How many pictures need not be done again, and where the archive's data and the journal go on."""
+        size = self._data.stat().st_size
+        done = data_end = journal_end = 0
+        for row, end in read_rows(self._index):
+            grown = data_end + (
+                member_size(manifest.picture_name(len(self._seen)), row.size) if row.reason == KEPT else 0
+            )
+            if done >= len(self._originals) or row.key != self._originals.key(done) or grown > size:
+                break
+            if row.reason == KEPT:
+                self._remember(row.pixel_hash, done)
+            done, data_end, journal_end = done + 1, grown, end
+        return done, data_end, journal_end
+
+    def _plan(self) -> Plan:
+        """As for training: from the headers, unless size and channels are given."""
+        config = self._config
+        if config.target is not None and config.channels is not None:
+            return Plan(config.target, config.channels, config.fit, config.upscale, config.background)
+        count = 1 if isinstance(self._originals, ArrayOriginals) else len(self._originals)
+        headers, first_error = np.empty((count, 3), dtype=np.int32), ""
+        blocks, num = _blocks(0, count, _BLOCK), 0
+        for (_, end), found in zip(blocks, in_order(Look(self._originals), blocks, self._workers), strict=True):
+            for header in found:
+                if not isinstance(header, str):
+                    headers[num] = header
+                    num += 1
+                elif self._settings.on_error == "fail":
+                    raise self._fault(header)
+                first_error = first_error or (header if isinstance(header, str) else "")
+            self._tell("looking", end, count)
+        if num == 0:
+            raise UsageError(f"none of the {count} pictures can be used; the first: {first_error}")
+        return plan_for(config, headers[:num])[0]
+
+    def _work(self, start: _Start, journal: Journal) -> None:
+        bytes_each = 3 * math.prod(start.plan.shape)
+        blocks = _blocks(start.num_done, len(self._originals), max(1, min(_BLOCK, _BLOCK_BYTES // bytes_each)))
+        work = Work(self._originals, start.plan, self._settings.filters)
+        results = in_order(work, blocks, self._workers)
+        try:
+            for (first, end), made in zip(blocks, results, strict=True):
+                for index, one in enumerate(made, start=first):
+                    self._take(index, one, journal)
+                self._tell("preparing", end, len(self._originals))
+        finally:
+            journal.commit()
+            results.close()  # type: ignore[attr-defined]
+
+    def _take(self, index: int, made: Made, journal: Journal) -> None:
+        if made.reason in FAULTS and self._settings.on_error == "fail":
+            raise self._fault(made.text)
+        reason, text, number = made.reason, made.text, len(self._seen)
+        if reason == KEPT and self._settings.duplicates == "drop":
+            first = self._seen.first(made.pixel_hash)
+            if first is not None:
+                reason, text = DUPLICATE, self._same_as(index, self._kept[first])
+        crc = zlib.crc32(made.png) if reason == KEPT else 0
+        size = len(made.png) if reason == KEPT else 0
+        row = Row(self._originals.key(index), reason, size, crc, made.pixel_hash, made.found_hash, text)
+        if reason == KEPT:
+            self._remember(made.pixel_hash, index)
+        journal.add(row, member_bytes(manifest.picture_name(number), made.png, crc) if reason == KEPT else b"")
+
+    def _remember(self, pixel_hash: bytes, index: int) -> None:
+        self._seen.add(pixel_hash)
+        self._kept.append(index)
+
+    def _same_as(self, index: int, first: int) -> str:
+        labels, captions = self._originals.labels, self._originals.captions
+        text = f"{self._originals.title(index)}: the same as {self._originals.title(first)}"
+        if labels is not None and labels[index] != labels[first]:
+            text += f", but of class {self._originals.class_names[labels[index]]}"
+        if captions is not None and captions[index] != captions[first]:
+            text += f", but with the caption {captions[index]!r}"
+        return text
+
+    def _fault(self, text: str) -> UsageError:
+        return UsageError(f"{text}; mend or remove it and run again, or pass it over with --on-error skip")
+
+    def _finish(self, plan: Plan, journal: Journal) -> dict[str, Any]:
+        journal.commit()
+        if not self._kept:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self._summary()["dropped"]["reasons"].items())
+            raise UsageError(f"none of the {len(self._originals)} pictures is left to be written ({reasons})")
+        found = self._manifest(plan)
+        journal.finish(lambda file: self._write_lists(file, found))
+        return found
+
+    def _rows(self) -> Iterator[Row]:
+        return (row for row, _ in read_rows(self._index))
+
+    def _summary(self) -> dict[str, Any]:
+        return manifest.summary(self._originals, self._rows())
+
+    def _manifest(self, plan: Plan) -> dict[str, Any]:
+        summary = self._summary()
+        source: dict[str, Any] = {
+            "kind": self._config.name,
+            "location": str(getattr(self._config, "location", "")),
+            "num_pictures": len(self._originals),
+            "fingerprint": summary["fingerprint"],
+            **self._originals.about,
+        }
+        shape = dict(zip(("channels", "height", "width"), plan.shape, strict=True))
+        settings = {**self._wanted(), **dataclasses.asdict(plan)}
+        del settings["format"], settings["source"]
+        return {
+            "format": manifest.FORMAT,
+            "made_by": f"undiffuse {__version__}",
+            "source": source,
+            "settings": settings,
+            "pictures": {**shape, **summary["pictures"]},
+            "dropped": summary["dropped"],
+        }
+
+    def _write_lists(self, file: BinaryIO, found: dict[str, Any]) -> None:
+        end = ZipEnd(file)
+        with end.member("dataset.json") as write:
+            manifest.write_dataset_json(write, self._originals, self._rows())
+        if self._originals.captions is not None:
+            with end.member("metadata.jsonl") as write:
+                manifest.write_captions(write, self._originals, self._rows())
+        with end.member("hashes.bin") as write:
+            manifest.write_hashes(write, self._rows())
+        with end.member("manifest.json") as write:
+            write(json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        end.write_directory(manifest.members(self._rows()))
+
+
+def _blocks(start: int, end: int, size: int) -> list[Block]:
+    return [(first, min(first + size, end)) for first in range(start, end, size)]
+
+
+def _plan_of(values: dict[str, Any]) -> Plan:
+    """A plan out of JSON, where pairs are lists."""
+    background = values["background"]
+    ground = tuple(background) if isinstance(background, list) else background
+    return Plan(**{**values, "size": tuple(values["size"]), "background": ground})
+
+
+@contextlib.contextmanager
+def _only_one(index: Path, out: Path) -> Iterator[None]:
+    """Hold the journal against another run that would write into it; systems without such locks have none."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with index.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another run is writing {out}; wait for it to end") from None
+        yield

@@ -1,0 +1,73 @@
+"""Whether samples repeat training pictures.
+
+The distance of each sample to its nearest training picture stands beside that of real pictures which the model never
+saw. Where none were held out, each training picture stands in, with its distance to the nearest other one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.doctor.duplicates import thumbnails
+from undiffuse.doctor.findings import Finding, percent, some
+from undiffuse.doctor.runs import RunSubject
+from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, nearest_neighbours, summarise_copying
+
+#: Training pictures searched at most, as thumbnails.
+_MOST = 200_000
+_NAMED = 16
+_REAL = 500
+
+
+def copying(subject: RunSubject) -> Iterable[Finding]:
+    """Samples nearer to the training set than real pictures are."""
+    subject.need_pictures()
+    training = thumbnails(subject.real(_MOST))
+    sampled = nearest_neighbours(thumbnails(subject.samples), training)
+    held_out = thumbnails(subject.real(_REAL, held_out=True))
+    if len(held_out) >= 10:
+        real, scale = nearest_neighbours(held_out, training).distances[:, 0], "held-out pictures"
+    else:
+        real, scale = _each_other(training), "training pictures to each other, for none were held out"
+    summary = summarise_copying(sampled.distances[:, 0], real, len(training))
+    yield judge_copying(summary, scale, _closest(subject, sampled))
+
+
+def _each_other(training: Tensor) -> Tensor:
+    """(M,) distance of training pictures to their nearest other one."""
+    rows = torch.linspace(0, len(training) - 1, min(len(training), _REAL)).round().long()
+    return nearest_neighbours(training[rows], training, k=2).distances[:, 1]
+
+
+def _closest(subject: RunSubject, sampled: Neighbours) -> list[dict[str, Any]]:
+    order = sampled.distances[:, 0].argsort()[:_NAMED].tolist()
+    return [
+        {
+            "seed": subject.seed + row,
+            "training_item": subject.data[0].item_name(int(sampled.indices[row, 0])),
+            "distance": float(sampled.distances[row, 0]),
+        }
+        for row in order
+    ]
+
+
+def judge_copying(summary: CopyingSummary, scale: str, closest: list[dict[str, Any]]) -> Finding:
+    """The same of a summary; of the samples, 1 % is expected below the first percentile of the scale."""
+    near, ratio = summary.share_below_first_percentile, summary.ratio
+    details = {**summary.to_dict(), "scale": scale, "closest": closest}
+    shown = "-" if ratio is None else f"{ratio:.2f}"
+    text = (
+        f"{percent(near)} of {summary.num_samples} samples lie nearer to a training picture than 99 % of {scale}; "
+        f"ratio of median distances {shown}"
+    )
+    named = some(f"seed {pair['seed']} = {pair['training_item']}" for pair in closest)
+    advice = "look at the pairs in doctor.json (closest); train on more pictures or for fewer num_images"
+    if near >= 0.2 or (ratio is not None and ratio < 0.6):
+        return Finding("problem", "the model copies its training pictures", f"{text}: {named}", advice, details)
+    if near >= 0.06 and near * summary.num_samples >= 8:
+        return Finding("warning", "some samples are likely copies", f"{text}: {named}", advice, details)
+    return Finding("ok", "no copying seen", text, details=details)

@@ -1,0 +1,220 @@
+"""Pictures that are all but the same: mirrored, compressed again, resized, moved by a little.
+
+Two pictures a, b differ by
+
+    d(a, b) = min over mirroring and moves m of  RMS(a - m b) / contrast,
+
+where both are thumbnails of at most 32 pixels a side, softened by (1, 2, 1) / 4 each way, a move is of at most one
+thumbnail pixel, and the contrast is the standard deviation of a picture's own values (root mean square of the two). The
+same picture has 0, two unrelated ones about sqrt(2).
+
+The limit was chosen on MNIST, whose 60,000 digits hold no copies but thousands of much alike strokes: none of its 1.8e9
+pairs lies below 0.07, 3 below 0.08 and 97 below 0.1. Of pictures compressed again (JPEG, quality 75) nine in ten stay
+below 0.05 on MNIST, Fashion-MNIST and photographs and below 0.07 on emoji; of photographs shrunk to half and enlarged
+again, below 0.03. Not found: moves of a fraction of a thumbnail pixel, crops, turns, other brightness.
+
+All pairs are searched, exactly and in little memory. The moduli of a picture's low Fourier frequencies do not change
+when it is moved, and with those of opposite horizontal frequency put in order of size not when it is mirrored either;
+neither step makes two pictures lie further apart than their pixels do (Parseval; the triangle inequality; the
+rearrangement inequality). So the distance of such signatures, one matrix product, is a lower bound on d but for what
+moves in at the border, and only pairs below the limit there are compared pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Longest side of a thumbnail.
+SIDE = 32
+#: d below which two pictures are called the same.
+NEAR = 0.07
+#: Frequencies kept each way.
+_FREQUENCIES = 4
+#: Candidates at most; beyond that the limit on signatures is halved.
+_MOST_CANDIDATES = 2_000_000
+#: Thumbnails narrower than this are not moved: a pixel is too much of them.
+_LEAST_MOVED = 16
+_TILE, _CHUNK = (256, 4096), 4096
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Near-duplicates i < j, the nearest first.
+
+    Attributes:
+        first, second: (P,) row numbers.
+        distance: (P,) d.
+        mirrored: (P,) whether the second is the mirror image.
+        limit: on the signatures, as it was used: less than asked for where there were too many candidates.
+    """
+
+    first: Tensor
+    second: Tensor
+    distance: Tensor
+    mirrored: Tensor
+    limit: float
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def thumbnails(pictures: Tensor, sides: tuple[int, int] | None = None) -> Tensor:
+    """uint8 pictures (B, C, H, W) averaged over areas to at most ``SIDE`` a side, or to (height, width)."""
+    height, width = sides or (min(SIDE, pictures.shape[-2]), min(SIDE, pictures.shape[-1]))
+    if tuple(pictures.shape[-2:]) == (height, width):
+        return pictures
+    pooled: Tensor = F.adaptive_avg_pool2d(pictures.float(), (height, width))
+    return pooled.round().to(torch.uint8)
+
+
+def contrast_of(pictures: Tensor) -> Tensor:
+    """(B,) standard deviation of each picture's values about its own mean."""
+    return pictures.flatten(1).float().std(1, correction=0)
+
+
+def near_pairs(pictures: Tensor, near: float = NEAR, boundary: int | None = None) -> Pairs:
+    """All pairs with d <= ``near``.
+
+    Args:
+        pictures: uint8 (N, C, H, W), thumbnails; those without contrast have no near-duplicates.
+        near: the limit on d.
+        boundary: compare only rows below this number with rows from it on; otherwise all with all.
+    """
+    chunks = torch.split(pictures, _CHUNK)
+    signatures = torch.cat([signature(chunk) for chunk in chunks]) if len(pictures) else torch.zeros(0, 1)
+    contrast = torch.cat([contrast_of(chunk) for chunk in chunks]) if len(pictures) else torch.zeros(0)
+    limit = near
+    while (found := _candidates(signatures, contrast, limit, boundary)) is None:
+        limit /= 2
+    first, second = found
+    if len(first) == 0:
+        return Pairs(first, second, torch.zeros(0), torch.zeros(0, dtype=torch.bool), limit)
+    chunked = zip(torch.split(first, _CHUNK), torch.split(second, _CHUNK), strict=True)
+    parts = [_verified(pictures[a], pictures[b]) for a, b in chunked]
+    distance, mirrored = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = distance.argsort(stable=True)
+    order = order[distance[order] <= near]
+    return Pairs(first[order], second[order], distance[order], mirrored[order], limit)
+
+
+def signature(pictures: Tensor) -> Tensor:
+    """(B, F) numbers that neither a move nor a mirror changes; their distances are in units of a pixel's RMS."""
+    height, width = pictures.shape[-2:]
+    most = max(1, min(_FREQUENCIES, (height - 1) // 2, (width - 1) // 2))
+    moduli = torch.fft.rfft2(pictures.float(), norm="ortho").abs() / math.sqrt(pictures[0].numel())
+    down, across = min(most, height - 1), min(most, width // 2)
+    upper, lower = moduli[..., 1 : down + 1, : across + 1], moduli[..., height - down :, : across + 1].flip(-2)
+    twice = math.sqrt(2)  # a frequency and its opposite are one number here
+    parts = [
+        moduli[..., 0, :1],
+        moduli[..., 0, 1 : across + 1] * twice,
+        upper[..., 0] * twice,
+        torch.maximum(upper[..., 1:], lower[..., 1:]) * twice,
+        torch.minimum(upper[..., 1:], lower[..., 1:]) * twice,
+    ]
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _candidates(
+    signatures: Tensor, contrast: Tensor, limit: float, boundary: int | None
+) -> tuple[Tensor, Tensor] | None:
+    """Pairs i < j whose signatures are within ``limit`` contrasts, or ``None`` where there are too many."""
+    first, second, count = [], [], 0
+    for a, b in _tiles(signatures, contrast, limit, boundary):
+        first.append(a)
+        second.append(b)
+        count += len(a)
+        if count > _MOST_CANDIDATES:
+            return None
+    none = torch.zeros(0, dtype=torch.int64)
+    return torch.cat([none, *first]), torch.cat([none, *second])
+
+
+def _tiles(signatures: Tensor, contrast: Tensor, limit: float, boundary: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """|s_a - s_b|^2 - limit^2 (c_a^2 + c_b^2) / 2 as one matrix product, tile by tile, so that it stays in cache."""
+    size, (tall, wide) = len(signatures), _TILE
+    rows, columns = (
+        (0, size) if boundary is None else (0, boundary),
+        (0, size) if boundary is None else (boundary, size),
+    )
+    centred = signatures - signatures.mean(0) if size else signatures
+    slack = 1e-4  # of float32 sums; what is let in too many is told apart by its pixels
+    own = (centred.square().sum(1) * (1 - slack) - limit**2 / 2 * contrast**2)[:, None]
+    one = torch.ones_like(own)
+    left, right = torch.cat([-2 * centred, one, own], 1), torch.cat([centred, own, one], 1)
+    flat = contrast == 0
+    buffer = torch.empty(tall * wide)
+    for top in range(*rows, tall):
+        bottom = min(top + tall, rows[1])
+        start = columns[0] if boundary is not None else top
+        for begin in range(start, columns[1], wide):
+            end = min(begin + wide, columns[1])
+            tile = buffer[: (bottom - top) * (end - begin)].view(bottom - top, end - begin)
+            torch.mm(left[top:bottom], right[begin:end].T, out=tile)
+            if float(tile.min()) >= 0:
+                continue
+            a, b = (tile < 0).nonzero().T
+            a, b = a + top, b + begin
+            keep = (a < b) & ~flat[a] & ~flat[b]
+            yield a[keep], b[keep]
+
+
+def _verified(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(P,) d of uint8 pictures (P, C, H, W), and whether mirroring made them nearer."""
+    a, b = softened(a), softened(b)
+    scale = ((contrast_of(a) ** 2 + contrast_of(b) ** 2) / 2).sqrt().clamp_min(1e-6)
+    plain, mirrored = _moved_distance(a, b), _moved_distance(a, b.flip(-1))
+    return torch.minimum(plain, mirrored) / scale, mirrored < plain
+
+
+def softened(pictures: Tensor) -> Tensor:
+    """Float pictures smoothed by (1, 2, 1) / 4 each way: what compression leaves of grain goes, what differs stays."""
+    x = F.pad(pictures.float(), (1, 1, 1, 1), mode="replicate")
+    x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
+    return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+
+
+def _moved_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Least RMS difference over moves of at most a pixel, on what the two have in common."""
+    height, width = a.shape[-2:]
+    best = (a - b).square().flatten(1).mean(1)
+    if min(height, width) < _LEAST_MOVED:
+        return best.sqrt()
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            here, there = _overlap(a, down, across), _overlap(b, -down, -across)
+            best = torch.minimum(best, (here - there).square().flatten(1).mean(1))
+    return best.sqrt()
+
+
+def _overlap(pictures: Tensor, down: int, across: int) -> Tensor:
+    """What lies in both pictures, less a pixel around it where softening looked beyond what they have in common."""
+    height, width = pictures.shape[-2:]
+    rows, columns = slice(max(down, 0), height + min(down, 0)), slice(max(across, 0), width + min(across, 0))
+    return pictures[..., rows, columns][..., 1:-1, 1:-1]
+
+
+def groups_of(first: list[int], second: list[int]) -> list[list[int]]:
+    """The sets of rows that pairs connect, the largest first, each in order."""
+    parent: dict[int, int] = {}
+
+    def root(row: int) -> int:
+        parent.setdefault(row, row)
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for a, b in zip(first, second, strict=True):
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    members: dict[int, list[int]] = {}
+    for row in sorted(parent):
+        members.setdefault(root(row), []).append(row)
+    return sorted(members.values(), key=lambda group: (-len(group), group))

@@ -1,0 +1,128 @@
+"""What the doctor finds: how bad it is, the numbers that show it, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from undiffuse.errors import UndiffuseError
+from undiffuse.registry import resolve
+
+Severity = Literal["ok", "note", "warning", "problem"]
+#: From harmless to harmful; ``--strict`` fails from ``warning`` on.
+SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "problem")
+
+Tell = Callable[[int, int], None]
+
+#: Things named one by one in a line; all of them are in the details.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        severity: ``ok``, ``note`` (good to know), ``warning`` (probably costs quality) or ``problem`` (does harm).
+        title: what it is.
+        evidence: the numbers that show it.
+        advice: a command, a key of the configuration, or what else to do; empty where nothing need be done.
+        details: all numbers and names, for JSON.
+        check: the row of the registry that found it.
+    """
+
+    severity: Severity
+    title: str
+    evidence: str
+    advice: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    check: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The findings, the worst first, and the checks that were made."""
+
+    findings: list[Finding]
+    checked: list[str]
+    seconds: float
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is worse than a note."""
+        return all(finding.severity in ("ok", "note") for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "findings": [finding.to_dict() for finding in self.findings],
+            "checked": self.checked,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def examine(checks: Mapping[str, Any], subject: Any, tell: Tell | None = None) -> Examination:
+    """Make each check, one after the other; one that cannot be made becomes a note and stops none of the others.
+
+    Args:
+        checks: name -> a function of ``subject`` that gives findings, or ``"module:function"``.
+        tell: called with (checks made, checks in all).
+    """
+    started = time.monotonic()
+    found: list[Finding] = []
+    for number, (name, row) in enumerate(checks.items()):
+        if tell is not None:
+            tell(number, len(checks))
+        found += [replace(finding, check=name) for finding in _attempt(resolve(row), subject)]
+    order = {severity: number for number, severity in enumerate(SEVERITIES)}
+    findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
+    return Examination(findings, list(checks), time.monotonic() - started)
+
+
+def _attempt(check: Callable[[Any], Iterable[Finding]], subject: Any) -> list[Finding]:
+    try:
+        return list(check(subject))
+    except UndiffuseError as error:
+        reason = " ".join(str(error).split())
+    except Exception as error:  # a slip in one check must not hide what the others find
+        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    return [Finding("note", _NOT_MADE, reason)]
+
+
+_NOT_MADE = "could not be checked"
+
+
+def _joined(findings: list[Finding]) -> list[Finding]:
+    """Checks that could not be made for one and the same reason make one finding."""
+    reasons: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.title == _NOT_MADE:
+            reasons.setdefault(finding.evidence, []).append(finding.check)
+    notes = [
+        Finding("note", f"{_NOT_MADE}: {', '.join(checks)}", reason, details={"checks": checks}, check=checks[0])
+        for reason, checks in reasons.items()
+    ]
+    return [finding for finding in findings if finding.title != _NOT_MADE] + notes
+
+
+def some(names: Iterable[object], named: int = NAMED) -> str:
+    """``a, b, c and 4 more``."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - named} more" if len(listed) > named else ""
+    return ", ".join(listed[:named]) + more
+
+
+def percent(share: float) -> str:
+    """``12 %``, ``0.3 %``."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def counted(count: int, noun: str = "picture") -> str:
+    """``1 picture``, ``1,200 pictures``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,183 @@
+"""The noise end of the process, and the error at every noise level.
+
+At t = 1 a process leaves x_1 = alpha x_0 + sigma eps, and sampling starts from N(0, p^2) with its ``prior_std`` p. What
+that costs is the bound's first term,
+
+    L_T = KL(N(alpha x_0, sigma^2) || N(0, p^2)) = 1/2 (alpha^2 x_0^2 / p^2 + sigma^2 / p^2 - 1 - ln(sigma^2 / p^2))
+
+a dimension. A linear schedule of 200 steps from 1e-4 to 0.02 leaves 36 % of the signal's amplitude and costs 0.10 bits
+a dimension at |x_0| = 1; one of 1000 steps leaves 0.6 %.
+
+The error at each level, ``losses.levels``, stands beside that of the best predictor that looks at each pixel by itself,
+
+    e(lambda) = 1/D sum_i v_i SNR / (1 + v_i SNR),     v_i the pixel's variance over the training set,
+
+and the exact denoiser's error of x_0 never rises with the SNR.
+
+Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Guo, Shamai and Verdu 2005, "Mutual Information and Minimum Mean-Square
+Error in Gaussian Channels"; Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+arXiv:2305.08891.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.process import Process
+from undiffuse.doctor.findings import Finding, counted, percent
+from undiffuse.doctor.runs import RunSubject
+from undiffuse.errors import UsageError
+from undiffuse.losses.levels import loss_by_level
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.systems.base import denoising
+
+#: Share of the signal that does no harm, and bits, a dimension and in all, that are nothing.
+_SIGNAL, _BITS, _BITS_IN_ALL = 0.05, 1e-3, 0.05
+_LEVELS, _WIDEST = 9, 6.0  # levels evenly spaced over log-SNRs -6 ... 6, or as far as the model was trained
+_ITEMS, _FOR_VARIANCE = 48, 2000
+
+
+def prior(subject: RunSubject) -> Iterable[Finding]:
+    """Whether the process ends in the noise that sampling starts from."""
+    yield judge_prior(denoising(subject.model.system, "the noise end").process, math.prod(subject.shape))
+
+
+def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
+    """(alpha / sqrt(alpha^2 + sigma^2) at t = 1, the signal's share of x_1; L_T in bits a dimension at ``x_0``)."""
+    end = torch.ones(1, dtype=torch.float64)
+    alpha, sigma, std = float(process.alpha(end)), float(process.sigma(end)), process.prior_std
+    ratio = (sigma / std) ** 2
+    nats = 0.5 * ((alpha * x_0 / std) ** 2 + ratio - 1 - math.log(ratio))
+    return alpha / math.hypot(alpha, sigma), nats / math.log(2)
+
+
+def judge_prior(process: Process, num_dims: int = 784) -> Finding:
+    """See ``prior``; of points a mismatch that is large a dimension may yet be nothing in all."""
+    signal, bits = prior_mismatch(process)
+    details = {"signal_left": signal, "bits_per_dim": bits}
+    text = f"{percent(signal)} of the signal's amplitude is left at t = 1; L_T = {bits:.2g} bits/dim at |x_0| = 1"
+    if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
+        return Finding("ok", "the process ends in noise", text, details=details)
+    return Finding(
+        "problem" if bits > 0.01 else "warning",
+        "signal is left at the noisy end",
+        f"{text}: the model was never shown the pure noise that sampling starts from, so samples are biased",
+        "train with a process that ends in noise: 1000 steps of a linear schedule (system.process.num_steps=1000), a "
+        "larger beta_end or sigma_max, or ddpm_cosine or flow",
+        details,
+    )
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """Errors of eps-hat at each level, ``(L, B)``, and of the per-pixel predictor, ``(L,)``."""
+
+    log_snr: Tensor
+    training: Tensor
+    held_out: Tensor | None
+    trivial: Tensor
+
+
+def levels(subject: RunSubject) -> Iterable[Finding]:
+    """Whether the error is out of line at some noise level, or smaller on what was trained on."""
+    system = denoising(subject.model.system, "an error by noise level")
+    ends = system.process.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    low = max(system.log_snr_range[0], ends[0], -_WIDEST)
+    high = min(system.log_snr_range[1], ends[1], _WIDEST)
+    if not low < high:
+        raise UsageError(f"the model was trained on log-SNRs from {low:.3g} to {high:.3g} alone")
+    log_snr = torch.linspace(low, high, _LEVELS, dtype=torch.float64)
+    training = _errors(subject, log_snr, held_out=False)
+    held_out = _errors(subject, log_snr, held_out=True) if len(subject.data[1]) >= 2 else None
+    variance = _to_x(subject.real(_FOR_VARIANCE)).flatten(1).double().var(0, correction=0)
+    yield from judge_levels(LevelErrors(log_snr, training, held_out, trivial_error(variance, log_snr)))
+
+
+def _errors(subject: RunSubject, log_snr: Tensor, held_out: bool) -> Tensor:
+    system = denoising(subject.model.system, "an error by noise level")
+    batch = subject.batch(_ITEMS, held_out).to(system.device)
+    noise = SeededNoise(range(subject.seed, subject.seed + len(batch)))
+    return loss_by_level(system, batch.x_0, log_snr, noise, batch.condition)
+
+
+def _to_x(items: Tensor) -> Tensor:
+    return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items.float()
+
+
+def trivial_error(variance: Tensor, log_snr: Tensor) -> Tensor:
+    """(L,) error of eps-hat of the best predictor that looks at each pixel by itself, of variances (D,)."""
+    signal = variance.double() * torch.exp(log_snr.double())[:, None]
+    return (signal / (1 + signal)).mean(1)
+
+
+def judge_levels(errors: LevelErrors) -> Iterable[Finding]:
+    """A gap to held-out pictures, or else levels worse than trivial and an error of x_0 that rises with the SNR."""
+    shown = errors.held_out if errors.held_out is not None else errors.training
+    mean, deviation = shown.mean(1), shown.std(1) / math.sqrt(shown.shape[1])
+    details: dict[str, Any] = {
+        "log_snr": errors.log_snr.tolist(),
+        "error": mean.tolist(),
+        "trivial": errors.trivial.tolist(),
+        "training": errors.training.mean(1).tolist(),
+        "pictures": shown.shape[1],
+    }
+    if (gap := _gap(errors, details)) is not None:
+        yield gap  # what else is out of line on held-out pictures comes of it
+        return
+    worse = (mean - 3 * deviation > 1.05 * errors.trivial).nonzero()[:, 0].tolist()
+    if worse:
+        factors = (mean / errors.trivial)[worse]
+        clean = bool((errors.log_snr[worse] > -2).any())
+        where = ", ".join(f"{float(errors.log_snr[i]):+.1f}" for i in worse)
+        yield Finding(
+            "warning" if clean else "note",
+            "worse than a guess at some noise levels",
+            f"at log-SNR {where} the error is up to {float(factors.max()):.2g} times that of the best per-pixel guess",
+            "train on, or look there more often: another system.weighting or system.time_density"
+            if clean
+            else "at these levels all is noise; system.sampling.clip_x_0=true (default) keeps it from samples, and "
+            "predicting x0, v or flow instead of eps avoids it",
+            details,
+        )
+    x_error = mean / torch.exp(errors.log_snr)
+    rises = [i for i in range(1, len(x_error)) if x_error[i] > 1.1 * x_error[i - 1]]
+    if rises:
+        where = ", ".join(f"{float(errors.log_snr[i - 1]):+.1f} to {float(errors.log_snr[i]):+.1f}" for i in rises)
+        yield Finding(
+            "warning",
+            "error of x_0 rises where noise falls",
+            f"from log-SNR {where}; the exact denoiser's never does",
+            "look at the levels between: another system.weighting or system.time_density that reaches them",
+            details,
+        )
+    if not worse and not rises:
+        best = float((mean / errors.trivial).min())
+        text = f"{counted(shown.shape[1], 'item')} at {len(mean)} levels, down to {percent(best)} of a per-pixel guess"
+        yield Finding("ok", "error by noise level", text, details=details)
+
+
+def _gap(errors: LevelErrors, details: dict[str, Any]) -> Finding | None:
+    """Held-out pictures that fare worse than those of training at some level."""
+    if errors.held_out is None or min(errors.training.shape[1], errors.held_out.shape[1]) < 8:
+        return None
+    ours, theirs = errors.training, errors.held_out
+    gap, ratio = theirs.mean(1) - ours.mean(1), theirs.mean(1) / ours.mean(1).clamp_min(1e-12)
+    spread = (theirs.var(1) / theirs.shape[1] + ours.var(1) / ours.shape[1]).sqrt()
+    wide = ((ratio > 1.2) & (gap > 4 * spread)).nonzero()[:, 0].tolist()
+    if not wide:
+        return None
+    at = max(wide, key=lambda i: float(ratio[i]))
+    return Finding(
+        "problem" if float(ratio[at]) > 2 else "warning",
+        "training pictures are known by heart",
+        f"at log-SNR {float(errors.log_snr[at]):+.1f} the error on held-out pictures is {float(ratio[at]):.3g} times "
+        f"that on training pictures ({float(gap[at] / spread[at]):.0f} standard errors)",
+        "train for fewer num_images, on more pictures, with dropout or a smaller network",
+        details | {"held_out_over_training": ratio.tolist()},
+    )

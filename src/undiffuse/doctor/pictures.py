@@ -1,0 +1,202 @@
+"""What the doctor looks at in data: the set as training would see it, its files where it has any, and one pass over it.
+
+The pass keeps a thumbnail and a few numbers of each picture: about 3 KB of memory a picture, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.data import load_dataset
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.config import FolderConfig, SourceConfig
+from undiffuse.data.source import Dataset
+from undiffuse.data.split import split_by_content
+from undiffuse.doctor.duplicates import NEAR, Pairs, near_pairs, thumbnails
+from undiffuse.doctor.findings import Tell
+from undiffuse.doctor.survey import Survey, survey_folder
+from undiffuse.errors import UsageError
+
+#: Pictures looked at; of a larger set an even choice.
+MOST = 100_000
+_CHUNK = 512
+#: Grey levels of difference that compression makes in a plain area, and that are seen as an edge.
+_SAME, _VISIBLE = 4, 16
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers of each picture, ``(N,)`` each.
+
+    Attributes:
+        low, high: smallest and largest value, 0..255.
+        mean, contrast: mean and standard deviation of its values.
+        black, white: share of values at 0 and at 255.
+        border: mean value of its outermost rows and columns.
+        plain_border: whether the outermost rows and columns are all of one colour.
+        end_border: share of the values there at 0 or 255, as a plain ground has.
+        bars: share of the height or width that bars of one colour take, on both of two opposite sides.
+        grey: whether its channels are equal.
+    """
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    contrast: Tensor
+    black: Tensor
+    white: Tensor
+    border: Tensor
+    plain_border: Tensor
+    end_border: Tensor
+    bars: Tensor
+    grey: Tensor
+
+
+@dataclass
+class DataSubject:
+    """A set of pictures or points to be examined.
+
+    Args:
+        name: what the user called it.
+        config: of the source.
+        against: another set that must share no picture with it, such as the test set.
+        near: the limit on the distance of near-duplicates, see ``doctor.duplicates``.
+        tell: called with (pictures looked at, pictures in all).
+    """
+
+    name: str
+    config: SourceConfig
+    against: DataSubject | None = None
+    near: float = NEAR
+    tell: Tell | None = None
+
+    @cached_property
+    def survey(self) -> Survey | None:
+        """Each file of a folder by itself; ``None`` for other sources."""
+        return survey_folder(self.config, self.tell) if isinstance(self.config, FolderConfig) else None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """All items that can be read."""
+        skipping = {"on_error": "skip"} if hasattr(self.config, "on_error") else {}
+        return load_dataset(self.config.model_copy(update=skipping))
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its items are pictures."""
+        return len(self.dataset.shape) == 3
+
+    @cached_property
+    def rows(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Numbers of the items looked at."""
+        return evenly_spaced(len(self.dataset), MOST)
+
+    def names(self, rows: list[int]) -> list[str]:
+        """What to call items, by their place in ``rows``."""
+        root = f"{getattr(self.config, 'location', '')}/"
+        return [self.dataset.item_name(int(self.rows[row])).removeprefix(root) for row in rows]
+
+    @cached_property
+    def hashes(self) -> list[bytes]:
+        """Of the items looked at."""
+        hashes = self.dataset.hashes()
+        return [bytes(hashes[row]) for row in self.rows]
+
+    @cached_property
+    def labels(self) -> list[int] | None:
+        """Of the items looked at."""
+        return None if self.dataset.labels is None else self.dataset.labels[self.rows].tolist()
+
+    @cached_property
+    def held_out(self) -> list[bool]:
+        """Whether the project's own split holds the item out, of the items looked at."""
+        _, validation = split_by_content(self.dataset, self.config.validation_fraction)
+        held_out = {bytes(item) for item in validation.hashes()}
+        return [item in held_out for item in self.hashes]
+
+    @cached_property
+    def _looked_at(self) -> tuple[Values, Tensor]:
+        if not self.has_pictures:
+            raise UsageError(f"{self.name} holds points of shape {self.dataset.shape}; this is looked for in pictures")
+        parts, small = [], []
+        for start in range(0, len(self.rows), _CHUNK):
+            pictures = torch.from_numpy(self.dataset.items(self.rows[start : start + _CHUNK]))
+            parts.append(values_of(pictures))
+            small.append(thumbnails(pictures))
+            if self.tell is not None:
+                self.tell(start + len(pictures), len(self.rows))
+        columns = [torch.cat([getattr(part, name) for part in parts]) for name in Values.__dataclass_fields__]
+        return Values(*columns), torch.cat(small)
+
+    @property
+    def values(self) -> Values:
+        """Numbers of each picture."""
+        return self._looked_at[0]
+
+    @property
+    def small(self) -> Tensor:
+        """Thumbnails, uint8 (N, C, h, w)."""
+        return self._looked_at[1]
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Near-duplicates within the set, exact ones apart: of those one each is compared."""
+        first = {item: row for row, item in reversed(list(enumerate(self.hashes)))}
+        rows = torch.tensor(sorted(first.values()), dtype=torch.int64)
+        found = near_pairs(self.small[rows], self.near)
+        return Pairs(rows[found.first], rows[found.second], found.distance, found.mirrored, found.limit)
+
+
+def values_of(pictures: Tensor) -> Values:
+    """``Values`` of uint8 pictures (B, C, H, W)."""
+    flat = pictures.flatten(1)
+    edge = torch.cat([pictures[..., 0, :], pictures[..., -1, :], pictures[..., 0], pictures[..., -1]], dim=2)
+    return Values(
+        low=flat.min(1).values,
+        high=flat.max(1).values,
+        mean=flat.float().mean(1),
+        contrast=flat.float().std(1, correction=0),
+        black=(flat == 0).float().mean(1),
+        white=(flat == 255).float().mean(1),
+        border=edge.flatten(1).float().mean(1),
+        plain_border=(edge == edge[..., :1]).flatten(1).all(1),
+        end_border=((edge == 0) | (edge == 255)).flatten(1).float().mean(1),
+        bars=torch.maximum(bars_of(pictures), bars_of(pictures.transpose(2, 3))),
+        grey=(pictures == pictures[:, :1]).flatten(1).all(1),
+    )
+
+
+def bars_of(pictures: Tensor) -> Tensor:
+    """Share of the height in bars of one colour at top and bottom, 0 without, ``(B,)``.
+
+    A margin around a drawing is no bar: bars are alike in height, and what lies between them begins at once over most
+    of the width and reaches both sides over most of their height.
+    """
+    batch, height = len(pictures), pictures.shape[2]
+    difference = (pictures.int() - pictures[..., :1, :1].int()).abs().amax(1)  # from the corner's colour, (B, H, W)
+    full = (difference > _SAME).any(2)
+    rows = torch.arange(height).expand(batch, height)
+    top = torch.where(full, rows, height).amin(1)
+    bottom = torch.where(full, rows, -1).amax(1)
+    alike = (top - (height - 1 - bottom)).abs() <= max(1, height // 32)  # as centring leaves them
+    barred = (top > 0) & (bottom < height - 1) & (bottom > top) & alike
+    strong, every = difference > _VISIBLE, torch.arange(batch)
+    edges = [strong[every, row].float().mean(1) for row in (top.clamp(max=height - 1), bottom.clamp(min=0))]
+    inside = ((rows >= top[:, None]) & (rows <= bottom[:, None])).float()
+    sides = [(strong[..., column] * inside).sum(1) / inside.sum(1).clamp(min=1) for column in (0, -1)]
+    most = torch.stack([*edges, *sides]).amin(0) > 0.7
+    share = (height - (bottom - top + 1)).float() / height
+    return torch.where(barred & most, share, torch.zeros_like(share))
+
+
+def chunks_of(dataset: Dataset, count: int) -> Iterator[Tensor]:
+    """``count`` items evenly spread over a set, some at a time."""
+    rows = evenly_spaced(len(dataset), count)
+    for start in range(0, len(rows), _CHUNK):
+        yield dataset.fetch(rows[start : start + _CHUNK]).items

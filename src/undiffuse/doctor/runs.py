@@ -1,0 +1,226 @@
+"""What the doctor looks at in a run: its model, its journal, its checkpoints, its data and some fresh samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.source import Batch, Dataset
+from undiffuse.doctor.findings import Finding, Tell, counted, some
+from undiffuse.errors import UsageError
+from undiffuse.metrics import load_features
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
+
+#: Samples tried first, from which the time of the others is told.
+_TRIED = 16
+_CHUNK = 500
+
+
+class CheckpointState(NamedTuple):
+    """A checkpoint's name, its size, and why it cannot be used, or ""."""
+
+    name: str
+    num_bytes: int
+    damage: str
+
+
+@dataclass
+class RunSubject:
+    """A run or a saved model to be examined.
+
+    Args:
+        folder: of the run.
+        record: the content of its ``config.json``.
+        load_data: gives (training, held-out) items; called once, by the first check that needs them.
+        journal: the rows of ``metrics.jsonl``.
+        checkpoints: the newest first.
+        config_error: why ``config.json`` is not what this version writes, or "".
+        features: a row of ``metrics.FEATURES``, of classes and coverage.
+        num: samples drawn, as far as ``seconds`` allow.
+        seconds: that drawing them may take.
+        seed: of the first sample; sample i has seed + i.
+        device: where to put the model.
+        tell: called with (samples drawn, samples in all).
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    load_data: Callable[[], tuple[Dataset, Dataset]]
+    journal: Sequence[Mapping[str, Any]] = ()
+    checkpoints: Sequence[CheckpointState] = ()
+    config_error: str = ""
+    features: str = "pixels"
+    num: int = 256
+    seconds: float = 25.0
+    seed: int = 0
+    device: str = "cpu"
+    tell: Tell | None = None
+    seconds_a_sample: float = field(default=0.0, init=False)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with averaged weights."""
+        return load(self.folder, self.device)
+
+    @cached_property
+    def raw(self) -> dict[str, Tensor] | None:
+        """The weights that training itself moved, where the folder has them."""
+        path = self.folder / WEIGHTS["raw"]
+        return read_weights(path) if path.is_file() else None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of the run."""
+        config: Mapping[str, Any] = self.record["config"]
+        return config
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item."""
+        return tuple(self.record["model"]["shape"])
+
+    @property
+    def images_seen(self) -> int:
+        """In training, by the journal; 0 where there is none."""
+        return max((row.get("images", 0) for row in self.journal), default=0)
+
+    @cached_property
+    def data(self) -> tuple[Dataset, Dataset]:
+        """(training, held-out) items."""
+        return self.load_data()
+
+    def rows(self, kind: str) -> list[Mapping[str, Any]]:
+        """The rows of one kind in the journal, ``train`` or ``validation``.
+
+        Raises:
+            UsageError: there is no journal.
+        """
+        if not self.journal:
+            raise UsageError("the folder has no metrics.jsonl, the journal of its training")
+        return [row for row in self.journal if row.get("kind") == kind]
+
+    def need_pictures(self) -> None:
+        """Refuse a model of points.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if len(self.shape) != 3:
+            raise UsageError("this is looked for in pictures, and the model makes points")
+
+    def real(self, count: int, held_out: bool = False) -> Tensor:
+        """``count`` real items, evenly spread over the training or held-out part; fewer where there are fewer."""
+        dataset = self.data[int(held_out)]
+        rows = evenly_spaced(len(dataset), count)
+        parts = [dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, len(rows), _CHUNK)]
+        return torch.cat(parts) if parts else torch.zeros(0, *self.shape, dtype=torch.uint8)
+
+    def batch(self, count: int, held_out: bool = False) -> Batch:
+        """The same with labels, where the model is told any."""
+        dataset = self.data[int(held_out)]
+        batch = dataset.fetch(evenly_spaced(len(dataset), count))
+        return batch if self.model.class_names else replace(batch, condition=Condition())
+
+    def draw(self, first: int, count: int, num_steps: int | None = None) -> Tensor:
+        """Samples ``seed + first`` ... as uint8 pictures or float32 points, classes in turn."""
+        cond = self.model.condition(self.model.classes_of(None, first + count)[first:])
+        seeds = range(self.seed + first, self.seed + first + count)
+        sampled = self.model.system.sample(SampleRequest(seeds, num_steps=num_steps, cond=cond))
+        return self.model.finish(sampled.x)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """``num`` samples as the model draws them by itself, or as many as ``seconds`` allow, at least ``_TRIED``."""
+        parts = [self._timed(0, min(_TRIED, self.num))]
+        allowed = max(_TRIED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
+        while (done := sum(map(len, parts))) < min(allowed, self.num):
+            if self.tell is not None:
+                self.tell(done, allowed)
+            parts.append(self.draw(done, min(64, allowed - done)))
+        return torch.cat(parts)
+
+    def _timed(self, first: int, count: int) -> Tensor:
+        started = time.monotonic()
+        drawn = self.draw(first, count)
+        self.seconds_a_sample = (time.monotonic() - started) / count
+        return drawn
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The features of classes and coverage."""
+        return load_features(self.features)
+
+    @property
+    def sampling(self) -> str:
+        """How the samples were drawn, in words."""
+        facts = self.model.system.sampling_facts()
+        words = f"{facts.get('sampler', 'its sampler')}, {facts.get('steps', '?')} steps"
+        return f"{counted(len(self.samples), 'sample')} by {words}"
+
+
+def files(subject: RunSubject) -> Iterable[Finding]:
+    """The run's own files: configuration, weights, checkpoints, disk."""
+    if subject.config_error:
+        yield Finding(
+            "problem",
+            "config.json is not sound",
+            subject.config_error,
+            "put the original back, or read it with the version of undiffuse that wrote it",
+        )
+    yield from _checkpoints(subject.checkpoints, subject.folder)
+    leftovers = [path.name for path in sorted(subject.folder.glob("nonfinite_step_*"))]
+    if leftovers:
+        yield Finding(
+            "problem",
+            "training stopped at a number that is not finite",
+            f"the evidence lies in {some(leftovers)}",
+            "read report.json there; start anew with a lower optimizer.learning_rate or system.precision=fp32",
+            {"folders": leftovers},
+        )
+    try:
+        subject.model  # noqa: B018 (weights that do not match their checksum are refused here)
+    except UsageError as error:
+        advice = "put a sound copy back, or train on with: undiffuse train --resume --out RUN"
+        yield Finding("problem", "the model cannot be loaded", str(error), advice)
+        return
+    yield Finding("ok", "model", f"weights match their checksum, {subject.model.weights_sha256[:12]}")
+
+
+def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterable[Finding]:
+    if not checkpoints:
+        return
+    damaged = {state.name: state.damage for state in checkpoints if state.damage}
+    total = sum(state.num_bytes for state in checkpoints)
+    size = f"{total / 2**20:,.0f} MiB in {counted(len(checkpoints), 'checkpoint')}"
+    if damaged:
+        sound = len(checkpoints) - len(damaged)
+        yield Finding(
+            "problem" if sound == 0 else "warning",
+            "damaged checkpoints",
+            f"{len(damaged)} of {len(checkpoints)}: {some(damaged.values())}",
+            f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training goes on from the newest sound one"
+            if sound
+            else "restore a copy: without a sound one training starts from the beginning",
+            {"damaged": damaged},
+        )
+    else:
+        yield Finding("ok", "checkpoints are sound", size, details={"bytes": total})
+    if total > 10 * 2**30:
+        yield Finding(
+            "note",
+            "disk taken by checkpoints",
+            size,
+            "lower keep_checkpoints, or delete old ones once training is done: sampling needs none",
+            {"bytes": total},
+        )

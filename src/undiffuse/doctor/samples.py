@@ -1,0 +1,264 @@
+"""Fresh samples beside the data: steps, saturation, colours, variety, classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.doctor.duplicates import thumbnails
+from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.runs import RunSubject
+from undiffuse.errors import UsageError
+from undiffuse.metrics.classification import ClassTally
+from undiffuse.metrics.coverage import coverage as coverage_of
+from undiffuse.samplers import make_sampler
+
+_FINER, _COMPARED = 4, 16
+_ENOUGH = 48  # samples for statistics
+_CHUNK = 256
+_END = 4  # levels from 0 and 255 that count as black and white
+
+
+def steps(subject: RunSubject) -> Iterable[Finding]:
+    """Whether more steps of the sampler would change the pictures."""
+    subject.need_pictures()
+    facts = subject.model.system.sampling_facts()
+    if not facts:
+        raise UsageError("the model samples in one go, without steps")
+    sampler = make_sampler(facts["sampler"])
+    if sampler.stochastic and not sampler.needs_brownian:
+        yield Finding(
+            "note",
+            "steps not compared",
+            f"{facts['sampler']} draws fresh noise at every step, so other steps give other pictures",
+            "compare qualities instead: undiffuse evaluate MODEL --steps N",
+        )
+        return
+    coarse = subject.samples[:_COMPARED]
+    fine = subject.draw(0, len(coarse), _FINER * int(facts["steps"]))
+    yield judge_steps(coarse, fine, int(facts["steps"]))
+
+
+def judge_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
+    """The same seeds with ``num_steps`` steps and with four times as many, uint8 (B, C, H, W)."""
+    change = (coarse.float() - fine.float()).flatten(1)
+    rms, mean = float(change.square().mean().sqrt()), float(change.abs().mean())
+    contrast = float(fine.float().flatten(1).std(1).mean())
+    share = rms / max(contrast, 1e-6)
+    details = {"mean_change": mean, "rms_change": rms, "rms_over_contrast": share, "steps": num_steps}
+    text = (
+        f"{_FINER * num_steps} steps from the same seeds change values by {mean:.1f} of 255 on average, "
+        f"{percent(share)} of the contrast"
+    )
+    if share > 0.5:
+        advice = (
+            f"sample with more steps (--steps {2 * num_steps}) or a sampler of higher order (--sampler heun, dpmpp_2m)"
+        )
+        return Finding("warning", "too few sampling steps", text, advice, details)
+    if share > 0.25:
+        advice = f"try --steps {2 * num_steps} if details matter"
+        return Finding("note", "more sampling steps change details", text, advice, details)
+    return Finding("ok", "sampling steps", text, details=details)
+
+
+def _both(subject: RunSubject) -> tuple[Tensor, Tensor]:
+    """(samples, as many training pictures and more)."""
+    subject.need_pictures()
+    if len(subject.samples) < min(_ENOUGH, subject.num):
+        raise UsageError(
+            f"{len(subject.samples)} samples took {subject.seconds_a_sample * len(subject.samples):.0f} s, too few to "
+            "compare; draw them with fewer steps (system.sampling.num_steps) or on a GPU"
+        )
+    return subject.samples, subject.real(max(len(subject.samples), 1000))
+
+
+def colours(subject: RunSubject) -> Iterable[Finding]:
+    """Whether samples drift from the data in brightness, colour or contrast."""
+    yield from judge_colours(*_both(subject))
+
+
+def judge_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
+    """The same of two sets of uint8 pictures."""
+    (mean, error), (true, true_error) = (_channel_means(pictures) for pictures in (samples, real))
+    shift, spread = mean - true, (error**2 + true_error**2).sqrt()
+    contrast, true_contrast = (float(pictures.float().flatten(1).std(1).mean()) for pictures in (samples, real))
+    ratio = contrast / max(true_contrast, 1e-6)
+    details = {"mean": mean.tolist(), "data_mean": true.tolist(), "contrast": contrast, "data_contrast": true_contrast}
+    drifted = (shift.abs() > 4 * spread) & (shift.abs() > 5)
+    text = f"mean {_levels(mean)} against {_levels(true)} of 255, contrast {contrast:.1f} against {true_contrast:.1f}"
+    if bool(drifted.any()):
+        yield Finding(
+            "warning",
+            "samples drift in brightness or colour",
+            f"{text}: {float(shift.abs().max()):.0f} levels off, "
+            f"{float((shift.abs() / spread).max()):.0f} standard errors",
+            "sample with --weights raw to see whether the average is to blame, train on, or take more steps",
+            details,
+        )
+    if not 0.85 < ratio < 1.15:
+        yield Finding(
+            "warning",
+            "contrast of samples is off",
+            f"{text}: {percent(ratio)} of that of the data",
+            "lower a guidance scale if it is higher; train on or take more steps if it is lower",
+            details,
+        )
+    if not bool(drifted.any()) and 0.85 <= ratio <= 1.15:
+        yield Finding("ok", "brightness, colour and contrast", text, details=details)
+
+
+def _channel_means(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) means of the channels and their standard errors over pictures."""
+    means = pictures.float().flatten(2).mean(2).double()
+    return means.mean(0), means.std(0) / math.sqrt(len(means))
+
+
+def _levels(values: Tensor) -> str:
+    return "/".join(f"{value:.0f}" for value in values.tolist())
+
+
+def saturation(subject: RunSubject) -> Iterable[Finding]:
+    """Whether samples press against the ends of the range more than the data does."""
+    yield judge_saturation(*_both(subject))
+
+
+def judge_saturation(samples: Tensor, real: Tensor) -> Finding:
+    """The same of two sets of uint8 pictures: shares of the values within ``_END`` levels of 0 and of 255."""
+    shares = {
+        "black": (float((samples <= _END).float().mean()), float((real <= _END).float().mean())),
+        "white": (float((samples >= 255 - _END).float().mean()), float((real >= 255 - _END).float().mean())),
+    }
+    text = ", ".join(f"{percent(a)} {name} against {percent(b)} of the data" for name, (a, b) in shares.items())
+    details = {name: pair[0] for name, pair in shares.items()} | {f"data_{name}": p[1] for name, p in shares.items()}
+    if any(a > b + 0.05 and a > 1.25 * b for a, b in shares.values()):
+        return Finding(
+            "warning",
+            "samples are saturated",
+            text,
+            "lower a guidance scale; else the model overshoots: train on, or take more steps",
+            details,
+        )
+    if any(b > 0.3 and a < 0.7 * b for a, b in shares.values()):
+        advice = "the ground is not quite plain: take more steps, or a grid with more of them near t = 0"
+        return Finding("note", "noise left on plain grounds", text, advice, details)
+    return Finding("ok", "saturation", text, details=details)
+
+
+def variety(subject: RunSubject) -> Iterable[Finding]:
+    """Whether samples differ from one another as real pictures do."""
+    samples, real = _both(subject)
+    yield from judge_variety(samples, real[torch.linspace(0, len(real) - 1, len(samples)).round().long()])
+
+
+def judge_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
+    """The same of as many uint8 samples as real pictures."""
+    (mean, nearest), (true_mean, true_nearest) = (_distances(pictures) for pictures in (samples, real))
+    ratio, floor = mean / max(true_mean, 1e-9), float(true_nearest.min())
+    same = nearest < min(0.5 * floor, 0.1 * true_mean) if floor > 0 else nearest == 0
+    twins = int(same.sum())
+    details = {"pairwise": mean, "data_pairwise": true_mean, "ratio": ratio, "twins": twins, "samples": len(samples)}
+    text = f"mean distance between samples is {percent(ratio)} of that between real pictures"
+    if twins > 0.02 * len(samples):
+        yield Finding(
+            "problem",
+            "samples repeat each other",
+            f"{twins} of {len(samples)} lie nearer to another sample than half the least distance of real pictures: "
+            f"{some(f'sample {i}' for i in same.nonzero()[:, 0].tolist())}",
+            "the model has collapsed onto few pictures: train on more of them, for fewer num_images, or lower the "
+            "learning rate of an adversarial one",
+            details,
+        )
+    if ratio < 0.8:
+        yield Finding(
+            "problem" if ratio < 0.6 else "warning",
+            "samples vary too little",
+            text,
+            "lower a guidance scale, draw other classes, or train on",
+            details,
+        )
+    elif twins <= 0.02 * len(samples):
+        yield Finding("ok", "variety", text, details=details)
+
+
+def _distances(pictures: Tensor) -> tuple[float, Tensor]:
+    """Mean distance over all pairs, and each picture's to its nearest other, on thumbnails."""
+    flat = thumbnails(pictures).flatten(1).double()
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = float(distances.sum() / (len(flat) * (len(flat) - 1)))
+    return mean, distances.fill_diagonal_(math.inf).amin(1)
+
+
+def classes(subject: RunSubject) -> Iterable[Finding]:
+    """Whether a classifier finds all classes among the samples, as often as among real pictures."""
+    samples, real = _both(subject)
+    if subject.features not in ("handwriting", "fashion"):
+        raise UsageError(
+            f"features {subject.features!r} have no classes; only small grey digits or clothes are told apart"
+        )
+    sampled, true = (_tally(subject, pictures) for pictures in (samples, real))
+    yield judge_classes(sampled, true)
+
+
+def _tally(subject: RunSubject, pictures: Tensor) -> ClassTally:
+    tally = ClassTally()
+    for chunk in torch.split(pictures, _CHUNK):
+        tally.update(subject.extractor.classify(chunk))
+    return tally
+
+
+def judge_classes(sampled: ClassTally, true: ClassTally) -> Finding:
+    """The same of two tallies."""
+    present = (true.counts > 0.02 * true.count).nonzero()[:, 0].tolist()
+    missing = [index for index in present if int(sampled.counts[index]) == 0]
+    details: dict[str, Any] = {"histogram": sampled.histogram, "data_histogram": true.histogram}
+    details |= {"balance": sampled.balance, "data_balance": true.balance, "missing": missing}
+    details |= {"confident_share": sampled.confident_share, "data_confident_share": true.confident_share}
+    text = (
+        f"{len(present) - len(missing)} of {len(present)} classes, evenness {sampled.balance:.3f} against "
+        f"{true.balance:.3f} of the data, {percent(sampled.confident_share)} named with confidence against "
+        f"{percent(true.confident_share)}"
+    )
+    advice = "train on, or with system.class_conditional=true, and look at samples of the missing classes"
+    if missing and sampled.count >= 15 * len(present):
+        return Finding("problem", "classes are missing among samples", text, advice, details)
+    if sampled.balance < 0.9 * true.balance:
+        return Finding("warning", "classes come unevenly among samples", text, advice, details)
+    if sampled.confident_share < 0.5 * true.confident_share:
+        return Finding("note", "many samples are of no class", text, "train on, or take more sampling steps", details)
+    return Finding("ok", "classes of samples", text, details=details)
+
+
+def coverage(subject: RunSubject) -> Iterable[Finding]:
+    """Whether samples reach all real pictures, beside other real pictures as the scale."""
+    samples, _ = _both(subject)
+    real = subject.real(2 * len(samples))
+    if len(real) < 2 * len(samples):
+        samples = samples[: len(real) // 2]
+    if len(samples) < _ENOUGH:
+        raise UsageError(f"coverage beside that of real pictures needs {2 * _ENOUGH} of them, got {len(real)}")
+    first, second = real[: 2 * len(samples) : 2], real[1 : 2 * len(samples) : 2]
+    features = [
+        torch.cat([subject.extractor.features(c) for c in torch.split(p, _CHUNK)]) for p in (first, second, samples)
+    ]
+    ours, scale = coverage_of(features[0], features[2]), coverage_of(features[0], features[1])
+    yield judge_coverage(ours.to_dict(), scale.to_dict(), subject.features)
+
+
+def judge_coverage(ours: Mapping[str, Any], scale: Mapping[str, Any], features: str) -> Finding:
+    """The same of two results of ``metrics.coverage``."""
+    keys = ("precision", "recall", "coverage")
+    text = ", ".join(f"{key} {ours[key]:.2f} (real pictures {scale[key]:.2f})" for key in keys)
+    text += f" on {counted(int(ours['num_generated']))} and {features} features"
+    details = {"samples": dict(ours), "real": dict(scale), "features": features}
+    low = min(ours[key] / max(scale[key], 1e-9) for key in ("recall", "coverage"))
+    if low < 0.4:
+        return Finding(
+            "warning", "samples miss parts of the data", text, "train on, or lower a guidance scale", details
+        )
+    if low < 0.7:
+        return Finding("note", "samples reach less than real pictures do", text, "train on", details)
+    return Finding("ok", "coverage", text, details=details)

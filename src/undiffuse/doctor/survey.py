@@ -1,0 +1,215 @@
+"""Each file of a folder by itself: whether it can be read, how it is stored, how large it is."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from undiffuse.data.config import FolderConfig
+from undiffuse.data.formats.folder_files import list_pictures
+from undiffuse.data.pictures import automatic_side, read_picture, without_warnings
+from undiffuse.doctor.findings import Finding, Tell, counted, some
+from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.doctor.pictures import DataSubject
+
+_BLOCK = 256
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+#: What is done to each kind of file, by Pillow's mode, and which key changes it.
+_TREATED = {
+    "alpha": ("transparency", "laid on data.background, 255 (white) by default: set it, as in data.background=0"),
+    "palette": ("a palette", "read as RGB; nothing to do"),
+    "sixteen": ("16 bits a value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
+    "float": ("floating-point values", "read as 0..1, or as 0..255 where any is above 1: check that this is meant"),
+    "cmyk": ("CMYK (for print)", "converted without a colour profile, so colours shift: convert the files to sRGB"),
+    "lab": ("LAB colours", "converted to sRGB; nothing to do"),
+    "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that can be read: its name, how it is stored, upright height and width."""
+
+    name: str
+    mode: str
+    turned: bool
+    num_frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All files of a folder: those that can be read, why others cannot, and how many are no pictures at all."""
+
+    entries: list[Entry]
+    broken: dict[str, str]
+    num_others: int
+
+    @property
+    def transparent(self) -> float:
+        """Share of the files with an alpha channel."""
+        return sum("alpha" in _kinds(entry.mode) for entry in self.entries) / max(len(self.entries), 1)
+
+
+def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
+    """Decode every file that training would read.
+
+    Raises:
+        UsageError: no such folder, or no picture's name in it.
+    """
+    root = config.location
+    listing = list_pictures(root)
+    names = [str(picture) for picture in listing.pictures]
+    entries, broken = [], {}
+    with without_warnings():
+        for number, (name, found) in enumerate(zip(names, _inspected(root, names, config), strict=True)):
+            if isinstance(found, Entry):
+                entries.append(found)
+            else:
+                broken[name] = found
+            if tell is not None and number % _BLOCK == 0:
+                tell(number, len(names))
+    return Survey(entries, broken, listing.num_others)
+
+
+def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[Entry | str]:
+    def attempt(name: str) -> Entry | str:
+        try:
+            picture = read_picture(root / name, config.background)
+        except UsageError as error:
+            return str(error).removeprefix(f"{root / name}: ")
+        with Image.open(root / name) as found:  # sound, so this raises nothing
+            turned = found.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            return Entry(name, found.mode, turned, getattr(found, "n_frames", 1), picture.height, picture.width)
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(names), _BLOCK):
+            yield from pool.map(attempt, names[start : start + _BLOCK])
+
+
+def broken(subject: DataSubject) -> Iterable[Finding]:
+    """Files that cannot be read, each with its reason."""
+    survey = subject.survey
+    try:
+        subject.dataset  # noqa: B018 (read here for the first time)
+    except UsageError as error:
+        yield Finding("problem", "the data cannot be read", str(error), "mend that first: little else can be checked")
+    if survey is None:
+        if "dataset" not in vars(subject):
+            return
+        if left_out := subject.dataset.provenance.get("skipped"):
+            yield Finding("problem", "broken files", left_out, "fetch them again; they are passed over meanwhile")
+        return
+    if not survey.broken:
+        yield Finding("ok", "all files can be read", f"{counted(len(survey.entries))} decoded")
+    else:
+        named = [f"{name} ({reason})" for name, reason in survey.broken.items()]
+        total = len(survey.entries) + len(survey.broken)
+        yield Finding(
+            "problem",
+            "broken files",
+            f"{len(named)} of {counted(total, 'file')} cannot be read: {some(named)}",
+            "fetch them again or delete them; training passes them over with data.on_error=skip",
+            {"files": survey.broken},
+        )
+    if survey.num_others:
+        yield Finding(
+            "note", "other files", f"{counted(survey.num_others, 'file')} without a picture's ending, passed over"
+        )
+
+
+def modes(subject: DataSubject) -> Iterable[Finding]:
+    """How the files are stored, and what becomes of it."""
+    survey = subject.survey
+    if survey is None:
+        return
+    kinds: dict[str, list[str]] = {}
+    for entry in survey.entries:
+        for kind in _kinds(entry.mode):
+            kinds.setdefault(kind, []).append(entry.name)
+    for kind, names in kinds.items():
+        what, advice = _TREATED[kind]
+        yield _stored(what, names, len(survey.entries), advice, kind)
+    turned = [entry.name for entry in survey.entries if entry.turned]
+    if turned:
+        advice = "turned upright as EXIF says; nothing to do"
+        yield _stored("an EXIF orientation", turned, len(survey.entries), advice, "turned")
+    moving = [entry.name for entry in survey.entries if entry.num_frames > 1]
+    if moving:
+        advice = "the first frame alone is read; save the others as files to train on them"
+        yield _stored("several frames", moving, len(survey.entries), advice, "frames")
+
+
+def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:
+    details = {"kind": kind, "count": len(names), "files": names[:1000]}
+    evidence = f"{len(names):,} of {counted(total)}: {some(names)}"
+    return Finding("note", f"files with {what}", evidence, advice, details)
+
+
+def _kinds(mode: str) -> Iterator[str]:
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        yield "alpha"
+    if mode in ("P", "PA"):
+        yield "palette"
+    if mode == "I" or mode.startswith("I;"):
+        yield "sixteen"
+    simple = {"F": "float", "CMYK": "cmyk", "LAB": "lab", "1": "bilevel"}
+    if mode in simple:
+        yield simple[mode]
+
+
+def sizes(subject: DataSubject) -> Iterable[Finding]:
+    """Sizes of the pictures as found, and as training takes them."""
+    survey = subject.survey
+    if survey is None or not survey.entries:
+        shape = "x".join(map(str, subject.dataset.shape))
+        yield Finding("ok", "one size", f"{counted(len(subject.dataset), 'item')} of {shape}", details={"shape": shape})
+        return
+    counts = Counter((entry.height, entry.width) for entry in survey.entries)
+    sides = sorted(min(size) for size in counts.elements())
+    slanted = sum(count for (height, width), count in counts.items() if height != width)
+    details = {
+        "sizes": {f"{height}x{width}": count for (height, width), count in counts.most_common(20)},
+        "shorter_side": {"smallest": sides[0], "median": sides[len(sides) // 2], "largest": sides[-1]},
+        "not_square": slanted,
+        "reaching": {str(side): sum(s >= side for s in sides) for side in (28, 32, 48, 64, 96, 128, 256)},
+    }
+    if len(counts) == 1:
+        ((height, width),) = counts
+        yield Finding("ok", "one size", f"{counted(len(sides))} of {height}x{width}", details=details)
+    else:
+        yield _mixed_sizes(survey, sides, details)
+    if slanted:
+        longest = max(max(size) / min(size) for size in counts)
+        yield Finding(
+            "note",
+            "pictures that are not square",
+            f"{slanted:,} of {counted(len(sides))}, the longest {longest:.2g} times as long as wide",
+            "data.fit=crop cuts the centre out (default), data.fit=letterbox keeps all of it between bars",
+            {"not_square": slanted},
+        )
+
+
+def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -> Finding:
+    side = automatic_side(np.array(sides))
+    small = [entry.name for entry in survey.entries if min(entry.height, entry.width) < side]
+    reach = next((size for size in (256, 128, 96, 64, 48, 32, 28) if sides[0] >= size), sides[0])
+    return Finding(
+        "warning" if len(small) > 0.05 * len(sides) else "note",
+        "pictures of different sizes",
+        f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the size={side} that would "
+        f"be chosen, {counted(len(small))} are enlarged and so blurred{': ' + some(small) if small else ''}",
+        f"choose the size yourself: all reach data.size={reach}; or remove the small ones",
+        details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},
+    )

@@ -1,0 +1,143 @@
+"""Pictures whose values are odd: plain, faint, inverted, clipped, between bars, grey stored as colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.pictures import DataSubject
+
+_FAINT = 8.0  # grey levels of standard deviation
+_CLIPPED = 0.1  # of a picture's values at 0 or 255
+_SMALL = 32  # pixels: smaller pictures are icons, digits or clothes, not photographs
+_BARS = 0.05  # of its height or width
+
+
+def plain(subject: DataSubject) -> Iterable[Finding]:
+    """Pictures of one value, and such as can hardly be seen."""
+    values = subject.values
+    constant = values.low == values.high
+    if bool(constant.any()):
+        named = _names(subject, constant)
+        black, white = int((values.high == 0).sum()), int((values.low == 255).sum())
+        yield Finding(
+            "warning",
+            "pictures of a single value",
+            f"{counted(len(named))}, {black} of them all black and {white} all white: {some(named)}",
+            "delete them: a model learns to draw them as often as they come",
+            {"items": named[:1000], "count": len(named), "black": black, "white": white},
+        )
+    faint = (values.contrast < _FAINT) & ~constant
+    if bool(faint.any()):
+        named = _names(subject, faint)
+        many = len(named) > 0.01 * len(faint)
+        yield Finding(
+            "warning" if many else "note",
+            "pictures of little contrast",
+            f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {some(named)}",
+            "look at them; delete what shows nothing",
+            {"items": named[:1000], "count": len(named)},
+        )
+
+
+def value_range(subject: DataSubject) -> Iterable[Finding]:
+    """Whether the set as a whole uses the range 0..255, and which way round."""
+    values = subject.values
+    low, high = int(values.low.min()), int(values.high.max())
+    details = {"low": low, "high": high, "mean": float(values.mean.mean()), "contrast": float(values.contrast.mean())}
+    if high <= 1:
+        yield Finding(
+            "problem",
+            "values of 0 and 1 alone",
+            f"no value of {counted(len(values.low))} is above {high}; expected 0..255",
+            "multiply them by 255 and save the files again",
+            details,
+        )
+    elif high - low < 200:
+        yield Finding(
+            "warning",
+            "range of values not used",
+            f"values run from {low} to {high} of 0..255",
+            "stretch them to 0..255: the noise levels of training suit data of that range",
+            details,
+        )
+    else:
+        text = f"values from {low} to {high}, mean {details['mean']:.0f}, contrast {details['contrast']:.0f}"
+        yield Finding("ok", "range of values", text, details=details)
+    inverted = float((values.plain_border & (values.border > 200)).float().mean())
+    if subject.dataset.shape[0] == 1 and inverted > 0.9:
+        yield Finding(
+            "note",
+            "dark on light",
+            f"{percent(inverted)} of the pictures have a light border of one value; the classifiers behind "
+            "--features handwriting and fashion expect light on dark",
+            "measure with --features pixels, or invert the files",
+            {"share": inverted},
+        )
+
+
+def clipped(subject: DataSubject) -> Iterable[Finding]:
+    """Photographs whose darkest or lightest parts are cut off; drawings on a plain ground are none."""
+    values = subject.values
+    photographs = values.end_border < 0.3
+    if float(photographs.float().mean()) < 0.5 or min(subject.dataset.shape[1:]) < _SMALL:
+        return
+    cut = photographs & ((values.black > _CLIPPED) | (values.white > _CLIPPED))
+    share = float(cut.float().mean())
+    if share > 0.02:
+        named = _names(subject, cut)
+        yield Finding(
+            "note",
+            "clipped pictures",
+            f"{counted(len(named))} ({percent(share)}) have over {percent(_CLIPPED)} of their values at 0 or 255: "
+            f"{some(named)}",
+            "expect the same of samples; if it comes from processing, go back to the originals",
+            {"items": named[:1000], "count": len(named), "share": share},
+        )
+
+
+def borders(subject: DataSubject) -> Iterable[Finding]:
+    """Bars of one colour on two opposite sides of a picture that fills the rest."""
+    barred = subject.values.bars > _BARS
+    if not bool(barred.any()) or min(subject.dataset.shape[1:]) < _SMALL:
+        return
+    named, share = _names(subject, barred), float(barred.float().mean())
+    transparent = subject.survey is not None and subject.survey.transparent > 0.5
+    yield Finding(
+        "warning" if share > 0.01 and not transparent else "note",
+        "bars around pictures",
+        f"{counted(len(named))} ({percent(share)}) lie between bars of one colour"
+        f"{', perhaps the ground under their transparency' if transparent else ''}: {some(named)}",
+        "cut them off if they are no part of it: a model draws them as often as they come",
+        {"items": named[:1000], "count": len(named), "share": share},
+    )
+
+
+def colour(subject: DataSubject) -> Iterable[Finding]:
+    """Grey pictures in a set of three channels."""
+    values, channels = subject.values, subject.dataset.shape[0]
+    if channels == 1:
+        yield Finding("ok", "grey pictures", "1 channel")
+        return
+    share = float(values.grey.float().mean())
+    details = {"channels": channels, "grey_share": share, "grey": int(values.grey.sum())}
+    if share == 1:
+        yield Finding(
+            "warning",
+            "grey pictures stored as colour",
+            f"all {counted(len(values.grey))} have three equal channels",
+            "train with data.channels=1: a third of the values, and no colour casts in samples",
+            details,
+        )
+    elif share > 0:
+        named = _names(subject, values.grey)
+        text = f"{counted(len(named))} ({percent(share)}) have three equal channels: {some(named)}"
+        yield Finding("note", "grey pictures among coloured ones", text, "expect as many grey samples", details)
+    else:
+        yield Finding("ok", "coloured pictures", "3 channels", details=details)
+
+
+def _names(subject: DataSubject, mask: Tensor) -> list[str]:
+    return subject.names(mask.nonzero()[:, 0].tolist())

@@ -1,0 +1,108 @@
+"""The weights themselves: finite, and their average neither too young nor too old."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.runs import RunSubject
+
+_IMMATURE = 0.01  # of the average still made of the first weights
+_LAGGING = 0.2  # of the run within one half-life
+_WORSE = 0.02  # of the loss, relative
+
+
+def ema(subject: RunSubject) -> Iterable[Finding]:
+    """Whether the averaged weights have forgotten the first ones, and whether they are better than the raw ones."""
+    settings, seen = subject.config["ema"], subject.images_seen
+    if seen:
+        yield judge_ema(seen, int(settings["halflife_images"]), settings.get("rampup"))
+    rows = [row for row in subject.journal if row.get("kind") == "validation" and "loss_raw" in row]
+    if rows:
+        yield judge_ema_loss(float(rows[-1]["loss"]), float(rows[-1]["loss_raw"]))
+
+
+def judge_ema(images: int, halflife_images: int, rampup: float | None) -> Finding:
+    """Share of the first weights left in the average, and the half-life against the run.
+
+    With a half-life h that ramps up as min(h, r images) the share left is 0.5^(N/h) of the time after the ramp; during
+    the ramp it falls as a power of the images and is next to nothing at its end.
+    """
+    ramp = 0.0 if rampup is None else halflife_images / rampup
+    left = 0.0 if rampup is not None else 0.5 ** (images / halflife_images)
+    reached = halflife_images if images >= ramp else (rampup or 1.0) * images
+    details = {"images": images, "halflife_images": halflife_images, "rampup": rampup, "first_weights_left": left}
+    if left > _IMMATURE:
+        return Finding(
+            "problem" if left > 0.2 else "warning",
+            "averaged weights are immature",
+            f"after {images:,} images, {images / halflife_images:.2g} half-lives, {percent(left)} of them is still the "
+            "weights at the start",
+            "sample with --weights raw, train on, or set ema.rampup=0.05 or a shorter ema.halflife_images",
+            details,
+        )
+    if reached > _LAGGING * images:
+        return Finding(
+            "note",
+            "averaged weights lag behind",
+            f"half of them is older than {reached:,.0f} of {images:,} images",
+            "train on, or shorten ema.halflife_images",
+            details,
+        )
+    return Finding("ok", "averaged weights", f"half-life {reached:,.0f} of {images:,} images", details=details)
+
+
+def judge_ema_loss(averaged: float, raw: float) -> Finding:
+    """The validation loss of the averaged weights beside that of the raw ones."""
+    details = {"loss": averaged, "loss_raw": raw}
+    if not (math.isfinite(averaged) and math.isfinite(raw)):
+        text = f"{averaged:g} averaged, {raw:g} raw"
+        return Finding("problem", "validation losses are not finite", text, "see the finding about weights", details)
+    worse = (averaged - raw) / abs(raw) if raw else 0.0
+    if worse > _WORSE:
+        return Finding(
+            "warning" if worse < 0.2 else "problem",
+            "averaged weights are worse than raw ones",
+            f"validation loss {averaged:.4g} against {raw:.4g}, {percent(worse)} higher",
+            "sample with --weights raw, train on, or shorten ema.halflife_images",
+            details,
+        )
+    return Finding(
+        "ok", "averaged against raw weights", f"validation loss {averaged:.4g} against {raw:.4g}", "", details
+    )
+
+
+def finite(subject: RunSubject) -> Iterable[Finding]:
+    """Whether all weights are finite, and how far the averaged ones lie from the raw ones."""
+    averaged = dict(subject.model.system.state_dict())
+    yield from judge_weights(averaged, subject.raw)
+
+
+def judge_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | None) -> Iterable[Finding]:
+    """The same of two sets of tensors by name."""
+    both = {f"{name} (averaged)": value for name, value in averaged.items()}
+    both |= {f"{name} (raw)": value for name, value in (raw or {}).items()}
+    bad = [name for name, value in both.items() if not bool(torch.isfinite(value).all())]
+    total = sum(value.numel() for value in averaged.values())
+    if bad:
+        yield Finding(
+            "problem",
+            "weights that are not finite",
+            f"{counted(len(bad), 'tensor')}: {some(bad)}",
+            "go back to an earlier checkpoint, with a lower optimizer.learning_rate",
+            {"tensors": bad},
+        )
+        return
+    details: dict[str, float] = {"parameters": total}
+    text = f"{total:,} finite numbers"
+    if raw:
+        names = [name for name in averaged if name in raw and averaged[name].is_floating_point()]
+        apart = math.sqrt(sum(float((averaged[n].cpu().double() - raw[n].double()).square().sum()) for n in names))
+        size = math.sqrt(sum(float(raw[n].double().square().sum()) for n in names))
+        details["relative_distance"] = apart / size if size else 0.0
+        text += f"; averaged and raw ones are {percent(details['relative_distance'])} of their norm apart"
+    yield Finding("ok", "weights", text, details=details)

@@ -1,0 +1,71 @@
+"""How much better a model knows its training pictures than others of their kind: the same loss, the same noise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.random import StepRandom
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.source import Dataset
+from undiffuse.evaluation.gather import Rows
+from undiffuse.systems.base import System
+
+_BATCH = 128
+_PICTURES = 512  # of each set at most
+_LOSSES = 512  # of each set at least, over as many rounds of other noise as that takes
+_MOST_ROUNDS = 16
+
+
+class Gap(NamedTuple):
+    """Mean losses of training and of held-out pictures; ``relative`` is (held_out - training) / held_out.
+
+    The errors are standard errors over pictures, and that of ``relative`` is over pairs with common noise.
+    """
+
+    training: float
+    held_out: float
+    relative: float | None
+    standard_error: float | None
+    num_pictures: int
+    num_rounds: int
+
+
+@torch.no_grad()
+def training_gap(system: System, train: Dataset, held_out: Dataset, seed: int) -> Gap:
+    """The model's own loss on training and on held-out pictures, each pair of them with the same time and noise.
+
+    Args:
+        system: anything with a loss; its first phase's is taken.
+        train, held_out: at least two pictures each; as many are taken of both, evenly spaced.
+        seed: of times and noise.
+    """
+    count = min(len(train), len(held_out), _PICTURES)
+    rounds = min(_MOST_ROUNDS, -(-_LOSSES // count))
+    known, other = (_losses(system, dataset, count, rounds, seed) for dataset in (train, held_out))
+    held, mean = float(other.mean()), float(known.mean())
+    if not held > 0:
+        return Gap(mean, held, None, None, count, rounds)
+    error = float((other - known).std() / count**0.5) if count > 1 else None
+    return Gap(mean, held, (held - mean) / held, None if error is None else error / held, count, rounds)
+
+
+def _losses(system: System, dataset: Dataset, count: int, rounds: int, seed: int) -> Tensor:
+    """The mean loss (count,) of each picture over all rounds, in float64."""
+    rows, was_training = evenly_spaced(len(dataset), count), system.training
+    system.eval()
+    try:
+        return torch.stack([_one_round(system, dataset, rows, seed, number) for number in range(rounds)]).mean(0)
+    finally:
+        system.train(was_training)
+
+
+def _one_round(system: System, dataset: Dataset, rows: Rows, seed: int, number: int) -> Tensor:
+    parts = []
+    for start in range(0, len(rows), _BATCH):
+        rng = StepRandom(seed, number, start, stream="gap", device=system.device)
+        batch = dataset.fetch(rows[start : start + _BATCH]).to(system.device)
+        parts.append(system(batch, system.phases[0], rng).rows.double().cpu())
+    return torch.cat(parts)

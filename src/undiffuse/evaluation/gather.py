@@ -1,0 +1,118 @@
+"""Reading sets of pictures in one bounded pass: their summary, kept by content, and nearest neighbours among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import CHUNK
+from undiffuse.evaluation.cache import Cache
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
+from undiffuse.metrics.summary import SetSummary
+
+_SEARCH_BYTES = 64 * 2**20  # of the pictures that neighbours are looked for among at a time
+_SEARCH_ROWS = 16_384
+
+Rows = npt.NDArray[np.int64]
+Told = Callable[[int, int], None]
+
+
+def summary_facts(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
+    """What a summary of ``count`` evenly spaced pictures depends on."""
+    return {
+        "summary_of": dataset.fingerprint,
+        "rows": f"{min(count, len(dataset))} of {len(dataset)}, evenly spaced",
+        "features": extractor.protocol(),
+    }
+
+
+def summary_of(
+    dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, tell: Told | None = None
+) -> SetSummary:
+    """The summary of ``count`` pictures evenly spaced over a set, from the cache where it is there."""
+    facts = summary_facts(dataset, count, extractor)
+
+    def make() -> dict[str, Tensor]:
+        return _pass(dataset, evenly_spaced(len(dataset), count), extractor, tell).tensors()
+
+    try:
+        return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
+    except (KeyError, ValueError, RuntimeError, UsageError):
+        cache.forget(facts)  # sound as a file, but not what this code wrote
+        return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
+
+
+def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, tell: Told | None) -> SetSummary:
+    """Pictures are numbered by their place among ``rows``: strided numbers would fill the groups of errors unevenly."""
+    summary = SetSummary(extractor)
+    for start in range(0, len(rows), CHUNK):
+        items = dataset.fetch(rows[start : start + CHUNK]).items
+        summary.update(items, torch.arange(start, start + len(items)))
+        if tell is not None:
+            tell(start + len(items), len(rows))
+    return summary
+
+
+def nearest_in(
+    queries: Tensor, dataset: Dataset, rows: Rows, space: Callable[[Tensor], Tensor], k: int = 1
+) -> Neighbours:
+    """The ``k`` nearest of some pictures of a set, which are read piece by piece: memory does not grow with them.
+
+    Args:
+        queries: (N, ...) rows in the space.
+        dataset: pictures.
+        rows: those of them to look among, at least ``k``.
+        space: maps uint8 pictures (B, C, H, W) to rows in the space.
+        k: how many neighbours.
+    Returns:
+        Distances (N, k), ascending, and indices (N, k) into the set.
+    """
+    size = max(k, min(_SEARCH_ROWS, _SEARCH_BYTES // max(1, math.prod(dataset.shape))))
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(parts) > 1 and len(parts[-1]) < k:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    chunk = max(16, min(2048, _SEARCH_BYTES // (4 * max(1, math.prod(queries.shape[1:])))))  # as floats, some MiB
+    found: Neighbours | None = None
+    for part in parts:
+        near = nearest_neighbours(queries, space(dataset.fetch(part).items), k, chunk)
+        found = _nearer(found, Neighbours(near.distances, torch.from_numpy(part)[near.indices]), k)
+    assert found is not None
+    return found
+
+
+def _nearer(a: Neighbours | None, b: Neighbours, k: int) -> Neighbours:
+    """The ``k`` nearest of both; of equal distances ``a``'s first."""
+    if a is None:
+        return b
+    distances, indices = torch.cat([a.distances, b.distances], 1), torch.cat([a.indices, b.indices], 1)
+    order = distances.argsort(dim=1, stable=True)[:, :k]
+    return Neighbours(distances.gather(1, order), indices.gather(1, order))
+
+
+def in_chunks(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
+    """The same rows in batches of ``size``: sums taken over them have the same rounding whatever they came in."""
+    held: list[Tensor] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= size:
+            parts = torch.split(torch.cat(held), size)
+            held = [part for part in parts if len(part) < size]  # the last, if any
+            yield from parts[: len(parts) - len(held)]
+    if held:
+        yield torch.cat(held)
+
+
+def features_in_chunks(extractor: FeatureExtractor, images: Tensor) -> Tensor:
+    """Features (N, D) of pictures (N, C, H, W), a chunk at a time."""
+    parts = [extractor.features(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+    return torch.cat(parts) if parts else extractor.features(images)

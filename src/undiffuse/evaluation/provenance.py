@@ -1,0 +1,87 @@
+"""What a number depends on beside the data: the version, the commit, the source as it lies here, and the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undiffuse.version import __version__
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+
+
+def software() -> dict[str, Any]:
+    """Version, hash of the source and, where the package runs from a checkout, the commit that is checked out."""
+    found = commit(PACKAGE)
+    return {
+        "undiffuse": __version__,
+        **({"commit": found} if found is not None else {}),
+        "source_sha256": source_sha256(),
+        "torch": torch.__version__,
+    }
+
+
+def hardware() -> str:
+    """The machine in a few words."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {threads}{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def averaging(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the averaged weights of a run were averaged, from its ``config.json``; empty where it does not say."""
+    return dict(config.get("config", {}).get("ema") or {})
+
+
+@cache
+def source_sha256() -> str:
+    """SHA-256 over the names and contents of the package's modules: numbers of changed code are never taken for new."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def commit(package: Path) -> str | None:
+    """The commit checked out where ``package`` is ``src/NAME`` of a git checkout, else ``None``; runs no git.
+
+    An installed package may lie inside somebody's checkout (a virtual environment does), and is no part of it.
+    """
+    if package.parent.name != "src":
+        return None
+    try:
+        folder = _git_folder(package.parents[1] / ".git")
+        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
+        found = _commit_of(folder, head.removeprefix("ref:").strip()) if head.startswith("ref:") else head
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found if found is not None and _COMMIT.fullmatch(found) else None
+
+
+def _git_folder(path: Path) -> Path:
+    """``.git``, or the folder that it names where it is a file, as in a worktree."""
+    if path.is_file():
+        return path.parent / path.read_text(encoding="utf-8").strip().removeprefix("gitdir:").strip()
+    return path
+
+
+def _commit_of(folder: Path, reference: str) -> str | None:
+    """What a branch stands at: a file of its own, or a line of ``packed-refs``, here or in the main checkout."""
+    shared = folder / "commondir"
+    common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
+    for place in (folder, common):
+        if (place / reference).is_file():
+            return (place / reference).read_text(encoding="utf-8").strip()
+    packed = common / "packed-refs"
+    lines = packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []
+    return next((line.split()[0] for line in lines if line.endswith(f" {reference}")), None)

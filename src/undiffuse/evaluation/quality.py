@@ -1,0 +1,122 @@
+"""Quality while training goes on: the same few samples measured again and again, against the training data.
+
+Pictures: the squared Fréchet distance over the features that fit the data, with its standard error, as ``evaluate``
+would give it for as many samples from the same seeds. Points: the sliced Wasserstein distance. Beside it the mean of
+each channel (coordinate) and the contrast, the standard deviation over all values, of samples and of data: a drift of
+colour or contrast shows there before it shows to the eye. The data's side is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import CHUNK, features_for, spread
+from undiffuse.evaluation.pictures import FRECHET_GROUPS
+from undiffuse.metrics import load_features
+from undiffuse.metrics.colour import ColourTally
+from undiffuse.metrics.distances import check_enough, frechet_estimate
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
+from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.systems.saved import Model
+
+#: Training pictures on the data's side, or as many as there are samples.
+MOST_REAL = 5000
+
+
+class PictureQuality:
+    """Fréchet distance, colour and contrast of pictures; call it with chunks of uint8 (B, C, H, W).
+
+    Args:
+        extractor: of the features.
+        train: the training pictures.
+        num: samples that will come.
+    Raises:
+        UsageError: fewer samples or training pictures than the distance needs.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, train: Dataset, num: int) -> None:
+        self.extractor = extractor
+        self._dim = extractor.dim or math.prod(train.shape)
+        check_enough(min(num, len(train)), self._dim, FRECHET_GROUPS)
+        self._real, self._real_colour = self._summed(_chunks(train, max(num, MOST_REAL)), train.shape[0])
+
+    def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]:
+        statistics, colour = self._summed(chunks, len(self._real_colour.histogram))
+        estimate = frechet_estimate(statistics, self._real)
+        return {
+            "metric": f"frechet_{self.extractor.name}",
+            "value": estimate.value,
+            "standard_error": estimate.standard_error,
+            "samples": estimate.num_a,
+            "reference": estimate.num_b,
+            "mean": colour.mean,
+            "contrast": colour.contrast,
+            "data_mean": self._real_colour.mean,
+            "data_contrast": self._real_colour.contrast,
+        }
+
+    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[GroupedStatistics, ColourTally]:
+        statistics, colour = GroupedStatistics(self._dim, FRECHET_GROUPS), ColourTally(num_channels)
+        for chunk in chunks:
+            statistics.update(self.extractor.features(chunk))
+            colour.update(chunk)
+        return statistics, colour
+
+
+class PointQuality:
+    """Sliced Wasserstein distance, mean and spread of points; call it with chunks of float32 (B, D).
+
+    Args:
+        train: the training points.
+        num: samples that will come.
+    """
+
+    def __init__(self, train: Dataset, num: int) -> None:
+        self._real = spread(train, num)
+
+    def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]:
+        samples = torch.cat(list(chunks))
+        return {
+            "metric": "sliced_wasserstein",
+            "value": sliced_wasserstein(samples, self._real),
+            "standard_error": sliced_wasserstein_error(samples, self._real),
+            "samples": len(samples),
+            "reference": len(self._real),
+            "mean": samples.double().mean(0).tolist(),
+            "contrast": float(samples.double().std(correction=0)),
+            "data_mean": self._real.double().mean(0).tolist(),
+            "data_contrast": float(self._real.double().std(correction=0)),
+        }
+
+
+def quality_measure(model: Model, train: Dataset, num: int) -> PictureQuality | PointQuality:
+    """What measures ``num`` samples of a model against its training data while it is trained.
+
+    Raises:
+        UsageError: too few samples or training pictures; says how many are needed, and how to go without.
+    """
+    if len(train.shape) != 3:
+        return PointQuality(train, num)
+    try:
+        return PictureQuality(load_features(features_for(model)), train, num)
+    except UsageError as error:
+        raise UsageError(
+            f"quality_samples={num} with {len(train)} training pictures cannot be measured ({error}); or say "
+            "quality_every_images=0 for no measurements"
+        ) from None
+
+
+def _chunks(dataset: Dataset, count: int) -> Iterator[Tensor]:
+    """Evenly spaced items, some hundreds at a time."""
+    rows = evenly_spaced(len(dataset), count)
+    for start in range(0, len(rows), CHUNK):
+        yield dataset.fetch(rows[start : start + CHUNK]).items

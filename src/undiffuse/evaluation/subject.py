@@ -1,0 +1,201 @@
+"""A model and the real pictures it is measured against; samples are drawn once, in batches, and not kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import Protocol, features_for, spread
+from undiffuse.evaluation.cache import Cache
+from undiffuse.evaluation.gather import in_chunks, summary_of
+from undiffuse.evaluation.pictures import summarises
+from undiffuse.metrics import load_features
+from undiffuse.metrics.bank import RowBank
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.saved import Model, check_seeds
+
+#: Real pictures that samples are compared with at least, where there are so many.
+REFERENCE_IMAGES = 5000
+
+
+@dataclass
+class Subject:
+    """What is evaluated; one side of a comparison are its samples, the other its training pictures.
+
+    Args:
+        model: trained.
+        load_train: gives the pictures it learned from; called once, by the first metric that needs them.
+        held_out: pictures it never saw.
+        protocol: see there.
+        tell: called with (samples done, samples asked for).
+        cache: of the training pictures' summary; by default nothing is kept.
+    """
+
+    model: Model
+    load_train: Callable[[], Dataset]
+    held_out: Dataset
+    protocol: Protocol
+    tell: Callable[[int, int], None] | None = None
+    cache: Cache = field(default_factory=lambda: Cache(None))
+    seconds: float = 0.0
+    nfe: int = 0
+
+    @cached_property
+    def train(self) -> Dataset:
+        """The pictures that the model learned from."""
+        return self.load_train()
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the model makes pictures, not points."""
+        return len(self.model.system.shape) == 3
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any metric has asked for samples yet."""
+        return self.nfe > 0
+
+    @cached_property
+    def _gathered(self) -> SetSummary | RowBank:
+        """The samples' summary, or pictures alone where there are too many features for one; number i is seed + i."""
+        fits = summarises(self.num_features)
+        gathered = SetSummary(self.extractor) if fits else RowBank(_bank_size(self.model.system.shape))
+        first = 0
+        for batch in in_chunks(self._batches(range(self.protocol.num))):
+            gathered.update(batch, torch.arange(first, first + len(batch)))
+            first += len(batch)
+        return gathered
+
+    @property
+    def generated(self) -> SetSummary:
+        """The summary of the samples; classes come in turn where the model knows any."""
+        assert isinstance(self._gathered, SetSummary)  # see ``check_pictures``
+        return self._gathered
+
+    @property
+    def pictures_made(self) -> RowBank:
+        """The samples themselves, at most 10,000 and 128 MiB of them, by number."""
+        return self._gathered.pixels if isinstance(self._gathered, SetSummary) else self._gathered
+
+    def some_generated(self, count: int) -> Tensor:
+        """``count`` of the samples, or as many as there are."""
+        bank = self.pictures_made
+        return bank.reduced(min(count, bank.capacity)).rows
+
+    def some_real(self, count: int) -> Tensor:
+        """``count`` training pictures, evenly spaced over the set."""
+        return spread(self.train, count)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """float32 points (num, D); pictures are summed up as they come, see ``generated``."""
+        return torch.cat(list(self._batches(range(self.protocol.num))))
+
+    def again(self, numbers: Sequence[int]) -> Tensor:
+        """The samples with these numbers once more: sample i depends on seed + i and its class alone."""
+        tell, self.tell = self.tell, None
+        try:
+            return torch.cat(list(self._batches(numbers)))
+        finally:
+            self.tell = tell
+
+    def label_of(self, numbers: Tensor) -> Tensor:
+        """The class (B,) that each of the samples with these numbers was asked for."""
+        return numbers % len(self.model.class_names)
+
+    def _batches(self, numbers: Sequence[int]) -> Iterator[Tensor]:
+        """uint8 pictures (B, C, H, W) or float32 points (B, D), batch by batch."""
+        protocol, started = self.protocol, time.monotonic()
+        check_seeds(protocol.seed, protocol.num)
+        names = self.model.class_names
+        for start in range(0, len(numbers), protocol.batch_size):
+            rows = numbers[start : start + protocol.batch_size]
+            request = SampleRequest(
+                seeds=[protocol.seed + number for number in rows],
+                sampler=protocol.sampler,
+                num_steps=protocol.steps,
+                grid=protocol.grid,
+                process=protocol.process,
+                cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
+                batch_size=protocol.batch_size,
+            )
+            sampled = self.model.system.sample(request)
+            self.nfe = sampled.nfe
+            self.seconds = time.monotonic() - started
+            yield self.model.finish(sampled.x)
+            if self.tell is not None:
+                self.tell(start + len(rows), len(numbers))
+
+    @cached_property
+    def real(self) -> SetSummary:
+        """The summary of training pictures, evenly spaced over the set."""
+        return summary_of(self.train, self.num_real, self.extractor, self.cache)
+
+    @property
+    def num_generated(self) -> int:
+        """How many samples are drawn."""
+        return self.protocol.num
+
+    @property
+    def num_real(self) -> int:
+        """How many training pictures they are compared with; read from the model, not from the data."""
+        trained_on: int = self.model.config["data"]["train"]
+        return min(trained_on, max(self.protocol.num, REFERENCE_IMAGES))
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The features asked for, or those that fit the data."""
+        if self.protocol.features != "auto":
+            return load_features(self.protocol.features)
+        return load_features(features_for(self.model))
+
+    @property
+    def num_features(self) -> int:
+        """The features of one picture."""
+        return self.extractor.dim or math.prod(self.model.system.shape)
+
+    def about_generated(self) -> dict[str, Any]:
+        """What a result says about the samples."""
+        return {"samples": self.sampling()}
+
+    def about_real(self) -> dict[str, Any]:
+        """What a result says about the real pictures."""
+        return {
+            "reference": "training pictures",
+            "reference_images": self.num_real,
+            "data_fingerprint": self.train.fingerprint,
+        }
+
+    def sampling(self) -> dict[str, Any]:
+        """How the samples were made."""
+        asked = {key: getattr(self.protocol, key) for key in ("sampler", "steps", "grid", "process")}
+        return {
+            "num": self.protocol.num,
+            "seed": self.protocol.seed,
+            **self.model.system.sampling_facts(),
+            **{key: value for key, value in asked.items() if value is not None},
+            "nfe": self.nfe,
+            "weights": self.model.weights,
+            "classes": "in turn" if self.model.class_names else "none",
+        }
+
+
+def _bank_size(shape: Sequence[int]) -> int:
+    return max(1, min(PIXEL_CAPACITY, PIXEL_BYTES // math.prod(shape)))
+
+
+def need_pictures(subject: Subject, metric: str) -> None:
+    """Refuse a metric of pictures on a model of points."""
+    if not subject.pictures:
+        raise UsageError(f"metric {metric!r} is for pictures, this model makes points; use 'sliced_wasserstein'")

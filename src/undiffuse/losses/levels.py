@@ -1,0 +1,60 @@
+"""The denoising error by noise level: where a model is good, and where it is not.
+
+    e(lambda) = E ||eps - eps-hat(x_t)||^2 / D = exp(lambda) E ||x_0 - x_0-hat||^2 / D
+
+at the log-SNR lambda: the integrand of the bound in continuous time, -log p(x_0) <= ... + D/2 int e(lambda) d lambda.
+It is the same under every process, parameterization and weighting, so that any two models can be laid side by side.
+Of independent Gaussian data of variance v the exact denoiser has e = v SNR / (1 + v SNR).
+
+Source: Kingma et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, eqs. 17-19; Guo, Shamai and Verdu 2005,
+"Mutual Information and Minimum Mean-Square Error in Gaussian Channels", eq. 1.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.rows import mean_over_features
+
+
+class Denoises(Protocol):
+    """What has a denoiser, such as a ``systems.base.DenoisingSystem``."""
+
+    def denoiser(self, precision: str | None = None) -> Denoiser: ...
+
+
+class NumberedNoise(Protocol):
+    """Standard normal noise by number, such as a ``samplers.noise.NoiseSource``."""
+
+    def numbered(self, like: Tensor, number: int) -> Tensor: ...
+
+
+@torch.no_grad()
+def loss_by_level(
+    system: Denoises, x_0: Tensor, log_snr: Tensor, noise: NumberedNoise, cond: Condition | None = None
+) -> Tensor:
+    """Squared error of eps-hat at each level, a mean over the elements of each row.
+
+    Args:
+        system: its denoiser is asked, in full precision, once a level.
+        x_0: (B, ...) clean data in [-1, 1].
+        log_snr: (L,) finite levels, within what the system was trained on.
+        noise: level ``i`` takes the draws of number ``i``, so the same rows meet the same noise in every call.
+        cond: one row a row of ``x_0``.
+    Returns:
+        (L, B) float64, on the CPU.
+    """
+    denoiser = system.denoiser("fp32")
+    rows = []
+    for number, level in enumerate(log_snr.double().tolist()):
+        same = torch.full((len(x_0),), level, dtype=torch.float64, device=x_0.device)
+        t = denoiser.process.time_of_log_snr(same)
+        denoised: Denoised = denoiser(denoiser.process.diffuse(x_0, noise.numbered(x_0, number), t), t, cond)
+        reached = denoiser.process.log_snr(t)  # a level beyond the process's range is cut to it
+        rows.append(torch.exp(reached) * mean_over_features((x_0.double() - denoised.x_0.double()) ** 2))
+    return torch.stack(rows).cpu() if rows else torch.empty(0, len(x_0), dtype=torch.float64)

@@ -1,0 +1,40 @@
+"""AlexNet's five convolutions as LPIPS reads them: the maps after each rectifier.
+
+The one-tower AlexNet (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks",
+arXiv:1404.5997) with the weights that LPIPS was calibrated on.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: (channels in, channels out, kernel, stride, padding, max-pooled before)
+LAYERS = (
+    (3, 64, 11, 4, 2, False),
+    (64, 192, 5, 1, 2, True),
+    (192, 384, 3, 1, 1, True),
+    (384, 256, 3, 1, 1, False),
+    (256, 256, 3, 1, 1, False),
+)
+CHANNELS = tuple(row[1] for row in LAYERS)
+SMALLEST = 31  # pixels that a side must have for the last map to have one place
+
+
+class AlexNetMaps(nn.Module):
+    """The five maps of float pictures (B, 3, H, W), H and W at least 31, already standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding)
+            for inputs, outputs, kernel, stride, padding, _ in LAYERS
+        )
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """(B, C_l, H_l, W_l) for l = 1..5, none of them negative."""
+        maps, x = [], pictures
+        for convolution, row in zip(self.convolutions, LAYERS, strict=True):
+            x = F.relu(convolution(F.max_pool2d(x, 3, 2) if row[-1] else x))
+            maps.append(x)
+        return maps

@@ -1,0 +1,52 @@
+"""Networks see pictures in blocks of one fixed, padded size, so that no result depends on the batch it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.pixels import check_pictures
+
+GREY_REPEATED = "three channels, grey repeated"
+
+
+@torch.no_grad()
+def in_blocks(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """``compute`` of all pictures, evaluated ``size`` at a time; the last block is filled up with black ones.
+
+    Args:
+        images: (B, C, H, W); B may be 0.
+        size: pictures a block.
+        compute: (size, C, H, W) -> (size, ...), row by row.
+    Returns:
+        (B, ...) in the type that ``compute`` gives.
+    """
+    result = torch.empty(0)
+    for start in range(0, max(len(images), 1), size):  # an empty batch computes one block, for its shape
+        part = images[start : start + size].cpu()
+        block = part.new_zeros(size, *images.shape[1:])
+        block[: len(part)] = part
+        rows = compute(block)[: len(part)]
+        result = rows.new_empty(len(images), *rows.shape[1:]) if start == 0 else result
+        result[start : start + size] = rows
+    return result
+
+
+def check_grey_or_colour(images: Tensor, what: str = "pictures") -> Tensor:
+    """``images`` as they came, if they are uint8 (B, 1 or 3, H, W).
+
+    Raises:
+        UsageError: anything else.
+    """
+    check_pictures(images, what=what)
+    if images.shape[1] not in (1, 3):
+        raise UsageError(f"{what} must have 1 or 3 channels, got {images.shape[1]}; convert them to grey or RGB")
+    return images
+
+
+def to_three_channels(images: Tensor) -> Tensor:
+    """Grey pictures (B, 1, H, W) with their channel three times; colour as it is."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

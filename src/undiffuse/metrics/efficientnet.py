@@ -1,0 +1,173 @@
+"""EfficientNet-lite0's ImageNet features: 1,280 numbers a picture, for natural pictures where Inception is not at hand.
+
+Inverted residuals (Sandler et al. 2018, arXiv:1801.04381) scaled as EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946),
+the lite variant: ReLU6, no squeeze-and-excitation. Weights converted from TensorFlow's, so convolutions pad as
+TensorFlow does. Batch norm is folded into the convolutions when they are read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.weight_files import WEIGHT_FILES, read_weights
+
+PICTURE_SIZE = 224
+NUM_FEATURES = 1280
+NUM_CLASSES = 1000
+BLOCK = 8
+NORM_EPS = 1e-3  # of the published batch norm
+MEAN, STD = 127.0, 128.0  # of the lite models' input, of all three channels
+
+#: (kernel, blocks, stride of the first, expansion, channels out)
+STAGES = (
+    (3, 1, 1, 1, 16),
+    (3, 2, 2, 6, 24),
+    (5, 2, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (5, 3, 1, 6, 112),
+    (5, 4, 2, 6, 192),
+    (3, 1, 1, 6, 320),
+)
+
+
+class SameConv(nn.Conv2d):
+    """A convolution that pads as TensorFlow's SAME does: what is odd goes to the right and the bottom."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        total = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
+        if not any(total):
+            return super().forward(x)
+        (top, left) = (side // 2 for side in total)
+        return super().forward(F.pad(x, (left, total[1] - left, top, total[0] - top)))
+
+
+class InvertedResidual(nn.Module):
+    """Widen by 1x1, filter each channel, narrow by 1x1; the input is added where the shape allows."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = SameConv(inputs, wide, 1) if expansion > 1 else None
+        self.depthwise = SameConv(wide, wide, kernel, stride, groups=wide)
+        self.project = SameConv(wide, outputs, 1)
+        self.adds_input = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.relu6(self.expand(x)) if self.expand is not None else x
+        narrow: Tensor = self.project(F.relu6(self.depthwise(wide)))
+        return x + narrow if self.adds_input else narrow
+
+
+class EfficientNetLite0(nn.Module):
+    """Features (B, 1280) and logits (B, 1000) of float pictures (B, 3, 224, 224), standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 32, 3, 2)
+        self.blocks = nn.ModuleList(_blocks())
+        self.head = SameConv(STAGES[-1][-1], NUM_FEATURES, 1)
+        self.classes = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The mean over the last map's places, (B, 1280)."""
+        x = F.relu6(self.stem(pictures))
+        for block in self.blocks:
+            x = block(x)
+        features: Tensor = F.relu6(self.head(x)).mean((2, 3))
+        return features
+
+
+def _blocks() -> Iterator[InvertedResidual]:
+    inputs = 32
+    for kernel, count, stride, expansion, outputs in STAGES:
+        for index in range(count):
+            yield InvertedResidual(inputs, outputs, kernel, stride if index == 0 else 1, expansion)
+            inputs = outputs
+
+
+def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published state dict with each batch norm folded into the convolution before it, under this file's names.
+
+    W' = W gamma / sqrt(var + eps), b' = beta - mean gamma / sqrt(var + eps), calculated in float64.
+    """
+    result = {"classes.weight": state["_fc.weight"], "classes.bias": state["_fc.bias"]}
+    for ours, convolution, norm in _names():
+        gain = state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + NORM_EPS).sqrt()
+        result[f"{ours}.weight"] = (state[f"{convolution}.weight"].double() * gain[:, None, None, None]).float()
+        result[f"{ours}.bias"] = (
+            state[f"{norm}.bias"].double() - state[f"{norm}.running_mean"].double() * gain
+        ).float()
+    return result
+
+
+def _names() -> Iterator[tuple[str, str, str]]:
+    """(name here, published name of the convolution, published name of its batch norm)."""
+    yield "stem", "_conv_stem", "_bn0"
+    for index in range(sum(row[1] for row in STAGES)):
+        there = f"_blocks.{index}"
+        if index > 0:  # the first block does not widen
+            yield f"blocks.{index}.expand", f"{there}._expand_conv", f"{there}._bn0"
+        yield f"blocks.{index}.depthwise", f"{there}._depthwise_conv", f"{there}._bn1"
+        yield f"blocks.{index}.project", f"{there}._project_conv", f"{there}._bn2"
+    yield "head", "_conv_head", "_bn1"
+
+
+def load_efficientnet(path: Path | str | None = None) -> EfficientNetLite0:
+    """The network with its published weights, for inference.
+
+    Raises:
+        UsageError: the file is nowhere, or is not the published one.
+    """
+    state = torch.load(io.BytesIO(read_weights("efficientnet", path)), map_location="cpu", weights_only=True)
+    network = EfficientNetLite0()
+    network.load_state_dict(folded(state))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on the CPU
+    return network.eval().requires_grad_(False)
+
+
+def to_input(images: Tensor) -> Tensor:
+    """uint8 pictures (B, 1 or 3, H, W) as the network reads them: (B, 3, 224, 224), about -1..1."""
+    x = to_three_channels(images.float())
+    if x.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
+        x = F.interpolate(x, (PICTURE_SIZE, PICTURE_SIZE), mode="bicubic", antialias=True, align_corners=False)
+    return ((x.clamp(0, 255) - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+
+
+class EfficientNetFeatures(FeatureExtractor):
+    """Pooled features and ImageNet probabilities of EfficientNet-lite0, on the CPU in float32."""
+
+    name = "efficientnet"
+    dim = NUM_FEATURES
+    num_classes = NUM_CLASSES
+    natural = True
+    colour = GREY_REPEATED
+    resize = f"bicubic, antialiased, clipped to 0..255, to {PICTURE_SIZE}x{PICTURE_SIZE} without keeping the shape"
+    weights_sha256 = WEIGHT_FILES["efficientnet"].sha256
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.network = load_efficientnet(path)
+
+    def features(self, images: Tensor) -> Tensor:
+        check_grey_or_colour(images)
+        return in_blocks(images, BLOCK, lambda block: self.network(to_input(block)))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Probabilities (B, 1000) of the ImageNet classes, in float64."""
+        return self.features_and_probabilities(images)[1]
+
+    def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at the price of one: (B, 1280) and (B, 1000)."""
+        features = self.features(images)
+        return features, in_blocks(features, BLOCK, self._probabilities)
+
+    def _probabilities(self, features: Tensor) -> Tensor:
+        return torch.softmax(self.network.classes(features).double(), dim=1)

@@ -1,0 +1,178 @@
+"""The inception score: are the classes of single pictures certain and those of the whole set many?
+
+    IS = exp( E_x KL( p(y|x) || p(y) ) ) = exp( H(p(y)) - E_x H(p(y|x)) ),   1 <= IS <= K
+
+(Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so tallies merge.
+The value from N pictures is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
+at equal counts. It never looks at real pictures, and a set with one perfect picture a class reaches K. Over a
+classifier other than Inception-v3 of ImageNet it says as much of that classifier's classes and compares with no
+published value. The standard error was 1.1 to 1.3 times the spread over disjoint parts of MNIST.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.bank import check_numbers
+from undiffuse.metrics.classification import check_probabilities
+from undiffuse.metrics.statistics import group_of
+
+NUM_SPLITS = 10
+
+
+class ScoreTally:
+    """Sums over class probabilities in ``num_splits`` splits by number; memory is num_splits * K.
+
+    Args:
+        num_classes: K.
+        num_splits: of the field's protocol and of the jackknife.
+    Example:
+        >>> tally = ScoreTally(2)
+        >>> tally.update(torch.eye(2).repeat(50, 1), torch.arange(100))
+        >>> round(tally.score, 6)
+        2.0
+    """
+
+    def __init__(self, num_classes: int = 10, num_splits: int = NUM_SPLITS) -> None:
+        if num_classes < 2 or num_splits < 2:
+            raise UsageError(f"expected num_classes >= 2 and num_splits >= 2, got {num_classes} and {num_splits}")
+        self.counts = torch.zeros(num_splits, dtype=torch.int64)
+        self.probability_sums = torch.zeros(num_splits, num_classes, dtype=torch.float64)
+        self.negative_entropy_sums = torch.zeros(num_splits, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> ScoreTally:
+        """The tally of ``probabilities`` (N, K), numbered from 0 unless told otherwise."""
+        if probabilities.ndim != 2:
+            raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
+        tally = cls(probabilities.shape[1])
+        tally.update(probabilities, torch.arange(len(probabilities)) if numbers is None else numbers)
+        return tally
+
+    def update(self, probabilities: Tensor, numbers: Tensor) -> None:
+        """Take in class probabilities (B, K) of the pictures with these ``numbers`` (B,); B may be 0.
+
+        Raises:
+            UsageError: another number of classes, NaN, rows that are no probabilities, or numbers that do not fit.
+        """
+        num_splits, num_classes = self.probability_sums.shape
+        probabilities = check_probabilities(probabilities, num_classes)
+        split = group_of(check_numbers(numbers, len(probabilities)), num_splits)
+        self.counts += torch.bincount(split, minlength=num_splits)
+        self.probability_sums.index_add_(0, split, probabilities)
+        self.negative_entropy_sums.index_add_(0, split, torch.special.xlogy(probabilities, probabilities).sum(1))
+
+    def merge(self, other: ScoreTally) -> ScoreTally:
+        """The tally of both sets of pictures; neither operand changes."""
+        if other.probability_sums.shape != self.probability_sums.shape:
+            raise UsageError("cannot merge score tallies of different classes or splits")
+        num_splits, num_classes = self.probability_sums.shape
+        merged = ScoreTally(num_classes, num_splits)
+        merged.counts = self.counts + other.counts
+        merged.probability_sums = self.probability_sums + other.probability_sums
+        merged.negative_entropy_sums = self.negative_entropy_sums + other.negative_entropy_sums
+        return merged
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return int(self.counts.sum())
+
+    @property
+    def score(self) -> float:
+        """The inception score of all pictures at once.
+
+        Raises:
+            UsageError: fewer than two pictures in a split (says how many are needed).
+        """
+        self._check_enough()
+        return _score(*self._sums())
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``score``, by a jackknife that leaves out each split in turn."""
+        self._check_enough()
+        whole, parts = self._sums(), zip(self.counts, self.probability_sums, self.negative_entropy_sums, strict=True)
+        without = [_score(*(all_of - part for all_of, part in zip(whole, split, strict=True))) for split in parts]
+        series = torch.tensor(without, dtype=torch.float64)
+        return math.sqrt(float((series - series.mean()).square().mean()) * (len(series) - 1))
+
+    @property
+    def split_scores(self) -> list[float]:
+        """The score of each split by itself."""
+        self._check_enough()
+        parts = zip(self.counts, self.probability_sums, self.negative_entropy_sums, strict=True)
+        return [_score(*split) for split in parts]
+
+    @property
+    def split_mean(self) -> float:
+        """Mean over the splits, the field's usual value: below ``score``, since each split is smaller."""
+        return sum(self.split_scores) / len(self.counts)
+
+    @property
+    def split_std(self) -> float:
+        """Standard deviation over the splits (divided by their number), as published scores state it."""
+        mean = self.split_mean
+        return math.sqrt(sum((score - mean) ** 2 for score in self.split_scores) / len(self.counts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, with the protocol in words."""
+        num_splits, num_classes = self.probability_sums.shape
+        note = (
+            f"exp of the mutual information of picture and class, over the extractor's {num_classes} classes; biased "
+            f"downwards by about K/2N, compare at equal counts only; standard error by a jackknife over {num_splits} "
+            "splits by number"
+        )
+        return {
+            "value": self.score,
+            "standard_error": self.standard_error,
+            "split_mean": self.split_mean,
+            "split_std": self.split_std,
+            "num_splits": num_splits,
+            "num_classes": num_classes,
+            "count": self.count,
+            "protocol": note,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All sums by name, for ``from_tensors``."""
+        return {
+            "counts": self.counts,
+            "probability_sums": self.probability_sums,
+            "negative_entropy_sums": self.negative_entropy_sums,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ScoreTally:
+        """The tally that ``tensors()`` came from."""
+        num_splits, num_classes = tensors["probability_sums"].shape
+        tally = cls(num_classes, num_splits)
+        tally.counts = tensors["counts"].clone()
+        tally.probability_sums = tensors["probability_sums"].clone()
+        tally.negative_entropy_sums = tensors["negative_entropy_sums"].clone()
+        return tally
+
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.counts.sum(), self.probability_sums.sum(0), self.negative_entropy_sums.sum()
+
+    def _check_enough(self) -> None:
+        needed = 2 * len(self.counts)
+        if self.count < needed:
+            raise UsageError(f"an inception score needs at least {needed} pictures, got {self.count}; make more")
+        if int(self.counts.min()) == 0:
+            raise UsageError(
+                f"an inception score needs pictures in each of its {len(self.counts)} splits by number, got "
+                f"{self.counts.tolist()}; number the pictures one after another"
+            )
+
+
+def _score(count: Tensor, probability_sum: Tensor, negative_entropy_sum: Tensor) -> float:
+    """exp( H(mean p) - mean H(p) ) from the sums over ``count`` pictures."""
+    marginal = probability_sum / count
+    entropy = -torch.special.xlogy(marginal, marginal).sum()
+    return float(torch.exp(entropy + negative_entropy_sum / count))

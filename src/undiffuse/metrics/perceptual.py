@@ -1,0 +1,266 @@
+"""LPIPS, the learned perceptual distance of two pictures, and nearest neighbours by it.
+
+Zhang, Isola, Efros, Shechtman, Wang 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
+arXiv:1801.03924, version 0.1 with AlexNet. At each of five maps the channels are brought to unit length, and
+
+    d(a, b) = sum_l mean_hw sum_c w_lc (f_lhwc(a) - f_lhwc(b))^2,   w >= 0.
+
+With e(a) the concatenation of sqrt(w_lc / (H_l W_l)) f_lhwc(a), that is d(a, b) = |e(a) - e(b)|^2, so all pairs of two
+sets are one matrix product of embeddings.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
+from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
+from undiffuse.metrics.neighbours import Neighbours
+from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights, how_to_get, missing, read_weights
+
+SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
+BLOCK = 32
+SPARE = 3  # candidates kept beyond k by the fast search, re-ranked by exact distances
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1], version 0.1
+EPS = 1e-10  # added to a length before dividing by it
+
+
+class Lpips:
+    """LPIPS v0.1 over AlexNet of uint8 pictures (B, 1 or 3, H, W), on the CPU.
+
+    Pictures with a side under 64 pixels are enlarged (bilinear, shape kept) until the shorter side has 64: AlexNet
+    needs 31 pixels, and its first step of 4 leaves little to compare below 64. Others are compared as they are, at
+    most 64 a block, and each picture's embedding depends on itself alone.
+
+    Args:
+        network: AlexNet with its weights.
+        heads: five vectors of channel weights (C_l,), none negative.
+        hashes: SHA-256 of the files that they came from, by file name.
+    """
+
+    def __init__(self, network: AlexNetMaps, heads: list[Tensor], hashes: dict[str, str]) -> None:
+        if [len(head) for head in heads] != list(CHANNELS) or any(bool((head < 0).any()) for head in heads):
+            raise UsageError("LPIPS needs five heads of 64, 192, 384, 256, 256 weights, none negative")
+        self.network = network.eval().requires_grad_(False)
+        self.roots = [head.double().sqrt().float()[:, None, None] for head in heads]
+        self.hashes = hashes
+
+    def protocol(self) -> dict[str, Any]:
+        """What a result must say about this distance."""
+        return {
+            "metric": "LPIPS v0.1, AlexNet",
+            "weights_sha256": self.hashes,
+            "resize": f"bilinear up to a shorter side of {SMALLEST_SIDE}, larger pictures as they are",
+            "colour": GREY_REPEATED,
+        }
+
+    def features(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D) in float32 whose squared L2 distance is LPIPS; D is 31,872 at 64 x 64 pixels.
+
+        Raises:
+            UsageError: not uint8 pictures of one or three channels.
+        """
+        check_grey_or_colour(images)
+        return in_blocks(images, BLOCK, self._embed)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        maps = self.network(to_input(images))
+        parts = []
+        for root, one in zip(self.roots, maps, strict=True):
+            length = one.square().sum(1, keepdim=True).sqrt()
+            parts.append((one / (length + EPS) * (root / one[0, 0].numel() ** 0.5)).flatten(1))
+        return torch.cat(parts, 1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """LPIPS (B,) in float64 of each picture of ``a`` to the picture of ``b`` at the same place.
+
+        Args:
+            a, b: uint8 (B, 1 or 3, H, W); B may be 0, and grey may be compared with colour.
+        Raises:
+            UsageError: other types, numbers or sizes.
+        """
+        _check_pair(a, b, "the two sets")
+        if len(a) != len(b):
+            raise UsageError(f"LPIPS compares picture by picture, got {len(a)} and {len(b)}; take as many of each")
+        pairs = zip(torch.split(a, BLOCK), torch.split(b, BLOCK), strict=True)
+        return torch.cat([_squared(self.features(one), self.features(other)) for one, other in pairs])
+
+    def distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """LPIPS (N, M) in float64 of all pairs, within about 1e-6 of the embeddings' squared length.
+
+        Args:
+            a, b: uint8 (N, C, H, W) and (M, C, H, W), held as embeddings all at once (128 kB a picture at 64 x 64).
+        """
+        _check_pair(a, b, "the two sets")
+        return _products(self.features(a), self.features(b)).double().clamp(min=0)
+
+    def nearest(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        k: int = 1,
+        chunk: int = 512,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> Neighbours:
+        """The ``k`` references nearest to each query by LPIPS; a copy has distance 0 exactly.
+
+        Embeddings are computed ``chunk`` pictures at a time and thrown away, so memory is 2 * chunk * D floats
+        (130 MB at 64 x 64 and below) however many references there are; the references are embedded once for every
+        ``chunk`` queries.
+
+        Args:
+            queries: uint8 (N, C, H, W); N may be 0.
+            references: uint8 (M, C, H, W) of the same size, M >= k.
+            k: how many neighbours.
+            chunk: pictures of either side held as embeddings at a time.
+            tell: called with (pairs compared, pairs to compare) as the search goes on.
+        Returns:
+            LPIPS (N, k) in float64, ascending, and indices (N, k) into the references.
+        Raises:
+            UsageError: pictures of different size, or fewer references than ``k``.
+        """
+        _check_pair(queries, references, "queries and references")
+        if not 1 <= k <= len(references) or chunk < 1:
+            raise UsageError(f"nearest needs 1 <= k <= {len(references)} references and chunk >= 1, got {k}, {chunk}")
+        parts = [
+            self._search(part, references, k, chunk, _share(tell, start, len(part), len(queries), len(references)))
+            for start, part in zip(range(0, len(queries), chunk), torch.split(queries, chunk), strict=False)
+        ]
+        if not parts:
+            return Neighbours(torch.zeros(0, k, dtype=torch.float64), torch.zeros(0, k, dtype=torch.int64))
+        return Neighbours(torch.cat([p.distances for p in parts]), torch.cat([p.indices for p in parts]))
+
+    def _search(
+        self, queries: Tensor, references: Tensor, k: int, chunk: int, tell: Callable[[int], None]
+    ) -> Neighbours:
+        """The neighbours of one chunk of queries: candidates by matrix products, then exact distances to these."""
+        embedded = self.features(queries)
+        keep = min(k + SPARE, len(references))
+        scores, indices = torch.zeros(len(queries), 0), torch.zeros(len(queries), 0, dtype=torch.int64)
+        for start in range(0, len(references), chunk):
+            part = references[start : start + chunk]
+            scores = torch.cat([scores, _products(embedded, self.features(part))], 1)
+            indices = torch.cat([indices, torch.arange(start, start + len(part)).expand(len(queries), -1)], 1)
+            kept = scores.topk(min(keep, scores.shape[1]), dim=1, largest=False).indices
+            scores, indices = scores.gather(1, kept), indices.gather(1, kept)
+            tell(start + len(part))
+        return self._rerank(embedded, references, indices, k)
+
+    def _rerank(self, embedded: Tensor, references: Tensor, indices: Tensor, k: int) -> Neighbours:
+        """Exact distances to the candidates (N, C), sorted; equal ones in the order of the references."""
+        indices = indices.sort(1).values
+        needed, inverse = torch.unique(indices, return_inverse=True)
+        exact = torch.empty(indices.shape, dtype=torch.float64)
+        for start in range(0, len(needed), BLOCK):
+            features = self.features(references[needed[start : start + BLOCK]])
+            row, column = ((inverse >= start) & (inverse < start + BLOCK)).nonzero(as_tuple=True)
+            for rows, columns in zip(torch.split(row, BLOCK), torch.split(column, BLOCK), strict=True):
+                exact[rows, columns] = _squared(embedded[rows], features[inverse[rows, columns] - start])
+        order = exact.argsort(dim=1, stable=True)[:, :k]
+        return Neighbours(exact.gather(1, order), indices.gather(1, order))
+
+
+def to_input(images: Tensor) -> Tensor:
+    """uint8 pictures (B, 1 or 3, H, W) as the network reads them: no side under 64, [-1, 1] shifted and scaled."""
+    x = images.float() / 127.5 - 1
+    factor = SMALLEST_SIDE / min(x.shape[-2:])
+    if factor > 1:
+        size = tuple(max(round(side * factor), SMALLEST_SIDE) for side in x.shape[-2:])
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+    shift, scale = (torch.tensor(value)[:, None, None] for value in (SHIFT, SCALE))
+    return (to_three_channels(x) - shift) / scale
+
+
+def _check_pair(a: Tensor, b: Tensor, what: str) -> None:
+    for images in (a, b):
+        check_grey_or_colour(images)
+    if a.shape[-2:] != b.shape[-2:]:
+        sizes = [f"{images.shape[-1]}x{images.shape[-2]}" for images in (a, b)]
+        raise UsageError(f"{what} must have pictures of one size, got {sizes[0]} and {sizes[1]}; resize one of them")
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() - b.double()).square().sum(1)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances (N, M) of all pairs, in float32."""
+    lengths = [torch.linalg.vector_norm(rows, dim=1).square() for rows in (a, b)]  # makes no copy of the rows
+    products: Tensor = a @ b.T
+    return products.mul(-2).add(lengths[0][:, None]).add(lengths[1])
+
+
+def _share(
+    tell: Callable[[int, int], None] | None, first: int, count: int, num_queries: int, num_references: int
+) -> Callable[[int], None]:
+    """Progress of one chunk of ``count`` queries among all, counted in queries times references."""
+
+    def report(done: int) -> None:
+        if tell is not None:
+            tell(first * num_references + done * count, num_queries * num_references)
+
+    return report
+
+
+def load_lpips(path: Path | str | None = None) -> Lpips:
+    """LPIPS with its published weights, in whichever of two layouts they are found.
+
+    Either ``lpips_alexnet.npz`` with everything, or torchvision's ``alexnet-owt-7be5be79.pth`` together with the heads
+    ``alex.pth``, which the packages lpips and torchmetrics carry. Nothing is imported from these packages.
+
+    Args:
+        path: the ``.npz``, the AlexNet ``.pth``, or a folder that holds one of them; by default the places that
+            ``weight_files`` names.
+    Raises:
+        UsageError: they are nowhere, or are not the published files.
+    """
+    whole = find_weights("lpips", path)
+    if whole is not None and whole.name != WEIGHT_FILES["alexnet"].name:
+        return _from_npz(read_weights("lpips", whole))
+    alexnet = find_weights("alexnet", path)
+    if alexnet is None:
+        raise UsageError(f"{missing('lpips', path)}; or, for LPIPS from torchvision's AlexNet, {how_to_get('alexnet')}")
+    beside = alexnet.with_name(WEIGHT_FILES["lpips-heads"].name)
+    return _from_torch(
+        read_weights("alexnet", alexnet), read_weights("lpips-heads", beside if beside.is_file() else None)
+    )
+
+
+def _hashes(*keys: str) -> dict[str, str]:
+    return {WEIGHT_FILES[key].name: WEIGHT_FILES[key].sha256 for key in keys}
+
+
+def _from_npz(content: bytes) -> Lpips:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        network, heads = AlexNetMaps(), []
+        for index, convolution in enumerate(network.convolutions):
+            kernel = torch.from_numpy(arrays[f"AlexNet_0.Conv_{index}.kernel"])  # (height, width, in, out)
+            convolution.load_state_dict(
+                {
+                    "weight": kernel.permute(3, 2, 0, 1).contiguous(),
+                    "bias": torch.from_numpy(arrays[f"AlexNet_0.Conv_{index}.bias"]),
+                }
+            )
+            heads.append(torch.from_numpy(arrays[f"NetLinLayer_{index}.Conv_0.kernel"]).flatten())
+    return Lpips(network, heads, _hashes("lpips"))
+
+
+def _from_torch(alexnet: bytes, heads: bytes) -> Lpips:
+    state = torch.load(io.BytesIO(alexnet), map_location="cpu", weights_only=True)
+    lin = torch.load(io.BytesIO(heads), map_location="cpu", weights_only=True)
+    network = AlexNetMaps()
+    for convolution, place in zip(network.convolutions, (0, 3, 6, 8, 10), strict=True):
+        names = {kind: state[f"features.{place}.{kind}"] for kind in ("weight", "bias")}
+        convolution.load_state_dict(names)
+    return Lpips(
+        network, [lin[f"lin{i}.model.1.weight"].flatten() for i in range(5)], _hashes("alexnet", "lpips-heads")
+    )

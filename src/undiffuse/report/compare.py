@@ -1,0 +1,239 @@
+"""The page that sets several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from undiffuse.report import curves, figures, measures, pictures, wording
+from undiffuse.report.figures import RUN_COLOURS, VARIABLES, Chart
+from undiffuse.report.material import ReportMaterial
+from undiffuse.report.page import epoch_of, fill, shown_studies, study_note, write_page
+
+#: What of a protocol may differ between runs whose numbers still compare: it is what the runs are.
+OWN_BUSINESS = ("samples.sampler", "samples.steps", "samples.grid", "samples.nfe", "samples.process", "samples.classes")
+#: Of a configuration, where two losses are not the same quantity.
+LOSS_KEYS = ("system.parameterization", "system.weighting", "system.objective", "system.time_density", "system.process")
+#: Settings that two runs may differ in without it saying anything.
+IDLE = ("recipe",)
+_DASH = "–"
+
+
+class Cell(NamedTuple):
+    """A number of one run, and its error."""
+
+    value: str
+    uncertainty: str
+
+
+class Line(NamedTuple):
+    """One metric over all runs; ``differs`` names what of its protocol is not the same for all."""
+
+    name: str
+    small: str
+    cells: list[Cell]
+    part: bool
+    differs: str
+
+
+def write_comparison(path: Path, materials: Sequence[ReportMaterial]) -> Path:
+    """Write the page of several runs at ``path``.
+
+    Raises:
+        UsageError: the folder may not be written to.
+        RunError: the disk is full, or the page would be larger than 5 MB.
+    """
+    return write_page(path, render_comparison(materials))
+
+
+def render_comparison(materials: Sequence[ReportMaterial]) -> str:
+    """The page of several runs as text; their order is that of the columns."""
+    names = [material.title for material in materials]
+    metrics = metric_lines(materials)
+    return fill(
+        "compare.html.j2",
+        {
+            "title": ", ".join(names[:-1]) + f" and {names[-1]}",
+            "names": names,
+            "variables": [VARIABLES[RUN_COLOURS[number % len(RUN_COLOURS)]] for number in range(len(names))],
+            "remarks": remarks(materials),
+            "overview": overview(materials),
+            "metrics": metrics,
+            "differences": config_differences([material.record.get("config", {}) for material in materials]),
+            "commands": [(one.title, one.reproduce) for one in materials],
+            "studies": shown_studies(_studies(materials)),
+            "footer": [(key, text) for key, text in _footer(materials) if text],
+            "samples": _samples(materials),
+            "real": _real(materials),
+            **_charts(materials),
+        },
+    )
+
+
+def remarks(materials: Sequence[ReportMaterial]) -> list[str]:
+    """What a reader must know before comparing: other shapes, other data, losses that are other quantities."""
+    shapes = {str(wording.dig(one.record, "model.shape")): one.record for one in materials}
+    said = []
+    if len(shapes) > 1:
+        sizes = ", ".join(_size(record) for record in shapes.values())
+        said.append(f"These runs make items of different shapes ({sizes}): their losses and distances do not compare.")
+    elif len({str(wording.dig(one.record, "data.fingerprint")) for one in materials}) > 1:
+        said.append("These runs were trained on different data: their losses and distances do not compare.")
+    configs = [one.record.get("config", {}) for one in materials]
+    if not said and any(len({str(wording.dig(config, key)) for config in configs}) > 1 for key in LOSS_KEYS):
+        said.append(
+            "Process, prediction or weighting differ, so the losses are not the same quantity: compare the shapes of "
+            "their curves, and the runs by their metrics."
+        )
+    return said
+
+
+def _size(record: Mapping[str, Any]) -> str:
+    shape = wording.dig(record, "model.shape") or []
+    return wording.size_of(shape) if len(shape) == 3 else "points"
+
+
+def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:
+    """What each run is, a line a fact, a column a run; facts that no run has are left out."""
+    progress = [wording.progress_of(one.journal) for one in materials]
+    rows = [
+        ("Recipe", [str(wording.dig(one.record, "config.recipe") or _DASH) for one in materials]),
+        ("Data", [str(wording.dig(one.record, "config.data.name") or _DASH) for one in materials]),
+        ("Seen", [f"{one.images:,}" for one in progress]),
+        ("Training time", [_DASH if one.seconds is None else wording.duration(one.seconds) for one in progress]),
+        ("Validation loss", [_DASH if one.loss is None else wording.number(one.loss) for one in progress]),
+    ]
+    if any(one.findings for one in materials):
+        rows.append(("The doctor found", [_doctor_line(one.findings) for one in materials]))
+    glances = [dict(wording.glance(one.record.get("config", {}))) for one in materials]
+    for title in dict.fromkeys(title for glance in glances for title in glance):
+        rows.append((title, [glance.get(title, _DASH) for glance in glances]))
+    return [(title, cells) for title, cells in rows if set(cells) != {_DASH}]
+
+
+def _doctor_line(findings: Sequence[Mapping[str, Any]] | None) -> str:
+    """``1 problem, 2 warnings``; a dash where the doctor did not look."""
+    if findings is None:
+        return _DASH
+    counts = {kind: sum(row.get("severity") == kind for row in findings) for kind in ("problem", "warning", "note")}
+    told = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    return ", ".join(told) or "nothing amiss"
+
+
+def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
+    """Every metric that any run was evaluated with, in the order of first sight."""
+    tables = [{metric.name: metric for metric in measures.metrics_of(one.evaluation)} for one in materials]
+    lines = []
+    for name in dict.fromkeys(name for table in tables for name in table):
+        found = [table[name] for table in tables if name in table]
+        cells = [
+            Cell(table[name].value, table[name].uncertainty) if name in table else Cell(_DASH, "") for table in tables
+        ]
+        small = ", ".join(text for text in (found[0].unit, found[0].better) if text)
+        lines.append(Line(name, small, cells, found[0].part, _differing([one.protocol for one in found])))
+    return lines
+
+
+def _differing(protocols: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """Names of the entries that the protocols do not share, other than what the runs themselves are."""
+    tables = [dict(protocol) for protocol in protocols]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    unlike = [
+        key
+        for key in keys
+        if key not in OWN_BUSINESS
+        and not key.startswith(("estimate.", "details."))
+        and len({table.get(key) for table in tables}) > 1
+    ]
+    return ", ".join(key.replace("_", " ") for key in unlike[:3]) + (", …" if unlike[3:] else "")
+
+
+def config_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same for all runs: dotted key and the value of each, a dash where it has none."""
+    tables = [dict(wording.flattened(config)) for config in configs]
+    keys = [key for key in dict.fromkeys(key for table in tables for key in table) if key not in IDLE]
+    sections = [key.rpartition(".")[0] for key in keys]
+    together = sorted(keys, key=lambda key: sections.index(key.rpartition(".")[0]))
+    rows = [(key, [table.get(key, _DASH) for table in tables]) for key in together]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _samples(materials: Sequence[ReportMaterial]) -> list[Any]:
+    """A picture a run, ``None`` for one without samples."""
+    budget = pictures.COMPARED_BYTES // len(materials)
+    return [pictures.column(one.samples, f"Samples of {one.title}", _limit(one), budget) for one in materials]
+
+
+def _real(materials: Sequence[ReportMaterial]) -> list[Any]:
+    """A picture of each data set that the runs learned from."""
+    firsts = {str(wording.dig(one.record, "data.fingerprint")): one for one in reversed(materials)}
+    budget = pictures.COMPARED_BYTES // (2 * len(firsts))
+    columns = [
+        pictures.column(one.data, "Real data" if len(firsts) == 1 else f"Real data of {one.title}", _limit(one), budget)
+        for one in materials
+        if any(one is first for first in firsts.values())
+    ]
+    return [column for column in columns if column is not None]
+
+
+def _limit(material: ReportMaterial) -> float:
+    return pictures.limit_of(material.data) if material.points else 0.0
+
+
+def _charts(materials: Sequence[ReportMaterial]) -> dict[str, Any]:
+    journals = [one.journal for one in materials]
+    epochs = {epoch_of(one.record) for one in materials}
+    epoch = epochs.pop() if len(epochs) == 1 else None
+    return {
+        "losses": [
+            (title, chart)
+            for title, kind in (("Validation loss, EMA weights", "validation"), ("Training loss", "train"))
+            if (chart := _run_chart(title, [(kind, "loss", rows) for rows in journals], materials, epoch)) is not None
+        ],
+        "qualities": _quality_charts(materials, epoch),
+        "has_epochs": epoch is not None,
+    }
+
+
+def _run_chart(
+    title: str, wanted: Sequence[tuple[str, str, Any]], materials: Sequence[ReportMaterial], epoch: float | None
+) -> Chart | None:
+    lines = [
+        curves.run_curve(rows, kind, key, materials[number].title, number)
+        for number, (kind, key, rows) in enumerate(wanted)
+    ]
+    return figures.chart(lines, f"{title} of all runs over items seen", title, epoch=epoch)
+
+
+def _quality_charts(materials: Sequence[ReportMaterial], epoch: float | None) -> list[tuple[str, Chart]]:
+    keys = dict.fromkeys(key for one in materials for key in curves.quality_metrics(one.journal))
+    charts = []
+    for key in keys:
+        lines = [
+            curves.quality_curve(one.journal, key, one.title, RUN_COLOURS[number % len(RUN_COLOURS)])._replace(
+                dashed=number >= len(RUN_COLOURS)
+            )
+            for number, one in enumerate(materials)
+        ]
+        title = measures.name_of(key)
+        chart = figures.chart(lines, f"{title} of all runs over items seen", f"quality-{key}", epoch=epoch)
+        charts += [(title, chart)] if chart is not None else []
+    return charts
+
+
+def _studies(materials: Sequence[ReportMaterial]) -> list[Any]:
+    return [
+        (study._replace(name=f"{study.name}, {one.title}"), study_note(study, one.evaluation))
+        for one in materials
+        for study in one.studies
+    ]
+
+
+def _footer(materials: Sequence[ReportMaterial]) -> list[tuple[str, str]]:
+    prints = dict.fromkeys(str(wording.dig(one.record, "data.fingerprint") or "") for one in materials)
+    return [
+        ("undiffuse", materials[0].version),
+        ("Hardware", materials[0].hardware),
+        ("Data fingerprints", ", ".join(filter(None, prints))),
+    ]

@@ -1,0 +1,237 @@
+"""Study ``levels``: the denoising error over the noise level, on training and on held-out pictures.
+
+Every level has its own error, and three others give it scale: that of saying the mean picture, that of saying x_t
+itself, and that of the best linear denoiser, which knows the mean and the covariance of the pictures and no more. With
+eigenvalues v_i of that covariance it leaves
+
+    e(lambda) = 1/D sum_i  v_i SNR / (1 + v_i SNR)          of the noise, a posterior variance in closed form.
+
+A network that learned anything beyond the covariance lies below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.config import Component, ComponentConfig, FrozenModel, build
+from undiffuse.core.process import Process
+from undiffuse.errors import UsageError
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.losses.levels import loss_by_level
+from undiffuse.losses.weighting import WEIGHTINGS, LogWeight
+from undiffuse.samplers.grids import WIDEST_LOG_SNR
+from undiffuse.studies.canvas import BLUE, GREEN, GREY, ORANGE, RED, SETTINGS, Plate, figure, grid_lines, save
+from undiffuse.studies.pictures import PictureSubject, Tell
+
+__all__ = ["LevelsOptions", "level_grid", "linear_error", "loss_by_level", "study_levels", "training_levels"]
+
+#: Pictures of which mean and covariance are taken, and the largest picture whose covariance is.
+_FOR_COVARIANCE, _LARGEST_COVARIANCE = 5000, 1100
+_DRAWS, _BINS = 4000, 60
+_NAMES = {"eps": "of the noise", "x0": "of the picture", "v": "of v", "own": "as its training weighs it"}
+
+
+class LevelsOptions(FrozenModel):
+    """Options of the study.
+
+    Args:
+        num: pictures of each split.
+        levels: noise levels, evenly spaced in the log-SNR over what training sees.
+        error: shown beside that of the noise: ``v`` (of alpha^2 + sigma^2 = 1), which is bounded at both ends, ``x0``,
+            or ``own``, the weighting that the model was trained with.
+    """
+
+    num: Annotated[int, Field(ge=2)] = 96
+    levels: Annotated[int, Field(ge=2)] = 20
+    error: Literal["v", "x0", "own"] = "v"
+
+
+def training_levels(subject: PictureSubject, num: int = _DRAWS) -> Tensor | None:
+    """``num`` log-SNRs that training looks at, evenly spaced quantiles, descending; ``None`` where it does not say."""
+    named = _component(subject, "time_density", TIME_DENSITIES)
+    if named is None:
+        return None
+    u = (torch.arange(num, dtype=torch.float64) + 0.5) / num
+    found: Tensor = subject.process.log_snr(build(TIME_DENSITIES, named)(subject.process, u))
+    return found.sort(descending=True).values
+
+
+def _component(subject: PictureSubject, key: str, registry: Any) -> ComponentConfig | None:
+    values = subject.model.config["config"]["system"].get(key)
+    return Component(registry, key).pick(values) if values else None
+
+
+def level_grid(subject: PictureSubject, num: int, tail: float = 0.0025) -> Tensor:
+    """``num`` log-SNRs, evenly spaced and descending, over all that training sees but ``tail`` at either end."""
+    low, high = subject.system.log_snr_range
+    if (drawn := training_levels(subject)) is not None:
+        ends = drawn[[-1 - int(tail * len(drawn)), int(tail * len(drawn))]].tolist()
+        low, high = max(low, ends[0]), min(high, ends[1])
+    low, high = max(low, WIDEST_LOG_SNR[0]), min(high, WIDEST_LOG_SNR[1])
+    return torch.linspace(high, low, num, dtype=torch.float64)
+
+
+def linear_error(eigenvalues: Tensor, log_snr: Tensor) -> Tensor:
+    """Error of the noise (L,) that the best linear denoiser leaves: v SNR / (1 + v SNR), a mean over eigenvalues v."""
+    signal = eigenvalues.double().clamp(min=0)[None] * torch.exp(log_snr.double())[:, None]
+    return (signal / (1 + signal)).mean(1)
+
+
+def study_levels(subject: PictureSubject, options: LevelsOptions, folder: Path, tell: Tell) -> list[Plate]:
+    """Draw the errors and write ``levels.png``."""
+    log_snr = level_grid(subject, options.levels)
+    errors = _errors(subject, options.num, log_snr, tell)
+    references = _trivial(subject, log_snr)
+    drawn = training_levels(subject)
+    factor = _factor(subject, options.error, log_snr)
+    _draw(folder / "levels.png", log_snr, errors, references, drawn, (options.error, factor))
+    numbers = _numbers(subject.process, log_snr, errors, references, (options.error, factor))
+    return [_plate(numbers, options, "held out" in errors)]
+
+
+def _errors(subject: PictureSubject, num: int, log_snr: Tensor, tell: Tell) -> dict[str, Tensor]:
+    """Errors of the noise (L, B) of each split; row i of both meets the same noise."""
+    train, held_out = subject.data
+    splits = {"training": train, "held out": held_out}
+    errors, total = {}, len(log_snr) * 2
+    for number, (split, dataset) in enumerate(splits.items()):
+        if (count := min(num, len(train), len(dataset) or num)) < 2 or len(dataset) == 0:
+            continue
+        x_0, rows = subject.to_x(subject.real(count, split)), []
+        for index in range(len(log_snr)):
+            noise = subject.noise(count, first=index * num)
+            rows.append(loss_by_level(subject.system, x_0, log_snr[index : index + 1], noise))
+            tell(number * len(log_snr) + index + 1, total)
+        errors[split] = torch.cat(rows)
+    return errors
+
+
+def _trivial(subject: PictureSubject, log_snr: Tensor) -> dict[str, Tensor]:
+    """Errors of the noise (L,) of predictors that need no network."""
+    pictures = subject.to_x(subject.real(_FOR_COVARIANCE, "training")).flatten(1).double().cpu()
+    snr = torch.exp(log_snr)
+    variances = pictures.var(0, unbiased=False)
+    found = {"mean picture": snr * variances.mean(), "x_t / alpha itself": torch.ones_like(snr)}
+    if pictures.shape[1] <= min(_LARGEST_COVARIANCE, len(pictures) - 1):
+        found["best linear denoiser"] = linear_error(torch.linalg.eigvalsh(pictures.T.cov()), log_snr)
+    return found
+
+
+def _factor(subject: PictureSubject, error: str, log_snr: Tensor) -> Tensor:
+    """What turns the error of the noise (L,) into another."""
+    if error == "x0":
+        return torch.exp(-log_snr)
+    if error == "v":
+        return 1 + torch.exp(-log_snr)
+    named = _component(subject, "weighting", WEIGHTINGS)
+    if named is None:
+        raise UsageError("this model's config.json names no weighting; say error=x0 or error=v")
+    log_weight: LogWeight = build(WEIGHTINGS, named)
+    t = subject.process.time_of_log_snr(log_snr)
+    factor: Tensor = torch.exp(log_weight(subject.process, t) - log_snr)
+    return factor
+
+
+def _draw(
+    path: Path,
+    log_snr: Tensor,
+    errors: dict[str, Tensor],
+    references: dict[str, Tensor],
+    drawn: Tensor | None,
+    shown: tuple[str, Tensor],
+) -> None:
+    import matplotlib
+
+    one = figure(11.2, 5.0)
+    with matplotlib.rc_context(SETTINGS):
+        places = one.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
+    for column, (name, factor) in enumerate((("eps", torch.ones_like(log_snr)), shown)):
+        axes, below = places[:, column]
+        _curves(axes, log_snr, errors, references, factor)
+        axes.set(title=f"squared error {_NAMES[name]}", ylabel="mean over pixels")
+        _density(below, drawn, log_snr)
+    places[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
+    save(one, path)
+
+
+def _curves(
+    axes: Any, log_snr: Tensor, errors: dict[str, Tensor], references: dict[str, Tensor], factor: Tensor
+) -> None:
+    styles = {"mean picture": (ORANGE, ":"), "x_t / alpha itself": (GREY, ":"), "best linear denoiser": (GREEN, "--")}
+    for name, values in references.items():
+        axes.plot(log_snr, values * factor, color=styles[name][0], linestyle=styles[name][1], label=name, linewidth=1.3)
+    for colour, (split, rows) in zip((BLUE, RED), errors.items(), strict=False):
+        mean, wide = rows.mean(1) * factor, 2 * _standard_error(rows) * factor
+        axes.plot(log_snr, mean, color=colour, label=f"the model, {split}")
+        axes.fill_between(log_snr, mean - wide, mean + wide, color=colour, alpha=0.2, linewidth=0)
+    network = torch.stack([rows.mean(1) * factor for rows in errors.values()])
+    axes.set_yscale("log")
+    nothing = float((references["x_t / alpha itself"] * factor).min())
+    axes.set_ylim(float(network.min()) / 2, max(4 * float(network.max()), 1.5 * nothing))
+    grid_lines(axes)
+
+
+def _density(axes: Any, drawn: Tensor | None, log_snr: Tensor) -> None:
+    low, high = float(log_snr[-1]), float(log_snr[0])
+    if drawn is not None:
+        inside = drawn[(drawn >= low) & (drawn <= high)].numpy()
+        axes.hist(inside, bins=_BINS, range=(low, high), color="#9fb8cc", density=True)
+    axes.set(xlabel="log-SNR (noisier to the right)", ylabel="training\nlooks here", yticks=[], xlim=(high, low))
+
+
+def _standard_error(rows: Tensor) -> Tensor:
+    error: Tensor = rows.std(1) / rows.shape[1] ** 0.5
+    return error
+
+
+def _numbers(
+    process: Process,
+    log_snr: Tensor,
+    errors: dict[str, Tensor],
+    references: dict[str, Tensor],
+    shown: tuple[str, Tensor],
+) -> dict[str, Any]:
+    levels: list[dict[str, Any]] = [
+        {"log_snr": level, "t": t}
+        for level, t in zip(log_snr.tolist(), process.time_of_log_snr(log_snr).tolist(), strict=True)
+    ]
+    columns: dict[str, Tensor] = {key.replace(" ", "_"): value for key, value in references.items()}
+    for split, rows in errors.items():
+        key = split.replace(" ", "_")
+        columns |= {f"error_{key}": rows.mean(1), f"standard_error_{key}": _standard_error(rows)}
+    if len(errors) == 2:
+        a, b = errors["held out"], errors["training"]
+        columns["gap"] = a.mean(1) - b.mean(1)
+        columns["gap_standard_error"] = (_standard_error(a) ** 2 + _standard_error(b) ** 2).sqrt()
+    columns[f"factor_{shown[0]}"] = shown[1]
+    for key, values in columns.items():
+        for level, value in zip(levels, values.tolist(), strict=True):
+            level[key] = value
+    return {"levels": levels, "pictures": {split: rows.shape[1] for split, rows in errors.items()}}
+
+
+def _plate(numbers: dict[str, Any], options: LevelsOptions, held_out: bool) -> Plate:
+    names: Sequence[str] = list(numbers["pictures"].values())
+    apart = "" if held_out else " No picture was held out, so that there is no second curve."
+    return Plate(
+        "levels.png",
+        "Loss by noise level",
+        f"Mean squared error of the model over the noise level, {names[0]} pictures a split with the same noise, bands "
+        f"of two standard errors; left of the predicted noise, right {_NAMES[options.error]}. A curve must lie below "
+        "those of the predictors that need no network: the mean picture, x_t / alpha as it is (error 1 of the noise), "
+        "and, where the pictures are small enough, the best linear denoiser, which knows their covariance alone. "
+        "Held-out pictures above training pictures say that the training set is being learned by heart, most visibly "
+        "in the middle. Below: how often training looks at each level; where it seldom does, an error may be large "
+        f"for want of practice.{apart}",
+        "e(lambda) = E ||eps - eps-hat||^2 / D = SNR E ||x_0 - x_0-hat||^2 / D; linear: mean of v SNR / (1 + v SNR) "
+        "over the eigenvalues v of the covariance",
+        "losses.levels.loss_by_level; Kingma et al. 2021, arXiv:2107.00630, sec. 3; Nichol & Dhariwal 2021, "
+        "arXiv:2102.09672, fig. 2",
+        numbers,
+    )

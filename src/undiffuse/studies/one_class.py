@@ -1,0 +1,201 @@
+"""Study ``one-class``: one class against several at an equal budget of training.
+
+The same recipe sees the same number of pictures three times: of one class alone; of all classes; of all classes, each
+with its name. A model of one class spends its whole budget there and has no other to get wrong; a model of all classes
+sees a part of each and shares among them what they have in common. So all are set beside real pictures of that class
+and of all, and beside fresh real pictures, which say how good a score can be at that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.coverage import coverage
+from undiffuse.metrics.distances import check_enough, frechet_estimate
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.studies import sheets
+from undiffuse.studies.comparing import features_of
+from undiffuse.studies.pictures import Pictures
+
+GROUPS = 10  # of the jackknife
+NEAREST = 5  # the neighbour that sets the radii of precision and recall
+#: Real pictures compared with, at most: precision and recall look at all pairs.
+REFERENCES = 2000
+_SHOWN = 12
+_COLUMNS = ("Fréchet", "precision", "recall")
+
+
+class Training(NamedTuple):
+    """One of the trainings.
+
+    Attributes:
+        name: of its folder.
+        words: in tables.
+        one_class: it sees the one class alone.
+        conditional: it is told the class of each picture.
+    """
+
+    name: str
+    words: str
+    one_class: bool
+    conditional: bool
+
+
+TRAININGS = (
+    Training("one-class", "one class", True, False),
+    Training("all-classes", "all classes", False, False),
+    Training("all-classes-conditional", "all classes, told which", False, True),
+)
+
+
+class Asked(NamedTuple):
+    """Samples of a training: of the one class (``the class``) or of whatever comes (``anything``)."""
+
+    training: Training
+    of_class: bool
+
+    @property
+    def words(self) -> str:
+        """What was asked for."""
+        return "the class" if self.of_class else "anything"
+
+
+#: Every set of samples; a model that knows no classes cannot be asked for one.
+SETS = (Asked(TRAININGS[0], False), Asked(TRAININGS[1], False), Asked(TRAININGS[2], True), Asked(TRAININGS[2], False))
+
+
+class Target(NamedTuple):
+    """Real pictures as features (N, D), and their grouped statistics."""
+
+    features: Tensor
+    statistics: GroupedStatistics
+
+
+def target_of(extractor: FeatureExtractor, pictures: Tensor, num: int, what: str) -> Target:
+    """What samples are compared with.
+
+    Args:
+        num: samples of each set.
+        what: the pictures are, for messages.
+    Raises:
+        UsageError: fewer pictures or samples than a Fréchet distance over these features needs.
+    """
+    features = features_of(extractor, pictures)
+    try:
+        check_enough(min(num, len(features)), features.shape[1], GROUPS)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+    return Target(features, GroupedStatistics.of(features, GROUPS))
+
+
+def scores(samples: Tensor, target: Target) -> dict[str, float]:
+    """Fréchet distance with its standard error, precision and recall of features (M, D) against a target."""
+    estimate = frechet_estimate(GroupedStatistics.of(samples, GROUPS), target.statistics)
+    found = coverage(target.features, samples, k=NEAREST)
+    return {
+        "frechet": estimate.value,
+        "frechet_standard_error": estimate.standard_error,
+        "precision": found.precision,
+        "recall": found.recall,
+    }
+
+
+def class_share(extractor: FeatureExtractor, samples: Tensor, real: Tensor) -> float | None:
+    """Share of samples that the classifier gives to the class that it gives most of ``real`` to; ``None`` without one.
+
+    Args:
+        samples, real: uint8 pictures (N, C, H, W), ``real`` all of one class.
+    """
+    try:
+        own = int(extractor.classify(real).argmax(1).mode().values)
+    except UsageError:
+        return None
+    return float((extractor.classify(samples).argmax(1) == own).double().mean())
+
+
+def measure(
+    extractor: FeatureExtractor, samples: Tensor, targets: Mapping[str, Target], real_of_class: Tensor
+) -> dict[str, Any]:
+    """All scores of a set of uint8 pictures against each target, and the share of the class."""
+    features = features_of(extractor, samples)
+    return {
+        "class_share": class_share(extractor, samples, real_of_class),
+        **{name: scores(features, target) for name, target in targets.items()},
+    }
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """The table and how it was made, as Markdown."""
+    titles = [f"{name}, {of}" for of in ("the class", "all") for name in _COLUMNS]
+    head = ["trained on", "asked for", "pictures of the class seen", "named the class", *titles]
+    lines = [
+        "# One class against several at an equal budget",
+        "",
+        f"Data: {facts['data']}; the class: {facts['class']}. {facts['images']:,} pictures seen by each training of "
+        f"the recipe {facts['recipe']}, seed {facts['seed']}; {facts['samples']} samples of each set; "
+        f"{facts['features']} features, {facts['references_class']:,} and {facts['references_all']:,} real training "
+        "pictures of the class and of all.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]
+    lines += [
+        "",
+        "Lower Fréchet distances (no FID: other features) and higher precision and recall are better. A model that "
+        "cannot be asked for the class is compared with what it makes. The last rows are other real pictures, as many "
+        "as there are samples: no model should be expected to do better. Numbers after ± are standard errors of "
+        "sampling, not of training again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def row_texts(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table as text."""
+    cells = [row["trained_on"], row["asked_for"], _count(row.get("class_images"))]
+    if row.get("failed"):
+        return [*cells, row["failed"], *[""] * (2 * len(_COLUMNS))]
+    share = row["class_share"]
+    cells.append("–" if share is None else f"{share:.1%}")
+    for name in ("class", "all"):
+        part = row[name]
+        cells += [f"{part['frechet']:.3g} ± {part['frechet_standard_error']:.2g}"]
+        cells += [f"{part['precision']:.2f}", f"{part['recall']:.2f}"]
+    return cells
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{round(value):,}"
+
+
+def draw_samples(path: Path, rows: Sequence[tuple[str, str, Pictures]]) -> None:
+    """Write a picture with a row a set: (label, note, pictures (N, C, H, W)), of which the first are shown."""
+    table = sheets.Table(
+        [pictures[:_SHOWN] for _, _, pictures in rows],
+        row_labels=[label for label, _, _ in rows],
+        notes=[note for _, note, _ in rows],
+    )
+    sheets.write([table], path)
+
+
+def other_pictures(count: int, num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of reference pictures and of ``num`` others out of ``count``, in a random order by the seed.
+
+    Raises:
+        UsageError: too few pictures for both.
+    """
+    if count < 2 * num:
+        raise UsageError(
+            f"{count} training pictures of one kind are too few to set {num} samples beside {num} real pictures and "
+            f"have {num} others for scale; take --num {max(1, count // 2)} or fewer, or more data"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[num : num + REFERENCES], order[:num]

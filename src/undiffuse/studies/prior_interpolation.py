@@ -1,0 +1,234 @@
+"""Samples of noise between the noises of two seeds.
+
+    z(w) = mix(z_a, z_b; w),   x(w) = the sample that starts from z(w),   0 <= w <= 1,
+
+with z_a and z_b what the seeds a and b start from. The noise of a stochastic sampler's steps is that of seed a for all
+frames of a pair. On the straight line the norm of z falls to 0.71 midway, where a model meets what it never saw; the
+great circle keeps it.
+
+Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 (spherical, deterministic sampler).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.config import FrozenModel
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.studies import canvas, sheets
+from undiffuse.studies.canvas import Plate
+from undiffuse.studies.legibility import Legibility
+from undiffuse.studies.mixing import evenly, mixed
+from undiffuse.studies.pictures import ClassName, PictureSubject, Plan, Tell, sampling_plan
+
+_COLOURS = {"spherical": canvas.BLUE, "linear": canvas.RED}
+
+
+class PriorInterpolationOptions(FrozenModel):
+    """Options of the study ``prior-interpolation``.
+
+    Args:
+        mix: ``spherical``, ``linear``, or ``both`` for comparison.
+        pairs: pairs of seeds; pair i has seeds ``seed + 2 i`` and the next one.
+        rows: of them shown.
+        frames: pictures of a pair, both ends among them.
+        sampler, steps: the model's own by default.
+        class_name: of all samples; by default a class a pair, all in turn.
+    """
+
+    mix: Literal["spherical", "linear", "both"] = "spherical"
+    pairs: Annotated[int, Field(ge=2)] = 12
+    rows: Annotated[int, Field(ge=1, le=16)] = 5
+    frames: Annotated[int, Field(ge=3, le=33)] = 11
+    sampler: str | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    class_name: ClassName | None = None
+
+
+class Frames(NamedTuple):
+    """Of one mix: ``norm`` (P, F) relative to the mean of the two ends', and the samples (P, F, C, H, W) in [-1, 1]."""
+
+    norm: Tensor
+    x: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """Pixel standard deviation among the pairs, of each frame: ``(F,)``, in units of [-1, 1]."""
+        return self.x.double().var(dim=0).flatten(1).mean(1).sqrt()
+
+    @property
+    def sharpness(self) -> Tensor:
+        """RMS difference of neighbouring pixels of each frame, over all pairs: ``(F,)``, in units of [-1, 1]."""
+        x = self.x.double().transpose(0, 1).flatten(1, 2)  # (F, P * C, H, W)
+        across, down = x.diff(dim=-1).square().flatten(1), x.diff(dim=-2).square().flatten(1)
+        return torch.cat([across, down], dim=1).mean(1).sqrt()
+
+
+def frames_between(
+    subject: PictureSubject, plan: Plan, mix: str, pairs: int, weights: list[float], class_name: str | None, tell: Tell
+) -> Frames:
+    """Samples that start between the noises of ``pairs`` pairs of seeds.
+
+    The first frame of a pair is the sample of its first seed; the last is that of its second where the sampler draws no
+    noise.
+    """
+    times, shape = subject.times(plan.steps), subject.shape
+    prior = subject.noise(2 * pairs).prior(torch.empty(2 * pairs, *shape))
+    z = mixed(prior[0::2], prior[1::2], weights, mix)  # (P, F, C, H, W)
+    norm = z.double().flatten(2).norm(dim=2)
+    count = len(weights)
+    shared = SeededNoise([seed for seed in subject.seeds(2 * pairs)[0::2] for _ in range(count)])
+    cond = subject.condition(pairs, class_name)
+    rows = torch.arange(pairs).repeat_interleave(count).to(subject.device)
+    x = subject.denoise_from(
+        subject.process.start_std(float(times[0])) * z.flatten(0, 1).to(subject.device),
+        times,
+        sampler=plan.sampler,
+        noise=shared,
+        cond=cond.select(rows) if cond is not None else None,
+        callback=lambda progress: tell(progress.index + 1, progress.count),
+    )
+    return Frames(norm / norm[:, [0, -1]].mean(1, keepdim=True), x.cpu().reshape(pairs, count, *shape))
+
+
+def study_prior_interpolation(
+    subject: PictureSubject, options: PriorInterpolationOptions, folder: Path, tell: Tell
+) -> list[Plate]:
+    """``prior_interpolation.png``: a row a pair of seeds, norms and legibility below."""
+    plan = sampling_plan(subject, options.sampler, options.steps)
+    mixes = ["spherical", "linear"] if options.mix == "both" else [options.mix]
+    weights, parts = evenly(options.frames), len(mixes)
+    done = {}
+    for number, mix in enumerate(mixes):
+
+        def part(step: int, count: int, number: int = number) -> None:
+            tell(number * count + step, parts * count)
+
+        done[mix] = frames_between(subject, plan, mix, options.pairs, weights, options.class_name, part)
+    legibility = Legibility(subject)
+    legible = {mix: _legible(subject, frames, legibility) for mix, frames in done.items()}
+    figure, axes = sheets.draw([_table(subject, options, done, weights)], num_charts=3, chart_height=400)
+    _charts(axes, weights, done)
+    canvas.save(figure, folder / "prior_interpolation.png")
+    return [_plate(plan, options, weights, done, legible, legibility)]
+
+
+def _legible(subject: PictureSubject, frames: Frames, legibility: Legibility) -> npt.NDArray[np.float64]:
+    """Mean over the pairs, (F,)."""
+    values = legibility(subject.finish(frames.x.flatten(0, 1)))
+    mean: npt.NDArray[np.float64] = values.reshape(frames.x.shape[:2]).mean(0)
+    return mean
+
+
+def _table(
+    subject: PictureSubject, options: PriorInterpolationOptions, done: dict[str, Frames], weights: list[float]
+) -> sheets.Table:
+    shown = min(options.rows if len(done) == 1 else max(1, options.rows // 2 + 1), options.pairs)
+    pictures, labels = [], []
+    for row in range(shown):
+        first = subject.seed + 2 * row
+        for mix, frames in done.items():
+            pictures.append(subject.finish(frames.x[row]))
+            labels.append(f"{mix}\n" * (len(done) > 1) + f"seeds {first}, {first + 1}")
+    ends = {(row, column): canvas.ORANGE for row in range(len(pictures)) for column in (0, len(weights) - 1)}
+    return sheets.Table(
+        pictures,
+        labels,
+        [f"w = {weight:.3g}" for weight in weights],
+        "Samples of noise between the noises of two seeds  (w: weight of the second; framed: the seeds' own)",
+        frames=ends if not _stochastic(options, subject) else {},
+        row_gaps=range(2, len(pictures), 2) if len(done) > 1 else (),
+    )
+
+
+def _stochastic(options: PriorInterpolationOptions, subject: PictureSubject) -> bool:
+    return make_sampler(sampling_plan(subject, options.sampler, options.steps).sampler).stochastic
+
+
+def _charts(axes: Any, weights: list[float], done: dict[str, Frames]) -> None:
+    left, middle, right = axes
+    for mix, frames in done.items():
+        left.plot(weights, frames.norm.mean(0).numpy(), "o-", ms=3.5, color=_COLOURS[mix], label=mix)
+        middle.plot(weights, frames.spread.numpy(), "o-", ms=3.5, color=_COLOURS[mix], label=mix)
+        right.plot(weights, frames.sharpness.numpy(), "o-", ms=3.5, color=_COLOURS[mix], label=mix)
+    left.axhline(0.5**0.5, color=canvas.GREY, lw=0.9, ls=":")
+    left.text(0.02, 0.5**0.5 + 0.008, "0.71", fontsize=8, color=canvas.GREY)
+    left.set(title="norm of the noise, over that of its ends", xlabel="w", ylim=(0.65, 1.05))
+    middle.set(title="deviation among the pairs' pictures", xlabel="w")
+    right.set(title="difference of neighbouring pixels", xlabel="w")
+    for one in axes:
+        one.title.set_fontsize(9.5)
+        one.legend(fontsize=8, frameon=False)
+        canvas.grid_lines(one)
+
+
+def _dip(values: Tensor) -> float:
+    """What a number of the frames (F,) is midway, over the mean of the ends."""
+    return float(values[len(values) // 2] / values[[0, -1]].mean())
+
+
+def _plate(
+    plan: Plan,
+    options: PriorInterpolationOptions,
+    weights: list[float],
+    done: dict[str, Frames],
+    legible: dict[str, Any],
+    legibility: Legibility,
+) -> Plate:
+    stochastic = make_sampler(plan.sampler).stochastic
+    ends = (
+        "The sampler draws noise, the same at every step for all frames of a pair, that of the first seed: so the "
+        "first frame is that seed's own sample, and the last one is not."
+        if stochastic
+        else "The sampler draws no noise, so the ends are the seeds' own samples, bit for bit."
+    )
+    compared = (
+        " Of each pair the upper row turns on the great circle and the lower goes straight. There the noise is short "
+        "midway, 0.71 of its norm, a length that no draw of N(0, I) has. Midway pictures deviate from pair to pair "
+        f"{_dip(done['linear'].spread):.0%} as much as at the ends, on the great circle "
+        f"{_dip(done['spherical'].spread):.0%}; neighbouring pixels differ {_dip(done['linear'].sharpness):.0%} as "
+        f"much as there, on the great circle {_dip(done['spherical'].sharpness):.0%}. A classifier may well be surer "
+        "of plainer pictures: legible is not yet right."
+        if len(done) > 1
+        else ""
+    )
+    numbers = {
+        mix: {
+            "relative_norm": frames.norm.mean(0).tolist(),
+            "smallest_relative_norm": float(frames.norm.min()),
+            "deviation_among_pairs": frames.spread.tolist(),
+            "deviation_midway_over_ends": _dip(frames.spread),
+            "sharpness": frames.sharpness.tolist(),
+            "sharpness_midway_over_ends": _dip(frames.sharpness),
+            "legibility": legible[mix].tolist(),
+            "legibility_of_ends": float(legible[mix][[0, -1]].mean()),
+            "legibility_midway": float(legible[mix][len(weights) // 2]),
+        }
+        for mix, frames in done.items()
+    }
+    return Plate(
+        "prior_interpolation.png",
+        "Interpolation of the prior's noise",
+        f"A row goes from the noise of one seed to that of the next, {options.frames} frames, {plan.sampler}, "
+        f"{plan.steps} steps. {ends}{compared} Below, over {options.pairs} pairs: the norm of the mixed noise over the "
+        "mean of its ends', the deviation among the pictures of different pairs, and the RMS difference of "
+        f"neighbouring pixels. In study.json, of every frame, the {legibility.name}, averaged.",
+        "spherical: z(w) = [sin((1-w)ω) z_a + sin(wω) z_b] / sin ω;  linear: z(w) = (1-w) z_a + w z_b",
+        "Song et al. 2021, arXiv:2010.02502, sec. 5.3; `undiffuse.studies.mixing:spherical`",
+        {
+            **plan._asdict(),
+            "pairs": options.pairs,
+            "weights": weights,
+            "legibility_is": legibility.name,
+            "ends_are_samples": "first" if stochastic else "both",
+            **numbers,
+        },
+    )

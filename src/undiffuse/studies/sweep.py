@@ -1,0 +1,266 @@
+"""Study ``sweep``: samplers and numbers of steps: quality against network evaluations and against seconds.
+
+Every cell draws the same seeds and is compared with the same training pictures, so that what differs between two cells
+is the sampler's doing. A cell that cannot run says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from undiffuse.config import FrozenModel
+from undiffuse.errors import RunError, UsageError
+from undiffuse.metrics.distances import check_enough, frechet_estimate
+from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.samplers import make_sampler
+from undiffuse.studies import sheets
+from undiffuse.studies.canvas import CYCLE, GREY, Plate, charts, grid_lines, save
+from undiffuse.studies.comparing import draw, extractor_of, features_of
+from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
+
+_GROUPS = 10  # of the jackknife
+
+
+def _words(value: Any) -> Any:
+    """``heun,ddim:eta=0.5`` as a list; a comma inside a sampler's options belongs to them."""
+    if not isinstance(value, str):
+        return value
+    parts: list[str] = []
+    for word in filter(None, value.split(",")):
+        if parts and ":" in parts[-1] and "=" in word and ":" not in word:
+            parts[-1] += f",{word}"
+        else:
+            parts.append(word.strip())
+    return parts
+
+
+def _counts(value: Any) -> Any:
+    """``5,10,20``, one number or a list."""
+    if isinstance(value, int):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    return [int(part) if part.strip().isdecimal() else part for part in value.split(",")]
+
+
+_Steps = Annotated[int, Field(ge=1)]
+
+
+class SweepOptions(FrozenModel):
+    """Options of the study.
+
+    Args:
+        samplers: rows of ``SAMPLERS`` with their options, separated by commas.
+        steps: numbers of steps, separated by commas.
+        num: samples drawn in each cell; a Fréchet distance needs more than the features have dimensions.
+        reference: training pictures compared with.
+        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        shown: samples of each cell in the second picture.
+    """
+
+    samplers: Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1)] = ("heun", "dpmpp_2m", "ddim")
+    steps: Annotated[tuple[_Steps, ...], BeforeValidator(_counts), Field(min_length=1)] = (5, 10, 20)
+    num: Annotated[int, Field(ge=2)] = 200
+    reference: Annotated[int, Field(ge=2)] = 5000
+    features: str = "auto"
+    shown: Annotated[int, Field(ge=1, le=16)] = 8
+
+
+@dataclass
+class Cell:
+    """One sampler at one number of steps.
+
+    Attributes:
+        nfe: network evaluations a sample.
+        seconds: for ``num`` samples, by the clock on the wall.
+        processor_seconds: the same by the processor's own clock, over its threads; on a CPU alone.
+        frechet, standard_error: squared Fréchet distance to training pictures, over the features the study names.
+        note: why it could not run.
+    """
+
+    sampler: str
+    steps: int
+    nfe: int | None = None
+    seconds: float | None = None
+    processor_seconds: float | None = None
+    frechet: float | None = None
+    standard_error: float | None = None
+    note: str = ""
+
+    @property
+    def fair_seconds(self) -> float | None:
+        """What the chart shows: on a CPU the processor's own time, which other work on the machine does not change."""
+        return self.seconds if self.processor_seconds is None else self.processor_seconds
+
+
+def study_sweep(subject: PictureSubject, options: SweepOptions, folder: Path, tell: Tell) -> list[Plate]:
+    """Write ``sweep.png`` and ``sweep_samples.png``.
+
+    Raises:
+        UsageError: an unknown sampler, or too few samples for the features.
+    """
+    extractor = extractor_of(subject, options.features)
+    wanted = [Cell(sampler, steps) for sampler in options.samplers for steps in _steps_of(sampler, options.steps)]
+    real = _statistics(extractor, subject.real(options.reference, "training"))
+    check_enough(min(options.num, real.count), real.dim, _GROUPS)
+    pictures: list[Pictures] = []
+    done: list[Cell] = []
+    for number, cell in enumerate(wanted):
+        count = _Count(tell, number * options.num, len(wanted) * options.num)
+        samples = run_cell(subject, cell, options.num, count)
+        if samples is not None:
+            estimate = frechet_estimate(_statistics(extractor, samples), real)
+            cell.frechet, cell.standard_error = estimate.value, estimate.standard_error
+            pictures.append(samples[: options.shown].numpy())
+            done.append(cell)
+    if not done:
+        raise UsageError(f"no cell could run; {wanted[0].sampler} with {wanted[0].steps} steps: {wanted[0].note}")
+    _draw(folder / "sweep.png", wanted, extractor.name)
+    _grid(folder / "sweep_samples.png", done, pictures, subject.seed)
+    return _plates(subject, wanted, options, extractor, real.count)
+
+
+class _Count(NamedTuple):
+    """Progress of one cell among all."""
+
+    tell: Tell
+    first: int
+    total: int
+
+    def __call__(self, drawn: int) -> None:
+        self.tell(self.first + drawn, self.total)
+
+
+def _steps_of(sampler: str, steps: Sequence[int]) -> Sequence[int]:
+    """An adaptive sampler takes the steps that its tolerance asks for: one cell is enough."""
+    return steps[-1:] if make_sampler(sampler).adaptive else steps
+
+
+def run_cell(subject: PictureSubject, cell: Cell, num: int, count: Any = None) -> Tensor | None:
+    """Samples of a cell, which is given its evaluations and seconds; ``None``, and a note, where it cannot run.
+
+    One block of one step goes before, so that the clock sees no first-time costs.
+    """
+    try:
+        draw(subject, 1, sampler=cell.sampler, steps=min(cell.steps, 2))
+        started, processor = time.perf_counter(), time.process_time()
+        samples, cell.nfe = draw(subject, num, count, sampler=cell.sampler, steps=cell.steps)
+        _wait(subject)
+        cell.seconds = time.perf_counter() - started
+        if subject.device.type == "cpu":
+            cell.processor_seconds = (time.process_time() - processor) / torch.get_num_threads()
+    except (UsageError, RunError) as error:
+        cell.note = str(error)
+        return None
+    return samples
+
+
+def _wait(subject: PictureSubject) -> None:
+    if subject.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _statistics(extractor: FeatureExtractor, pictures: Tensor) -> GroupedStatistics:
+    return GroupedStatistics.of(features_of(extractor, pictures), _GROUPS)
+
+
+def _draw(path: Path, cells: Sequence[Cell], features: str) -> None:
+    one, (left, right) = charts(2)
+    style: Any = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.8}
+    for number, sampler in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
+        rows = [cell for cell in cells if cell.sampler == sampler and cell.frechet is not None]
+        for axes, key in ((left, "nfe"), (right, "fair_seconds")):
+            axes.errorbar(
+                [getattr(cell, key) for cell in rows],
+                [cell.frechet for cell in rows],
+                [cell.standard_error for cell in rows],
+                color=CYCLE[number % len(CYCLE)],
+                **style,
+                label=sampler if rows else f"{sampler}: could not run",
+            )
+            for cell in rows:
+                axes.annotate(
+                    f"{cell.steps}",
+                    (getattr(cell, key), cell.frechet),
+                    xytext=(4, 4),
+                    textcoords="offset points",
+                    **{"fontsize": 7, "color": GREY},
+                )
+    for axes, label in ((left, "network evaluations a sample"), (right, "seconds for the samples of a cell")):
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel=f"Fréchet distance, {features} features")
+        _plain_ticks(axes)
+        grid_lines(axes)
+    left.legend(fontsize=8, frameon=False)
+    save(one, path)
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Numbers and no powers of ten along both axes."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _grid(path: Path, cells: Sequence[Cell], pictures: Sequence[Pictures], seed: int) -> None:
+    """A row a cell, a column a seed."""
+    sampler = [cell.sampler for cell in cells]
+    table = sheets.Table(
+        list(pictures),
+        row_labels=[f"  {cell.sampler}\n{cell.steps} steps" for cell in cells],
+        column_labels=[f"seed {seed + number}" for number in range(len(pictures[0]))],
+        notes=[f"{cell.nfe} evaluations\nFréchet {cell.frechet:.3g}" for cell in cells],
+        row_gaps=[row for row in range(1, len(cells)) if sampler[row] != sampler[row - 1]],
+    )
+    sheets.write([table], path)
+
+
+def _plates(
+    subject: PictureSubject, cells: Sequence[Cell], options: SweepOptions, extractor: FeatureExtractor, num_real: int
+) -> list[Plate]:
+    where = f"{subject.device.type}, {torch.get_num_threads()} threads"
+    notes = [f"{cell.sampler} with {cell.steps} steps did not run: {cell.note}" for cell in cells if cell.note]
+    numbers = {
+        "cells": [asdict(cell) for cell in cells],
+        "num": options.num,
+        "reference_images": num_real,
+        **extractor.protocol(),
+        "grid": subject.system.sampling_facts()["grid"],
+        "timed_on": where,
+        "torch": torch.__version__,
+    }
+    source = "metrics.distances.frechet_estimate; samplers.base.sample"
+    return [
+        Plate(
+            "sweep.png",
+            "Quality against cost",
+            f"Fréchet distance of {options.num} samples of a cell to {num_real:,} training pictures, with standard "
+            "errors, against network evaluations (left) and against seconds (right); the small numbers are steps. All "
+            "cells have the same seeds and the model's own time grid. So few samples raise all distances alike: "
+            f"compare within the picture only. Timed on {where}, after a warm-up, everything included; on a CPU by "
+            f"the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
+            "d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)",
+            source,
+            numbers,
+        ),
+        Plate(
+            "sweep_samples.png",
+            "The same seeds in every cell",
+            "A row a cell, a column a seed. Deterministic samplers go to the same picture once they have steps enough; "
+            "a stochastic one draws noise of its own and goes elsewhere.",
+            "the same noise x_T in every row",
+            source,
+            {"seeds": list(subject.seeds(options.shown))},
+        ),
+    ]

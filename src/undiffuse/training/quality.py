@@ -1,0 +1,58 @@
+"""Samples drawn while training goes on, to look at and to measure, and the contract of what measures them.
+
+What is measured is not this room's business: the caller hands the trainer a ``Measure``. The seeds are the same at
+every look, so that the curve follows the weights and not the draw; no global random state is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.images import picture_of, save_png
+from undiffuse.systems.base import SampleRequest, System, to_uint8
+
+#: Seed of the first sample drawn at any time in training.
+FIRST_SEED = 0
+#: Samples in memory at a time: whole blocks of the networks that draw them.
+_PICTURES, _POINTS = 256, 1024
+_POINTS_SHOWN = 2000
+
+
+class Measure(Protocol):
+    """Tells how good samples are.
+
+    Called with finished samples chunk by chunk, uint8 pictures (B, C, H, W) or float32 points (B, D) on the CPU, of
+    which it keeps no more than it needs; returns plain values for a row of the journal, ``metric`` (its name) and
+    ``value`` among them.
+    """
+
+    def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]: ...
+
+
+def draw_samples(system: System, count: int) -> Iterator[Tensor]:
+    """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 pictures or float32 points on the CPU."""
+    points = len(system.shape) != 3
+    chunk = _POINTS if points else _PICTURES
+    for start in range(0, count, chunk):
+        numbers = torch.arange(start, min(start + chunk, count))
+        seeds = [FIRST_SEED + number for number in numbers.tolist()]
+        x = system.sample(SampleRequest(seeds, cond=_classes(system, numbers), batch_size=chunk)).x
+        yield (x.float() if points else to_uint8(x)).cpu()
+
+
+def save_preview(path: Path, system: System, num_pictures: int) -> None:
+    """A PNG of the first samples: so many pictures, or a cloud of points."""
+    count = num_pictures if len(system.shape) == 3 else _POINTS_SHOWN
+    save_png(path, picture_of(torch.cat(list(draw_samples(system, count))).numpy()))
+
+
+def _classes(system: System, numbers: Tensor) -> Condition | None:
+    if not system.class_names:
+        return None
+    return Condition(class_label=(numbers % len(system.class_names)).to(system.device))

@@ -1,0 +1,199 @@
+"""``undiffuse compare``: two sets of pictures, whatever made them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import CommandLine
+from PIL import Image
+
+from undiffuse.app.comparing import compare
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.errors import UsageError
+
+METRICS = "frechet,kernel,precision_recall,copying"
+
+
+def write_pictures(folder: Path, levels: np.ndarray[Any, Any]) -> Path:
+    folder.mkdir(parents=True)
+    for number, level in enumerate(levels):
+        Image.fromarray(level).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def noise(count: int, seed: int = 0, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (count, *(shape or (8, 8))), np.uint8)
+
+
+def compared(undiffuse: CommandLine, out: Path, *arguments: object) -> dict[str, Any]:
+    undiffuse.fine("compare", *arguments, "--out", out)
+    record: dict[str, Any] = json.loads(out.read_text())
+    return record
+
+
+def values(record: dict[str, Any]) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in record["results"]}
+
+
+def test_digits_against_themselves_and_noise(undiffuse: CommandLine, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "noise", noise(200))
+    same = compared(undiffuse, tmp_path / "same.json", "digits", "digits", "--num", 300)
+    other = compared(undiffuse, tmp_path / "other.json", folder, "digits", "--num", 300)
+    names = {
+        *("frechet_handwriting", "kernel_handwriting", "precision", "recall", "density", "coverage"),
+        *("score_handwriting", "confident_share", "class_balance", "neighbour_ratio", "neighbour_ratio_features"),
+    }
+    assert values(same).keys() == values(other).keys() == names
+    assert values(same)["frechet_handwriting"] < 1e-6 < 1 < values(other)["frechet_handwriting"]
+    assert values(same)["coverage"] == 1 and values(other)["coverage"] < 0.1
+    assert values(same)["neighbour_ratio"] == 0 and values(other)["neighbour_ratio"] > 2
+    assert {row["details"]["verdict"] for row in same["results"] if "verdict" in row["details"]} == {"likely copies"}
+
+
+def test_what_every_number_states(undiffuse: CommandLine, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "made", noise(40))
+    record = compared(undiffuse, tmp_path / "x.json", folder, "digits", "--metrics", "kernel", "--num", 100)
+    (row,) = record["results"]
+    stated = row["protocol"]
+    assert stated["extractor"] == "handwriting" and len(stated["weights_sha256"]) == 64 and stated["resize"]
+    assert (stated["pictures"]["num"], stated["pictures"]["of"]) == (40, 40)
+    assert (stated["reference"]["num"], stated["reference"]["of"]) == (100, 1797)
+    assert stated["reference"]["data_fingerprint"] == load_dataset(source_config_for("digits")).fingerprint
+    assert stated["hardware"] and len(stated["software"]["source_sha256"]) == 64
+    assert record["pictures"] == stated["pictures"] and row["cached"] is False
+
+
+def test_a_second_comparison_is_from_the_cache(
+    undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_pictures(tmp_path / "made", noise(40))
+    call = (folder, "digits", "--metrics", "kernel", "--num", 50)
+    first, again = (compared(undiffuse, tmp_path / f"{name}.json", *call) for name in "ab")
+    assert again["results"] == [{**row, "cached": True} for row in first["results"]]
+    Image.fromarray(noise(1, seed=9)[0]).save(folder / "000.png")
+    changed = compared(undiffuse, tmp_path / "c.json", *call)
+    assert changed["results"][0]["cached"] is False and values(changed) != values(first)
+    anew = compared(undiffuse, tmp_path / "d.json", *call, "--no-cache")
+    assert anew["results"][0]["cached"] is False and values(anew) == values(changed)
+
+
+def test_values_by_count(undiffuse: CommandLine, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "made", noise(120))
+    call = (folder, "digits", "--features", "pixels", "--metrics", "frechet,kernel", "--counts", "66,80,120")
+    record = compared(undiffuse, tmp_path / "x.json", *call)
+    assert [part["num"] for part in record["by_count"]] == [66, 80, 120]
+    distances = [part["results"][0]["value"] for part in record["by_count"]]
+    assert distances[0] > distances[1] > distances[2]  # the bias falls
+
+
+def test_the_size_and_channels_of_the_reference(undiffuse: CommandLine, tmp_path: Path) -> None:
+    large = write_pictures(tmp_path / "large", noise(20, 0, 12, 12, 3))
+    record = compared(undiffuse, tmp_path / "x.json", large, "digits", "--metrics", "kernel", "--num", 20)
+    assert "size=8x8" in str(record["pictures"]["options"]) or "size=(8, 8)" in str(record["pictures"]["options"])
+    line = undiffuse.refused("compare", "digits", large, "--metrics", "kernel")
+    assert "8x8" in line and "12x12" in line and "--size 8x8" in line
+    both = compared(undiffuse, tmp_path / "y.json", "digits", large, "--metrics", "kernel", "--size", 8, "--num", 20)
+    assert values(both)["kernel_pixels"] > 0
+
+
+def test_the_accuracy_of_labelled_pictures(undiffuse: CommandLine, tmp_path: Path) -> None:
+    classes = tmp_path / "classes"
+    for number in range(2):
+        write_pictures(classes / str(number), noise(40, number) // 4 + 150 * number)
+    (row,) = compared(undiffuse, tmp_path / "x.json", classes, classes, "--metrics", "accuracy")["results"]
+    assert row["metric"] == "classification_accuracy" and row["value"] > 0.9 < row["details"]["real_pictures"]
+    assert row["protocol"]["tested"] == 40
+    flat = write_pictures(tmp_path / "flat", noise(20))
+    assert "folder of its own" in undiffuse.refused("compare", flat, classes, "--metrics", "accuracy")
+    assert "same classes" in undiffuse.refused("compare", classes, "digits", "--metrics", "accuracy", "--size", 8)
+
+
+def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path) -> None:
+    few = write_pictures(tmp_path / "few", noise(8))
+    out = tmp_path / "x.json"
+    call = ("--out", out)
+    assert "10" in undiffuse.refused("compare", few, "digits", "--metrics", "kernel", *call)
+    assert "97" in undiffuse.refused("compare", few, "digits", "--metrics", "frechet", *call)
+    assert "frechet" in undiffuse.refused("compare", few, "digits", "--metrics", "frechett", *call)
+    assert "pixels" in undiffuse.refused("compare", few, "digits", "--features", "pixel", "--metrics", "kernel", *call)
+    assert "neither" in undiffuse.refused("compare", tmp_path / "gone", "digits", *call)
+    assert "points" in undiffuse.refused("compare", "swissroll", "digits", *call)
+    assert "points" in undiffuse.refused("compare", few, "swissroll", *call)
+    assert "--counts" in undiffuse.refused("compare", few, "digits", "--counts", "20,10", *call)
+    assert "8 pictures" in undiffuse.refused("compare", few, "digits", "--counts", "5,10", *call)
+    assert "num" in undiffuse.refused("compare", few, "digits", "--num", 0, *call)
+    assert "--metrics" in undiffuse.refused("compare", few, "digits", "--metrics", " ", *call)
+    assert "size" in undiffuse.refused("compare", few, "digits", "--size", "huge", *call)
+    assert "folder" in undiffuse.refused("compare", few, "digits", "--out", tmp_path)
+    assert not out.exists()
+
+
+def test_broken_pictures_are_named(undiffuse: CommandLine, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "made", noise(12))
+    (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:60])
+    assert "005.png" in undiffuse.refused("compare", folder, "digits")
+    nan = tmp_path / "nan"
+    nan.mkdir()
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(nan / "nan.tiff")
+    assert "nan.tiff" in undiffuse.refused("compare", nan, "digits")
+
+
+def test_missing_weights_say_where_they_go(
+    undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "UNDIFFUSE_WEIGHTS"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    line = undiffuse.refused("compare", "digits", "digits", "--metrics", "lpips_diversity", "--num", 10)
+    assert "UNDIFFUSE_WEIGHTS" in line or "lpips" in line.lower()
+
+
+def test_the_perceptual_diversity_of_one_picture_is_none(
+    shared_data: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDIFFUSE_WEIGHTS", str(shared_data / "weights" / "lpips-alex"))
+    folder = write_pictures(tmp_path / "one", noise(1).repeat(6, axis=0))
+    call = (folder, "digits", "--metrics", "lpips_diversity", "--num", 6)
+    (row,) = compared(undiffuse, tmp_path / "x.json", *call)["results"]
+    assert row["value"] == 0 and row["details"]["real_pictures"] > 0.05 and row["protocol"]["pairs"] == 3
+
+
+def test_an_idx_file(undiffuse: CommandLine, tmp_path: Path) -> None:
+    levels = noise(30, 3, 28, 28)
+    path = tmp_path / "some-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, *levels.shape) + levels.tobytes()))
+    record = compared(undiffuse, tmp_path / "x.json", path, path, "--metrics", "classes")
+    assert record["pictures"]["set"] == "idx" and record["results"][0]["details"]["count"] == 30
+
+
+def test_from_python() -> None:
+    made, real = (torch.from_numpy(noise(30, seed))[:, None] for seed in (0, 1))
+    record = compare(made, real, ["kernel"])
+    assert record["results"][0]["protocol"]["pictures"]["num"] == 30
+    with pytest.raises(UsageError, match=r"1 of 30 pictures hold NaN"):
+        compare(torch.where(torch.arange(30)[:, None, None, None] == 3, torch.nan, made.float()), real)
+    with pytest.raises(UsageError, match="uint8"):
+        compare(made.float() / 255, real)
+    with pytest.raises(UsageError, match=r"\(1, 8, 8\) and \(1, 8, 7\)"):
+        compare(made, real[..., :7])
+
+
+def test_real_digits_are_nearer_to_digits_than_clothes(
+    shared_data: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    mnist = shared_data / "mnist"
+    options = (mnist, "--num", 200, "--features", "handwriting", "--metrics", METRICS)
+    test, fashion = (
+        values(compared(undiffuse, tmp_path / "x.json", shared_data / name, *options))
+        for name in ("mnist/t10k-images-idx3-ubyte.gz", "fashion-mnist")
+    )
+    assert test["frechet_handwriting"] < fashion["frechet_handwriting"]
+    assert test["kernel_handwriting"] < fashion["kernel_handwriting"]
+    assert test["coverage"] > fashion["coverage"] and test["precision"] > fashion["precision"]

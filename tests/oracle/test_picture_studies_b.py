@@ -1,0 +1,315 @@
+"""Studies of trained models of pictures against closed forms, and against copies that were planted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.gaussian import GaussianMixture
+from undiffuse.core.process import Process
+from undiffuse.core.processes import VPSDE, EDMProcess, FlowProcess
+from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.errors import UsageError
+from undiffuse.metrics.features import load_features
+from undiffuse.samplers.base import Sampled
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.studies.comparing import Real, Scale, centre_of, distances_to
+from undiffuse.studies.levels import (
+    LevelsOptions,
+    level_grid,
+    linear_error,
+    loss_by_level,
+    study_levels,
+    training_levels,
+)
+from undiffuse.studies.neighbours import NeighboursOptions, study_neighbours
+from undiffuse.studies.noise_prediction import moments_of
+from undiffuse.studies.one_class import class_share, markdown, other_pictures, scores, target_of
+from undiffuse.studies.pictures import PictureSubject
+from undiffuse.studies.selection import SelectionOptions, candidates, study_selection
+from undiffuse.studies.sweep import SweepOptions
+from undiffuse.systems.base import DenoisingSystem, SampleRequest
+from undiffuse.systems.saved import Model
+
+SHAPE = (1, 4, 4)
+PROCESSES: list[Process] = [VPSDE(), FlowProcess(), EDMProcess()]
+
+
+class ExactSystem(DenoisingSystem):
+    """The exact denoiser of Gaussian pictures; its samples are pictures that a test chose."""
+
+    def __init__(self, process: Process, variances: Tensor, samples: Tensor | None = None) -> None:
+        super().__init__()
+        self.process, self.shape, self.class_names = process, SHAPE, ()
+        self.mixture = GaussianMixture.gaussian(torch.zeros_like(variances), variances)
+        self.samples = samples
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    def denoiser(self, precision: str | None = None) -> Denoiser:
+        return self.mixture.denoiser(self.process)
+
+    def sampling_denoiser(self) -> Denoiser:
+        return self.denoiser()
+
+    def sample(self, request: SampleRequest) -> Sampled:
+        assert self.samples is not None
+        return Sampled(self.samples[list(request.seeds)].float() / 127.5 - 1, 1)
+
+    def sampling_facts(self) -> dict[str, Any]:
+        return {"sampler": "heun", "steps": 5, "grid": "uniform"}
+
+
+def subject_of(
+    system: ExactSystem, train: Tensor | None = None, held_out: Tensor | None = None, **config: Any
+) -> PictureSubject:
+    """A subject whose training and held-out pictures are given."""
+
+    def dataset(pictures: Tensor | None) -> Dataset:
+        array = np.zeros((0, *SHAPE), np.uint8) if pictures is None else pictures.numpy()
+        return ArrayDataset("made", array)
+
+    record = {"config": {"data": {"name": "made"}, "system": config}, "model": {"class_names": []}}
+    return PictureSubject(Model(system, record, Path("made"), ""), lambda: (dataset(train), dataset(held_out)))
+
+
+def noise_pictures(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
+
+
+def silent(done: int, total: int) -> None:
+    assert 0 <= done <= total
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+def test_the_predicted_noise_of_gaussian_data_has_the_deviation_of_the_closed_form(process: Process) -> None:
+    variance = 0.25
+    system = ExactSystem(process, torch.full((16,), variance))
+    x_0 = math.sqrt(variance) * torch.randn(2000, *SHAPE, generator=torch.Generator().manual_seed(1)).double()
+    log_snr = torch.tensor([6.0, 1.0, -3.0], dtype=torch.float64)
+    moments = moments_of(subject_of(system), system.denoiser(), x_0, log_snr)
+    snr = torch.exp(log_snr)
+    # eps-hat = sigma x_t / (alpha^2 v + sigma^2), and x_t has the variance alpha^2 v + sigma^2
+    torch.testing.assert_close(moments["std"], 1 / torch.sqrt(1 + variance * snr), rtol=0.015, atol=0)
+    torch.testing.assert_close(moments["error"], variance * snr / (1 + variance * snr), rtol=0.03, atol=0)
+    torch.testing.assert_close(moments["std"] ** 2 + moments["error"], torch.ones(3).double(), rtol=0.02, atol=0)
+    assert float(moments["mean"].abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+def test_the_loss_by_level_is_that_of_the_posterior_variance(process: Process) -> None:
+    variances = torch.linspace(0.01, 1, 16).double()
+    system = ExactSystem(process, variances)
+    x_0 = (
+        variances.sqrt().reshape(SHAPE) * torch.randn(2000, *SHAPE, generator=torch.Generator().manual_seed(2)).double()
+    )
+    log_snr = torch.tensor([5.0, 0.0, -4.0], dtype=torch.float64)
+    rows = loss_by_level(system, x_0, log_snr, SeededNoise(range(2000)))
+    assert rows.shape == (3, 2000)
+    by_hand = [float((variances * s / (1 + variances * s)).mean()) for s in torch.exp(log_snr).tolist()]
+    torch.testing.assert_close(rows.mean(1), torch.tensor(by_hand).double(), rtol=0.02, atol=0)
+    torch.testing.assert_close(linear_error(variances, log_snr), torch.tensor(by_hand).double())
+
+
+def test_the_levels_of_an_exact_model_lie_on_the_best_linear_denoiser(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    pictures = (127.5 + 30 * torch.randn(700, *SHAPE, generator=generator)).round().clamp(0, 255).to(torch.uint8)
+    system = ExactSystem(FlowProcess(), torch.full((16,), (30 / 127.5) ** 2))
+    density = {"name": "logit_normal", "mean": 0.0, "std": 1.0}
+    subject = subject_of(system, pictures[:500], pictures[500:], time_density=density)
+    (plate,) = study_levels(subject, LevelsOptions(num=200, levels=3), tmp_path, silent)
+    assert (tmp_path / "levels.png").is_file()
+    for level in plate.numbers["levels"]:
+        assert level["error_held_out"] == pytest.approx(level["best_linear_denoiser"], rel=0.05)
+        assert abs(level["gap"]) < 4 * level["gap_standard_error"]
+        assert level["mean_picture"] == pytest.approx(math.exp(level["log_snr"]) * (30 / 127.5) ** 2, rel=0.05)
+        assert level["factor_v"] == pytest.approx(1 + math.exp(-level["log_snr"]))
+    assert plate.numbers["pictures"] == {"training": 200, "held out": 200}
+
+
+def test_the_levels_shown_are_those_of_training() -> None:
+    system = ExactSystem(FlowProcess(), torch.ones(16))
+    subject = subject_of(system, time_density={"name": "logit_normal", "mean": 0.5, "std": 1.0})
+    drawn = training_levels(subject)
+    assert drawn is not None
+    # on straight paths the log-SNR is -2 logit(t)
+    assert float(drawn.mean()) == pytest.approx(-1.0, abs=1e-3)
+    assert float(drawn.std()) == pytest.approx(2.0, abs=0.01)
+    grid = level_grid(subject, 5, tail=0.025)
+    assert grid[[0, -1]].tolist() == pytest.approx([-1 + 2 * 1.96, -1 - 2 * 1.96], abs=0.02)
+    assert bool((grid.diff() < 0).all())
+    assert training_levels(subject_of(system)) is None
+
+
+@pytest.mark.parametrize("num_held_out", [400, 0])
+def test_planted_copies_are_marked_in_every_space(tmp_path: Path, num_held_out: int) -> None:
+    train, samples = noise_pictures(60, 1), noise_pictures(20, 2)
+    samples[3], samples[7] = train[11], train[40]
+    samples[7, 0, 0, 0] ^= 1  # all but a copy
+    held_out = noise_pictures(num_held_out, 3) if num_held_out else None
+    subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), samples), train, held_out)
+    options = NeighboursOptions(num=20, shown=2, k=3, features="pixels", crop=0.5)
+    plates = study_neighbours(subject, options, tmp_path, silent)
+    assert [plate.file for plate in plates] == [
+        "neighbours_pixels.png",
+        "neighbours_features.png",
+        "neighbours_crop.png",
+    ]
+    for plate in plates:
+        copies = {row["seed"]: row["training_item"] for row in plate.numbers["marked"] if row["likely_copy"]}
+        assert copies[3] == 11 and copies[7] == 40
+        assert plate.numbers["scale"] == ("held-out pictures" if num_held_out else "training pictures")
+    # others may be marked by chance, one in 400 against the held-out pictures
+    assert [row["seed"] for row in plates[0].numbers["marked"]][:2] == [3, 7]
+    assert 2 <= plates[0].numbers["likely_copies"] <= 3
+    assert plates[0].numbers["marked"][0]["distance"] == 0
+
+
+def test_samples_like_real_pictures_are_not_marked(tmp_path: Path) -> None:
+    subject = subject_of(
+        ExactSystem(FlowProcess(), torch.ones(16), noise_pictures(30, 5)), noise_pictures(60, 1), noise_pictures(300, 3)
+    )
+    plates = study_neighbours(subject, NeighboursOptions(num=30, shown=2, k=2, features="pixels"), tmp_path, silent)
+    assert plates[0].numbers["likely_copies"] == 0
+    assert plates[0].numbers["ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_real_picture_is_never_its_own_neighbour() -> None:
+    pictures = torch.tensor([[0.0], [1.0], [10.0], [10.0]])
+    real = Real(pictures[[1, 3]], torch.tensor([1, 3]))
+    found = real.nearest(distances_to, real.pictures, pictures)
+    assert found.distances.flatten().tolist() == [1.0, 0.0]
+    assert found.indices.flatten().tolist() == [0, 2]
+    # a pool without the second reference: where each stands in it is told
+    pool = torch.tensor([1, 2, 3])
+    found = real.nearest(distances_to, real.pictures, pictures[pool], torch.searchsorted(pool, torch.tensor([1, 3])))
+    assert found.indices.flatten().tolist() == [1, 1]
+
+
+def test_the_scale_marks_what_is_nearer_than_real_pictures_are() -> None:
+    scale = Scale.of(torch.linspace(1, 2, 101))
+    distances = torch.tensor([0.0, 0.99, 1.005, 1.5])
+    assert scale.copies(distances).tolist() == [True, True, False, False]
+    assert scale.near(distances).tolist() == [True, True, True, False]
+    assert Scale.of(torch.zeros(3)).copies(torch.tensor([0.0, 0.1])).tolist() == [True, False]
+
+
+def test_a_crop_is_the_middle() -> None:
+    picture = torch.arange(36).reshape(1, 1, 6, 6)
+    assert centre_of(picture, 1 / 3).flatten().tolist() == [14, 15, 20, 21]
+    assert centre_of(picture, 1.0).shape == picture.shape
+    assert centre_of(picture, 0.01).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("distance", ["pixels", "features"])
+def test_the_selection_marks_planted_copies(tmp_path: Path, distance: str) -> None:
+    train, samples = noise_pictures(60, 1), noise_pictures(12, 2)
+    samples[5] = train[20]
+    subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), samples), train, noise_pictures(30, 3))
+    options = SelectionOptions(num=12, k=3, distance=distance)
+    (plate,) = study_selection(subject, options, tmp_path, silent)
+    first, *rest = plate.numbers["picked"]
+    assert (first["seed"], first["distance"], first["training_item"]) == (5, 0, 20)
+    assert first["likely_copy"] and not any(row["likely_copy"] and row["seed"] != 5 for row in rest[1:])
+    assert [row["distance"] for row in plate.numbers["picked"]] == sorted(row["distance"] for row in [first, *rest])
+    assert plate.numbers["picked_mean"] < plate.numbers["between_batches_mean"]
+
+
+def test_lpips_finds_the_copy_of_a_picture_that_no_neighbour_in_pixels_hides(tmp_path: Path, shared_data: Path) -> None:
+    weights = shared_data / "weights" / "lpips-alex" / "lpips_alexnet.npz"
+    if not weights.is_file():
+        pytest.skip("no LPIPS weights among the real data")
+    train, samples = noise_pictures(30, 1), noise_pictures(6, 2)
+    samples[4] = train[9]
+    subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), samples), train, noise_pictures(8, 3))
+    options = SelectionOptions(num=6, k=2, candidates=2, weights=str(weights))
+    (plate,) = study_selection(subject, options, tmp_path, silent)
+    first = plate.numbers["picked"][0]
+    assert (first["seed"], first["training_item"], first["likely_copy"]) == (4, 9, True)
+    assert plate.numbers["num_searched"] <= 2 * (6 + 8)
+
+
+def test_candidates_are_the_nearest_of_any_picture() -> None:
+    references = torch.arange(8).reshape(-1, 1, 1, 1).to(torch.uint8) * 10
+    queries = torch.tensor([1, 69], dtype=torch.uint8).reshape(-1, 1, 1, 1)
+    assert candidates(queries, references, 2).tolist() == [0, 1, 6, 7]
+    assert candidates(queries, references, 99).tolist() == list(range(8))
+
+
+def test_a_subject_without_real_pictures_is_refused(tmp_path: Path) -> None:
+    subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), noise_pictures(2, 1)), noise_pictures(2, 2))
+    with pytest.raises(UsageError, match="needs real pictures for scale"):
+        study_neighbours(subject, NeighboursOptions(num=2, k=1, features="pixels"), tmp_path, silent)
+
+
+def test_samplers_and_steps_are_read_from_text() -> None:
+    options = SweepOptions.model_validate({"samplers": "heun,pc:snr=0.1,corrector_steps=2,ddim", "steps": "5, 10"})
+    assert options.samplers == ("heun", "pc:snr=0.1,corrector_steps=2", "ddim")
+    assert options.steps == (5, 10)
+    assert SweepOptions.model_validate({"steps": 3}).steps == (3,)
+
+
+def test_reference_pictures_and_those_for_scale_are_never_the_same() -> None:
+    compared, others = other_pictures(50, 20, seed=1)
+    assert len(others) == 20 and len(compared) == 30
+    assert sorted([*compared.tolist(), *others.tolist()]) == list(range(50))
+    with pytest.raises(UsageError, match="--num 25 or fewer"):
+        other_pictures(50, 30, seed=1)
+
+
+def test_scores_prefer_samples_of_the_target() -> None:
+    generator = torch.Generator().manual_seed(4)
+    draw: Callable[[int], Tensor] = lambda count: torch.randn(count, 4, generator=generator).double()  # noqa: E731
+    target = target_of(_Identity(), draw(300), 200, "pictures")
+    same, shifted, narrow = draw(200), draw(200) + 3, 0.2 * draw(200)
+    good, far, poor = (scores(rows, target) for rows in (same, shifted, narrow))
+    assert good["frechet"] < 0.3 < poor["frechet"] < far["frechet"]
+    assert far["frechet"] == pytest.approx(36, rel=0.15)  # 4 features moved by 3
+    assert good["recall"] > 0.8 > 0.6 > poor["recall"] and poor["precision"] >= good["precision"] - 0.05
+    with pytest.raises(UsageError, match="real pictures of the class: "):
+        target_of(_Identity(), draw(3), 200, "real pictures of the class")
+
+
+class _Identity:
+    """Features that are given already."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+
+def test_the_class_share_is_that_of_the_class_of_the_real_pictures() -> None:
+    extractor = _Classifier()
+    assert class_share(extractor, torch.tensor([2, 2, 0, 1]), torch.tensor([2, 2, 1])) == 0.5  # type: ignore[arg-type]
+    assert class_share(load_features("pixels"), noise_pictures(2, 1), noise_pictures(2, 2)) is None
+
+
+class _Classifier:
+    """Pictures that are their own class of three."""
+
+    def classify(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(images, 3).double()
+
+
+def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
+    part = {"frechet": 1.0, "frechet_standard_error": 0.1, "precision": 0.5, "recall": 0.25}
+    row = {"trained_on": "one class", "asked_for": "anything", "class_images": 100.0, "class_share": 0.75}
+    broken = {**row, "failed": "broke down: loss is not finite"}
+    facts = {"data": "d", "class": "3", "images": 100, "recipe": "r", "seed": 0, "samples": 9, "features": "f"}
+    text = markdown(
+        [{**row, "class": part, "all": part}, broken], {**facts, "references_class": 9, "references_all": 9}
+    )
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+    assert "75.0%" in lines[2] and "1 ± 0.1" in lines[2] and "loss is not finite" in lines[3]
