@@ -60,7 +60,32 @@ TESTS = {
         "tests/oracle/test_learned_variance.py",
         "tests/oracle/test_score_matching.py",
         "tests/oracle/test_likelihood.py",
+        "tests/oracle/test_doctor_checks.py",
     ],
+    "metrics": [
+        "tests/oracle/test_kernel.py",
+        "tests/oracle/test_coverage.py",
+        "tests/oracle/test_inception_score.py",
+        "tests/property/test_bank.py",
+        "tests/oracle/test_summary.py",
+        "tests/parity/test_torchmetrics.py",
+        "tests/parity/test_prdc.py",
+        "tests/oracle/test_perceptual.py",
+        "tests/oracle/test_accuracy.py",
+        "tests/contract/test_weight_files.py",
+        "tests/contract/test_features.py",
+    ],
+    "evaluation": [
+        "tests/oracle/test_schedule.py",
+        "tests/oracle/test_evaluation.py",
+        "tests/e2e/test_quality.py",
+    ],
+    "studies": [
+        "tests/oracle/test_picture_studies_a.py",
+        "tests/oracle/test_picture_studies_b.py",
+    ],
+    "doctor": ["tests/oracle/test_doctor_checks.py"],
+    "training": ["tests/e2e/test_quality.py"],
 }
 
 
@@ -573,6 +598,210 @@ MUTATIONS = [
         "losses/weighting.py",
         "return 2 * torch.log(process.bridge(",
         "return torch.log(process.bridge(",
+    ),
+    # metrics, evaluation, studies, the doctor
+    Mutation(
+        "kernel: variance counted twice", "metrics/kernel.py", "max(jackknife - 2 * pairs, 0.0) + pairs", "jackknife"
+    ),
+    Mutation("kernel: pairs with itself", "metrics/kernel.py", "block.fill_diagonal_(0)", "pass"),
+    Mutation("kernel: mean not removed", "metrics/kernel.py", "- explained + mean**2", "- explained"),
+    Mutation(
+        "recall: balls of the real",
+        "metrics/coverage.py",
+        "is_recalled |= in_generated.any(0)",
+        "is_recalled |= in_real.any(0)",
+    ),
+    Mutation("coverage: open balls", "metrics/coverage.py", "<= radius * (1 + ROUNDING)", "< radius"),
+    Mutation("coverage: in doubt left out", "metrics/coverage.py", "distances <= kth + 2 * doubt", "distances <= kth"),
+    Mutation(
+        "inception score: entropies added",
+        "metrics/inception_score.py",
+        "entropy + negative_entropy_sum / count",
+        "entropy - negative_entropy_sum / count",
+    ),
+    Mutation(
+        "bank: first come", "metrics/bank.py", "order[: self.capacity]", "torch.arange(len(order))[: self.capacity]"
+    ),
+    Mutation(
+        "summary: groups by arrival",
+        "metrics/summary.py",
+        "parts.statistics.update(features, numbers)",
+        "parts.statistics.update(features)",
+    ),
+    Mutation(
+        "colour: mean not squared", "metrics/colour.py", "total * second - first * first", "total * second - first"
+    ),
+    Mutation(
+        "lpips: area for its root",
+        "metrics/perceptual.py",
+        "root / one[0, 0].numel() ** 0.5",
+        "root / one[0, 0].numel()",
+    ),
+    Mutation("lpips: squared length", "metrics/perceptual.py", "(length + EPS)", "(length.square() + EPS)"),
+    Mutation(
+        "efficientnet: padding mirrored",
+        "metrics/efficientnet.py",
+        "(left, total[1] - left, top, total[0] - top)",
+        "(total[1] - left, left, total[0] - top, top)",
+    ),
+    Mutation(
+        "efficientnet: norm without epsilon",
+        "metrics/efficientnet.py",
+        ".double() + NORM_EPS).sqrt()",
+        ".double()).sqrt()",
+    ),
+    Mutation(
+        "accuracy: error of one fewer",
+        "metrics/accuracy.py",
+        "math.sqrt(value * (1 - value) / len(right))",
+        "math.sqrt(value * (1 - value) / (len(right) - 1))",
+    ),
+    Mutation(
+        "weights: any hash",
+        "metrics/weight_files.py",
+        "if digest != row.sha256:\n        raise UsageError(",
+        "if digest == 0:\n        raise UsageError(",
+    ),
+    Mutation(
+        "gap: over the training loss",
+        "evaluation/gap.py",
+        "(held - mean) / held, None if error",
+        "(held - mean) / mean, None if error",
+    ),
+    Mutation(
+        "evaluation: precision for recall",
+        "evaluation/pictures.py",
+        "coverage(real, generated, k=NEIGHBOURS)",
+        "coverage(generated, real, k=NEIGHBOURS)",
+    ),
+    Mutation(
+        "copying: a picture is its own neighbour",
+        "evaluation/copying.py",
+        "(neighbours.indices[:, 0] == torch.from_numpy(own))",
+        "(neighbours.indices[:, 0] != torch.from_numpy(own))",
+    ),
+    Mutation(
+        "schedule: levels the wrong way",
+        "evaluation/schedule.py",
+        "process.time_of_log_snr(levels)) - levels",
+        "process.time_of_log_snr(levels)) + levels",
+    ),
+    Mutation(
+        "schedule: masses squared",
+        "evaluation/schedule.py",
+        "below = np.cumsum(masses) - masses / 2",
+        "below = np.cumsum(masses**2)",
+    ),
+    Mutation("quality: few real pictures", "evaluation/quality.py", "max(num, MOST_REAL)", "num"),
+    Mutation(
+        "quality: not measured at the end",
+        "training/trainer.py",
+        'if self.step and not journal.has("quality", self.images)',
+        "if False",
+    ),
+    Mutation("forward: posterior's deviation", "studies/forward.py", "bridge.var_max.sqrt()", "bridge.var.sqrt()"),
+    Mutation("forward: sampling error", "studies/forward.py", "4 * alpha**2 * sigma**2", "2 * alpha**2 * sigma**2"),
+    Mutation(
+        "slerp: angle of the sine",
+        "studies/mixing.py",
+        "((1 - weight) * angle).sin() / sine",
+        "(1 - weight) * angle.sin() / sine",
+    ),
+    Mutation(
+        "shared latent: the parents' noise",
+        "studies/shared_latent.py",
+        "subject.seeds(num * siblings, first=num)",
+        "subject.seeds(num * siblings, first=0)",
+    ),
+    Mutation(
+        "interpolation: noise of another pair",
+        "studies/interpolation.py",
+        "[seed for seed in pairs.seeds for _ in range(count)]",
+        "[seed for _ in range(count) for seed in pairs.seeds]",
+    ),
+    Mutation(
+        "interpolation: departure doubled",
+        "studies/interpolation.py",
+        "_mean_ratio(middle, across / 2)",
+        "_mean_ratio(middle, across)",
+    ),
+    Mutation(
+        "prior interpolation: the other end's noise",
+        "studies/prior_interpolation.py",
+        "subject.seeds(2 * pairs)[0::2]",
+        "subject.seeds(2 * pairs)[1::2]",
+    ),
+    Mutation(
+        "progressive: x_0 for x_t",
+        "studies/progressive.py",
+        "x.append(progress.x.cpu())",
+        "x.append(progress.x_0.cpu())",
+    ),
+    Mutation(
+        "times: matched from the wrong end",
+        "studies/times.py",
+        "_DDPM.log_snr(fraction)",
+        "_DDPM.log_snr(1 - fraction)",
+    ),
+    Mutation(
+        "levels: linear denoiser",
+        "studies/levels.py",
+        "return (signal / (1 + signal)).mean(1)",
+        "return (signal / (2 + signal)).mean(1)",
+    ),
+    Mutation(
+        "copies: near for nearer than all",
+        "studies/comparing.py",
+        "return (distances < self.minimum) | (distances == 0)",
+        "return distances < self.first_percentile",
+    ),
+    Mutation(
+        "copies: itself for the other",
+        "studies/comparing.py",
+        "column = (found.indices[:, :1] == itself[:, None]).long()",
+        "column = (found.indices[:, :1] != itself[:, None]).long()",
+    ),
+    Mutation(
+        "noise prediction: x_0 for the noise",
+        "studies/noise_prediction.py",
+        "eps_of(process, x_t, denoiser(x_t, t, cond).x_0, t)",
+        "denoiser(x_t, t, cond).x_0",
+    ),
+    Mutation(
+        "one class: scale among the references",
+        "studies/one_class.py",
+        "return order[num : num + REFERENCES], order[:num]",
+        "return order[:REFERENCES], order[:num]",
+    ),
+    Mutation(
+        "prior left: logarithm's sign",
+        "doctor/levels.py",
+        "ratio - 1 - math.log(ratio))",
+        "ratio - 1 + math.log(ratio))",
+    ),
+    Mutation(
+        "error by level: noisier for cleaner",
+        "losses/levels.py",
+        "torch.exp(reached) * mean_over_features",
+        "torch.exp(-reached) * mean_over_features",
+    ),
+    Mutation(
+        "near-duplicates: mirror forgotten",
+        "doctor/duplicates.py",
+        "moduli[..., height - down :, : across + 1].flip(-2)",
+        "moduli[..., height - down :, : across + 1]",
+    ),
+    Mutation(
+        "near-duplicates: both moved alike",
+        "doctor/duplicates.py",
+        "_overlap(b, -down, -across)",
+        "_overlap(b, down, across)",
+    ),
+    Mutation(
+        "ema: half-lives upside down",
+        "doctor/weights.py",
+        "0.5 ** (images / halflife_images)",
+        "0.5 ** (halflife_images / images)",
     ),
 ]
 

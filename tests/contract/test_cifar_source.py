@@ -192,6 +192,13 @@ def array_of(content: bytes, shape: bytes, calls: bytes = b"cnumpy.core.multiarr
     return b"\x80\x02}(U\x04data" + made + b"(K\x01" + shape + kind + b"\x89" + text + b"tbu."
 
 
+def test_an_array_by_rows_and_one_by_columns() -> None:
+    by_rows = array_of(bytes(range(6)), b"K\x02K\x03\x86")
+    assert read_pickle(by_rows, "x")["data"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    by_columns = by_rows.replace(b"\x89T", b"\x88T")
+    assert read_pickle(by_columns, "x")["data"].tolist() == [[0, 2, 4], [1, 3, 5]]
+
+
 HOSTILE = {
     "os.system": (b"cos\nsystem\n(S'touch pwned'\ntR.", r"imports 'os\.system'"),
     "eval, newer name": (b"\x80\x02cbuiltins\neval\nU\x041+1\x85R.", r"imports 'builtins\.eval'"),

@@ -102,6 +102,19 @@ def test_the_bound(process_name: str) -> None:
     assert torch.allclose(*totals)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("row", ["karras", "document"])
+def test_augmentation_draws_and_does_what_it_does_on_the_cpu(row: str, channels: int) -> None:
+    from undiffuse.data.augment import AUGMENTATIONS, Augmentation
+
+    pictures = torch.randint(0, 256, (64, channels, 12, 16), dtype=torch.uint8)
+    augmentation = Augmentation(AUGMENTATIONS[row](), (channels, 12, 16))
+    draws = augmentation.draw(StepRandom(0, 0, stream="augment"), 64)
+    found = augmentation(pictures.cuda(), draws)
+    assert found.device.type == "cuda"
+    assert torch.allclose(found.cpu(), augmentation(pictures, draws), atol=1e-3)
+
+
 def test_a_run_and_its_continuation(tmp_path: Path) -> None:
     from undiffuse.app.training import configure, split_data
     from undiffuse.training.trainer import Trainer

@@ -258,12 +258,34 @@ def test_few_groups_are_held_and_threads_and_processes_may_read(
         assert processes.map(FirstLevel(found), range(8)) == [FirstLevel(found)(row) for row in range(8)]
 
 
+def test_a_fork_does_not_wait_for_a_lock_that_its_parent_held(tmp_path: Path) -> None:
+    whole = Tables([written(tmp_path / "set.parquet", table())])
+    context = multiprocessing.get_context("fork")
+    found: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
+    with whole._lock:
+        child = context.Process(target=lambda: found.put(whole.value(4, "label").as_py()))
+        child.start()
+    child.join(20)
+    child.kill()
+    assert child.exitcode == 0 and found.get() == 1
+
+
 class FirstLevel:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __call__(self, row: int) -> int:
         return int(self.dataset.items(np.array([row]))[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "stream.arrow"])
+def test_more_shards_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr(tables, "MAX_OPEN", 30)
+    for number in range(40):
+        written(tmp_path / f"train-{number:05}-of-00040.{ending}", table(number, 1))
+    whole = Tables(sorted(tmp_path.iterdir()))
+    open_files = sum(1 for file in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(file.resolve()))
+    assert open_files == 0 and [whole.value(row, "label").as_py() for row in range(40)] == [n % 3 for n in range(40)]
 
 
 def test_each_group_is_decoded_once_in_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

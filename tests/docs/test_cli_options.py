@@ -8,11 +8,12 @@ from undiffuse.app.cli import main
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
-from undiffuse.studies import STUDIES
+from undiffuse.studies import MODEL_STUDIES, STUDIES
 
 PROMISED = {
     "": [
-        *("demo", "train", "sample", "evaluate", "encode", "report", "recipes", "samplers", "data", "study"),
+        *("demo", "train", "sample", "evaluate", "compare", "encode", "report", "doctor"),
+        *("recipes", "samplers", "data", "study"),
         *("--debug", "--version"),
     ],
     "demo": ["--out", "--device"],
@@ -24,13 +25,20 @@ PROMISED = {
     "evaluate": [
         *("MODEL", "--data", "--metrics", "--num", "--out", "--sampler", "--steps", "--grid", "--seed", "--batch-size"),
         *("--features", "--bound-images", "--bound-random-images", "--likelihood-images", "--likelihood-probes"),
-        *("--process", "--weights", "--device"),
+        *("--process", "--weights", "--device", "--no-cache"),
     ],
+    "compare": ["A", "B", "--metrics", "--num", "--counts", "--features", "--size", "--out", "--no-cache"],
     "encode": ["MODEL", "SRC", "--out", "-n", "--sampler", "--steps", "--overwrite", "--weights", "--device"],
-    "study": ["theory", "parameterization"],
+    "study": list(STUDIES),
     "study theory": ["MODEL", "--out", "--process", "--num", "--seed", "--weights", "--device"],
     "study parameterization": ["--data", "--out", "--images", "--num", "--seed", "--device"],
-    "report": ["MODEL", "--device"],
+    "study one-class": [
+        *("KEY=VALUE", "--data", "--classes", "--recipe", "--images", "--num", "--features", "--out", "--seed"),
+        "--device",
+    ],
+    **{f"study {name}": ["MODEL", "KEY=VALUE", "--out", "--seed", "--weights", "--device"] for name in MODEL_STUDIES},
+    "report": ["MODEL", "--out", "--study", "--device"],
+    "doctor": ["DATA|RUN", "--against", "--near", "--num", "--seed", "--json", "--strict", "--device"],
     "recipes": [],
     "samplers": [],
     "data": ["list", "info"],

@@ -17,6 +17,7 @@ from undiffuse.app.cli import app
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import SOURCES
+from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS
 from undiffuse.evaluation import METRICS
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
@@ -24,9 +25,10 @@ from undiffuse.metrics import FEATURES
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
-from undiffuse.studies import STUDIES
+from undiffuse.studies import MODEL_STUDIES, STUDIES
 from undiffuse.studies.theory import PLATES
 from undiffuse.studies.truth import TRUTHS
 from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
@@ -71,6 +73,11 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("docs/guides/getting-started.md", [*SOURCES]),
         ("docs/guides/sampling.md", [*SAMPLERS, *GRIDS, *PROCESSES]),
         ("docs/guides/evaluation.md", [*METRICS, *FEATURES]),
+        ("docs/guides/doctor.md", [*DATA_CHECKS, *RUN_CHECKS]),
+        (
+            "docs/guides/studies.md",
+            [key for row in MODEL_STUDIES.values() for key in resolve(row.options).model_fields],
+        ),
     ],
 )
 def test_pages_name_every_row(page: str, names: list[str]) -> None:

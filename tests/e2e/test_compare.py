@@ -136,6 +136,12 @@ def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path
     assert not out.exists()
 
 
+def test_a_run_is_no_set_of_pictures(trained: Path, undiffuse: CommandLine) -> None:
+    """Its previews are grids of pictures."""
+    line = undiffuse.refused("compare", trained, "digits")
+    assert "is a run" in line and "undiffuse evaluate" in line
+
+
 def test_broken_pictures_are_named(undiffuse: CommandLine, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "made", noise(12))
     (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:60])

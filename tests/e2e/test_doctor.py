@@ -56,6 +56,13 @@ def test_a_sound_folder_has_nothing_but_few_pictures(undiffuse: CommandLine, sou
     assert found["all files can be read"]["severity"] == found["classes are even"]["severity"] == "ok"
 
 
+def test_a_folder_without_pictures_is_a_problem(undiffuse: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found = examined(undiffuse, tmp_path / "empty", out=tmp_path / "found.json")
+    assert found["the data cannot be read"]["severity"] == "problem"
+    assert undiffuse("doctor", tmp_path / "empty", "--strict").code == 1
+
+
 def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
     cat, dog = sound / "cat", sound / "dog"
     (cat / "cut.png").write_bytes((cat / "000.png").read_bytes()[:300])

@@ -236,6 +236,7 @@ def test_page_stays_under_five_megabytes_with_the_largest_pictures(material: Rep
     strip = np.broadcast_to(big[:4], (14, 4, 3, 256, 256))
     labels = [str(k) for k in range(14)]
     changes: Mapping[str, Any] = {"samples": big, "data": big, "filmstrip": strip, "filmstrip_labels": labels}
+    changes = {**changes, "augmentation": pictures(3, 1500, 4000)}
     path = write_report(
         tmp_path / "report.html",
         replace(
@@ -249,7 +250,17 @@ def test_page_stays_under_five_megabytes_with_the_largest_pictures(material: Rep
     )
     html = path.read_text(encoding="utf-8")
     assert 1_000_000 < len(html.encode()) < 5_000_000
-    assert len([a for a in Page(html).addresses if a.startswith("data:image/")]) == 2 + 12 + 6 + 12
+    assert len([a for a in Page(html).addresses if a.startswith("data:image/")]) == 2 + 1 + 12 + 6 + 12
+
+
+def test_augmented_pictures_are_shown_where_there_are_any(material: ReportMaterial) -> None:
+    assert "augmentation" not in Page(render(material)).ids
+    columns = ["as it is", "flip", *["all together"] * 5]
+    html = render(replace(material, augmentation=pictures(3, 60, 200), augmentation_columns=columns))
+    page = Page(html)
+    check_self_contained(page, html)
+    assert "augmentation" in page.ids
+    assert "as it is, flip, all together (5 times)" in page.text
 
 
 def test_too_much_text_is_refused_and_leaves_nothing(material: ReportMaterial, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ VARIANTS = {
     ),
     "muon": ("optimizer.name=muon",),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
+    "told of augmentation": ("augment=document", "micro_batch_images=8"),
     "learned variance, times drawn by importance": (
         "system.process=ddpm_cosine",
         "system.process.num_steps=4",

@@ -90,7 +90,7 @@ def pictures(num: int = 4, size: int = 8) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_pictures": pictures(4, 4), "test_pictures": pictures(4, 4)}, "sides of 8 to 64 pixels, got 4x4"),
+        ({"train_pictures": pictures(4, 4), "test_pictures": pictures(4, 4)}, "training pictures are 4x4"),
         ({"test_pictures": pictures(4, 9)}, "must have one shape"),
         ({"train_pictures": torch.full((4, 1, 8, 8), float("nan"))}, "4 of 4 training pictures hold NaN"),
         ({"train_labels": torch.zeros(3, dtype=torch.int64)}, "training labels must be 4 whole numbers"),

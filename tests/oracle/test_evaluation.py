@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,15 @@ from torch import Tensor
 from undiffuse.core.random import StepRandom
 from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation import Pair, Protocol, Subject, compare_sets, default_pair_metrics, evaluate
+from undiffuse.evaluation import (
+    Pair,
+    Protocol,
+    Subject,
+    compare_sets,
+    default_metrics,
+    default_pair_metrics,
+    evaluate,
+)
 from undiffuse.evaluation import cache as caching
 from undiffuse.evaluation.cache import Cache, key_of
 from undiffuse.evaluation.copying import FEWEST, LIKELY, NONE, SIGNS, search, verdict
@@ -170,6 +179,40 @@ def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
     assert len(told) == 3 and subject.nfe == 1
 
 
+def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(pictures(70, seed=2), pictures(64), pictures(20, seed=1), batch_size=32)
+    clock, draw = [0.0], Drawing.sample
+
+    def slow(self: Drawing, request: SampleRequest) -> Sampled:
+        clock[0] += 2
+        return draw(self, request)
+
+    def tell(done: int, total: int) -> None:
+        clock[0] += 100
+
+    monkeypatch.setattr(Drawing, "sample", slow)
+    monkeypatch.setattr("undiffuse.evaluation.subject.time.monotonic", lambda: clock[0])
+    subject.tell = tell
+    assert subject.generated.count == 70 and subject.seconds == 6
+    subject.again([3, 69])
+    assert subject.seconds == 6
+
+
+def test_numbers_from_the_cache_name_what_was_asked_about_now(tmp_path: Path) -> None:
+    cache, first = Cache(tmp_path), subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
+    moved = subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
+    moved.model = replace(moved.model, path=Path("moved"))
+    for subject, name, cached in ((first, "model", False), (moved, "moved", True)):
+        subject.cache = cache
+        (row,) = evaluate(subject, ["kernel"])["results"]
+        assert row["protocol"]["model"]["name"] == name and row["cached"] is cached
+    for source, cached in (("here", False), ("there", True)):
+        made = pictures(40)
+        made.provenance["source"] = source
+        (row,) = compare_sets(Pair(made, pictures(40, seed=1), features="pixels", cache=cache), ["kernel"])["results"]
+        assert row["protocol"]["pictures"]["source"] == source and row["cached"] is cached
+
+
 def test_every_number_says_how_it_was_made() -> None:
     subject = subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
     for row in evaluate(subject, ["frechet", "precision_recall", "copying"])["results"]:
@@ -218,6 +261,39 @@ def test_too_few_and_unfit_pictures_are_refused() -> None:
         Pair(ArrayDataset("line", np.zeros((4, 2), np.float32)), pictures(8))
     names, note = default_pair_metrics(small)
     assert names == ["copying"] and "frechet (65)" in note
+
+
+@pytest.mark.parametrize(("metric", "features", "needed"), [
+    ("inception_score", "handwriting", "20"),
+    ("accuracy", "pixels", "4"),
+    ("copying", "pixels", "2"),
+])  # fmt: skip
+def test_too_few_real_pictures_are_refused_as_too_few_generated_ones(metric: str, features: str, needed: str) -> None:
+    for pair in (
+        Pair(pictures(60), pictures(1), features=features),
+        Pair(pictures(1), pictures(60), features=features),
+    ):
+        with pytest.raises(UsageError, match=f"at least {needed} pictures on each side, got 1"):
+            compare_sets(pair, [metric])
+
+
+@pytest.mark.parametrize("metric", ["copying", "vlb", "vlb_random", "nll", "continuous_bound", "accuracy"])
+def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_pictures(metric: str) -> None:
+    subject = subject_of(pictures(90, seed=2), pictures(90), pictures(0))
+    subject.model.system.class_names = ("a", "b")
+    with pytest.raises(UsageError, match="held-out pictures, got 0: train"):
+        evaluate(subject, ["kernel", metric])
+    assert not subject.drawn
+    names, note = default_metrics(subject)
+    assert not {"copying", "vlb"} & set(names) and "kernel" in names and "--data" in note
+
+
+def test_pictures_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
+    subject = subject_of(pictures(20, side=65), pictures(20, side=65), pictures(20, side=65))
+    subject.model.system.class_names, subject.model.system.shape = ("a", "b"), (1, 65, 65)
+    with pytest.raises(UsageError, match="8 to 64 pixels"):
+        evaluate(subject, ["accuracy"])
+    assert not subject.drawn
 
 
 def test_more_features_than_a_covariance_may_have() -> None:

@@ -1,19 +1,39 @@
-"""Mirroring: each picture as it is or mirrored, about half of them, by draws that the step alone decides."""
+"""Augmentation: what happens to a picture is a function of the step and its place; nothing else happens to it."""
 
 from __future__ import annotations
 
-import torch
+import json
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Batch
-from undiffuse.training.augment import flip_some
+from undiffuse.data.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
+from undiffuse.data.augment.config import TRANSFORMATIONS
+from undiffuse.data.augment.parts import KINDS
+from undiffuse.data.augment.pipeline import PARTS
+from undiffuse.data.augment.sheet import ROWS, WHOLE, augmentation_sheet, sheet_columns
+from undiffuse.data.augment.warp import places_needed, warp
+from undiffuse.data.source import ArrayDataset, Batch
+from undiffuse.errors import UsageError
+from undiffuse.recipes import get_recipe
+from undiffuse.training.augment import Augmenter, flip_some
+from undiffuse.training.config import RunConfig
 
 PICTURES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 BATCH = Batch(PICTURES, Condition(class_label=torch.arange(1000)), torch.arange(1000))
+SMOOTH = torch.nn.functional.interpolate(PICTURES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
+each_part = pytest.mark.parametrize("name", PARTS)
 
 
-def mirrored(step: int, micro_batch: int = 0) -> torch.Tensor:
+def mirrored(step: int, micro_batch: int = 0) -> Tensor:
     """Which pictures were mirrored, ``(1000,)`` bool."""
     flipped = flip_some(BATCH, StepRandom(3, step, micro_batch))
     same, mirror = ((flipped.items == items).flatten(1).all(1) for items in (PICTURES, PICTURES.flip(-1)))
@@ -28,3 +48,300 @@ def test_about_half_of_the_pictures_are_mirrored_by_the_step() -> None:
     assert torch.equal(first, mirrored(7))
     assert not torch.equal(first, mirrored(8))
     assert not torch.equal(first, mirrored(7, micro_batch=1))
+
+
+def config_of(**options: object) -> AugmentConfig:
+    return NoAugmentConfig(**options)  # type: ignore[arg-type]
+
+
+def drawn(config: AugmentConfig, pictures: Tensor, step: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Transformed pictures and what the network is told."""
+    augmentation = Augmentation(config, tuple(pictures.shape[1:]))
+    draws = augmentation.draw(StepRandom(seed, step, stream="augment"), len(pictures))
+    return augmentation(pictures, draws), augmentation.label(draws)
+
+
+def plain(pictures: Tensor) -> Tensor:
+    return pictures.float() / 127.5 - 1
+
+
+def test_the_options_are_the_parts() -> None:
+    assert set(PARTS) == set(TRANSFORMATIONS)
+    strengths = {part.strength for part in PARTS.values()} - {""}
+    assert set(AugmentConfig.model_fields) == {*PARTS, *strengths, "name", "condition", "padding"}
+    assert all(kind in KINDS for part in PARTS.values() for kind in part.draws)
+
+
+@each_part
+def test_each_transformation_changes_about_its_share_of_the_pictures_and_leaves_the_others_bit_for_bit(
+    name: str,
+) -> None:
+    pictures = SMOOTH[torch.arange(1000) % 64]
+    out, label = drawn(config_of(**{name: 0.25}), pictures)
+    changed = (out != plain(pictures)).flatten(1).any(1)
+    told = label.any(1)
+    assert out.dtype == torch.float32 and out.shape == pictures.shape
+    assert out.abs().max() <= 1
+    assert 170 < int(told.sum()) < 330  # five standard deviations
+    assert not bool((changed & ~told).any()), "a change that the network is not told of"
+    assert int((told & ~changed).sum()) <= 2, "a picture may be its own image, but hardly ever is"
+
+
+@each_part
+def test_the_label_is_zero_for_probability_zero_and_a_function_of_the_numbers_drawn(name: str) -> None:
+    part = PARTS[name]
+    augmentation = Augmentation(config_of(**{name: 1.0}), (3, 8, 8))
+    nothing = torch.zeros(5, 1 + len(part.draws), dtype=torch.float64)
+    assert not bool(augmentation.label({name: nothing}).any())
+    draws = augmentation.draw(StepRandom(0, 0), 200)
+    label = augmentation.label(draws)
+    assert label.shape == (200, part.num_labels) == (200, len(augmentation.label_names))
+    assert torch.equal(label[17:40], augmentation.label({name: draws[name][17:40]}))
+    if part.draws:
+        distances = torch.cdist(label, label, compute_mode="donot_use_mm_for_euclid_dist") + torch.eye(200)
+        assert distances.min() > 0, "two different draws look the same to the network"
+
+
+def test_labels_join_where_the_circle_does() -> None:
+    augmentation = Augmentation(config_of(rotate=1.0, hue=1.0), (3, 8, 8))
+    both = {name: torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64) for name in ("rotate", "hue")}
+    first, second = augmentation.label(both)
+    assert torch.allclose(first, second, atol=1e-6) and torch.allclose(first, torch.tensor([-2.0, 0, -2, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("row", AUGMENTATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_depends_on_seed_step_and_place_alone(row: str, channels: int) -> None:
+    config, pictures = AUGMENTATIONS[row](), SMOOTH[:, :channels]
+    augmentation = Augmentation(config, tuple(pictures.shape[1:]))
+    draws = augmentation.draw(StepRandom(3, 5, stream="augment"), 64)
+    whole = augmentation(pictures, draws)
+    assert torch.equal(whole, augmentation(pictures, draws))
+    for start, end in pairwise((0, 1, 17, 64)):
+        part = augmentation(pictures[start:end], {name: rows[start:end] for name, rows in draws.items()})
+        assert torch.equal(part, whole[start:end])
+    if config.any:
+        assert not torch.equal(whole, drawn(config, pictures, step=6, seed=3)[0])
+        assert not torch.equal(whole, drawn(config, pictures, step=5, seed=4)[0])
+    empty = augmentation(pictures[:0], {name: rows[:0] for name, rows in draws.items()})
+    assert empty.shape == pictures[:0].shape
+
+
+def run_config(*overrides: str) -> RunConfig:
+    return apply_overrides(get_recipe("ddpm-digits"), ["batch_images=48", *overrides])
+
+
+def batches(config: RunConfig, step: int) -> Batch:
+    """All micro-batches of a step, of the first 48 pictures."""
+    dataset = ArrayDataset("pictures", SMOOTH.numpy())
+    augmenter, size = Augmenter(config, dataset), config.batch_images // config.num_micro_batches
+    parts = [
+        augmenter(dataset.fetch(np.arange(start, start + size)), StepRandom(0, step, number), step, number)
+        for number, start in enumerate(range(0, config.batch_images, size))
+    ]
+    condition = Condition.stack([part.condition for part in parts])
+    return Batch(torch.cat([part.x_0 for part in parts]), condition, torch.cat([part.indices for part in parts]))
+
+
+@pytest.mark.parametrize("options", [("augment=karras",), ("augment=document", "augment.rotate=1")])
+def test_the_cut_into_micro_batches_changes_nothing(options: tuple[str, ...]) -> None:
+    whole = batches(run_config(*options), 3)
+    cut = batches(run_config(*options, "micro_batch_images=12"), 3)
+    assert torch.equal(whole.x_0, cut.x_0)
+    assert whole.condition.augment_label is not None and cut.condition.augment_label is not None
+    assert torch.equal(whole.condition.augment_label, cut.condition.augment_label)
+    assert not torch.equal(whole.x_0, batches(run_config(*options), 4).x_0)
+
+
+def test_random_flip_is_what_it_always_was() -> None:
+    config = run_config("random_flip=true", "micro_batch_images=24")
+    found = batches(config, 9).x_0
+    expected = [
+        flip_some(Batch(SMOOTH[start : start + 24], Condition(), torch.arange(24)), StepRandom(0, 9, number)).x_0
+        for number, start in enumerate((0, 24))
+    ]
+    assert torch.equal(found, torch.cat(expected))
+    assert batches(config, 9).condition == Condition()
+
+
+def test_the_network_is_told_nothing_unless_it_is_to_be() -> None:
+    assert batches(run_config("augment=flip"), 0).condition.augment_label is None
+    assert batches(run_config("augment=karras", "augment.condition=false"), 0).condition.augment_label is None
+    assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))
+
+
+def test_grey_pictures_get_what_makes_sense_and_the_rest_is_named() -> None:
+    augmentation = Augmentation(AUGMENTATIONS["document"](), (1, 8, 8))
+    assert augmentation.left_out == ["colour", "hue", "saturation"]
+    assert {"brightness", "contrast"} < set(augmentation.parts)
+    note = Augmenter(run_config("augment=document"), ArrayDataset("grey", SMOOTH[:, :1].numpy())).note
+    assert "colour, hue, saturation" in note and "grey" in note
+    assert Augmenter(run_config("augment=document"), ArrayDataset("pictures", SMOOTH.numpy())).note == ""
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_a_grey_picture_is_treated_as_a_colour_picture_with_equal_channels(name: str) -> None:
+    grey = SMOOTH[:, :1]
+    one, _ = drawn(config_of(**{name: 1.0}), grey)
+    three, _ = drawn(config_of(**{name: 1.0}), grey.expand(-1, 3, -1, -1))
+    assert torch.allclose(three, one.expand_as(three), atol=1e-6)
+
+
+def test_points_and_two_mirrors_are_refused() -> None:
+    points = ArrayDataset("points", np.zeros((5, 2), dtype=np.float32))
+    with pytest.raises(UsageError, match="random_flip=true is for pictures"):
+        Augmenter(run_config("random_flip=true"), points)
+    with pytest.raises(UsageError, match="augment=none"):
+        Augmenter(run_config("augment=karras"), points)
+    with pytest.raises(UsageError, match="both mirror"):
+        run_config("random_flip=true", "augment=karras")
+    with pytest.raises(UsageError, match="did you mean 'rotate'"):
+        run_config("augment.rotat=0.5")
+    with pytest.raises(UsageError, match="less than or equal to 1"):
+        run_config("augment.hue=2")
+    with pytest.raises(UsageError, match="did you mean 'karras'"):
+        run_config("augment=karas")
+
+
+@pytest.mark.parametrize("row", AUGMENTATIONS)
+def test_a_configuration_survives_json_and_older_ones_have_none(row: str) -> None:
+    config = run_config(f"augment={row}", "augment.translate=0.5", "augment.translate_share=0.25")
+    assert config.augment.translate_share == 0.25
+    assert validate(RunConfig, json.loads(json.dumps(config.model_dump(mode="json")))) == config
+    older = {key: value for key, value in run_config().model_dump(mode="json").items() if key != "augment"}
+    assert validate(RunConfig, older) == run_config()
+
+
+# moving pixels
+
+
+def maps_of(*rows: list[list[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "edge"])
+def test_whole_pixels_and_quarter_turns_move_values_as_they_are(padding: str) -> None:
+    x = plain(SMOOTH[:1])
+    moved = warp(x, maps_of([[1, 0, 3], [0, 1, -2], [0, 0, 1]]), padding)  # type: ignore[arg-type]
+    assert torch.allclose(moved[:, :, :-2, 3:], x[:, :, 2:, :-3], atol=1e-5)
+    square = x[..., :12]
+    turned = warp(square, maps_of([[0, -1, 0], [1, 0, 0], [0, 0, 1]]))  # x to the right goes down: clockwise
+    assert torch.allclose(turned, square.rot90(-1, (2, 3)), atol=1e-5)
+    assert torch.allclose(warp(x, torch.eye(3, dtype=torch.float64)[None]), x, atol=1e-6)
+
+
+def test_the_border_is_reflected_or_repeated() -> None:
+    x = plain(SMOOTH[:1])
+    right = maps_of([[1, 0, 4], [0, 1, 0], [0, 0, 1]])
+    assert torch.allclose(warp(x, right)[..., :4], x[..., :4].flip(-1), atol=1e-5)
+    assert torch.allclose(warp(x, right, "edge")[..., :4], x[..., :1].expand(-1, -1, -1, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "places"), [(2.0, 1), (1.0, 1), (0.85, 1), (0.5, 2), (0.3, 4), (0.05, 4)])
+def test_shrinking_looks_at_as_many_places_as_it_passes_over(factor: float, places: int) -> None:
+    maps = maps_of([[factor, 0, 0], [0, factor, 0], [0, 0, 1]])
+    assert int(places_needed(torch.linalg.inv(maps), (20, 30))) == places
+    turned = torch.linalg.inv(maps) @ maps_of([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    assert int(places_needed(turned, (20, 30))) == places
+
+
+def test_stripes_fade_when_they_are_shrunk_instead_of_turning_coarse() -> None:
+    stripes = torch.ones(1, 1, 32, 32)
+    stripes[..., ::2] = -1
+    shrunk = warp(stripes, maps_of([[0.45, 0, 0], [0, 0.45, 0], [0, 0, 1]]))
+    assert shrunk.abs().max() < 0.4
+    naive = torch.nn.functional.grid_sample(
+        stripes,
+        torch.nn.functional.affine_grid(torch.tensor([[[1 / 0.45, 0, 0], [0, 1 / 0.45, 0]]]), [1, 1, 32, 32], False),
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    assert naive.abs().max() > 0.9
+
+
+def test_the_product_of_all_maps_is_resampled_once() -> None:
+    """Scale, turn and move one after the other blur three times; together they are one map."""
+    config = config_of(scale=1.0, rotate=1.0, translate=1.0)
+    augmentation = Augmentation(config, (3, 12, 16))
+    draws = augmentation.draw(StepRandom(0, 0), 64)
+    maps = torch.eye(3, dtype=torch.float64)
+    for name in ("scale", "rotate", "translate"):
+        maps = augmentation._matrix(name, draws[name], (12, 16)) @ maps
+    assert torch.allclose(augmentation(SMOOTH, draws), warp(plain(SMOOTH), maps).clamp(-1, 1), atol=1e-6)
+
+
+def test_the_strengths_are_in_the_units_of_their_names() -> None:
+    augmentation = Augmentation(config_of(**dict.fromkeys(PARTS, 1.0)), (3, 20, 40))
+
+    def matrix(name: str, *numbers: float) -> Tensor:
+        return augmentation._matrix(name, torch.tensor([[1.0, *numbers]], dtype=torch.float64), (20, 40))[0]
+
+    assert torch.allclose(matrix("scale", 2.0)[:2, :2], 2**0.4 * torch.eye(2, dtype=torch.float64))
+    assert torch.allclose(matrix("translate", 1.0, -1.0)[:2, 2], torch.tensor([5.0, -2.5], dtype=torch.float64))
+    assert torch.allclose(matrix("rotate", 0.5)[:2, 0], torch.tensor([0.0, 1.0], dtype=torch.float64), atol=1e-12)
+    stretched = matrix("stretch", 1.0, 0.5)  # along y
+    assert torch.allclose(stretched.diag()[:2].log2(), torch.tensor([-0.2, 0.2], dtype=torch.float64))
+    assert matrix("shear", 1.0)[0, 1] == pytest.approx(np.tan(np.radians(15)))
+    # the right border of a picture tilted back by a about the vertical axis, seen from 80 pixels
+    right = matrix("tilt", 1.0, 0.0) @ torch.tensor([20.0, 10.0, 1.0], dtype=torch.float64)
+    depth = 20 * np.sin(np.radians(25))
+    assert right[0] / right[2] == pytest.approx(20 * np.cos(np.radians(25)) * 80 / (80 + depth))
+    assert right[1] / right[2] == pytest.approx(10 * 80 / (80 + depth))
+    colours = {name: matrix(name, *[1.0] * len(PARTS[name].draws)) for name in ("brightness", "contrast", "saturation")}
+    red, grey = torch.tensor([0.5, 0.0, 0.0, 1.0]).double(), torch.tensor([0.3, 0.3, 0.3, 1.0]).double()
+    assert torch.allclose((colours["brightness"] @ red)[:3], red[:3] + 0.2)
+    assert torch.allclose((colours["contrast"] @ red)[:3], red[:3] * 2**0.5)
+    luma = 0.299 * 0.5
+    assert torch.allclose((colours["saturation"] @ red)[:3], luma + 2 * (red[:3] - luma))
+    assert torch.allclose(colours["saturation"] @ grey, grey)
+    assert torch.allclose(matrix("hue", 1.0) @ grey, grey)
+
+
+def test_a_hole_has_its_share_and_its_place() -> None:
+    augmentation = Augmentation(config_of(cutout=1.0), (3, 12, 16))
+    middle = {"cutout": torch.tensor([[1.0, 0.0, 0.0], [1.0, -1.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)}
+    white = torch.full((3, 3, 12, 16), 255, dtype=torch.uint8)
+    found = augmentation(white, middle) == 0
+    assert found[0].sum() == 3 * 6 * 8 and bool(found[0, :, 3:9, 4:12].all())
+    assert found[1].sum() == 3 * 3 * 4 and bool(found[1, :, :3, :4].all())
+    assert not bool(found[2].any())
+
+
+def test_gradients_flow_through_the_pipeline() -> None:
+    everything = dict.fromkeys(PARTS, 1.0)
+    augmentation = Augmentation(config_of(**everything, contrast_octaves=0.01, brightness_shift=0.01), (3, 4, 4))
+    draws = augmentation.draw(StepRandom(1, 0), 2)
+    x = 0.05 * torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda value: augmentation(value, draws), x.requires_grad_(), atol=1e-4)
+
+
+def test_adaptive_augmentation_scales_every_probability() -> None:
+    augmentation = Augmentation(AUGMENTATIONS["document"](), (3, 12, 16))
+    none, half = (augmentation.draw(StepRandom(0, 0), 1000, scale=p) for p in (0.0, 0.5))
+    assert not any(bool(rows.any()) for rows in none.values())
+    assert 170 < int(half["flip"][:, 0].sum()) < 330
+
+
+# the sheet
+
+
+def test_the_sheet_has_a_column_a_name_and_a_row_a_picture() -> None:
+    dataset = ArrayDataset("pictures", SMOOTH.numpy())
+    config = AUGMENTATIONS["karras"]()
+    columns = sheet_columns(config, dataset.shape)
+    assert columns == ["as it is", *Augmentation(config, dataset.shape).parts, *["all together"] * WHOLE]
+    sheet = augmentation_sheet(dataset, config, seed=1, smallest_side=16)
+    assert sheet.dtype == np.uint8 and sheet.shape == (3, ROWS * (12 + 2) + 2, len(columns) * (16 + 2) + 2)
+    assert np.array_equal(sheet[:, 2:14, 2:18], dataset.items(np.array([0]))[0])
+    assert np.array_equal(sheet[:, 2:14, 20:36], dataset.items(np.array([0]))[0][..., ::-1])  # the column "flip"
+    assert np.array_equal(sheet, augmentation_sheet(dataset, config, seed=1, smallest_side=16))
+    assert not np.array_equal(sheet, augmentation_sheet(dataset, config, seed=2, smallest_side=16))
+
+
+def test_a_configuration_is_read_without_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, undiffuse.data.augment.config, undiffuse.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from undiffuse.data import Loader, split_by_content
-from undiffuse.data.loader import epoch_order
+from undiffuse.data.order import NUM_ROUNDS, epoch_order, shuffled
 from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 
@@ -87,10 +92,117 @@ def test_the_stream_is_the_same_however_it_is_cut(size: int, seed: int, start: i
     assert not backwards or torch.equal(whole.flip(0), torch.cat(backwards))
 
 
-def test_orders_differ_between_epochs_and_seeds_and_never_change_between_versions() -> None:
-    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 1))
-    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 1, 0))
-    assert epoch_order(8, seed=7, epoch=3).tolist() == GOLDEN_ORDER
+def mixed(word: int) -> int:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        word = (word ^ word >> shift) * factor % 2**64
+    return word ^ word >> 31
+
+
+def item_at(place: int, size: int, seed: int, epoch: int) -> int:
+    """One place of the order, written down from its definition, in whole numbers of Python."""
+    golden = 0x9E3779B97F4A7C15
+    state = mixed((mixed((seed + golden) % 2**64) + mixed((epoch + golden) % 2**64)) % 2**64)
+    a = math.isqrt(size - 1) + 1
+    a += a % 2
+    b = -(-size // a)
+    while True:
+        left, right = divmod(place, b)
+        for number in range(NUM_ROUNDS):
+            key = mixed((state + (number + 1) * golden) % 2**64)
+            word = mixed(((left if number % 2 else right) + key) % 2**64) >> 32
+            if number % 2:
+                right = (right + (word * b >> 32)) % b
+            else:
+                left = (left + (word * a >> 32)) % a
+        place = left * b + right
+        if place < size:
+            return place
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 2**40), seed=seeds, epoch=st.integers(0, 2**20), place=st.integers(0, 2**40))
+def test_the_order_is_what_its_definition_says(size: int, seed: int, epoch: int, place: int) -> None:
+    places = [place % size, 0, size - 1]
+    computed = shuffled(np.array(places) + epoch * size, size, seed)
+    assert computed.tolist() == [item_at(one, size, seed, epoch) for one in places]
+
+
+def test_every_epoch_of_every_size_is_a_permutation() -> None:
+    for size in range(1, 2001):
+        assert np.array_equal(np.sort(epoch_order(size, 3, size)), np.arange(size)), size
+    for size in (65_536, 65_537, 300_007):
+        assert np.bincount(epoch_order(size, 0, 5), minlength=size).tolist() == [1] * size
+    some = shuffled(np.arange(20_000) + 7 * (2**40 + 1), 2**40 + 1, 1)
+    assert len(np.unique(some)) == 20_000 and some.max() > 2**39 and some.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("size", "epochs"), [(2, 4_000), (3, 12_000), (4, 48_000), (5, 60_000), (6, 72_000), (7, 150_000)]
+)
+def test_all_permutations_are_equally_frequent(size: int, epochs: int) -> None:
+    orders = shuffled(np.arange(size * epochs), size, 11).reshape(epochs, size)
+    _, counts = np.unique(orders @ (size ** np.arange(size)), return_counts=True)
+    assert len(counts) == math.factorial(size)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_each_item_is_as_often_at_each_place_whatever_came_before_it() -> None:
+    size, epochs = 24, 4_000
+    orders = shuffled(np.arange(size * epochs), size, 5).reshape(epochs, size)
+    places = np.stack([np.bincount(column, minlength=size) for column in orders.T])
+    assert stats.chisquare(places.reshape(-1), ddof=2 * size - 2).pvalue > 1e-4
+    steps = np.bincount(((orders[:, 1:] - orders[:, :-1]) % size).reshape(-1), minlength=size)
+    assert steps[0] == 0 and stats.chisquare(steps[1:]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("neighbour", ["epoch", "seed"])
+def test_neighbouring_epochs_and_seeds_have_nothing_in_common(neighbour: str) -> None:
+    """Two random permutations agree at one place on average, and a place's successor tells nothing of the other's."""
+    size, pairs = 1000, 400
+    orders = [epoch_order(size, *((0, k) if neighbour == "epoch" else (k, 0))) for k in range(pairs + 1)]
+    agreements = [int((one == other).sum()) for one, other in pairwise(orders)]
+    assert abs(np.mean(agreements) - 1) < 5 / pairs**0.5
+    correlations = [stats.spearmanr(one, other).statistic for one, other in pairwise(orders)]
+    assert abs(np.mean(correlations)) < 5 / (pairs * size) ** 0.5
+    assert abs(np.std(correlations) * size**0.5 - 1) < 5 / (2 * pairs) ** 0.5
+
+
+def test_a_large_set_is_shuffled_all_over() -> None:
+    """Runs of places next to each other land in all sixteenths of the set alike."""
+    size = 10**9 + 7
+    for start in (0, size // 3, size - 16_000):
+        sixteenths = shuffled(np.arange(start, start + 16_000), size, 2) * 16 // size
+        assert stats.chisquare(np.bincount(sixteenths, minlength=16)).pvalue > 1e-4
+
+
+def test_the_order_of_a_set_of_any_size_takes_no_memory() -> None:
+    shuffled(np.arange(128), 1000, 0)
+    tracemalloc.start()
+    shuffled(np.arange(128) + 10**12, 10**13, 0)
+    assert tracemalloc.get_traced_memory()[1] < 200_000
+    tracemalloc.stop()
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 60), seed=seeds, batch=st.integers(1, 50), ranks=st.sampled_from([1, 2, 3, 4]))
+def test_the_ranks_together_see_each_item_once_an_epoch(size: int, seed: int, batch: int, ranks: int) -> None:
+    dataset = set_of(list(range(size)))
+    loaders = [Loader(dataset, seed, rank=rank, num_ranks=ranks) for rank in range(ranks)]
+    alone, steps = Loader(dataset, seed), math.lcm(size, batch) // batch
+    seen: list[int] = []
+    for step in range(steps):
+        parts = [loader.batch(step * batch, batch).items.reshape(-1).tolist() for loader in loaders]
+        assert max(map(len, parts)) - min(map(len, parts)) <= (batch % ranks > 0)
+        seen += [level for part in parts for level in part]
+        assert seen[step * batch :] == alone.batch(step * batch, batch).items.reshape(-1).tolist()
+    for epoch in range(len(seen) // size):
+        assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_ranks_that_do_not_exist_are_refused() -> None:
+    for rank, ranks in ((-1, 2), (2, 2), (0, 0)):
+        with pytest.raises(UsageError, match="rank"):
+            Loader(set_of([1]), rank=rank, num_ranks=ranks)
 
 
 def test_senseless_requests_of_the_loader_are_refused() -> None:
@@ -100,6 +212,3 @@ def test_senseless_requests_of_the_loader_are_refused() -> None:
         Loader(set_of([1]), -1)
     with pytest.raises(UsageError, match="start at 0"):
         Loader(set_of([1]), 0).batch(-1, 2)
-
-
-GOLDEN_ORDER = [2, 5, 7, 3, 0, 6, 4, 1]

@@ -28,11 +28,14 @@ def data_list() -> None:
 def data_info(
     source: SourceArgument,
     sheet: Annotated[Path | None, typer.Option(help="write a contact sheet of 64 items here (PNG)")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="the sheet shows this augmentation instead: flip, document or karras")
+    ] = None,
 ) -> None:
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
     from undiffuse.app.looking import show_data
 
-    show_data(source, sheet)
+    show_data(source, sheet, augment)
 
 
 @data_app.command("prepare")

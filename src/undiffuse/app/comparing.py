@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, defaul
 from undiffuse.files import check_writable, write_json
 from undiffuse.metrics import check_pictures
 from undiffuse.registry import lookup
+from undiffuse.systems.saved import WEIGHTS
 
 Pictures = str | Path | Dataset | Tensor | npt.NDArray[Any]
 
@@ -151,6 +153,7 @@ def _dataset(given: Pictures, size: int | str | None) -> Dataset:
     if isinstance(given, Dataset):
         return given
     if isinstance(given, str | Path):
+        _refuse_run(given)
         return load_dataset(_sized(source_config_for(str(given)), size))
     import torch
 
@@ -162,6 +165,16 @@ def _sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
     if size is None or not isinstance(source, PictureConfig):
         return source
     return validate(type(source), {**source.model_dump(), "size": size}, "--size")
+
+
+def _refuse_run(given: str | Path) -> None:
+    """A run's previews are grids of samples: as a folder of pictures they would give numbers that mean nothing."""
+    folder = Path(given).expanduser()
+    if (folder / "config.json").is_file() and (folder / WEIGHTS["ema"]).is_file():
+        raise UsageError(
+            f"{given} is a run, and sets of pictures are compared; measure it with: undiffuse evaluate "
+            f"{shlex.quote(str(given))}, or draw pictures first with: undiffuse sample {shlex.quote(str(given))}"
+        )
 
 
 def _refuse_enlarging(pictures: str, made: Dataset, reference: str, held: Dataset) -> None:

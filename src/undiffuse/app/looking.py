@@ -7,11 +7,24 @@ from pathlib import Path
 from undiffuse.app.show import say, table
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
+from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
+from undiffuse.errors import UsageError
 from undiffuse.files import replacing
+from undiffuse.images import save_png
+from undiffuse.registry import lookup
 
 
-def show_data(source: str, sheet: Path | None) -> None:
-    """Print the facts of a data set and, if asked, write a contact sheet."""
+def show_data(source: str, sheet: Path | None, augment: str | None = None) -> None:
+    """Print the facts of a data set and, if asked, write a contact sheet.
+
+    Args:
+        augment: a row of ``AUGMENTATIONS``, which the sheet then shows at work.
+    Raises:
+        UsageError: no such row, none without a sheet, or one for points.
+    """
+    if augment is not None and sheet is None:
+        raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
+    augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
     config = source_config_for(source)
     dataset = load_dataset(config)
     facts = describe(dataset, config)
@@ -27,7 +40,12 @@ def show_data(source: str, sheet: Path | None) -> None:
         *[[key, value] for key, value in facts["provenance"].items()],
     ]
     table(facts["name"], ["", ""], rows)
-    if sheet is not None:
+    if sheet is None:
+        return
+    if augmentation is not None:
+        save_png(sheet, augmentation_sheet(dataset, augmentation, smallest_side=64))
+        say(f"{augment}, column by column: {', '.join(sheet_columns(augmentation, dataset.shape))}")
+    else:
         with replacing(sheet) as path:
             contact_sheet(dataset).save(path, format="PNG")
-        say(f"contact sheet: {sheet}")
+    say(f"contact sheet: {sheet}")

@@ -16,6 +16,7 @@ from undiffuse.data.prepare import PrepareSettings, prepare
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
 
+_MOST_CLASSES = 20  # named with their counts
 _SHOWN = 5  # pictures left out that are named on the terminal
 
 
@@ -72,14 +73,13 @@ def _configured(source: str, options: Sequence[str], given: Mapping[str, Any]) -
 
 def _show(manifest: Mapping[str, Any], out: Path) -> None:
     pictures, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]
-    classes = ", ".join(f"{name}: {count}" for name, count in pictures["classes"].items()) or "none"
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
     size = out.stat().st_size
     settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
     rows = [
         ["source", f"{source['location'] or source['kind']}: {source['num_pictures']} pictures"],
         ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
-        ["classes", classes],
+        ["classes", _classes(pictures["classes"])],
         ["captions", "yes" if pictures["captions"] else "none"],
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
@@ -94,6 +94,12 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
 
 def _colours(pictures: Mapping[str, Any]) -> str:
     return "grey" if pictures["channels"] == 1 else "RGB"
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    if len(counts) > _MOST_CLASSES:
+        return f"{len(counts)} of {min(counts.values())} to {max(counts.values())} pictures"
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
 
 def _without(location: str, text: str) -> str:

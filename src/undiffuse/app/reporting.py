@@ -15,6 +15,9 @@ from undiffuse.app.evaluating import real_data
 from undiffuse.app.models import load
 from undiffuse.app.reproducing import reproducing_command
 from undiffuse.app.show import counting, warn
+from undiffuse.config import Component
+from undiffuse.data.augment import AUGMENTATIONS, AugmentConfig, augmentation_sheet, sheet_columns
+from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
@@ -69,12 +72,16 @@ def _material(model: Model, name: str, studies: Sequence[Study], single: bool) -
     points = len(model.system.shape) != 3
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count)
+    data = _real(model, count)
+    augmentation, columns = _augmentation(model, data)
     return ReportMaterial(
         record=model.config,
         journal=read_journal(model.path),
         samples=samples,
-        data=_real(model, count),
+        data=data,
         name=name,
+        augmentation=augmentation,
+        augmentation_columns=columns,
         filmstrip=frames,
         filmstrip_labels=labels,
         evaluation=_json(model.path / "evaluation.json"),
@@ -134,6 +141,15 @@ def _real(model: Model, count: int) -> Any:
         warn(f"the page shows no real data: {error}")
         points = len(model.system.shape) != 3
         return np.empty((0, *model.system.shape), np.float32 if points else np.uint8)
+
+
+def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
+    """A sheet of what training did to these pictures and what its columns show; none where it did nothing."""
+    asked = model.config["config"].get("augment", {"name": "none"})
+    config = Component(AUGMENTATIONS, "augmentation").pick(asked)
+    if not isinstance(config, AugmentConfig) or not config.any or not len(data):
+        return None, []
+    return augmentation_sheet(ArrayDataset("data", data), config), sheet_columns(config, data.shape[1:])
 
 
 def _sample_with_frames(model: Model, count: int) -> tuple[Any, Any, list[str]]:

@@ -139,7 +139,8 @@ class Plan:
         source = files.source(index)
         plain = self._plain(source)
         pixels, image = self._made(source, files.title(index)) if plain is None else (plain, from_array(plain))
-        return pixels, content_hash(image)
+        leading = files.split_hash(index)
+        return pixels, leading + content_hash(image)[len(leading) :]
 
     def _plain(self, source: Path | bytes) -> Pixels | None:
         """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""

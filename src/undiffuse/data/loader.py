@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from undiffuse.data.loading import LoaderConfig
-from undiffuse.data.order import shuffled
+from undiffuse.data.order import Stream
 from undiffuse.data.resident import Resident, wants_resident
 from undiffuse.data.source import Batch, Dataset, Indices
 from undiffuse.data.workers import Ahead
 from undiffuse.errors import UsageError
 
-_BLOCK = 4096  # positions whose items are worked out at once: alone, one costs as much as hundreds together
 _MAX_WORKERS = 8
 
 
@@ -59,13 +57,12 @@ class Loader:
             raise UsageError(f"the rank must be in 0..num_ranks-1, got rank={rank}, num_ranks={num_ranks}")
         config = config or LoaderConfig()
         self.dataset, self.seed, self.device = dataset, seed, torch.device(device)
-        self.rank, self.num_ranks = rank, num_ranks
-        self._block: tuple[int, Indices] | None = None
+        self._stream = Stream(len(dataset), seed, rank, num_ranks)
         resident = wants_resident(dataset, self.device, config.resident)
         self._resident = Resident(dataset, self.device) if resident else None
         workers = 0 if resident else num_workers(dataset, config)
         pin = self.device.type == "cuda"
-        self._ahead = Ahead(dataset, self.indices, workers, config.prefetch, kept, pin) if workers else None
+        self._ahead = Ahead(dataset, self._stream.rows, workers, config.prefetch, kept, pin) if workers else None
 
     def indices(self, start: int, count: int) -> Indices:
         """Item numbers at this rank's share of the positions start .. start+count-1 of the stream.
@@ -75,8 +72,7 @@ class Loader:
         """
         if start < 0 or count < 0:
             raise UsageError(f"positions in the data stream start at 0, got start={start}, count={count}")
-        first = start + self.rank * count // self.num_ranks
-        return self._items_at(first, start + (self.rank + 1) * count // self.num_ranks)
+        return self._stream.rows(start, count)
 
     def batch(self, start: int, count: int) -> Batch:
         """The items at this rank's share of the positions start .. start+count-1 of the stream.
@@ -99,19 +95,6 @@ class Loader:
         """End the workers; the next batch would start them again."""
         if self._ahead is not None:
             self._ahead.close()
-
-    def _items_at(self, first: int, end: int) -> Indices:
-        parts = [
-            self._block_at(number)[max(first - number * _BLOCK, 0) : end - number * _BLOCK]
-            for number in range(first // _BLOCK, -(-end // _BLOCK))
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-    def _block_at(self, number: int) -> Indices:
-        if self._block is None or self._block[0] != number:
-            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
-            self._block = (number, shuffled(positions, len(self.dataset), self.seed))
-        return self._block[1]
 
 
 def num_workers(dataset: Dataset, config: LoaderConfig) -> int:

@@ -23,7 +23,7 @@ from undiffuse.errors import UsageError
 
 INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
 FORMAT = 1
-_LET_GO_AFTER = 1024  # pictures; Linux maps up to 64 KiB around each
+_LET_GO_AFTER = 256  # pictures; Linux maps up to 64 KiB around each
 
 
 class MappedSet(Dataset):

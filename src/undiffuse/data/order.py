@@ -27,6 +27,7 @@ Words = npt.NDArray[np.uint64]
 
 #: With 16 the permutations of 8 items are not equally frequent, with 20 no difference is found; see the tests.
 NUM_ROUNDS = 24
+_BLOCK = 4096  # positions worked out at once: alone, one costs as much as hundreds together
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _HALF = np.uint64(32)
@@ -47,6 +48,36 @@ def shuffled(positions: npt.ArrayLike, num_items: int, seed: int) -> Indices:
     distinct, rows = np.unique(epochs, return_inverse=True)
     keys = _round_keys(distinct.astype(np.uint64), seed)
     return _permuted(places.astype(np.uint64), keys[:, rows.reshape(-1)] if len(distinct) > 1 else keys, num_items)
+
+
+class Stream:
+    """One rank's share of the endless stream of shuffled epochs.
+
+    Args:
+        num_items: N.
+        seed: of the shuffle.
+        rank, num_ranks: which share.
+    """
+
+    def __init__(self, num_items: int, seed: int, rank: int = 0, num_ranks: int = 1) -> None:
+        self._num_items, self._seed, self._rank, self._num_ranks = num_items, seed, rank, num_ranks
+        self._block: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
+
+    def rows(self, start: int, count: int) -> Indices:
+        """Items at this rank's share of positions start .. start+count-1."""
+        first = start + self._rank * count // self._num_ranks
+        end = start + (self._rank + 1) * count // self._num_ranks
+        parts = [
+            self._block_at(number)[max(first - number * _BLOCK, 0) : end - number * _BLOCK]
+            for number in range(first // _BLOCK, -(-end // _BLOCK))
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def _block_at(self, number: int) -> Indices:
+        if self._block[0] != number:
+            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+            self._block = (number, shuffled(positions, self._num_items, self._seed))
+        return self._block[1]
 
 
 def epoch_order(num_items: int, seed: int, epoch: int) -> Indices:

@@ -6,10 +6,13 @@ back in order. So neither their number nor their speed has any part in the resul
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from undiffuse.errors import RunError, UndiffuseError
 
 Rows = Callable[[int, int], Indices]
 Found = tuple[Indices, Tensor]
+_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, a job manager
 
 
 class Ahead:
@@ -55,15 +59,19 @@ class Ahead:
         self._kept: deque[tuple[tuple[int, int], Found]] = deque(maxlen=kept)
         self._next = (0, 0)
         self._running: Iterator[Any] | None = None
-        self._loader: DataLoader[Any] | None = None
-        self._options: dict[str, Any] = {
-            "dataset": _Fetched(dataset),
-            "sampler": self._places,
-            "num_workers": workers,
-            "pin_memory": pin,
-            "prefetch_factor": prefetch,
-            "multiprocessing_context": start_method,
-        }
+        self._loader = DataLoader(
+            _Fetched(dataset),
+            batch_size=None,
+            sampler=self._places,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            worker_init_fn=_settle,
+            prefetch_factor=prefetch,
+            multiprocessing_context=start_method,
+            generator=torch.Generator(),  # torch would draw from the global one
+        )
+        self._at_exit = partial(_close, weakref.ref(self))
 
     def fetch(self, start: int, count: int) -> Found:
         """Item numbers of positions start .. start+count-1 (this rank's share of them), and the items.
@@ -85,21 +93,15 @@ class Ahead:
 
     def close(self) -> None:
         """End the processes."""
-        self._running = self._loader = None
+        self._running = None  # the last to hold on to them
         self._kept.clear()
+        atexit.unregister(self._at_exit)
 
     def _begin(self, start: int, count: int) -> None:
+        self.close()
         self._places.first = (start, count)
-        if self._loader is None:
-            self._loader = DataLoader(
-                **self._options,
-                batch_size=None,
-                collate_fn=_as_it_is,
-                worker_init_fn=_settle,
-                persistent_workers=True,
-                generator=torch.Generator(),  # torch would draw from the global one
-            )
-        with _handler_of_dead_children_kept(), _explained():
+        atexit.register(self._at_exit)
+        with _signals_kept(), _explained():
             self._running = iter(self._loader)
 
     def _received(self) -> Tensor:
@@ -147,22 +149,35 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _settle(number: int) -> None:
-    """In a worker: the training process says when it ends, also where a signal is sent to the whole group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """In a worker: leave it to the training process what to do about a signal sent to the whole group."""
+    for signal_number in _TO_THE_GROUP:
+        signal.signal(signal_number, signal.SIG_IGN)
     encoded.num_threads = 1
 
 
+def _close(ahead: weakref.ref[Ahead]) -> None:
+    """At the end of the program, where Python would send a signal to the workers and wait for them."""
+    if (alive := ahead()) is not None:
+        alive.close()
+
+
 @contextmanager
-def _handler_of_dead_children_kept() -> Iterator[None]:
-    """torch would raise a dead worker's error from a signal handler, anywhere; here it is raised where one waits."""
-    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+def _signals_kept() -> Iterator[None]:
+    """While workers are started: none of them is met by a signal before it has settled.
+
+    Also, torch would raise a dead worker's error from a signal handler, anywhere in the training step; here it is
+    raised where its batch is waited for.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_GROUP)
     try:
         yield
     finally:
-        if before is not None:
-            with suppress(ValueError):  # not the main thread, where torch sets none
-                signal.signal(signal.SIGCHLD, before)
+        with suppress(ValueError):  # not the main thread, where torch sets no handler
+            signal.signal(signal.SIGCHLD, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager

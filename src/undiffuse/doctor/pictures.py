@@ -5,7 +5,6 @@ The pass keeps a thumbnail and a few numbers of each picture: about 3 KB of memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,10 +192,3 @@ def bars_of(pictures: Tensor) -> Tensor:
     most = torch.stack([*edges, *sides]).amin(0) > 0.7
     share = (height - (bottom - top + 1)).float() / height
     return torch.where(barred & most, share, torch.zeros_like(share))
-
-
-def chunks_of(dataset: Dataset, count: int) -> Iterator[Tensor]:
-    """``count`` items evenly spread over a set, some at a time."""
-    rows = evenly_spaced(len(dataset), count)
-    for start in range(0, len(rows), _CHUNK):
-        yield dataset.fetch(rows[start : start + _CHUNK]).items

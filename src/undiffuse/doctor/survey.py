@@ -100,8 +100,9 @@ def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[E
 
 def broken(subject: DataSubject) -> Iterable[Finding]:
     """Files that cannot be read, each with its reason."""
-    survey = subject.survey
+    survey = None
     try:
+        survey = subject.survey  # refuses a folder without pictures
         subject.dataset  # noqa: B018 (read here for the first time)
     except UsageError as error:
         yield Finding("problem", "the data cannot be read", str(error), "mend that first: little else can be checked")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
-from undiffuse.evaluation.base import Protocol, Result, features_for, spread
+from undiffuse.evaluation.base import Protocol, Result, features_for, spread, stating
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, Pair, compare_sets, default_pair_metrics
-from undiffuse.evaluation.copying import copying
+from undiffuse.evaluation.copying import check_copying, copying
 from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
 from undiffuse.evaluation.pictures import (
     OVER_FEATURES,
@@ -33,7 +34,7 @@ from undiffuse.evaluation.pictures import (
 )
 from undiffuse.evaluation.points import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
-from undiffuse.evaluation.subject import Subject, need_pictures
+from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.registry import lookup
 from undiffuse.version import __version__
 
@@ -78,22 +79,31 @@ def default_metrics(subject: Subject) -> tuple[list[str], str]:
     """The metrics that make sense for a model and a number of samples, and a line on what was left out, or ""."""
     if not subject.pictures:
         return ["sliced_wasserstein"], ""
-    always = ["copying", "vlb"]
+    compared, left_out = _compared(subject)
+    beside = [name for name, fewest in (("copying", 2), ("vlb", 1)) if len(subject.held_out) >= fewest]
+    if len(beside) < 2:
+        left_out.append(
+            f"{len(subject.held_out)} held-out pictures are too few for copying and vlb: give others with --data, or "
+            "train with a data.validation_fraction"
+        )
+    return [*compared, *beside], "; ".join(left_out)
+
+
+def _compared(subject: Subject) -> tuple[list[str], list[str]]:
+    """The metrics over features that there are enough pictures for, and what to say of the others."""
     if not summarises(subject.num_features):
-        return always, (
+        return [], [
             f"no distances: {subject.num_features} {subject.extractor.name} features are too many for them; take "
             "--features efficientnet or inception"
-        )
+        ]
     judging = ["inception_score", "classes"] if classifies(subject.extractor) else []
     given = min(subject.protocol.num, subject.num_real)
     compared = ["frechet", "kernel", "precision_recall", *judging]
     few = [name for name in compared if given < pictures_needed(name, subject.num_features)]
-    return [*[name for name in compared if name not in few], *always], _left_out(subject, few)
+    return [name for name in compared if name not in few], [_left_out(subject, few)] if few else []
 
 
 def _left_out(subject: Subject, few: list[str]) -> str:
-    if not few:
-        return ""
     needed = max(pictures_needed(name, subject.num_features) for name in few)
     trained_on = subject.model.config["data"]["train"]
     way = (
@@ -137,31 +147,39 @@ def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
+#: What metrics need beside enough pictures on either side.
+_NEEDS: dict[str, Callable[[Subject], None]] = {
+    "accuracy": check_accuracy,
+    "copying": check_copying,
+    **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
+}
+
+
 def _check(subject: Subject, name: str) -> None:
     """Refuse before the first sample is drawn what could only fail after the last."""
     if name in (*OVER_FEATURES, "lpips_diversity"):
         need_pictures(subject, name)
         check_pictures(subject, name)
-    if name == "accuracy":
-        check_accuracy(subject)
+    if name in _NEEDS:
+        _NEEDS[name](subject)
 
 
 def _results(subject: Subject, name: str, row: Callable[[Subject], list[Result]]) -> list[dict[str, Any]]:
-    stated = _model_facts(subject)
+    made_by = {"software": software(), "hardware": hardware()}
 
     def make() -> list[dict[str, Any]]:
-        made = [result.to_dict() for result in row(subject)]
-        return [{**result, "protocol": {**result["protocol"], **stated}} for result in made]
+        return [stating(result.to_dict(), **made_by) for result in row(subject)]
 
-    return subject.cache.results(_determining(subject, name), make)
+    rows = subject.cache.results(_determining(subject, name), make)
+    return [stating(result, model=_model_facts(subject)) for result in rows]  # it may have had another name then
 
 
 def _model_facts(subject: Subject) -> dict[str, Any]:
-    """What every result says: the model, its weights and how they were averaged, the program and the machine."""
+    """What every result says of the model: its name, its weights and how they were averaged."""
     model = subject.model
     averaged = {"ema": averaging(model.config)} if model.weights == "ema" else {}
     facts = {"name": model.path.resolve().name, "weights_sha256": model.weights_sha256, "weights": model.weights}
-    return {"model": {**facts, **averaged}, "software": software(), "hardware": hardware()}
+    return {**facts, **averaged}
 
 
 def _determining(subject: Subject, name: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
-from undiffuse.evaluation.subject import Subject, need_pictures
-from undiffuse.metrics.accuracy import train_and_test
+from undiffuse.evaluation.pictures import check_pictures
+from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
+from undiffuse.metrics.accuracy import check_sides, train_and_test
 
 if TYPE_CHECKING:
     from undiffuse.evaluation.compare import Pair
@@ -31,8 +32,12 @@ class Labelled(NamedTuple):
 
 
 def check_accuracy(subject: Subject) -> None:
-    """Refuse a model or held-out pictures without classes, before anything is sampled."""
+    """Refuse a model or held-out pictures without classes, too few or of a size unfit, before anything is sampled."""
     need_pictures(subject, "accuracy")
+    _, height, width = subject.model.system.shape
+    check_sides(height, width, "sampled")
+    check_pictures(subject, "accuracy")
+    need_held_out(subject, "accuracy", 2)
     if not subject.model.class_names:
         raise UsageError(
             "metric 'accuracy' needs samples of known class, this model was trained without classes; train with "

@@ -89,6 +89,11 @@ class Result:
         }
 
 
+def stating(result: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """A result whose protocol says these facts too."""
+    return {**result, "protocol": {**result["protocol"], **facts}}
+
+
 def features_for(model: Model) -> str:
     """The features that suit a model: ``fashion`` or ``handwriting`` for small grey pictures, else ``pixels``.
 

@@ -16,7 +16,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.accuracy import accuracy_between
-from undiffuse.evaluation.base import Result, spread
+from undiffuse.evaluation.base import Result, spread, stating
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.copying import most, neighbour_results, search
 from undiffuse.evaluation.gather import Told, summary_of
@@ -134,8 +134,6 @@ def copying_between(pair: Pair) -> list[Result]:
     """Distances to the nearest real picture, beside those of real pictures to the others of their set."""
     check_pictures(pair, "copying")
     rows = evenly_spaced(len(pair.held), min(pair.num_real, _SCALE_IMAGES, most(pair.held)))
-    if len(rows) < 2:
-        raise UsageError(f"metric 'copying' needs at least 2 real pictures for scale, got {len(rows)}; give more")
     among, made = (
         evenly_spaced(len(pair.held), pair.num_real),
         spread(pair.made, min(pair.num_generated, most(pair.made))),
@@ -210,10 +208,10 @@ def _results(pair: Pair, name: str, row: Callable[[Pair], list[Result]]) -> list
     }
 
     def make() -> list[dict[str, Any]]:
-        return [_with_software(result.to_dict()) for result in row(pair)]
+        return [stating(result.to_dict(), software=software(), hardware=hardware()) for result in row(pair)]
 
-    return pair.cache.results(facts, make)
-
-
-def _with_software(result: dict[str, Any]) -> dict[str, Any]:
-    return {**result, "protocol": {**result["protocol"], "software": software(), "hardware": hardware()}}
+    sets = {**pair.about_generated(), **pair.about_real()}  # they may have lain elsewhere when the cache was filled
+    return [
+        stating(result, **{key: value for key, value in sets.items() if key in result["protocol"]})
+        for result in pair.cache.results(facts, make)
+    ]

@@ -25,11 +25,10 @@ from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
-from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result, spread
 from undiffuse.evaluation.gap import Gap, training_gap
 from undiffuse.evaluation.gather import Rows, features_in_chunks, nearest_in
-from undiffuse.evaluation.subject import Subject, need_pictures
+from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
@@ -66,11 +65,7 @@ class Search:
 
 def copying(subject: Subject) -> list[Result]:
     """Does the model repeat its training pictures? Distances to them beside those of held-out ones, and a verdict."""
-    need_pictures(subject, "copying")
-    if len(subject.held_out) < 2:
-        raise UsageError(
-            "metric 'copying' needs held-out pictures for scale: train with a validation_fraction or give --data"
-        )
+    check_copying(subject)
     held_out = spread(subject.held_out, min(subject.protocol.num, most(subject.held_out)))
     bank = subject.pictures_made
     searches = search(bank.rows, held_out, subject.train, subject.extractor)
@@ -85,6 +80,12 @@ def copying(subject: Subject) -> list[Result]:
     }
     closest = _closest(searches[0].sampled, bank.numbers, subject.protocol.seed)
     return [*neighbour_results(searches, stated, subject.extractor, closest, gap), *_gap_result(gap, stated)]
+
+
+def check_copying(subject: Subject) -> None:
+    """Refuse a model of points, or one without held-out pictures for scale, before anything is sampled."""
+    need_pictures(subject, "copying")
+    need_held_out(subject, "copying", 2)
 
 
 def most(dataset: Dataset) -> int:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
-from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, Result, spread
-from undiffuse.evaluation.subject import Subject, need_pictures
+from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
 from undiffuse.losses.variational import Bound, Normal, variational_bound
@@ -142,9 +141,7 @@ def continuous(subject: Subject) -> list[Result]:
 
 def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
     """x_0 of ``count`` held-out items, float32 on the CPU."""
-    if len(subject.held_out) == 0:
-        what = "pictures" if len(subject.model.system.shape) == 3 else "points"
-        raise UsageError(f"metric {metric!r} needs held-out {what}: train with a validation_fraction or give --data")
+    need_held_out(subject, metric)
     items = spread(subject.held_out, count)
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 

@@ -87,6 +87,7 @@ def pictures_needed(metric: str, num_features: int) -> int:
         "precision_recall": 2 * NEIGHBOURS,
         "inception_score": 2 * FRECHET_GROUPS,
         "lpips_diversity": 4,
+        "accuracy": 4,
         "copying": 2,
     }
     return needed.get(metric, 1)
@@ -110,8 +111,7 @@ def check_pictures(sets: Sets, metric: str) -> None:
         )
     if metric == "lpips_diversity":
         load_lpips()  # says where its weights go if they are not there
-    given = sets.num_generated
-    given = min(given, sets.num_real) if metric in ("frechet", "kernel", "precision_recall") else given
+    given = sets.num_generated if metric == "classes" else min(sets.num_generated, sets.num_real)
     if metric == "frechet":
         check_enough(given, sets.num_features, FRECHET_GROUPS)
     elif given < (needed := pictures_needed(metric, sets.num_features)):

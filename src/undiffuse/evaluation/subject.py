@@ -104,11 +104,11 @@ class Subject:
 
     def again(self, numbers: Sequence[int]) -> Tensor:
         """The samples with these numbers once more: sample i depends on seed + i and its class alone."""
-        tell, self.tell = self.tell, None
+        (tell, seconds), self.tell = (self.tell, self.seconds), None
         try:
             return torch.cat(list(self._batches(numbers)))
         finally:
-            self.tell = tell
+            self.tell, self.seconds = tell, seconds
 
     def label_of(self, numbers: Tensor) -> Tensor:
         """The class (B,) that each of the samples with these numbers was asked for."""
@@ -116,7 +116,7 @@ class Subject:
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         """uint8 pictures (B, C, H, W) or float32 points (B, D), batch by batch."""
-        protocol, started = self.protocol, time.monotonic()
+        protocol = self.protocol
         check_seeds(protocol.seed, protocol.num)
         names = self.model.class_names
         for start in range(0, len(numbers), protocol.batch_size):
@@ -130,9 +130,10 @@ class Subject:
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
             )
+            started = time.monotonic()
             sampled = self.model.system.sample(request)
             self.nfe = sampled.nfe
-            self.seconds = time.monotonic() - started
+            self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
             yield self.model.finish(sampled.x)
             if self.tell is not None:
                 self.tell(start + len(rows), len(numbers))
@@ -193,6 +194,17 @@ class Subject:
 
 def _bank_size(shape: Sequence[int]) -> int:
     return max(1, min(PIXEL_CAPACITY, PIXEL_BYTES // math.prod(shape)))
+
+
+def need_held_out(subject: Subject, metric: str, count: int = 1) -> None:
+    """Refuse a metric that looks at held-out items where there are fewer than ``count``."""
+    if len(subject.held_out) < count:
+        what = "pictures" if subject.pictures else "points"
+        number = f"at least {count} held-out" if count > 1 else "held-out"
+        raise UsageError(
+            f"metric {metric!r} needs {number} {what}, got {len(subject.held_out)}: train with a "
+            "data.validation_fraction or give --data"
+        )
 
 
 def need_pictures(subject: Subject, metric: str) -> None:

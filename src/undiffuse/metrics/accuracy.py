@@ -93,11 +93,23 @@ def train_and_test(
     return _result(right, test_labels.cpu(), len(train_pictures), num_classes, epochs, seed)
 
 
+def check_sides(height: int, width: int, what: str) -> None:
+    """Refuse pictures that are too small or too large for the network.
+
+    Raises:
+        UsageError: says which sizes it takes.
+    """
+    if min(height, width) < SMALLEST or max(height, width) > LARGEST:
+        raise UsageError(
+            f"accuracy is for pictures with sides of {SMALLEST} to {LARGEST} pixels, {what} pictures are "
+            f"{height}x{width} (height x width); resize them"
+        )
+
+
 def _check_set(pictures: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
     check_pictures(pictures, what=f"{what} pictures")
     count, _, height, width = pictures.shape
-    if min(height, width) < SMALLEST or max(height, width) > LARGEST:
-        raise UsageError(f"{what} pictures must have sides of {SMALLEST} to {LARGEST} pixels, got {width}x{height}")
+    check_sides(height, width, what)
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UsageError(f"{what} labels must be {count} whole numbers, got {labels.dtype} {tuple(labels.shape)}")
     if num_classes < 2 or count < 2:

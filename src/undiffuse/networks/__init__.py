@@ -30,7 +30,11 @@ NETWORK_CONFIGS: dict[str, type[ComponentConfig]] = {
 
 
 def build_network(
-    config: ComponentConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1
+    config: ComponentConfig,
+    shape: tuple[int, ...],
+    num_classes: int = 0,
+    output_factor: int = 1,
+    num_augment_labels: int = 0,
 ) -> nn.Module:
     """The network of ``config`` for examples of this shape, initialised from torch's global random state.
 
@@ -39,6 +43,8 @@ def build_network(
         shape: one example's shape, (C, H, W) or (D,).
         num_classes: labels it is told; 0 makes it ignore ``cond.class_label``.
         output_factor: output channels for each input channel; 2 where the variance is learned.
+        num_augment_labels: numbers it is told of how a training picture was transformed; 0 makes it ignore
+            ``cond.augment_label``.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:
@@ -48,5 +54,6 @@ def build_network(
         >>> network.num_levels
         2
     """
-    network: nn.Module = lookup(NETWORKS, config.name, "network")(config, shape, num_classes, output_factor)
+    make = lookup(NETWORKS, config.name, "network")
+    network: nn.Module = make(config, shape, num_classes, output_factor, num_augment_labels)
     return network

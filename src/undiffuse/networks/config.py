@@ -216,7 +216,7 @@ class UNetConfig(EmbeddedConfig):
     def edm_cifar10(cls, **overrides: Any) -> UNetConfig:
         """The 55.7M-parameter DDPM++ for CIFAR-10 of Karras et al. 2022, arXiv:2206.00364, appendix F.
 
-        Without the projection of augmentation labels, 1,152 of its weights.
+        1,152 of its weights are the projection of augmentation labels, which it has when ``augment`` tells it nine.
         """
         return cls._preset(presets.EDM_CIFAR10, overrides)
 

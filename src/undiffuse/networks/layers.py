@@ -118,6 +118,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+class _AugmentLabels(nn.Module):
+    """A matrix of zeros at first, made without a random number: all other weights are those of a network without it."""
+
+    def __init__(self, num_labels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, num_labels))
+
+    def forward(self, label: Tensor) -> Tensor:
+        return F.linear(label.to(self.weight), self.weight)
+
+
 class Embedding(nn.Module):
     """Time and class as one vector, ``(B,), Condition -> (B, width)``, through a final SiLU.
 
@@ -126,9 +137,13 @@ class Embedding(nn.Module):
         features: width of the time features.
         width: width of the embedding.
         num_classes: 0 for none; otherwise there is one row more, for "no class" (label -1, or no labels at all).
+        num_augment_labels: numbers it is told of how each training picture was transformed, added to the time features
+            through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no numbers are all zeros.
     """
 
-    def __init__(self, config: EmbeddedConfig, features: int, width: int, num_classes: int) -> None:
+    def __init__(
+        self, config: EmbeddedConfig, features: int, width: int, num_classes: int, num_augment_labels: int = 0
+    ) -> None:
         super().__init__()
         self.features: nn.Module
         if config.fourier_scale is not None:
@@ -138,6 +153,7 @@ class Embedding(nn.Module):
         self.first, self.second = linear(features, width), linear(width, width)
         self.num_classes = num_classes
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.augment = _AugmentLabels(num_augment_labels, features) if num_augment_labels else None
 
     def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
@@ -147,8 +163,10 @@ class Embedding(nn.Module):
 
     def parts(self, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """Time and class apart, (B, width) each and before the SiLU; None where the network knows no classes."""
-        features: Tensor = self.features(c_noise)
-        time: Tensor = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+        features: Tensor = self.features(c_noise).to(self.first.weight.dtype)
+        if self.augment is not None and cond.augment_label is not None:
+            features = features + self.augment(cond.augment_label)
+        time: Tensor = self.second(F.silu(self.first(features)))
         return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 
     def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:

@@ -30,12 +30,18 @@ class Transformer(nn.Module):
         shape: (C, H, W) of one picture, of any size; the weights serve every other size as well.
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
+        num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
     Raises:
         UsageError: not the shape of a picture.
     """
 
     def __init__(
-        self, config: TransformerConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1
+        self,
+        config: TransformerConfig,
+        shape: tuple[int, ...],
+        num_classes: int = 0,
+        output_factor: int = 1,
+        num_augment_labels: int = 0,
     ) -> None:
         super().__init__()
         if len(shape) != 3:
@@ -44,7 +50,7 @@ class Transformer(nn.Module):
             )
         width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
-        self.embedding = Embedding(config, config.time_channels, width, num_classes)
+        self.embedding = Embedding(config, config.time_channels, width, num_classes, num_augment_labels)
         self.stem = _xavier(linear(shape[0] * pixels, width))
         make = PlainBlock if self.by_tokens else AdaptiveBlock
         self.blocks = nn.ModuleList(make(config) for _ in range(config.num_blocks))

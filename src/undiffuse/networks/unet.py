@@ -48,19 +48,25 @@ class UNet(nn.Module):
         shape: (C, H, W) of one picture; sizes need not be powers of two, nor even.
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
+        num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
     Raises:
         UsageError: not the shape of a picture, or one too small for so many levels.
     """
 
     def __init__(
-        self, config: UNetConfig, shape: tuple[int, ...], num_classes: int = 0, output_factor: int = 1
+        self,
+        config: UNetConfig,
+        shape: tuple[int, ...],
+        num_classes: int = 0,
+        output_factor: int = 1,
+        num_augment_labels: int = 0,
     ) -> None:
         super().__init__()
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
         make = _Maker(config, in_channels, output_factor * in_channels)
-        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, num_classes)
+        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, num_classes, num_augment_labels)
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _down_path(make)
         self.middle = _Middle(make, skips[-1])

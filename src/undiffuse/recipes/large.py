@@ -7,6 +7,7 @@ from typing import Any
 
 from undiffuse.config import ComponentConfig
 from undiffuse.core.processes import PROCESSES
+from undiffuse.data.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.networks.config import TransformerConfig, UNetConfig
 from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
@@ -19,13 +20,13 @@ def halflife(decay: float, batch_images: int) -> int:
     return round(math.log(0.5) / math.log(decay) * batch_images)
 
 
-def _cifar10(recipe: str, system: ComponentConfig, **more: Any) -> RunConfig:
+def _cifar10(recipe: str, system: ComponentConfig, *, random_flip: bool = True, **more: Any) -> RunConfig:
     """32x32 colour pictures, mirrored at random, with rare looks at how it goes."""
     return RunConfig(
         recipe=recipe,
         data=FolderConfig(path="data/cifar10", size=32, channels=3, validation_fraction=0.02),
         system=system,
-        random_flip=True,
+        random_flip=random_flip,
         log_every_images=12_800,
         validate_every_images=500_000,
         preview_every_images=500_000,
@@ -68,12 +69,14 @@ def ddpmpp_cifar10() -> RunConfig:
 def edm_cifar10() -> RunConfig:
     """Karras et al. 2022, arXiv:2206.00364, table 7: EDM, unconditional, 200M images in batches of 512.
 
-    Without their augmentation and its labels, which keep such long training from learning pictures by heart: pictures
-    are only mirrored, and 13% dropout is all the regularisation there is.
+    With their augmentation, of which the network is told so that samples show none of it, and 13% dropout: they keep
+    such long training from learning pictures by heart.
     """
     return _cifar10(
         "edm-cifar10",
         edm(UNetConfig.edm_cifar10(), precision="bf16"),
+        random_flip=False,
+        augment=KarrasConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_images=10_000_000, clip_norm=None),
         ema=EMAConfig(halflife_images=500_000, rampup=0.05),
         num_images=200_000_000,
@@ -104,6 +107,7 @@ def ncsnpp_ffhq256() -> RunConfig:
 
     The paper's noise levels, 0.01 to 348, are for pixels in [0, 1]. Ours are in [-1, 1], twice as far apart, so the
     levels double; the network is shown the same numbers. As there, it sees x_t itself and not scaled to unit variance.
+    Half of the pictures are turned by up to 10 degrees, and the network is told by how much.
     """
     process = row(PROCESSES, "ve", sigma_min=0.02, sigma_max=696.0)
     sampling = SamplingConfig(sampler="pc:r=0.075", num_steps=2000, grid="uniform")
@@ -117,6 +121,7 @@ def ncsnpp_ffhq256() -> RunConfig:
         num_images=153_600_000,
         batch_images=32,
         random_flip=True,
+        augment=NoAugmentConfig(rotate=0.5, rotate_degrees=10.0),
         log_every_images=3_200,
         validate_every_images=500_000,
         preview_every_images=500_000,

@@ -29,6 +29,8 @@ class ReportMaterial:
         samples: generated items, (N, C, H, W) uint8 or (N, 2) floats; item i has seed i.
         data: real items of the same kind, best as many of them.
         name: of the run, as its folder is called.
+        augmentation: what training does to some pictures, one sheet (C, height, width) uint8, a column a name of
+            ``augmentation_columns``; ``None`` if it takes them as they are.
         filmstrip: n samples at K times, (K, n, C, H, W) uint8 or (K, n, 2) floats.
         filmstrip_labels: K labels such as ``"t = 0.75"``.
         filmstrip_shows: what a frame is, for the caption.
@@ -51,6 +53,8 @@ class ReportMaterial:
     samples: Array
     data: Array
     name: str = ""
+    augmentation: Array | None = None
+    augmentation_columns: Sequence[str] = ()
     filmstrip: Array | None = None
     filmstrip_labels: Sequence[str] = ()
     filmstrip_shows: str = "the network's estimate x̂₀ of the finished sample"

@@ -119,6 +119,8 @@ def _pictures(material: ReportMaterial) -> dict[str, Any]:
         "points": material.points,
         "samples": pictures.sheet(material.samples, "Samples of the model", limit) if len(material.samples) else None,
         "real": pictures.sheet(material.data, "Real data", limit) if len(material.data) else None,
+        "augmentation": pictures.whole(material.augmentation, "Augmented training pictures"),
+        "augmentation_columns": wording.counted(material.augmentation_columns),
         "frames": pictures.frames(strip, labels, limit) if strip is not None and strip.shape[1] else [],
         "previews": pictures.previews(material.previews) if material.previews is not None else [],
     }

@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 # All budgets together, and a third more for base64, leave room for the curves in a page of five megabytes.
 SHEET_BYTES = 450_000
+AUGMENTATION_BYTES = 150_000
+WIDEST_AUGMENTATION = 1600
 FRAME_BYTES = 45_000
 PREVIEW_BYTES = 60_000
 COMPARED_BYTES = 1_000_000  # samples of all runs of a comparison together
@@ -53,6 +55,16 @@ def sheet(items: Array, label: str, limit: float) -> Picture:
         return _cloud(items, label, limit, SHEET_BYTES)
     items = items[:MOST_ITEMS]
     return embed(_grid(items, max(1, round(len(items) ** 0.5))), label, SHEET_BYTES, _small(items))
+
+
+def whole(sheet: Array | None, label: str) -> Picture | None:
+    """A sheet (C, height, width) that is made already."""
+    if sheet is None:
+        return None
+    image = to_image(sheet)
+    shrunk = image.width > WIDEST_AUGMENTATION
+    image.thumbnail((WIDEST_AUGMENTATION, WIDEST_AUGMENTATION))
+    return embed(image, label, AUGMENTATION_BYTES, pixelated=not shrunk)
 
 
 def column(items: Array, label: str, limit: float, budget: int, columns: int = 4) -> Picture | None:

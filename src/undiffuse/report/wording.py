@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 
@@ -94,6 +95,12 @@ def number(value: Any) -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def counted(names: Sequence[str]) -> str:
+    """Names in a row, one that repeats once and with its number: ``as it is, flip, all together (5 times)``."""
+    groups = [(name, len(list(same))) for name, same in groupby(names)]
+    return ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in groups)
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

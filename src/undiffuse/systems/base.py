@@ -139,8 +139,14 @@ def denoising(system: System, what: str) -> DenoisingSystem:
 class SystemConfig(ComponentConfig):
     """Configuration of a system, which builds it for data of a given shape."""
 
-    def build(self, shape: tuple[int, ...], class_names: Sequence[str]) -> System:
-        """A fresh system, its weights drawn from torch's global generator."""
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> System:
+        """A fresh system, its weights drawn from torch's global generator.
+
+        Args:
+            shape: of one example.
+            class_names: of the data's labels.
+            num_augment_labels: numbers that say how a training picture was transformed; 0 where none are told.
+        """
         raise NotImplementedError
 
 

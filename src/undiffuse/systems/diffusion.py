@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
@@ -127,20 +128,28 @@ class DiffusionConfig(SystemConfig):
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
         return self
 
-    def build(self, shape: tuple[int, ...], class_names: Sequence[str]) -> DiffusionSystem:
-        return DiffusionSystem(self, shape, class_names)
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> DiffusionSystem:
+        return DiffusionSystem(self, shape, class_names, num_augment_labels)
 
 
 class DiffusionSystem(DenoisingSystem):
     """See ``DiffusionConfig``."""
 
-    def __init__(self, config: DiffusionConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        shape: tuple[int, ...],
+        class_names: Sequence[str],
+        num_augment_labels: int = 0,
+    ) -> None:
         super().__init__()
         self.config, self.shape = config, tuple(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
         factor = 2 if config.learned_variance else 1
-        self.network = build_network(config.network, self.shape, len(self.class_names), output_factor=factor)
+        self.network = build_network(
+            config.network, self.shape, len(self.class_names), factor, num_augment_labels=num_augment_labels
+        )
         knots = self.process.num_steps if config.time_draws == "importance" else None
         self.importance = ImportanceDraws(knots) if knots is not None else None
         if config.class_conditional and not class_names:
@@ -203,9 +212,11 @@ class DiffusionSystem(DenoisingSystem):
         return self.importance.draw(u) if self.training else (self._density(self.process, u), None)
 
     def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
+        told = Condition(augment_label=cond.augment_label)  # never dropped: zeros would say "as it is"
         if not self.class_names or cond.class_label is None:
-            return Condition()
-        return Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
+            return told
+        dropped = Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
+        return replace(told, class_label=dropped.class_label)
 
     def sample(self, request: SampleRequest) -> Sampled:
         sampling, seeds = self.config.sampling, list(request.seeds)

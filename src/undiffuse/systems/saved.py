@@ -207,9 +207,10 @@ def build_system(record: Mapping[str, Any]) -> System:
     try:
         config = Component(SYSTEMS, "system").pick(record["config"]["system"])
         shape, class_names = tuple(record["model"]["shape"]), tuple(record["model"]["class_names"])
+        num_augment_labels = len(record["model"].get("augment_labels", ()))
     except (KeyError, TypeError) as error:
         raise UsageError(f"config.json lacks {error}; it is damaged or not from undiffuse") from None
-    system: System = config.build(shape, class_names)  # type: ignore[attr-defined]
+    system: System = config.build(shape, class_names, num_augment_labels)  # type: ignore[attr-defined]
     return system
 
 

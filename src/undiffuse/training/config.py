@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from undiffuse.config import Component, ComponentConfig, FrozenModel
+from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.data.config import SOURCES, DigitsConfig
 from undiffuse.data.loading import LoaderConfig
 from undiffuse.errors import UsageError
@@ -66,7 +67,8 @@ class RunConfig(FrozenModel):
             is drawn by micro-batch, so this is part of the result.
         loader: how items get to the device; no part of the result, so it may differ when a run is resumed.
         compile: let torch compile the networks (pays after about ten minutes).
-        random_flip: mirror half of the pictures left to right.
+        random_flip: mirror half of the pictures left to right, without a word to the network.
+        augment: transformations of the training pictures, a row of ``AUGMENTATIONS`` with its options.
         log_every_images, validate_every_images, preview_every_images: 0 for never.
         validation_images: how many held-out pictures the validation loss looks at, with fixed noise.
         preview_samples: pictures in a preview.
@@ -89,6 +91,7 @@ class RunConfig(FrozenModel):
     loader: LoaderConfig = LoaderConfig()
     compile: bool = False
     random_flip: bool = False
+    augment: Annotated[AugmentConfig, Component(AUGMENTATIONS, "augmentation")] = NoAugmentConfig()
     log_every_images: NotNegative = 2_000
     validate_every_images: NotNegative = 20_000
     validation_images: NotNegative = 512
@@ -106,6 +109,15 @@ class RunConfig(FrozenModel):
         if self.micro_batch_images is not None and self.batch_images % self.micro_batch_images:
             raise UsageError(
                 f"micro_batch_images must divide batch_images, got {self.micro_batch_images} and {self.batch_images}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_once(self) -> Self:
+        if self.random_flip and self.augment.flip > 0:
+            raise UsageError(
+                f"random_flip=true and augment.flip={self.augment.flip} both mirror pictures; say random_flip=false "
+                "or augment.flip=0"
             )
         return self
 

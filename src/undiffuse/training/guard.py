@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
 from undiffuse.images import picture_of, save_png
+from undiffuse.systems.base import to_uint8
 
 
 class NonFiniteError(RunError):
@@ -100,7 +101,7 @@ class Evidence:
         first_bad_layer: or what is known of the cause.
         names: of the training items concerned, as their data set calls them.
         indices: their numbers in the data set.
-        items: themselves, uint8 pictures (B, C, H, W) or float32 points (B, D).
+        items: themselves as the loss saw them, pictures (B, C, H, W), uint8 or float32 in [-1, 1], or points (B, D).
         tensors: saved as they are, among them ``x_0`` (B, ...).
     """
 
@@ -128,7 +129,8 @@ def stop(folder: Path, evidence: Evidence) -> None:
         report = {key: value for key, value in vars(evidence).items() if key not in ("items", "tensors")}
         write_json(temporary / "report.json", report)
         if evidence.items.ndim == 4:
-            save_png(temporary / "images.png", picture_of(evidence.items.numpy()))
+            items = evidence.items if evidence.items.dtype == torch.uint8 else to_uint8(evidence.items)
+            save_png(temporary / "images.png", picture_of(items.numpy()))
     shown = ", ".join(evidence.names[:8]) + (f" and {len(evidence.names) - 8} more" if len(evidence.names) > 8 else "")
     raise NonFiniteError(
         f"{evidence.what} at step {evidence.step} ({evidence.images_seen} images seen); first bad layer: "

@@ -21,7 +21,7 @@ from undiffuse.files import remove_leftovers, write_json
 from undiffuse.systems.base import LossReport, System
 from undiffuse.systems.saved import FORMAT_VERSION, WEIGHTS, build_system, save_weights
 from undiffuse.training import guard
-from undiffuse.training.augment import flip_some
+from undiffuse.training.augment import Augmenter
 from undiffuse.training.card import write_model_card
 from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint, set_aside_damaged
 from undiffuse.training.config import RunConfig
@@ -73,10 +73,7 @@ class Trainer:
         observer: Observer | None = None,
         measure: Measure | None = None,
     ) -> None:
-        if config.random_flip and len(train.shape) != 3:
-            raise UsageError(
-                f"random_flip=true is for pictures, items of {train.name} are points; say random_flip=false"
-            )
+        self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer: Observer = observer or Silent()
         self.measure = measure
@@ -84,7 +81,11 @@ class Trainer:
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
         self.record = {
             "format_version": FORMAT_VERSION,
-            "model": {"shape": list(train.shape), "class_names": list(train.class_names)},
+            "model": {
+                "shape": list(train.shape),
+                "class_names": list(train.class_names),
+                "augment_labels": list(self.augmenter.label_names),
+            },
             "data": {"fingerprint": train.fingerprint, "train": len(train), "validation": len(validation)},
             "config": config.model_dump(mode="json"),
         }
@@ -150,6 +151,8 @@ class Trainer:
         """
         if self.step == 0:
             write_json(self.folder / "config.json", self.record)
+            if self.augmenter.note:
+                self.observer.message(self.augmenter.note)
         journal = Journal(self.folder, self.images, self.config.tensorboard)
         if self.config.compile:
             self.system.compile_networks()
@@ -205,7 +208,7 @@ class Trainer:
         size = self.config.batch_images // self.config.num_micro_batches
         rng = StepRandom(self.config.seed, self.step, number, device=self.device)
         batch = self.loader.batch(self.images + number * size, size).to(self.device)
-        return (flip_some(batch, rng) if self.config.random_flip else batch), rng
+        return self.augmenter(batch, rng, self.step, number), rng
 
     def _checked_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> float:
         loss = float(report.loss.detach())

@@ -8,6 +8,8 @@ Source: Karras et al. 2020, arXiv:2006.06676, appendix B; luma by ITU-R BT.601, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,17 +20,25 @@ Size = tuple[int, int]
 LUMA = (0.299, 0.587, 0.114)
 
 
+Entry = Tensor | float
+
+
+def _on_colours(rows: Sequence[Sequence[Entry]], added: Sequence[Entry], like: Tensor) -> Tensor:
+    """(B, 4, 4) of a 3 x 3 matrix and what is added after it."""
+    whole: list[list[Entry]] = [[*row, by] for row, by in zip(rows, added, strict=True)]
+    return matrices([*whole, [0.0, 0.0, 0.0, 1.0]], like)
+
+
 def shift(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
-    """(B, 4, 4) that add to each channel."""
-    rows = [[float(row == column) for column in range(3)] for row in range(3)]
-    by = (red, green, blue)
-    return matrices([*([*row, by[index]] for index, row in enumerate(rows)), [0.0, 0.0, 0.0, 1.0]], red)
+    """(B, 4, 4) that add (B,) to each channel."""
+    identity = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    return _on_colours(identity, (red, green, blue), red)
 
 
 def spread(factor: Tensor, axis: tuple[float, float, float]) -> Tensor:
     """(B, 4, 4) that scale a colour's distance from the grey ``axis`` . colour; with (0, 0, 0), from mid-grey."""
     rows = [[factor * (row == column) + (1 - factor) * axis[column] for column in range(3)] for row in range(3)]
-    return matrices([*([*row, 0.0] for row in rows), [0.0, 0.0, 0.0, 1.0]], factor)
+    return _on_colours(rows, (0.0, 0.0, 0.0), factor)
 
 
 def grey_axis_rotation(angle: Tensor) -> Tensor:
@@ -36,7 +46,7 @@ def grey_axis_rotation(angle: Tensor) -> Tensor:
     near, far = (1 + 2 * angle.cos()) / 3, (1 - angle.cos()) / 3
     lift = angle.sin() / 3**0.5
     rows = [[near, far - lift, far + lift], [far + lift, near, far - lift], [far - lift, far + lift, near]]
-    return matrices([*([*row, 0.0] for row in rows), [0.0, 0.0, 0.0, 1.0]], angle)
+    return _on_colours(rows, (0.0, 0.0, 0.0), angle)
 
 
 def _brightness(numbers: Tensor, by: float, size: Size) -> Tensor:

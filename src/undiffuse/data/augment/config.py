@@ -14,6 +14,13 @@ Angle = Annotated[float, Field(gt=0, le=180)]
 Acute = Annotated[float, Field(gt=0, le=60)]
 
 
+#: Names of all transformations, which are the options that hold their probabilities.
+TRANSFORMATIONS = (
+    *("flip", "flip_vertical", "scale", "rotate", "stretch", "translate", "shear", "tilt"),
+    *("brightness", "contrast", "colour", "hue", "saturation", "cutout"),
+)
+
+
 class AugmentConfig(ComponentConfig):
     """Each transformation has the probability that a picture gets it, and a strength whose unit is in its name.
 
@@ -66,6 +73,11 @@ class AugmentConfig(ComponentConfig):
     cutout: Probability = 0.0
     cutout_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     padding: Literal["reflect", "edge"] = "reflect"
+
+    @property
+    def any(self) -> bool:
+        """Is any transformation asked for?"""
+        return any(getattr(self, name) > 0 for name in TRANSFORMATIONS)
 
 
 class NoAugmentConfig(AugmentConfig):

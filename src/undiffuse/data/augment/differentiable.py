@@ -111,7 +111,7 @@ class DiffAugment:
                 f"expected random numbers of shape {(len(x), self.num_uniforms)} for the policy "
                 f"{','.join(self.policy)}, got {tuple(u.shape)}; take them from draw"
             )
-        numbers = u.to(x).split([step.num_uniforms for step in self._steps], dim=1)
+        numbers = torch.split(u.to(x), [step.num_uniforms for step in self._steps], dim=1)
         for step, own in zip(self._steps, numbers, strict=True):
             x = step.make(x, own)
         return x

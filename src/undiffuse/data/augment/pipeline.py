@@ -54,7 +54,8 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, shape: tuple[int, ...]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise UsageError(
-                f"augmentation is for grey or RGB pictures (C, H, W), got items of shape {tuple(shape)}; say augment=none"
+                f"augmentation is for grey or RGB pictures (C, H, W), got items of shape {tuple(shape)}; "
+                "leave it out (augment=none)"
             )
         self.config, self.shape = config, tuple(shape)
         asked = [name for name in PARTS if getattr(config, name) > 0]

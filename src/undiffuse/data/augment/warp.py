@@ -34,7 +34,7 @@ def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect
     backwards = torch.linalg.inv(maps)
     places = places_needed(backwards, size)
     out = x
-    for count in places.unique().tolist():
+    for count in sorted(set(places.tolist())):
         rows = (places == count).nonzero()[:, 0]
         grid = _grid(backwards[rows], size, count).to(x)
         rows = rows.to(x.device)

@@ -1,8 +1,8 @@
 """The public data sets that ``undiffuse data get`` knows. Imports nothing heavy.
 
-Sizes are in bytes. Checksums are md5, sha1, sha256 or sha512: those that the publisher states (MNIST, Fashion-MNIST,
-CIFAR, LSUN's and npm's own) or that two independent tools which fetch the very same files have recorded. Where neither is
-known the row says so with ``None``, and the file is checked for its size alone, or not at all.
+Sizes are in bytes. A checksum is one that the publisher states (Fashion-MNIST, CIFAR, npm) or that torchvision or
+TensorFlow Datasets, which fetch the very same file, have recorded. Where none is known the row says ``None``, and the
+file is checked for its size alone, or not at all.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ def _lsun(category: str, size: int, checksum: str) -> PublicSet:
     return PublicSet(f"LSUN {category}, training part, shorter side 256", _LSUN_LICENCE, (file,), folder)
 
 
-def _emoji(vendor: str, shasum: str, integrity: str, licence: str) -> PublicSet:
+def _emoji(vendor: str, checksum: str, licence: str) -> PublicSet:
     package = f"emoji-datasource-{vendor}"
     name = f"{package}-16.0.0.tgz"
-    file = Remote((f"https://registry.npmjs.org/{package}/-/{name}",), name, None, integrity or f"sha1:{shasum}")
+    file = Remote((f"https://registry.npmjs.org/{package}/-/{name}",), name, None, checksum)
     return PublicSet(f"emoji of {vendor}, 64x64, with names and categories", licence, (file,), name)
 
 
@@ -197,11 +197,16 @@ SETS: dict[str, PublicSet] = {
     ),
     "emoji-twitter": _emoji(
         "twitter",
-        "e2bd39a8acb77e158106f8249dd7b4cd93fa1b14",
-        "sha512:ec5f9c90a1c7fbb427adcd793f9b676ef2a4a0d1ee0f9d1a2c"[:0],
+        "sha512:ec5fae0ae1c7fbb427adcd793f9b676ef2a483d13ab65ce2e0c9d3dae5b54653"
+        "78a4b613cdae9c3ff76cb487d20ccb698c52d6b997b05a0f2305bb8bd9ec842d",
         "CC BY 4.0 (Twitter)",
     ),
-    "emoji-google": _emoji("google", "a80ac3e8106cbd4d8648ce758aa099e8827b6157", "", "Apache-2.0 (Google)"),
+    "emoji-google": _emoji(
+        "google",
+        "sha512:6517b17f3b3b315a0b9e6cd998db0ee132a19c0269e43fbe566e8fa54a47fe31"
+        "104257a6a7797cf028d9f83a19d9f68cf51e10c5990e3c90a84fc0e53e17d0dc",
+        "Apache-2.0 (Google)",
+    ),
     "lsun-church": _lsun(
         "church_outdoor", 2448463466, "sha256:91128ae026840ac0c5982b4445ab5fc4e092d6847cca76793b2b1a0815c2e74a"
     ),
@@ -237,8 +242,8 @@ SETS: dict[str, PublicSet] = {
         "CelebA-HQ as CelebAMask-HQ has it: 30,000 faces, 1024x1024",
         "non-commercial research only, by agreement on its page",
         (Remote((), "CelebAMask-HQ.zip", None, None, "https://github.com/switchablenorms/CelebAMask-HQ"),),
-        "",
-        "unpack the archive there and name its folder CelebAMask-HQ",
+        "CelebAMask-HQ",
+        "unpack the archive there first",
     ),
     "ffhq": PublicSet(
         "FFHQ thumbnails: 70,000 faces, 128x128",

@@ -154,8 +154,8 @@ class _Notes:
 
     def _read(self, others: list[str]) -> None:
         """From the farthest to the nearest, so that the nearest word is the last."""
-        place_of = {name: place for place, name in enumerate(self._pictures)}
         lists = [name for name in others if name.rpartition("/")[2] in (DATASET, METADATA)]
+        place_of = {name: place for place, name in enumerate(self._pictures)} if lists else {}
         for name in sorted(lists, key=lambda name: (name.rpartition("/")[2] != DATASET, name.count("/"), name)):
             self._read_list(name, place_of)
         for ending in (".json", ".txt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +53,7 @@ def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> list
     if loose is not None:
         raise UsageError(f"{location}: labels={labels}, but {loose} lies in no sub-folder; move it or take labels=none")
     last = None if labels == "leaf" else depth + 1
-    return ["/".join(name.split("/")[:-1][depth:last]) for name in pictures]
+    return [sys.intern("/".join(name.split("/")[:-1][depth:last])) for name in pictures]  # one text a class
 
 
 def _are_plain_classes(pictures: Sequence[str], depth: int) -> bool:

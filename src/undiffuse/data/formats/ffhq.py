@@ -17,7 +17,7 @@ from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 
 NUM_PICTURES, NUM_TRAIN = 70_000, 60_000
-_NAME = re.compile(r"(?P<set>.*?/)?((?P<folder>\d{5})/)?(?P<number>\d{5})\.(png|jpg|webp)")
+_NAME = re.compile(r"(?P<set>.*?/)??((?P<folder>\d{5})/)?(?P<number>\d{5})\.(png|jpg|webp)")
 _LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph as its author says, see ffhq-dataset-v2.json"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from undiffuse.data.config import ParquetConfig
 from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import complete_rows
-from undiffuse.data.formats.classes import Classes, LabelColumn
+from undiffuse.data.formats.classes import LabelColumn
 from undiffuse.data.formats.table_files import find_tables
 from undiffuse.data.formats.tables import Tables, arrow, whole_numbers
 from undiffuse.data.source import Dataset, Indices
@@ -107,7 +107,7 @@ def load(config: ParquetConfig) -> Dataset:
     texts = captions.select(caption_of[rows]) if len(captions) else None
     about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.remarks}
     files = TableFiles(tables, columns.image, rows)
-    return load_encoded(config, files, kept, Classes(kept, classes.names).names, texts, about, skips)
+    return load_encoded(config, files, kept, classes.names, texts, about, skips)
 
 
 def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:

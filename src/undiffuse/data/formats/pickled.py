@@ -59,7 +59,7 @@ class _RefusedError(Exception):
 class _Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
-    bytes_left: int = field(default_factory=lambda: MAX_BYTES)  # for arrays: the memo lets one content be named any number of times
+    bytes_left: int = field(default_factory=lambda: MAX_BYTES)  # for arrays: the memo lets many have one content
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -124,9 +124,9 @@ class _Machine:
 
 def _filled(state: Any, most: int) -> Any:
     """The array of a state (version, shape, element type, by columns, content)."""
-    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or state[3] is not False:
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or type(state[3]) is not bool:
         raise _RefusedError("an array in a form that CIFAR's files do not have")
-    _, shape, _, _, content = state
+    _, shape, _, by_columns, content = state
     sound = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
     if not sound or not isinstance(content, str):
         raise _RefusedError("an array in a form that CIFAR's files do not have")
@@ -138,7 +138,7 @@ def _filled(state: Any, most: int) -> Any:
         raise _RefusedError("an array whose content is no bytes") from None
     if math.prod(shape) != len(levels):
         raise _RefusedError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
-    return levels.reshape(shape)
+    return levels.reshape(shape, order="F" if by_columns else "C")
 
 
 def _global(machine: _Machine, name: str) -> None:

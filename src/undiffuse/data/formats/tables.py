@@ -19,6 +19,7 @@ import numpy.typing as npt
 from undiffuse.errors import UsageError
 
 MAX_GROUPS = 4  # of rows that are held at once, whatever the number of threads
+MAX_OPEN = 256  # files; more are opened for each reading
 _ARROW = b"ARROW1"
 T = TypeVar("T")
 
@@ -50,11 +51,17 @@ class Place(NamedTuple):
 
 
 class Table:
-    """One file: its schema, how many rows each group has, and any column of a group."""
+    """One file: its schema, how many rows each group has, and any column of a group.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        keep_open: hold the file open, else it is opened for each reading.
+    """
+
+    def __init__(self, path: Path, keep_open: bool = True) -> None:
         self.path = path
-        self._read, self.group_sizes, self.schema = self._attempt(lambda: _opened(path))
+        opened, self.group_sizes, self.schema = self._attempt(lambda: _opened(path))
+        self._kept = opened if keep_open else None
         rows = sum(self.group_sizes)
         if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # told before room is made for them
             raise self._damaged(f"{rows} rows in {path.stat().st_size} bytes")
@@ -67,7 +74,7 @@ class Table:
         """
 
         def read() -> Any:
-            column = self._read(group, name)
+            column = (self._kept or _opened(self.path)[0])(group, name)
             column.validate(full=True)
             if len(column) != self.group_sizes[group]:
                 raise ValueError(f"group {group} has {len(column)} rows of {self.group_sizes[group]}")
@@ -90,9 +97,17 @@ def _opened(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
     """(column of a group, sizes of the groups, schema)"""
     with path.open("rb") as file:
         mark = file.read(len(_ARROW))
-    if mark[:4] == b"PAR1" or (path.suffix.lower() == ".parquet" and mark != _ARROW):
-        return _parquet(path)
-    return _arrow_file(path) if mark == _ARROW else _arrow_stream(path)
+    is_parquet = mark[:4] == b"PAR1" or (path.suffix.lower() == ".parquet" and mark != _ARROW)
+    opened = _parquet(path) if is_parquet else _arrow_file(path) if mark == _ARROW else _arrow_stream(path)
+    _check_names(opened[2])
+    return opened
+
+
+def _check_names(fields: Any) -> None:
+    """Look at every name, which decodes it: a damaged one is not met before."""
+    for field in fields:
+        _ = field.name
+        _check_names([field.type.field(place) for place in range(field.type.num_fields)])
 
 
 def _parquet(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
@@ -136,7 +151,7 @@ class Tables:
         self._table_starts = np.cumsum([0] + [sum(table.group_sizes) for table in self.tables], dtype=np.int64)
 
     def _open(self) -> None:
-        self.tables = [Table(path) for path in self.paths]
+        self.tables = [Table(path, len(self.paths) <= MAX_OPEN) for path in self.paths]
         self._held: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self._lock, self._process = threading.Lock(), os.getpid()
 

@@ -122,7 +122,7 @@ class _Task:
         self._settings, self._workers, self._tell = settings, workers, tell
         self._data = out.with_name(out.name + ".partial")
         self._index = out.with_name(out.name + ".partial.journal")
-        self._seen, self._kept = SeenHashes(), array("L")  # by the number among the kept
+        self._seen, self._kept = SeenHashes(), array("I")  # by the number among the kept
 
     def run(self, overwrite: bool) -> dict[str, Any]:
         if overwrite or not self._data.exists():

@@ -1,0 +1,69 @@
+"""``undiffuse data get``: public data sets on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from undiffuse.app.show import Working, say
+from undiffuse.data.download import SETS, Gotten, PublicSet, Remote, get
+from undiffuse.errors import RunError, UsageError
+from undiffuse.registry import lookup
+
+
+def list_sets() -> None:
+    """Print the sets with their size and licence."""
+    width = max(map(len, SETS))
+    for name, public in SETS.items():
+        say(f"{name:<{width}}  {public.about}; {_size_of(public)}; licence: {public.licence}")
+    say("next: undiffuse data get NAME")
+
+
+def get_set(name: str, out: Path | None) -> None:
+    """Fetch a set and say what ``--data`` takes, or what a person has to fetch and where to put it.
+
+    Raises:
+        UsageError: an unknown name, or a set that a person has to fetch and that is not there.
+        RunError: it cannot be reached.
+    """
+    public: PublicSet = lookup(SETS, name, "public data set")
+    folder = out or Path("data") / name
+    say(f"{public.about}; licence: {public.licence}")
+    with Working(unit="", amount=_bytes) as tell:
+        found = get(public, folder, tell)
+    if found.missing:
+        _refuse_missing(name, public, folder, found)
+    what = f"fetched {len(found.fetched)} files" if found.fetched else "all files were there"
+    say(f"{what} and checked; next: undiffuse data info {found.data}, or train with --data {found.data}")
+    if public.hint:
+        say(f"note: {public.hint}")
+
+
+def _refuse_missing(name: str, public: PublicSet, folder: Path, found: Gotten) -> None:
+    """Say which file to put where, a line each, and end with the line that says why."""
+    say(f"to be put into {folder}:")
+    for file in found.missing:
+        say(f"  {_line(file)}")
+    again = f"put the {len(found.missing)} files above into {folder} and run 'undiffuse data get {name}' again"
+    if found.reason:
+        raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {again}")
+    raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {again}")
+
+
+def _line(file: Remote) -> str:
+    size = "size not known" if file.size is None else f"{file.size} bytes"
+    return (
+        f"{file.name}  {size}, {file.checksum or 'no checksum known'}, from {file.urls[0] if file.urls else file.page}"
+    )
+
+
+def _size_of(public: PublicSet) -> str:
+    size = _bytes(public.size) if public.size else "size not known"
+    return f"{size}, by hand" if public.manual else size
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

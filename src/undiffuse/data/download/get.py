@@ -1,0 +1,96 @@
+"""A whole public set: what is there already is checked, what is missing fetched, what must be unpacked unpacked."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from undiffuse.data.download.fetch import Tell, UnreachableError, check, fetch
+from undiffuse.data.download.sets import PublicSet, Remote
+from undiffuse.errors import RunError, UsageError
+from undiffuse.files import explained, replacing
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Gotten:
+    """What came of it.
+
+    Args:
+        data: what ``--data`` takes.
+        fetched: names of the files that were fetched now.
+        missing: files that only a person can bring, or that cannot be reached.
+        reason: why they cannot be reached; empty where a person has to bring them.
+    """
+
+    data: str
+    fetched: tuple[str, ...] = ()
+    missing: tuple[Remote, ...] = ()
+    reason: str = ""
+
+
+def get(public: PublicSet, folder: Path, tell: Tell = lambda what, done, total: None) -> Gotten:
+    """Have all files of a set in ``folder``, each of the size and checksum that are known of it.
+
+    Raises:
+        UsageError: a file that is there and is another, or a folder that may not be written to.
+        RunError: a full disk, or a file that came with other content than was published.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    fetched, missing, reason = [], [], ""
+    for remote in public.files:
+        if _is_unpacked(remote, folder):
+            continue
+        target = folder / remote.name
+        if target.exists():
+            _check_there(target, remote)
+        elif reason or not remote.urls:  # what cannot be reached now is not tried for every file anew
+            missing.append(remote)
+            continue
+        else:
+            try:
+                with explained(target):
+                    fetch(remote, target, tell)
+            except UnreachableError as error:
+                reason = str(error)
+                missing.append(remote)
+                continue
+            fetched.append(remote.name)
+        for member, name in remote.unpack:
+            _unpack(target, member, folder / name)
+    return Gotten(str(folder / public.data), tuple(fetched), tuple(missing), reason)
+
+
+def _is_unpacked(remote: Remote, folder: Path) -> bool:
+    return bool(remote.unpack) and all((folder / name).is_file() for _, name in remote.unpack)
+
+
+def _check_there(target: Path, remote: Remote) -> None:
+    if not target.is_file():
+        raise UsageError(f"{target}: no plain file; move it away, or name another folder with --out")
+    problem = check(target, remote)
+    if problem:
+        raise UsageError(f"{target}: {problem}: damaged or of another version; move it away and run again")
+
+
+def _unpack(archive: Path, member: str, target: Path) -> None:
+    """One member under a name that is ours, never the archive's."""
+    if target.is_file():
+        return
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            info = opened.getinfo(member)
+            free = shutil.disk_usage(archive.parent).free
+            if info.file_size > free:
+                raise RunError(f"no space to unpack {target}: {info.file_size} bytes are needed and {free} free")
+            with replacing(target) as temporary, opened.open(info) as source, temporary.open("wb") as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+    except KeyError:
+        raise RunError(f"{archive}: has no {member}; the publisher has changed it: unpack it by hand") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise RunError(f"{archive}: damaged ({error}); delete it and run again") from None

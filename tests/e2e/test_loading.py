@@ -1,0 +1,105 @@
+"""Training with worker processes: resumed bit for bit, and none of them left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, assert_same_run
+from PIL import Image
+
+from undiffuse.app.training import configure, split_data
+from undiffuse.training.config import RunConfig, differences
+from undiffuse.training.trainer import Trainer
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of grey pictures."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for index in range(30):
+        levels = np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that are alive."""
+    return {child.pid or 0 for child in multiprocessing.active_children()}
+
+
+def train_and_tell(pictures: Path, folder: Path, pids: Path) -> None:
+    config = lazily_trained(pictures, 1)
+    trainer = Trainer(config, *split_data(config), folder)
+    trainer.loader.batch(0, 4)
+    pids.write_text(" ".join(map(str, children())))
+    time.sleep(60)
+
+
+def test_no_worker_outlives_a_killed_training(tmp_path: Path, pictures: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_and_tell, args=(pictures, tmp_path / "run", tmp_path / "pids")
+    )
+    process.start()
+    end = time.monotonic() + 60
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+        assert process.is_alive() and time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    workers = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert workers
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # torch looks after its parent every five seconds
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def lazily_trained(pictures: Path, workers: int) -> RunConfig:
+    """A tiny run on the folder; ``loader.workers`` asked for, so that they are used whatever the set."""
+    options = [
+        *TINY,
+        f"loader.workers={workers}",
+        "data.size=8",
+        "data.channels=1",
+        "data.cache=none",
+        "system.class_conditional=false",
+    ]
+    return configure("ddpm-digits", options, str(pictures), None, False)
+
+
+def run_to(config: RunConfig, folder: Path, images: int) -> None:
+    trainer = Trainer(config, *split_data(config), folder)
+    trainer.resume()
+    one_step = trainer._one_step
+
+    def one_step_and_look() -> None:
+        one_step()
+        if trainer.images >= images:
+            trainer.request_stop()
+
+    trainer._one_step = one_step_and_look  # type: ignore[method-assign]
+    trainer.run()
+
+
+def test_a_run_resumed_with_other_workers_ends_bit_for_bit_the_same(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    before = children()
+    run_to(lazily_trained(pictures, 0), tmp_path / "whole", 10**9)
+    for workers, images in ((2, 40), (1, 104), (2, 10**9)):
+        run_to(lazily_trained(pictures, workers), tmp_path / "parts", images)
+    assert children() == before
+    (tmp_path / "parts" / "config.json").write_text((tmp_path / "whole" / "config.json").read_text())
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_what_is_no_part_of_the_result_may_change_when_a_run_is_resumed(pictures: Path) -> None:
+    one, other = (lazily_trained(pictures, workers).model_dump(mode="json") for workers in (0, 2))
+    assert one != other and differences(one, other) == []
+    assert differences(one, {**other, "data": {**other["data"], "cache": "auto"}}) == []
+    assert differences(one, {**one, "seed": 1}) == ["seed: 0 -> 1"]
