@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 
 from undiffuse.app.evaluating import real_data
-from undiffuse.evaluation import features_for, hardware, spread, statistics_of
+from undiffuse.evaluation import hardware, spread
 from undiffuse.files import write_json
-from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, frechet_estimate, load_features
+from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, frechet_estimate
+from undiffuse.metrics.features import pick_features
 from undiffuse.systems.base import SampleRequest, to_uint8
 from undiffuse.systems.saved import Model, load
 from undiffuse.version import __version__
@@ -81,7 +82,7 @@ def measure(model: Model, cell: Cell, num: int, extractor: FeatureExtractor, rea
         images, nfe, _ = draw(model, cell, num)
     except Exception as error:  # a cell that cannot be drawn is a result of its own
         return {**cell._asdict(), "error": " ".join(str(error).split())}
-    estimate = frechet_estimate(statistics_of(extractor, images), real)
+    estimate = frechet_estimate(GroupedStatistics.of(extractor.features(images)), real)
     tally = ClassTally()
     if extractor.name != "pixels":
         tally.update(extractor.classify(images))
@@ -170,10 +171,10 @@ def fill(model: Model, record: dict[str, Any], wanted: list[Cell], path: Path) -
     if record["weights_sha256"] != model.weights_sha256:
         raise SystemExit(f"{path} is about other weights; name another --out")
     done = {Cell(row["sampler"], row["grid"], row["steps"]).name for row in record["cells"]}
-    extractor = load_features(features_for(model))
+    extractor = pick_features("auto", model.system.shape, model.origin)
     train = real_data(model, None)[0]()
     images = spread(train, 5000)
-    real = statistics_of(extractor, images)
+    real = GroupedStatistics.of(extractor.features(images))
     record |= {"features": extractor.name, "reference_images": len(images)}
     for cell in wanted:
         if cell.name not in done:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: room -> the tests that are to notice, fastest first; a run stops at the first that fails.
+#: folder -> the tests that are to notice, fastest first; a run stops at the first that fails.
 TESTS = {
     "core": [
         "tests/property/test_process.py",
@@ -85,6 +85,35 @@ TESTS = {
         "tests/oracle/test_picture_studies_b.py",
     ],
     "doctor": ["tests/oracle/test_doctor_checks.py"],
+    "data": [
+        "tests/property/test_data_order_and_split.py",
+        "tests/contract/test_split_of_files.py",
+        "tests/contract/test_plain_png.py",
+        "tests/contract/test_cache.py",
+        "tests/contract/test_loader.py",
+        "tests/e2e/test_loading.py",
+    ],
+    "data/formats": [
+        "tests/contract/test_zip_source.py",
+        "tests/contract/test_captions.py",
+        "tests/contract/test_cifar_source.py",
+        "tests/contract/test_emnist_source.py",
+        "tests/contract/test_array_files_source.py",
+        "tests/contract/test_lmdb_source.py",
+        "tests/contract/test_ffhq_source.py",
+        "tests/contract/test_emoji_source.py",
+        "tests/contract/test_parquet_source.py",
+        "tests/contract/test_prepare.py",
+    ],
+    "data/prepare": ["tests/contract/test_prepare.py"],
+    "data/download": ["tests/contract/test_download.py"],
+    "data/augment": [
+        "tests/property/test_augment.py",
+        "tests/property/test_augment_for_gans.py",
+        "tests/parity/test_augment_kornia.py",
+        "tests/oracle/test_augment_condition.py",
+    ],
+    "systems": ["tests/oracle/test_augment_condition.py"],
     "training": ["tests/e2e/test_quality.py"],
 }
 
@@ -803,6 +832,145 @@ MUTATIONS = [
         "0.5 ** (images / halflife_images)",
         "0.5 ** (halflife_images / images)",
     ),
+    # data: order, split, workers, cache
+    Mutation("data order: too few rounds", "data/order.py", "NUM_ROUNDS = 24", "NUM_ROUNDS = 10"),
+    Mutation("data order: even permutations only", "data/order.py", "a += a % 2", "a += 0"),
+    Mutation(
+        "data order: shares of ranks with gaps",
+        "data/order.py",
+        "start + self._rank * count // self._num_ranks",
+        "start + self._rank * (count // self._num_ranks)",
+    ),
+    Mutation("split: bytes of the hash reversed", "data/split.py", '">u8"', '"<u8"'),
+    Mutation(
+        "workers: killed by the signal of the group",
+        "data/workers.py",
+        "signal.signal(signal_number, signal.SIG_IGN)",
+        "pass",
+    ),
+    Mutation(
+        "cache: stamp not looked at", "data/cache.py", 'if read_info(place)["stamp"] != stamp_of(config):', "if False:"
+    ),
+    Mutation(
+        "plain PNG: checksums not looked at",
+        "data/plain_png.py",
+        "zlib.crc32(content[at:end]) == struct",
+        "zlib.crc32(content[at:end]) >= 0 * struct",
+    ),
+    # data: readers
+    Mutation(
+        "zip: checksum not looked at",
+        "data/formats/zip.py",
+        "if len(content) != size or zlib.crc32(content) != table.crcs[row]:",
+        "if len(content) != size:",
+    ),
+    Mutation("zip: names that lead out", "data/formats/zip.py", 'or ".." in name.split("/")', ""),
+    Mutation(
+        "zip: hashes of exchanged pictures believed",
+        "data/formats/zip.py",
+        'return known["hash"].copy() if same else None',
+        'return known["hash"].copy()',
+    ),
+    Mutation("captions: farther before nearer", "data/formats/captions.py", '(".json", ".txt")', '(".txt", ".json")'),
+    Mutation("pickle: any name imported", "data/formats/pickled.py", "if name not in _ALLOWED:", "if False:"),
+    Mutation("pickle: grows without limit", "data/formats/pickled.py", "if len(content) > most:", "if False:"),
+    Mutation("cifar: fine for coarse", "data/formats/cifar.py", '"coarse", "fine"', '"fine", "coarse"'),
+    Mutation("emnist: left lying", "data/formats/emnist_mat.py", ".swapaxes(2, 3)", ""),
+    Mutation(
+        "matlab: end of the file not looked at",
+        "data/formats/matlab.py",
+        "if start + size > len(content):",
+        "if False:",
+    ),
+    Mutation("npy: objects taken", "data/formats/npy.py", "if dtype.hasobject:", "if False:"),
+    Mutation(
+        "tables: all groups held", "data/formats/tables.py", "while len(self._held) > MAX_GROUPS:", "while False:"
+    ),
+    Mutation(
+        "lmdb: the older of two meta pages", "data/formats/lmdb_pages.py", "max(first, second", "min(first, second"
+    ),
+    Mutation("ffhq: one more for training", "data/formats/ffhq.py", "number < NUM_TRAIN", "number <= NUM_TRAIN"),
+    Mutation("emoji: tones kept", "data/formats/emoji.py", "or not emoji.has_tone", "or True"),
+    # data: prepare and get
+    Mutation(
+        "prepare: goes on in a changed source", "data/prepare/run.py", "row.key != self._originals.key(done)", "False"
+    ),
+    Mutation(
+        "prepare: damaged rows believed",
+        "data/prepare/journal.py",
+        "or rest[length:] != _CHECK.pack(zlib.crc32(content))",
+        "",
+    ),
+    Mutation(
+        "prepare: results out of order",
+        "data/prepare/crew.py",
+        "yield waiting.pop(due)",
+        "yield waiting.pop(min(waiting))",
+    ),
+    Mutation(
+        "prepare: split by the prepared picture",
+        "data/prepare/manifest.py",
+        "(row.found_hash if first is None else found.at(first))[:8]",
+        "row.pixel_hash[:8]",
+    ),
+    Mutation(
+        "prepare: half of a hash compared",
+        "data/prepare/seen.py",
+        "and self.at(number) != value",
+        "and self.at(number)[:8] != value[:8]",
+    ),
+    Mutation(
+        "prepare: aspect of one way only",
+        "data/prepare/work.py",
+        "max(height, width) > filters.max_aspect",
+        "width > filters.max_aspect",
+    ),
+    Mutation(
+        "prepare: offsets beyond four gigabytes",
+        "data/prepare/zip_writer.py",
+        'extra = struct.pack("<2HQ", 1, 8, offset) if far else b""',
+        'extra = b""',
+    ),
+    Mutation("get: all of it again", "data/download/fetch.py", 'headers["Range"] = f"bytes={start}-"', "pass"),
+    Mutation(
+        "get: another range taken", "data/download/fetch.py", 'if not given.startswith(f"bytes {asked}-"):', "if False:"
+    ),
+    Mutation(
+        "get: a cut transfer taken for whole",
+        "data/download/fetch.py",
+        "if total is not None and done < total:",
+        "if False:",
+    ),
+    Mutation("get: checksum not looked at", "data/download/fetch.py", "digest.hexdigest() == expected", "True"),
+    # data: augmentation
+    Mutation(
+        "augmentation: turned the other way",
+        "data/augment/geometry.py",
+        "linear(cos, -sin, sin, cos)",
+        "linear(cos, sin, -sin, cos)",
+    ),
+    Mutation(
+        "augmentation: label of the direction",
+        "data/augment/geometry.py",
+        "size * direction.sin()",
+        "size * direction.cos()",
+    ),
+    Mutation(
+        "augmentation: shrinking by the smaller step",
+        "data/augment/warp.py",
+        "torch.maximum(*steps)",
+        "torch.minimum(*steps)",
+    ),
+    Mutation("augmentation: hue the other way", "data/augment/colour.py", "lift = angle.sin()", "lift = -angle.sin()"),
+    Mutation("augmentation: uniform from 0", "data/augment/parts.py", "lambda u: 2 * u - 1", "lambda u: u"),
+    Mutation("augmentation: maps in the wrong order", "data/augment/pipeline.py", "after @ before", "before @ after"),
+    Mutation("adaptive augmentation: size for sign", "data/augment/adaptive.py", "above.sign()", "above"),
+    Mutation(
+        "augmentation: told is dropped with the class",
+        "systems/diffusion.py",
+        "return replace(told, class_label=dropped.class_label)",
+        "return dropped",
+    ),
 ]
 
 
@@ -854,10 +1022,15 @@ def check(mutations: list[Mutation]) -> dict[str, str | None]:
             started, file = time.perf_counter(), package / mutation.file
             original = file.read_text(encoding="utf-8")
             file.write_text(mutated(mutation, package), encoding="utf-8")
-            noticed[mutation.name] = run_tests(source, TESTS[mutation.file.split("/")[0]])
+            noticed[mutation.name] = run_tests(source, tests_of(mutation.file))
             file.write_text(original, encoding="utf-8")
             report(mutation, noticed[mutation.name], time.perf_counter() - started)
     return noticed
+
+
+def tests_of(file: str) -> list[str]:
+    """Of the nearest folder above the file that has any."""
+    return next(TESTS[str(folder)] for folder in Path(file).parents if str(folder) in TESTS)
 
 
 def report(mutation: Mutation, by: str | None, seconds: float) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UsageError: the folder may not be written to.
     """
     asked, path = path, path.resolve()  # "." has no name
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with explained(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +55,13 @@ def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
         return RunError(f"no space left to write {path}; free some and go on: nothing half-written was kept")
     if code == errno.EIO:
         return RunError(f"the disk failed while writing {path}; look after it, then go on")
-    if code not in _REFUSALS:
+    if code not in _REFUSALS or (code == errno.ENOENT and not _is_beside(error, path)):
         return None
     return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place with --out")
 
 
 _REFUSALS = {
+    errno.ENOENT: "no file can be made there",
     errno.EACCES: "writing is not allowed there",
     errno.EPERM: "writing is not allowed there",
     errno.EROFS: "the file system is read-only",
@@ -68,6 +70,15 @@ _REFUSALS = {
     errno.EISDIR: "a folder stands where a file is needed",
     errno.ENAMETOOLONG: "the name is too long",
 }
+
+
+def _is_beside(error: Exception, path: Path) -> bool:
+    """Whether what was missing is where ``path`` is written, and not something that was read on the way."""
+    name, folder = getattr(error, "filename", None), path.resolve().parent
+    if not isinstance(name, str | os.PathLike):
+        return False
+    missing = Path(name).absolute()
+    return folder in (missing, missing.parent) or missing in folder.parents
 
 
 def _errno_of(error: Exception) -> int | None:
@@ -158,7 +169,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     if path.samefile(Path.cwd()):
         _move_entries(temporary, path)
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    aside = temporary.with_suffix(".old.tmp")
     path.replace(aside)
     try:
         temporary.replace(path)

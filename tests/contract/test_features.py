@@ -22,8 +22,10 @@ from undiffuse.files import sha256_of
 from undiffuse.metrics import FEATURES, FeatureExtractor, inception, load_features
 from undiffuse.metrics.classifier import WEIGHTS, load_classifier
 from undiffuse.metrics.efficientnet import EfficientNetFeatures, EfficientNetLite0, SameConv, _names, folded
+from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.inception import InceptionFeatures
 from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights
+from undiffuse.systems.saved import Model
 
 CLASSIFIERS = ("handwriting", "fashion")
 
@@ -310,3 +312,22 @@ def test_efficientnet_knows_daisies(shared_data: Path) -> None:
         for set_ in (daisies, roses)
     ]
     assert share[0] > 0.6 and share[1] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "class_names", "name"),
+    [
+        ((1, 28, 28), {"name": "idx", "path": "data/Fashion-MNIST", "size": None}, (), "fashion"),
+        ((1, 28, 28), {"name": "folder", "path": "data/clothes"}, ("fashionable", "not"), "fashion"),
+        ((1, 28, 28), {"name": "idx", "path": "data/mnist"}, ("0", "1"), "handwriting"),
+        ((1, 64, 64), {"name": "idx", "path": "data/mnist"}, (), "pixels"),
+        ((3, 28, 28), {"name": "fashion"}, (), "pixels"),
+    ],
+)
+def test_features_that_fit_a_model_follow_from_what_it_says_of_its_data(
+    shape: tuple[int, ...], data: dict[str, object], class_names: tuple[str, ...], name: str
+) -> None:
+    record = {"config": {"data": data}, "model": {"class_names": class_names}}
+    model = Model(nn.Identity(), record, Path("none"), "")  # type: ignore[arg-type]
+    assert pick_features("auto", shape, model.origin).name == name
+    assert pick_features("pixels", shape, model.origin).name == "pixels"

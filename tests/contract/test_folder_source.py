@@ -257,7 +257,7 @@ def test_sets_larger_than_memory_are_decoded_when_fetched(tmp_path: Path, monkey
     save_all(tmp_path, {f"{name}/{i}.png": (12, 10 + i) for name in "ab" for i in range(4)})
     held = load_dataset(FolderConfig(path=str(tmp_path), size=8))
     monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 100)
-    lazy = load_dataset(FolderConfig(path=str(tmp_path), size=8))
+    lazy = load_dataset(FolderConfig(path=str(tmp_path), size=8, cache="none"))
     assert type(lazy) is not type(held)
     rows = np.array([7, 0, 3])
     assert np.array_equal(lazy.items(rows), held.items(rows))

@@ -18,13 +18,17 @@ from PIL import Image
 
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
-from undiffuse.data.prepare import PrepareSettings, prepare
+from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.formats.zip_index import read_entries
+from undiffuse.data.prepare import PrepareSettings, journal, prepare
 from undiffuse.data.prepare import run as running
 from undiffuse.data.prepare import work as working
 from undiffuse.data.prepare.crew import in_order
+from undiffuse.data.prepare.journal import read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
+from undiffuse.data.source import count_distinct
 from undiffuse.errors import RunError, UsageError
 
 SIZE = 12
@@ -113,6 +117,20 @@ def test_the_archive_is_split_as_its_source_is(many: Path, duplicates: Any) -> N
     _, prepared = split_by_content(load_dataset(ZipConfig(path=str(out))), 0.3)
     assert {row.tobytes() for row in all_of(source)} == {row.tobytes() for row in all_of(prepared)}
     assert 0 < len(prepared) < 150
+
+
+def test_pictures_that_come_out_alike_are_on_one_side(tmp_path: Path) -> None:
+    """Their originals differ where they are cut off, and may lie on two sides."""
+    files = {}
+    for number in range(20):
+        wide = np.zeros((SIZE, SIZE + 8, 3), dtype=np.uint8)
+        wide[:, :4] = number
+        files[f"{number:02d}.png"] = encoded(Image.fromarray(wide), "png")
+    folder = write_tree(tmp_path / "in", files)
+    prepare(config_of(folder), tmp_path / "out.zip", PrepareSettings(duplicates="keep"), workers=1)
+    source, prepared = load_dataset(config_of(folder)), load_dataset(ZipConfig(path=str(tmp_path / "out.zip")))
+    assert [len(part) for part in split_by_content(source, 0.5)] not in ([20, 0], [0, 20])
+    assert count_distinct(prepared.hashes()) == 1
 
 
 def test_hashes_of_pictures_that_were_exchanged_since_are_not_believed(many: Path, tmp_path: Path) -> None:
@@ -211,14 +229,30 @@ def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, b
     assert out.read_bytes() == whole
 
 
-def test_a_damaged_journal_is_believed_up_to_the_damage(begun: tuple[SourceConfig, Path, bytes]) -> None:
+@pytest.mark.parametrize("place", [0, 8, 9, 13, 17, 40, 49])
+def test_a_damaged_journal_is_believed_up_to_the_damage(begun: tuple[SourceConfig, Path, bytes], place: int) -> None:
+    """One bit of the twentieth row: in its key, reason, size, checksum, one of its hashes, or length of text."""
     config, out, whole = begun
     path = out.with_name(out.name + ".partial.journal")
+    ends = [end for _, end in read_rows(path)]
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[ends[19] + place] ^= 1
     path.write_bytes(content)
+    assert len(list(read_rows(path))) == 20
     prepare(config, out, workers=1)
     assert out.read_bytes() == whole
+
+
+def test_rows_are_written_when_their_pictures_are_on_the_disk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+    data, rows = many.with_name("out.zip.partial"), many.with_name("out.zip.partial.journal")
+    monkeypatch.setattr(journal, "_COMMIT_ROWS", 40)
+    monkeypatch.setattr(
+        journal, "_sync", lambda descriptor: synced.append((data.stat().st_size, len(list(read_rows(rows)))))
+    )
+    prepare(config_of(many), many.with_name("out.zip"), workers=1)
+    sizes, counts = zip(*synced, strict=True)
+    assert counts[:4] == (0, 40, 80, 120) and sizes[0] > 0 and list(sizes) == sorted(sizes)
 
 
 def test_what_was_written_behind_the_last_picture_does_no_harm(begun: tuple[SourceConfig, Path, bytes]) -> None:
@@ -283,20 +317,23 @@ def test_duplicates_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "reason"),
+    ("filters", "reasons"),
     [
-        ({"min_side": 20}, "below min_side"),
-        ({"max_aspect": 1.5}, "above max_aspect"),
-        ({"min_contrast": 3}, "below min_contrast"),
+        ({"min_side": 20}, {"below min_side": 1}),
+        ({"max_aspect": 1.5}, {"above max_aspect": 2}),
+        ({"max_aspect": 2}, {}),
+        ({"min_contrast": 3}, {"below min_contrast": 1}),
     ],
 )
-def test_filters_leave_out_and_count(tmp_path: Path, filters: dict[str, float], reason: str) -> None:
-    wide = encoded(Image.fromarray(pixels(5, 60)[:30]), "png")
+def test_filters_leave_out_and_count(tmp_path: Path, filters: dict[str, float], reasons: dict[str, int]) -> None:
+    wide, tall = (encoded(Image.fromarray(part), "png") for part in (pixels(5, 60)[:30], pixels(6, 60)[:, :30]))
     flat = encoded(Image.new("RGB", (30, 30), (9, 9, 9)), "png")
-    folder = write_tree(tmp_path / "in", {"a.png": png(1, 30), "b.png": png(2, 19), "c.png": wide, "d.png": flat})
+    folder = write_tree(
+        tmp_path / "in", {"a.png": png(1, 30), "b.png": png(2, 19), "c.png": wide, "d.png": flat, "e.png": tall}
+    )
     settings = PrepareSettings(filters=Filters.model_validate(filters))
     manifest = prepare(config_of(folder), tmp_path / "out.zip", settings, workers=1)
-    assert manifest["dropped"]["reasons"] == {reason: 1} and manifest["pictures"]["num"] == 3
+    assert manifest["dropped"]["reasons"] == reasons and manifest["pictures"]["num"] == 5 - sum(reasons.values())
 
 
 def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
@@ -345,6 +382,21 @@ def test_the_manifest_tells_what_was_done(many: Path) -> None:
     other = prepare(config_of(many), out, workers=1, overwrite=True)
     assert other["source"]["fingerprint"] != manifest["source"]["fingerprint"]
     assert other["pictures"]["hash"] != manifest["pictures"]["hash"]
+
+
+def test_the_archive_knows_where_it_comes_from(tmp_path: Path) -> None:
+    config = source_config_for("digits")
+    prepare(config, tmp_path / "out.zip", workers=1)
+    about = load_dataset(ZipConfig(path=str(tmp_path / "out.zip"))).provenance
+    assert about["licence"] == load_dataset(config).provenance["licence"]
+    assert about["prepared_from"].startswith("digits, 1797 pictures") and "other_files_passed_over" not in about
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", "no JSON", '{"source": 3}', '{"source": {"location": 1}}'])
+def test_a_manifest_of_somebody_else_is_passed_over(tmp_path: Path, manifest: str) -> None:
+    write_zip(tmp_path / "a.zip", {"a.png": png(1, 16), "manifest.json": manifest, "hashes.bin": "short"})
+    dataset = load_dataset(ZipConfig(path=str(tmp_path / "a.zip")))
+    assert len(dataset) == 1 and "prepared_from" not in dataset.provenance
 
 
 @pytest.mark.parametrize(
@@ -428,6 +480,7 @@ def test_more_members_than_a_plain_zip_can_count(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "many.zip") as archive:
         assert len(archive.namelist()) == count + 1
         assert archive.read("65999") == b"x" and archive.read("list.txt") == b"abcd"
+    assert sum(1 for _ in read_entries(FileAt(tmp_path / "many.zip"))) == count + 1
 
 
 def test_members_behind_four_gigabytes(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def read_back(dataset: Dataset, item: int) -> None:
 
 def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
-    dataset = load(write_zip(tmp_path / "set.zip", {**PICTURES}, zipfile.ZIP_DEFLATED))
+    dataset = load(write_zip(tmp_path / "set.zip", {**PICTURES}, zipfile.ZIP_DEFLATED), cache="none")
     fork = multiprocessing.get_context("fork")
     children = [fork.Process(target=read_back, args=(dataset, item)) for item in range(4)]
     for child in children:
@@ -267,7 +267,7 @@ def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch
 def test_a_file_that_is_replaced_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
     path = write_zip(tmp_path / "set.zip", PICTURES)
-    dataset = load(path)
+    dataset = load(path, cache="none")
     with path.open("r+b") as file:
         file.truncate(100)
     with pytest.raises(UsageError, match=r"set\.zip!3\.png: the archive is damaged or was changed"):

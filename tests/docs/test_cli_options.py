@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from undiffuse.app.cli import main
+from undiffuse.data.config import SOURCES
+from undiffuse.data.download import SETS
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
@@ -41,9 +43,14 @@ PROMISED = {
     "doctor": ["DATA|RUN", "--against", "--near", "--num", "--seed", "--json", "--strict", "--device"],
     "recipes": [],
     "samplers": [],
-    "data": ["list", "info"],
+    "data": ["list", "info", "prepare", "get"],
     "data list": [],
-    "data info": ["SRC", "--sheet"],
+    "data info": ["SRC", "--sheet", "--augment"],
+    "data prepare": [
+        *("SRC", "KEY=VALUE", "--out", "--size", "--fit", "--channels", "--background", "--upscale", "--classes"),
+        *("--filter", "--keep-duplicates", "--on-error", "--workers", "--overwrite"),
+    ],
+    "data get": ["NAME", "--out"],
 }
 
 
@@ -65,9 +72,8 @@ def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     samplers = shown(capsys, "samplers").splitlines()
     assert [line.split()[0] for line in samplers[:-1]] == list(SAMPLERS)
     assert all(grid in samplers[-1] for grid in GRIDS)
-    assert {line.split()[0] for line in shown(capsys, "data", "list").splitlines()} == {
-        *("digits", "swissroll", "rings", "gaussians", "idx", "folder")
-    }
+    assert [line.split()[0] for line in shown(capsys, "data", "list").splitlines()] == list(SOURCES)
+    assert [line.split()[0] for line in shown(capsys, "data", "get").splitlines()[:-1]] == list(SETS)
 
 
 def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

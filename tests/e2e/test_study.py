@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine
 
-from undiffuse.app import parameterizing
+from undiffuse.app import parameterizing, training_studies
 from undiffuse.errors import RunError
 from undiffuse.studies import STUDIES, theory
 from undiffuse.studies.parameterization import Cell
@@ -96,7 +96,7 @@ def test_a_table_goes_on_and_says_what_broke(
     monkeypatch.setattr(parameterizing, "cells", lambda: chosen)
     monkeypatch.setattr(parameterizing, "NUM_STEPS", 8)
     monkeypatch.setattr(parameterizing, "SCHEDULE", {"beta_start": 0.01, "beta_end": 0.6})
-    whole, trainings = parameterizing.train, []
+    whole, trainings = training_studies.train, []
 
     def train(config, out, **options):  # type: ignore[no-untyped-def]
         trainings.append(out.name)
@@ -104,7 +104,7 @@ def test_a_table_goes_on_and_says_what_broke(
             raise RunError("the loss is not finite")
         return whole(config, out, **options)
 
-    monkeypatch.setattr(parameterizing, "train", train)
+    monkeypatch.setattr(training_studies, "train", train)
     arguments = ("study", "parameterization", "--data", "rings", "--out", tmp_path, "--images", 2_000, "--num", 40)
     assert "broke down: the loss is not finite" in undiffuse.fine(*arguments).err
     study = json.loads((tmp_path / "study.json").read_text())

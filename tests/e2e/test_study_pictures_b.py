@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command_line import CommandLine
 
-from undiffuse.app import budgeting
+from undiffuse.app import budgeting, training_studies
 from undiffuse.data import DigitsConfig, load_dataset
 from undiffuse.data.config import SwissrollConfig
 from undiffuse.data.source import of_classes
@@ -133,14 +133,14 @@ def test_the_study_goes_on_where_it_was(
 def test_a_training_that_breaks_down_is_a_result(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = budgeting.train
+    original = training_studies.train
 
     def breaking(config: Any, run: Path, **options: Any) -> bool:
         if run.name == "all-classes":
             raise RunError("the loss is not finite")
         return original(config, run, **options)
 
-    monkeypatch.setattr(budgeting, "train", breaking)
+    monkeypatch.setattr(training_studies, "train", breaking)
     undiffuse.fine(*ONE_CLASS, *BUDGET, "--out", tmp_path / "study")
     rows = json.loads((tmp_path / "study" / "study.json").read_text())["rows"]
     assert [bool(row.get("failed")) for row in rows] == [False, True, False, False, False, False]

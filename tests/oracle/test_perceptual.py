@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,14 @@ def test_negative_heads_are_refused() -> None:
 def test_missing_weights_say_where_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    with pytest.raises(UsageError, match=r"lpips_alexnet.npz are not there .*put the file into .*alexnet-owt-7be5be79"):
+    with pytest.raises(UsageError) as caught:
+        load_lpips()
+    line = str(caught.value)
+    order = ["download('alexnet')", "244 MB", "put alexnet-owt-7be5be79.pth", "lpips_alexnet.npz", f"into {tmp_path}"]
+    places = [line.index(words) for words in order]  # what can be had comes first
+    assert places == sorted(places) and "\n" not in line
+    monkeypatch.setitem(WEIGHT_FILES, "lpips-heads", dataclasses.replace(WEIGHT_FILES["lpips-heads"], packages=()))
+    with pytest.raises(UsageError, match=r"download\('lpips-heads'\).* for its linear heads; or put"):
         load_lpips()
     (tmp_path / "lpips_alexnet.npz").write_bytes(b"other bytes")
     with pytest.raises(UsageError, match="has SHA-256"):

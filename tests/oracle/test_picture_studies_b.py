@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,13 @@ def test_the_levels_of_an_exact_model_lie_on_the_best_linear_denoiser(tmp_path: 
     (plate,) = study_levels(subject, LevelsOptions(num=200, levels=3), tmp_path, silent)
     assert (tmp_path / "levels.png").is_file()
     for level in plate.numbers["levels"]:
-        assert level["error_held_out"] == pytest.approx(level["best_linear_denoiser"], rel=0.05)
+        assert level["error_held_out"] == pytest.approx(level["linear"], rel=0.05)
         assert abs(level["gap"]) < 4 * level["gap_standard_error"]
         assert level["mean_picture"] == pytest.approx(math.exp(level["log_snr"]) * (30 / 127.5) ** 2, rel=0.05)
+        assert level["x_t_over_alpha"] == 1
+        assert all(re.fullmatch("[a-z0-9_]+", key) for key in level)
         assert level["factor_v"] == pytest.approx(1 + math.exp(-level["log_snr"]))
-    assert plate.numbers["pictures"] == {"training": 200, "held out": 200}
+    assert plate.numbers["pictures"] == {"training": 200, "held_out": 200}
 
 
 def test_the_levels_shown_are_those_of_training() -> None:

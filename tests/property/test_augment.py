@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
@@ -100,6 +101,16 @@ def test_the_label_is_zero_for_probability_zero_and_a_function_of_the_numbers_dr
     if part.draws:
         distances = torch.cdist(label, label, compute_mode="donot_use_mm_for_euclid_dist") + torch.eye(200)
         assert distances.min() > 0, "two different draws look the same to the network"
+
+
+@each_part
+def test_numbers_are_uniform_from_minus_one_to_one_or_normal_and_independent(name: str) -> None:
+    numbers = Augmentation(config_of(**{name: 1.0}), (3, 8, 8)).draw(StepRandom(0, 0), 4000)[name][:, 1:]
+    for kind, column in zip(PARTS[name].draws, numbers.T, strict=True):
+        expected = {"uniform": stats.uniform(-1, 2), "normal": stats.norm()}[kind]
+        assert stats.kstest(column.numpy(), expected.cdf).pvalue > 1e-4
+    if numbers.shape[1] > 1:
+        assert (numbers.T.corrcoef() - torch.eye(numbers.shape[1])).abs().max() < 5 / 4000**0.5
 
 
 def test_labels_join_where_the_circle_does() -> None:
@@ -243,6 +254,8 @@ def test_shrinking_looks_at_as_many_places_as_it_passes_over(factor: float, plac
     assert int(places_needed(torch.linalg.inv(maps), (20, 30))) == places
     turned = torch.linalg.inv(maps) @ maps_of([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
     assert int(places_needed(turned, (20, 30))) == places
+    for one_way in ([[factor, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, factor, 0], [0, 0, 1]]):
+        assert int(places_needed(torch.linalg.inv(maps_of(one_way)), (20, 30))) == places
 
 
 def test_stripes_fade_when_they_are_shrunk_instead_of_turning_coarse() -> None:

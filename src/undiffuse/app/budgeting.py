@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.app.models import load
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
-from undiffuse.app.training import split_data, train
+from undiffuse.app.training import split_data
+from undiffuse.app.training_studies import check_study, trained
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.source import Dataset
 from undiffuse.errors import RunError, UsageError
-from undiffuse.files import check_writable, write_json, write_text
-from undiffuse.metrics import load_features
-from undiffuse.metrics.features import FeatureExtractor, fitting_features
+from undiffuse.files import write_json, write_text
+from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
 from undiffuse.studies.comparing import draw, fetch
@@ -39,7 +38,7 @@ from undiffuse.studies.one_class import (
     target_of,
 )
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.saved import Model
+from undiffuse.systems.saved import Model, origin_of
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
 
@@ -102,37 +101,14 @@ def one_class(
     Raises:
         UsageError: senseless numbers, data without classes, or a folder that holds something else.
     """
-    _check(out, images, samples, seed)
+    check_study(out, images=images, samples=samples, seed=seed, fewest_samples=2)
     source = source_config_for(data)
     if not isinstance(source, PictureConfig):
         raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
     study = _study(source, out, class_name, (recipe, overrides), images, samples, features, seed, device)
-    ground, rows = study.ground, []
-    shown = [("real,\nof the class", "", ground.others["class"][:_SHOWN].numpy())]
-    for number, asked in enumerate(SETS, 1):
-        say(f"set {number} of {len(SETS)}: trained on {asked.training.words}, asked for {asked.words}")
-        row, pictures = study.measured_set(asked)
-        rows.append(row)
-        if pictures is not None:
-            label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
-            shown.append((label, _note(row), pictures))
-    rows += [study.real_row(name) for name in ("class", "all")]
-    shown.append(("real,\nof all", "", ground.others["all"][:_SHOWN].numpy()))
-    facts = {
-        "study": "one-class",
-        "data": source.name,
-        "class": study.class_name,
-        "recipe": recipe,
-        "overrides": list(overrides),
-        "images": images,
-        "seed": seed,
-        "samples": samples,
-        "features": study.extractor.name,
-        "references_class": len(ground.references["class"]),
-        "references_all": len(ground.references["all"]),
-        "features_protocol": study.extractor.protocol(),
-        "undiffuse": __version__,
-    }
+    rows, shown = study.measured()
+    asked_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
+    facts = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.facts()}
     return _write(out, facts, rows, shown)
 
 
@@ -149,13 +125,37 @@ class _Study:
     samples: int
     device: str
 
+    def measured(self) -> tuple[list[dict[str, Any]], list[tuple[str, str, Any]]]:
+        """The rows of the table, and those of the picture: what each is, what stands beside it, its pictures."""
+        rows: list[dict[str, Any]] = []
+        shown = [self._real_shown("class", "of the class")]
+        for number, asked in enumerate(SETS, 1):
+            say(f"set {number} of {len(SETS)}: trained on {asked.training.words}, asked for {asked.words}")
+            row, pictures = self.measured_set(asked)
+            rows.append(row)
+            if pictures is not None:
+                label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
+                shown.append((label, _note(row), pictures))
+        rows += [self.real_row(name) for name in ("class", "all")]
+        return rows, [*shown, self._real_shown("all", "of all")]
+
+    def facts(self) -> dict[str, Any]:
+        """What ``study.json`` says of the real pictures and the measure."""
+        return {
+            "features": self.extractor.name,
+            "references_class": len(self.ground.references["class"]),
+            "references_all": len(self.ground.references["all"]),
+            "features_protocol": self.extractor.protocol(),
+            "undiffuse": __version__,
+        }
+
     def measured_set(self, asked: Asked) -> tuple[dict[str, Any], Any]:
         """Numbers of one set, and a few of its pictures; a training that breaks down is a result, and says so."""
         config = _of_training(self.base, asked.training, self.class_name)
         name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
         path, row = self.out / "cells" / f"{name}.json", self._row(asked, config)
         try:
-            model = _trained(config, self.out / "runs" / asked.training.name, self.device)
+            model = trained(config, self.out / "runs" / asked.training.name, self.device)
             few = _draw(model, asked, self.class_name, min(_SHOWN, self.samples)).numpy()
             if (earlier := _measured(path, row)) is not None:
                 return earlier, few
@@ -171,6 +171,9 @@ class _Study:
         """Other real pictures of the ``class`` or of ``all``, as many as there are samples."""
         scored = self._scores(self.ground.others[name])
         return {"trained_on": "real pictures", "asked_for": "the class" if name == "class" else "all", **scored}
+
+    def _real_shown(self, name: str, words: str) -> tuple[str, str, Any]:
+        return f"real,\n{words}", "", self.ground.others[name][:_SHOWN].numpy()
 
     def _scores(self, pictures: Tensor) -> dict[str, Any]:
         return measure(self.extractor, pictures, self.targets, self.ground.references["class"])
@@ -203,23 +206,8 @@ def _study(
     whole = split_data(base)[0]
     chosen = class_name if class_name is not None else (whole.class_names or ("",))[0]
     ground = Ground(whole, chosen, samples, seed)
-    origin = " ".join([*map(str, base.data.model_dump().values()), *whole.class_names])
-    extractor = load_features(fitting_features(whole.shape, origin) if features == "auto" else features)
+    extractor = pick_features(features, whole.shape, origin_of(base.data.model_dump(), whole.class_names))
     return _Study(base, chosen, ground, extractor, ground.targets(extractor, samples), out, samples, device)
-
-
-def _check(out: Path, images: int, samples: int, seed: int) -> None:
-    if images < 1:
-        raise UsageError(f"--images must be at least 1, got {images}")
-    if samples < 2:
-        raise UsageError(f"--num must be at least 2, got {samples}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed must be a whole number from 0 to 2**63 - 1, got {seed}")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
-        raise UsageError(f"--out {out} holds something other than this study; name another folder")
-    check_writable(out)
 
 
 def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
@@ -240,19 +228,6 @@ def _of_training(base: RunConfig, training: Training, class_name: str) -> RunCon
     own = [f"system.class_conditional={str(training.conditional).lower()}"]
     own += [f"data.classes={json.dumps([class_name])}"] if training.one_class else []
     return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
-
-
-def _trained(config: RunConfig, run: Path, device: str) -> Model:
-    """The model of a training that is done, gone on with, or begun.
-
-    Raises:
-        RunError: it broke down.
-        KeyboardInterrupt: it was stopped.
-        UsageError: the folder holds a training with another configuration.
-    """
-    if not train(config, run, resume=(run / "config.json").is_file(), device=device):
-        raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
-    return load(run, device)
 
 
 def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:

@@ -19,8 +19,8 @@ from undiffuse.doctor.duplicates import NEAR
 from undiffuse.doctor.pictures import DataSubject
 from undiffuse.doctor.runs import CheckpointState, RunSubject
 from undiffuse.errors import UsageError
-from undiffuse.evaluation import features_for
 from undiffuse.files import check_writable, write_json
+from undiffuse.metrics.features import fitting_features
 from undiffuse.systems.saved import check_seeds, read_config
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
@@ -57,13 +57,7 @@ def doctor(
     """
     is_run = _is_run(subject)
     _check_options(is_run, near, num)
-    out = json or (
-        Path(subject).expanduser() / "doctor.json" if is_run and Path(subject).expanduser().is_dir() else None
-    )
-    if out is not None:
-        if out.is_dir():
-            raise UsageError(f"--json {out} is a folder; name a file such as {out / 'doctor.json'}")
-        check_writable(out)
+    out = _place(subject, is_run, json)
     with counting("examining") as tell:
         if is_run:
             check_seeds(seed, num or 1)
@@ -75,6 +69,17 @@ def doctor(
         write_json(out, _record("run" if is_run else "data", subject, against, found))
         say(f"all numbers and names: {out}")
     return found.is_well or not strict
+
+
+def _place(subject: str, is_run: bool, asked: Path | None) -> Path | None:
+    """Where the findings are written, if anywhere; refused before anything is examined."""
+    folder = Path(subject).expanduser()
+    out = asked or (folder / "doctor.json" if is_run and folder.is_dir() else None)
+    if out is not None and out.is_dir():
+        raise UsageError(f"--json {out} is a folder; name a file such as {out / 'doctor.json'}")
+    if out is not None:
+        check_writable(out)
+    return out
 
 
 def _is_run(subject: str) -> bool:
@@ -118,7 +123,7 @@ def _run(name: str, against: str | None, num: int | None, seed: int, device: str
         device=pick_device(device),
     )
     with contextlib.suppress(UsageError):  # weights that cannot be loaded are a finding
-        subject.features = features_for(subject.model)
+        subject.features = fitting_features(subject.model.system.shape, subject.model.origin)
     return subject
 
 

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from undiffuse.app.models import load
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
-from undiffuse.app.training import split_data, train
+from undiffuse.app.training import split_data
+from undiffuse.app.training_studies import check_study, trained
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.source import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
-from undiffuse.files import check_writable, write_json, write_text
+from undiffuse.files import write_json, write_text
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.noise import SeededNoise
@@ -53,7 +53,7 @@ def parameterization(
     Raises:
         UsageError: senseless numbers, or a folder that holds something else.
     """
-    _check(out, images, samples, seed)
+    check_study(out, images=images, samples=samples, seed=seed)
     source = source_config_for(data or "digits")
     points = len(load_dataset(source).shape) == 1
     images = images if images is not None else _IMAGES["points" if points else "pictures"]
@@ -81,20 +81,6 @@ def parameterization(
     table(f"{source.name}, {images:,} images a training", list(map(str, head)), [row_texts(row) for row in rows])
     say(f"study: {out / 'table.md'}")
     return result
-
-
-def _check(out: Path, images: int | None, samples: int, seed: int) -> None:
-    if images is not None and images < 1:
-        raise UsageError(f"--images must be at least 1, got {images}")
-    if samples < 1:
-        raise UsageError(f"--num must be at least 1, got {samples}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed must be a whole number from 0 to 2**63 - 1, got {seed}")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
-        raise UsageError(f"--out {out} holds something other than this study; name another folder")
-    check_writable(out)
 
 
 def _configuration(data: str, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
@@ -135,8 +121,7 @@ def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, p
     if (done := _measured(path, row)) is not None:
         return done
     try:
-        _train_once(config, run, device)
-        row.update(_measure(cell, load(run, device), samples, points))
+        row.update(_measure(cell, trained(config, run, device), samples, points))
     except RunError as error:
         row["failed"] = f"broke down: {error}"
         warn(f"{cell.name} {row['failed']}")
@@ -153,18 +138,6 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
         return None
     same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
     return earlier if same and "failed" not in earlier else None
-
-
-def _train_once(config: RunConfig, run: Path, device: str) -> None:
-    """Train, go on with a training that was interrupted, or find it done.
-
-    Raises:
-        RunError: it broke down.
-        KeyboardInterrupt: it was stopped.
-        UsageError: the folder holds a training with another configuration.
-    """
-    if not train(config, run, resume=(run / "config.json").is_file(), device=device):
-        raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
 
 
 def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from undiffuse.data.config import (
     TarConfig,
     ZipConfig,
 )
+from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.spec import source_config_for
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "IdxConfig",
     "LmdbConfig",
     "Loader",
+    "LoaderConfig",
     "ParquetConfig",
     "PictureConfig",
     "RingsConfig",

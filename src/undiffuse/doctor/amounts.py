@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from undiffuse.data.audit import class_counts
 from undiffuse.doctor.findings import Finding, counted, some
@@ -60,11 +61,17 @@ def classes(subject: DataSubject) -> Iterable[Finding]:
     if not counts:
         yield Finding("ok", "no classes", "pictures without labels")
         return
+    present = [count for count in counts.values() if count]
+    details = {"counts": counts, "ratio": max(present) / min(present)}
+    text = f"{len(counts)} classes of {min(present):,} to {max(present):,} items"
+    found = [*_small(counts, details), *_uneven(counts, details)]
+    yield from found or [Finding("ok", "classes are even", text, details=details)]
+
+
+def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Finding]:
+    """Classes of nothing, and of next to nothing."""
     empty = [name for name, count in counts.items() if count == 0]
     tiny = [f"{name} ({count})" for name, count in counts.items() if 0 < count < _FEW_OF_A_CLASS]
-    present = [count for count in counts.values() if count]
-    ratio = max(present) / min(present)
-    details = {"counts": counts, "ratio": ratio}
     if empty:
         yield Finding(
             "warning",
@@ -81,18 +88,18 @@ def classes(subject: DataSubject) -> Iterable[Finding]:
             "gather more, join them, or train without classes (system.class_conditional=false)",
             details,
         )
-    if ratio > _UNEVEN:
-        largest, smallest = (
-            max(counts, key=counts.__getitem__),
-            min((n for n in counts if counts[n]), key=counts.__getitem__),
-        )
+
+
+def _uneven(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Finding]:
+    """The largest class beside the smallest that is not empty."""
+    present = [name for name, count in counts.items() if count]
+    largest, smallest = max(present, key=counts.__getitem__), min(present, key=counts.__getitem__)
+    many, few = counts[largest], counts[smallest]
+    if many / few > _UNEVEN:
         yield Finding(
-            "warning" if ratio > 2 * _UNEVEN else "note",
+            "warning" if many / few > 2 * _UNEVEN else "note",
             "uneven classes",
-            f"{largest} has {counts[largest]:,} pictures and {smallest} {counts[smallest]:,}, {ratio:.1f} times fewer",
+            f"{largest} has {many:,} pictures and {smallest} {few:,}, {many / few:.1f} times fewer",
             "expect worse samples of the small ones; draw them by name with --class",
             details,
         )
-    elif not empty and not tiny:
-        text = f"{len(counts)} classes of {min(present):,} to {max(present):,} items"
-        yield Finding("ok", "classes are even", text, details=details)

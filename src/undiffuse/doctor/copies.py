@@ -71,30 +71,26 @@ def labels(subject: DataSubject) -> Iterable[Finding]:
     numbers, names = subject.labels, subject.dataset.class_names
     if numbers is None:
         return
-    torn = [group for group in _exact_groups(subject) if len({numbers[row] for row in group}) > 1]
+    groups = _exact_groups(subject)
+    torn = [_with_classes(subject, group) for group in groups if len({numbers[row] for row in group}) > 1]
     if torn:
-        told = [_with_classes(subject, group) for group in torn]
         yield Finding(
             "problem",
             "one picture in several classes",
-            f"{counted(len(torn), 'group')} of equal pictures: {some(told)}",
+            f"{counted(len(torn), 'group')} of equal pictures: {some(torn)}",
             "decide on one class and delete the others",
-            {"groups": told[:_LISTED]},
+            {"groups": torn[:_LISTED]},
         )
     if not subject.has_pictures:
         return
-    pairs = subject.pairs
-    unlike = [
-        (a, b) for a, b in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True) if numbers[a] != numbers[b]
-    ]
+    unlike = [_with_classes(subject, pair) for pair in _rows_of(subject.pairs) if numbers[pair[0]] != numbers[pair[1]]]
     if unlike:
-        told = [_with_classes(subject, pair) for pair in unlike]
         yield Finding(
             "warning",
             "nearly the same picture in several classes",
-            f"{counted(len(unlike), 'pair')}: {some(told)}",
+            f"{counted(len(unlike), 'pair')}: {some(unlike)}",
             "look at them; one of the two labels is probably wrong",
-            {"pairs": told[:_LISTED]},
+            {"pairs": unlike[:_LISTED]},
         )
     if not torn and not unlike:
         yield Finding("ok", "no contradicting labels", f"{counted(len(names), 'class').replace('classs', 'classes')}")
@@ -102,20 +98,13 @@ def labels(subject: DataSubject) -> Iterable[Finding]:
 
 def split(subject: DataSubject) -> Iterable[Finding]:
     """Pictures that the project's own split puts on both sides; exact duplicates never are."""
-    pairs, held_out = subject.pairs, subject.held_out
-    across = torch.tensor(
-        [held_out[a] != held_out[b] for a, b in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)],
-        dtype=torch.bool,
-    )
+    held_out = subject.held_out
     num_held_out = sum(held_out)
-    if not bool(across.any()):
+    leaked = {a if held_out[a] else b for a, b in _rows_of(subject.pairs) if held_out[a] != held_out[b]}
+    if not leaked:
         text = f"no near-duplicate of the {counted(num_held_out)} held out is trained on"
         yield Finding("ok", "no leak between training and held-out part", text)
         return
-    rows = across.nonzero()[:, 0]
-    leaked = {
-        a if held_out[a] else b for a, b in zip(pairs.first[rows].tolist(), pairs.second[rows].tolist(), strict=True)
-    }
     named = subject.names(sorted(leaked))
     share = len(leaked) / max(num_held_out, 1)
     yield Finding(
@@ -191,6 +180,10 @@ def _exact_groups(subject: DataSubject) -> list[list[int]]:
     for row, item in enumerate(subject.hashes):
         rows.setdefault(item, []).append(row)
     return sorted((group for group in rows.values() if len(group) > 1), key=lambda group: (-len(group), group))
+
+
+def _rows_of(pairs: Any) -> list[tuple[int, int]]:
+    return list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
 
 
 def _named_pairs(subject: DataSubject, other: DataSubject, pairs: Any) -> list[tuple[str, str, Any, Any]]:

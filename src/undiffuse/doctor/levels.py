@@ -130,36 +130,46 @@ def judge_levels(errors: LevelErrors) -> Iterable[Finding]:
     if (gap := _gap(errors, details)) is not None:
         yield gap  # what else is out of line on held-out pictures comes of it
         return
+    found = [*_worse(errors, mean, deviation, details), *_rising(errors, mean, details)]
+    best = float((mean / errors.trivial).min())
+    text = f"{counted(shown.shape[1], 'item')} at {len(mean)} levels, down to {percent(best)} of a per-pixel guess"
+    yield from found or [Finding("ok", "error by noise level", text, details=details)]
+
+
+def _worse(errors: LevelErrors, mean: Tensor, deviation: Tensor, details: dict[str, Any]) -> Iterable[Finding]:
+    """Levels where the model, beyond three of its deviations, knows less than each pixel's mean and variance say."""
     worse = (mean - 3 * deviation > 1.05 * errors.trivial).nonzero()[:, 0].tolist()
-    if worse:
-        factors = (mean / errors.trivial)[worse]
-        clean = bool((errors.log_snr[worse] > -2).any())
-        where = ", ".join(f"{float(errors.log_snr[i]):+.1f}" for i in worse)
-        yield Finding(
-            "warning" if clean else "note",
-            "worse than a guess at some noise levels",
-            f"at log-SNR {where} the error is up to {float(factors.max()):.2g} times that of the best per-pixel guess",
-            "train on, or look there more often: another system.weighting or system.time_density"
-            if clean
-            else "at these levels all is noise; system.sampling.clip_x_0=true (default) keeps it from samples, and "
-            "predicting x0, v or flow instead of eps avoids it",
-            details,
-        )
+    if not worse:
+        return
+    factors = (mean / errors.trivial)[worse]
+    clean = bool((errors.log_snr[worse] > -2).any())
+    where = ", ".join(f"{float(errors.log_snr[i]):+.1f}" for i in worse)
+    yield Finding(
+        "warning" if clean else "note",
+        "worse than a guess at some noise levels",
+        f"at log-SNR {where} the error is up to {float(factors.max()):.2g} times that of the best per-pixel guess",
+        "train on, or look there more often: another system.weighting or system.time_density"
+        if clean
+        else "at these levels all is noise; system.sampling.clip_x_0=true (default) keeps it from samples, and "
+        "predicting x0, v or flow instead of eps avoids it",
+        details,
+    )
+
+
+def _rising(errors: LevelErrors, mean: Tensor, details: dict[str, Any]) -> Iterable[Finding]:
+    """Levels whose error of x_0 is above that of the next noisier one."""
     x_error = mean / torch.exp(errors.log_snr)
     rises = [i for i in range(1, len(x_error)) if x_error[i] > 1.1 * x_error[i - 1]]
-    if rises:
-        where = ", ".join(f"{float(errors.log_snr[i - 1]):+.1f} to {float(errors.log_snr[i]):+.1f}" for i in rises)
-        yield Finding(
-            "warning",
-            "error of x_0 rises where noise falls",
-            f"from log-SNR {where}; the exact denoiser's never does",
-            "look at the levels between: another system.weighting or system.time_density that reaches them",
-            details,
-        )
-    if not worse and not rises:
-        best = float((mean / errors.trivial).min())
-        text = f"{counted(shown.shape[1], 'item')} at {len(mean)} levels, down to {percent(best)} of a per-pixel guess"
-        yield Finding("ok", "error by noise level", text, details=details)
+    if not rises:
+        return
+    where = ", ".join(f"{float(errors.log_snr[i - 1]):+.1f} to {float(errors.log_snr[i]):+.1f}" for i in rises)
+    yield Finding(
+        "warning",
+        "error of x_0 rises where noise falls",
+        f"from log-SNR {where}; the exact denoiser's never does",
+        "look at the levels between: another system.weighting or system.time_density that reaches them",
+        details,
+    )
 
 
 def _gap(errors: LevelErrors, details: dict[str, Any]) -> Finding | None:

@@ -241,9 +241,7 @@ def coverage(subject: RunSubject) -> Iterable[Finding]:
     if len(samples) < _ENOUGH:
         raise UsageError(f"coverage beside that of real pictures needs {2 * _ENOUGH} of them, got {len(real)}")
     first, second = real[: 2 * len(samples) : 2], real[1 : 2 * len(samples) : 2]
-    features = [
-        torch.cat([subject.extractor.features(c) for c in torch.split(p, _CHUNK)]) for p in (first, second, samples)
-    ]
+    features = [subject.extractor.features(pictures) for pictures in (first, second, samples)]
     ours, scale = coverage_of(features[0], features[2]), coverage_of(features[0], features[1])
     yield judge_coverage(ours.to_dict(), scale.to_dict(), subject.features)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
 from undiffuse.doctor.findings import Finding, counted, percent, some
 from undiffuse.doctor.pictures import DataSubject
 
+_LISTED = 1000  # pictures named in the details
 _FAINT = 8.0  # grey levels of standard deviation
 _CLIPPED = 0.1  # of a picture's values at 0 or 255
 _SMALL = 32  # pixels: smaller pictures are icons, digits or clothes, not photographs
@@ -27,7 +29,7 @@ def plain(subject: DataSubject) -> Iterable[Finding]:
             "pictures of a single value",
             f"{counted(len(named))}, {black} of them all black and {white} all white: {some(named)}",
             "delete them: a model learns to draw them as often as they come",
-            {"items": named[:1000], "count": len(named), "black": black, "white": white},
+            _listed(named, black=black, white=white),
         )
     faint = (values.contrast < _FAINT) & ~constant
     if bool(faint.any()):
@@ -38,7 +40,7 @@ def plain(subject: DataSubject) -> Iterable[Finding]:
             "pictures of little contrast",
             f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {some(named)}",
             "look at them; delete what shows nothing",
-            {"items": named[:1000], "count": len(named)},
+            _listed(named),
         )
 
 
@@ -94,7 +96,7 @@ def clipped(subject: DataSubject) -> Iterable[Finding]:
             f"{counted(len(named))} ({percent(share)}) have over {percent(_CLIPPED)} of their values at 0 or 255: "
             f"{some(named)}",
             "expect the same of samples; if it comes from processing, go back to the originals",
-            {"items": named[:1000], "count": len(named), "share": share},
+            _listed(named, share=share),
         )
 
 
@@ -111,7 +113,7 @@ def borders(subject: DataSubject) -> Iterable[Finding]:
         f"{counted(len(named))} ({percent(share)}) lie between bars of one colour"
         f"{', perhaps the ground under their transparency' if transparent else ''}: {some(named)}",
         "cut them off if they are no part of it: a model draws them as often as they come",
-        {"items": named[:1000], "count": len(named), "share": share},
+        _listed(named, share=share),
     )
 
 
@@ -137,6 +139,11 @@ def colour(subject: DataSubject) -> Iterable[Finding]:
         yield Finding("note", "grey pictures among coloured ones", text, "expect as many grey samples", details)
     else:
         yield Finding("ok", "coloured pictures", "3 channels", details=details)
+
+
+def _listed(named: list[str], **facts: float) -> dict[str, Any]:
+    """For the JSON: the first of the pictures, how many there are, and what else is known of them."""
+    return {"items": named[:_LISTED], "count": len(named), **facts}
 
 
 def _names(subject: DataSubject, mask: Tensor) -> list[str]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
-from undiffuse.evaluation.base import Protocol, Result, features_for, spread, stating
+from undiffuse.evaluation.base import Protocol, Result, spread, stating
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, Pair, compare_sets, default_pair_metrics
 from undiffuse.evaluation.copying import check_copying, copying
@@ -29,7 +29,6 @@ from undiffuse.evaluation.pictures import (
     lpips_diversity,
     pictures_needed,
     precision_recall,
-    statistics_of,
     summarises,
 )
 from undiffuse.evaluation.points import sliced
@@ -52,10 +51,8 @@ __all__ = [
     "default_metrics",
     "default_pair_metrics",
     "evaluate",
-    "features_for",
     "hardware",
     "spread",
-    "statistics_of",
 ]
 
 METRICS: dict[str, Callable[[Subject], list[Result]]] = {

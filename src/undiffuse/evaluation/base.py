@@ -11,8 +11,7 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.metrics.features import fitting_features
-from undiffuse.systems.saved import Model, check_seeds
+from undiffuse.systems.saved import check_seeds
 
 CHUNK = 500  # real pictures in memory as tensors at a time
 
@@ -92,15 +91,6 @@ class Result:
 def stating(result: dict[str, Any], **facts: Any) -> dict[str, Any]:
     """A result whose protocol says these facts too."""
     return {**result, "protocol": {**result["protocol"], **facts}}
-
-
-def features_for(model: Model) -> str:
-    """The features that suit a model: ``fashion`` or ``handwriting`` for small grey pictures, else ``pixels``.
-
-    They follow from what the model's ``config.json`` says of its data, which need not be there.
-    """
-    origin = [*map(str, model.config["config"]["data"].values()), *model.config["model"]["class_names"]]
-    return fitting_features(model.system.shape, " ".join(origin))
 
 
 def spread(dataset: Dataset, count: int) -> Tensor:

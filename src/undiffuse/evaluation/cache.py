@@ -1,15 +1,19 @@
 """Results and summaries of real pictures kept by content: what was computed once is not computed again.
 
 An entry's name is the SHA-256 of everything that determines it, the source of this package included, so nothing is ever
-out of date; it is only no longer asked for. The folder may be deleted at any time. A damaged entry counts as absent.
+out of date; it is only no longer asked for. That it may go away, all entries together take at most ``MAX_BYTES``: when
+one is written, those that were not used for longest are removed until the rest fits, and a summary above a quarter of
+that is not kept at all. The folder may be deleted at any time. A damaged entry counts as absent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,11 @@ from undiffuse.systems.saved import read_weights, save_weights
 from undiffuse.version import __version__
 
 Rows = list[dict[str, Any]]
+
+#: Of all entries together. The summary of a set over Inception-v3's features, half a GiB, must find room in it.
+MAX_BYTES = 4 * 2**30
+_LARGEST_SHARE = 4  # summaries above one over this of the limit would push all others out
+_RESULTS, _SUMMARIES = "results", "summaries"
 
 
 def cache_folder() -> Path:
@@ -46,10 +55,12 @@ class Cache:
 
     Args:
         folder: where; ``None`` keeps nothing and finds nothing.
+        limit: bytes that all entries together may take.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, limit: int = MAX_BYTES) -> None:
         self.folder = folder
+        self.limit = limit
 
     @classmethod
     def of_user(cls, enabled: bool = True) -> Cache:
@@ -58,45 +69,73 @@ class Cache:
 
     def results(self, facts: Mapping[str, Any], make: Callable[[], Rows]) -> Rows:
         """The rows of these facts, each with ``cached``: whether it was found here or made just now."""
-        path = self._path("results", facts, ".json")
-        if (found := _read_results(path)) is not None:
+        path = self._path(_RESULTS, facts, ".json")
+        if path is not None and (found := _read_results(path)) is not None:
+            _touch(path)
             return [{**row, "cached": True} for row in found]
         rows = make()
         if path is not None:
-            _attempt(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(facts)}))
+            self._keep(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(facts)}))
         return [{**row, "cached": False} for row in rows]
 
     def tensors(self, facts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of these facts, found here or made just now."""
-        path = self._path("summaries", facts, ".safetensors")
-        if (found := _read_tensors(path)) is not None:
+        path = self._path(_SUMMARIES, facts, ".safetensors")
+        if path is not None and (found := _read_tensors(path)) is not None:
+            _touch(path)
             return found
         tensors = make()
-        if path is not None:
-            _attempt(lambda: save_weights(path, tensors))
+        if path is not None and sum(tensor.nbytes for tensor in tensors.values()) <= self.limit // _LARGEST_SHARE:
+            self._keep(lambda: save_weights(path, tensors))
         return tensors
 
     def forget(self, facts: Mapping[str, Any]) -> None:
         """Drop the summary of these facts, which was found and could not be used."""
-        path = self._path("summaries", facts, ".safetensors")
+        path = self._path(_SUMMARIES, facts, ".safetensors")
         if path is not None:
             path.unlink(missing_ok=True)
+
+    def _keep(self, write: Callable[[], object]) -> None:
+        """A cache that cannot be written (a full disk, a read-only home) costs time and must not cost the result."""
+        assert self.folder is not None
+        with contextlib.suppress(UndiffuseError, OSError):
+            write()
+            _make_room(self.folder, self.limit)
 
     def _path(self, kind: str, facts: Mapping[str, Any], ending: str) -> Path | None:
         return None if self.folder is None else self.folder / kind / f"{key_of(facts)}{ending}"
 
 
-def _attempt(write: Callable[[], object]) -> None:
-    """A cache that cannot be written (a full disk, a read-only home) costs time and must not cost the result."""
-    try:
-        write()
-    except (UndiffuseError, OSError):
-        return
+def _touch(path: Path) -> None:
+    """The time of a file is that of its last use; another process may have removed it meanwhile."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
-def _read_results(path: Path | None) -> Rows | None:
+def _make_room(folder: Path, limit: int) -> None:
+    """Remove what was not used for longest until the rest fits; others may be doing the same to the same files."""
+    entries = sorted(_entries(folder))
+    excess = sum(size for _, size, _ in entries) - limit
+    for _, size, path in entries:
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        excess -= size
+
+
+def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """(time in ns, bytes, path) of each file; what a killed process left half-written is one, and grows old too."""
+    for kind in (_RESULTS, _SUMMARIES):  # weights that were downloaded lie beside them, and stay
+        for path in (folder / kind).glob("*"):
+            with contextlib.suppress(OSError):
+                facts = path.lstat()
+                if stat.S_ISREG(facts.st_mode):
+                    yield facts.st_mtime_ns, facts.st_size, path
+
+
+def _read_results(path: Path) -> Rows | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        record = json.loads(path.read_text(encoding="utf-8"))
         rows = record["results"]
         sound = record["sha256"] == _digest(rows)
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,8 +143,8 @@ def _read_results(path: Path | None) -> Rows | None:
     return list(rows) if sound else None
 
 
-def _read_tensors(path: Path | None) -> dict[str, Tensor] | None:
-    if path is None or not path.is_file():
+def _read_tensors(path: Path) -> dict[str, Tensor] | None:
+    if not path.is_file():
         return None
     try:
         return read_weights(path)

@@ -33,8 +33,7 @@ from undiffuse.evaluation.pictures import (
     summarises,
 )
 from undiffuse.evaluation.provenance import hardware, software
-from undiffuse.metrics import load_features
-from undiffuse.metrics.features import FeatureExtractor, fitting_features
+from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.summary import SetSummary
 from undiffuse.registry import lookup
 
@@ -78,10 +77,8 @@ class Pair:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """The features asked for, or those that fit the real pictures."""
-        if self.features != "auto":
-            return load_features(self.features)
         origin = " ".join([self.held.name, *self.held.provenance.values(), *self.held.class_names])
-        return load_features(fitting_features(self.held.shape, origin))
+        return pick_features(self.features, self.held.shape, origin)
 
     @property
     def num_features(self) -> int:

@@ -27,7 +27,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.evaluation.base import Result, spread
 from undiffuse.evaluation.gap import Gap, training_gap
-from undiffuse.evaluation.gather import Rows, features_in_chunks, nearest_in
+from undiffuse.evaluation.gather import Rows, nearest_in
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
@@ -109,7 +109,7 @@ def search(
         spaces.append((f"{extractor.name} features", extractor.features, evenly_spaced(len(train), some)))
     found = []
     for name, space, rows in spaces:
-        asked = torch.cat([_in_space(space, extractor, images) for images in (samples, held_out)])
+        asked = torch.cat([space(images) for images in (samples, held_out)])
         near = nearest_in(asked, train, rows, space, k=1 if own is None else 2)
         sampled, scale = (_rows(near, part) for part in (slice(len(samples)), slice(len(samples), None)))
         scale = scale if own is None else _without(scale, own)
@@ -119,10 +119,6 @@ def search(
 
 def _itself(images: Tensor) -> Tensor:
     return images
-
-
-def _in_space(space: Callable[[Tensor], Tensor], extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    return images if space is _itself else features_in_chunks(extractor, images)
 
 
 def _rows(neighbours: Neighbours, rows: slice) -> Neighbours:

@@ -110,9 +110,3 @@ def in_chunks(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
             yield from parts[: len(parts) - len(held)]
     if held:
         yield torch.cat(held)
-
-
-def features_in_chunks(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """Features (N, D) of pictures (N, C, H, W), a chunk at a time."""
-    parts = [extractor.features(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-    return torch.cat(parts) if parts else extractor.features(images)

@@ -18,7 +18,6 @@ from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.inception_score import ScoreTally
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.perceptual import load_lpips
-from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.metrics.summary import MAX_DIM, SetSummary
 
 FRECHET_GROUPS = 10  # of its jackknife
@@ -58,15 +57,6 @@ class Sets(Protocol):
     def about_generated(self) -> dict[str, Any]: ...
 
     def about_real(self) -> dict[str, Any]: ...
-
-
-def statistics_of(extractor: FeatureExtractor, images: Tensor) -> GroupedStatistics:
-    """Feature statistics of pictures (N, C, H, W), chunk by chunk."""
-    first = extractor.features(images[:1])
-    statistics = GroupedStatistics(first.shape[1])
-    for start in range(0, len(images), CHUNK):
-        statistics.update(extractor.features(images[start : start + CHUNK]))
-    return statistics
 
 
 def classifies(extractor: FeatureExtractor) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import platform
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,25 @@ def averaging(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config.get("config", {}).get("ema") or {})
 
 
-@cache
 def source_sha256() -> str:
-    """SHA-256 over the names and contents of the package's modules: numbers of changed code are never taken for new."""
+    """SHA-256 of the package's modules as they were loaded: numbers of changed code are never taken for new.
+
+    A file that is edited while an evaluation runs is no part of what computes, and changes nothing here.
+    """
+    return _LOADED
+
+
+def modules_sha256(package: Path) -> str:
+    """SHA-256 over the names and contents of a package's modules as they lie there."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode())
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+_LOADED = modules_sha256(PACKAGE)
 
 
 def commit(package: Path) -> str | None:

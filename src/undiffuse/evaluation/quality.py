@@ -18,12 +18,11 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import CHUNK, features_for, spread
+from undiffuse.evaluation.base import CHUNK, spread
 from undiffuse.evaluation.pictures import FRECHET_GROUPS
-from undiffuse.metrics import load_features
 from undiffuse.metrics.colour import ColourTally
 from undiffuse.metrics.distances import check_enough, frechet_estimate
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.systems.saved import Model
@@ -107,7 +106,7 @@ def quality_measure(model: Model, train: Dataset, num: int) -> PictureQuality | 
     if len(train.shape) != 3:
         return PointQuality(train, num)
     try:
-        return PictureQuality(load_features(features_for(model)), train, num)
+        return PictureQuality(pick_features("auto", model.system.shape, model.origin), train, num)
     except UsageError as error:
         raise UsageError(
             f"quality_samples={num} with {len(train)} training pictures cannot be measured ({error}); or say "

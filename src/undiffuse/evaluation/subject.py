@@ -14,13 +14,12 @@ from torch import Tensor
 
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import Protocol, features_for, spread
+from undiffuse.evaluation.base import Protocol, spread
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.gather import in_chunks, summary_of
 from undiffuse.evaluation.pictures import summarises
-from undiffuse.metrics import load_features
 from undiffuse.metrics.bank import RowBank
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model, check_seeds
@@ -157,9 +156,7 @@ class Subject:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """The features asked for, or those that fit the data."""
-        if self.protocol.features != "auto":
-            return load_features(self.protocol.features)
-        return load_features(features_for(self.model))
+        return pick_features(self.protocol.features, self.model.system.shape, self.model.origin)
 
     @property
     def num_features(self) -> int:

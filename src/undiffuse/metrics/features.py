@@ -47,6 +47,8 @@ class FeatureExtractor(ABC):
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D), floating point, of uint8 pictures (B, C, H, W); B may be 0.
 
+        However many they are, networks look at a block of them at a time: nobody need cut a set into chunks for it.
+
         Raises:
             UsageError: not uint8, not four axes, or not the channels it takes.
         """
@@ -103,6 +105,15 @@ def fitting_features(shape: Sequence[int], origin: str) -> str:
     if len(shape) != 3 or shape[0] != 1 or max(shape[1:]) > 32:
         return "pixels"
     return "fashion" if "fashion" in origin.lower() else "handwriting"
+
+
+def pick_features(name: str, shape: Sequence[int], origin: str) -> FeatureExtractor:
+    """The feature extractor called ``name``; ``auto`` is the one that suits pictures of that shape and origin.
+
+    Raises:
+        UsageError: as ``load_features`` does.
+    """
+    return load_features(fitting_features(shape, origin) if name == "auto" else name)
 
 
 def load_features(name: str) -> FeatureExtractor:

@@ -25,7 +25,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
 from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
 from undiffuse.metrics.neighbours import Neighbours
-from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights, how_to_get, missing, read_weights
+from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weights, looked_in, own_folder, read_weights
 
 SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
 BLOCK = 32
@@ -228,10 +228,21 @@ def load_lpips(path: Path | str | None = None) -> Lpips:
         return _from_npz(read_weights("lpips", whole))
     alexnet = find_weights("alexnet", path)
     if alexnet is None:
-        raise UsageError(f"{missing('lpips', path)}; or, for LPIPS from torchvision's AlexNet, {how_to_get('alexnet')}")
+        raise UsageError(_missing(path))
     beside = alexnet.with_name(WEIGHT_FILES["lpips-heads"].name)
     return _from_torch(
         read_weights("alexnet", alexnet), read_weights("lpips-heads", beside if beside.is_file() else None)
+    )
+
+
+def _missing(path: Path | str | None) -> str:
+    """One line: first what can be had, AlexNet by download and the heads by pip, and then where files go."""
+    heads = "" if find_weights("lpips-heads") else f", and {command_for('lpips-heads')} for its linear heads"
+    names = {key: WEIGHT_FILES[key].name for key in ("alexnet", "lpips-heads", "lpips")}
+    return (
+        f"LPIPS needs torchvision's AlexNet, which is not there: run {command_for('alexnet')}{heads}; or put "
+        f"{names['alexnet']} and {names['lpips-heads']}, or {names['lpips']} alone, into {own_folder()} (looked in "
+        f"{looked_in('lpips', path)})"
     )
 
 

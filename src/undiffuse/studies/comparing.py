@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.metrics.features import FeatureExtractor, fitting_features, load_features
+from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.studies.canvas import ORANGE
 from undiffuse.studies.pictures import PictureSubject
@@ -19,7 +19,7 @@ from undiffuse.systems.base import SampleRequest
 
 #: Of the frames around likely copies: red that the orange beside it is not mistaken for.
 COPY = "#C00000"
-CHUNK = 500  # pictures whose features are taken at a time
+CHUNK = 500  # pictures fetched at a time
 DRAWN = 64  # samples made at a time
 #: Training pictures are searched as far as they fit into this many bytes, unless told otherwise.
 MAX_BYTES = 2**28
@@ -64,17 +64,7 @@ def draw(
 
 def extractor_of(subject: PictureSubject, name: str = "auto") -> FeatureExtractor:
     """The feature extractor called ``name``; ``auto`` is the one that fits the model's data."""
-    if name != "auto":
-        return load_features(name)
-    record = subject.model.config
-    origin = [*map(str, record["config"]["data"].values()), *record["model"]["class_names"]]
-    return load_features(fitting_features(subject.shape, " ".join(origin)))
-
-
-def features_of(extractor: FeatureExtractor, pictures: Tensor) -> Tensor:
-    """Features (N, D) of pictures (N, C, H, W), chunk by chunk."""
-    parts = [extractor.features(pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
-    return torch.cat(parts)
+    return pick_features(name, subject.shape, subject.model.origin)
 
 
 def centre_of(pictures: Tensor, share: float) -> Tensor:
@@ -184,6 +174,21 @@ class Scale(NamedTuple):
         """The colour of each sample's frame: red for a likely copy, orange for near, none else."""
         copies, near = self.copies(distances).tolist(), self.near(distances).tolist()
         return [COPY if copy else ORANGE if close else "" for copy, close in zip(copies, near, strict=True)]
+
+    def described(self, rows: Sequence[int], found: Neighbours, positions: Tensor, seed: int) -> list[dict[str, Any]]:
+        """For the JSON: of these samples the seed, the nearest training picture, and whether it is too near."""
+        distances = found.distances[:, 0]
+        copies, near = self.copies(distances), self.near(distances)
+        return [
+            {
+                "seed": seed + row,
+                "distance": float(distances[row]),
+                "training_item": int(positions[found.indices[row, 0]]),
+                "likely_copy": bool(copies[row]),
+                "near": bool(near[row]),
+            }
+            for row in rows
+        ]
 
     def numbers(self, distances: Tensor) -> dict[str, float | int]:
         """For the JSON: both sides' distances and how many samples are too near, beside what chance would give."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from undiffuse.metrics.features import fitting_features, load_features
+from undiffuse.metrics.features import pick_features
 from undiffuse.studies.pictures import Pictures, PictureSubject
 
 
@@ -14,9 +14,7 @@ class Legibility:
     """One number a picture that falls where it looks like nothing: a classifier's confidence, else the contrast."""
 
     def __init__(self, subject: PictureSubject) -> None:
-        config = subject.model.config
-        origin = [*map(str, config["config"]["data"].values()), *config["model"]["class_names"]]
-        self.extractor = load_features(fitting_features(subject.shape, " ".join(origin)))
+        self.extractor = pick_features("auto", subject.shape, subject.model.origin)
         self.classifies = hasattr(self.extractor, "classes")
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -34,6 +34,13 @@ __all__ = ["LevelsOptions", "level_grid", "linear_error", "loss_by_level", "stud
 #: Pictures of which mean and covariance are taken, and the largest picture whose covariance is.
 _FOR_COVARIANCE, _LARGEST_COVARIANCE = 5000, 1100
 _DRAWS, _BINS = 4000, 60
+_SPLITS = {"training": "training", "held_out": "held out"}
+#: Predictors that need no network: what they are called, and how they are drawn.
+_REFERENCES = {
+    "mean_picture": ("mean picture", ORANGE, ":"),
+    "x_t_over_alpha": ("x_t / alpha itself", GREY, ":"),
+    "linear": ("best linear denoiser", GREEN, "--"),
+}
 _NAMES = {"eps": "of the noise", "x0": "of the picture", "v": "of v", "own": "as its training weighs it"}
 
 
@@ -83,27 +90,41 @@ def linear_error(eigenvalues: Tensor, log_snr: Tensor) -> Tensor:
     return (signal / (1 + signal)).mean(1)
 
 
+class Curves(NamedTuple):
+    """Errors of the noise over the log-SNR (L,).
+
+    Attributes:
+        errors: (L, B) of the model, by split.
+        references: (L,) of predictors that need no network.
+        name, factor: of the other error that is shown, and what turns one into it, (L,).
+    """
+
+    log_snr: Tensor
+    errors: dict[str, Tensor]
+    references: dict[str, Tensor]
+    name: str
+    factor: Tensor
+
+
 def study_levels(subject: PictureSubject, options: LevelsOptions, folder: Path, tell: Tell) -> list[Plate]:
     """Draw the errors and write ``levels.png``."""
     log_snr = level_grid(subject, options.levels)
     errors = _errors(subject, options.num, log_snr, tell)
-    references = _trivial(subject, log_snr)
-    drawn = training_levels(subject)
     factor = _factor(subject, options.error, log_snr)
-    _draw(folder / "levels.png", log_snr, errors, references, drawn, (options.error, factor))
-    numbers = _numbers(subject.process, log_snr, errors, references, (options.error, factor))
-    return [_plate(numbers, options, "held out" in errors)]
+    curves = Curves(log_snr, errors, _trivial(subject, log_snr), options.error, factor)
+    _draw(folder / "levels.png", curves, training_levels(subject))
+    return [_plate(_numbers(subject.process, curves), options, "held_out" in errors)]
 
 
 def _errors(subject: PictureSubject, num: int, log_snr: Tensor, tell: Tell) -> dict[str, Tensor]:
     """Errors of the noise (L, B) of each split; row i of both meets the same noise."""
     train, held_out = subject.data
-    splits = {"training": train, "held out": held_out}
+    splits = {"training": train, "held_out": held_out}
     errors, total = {}, len(log_snr) * 2
     for number, (split, dataset) in enumerate(splits.items()):
         if (count := min(num, len(train), len(dataset) or num)) < 2 or len(dataset) == 0:
             continue
-        x_0, rows = subject.to_x(subject.real(count, split)), []
+        x_0, rows = subject.to_x(subject.real(count, _SPLITS[split])), []
         for index in range(len(log_snr)):
             noise = subject.noise(count, first=index * num)
             rows.append(loss_by_level(subject.system, x_0, log_snr[index : index + 1], noise))
@@ -117,9 +138,9 @@ def _trivial(subject: PictureSubject, log_snr: Tensor) -> dict[str, Tensor]:
     pictures = subject.to_x(subject.real(_FOR_COVARIANCE, "training")).flatten(1).double().cpu()
     snr = torch.exp(log_snr)
     variances = pictures.var(0, unbiased=False)
-    found = {"mean picture": snr * variances.mean(), "x_t / alpha itself": torch.ones_like(snr)}
+    found = {"mean_picture": snr * variances.mean(), "x_t_over_alpha": torch.ones_like(snr)}
     if pictures.shape[1] <= min(_LARGEST_COVARIANCE, len(pictures) - 1):
-        found["best linear denoiser"] = linear_error(torch.linalg.eigvalsh(pictures.T.cov()), log_snr)
+        found["linear"] = linear_error(torch.linalg.eigvalsh(pictures.T.cov()), log_snr)
     return found
 
 
@@ -138,41 +159,33 @@ def _factor(subject: PictureSubject, error: str, log_snr: Tensor) -> Tensor:
     return factor
 
 
-def _draw(
-    path: Path,
-    log_snr: Tensor,
-    errors: dict[str, Tensor],
-    references: dict[str, Tensor],
-    drawn: Tensor | None,
-    shown: tuple[str, Tensor],
-) -> None:
+def _draw(path: Path, curves: Curves, drawn: Tensor | None) -> None:
     import matplotlib
 
     one = figure(11.2, 5.0)
     with matplotlib.rc_context(SETTINGS):
         places = one.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
-    for column, (name, factor) in enumerate((("eps", torch.ones_like(log_snr)), shown)):
+    for column, shown in enumerate((curves._replace(name="eps", factor=torch.ones_like(curves.factor)), curves)):
         axes, below = places[:, column]
-        _curves(axes, log_snr, errors, references, factor)
-        axes.set(title=f"squared error {_NAMES[name]}", ylabel="mean over pixels")
-        _density(below, drawn, log_snr)
+        _curves(axes, shown)
+        axes.set(title=f"squared error {_NAMES[shown.name]}", ylabel="mean over pixels")
+        _density(below, drawn, curves.log_snr)
     places[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     save(one, path)
 
 
-def _curves(
-    axes: Any, log_snr: Tensor, errors: dict[str, Tensor], references: dict[str, Tensor], factor: Tensor
-) -> None:
-    styles = {"mean picture": (ORANGE, ":"), "x_t / alpha itself": (GREY, ":"), "best linear denoiser": (GREEN, "--")}
-    for name, values in references.items():
-        axes.plot(log_snr, values * factor, color=styles[name][0], linestyle=styles[name][1], label=name, linewidth=1.3)
+def _curves(axes: Any, curves: Curves) -> None:
+    log_snr, errors, references, _, factor = curves
+    for key, values in references.items():
+        label, colour, style = _REFERENCES[key]
+        axes.plot(log_snr, values * factor, color=colour, linestyle=style, label=label, linewidth=1.3)
     for colour, (split, rows) in zip((BLUE, RED), errors.items(), strict=False):
         mean, wide = rows.mean(1) * factor, 2 * _standard_error(rows) * factor
-        axes.plot(log_snr, mean, color=colour, label=f"the model, {split}")
+        axes.plot(log_snr, mean, color=colour, label=f"the model, {_SPLITS[split]}")
         axes.fill_between(log_snr, mean - wide, mean + wide, color=colour, alpha=0.2, linewidth=0)
     network = torch.stack([rows.mean(1) * factor for rows in errors.values()])
     axes.set_yscale("log")
-    nothing = float((references["x_t / alpha itself"] * factor).min())
+    nothing = float((references["x_t_over_alpha"] * factor).min())
     axes.set_ylim(float(network.min()) / 2, max(4 * float(network.max()), 1.5 * nothing))
     grid_lines(axes)
 
@@ -190,26 +203,20 @@ def _standard_error(rows: Tensor) -> Tensor:
     return error
 
 
-def _numbers(
-    process: Process,
-    log_snr: Tensor,
-    errors: dict[str, Tensor],
-    references: dict[str, Tensor],
-    shown: tuple[str, Tensor],
-) -> dict[str, Any]:
+def _numbers(process: Process, curves: Curves) -> dict[str, Any]:
+    log_snr, errors, references, name, factor = curves
     levels: list[dict[str, Any]] = [
         {"log_snr": level, "t": t}
         for level, t in zip(log_snr.tolist(), process.time_of_log_snr(log_snr).tolist(), strict=True)
     ]
-    columns: dict[str, Tensor] = {key.replace(" ", "_"): value for key, value in references.items()}
+    columns = dict(references)
     for split, rows in errors.items():
-        key = split.replace(" ", "_")
-        columns |= {f"error_{key}": rows.mean(1), f"standard_error_{key}": _standard_error(rows)}
+        columns |= {f"error_{split}": rows.mean(1), f"standard_error_{split}": _standard_error(rows)}
     if len(errors) == 2:
-        a, b = errors["held out"], errors["training"]
+        a, b = errors["held_out"], errors["training"]
         columns["gap"] = a.mean(1) - b.mean(1)
         columns["gap_standard_error"] = (_standard_error(a) ** 2 + _standard_error(b) ** 2).sqrt()
-    columns[f"factor_{shown[0]}"] = shown[1]
+    columns[f"factor_{name}"] = factor
     for key, values in columns.items():
         for level, value in zip(levels, values.tolist(), strict=True):
             level[key] = value

@@ -30,7 +30,6 @@ from undiffuse.studies.comparing import (
     distances_to,
     draw,
     extractor_of,
-    features_of,
     reading,
     real_of,
     references_of,
@@ -81,7 +80,7 @@ def study_neighbours(subject: PictureSubject, options: NeighboursOptions, folder
     material = Material(samples, real, references, positions)
     spaces: dict[str, tuple[str, Space]] = {
         "pixels": ("pixels", lambda pictures: pictures),
-        "features": (f"{extractor.name} features", lambda pictures: features_of(extractor, pictures)),
+        "features": (f"{extractor.name} features", extractor.features),
         "crop": (f"the middle {options.crop:.0%}", lambda pictures: centre_of(pictures, options.crop)),
     }
     plates = []
@@ -116,26 +115,17 @@ def _plate(
         "num_references": len(references),
         "num_training": len(subject.data[0]),
         "scale": material.real.words,
-        "marked": _marked(nearest, found, scale, material.positions, subject.seed),
+        "marked": scale.described(_near(nearest, scale), found, material.positions, subject.seed),
     }
     return Plate(
         file, f"Nearest training pictures in {words}", _caption(words, numbers, material.real), *_sources(key), numbers
     )
 
 
-def _marked(nearest: Tensor, found: Neighbours, scale: Scale, positions: Tensor, seed: int) -> list[dict[str, Any]]:
+def _near(nearest: Tensor, scale: Scale) -> list[int]:
     """Every sample that is too near, the nearest first."""
-    near, copies = scale.near(nearest), scale.copies(nearest)
-    return [
-        {
-            "seed": seed + row,
-            "distance": float(nearest[row]),
-            "training_item": int(positions[found.indices[row, 0]]),
-            "likely_copy": bool(copies[row]),
-        }
-        for row in nearest.argsort(stable=True).tolist()
-        if near[row]
-    ]
+    near = scale.near(nearest)
+    return [row for row in nearest.argsort(stable=True).tolist() if near[row]]
 
 
 def _draw(

@@ -21,7 +21,6 @@ from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.studies import sheets
-from undiffuse.studies.comparing import features_of
 from undiffuse.studies.pictures import Pictures
 
 GROUPS = 10  # of the jackknife
@@ -87,7 +86,7 @@ def target_of(extractor: FeatureExtractor, pictures: Tensor, num: int, what: str
     Raises:
         UsageError: fewer pictures or samples than a Fréchet distance over these features needs.
     """
-    features = features_of(extractor, pictures)
+    features = extractor.features(pictures)
     try:
         check_enough(min(num, len(features)), features.shape[1], GROUPS)
     except UsageError as error:
@@ -124,7 +123,7 @@ def measure(
     extractor: FeatureExtractor, samples: Tensor, targets: Mapping[str, Target], real_of_class: Tensor
 ) -> dict[str, Any]:
     """All scores of a set of uint8 pictures against each target, and the share of the class."""
-    features = features_of(extractor, samples)
+    features = extractor.features(samples)
     return {
         "class_share": class_share(extractor, samples, real_of_class),
         **{name: scores(features, target) for name, target in targets.items()},

@@ -180,47 +180,19 @@ def _plate(
     options: PriorInterpolationOptions,
     weights: list[float],
     done: dict[str, Frames],
-    legible: dict[str, Any],
+    legible: dict[str, npt.NDArray[np.float64]],
     legibility: Legibility,
 ) -> Plate:
     stochastic = make_sampler(plan.sampler).stochastic
-    ends = (
-        "The sampler draws noise, the same at every step for all frames of a pair, that of the first seed: so the "
-        "first frame is that seed's own sample, and the last one is not."
-        if stochastic
-        else "The sampler draws no noise, so the ends are the seeds' own samples, bit for bit."
-    )
-    compared = (
-        " Of each pair the upper row turns on the great circle and the lower goes straight. There the noise is short "
-        "midway, 0.71 of its norm, a length that no draw of N(0, I) has. Midway pictures deviate from pair to pair "
-        f"{_dip(done['linear'].spread):.0%} as much as at the ends, on the great circle "
-        f"{_dip(done['spherical'].spread):.0%}; neighbouring pixels differ {_dip(done['linear'].sharpness):.0%} as "
-        f"much as there, on the great circle {_dip(done['spherical'].sharpness):.0%}. A classifier may well be surer "
-        "of plainer pictures: legible is not yet right."
-        if len(done) > 1
-        else ""
-    )
-    numbers = {
-        mix: {
-            "relative_norm": frames.norm.mean(0).tolist(),
-            "smallest_relative_norm": float(frames.norm.min()),
-            "deviation_among_pairs": frames.spread.tolist(),
-            "deviation_midway_over_ends": _dip(frames.spread),
-            "sharpness": frames.sharpness.tolist(),
-            "sharpness_midway_over_ends": _dip(frames.sharpness),
-            "legibility": legible[mix].tolist(),
-            "legibility_of_ends": float(legible[mix][[0, -1]].mean()),
-            "legibility_midway": float(legible[mix][len(weights) // 2]),
-        }
-        for mix, frames in done.items()
-    }
+    numbers = {mix: _numbers(frames, legible[mix]) for mix, frames in done.items()}
     return Plate(
         "prior_interpolation.png",
         "Interpolation of the prior's noise",
         f"A row goes from the noise of one seed to that of the next, {options.frames} frames, {plan.sampler}, "
-        f"{plan.steps} steps. {ends}{compared} Below, over {options.pairs} pairs: the norm of the mixed noise over the "
-        "mean of its ends', the deviation among the pictures of different pairs, and the RMS difference of "
-        f"neighbouring pixels. In study.json, of every frame, the {legibility.name}, averaged.",
+        f"{plan.steps} steps. {_on_ends(stochastic)}{_on_mixes(done) if len(done) > 1 else ''} Below, over "
+        f"{options.pairs} pairs: the norm of the mixed noise over the mean of its ends', the deviation among the "
+        "pictures of different pairs, and the RMS difference of neighbouring pixels. In study.json, of every frame, "
+        f"the {legibility.name}, averaged.",
         "spherical: z(w) = [sin((1-w)ω) z_a + sin(wω) z_b] / sin ω;  linear: z(w) = (1-w) z_a + w z_b",
         "Song et al. 2021, arXiv:2010.02502, sec. 5.3; `undiffuse.studies.mixing:spherical`",
         {
@@ -232,3 +204,38 @@ def _plate(
             **numbers,
         },
     )
+
+
+def _on_ends(stochastic: bool) -> str:
+    return (
+        "The sampler draws noise, the same at every step for all frames of a pair, that of the first seed: so the "
+        "first frame is that seed's own sample, and the last one is not."
+        if stochastic
+        else "The sampler draws no noise, so the ends are the seeds' own samples, bit for bit."
+    )
+
+
+def _on_mixes(done: dict[str, Frames]) -> str:
+    return (
+        " Of each pair the upper row turns on the great circle and the lower goes straight. There the noise is short "
+        "midway, 0.71 of its norm, a length that no draw of N(0, I) has. Midway pictures deviate from pair to pair "
+        f"{_dip(done['linear'].spread):.0%} as much as at the ends, on the great circle "
+        f"{_dip(done['spherical'].spread):.0%}; neighbouring pixels differ {_dip(done['linear'].sharpness):.0%} as "
+        f"much as there, on the great circle {_dip(done['spherical'].sharpness):.0%}. A classifier may well be surer "
+        "of plainer pictures: legible is not yet right."
+    )
+
+
+def _numbers(frames: Frames, legible: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Of one mix, for the JSON."""
+    return {
+        "relative_norm": frames.norm.mean(0).tolist(),
+        "smallest_relative_norm": float(frames.norm.min()),
+        "deviation_among_pairs": frames.spread.tolist(),
+        "deviation_midway_over_ends": _dip(frames.spread),
+        "sharpness": frames.sharpness.tolist(),
+        "sharpness_midway_over_ends": _dip(frames.sharpness),
+        "legibility": legible.tolist(),
+        "legibility_of_ends": float(legible[[0, -1]].mean()),
+        "legibility_midway": float(legible[len(legible) // 2]),
+    }

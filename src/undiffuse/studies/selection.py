@@ -30,7 +30,6 @@ from undiffuse.studies.comparing import (
     distances_to,
     draw,
     extractor_of,
-    features_of,
     reading,
     real_of,
     references_of,
@@ -91,7 +90,7 @@ def study_selection(subject: PictureSubject, options: SelectionOptions, folder: 
         **scale.numbers(found.distances[:, 0]),
         "num_searched": len(references),
         "num_training": len(subject.data[0]),
-        "picked": _picked(pick, found, scale, positions, subject.seed),
+        "picked": scale.described(pick, found, positions, subject.seed),
         "picked_mean": float(found.distances[pick, 0].mean()),
         "picked_of_as_many_real_mean": float(others.distances[like, 0].mean()),
         "scale": real.words,
@@ -113,10 +112,10 @@ def measures(subject: PictureSubject, options: SelectionOptions) -> tuple[Search
         extractor = extractor_of(subject)
 
         def search(queries: Tensor, references: Tensor, k: int) -> Neighbours:
-            return distances_to(features_of(extractor, queries), features_of(extractor, references), k)
+            return distances_to(extractor.features(queries), extractor.features(references), k)
 
         def compare(a: Tensor, b: Tensor) -> Tensor:
-            return lengths(features_of(extractor, a), features_of(extractor, b))
+            return lengths(extractor.features(a), extractor.features(b))
 
         return search, compare, f"L2 of {extractor.name} features"
     from undiffuse.metrics.perceptual import load_lpips
@@ -152,21 +151,6 @@ def batches(subject: PictureSubject, num: int) -> tuple[Tensor, Tensor]:
     pictures = subject.real(2 * count, "training")
     order = torch.randperm(2 * count, generator=torch.Generator().manual_seed(subject.seed))
     return pictures[order[:count]], pictures[order[count:]]
-
-
-def _picked(pick: list[int], found: Neighbours, scale: Scale, positions: Tensor, seed: int) -> list[dict[str, Any]]:
-    distances = found.distances[:, 0]
-    copies, near = scale.copies(distances), scale.near(distances)
-    return [
-        {
-            "seed": seed + row,
-            "distance": float(distances[row]),
-            "training_item": int(positions[found.indices[row, 0]]),
-            "likely_copy": bool(copies[row]),
-            "near": bool(near[row]),
-        }
-        for row in pick
-    ]
 
 
 def _draw(

@@ -24,7 +24,7 @@ from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.samplers import make_sampler
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import CYCLE, GREY, Plate, charts, grid_lines, save
-from undiffuse.studies.comparing import draw, extractor_of, features_of
+from undiffuse.studies.comparing import draw, extractor_of
 from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
 
 _GROUPS = 10  # of the jackknife
@@ -170,7 +170,7 @@ def _wait(subject: PictureSubject) -> None:
 
 
 def _statistics(extractor: FeatureExtractor, pictures: Tensor) -> GroupedStatistics:
-    return GroupedStatistics.of(features_of(extractor, pictures), _GROUPS)
+    return GroupedStatistics.of(extractor.features(pictures), _GROUPS)
 
 
 def _draw(path: Path, cells: Sequence[Cell], features: str) -> None:

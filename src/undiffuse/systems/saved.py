@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Model:
     def class_names(self) -> tuple[str, ...]:
         """Classes that can be asked for; empty for none."""
         return self.system.class_names
+
+    @property
+    def origin(self) -> str:
+        """What its ``config.json`` says of the data that it learned from, which need not be there any more."""
+        return origin_of(self.config["config"]["data"], self.config["model"]["class_names"])
 
     def sample(
         self,
@@ -124,6 +129,11 @@ class Model:
             return None
         labels = [-1 if name == NO_CLASS else self.class_names.index(name) for name in names]
         return Condition(class_label=torch.tensor(labels)).to(self.system.device)
+
+
+def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:
+    """What is said of data in one text: all that its configuration holds, such as name and path, and its classes."""
+    return " ".join([*map(str, data.values()), *class_names])
 
 
 def check_seeds(seed: int, num: int) -> range:

@@ -137,7 +137,7 @@ NO_PART_OF_THE_RESULT = frozenset({"loader", "data.cache"})
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every leaf that differs between two dumped configurations and has a part in the result."""
+    """``key: old -> new`` for every leaf that differs between two dumped configurations, where it matters."""
     lines: list[str] = []
     for key in sorted(set(old) | set(new)):
         if prefix + key in NO_PART_OF_THE_RESULT:

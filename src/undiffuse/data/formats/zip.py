@@ -18,6 +18,7 @@ from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
+from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.zip_index import DEFLATED, ENCRYPTED, STORED, Entry, MemberTable, read_entries
 from undiffuse.data.source import Dataset, Hashes
 from undiffuse.data.texts import Texts
@@ -26,7 +27,8 @@ from undiffuse.errors import UsageError
 MAX_MEMBER_BYTES = 2**28  # of one picture; a larger one is no picture to train on
 _DEFLATE_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
 _LOCAL_HEADER = 30
-ORIGINAL_HASHES = "hashes.bin"
+ORIGINAL_HASHES, MANIFEST = "hashes.bin", "manifest.json"
+_MAX_MANIFEST_BYTES = 2**20
 _ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each picture, in the order of the names
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
@@ -186,7 +188,8 @@ def load(config: ZipConfig) -> Dataset:
     hashes = _original_hashes(file, index)
     table = index.table.select([index.rows[name] for name in kept])
     files = ZipFiles(file, Texts(kept), table, None if hashes is None else hashes[found.rows])
-    about = {**index.remarks(found.num_notes), **found.remarks}
+    num_read = found.num_notes + sum(name in index.rows for name in (ORIGINAL_HASHES, MANIFEST))
+    about = {**index.remarks(num_read), **found.remarks, **_prepared(file, index)}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
 
 
@@ -200,3 +203,18 @@ def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
     known = np.frombuffer(read_member(file, index.table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
     same = np.array_equal(known["crc"], np.array([index.table.crcs[row] for row in rows]))
     return known["hash"].copy() if same else None
+
+
+def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
+    """What the manifest of ``data prepare`` says of the source, for a set's provenance; nothing where there is none."""
+    row = index.rows.get(MANIFEST, -1)
+    if row < 0 or index.table.sizes[row] > _MAX_MANIFEST_BYTES:
+        return {}
+    try:
+        found = parse_json(read_member(file, index.table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
+        source = {key: str(value) for key, value in found["source"].items()}
+        about = f"{source['location'] or source['kind']}, {source['num_pictures']} pictures, {source['fingerprint']}"
+    except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
+        return {}
+    licence = {"licence": source["licence"]} if "licence" in source else {}
+    return {"prepared_from": about, **licence}

@@ -6,14 +6,15 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from undiffuse.data.prepare.journal import Row
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.work import KEPT, REASONS
-from undiffuse.data.prepare.zip_writer import Member
+from undiffuse.data.prepare.zip_writer import Member, ZipEnd
+from undiffuse.version import __version__
 
 FORMAT = "undiffuse prepared pictures, version 1"
 MAX_NAMED = 100  # pictures left out that the manifest names; the others are counted
@@ -102,3 +103,43 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
 
 def _caption(originals: Originals, index: int) -> bytes:
     return b"" if originals.captions is None else originals.captions[index].encode("utf-8", "surrogateescape") + b"\0"
+
+
+def make(originals: Originals, rows: Iterable[Row], location: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole manifest.
+
+    Args:
+        originals: the source.
+        rows: what became of its pictures.
+        location: where the source lies.
+        settings: all that decided on the pictures, with ``source``, its registry name, and the plan's ``size`` and
+            ``channels``.
+    """
+    found = summary(originals, rows)
+    height, width = settings["size"]
+    source = {"kind": settings["source"], "location": location, "num_pictures": len(originals)}
+    return {
+        "format": FORMAT,
+        "made_by": f"undiffuse {__version__}",
+        "source": {**source, "fingerprint": found["fingerprint"], **originals.about},
+        "settings": {key: value for key, value in settings.items() if key not in ("format", "source")},
+        "pictures": {"channels": settings["channels"], "height": height, "width": width, **found["pictures"]},
+        "dropped": found["dropped"],
+    }
+
+
+def write_lists(
+    file: BinaryIO, originals: Originals, rows: Callable[[], Iterable[Row]], made: Mapping[str, Any]
+) -> None:
+    """All that stands behind the pictures in the archive: the lists, the manifest and the directory."""
+    end = ZipEnd(file)
+    with end.member("dataset.json") as write:
+        write_dataset_json(write, originals, rows())
+    if originals.captions is not None:
+        with end.member("metadata.jsonl") as write:
+            write_captions(write, originals, rows())
+    with end.member("hashes.bin") as write:
+        write_hashes(write, rows())
+    with end.member("manifest.json") as write:
+        write(json.dumps(made, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+    end.write_directory(members(rows()))

@@ -96,17 +96,20 @@ class EncodedOriginals(Originals):
         super().__init__(chosen)
         self._files, self._background = listed.files, config.background
         self.about |= listed.skips.report
-        self._rows: Indices = chosen.items(np.arange(len(chosen)))
+        self._rows: Indices | None = None if chosen is listed else chosen.items(np.arange(len(chosen)))
 
     def title(self, index: int) -> str:
-        return self._files.title(int(self._rows[index]))
+        return self._files.title(self._row(index))
+
+    def _row(self, index: int) -> int:
+        return index if self._rows is None else int(self._rows[index])
 
     def header(self, index: int) -> Header:
-        row = int(self._rows[index])
+        row = self._row(index)
         return read_header(self._files.source(row), self._background, self.title(index))
 
     def read(self, index: int) -> Found:
-        row = int(self._rows[index])
+        row = self._row(index)
         image = read_picture(self._files.source(row), self._background, self.title(index))
         leading = self._files.split_hash(row)
         return Found(image, leading + content_hash(image)[len(leading) :])

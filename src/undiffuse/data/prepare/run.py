@@ -11,7 +11,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,9 @@ from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_ori
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
-from undiffuse.data.prepare.zip_writer import ZipEnd, member_bytes, member_size
+from undiffuse.data.prepare.zip_writer import member_bytes, member_size
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import check_writable, explained
-from undiffuse.version import __version__
 
 Tell = Callable[[str, int, int], object]
 
@@ -254,51 +253,17 @@ class _Task:
     def _finish(self, plan: Plan, journal: Journal) -> dict[str, Any]:
         journal.commit()
         if not self._kept:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self._summary()["dropped"]["reasons"].items())
+            dropped = manifest.summary(self._originals, self._rows())["dropped"]
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items())
             raise UsageError(f"none of the {len(self._originals)} pictures is left to be written ({reasons})")
-        found = self._manifest(plan)
-        journal.finish(lambda file: self._write_lists(file, found))
+        settings = {**self._wanted(), **dataclasses.asdict(plan)}
+        location = str(getattr(self._config, "location", ""))
+        found = manifest.make(self._originals, self._rows(), location, settings)
+        journal.finish(lambda file: manifest.write_lists(file, self._originals, self._rows, found))
         return found
 
     def _rows(self) -> Iterator[Row]:
         return (row for row, _ in read_rows(self._index))
-
-    def _summary(self) -> dict[str, Any]:
-        return manifest.summary(self._originals, self._rows())
-
-    def _manifest(self, plan: Plan) -> dict[str, Any]:
-        summary = self._summary()
-        source: dict[str, Any] = {
-            "kind": self._config.name,
-            "location": str(getattr(self._config, "location", "")),
-            "num_pictures": len(self._originals),
-            "fingerprint": summary["fingerprint"],
-            **self._originals.about,
-        }
-        shape = dict(zip(("channels", "height", "width"), plan.shape, strict=True))
-        settings = {**self._wanted(), **dataclasses.asdict(plan)}
-        del settings["format"], settings["source"]
-        return {
-            "format": manifest.FORMAT,
-            "made_by": f"undiffuse {__version__}",
-            "source": source,
-            "settings": settings,
-            "pictures": {**shape, **summary["pictures"]},
-            "dropped": summary["dropped"],
-        }
-
-    def _write_lists(self, file: BinaryIO, found: dict[str, Any]) -> None:
-        end = ZipEnd(file)
-        with end.member("dataset.json") as write:
-            manifest.write_dataset_json(write, self._originals, self._rows())
-        if self._originals.captions is not None:
-            with end.member("metadata.jsonl") as write:
-                manifest.write_captions(write, self._originals, self._rows())
-        with end.member("hashes.bin") as write:
-            manifest.write_hashes(write, self._rows())
-        with end.member("manifest.json") as write:
-            write(json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
-        end.write_directory(manifest.members(self._rows()))
 
 
 def _blocks(start: int, end: int, size: int) -> list[Block]:
