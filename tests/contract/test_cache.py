@@ -154,6 +154,9 @@ def cut(path: Path) -> None:
         lambda place: change_info(place, shape=[3, 8, 9]),
         lambda place: change_info(place, bytes={"../x": 3}),
         lambda place: change_info(place, format=0),
+        lambda place: change_info(place, stamp=None),
+        lambda place: change_info(place, class_names=-1),
+        lambda place: change_info(place, provenance="abc"),
     ],
 )
 def test_a_damaged_one_is_built_anew(pictures: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:

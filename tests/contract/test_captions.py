@@ -58,6 +58,11 @@ def test_json_files_beside_pictures_give_captions_and_labels(load: Load) -> None
     assert load({**PICTURES, **files}, labels="none").labels is None
 
 
+def test_escapes_of_two_halves_are_one_character(load: Load) -> None:
+    found = load({**PICTURES, **{f"{name}.json": '{"caption": "\\ud83d\\udc36"}' for name in "abc"}})
+    assert found.captions == ["🐶"] * 3
+
+
 def test_metadata_lists_captions_and_labels(load: Load) -> None:
     lines = jsonl(
         {"file_name": "c.png", "text": "third", "label": 2},
@@ -150,6 +155,8 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
     "no text": ({"a.txt": "x", "b.txt": "y", "c.txt": b"\xff\xfe\xff"}, r"c\.txt: not UTF-8"),
     "no JSON": ({"a.json": "{}", "b.json": "{}", "c.json": "{'x': 1}"}, r"c\.json: not valid JSON"),
     "deep JSON": ({"c.json": "[" * 100_000}, r"c\.json: its JSON is nested too deep"),
+    "half a character": ({"c.json": '{"caption": "\\ud83d"}'}, r"c\.json: not UTF-8 text, or half a character"),
+    "half a class": ({"c.json": '{"label": "\\uDC00"}'}, r"c\.json: not UTF-8 text, or half a character"),
     "a list": ({"c.json": "[1]"}, r"c\.json: holds a list; expected an object"),
     "caption of numbers": ({"c.json": '{"caption": 3}'}, r"c\.json: its caption is a number"),
     "vector": ({"c.json": '{"label": [0.1, 0.9]}'}, r"c\.json: its label \[0.1, 0.9\] is no class"),

@@ -152,3 +152,17 @@ def test_two_sets_in_one_folder_are_not_guessed_at(tmp_path: Path) -> None:
         load(write_tree(tmp_path / "two", files))
     with pytest.raises(UsageError, match="no pictures of CelebA's"):
         load(write_tree(tmp_path / "other", {"cat.png": encoded(1, "png")}))
+
+
+def test_a_kept_set_follows_the_lists_beside_it(tmp_path: Path) -> None:
+    files = celeba_files()
+    write_tree(tmp_path / "a", {name: content for name, content in files.items() if name.endswith(".txt")})
+    pictures = {name: content for name, content in files.items() if name.endswith(".jpg")}
+    path, options = write_zip(tmp_path / "a" / "img_align_celeba.zip", pictures), {"cache": str(tmp_path / "kept")}
+    before = labels_of(load(path, attribute="Smiling", **options))
+    listed = tmp_path / "a" / "list_attr_celeba.txt"
+    heading, *rows = [line.split() for line in listed.read_text().splitlines()[1:]]
+    opposite = [[row[0], *(str(-int(value)) for value in row[1:])] for row in rows]
+    listed.write_text("".join(" ".join(line) + "\n" for line in [[str(COUNT)], heading, *opposite]))
+    after = labels_of(load(path, attribute="Smiling", **options))
+    assert after == labels_of(load(path, attribute="Smiling")) != before

@@ -290,15 +290,35 @@ def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, P
     assert leftovers(out.parent) == []
 
 
-def test_two_at_once_are_refused(many: Path) -> None:
-    out = many.with_name("out.zip")
+@pytest.mark.parametrize("when", ["looking", "preparing"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None:
+    out, met = many.with_name("out.zip"), []
 
     def tell(what: str, done: int, total: int) -> None:
-        if what == "preparing":
+        if what == when:
             with pytest.raises(RunError, match="another run is writing"):
-                prepare(config_of(many), out, workers=1)
+                prepare(config_of(many), out, workers=1, overwrite=overwrite)
+            met.append(done)
 
     prepare(config_of(many), out, workers=1, tell=tell)
+    assert met and leftovers(many.parent) == []
+
+
+def test_what_failed_goes_on_with_on_error_skip_and_is_no_way_around_fail(many: Path, small_blocks: None) -> None:
+    config, out = config_of(many, channels=3), many.with_name("out.zip")
+    sorted(many.glob("*/*.png"))[100].write_bytes(b"not a picture")
+    skip = PrepareSettings(on_error="skip")
+    prepare(config, fresh := many.with_name("fresh.zip"), skip, workers=1)
+    with pytest.raises(UsageError, match="--on-error skip"):
+        prepare(config, out, workers=1)
+    first: list[int] = []
+    with pytest.raises(InterruptedWorkError):
+        prepare(config, out, skip, workers=1, tell=stop_after(120))
+    with pytest.raises(UsageError, match="--on-error skip"):
+        prepare(config, out, workers=1)
+    prepare(config, out, skip, workers=1, tell=lambda what, done, total: first.append(done))
+    assert first[0] > 100 and out.read_bytes() == fresh.read_bytes()
 
 
 def test_duplicates_are_left_out_and_named(tmp_path: Path) -> None:

@@ -179,6 +179,14 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
     "no text": ({"9.png": png(0), "9.cls": "1", "9.txt": b"\xff\xfe"}, r"x\.tar!9\.txt: not UTF-8"),
     "long text": ({"9.png": png(0), "9.cls": "1", "9.txt": "x" * (2**20 + 1)}, r"9\.txt: has 1048577 bytes"),
     "no JSON": ({"9.png": png(0), "9.cls": "1", "9.txt": "x", "9.json": "{"}, r"x\.tar!9\.json: not valid JSON"),
+    "half a character": (
+        {"9.png": png(0), "9.cls": "1", "9.json": '{"text": "\\ud800"}'},
+        r"x\.tar!9\.json: not UTF-8 text, or half a character",
+    ),
+    "endless class": (
+        {"9.png": png(0), "9.cls": "9" * 5000, "9.txt": "x"},
+        r"x\.tar!9\.png: its label '?9+'? is",
+    ),
     "traversal": ({"../9.png": png(0)}, "leads out of the shard"),
     "absolute": ({"/etc/9.png": png(0)}, "leads out of the shard"),
     "no image": ({"9.png": "text", "9.cls": "1", "9.txt": "x"}, r"x\.tar!9\.png: not a picture"),
@@ -198,6 +206,7 @@ def test_a_bad_sample_is_named_or_skipped(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}!") and "\n" not in str(caught.value)
+    assert str(caught.value).count("on_error=skip") == 1
     found = load(path, on_error="skip")
     assert len(found) == 3 and found.captions == ["number 0", "number 1", "number 2"]
     assert found.provenance["skipped"].startswith("1 files left out")
@@ -242,6 +251,42 @@ def test_a_damaged_shard_is_named_or_gives_what_it_has(tmp_path: Path, how: str)
     else:
         with pytest.raises(UsageError, match=message):
             load(path, on_error="skip")
+
+
+def raw_member(name: bytes, content: bytes, kind: bytes = b"0", size: bytes = b"") -> bytes:
+    """A member with a sound checksum, whatever else is in its header."""
+    header = bytearray(512)
+    header[: len(name)], header[156:157], header[148:156] = name, kind, b" " * 8
+    stated = size or b"%011o" % len(content)
+    header[124 : 124 + len(stated)] = stated
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (raw_member(b"b.png", b"", size=b"-0000001000"), "damaged at byte"),  # points back at its own header
+        (raw_member(b"b.png", b"", size=b"0_1"), "damaged at byte"),
+        (raw_member(b"h", b"5010 size=" + b"9" * 4999 + b"\n", b"x") + raw_member(b"b.png", b""), "cut short"),
+    ],
+    ids=["negative size", "underscore", "endless size"],
+)
+def test_sizes_that_no_writer_states_are_damage(tmp_path: Path, hostile: bytes, message: str) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(raw_member(b"a.png", png(0)) + hostile + bytes(1024))
+    with pytest.raises(UsageError, match=message) as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "odd", [raw_member(b".", b""), raw_member(b"h", b"0" * 5000 + b"9 size=1\n", b"x")], ids=["a dot", "endless length"]
+)
+def test_odd_members_are_passed_over(tmp_path: Path, odd: bytes) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(raw_member(b"a.png", png(0)) + odd + raw_member(b"b.png", png(1)) + bytes(1024))
+    assert len(load(path)) == 2
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "no gzip"])

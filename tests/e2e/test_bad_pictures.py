@@ -179,3 +179,14 @@ def test_a_file_that_goes_bad_later_is_named_when_fetched(tmp_path: Path, monkey
     assert len(dataset.fetch([0, 2])) == 2
     with pytest.raises(UsageError, match=r"sound1\.png: the file is empty"):
         dataset.fetch([0, 1])
+
+
+def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[object] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *what, **options: run.append(what))
+    sound(tmp_path)
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(rm) run\n%%EOF\n"
+    (tmp_path / "x.png").write_bytes(program)
+    with pytest.raises(UsageError, match=r"x\.png: not a picture that can be read"):
+        load_dataset(FolderConfig(path=str(tmp_path)))
+    assert not run

@@ -142,3 +142,17 @@ def test_get_what_is_there(undiffuse: CommandLine, shared_data: Path) -> None:
         pytest.skip("no MNIST there")
     said = undiffuse.fine("data", "get", "mnist", "--out", shared_data / "mnist").out
     assert f"--data {shared_data / 'mnist'}" in said
+
+
+def test_names_and_captions_give_the_terminal_no_commands(undiffuse: CommandLine, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(np.full((8, 8, 3), ord(name), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a \x1b[31mred\u202e one")
+    shown = undiffuse("data", "info", tmp_path)
+    assert shown.code == 0 and r"a \x1b[31mred\u202e one" in shown.out and "\x1b[31m" not in shown.out
+    (tmp_path / "\x1b]0;x\udcff.png").write_bytes(b"no picture")
+    (tmp_path / "\x1b]0;x\udcff.txt").write_text("c")
+    assert r"\x1b]0;x\udcff.png" in undiffuse("data", "info", tmp_path).complaint
+    out = tmp_path / "out.zip"
+    prepared = undiffuse("data", "prepare", tmp_path, "--out", out, "--on-error", "skip")
+    assert prepared.code == 0 and r"\x1b]0;x\udcff.png" in prepared.out

@@ -32,6 +32,7 @@ PICTURES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=t
 BATCH = Batch(PICTURES, Condition(class_label=torch.arange(1000)), torch.arange(1000))
 SMOOTH = torch.nn.functional.interpolate(PICTURES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
 each_part = pytest.mark.parametrize("name", PARTS)
+OCTAVES = ("scale", "stretch", "contrast", "saturation")
 
 
 def mirrored(step: int, micro_batch: int = 0) -> Tensor:
@@ -358,3 +359,11 @@ def test_a_configuration_is_read_without_torch(tmp_path: Path) -> None:
 
     code = "import sys, undiffuse.data.augment.config, undiffuse.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", OCTAVES)
+def test_strengths_that_no_arithmetic_survives_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}_octaves"):
+        validate(NoAugmentConfig, {f"{name}_octaves": 30.0}, "augment")
+    config = config_of(**{name: 1.0, f"{name}_octaves": 8.0})
+    assert bool(torch.isfinite(drawn(config, PICTURES)[0]).all())

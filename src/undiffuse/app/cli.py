@@ -22,6 +22,7 @@ from undiffuse.app.cli_options import (
     list_rows,
 )
 from undiffuse.app.cli_study import study_app
+from undiffuse.app.visible import visible
 from undiffuse.errors import UndiffuseError, UsageError
 
 app = typer.Typer(
@@ -244,6 +245,6 @@ def _out_of_memory(error: Exception) -> bool:
 def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
     if debug:
         raise error
-    line = " ".join((text if text is not None else str(error)).split())
+    line = visible(" ".join((text if text is not None else str(error)).split()))
     typer.echo(f"undiffuse: {line}", err=True)
     return code

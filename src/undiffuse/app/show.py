@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from undiffuse.app.visible import visible
+
 console = Console(highlight=False)
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -20,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def say(text: str) -> None:
     """One line on standard output, never folded, so that a command in it can be copied."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(visible(text), soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
@@ -41,7 +43,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Print a table."""
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        drawn.add_row(*map(Text, row))  # a bracket in a file's name is no markup
+        drawn.add_row(*(Text(visible(cell)) for cell in row))  # a bracket in a file's name is no markup
     console.print(drawn)
 
 

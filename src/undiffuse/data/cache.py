@@ -55,7 +55,7 @@ def stamp_of(config: EncodedConfig) -> str:
     """Changes with the names, sizes and times of the files read, and with what decodes them; opens no file."""
     location = config.location
     total = 0
-    for root in [location] if location.exists() else find_shards(location):
+    for root in [*([location] if location.exists() else find_shards(location)), *config.read_beside]:
         for name, status in _files_below(root):
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory

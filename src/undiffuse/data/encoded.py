@@ -161,6 +161,10 @@ def content_hash(image: Image.Image) -> bytes:
     return hash_item(b"%dx%d:" % image.size + image.convert("RGB").tobytes())
 
 
+class _RefusedError(UsageError):
+    """What is not to be skipped, with the advice of how it might be."""
+
+
 class Skips:
     """Counts what is left out, or makes the first of it an error.
 
@@ -177,8 +181,10 @@ class Skips:
         Raises:
             UsageError: unless such things are to be skipped.
         """
+        if isinstance(error, _RefusedError):  # by this very set of skips, further inside
+            raise error
         if self._on_error != "skip":
-            raise UsageError(f"{error}; mend or remove it, or pass it over with on_error=skip") from None
+            raise _RefusedError(f"{error}; mend or remove it, or pass it over with on_error=skip") from None
         self.count += 1
         if self.count <= _NAMED:
             self._first.append(str(error))

@@ -23,6 +23,7 @@ from undiffuse.errors import UsageError
 
 INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
 FORMAT = 1
+_FACTS = {"stamp": str, "name": str, "count": int, "shape": list, "class_names": list, "provenance": dict}
 _LET_GO_AFTER = 256  # pictures; Linux maps up to 64 KiB around each
 
 
@@ -102,7 +103,9 @@ class MappedTexts(Texts):
         rows: which ones; all by default.
     """
 
-    def __init__(self, buffer: npt.NDArray[np.uint8], bounds: Indices, rows: Indices | None = None) -> None:
+    def __init__(
+        self, buffer: npt.NDArray[np.uint8], bounds: Indices, rows: npt.NDArray[np.integer[Any]] | None = None
+    ) -> None:
         self._bytes, self._bounds, self._rows = buffer, bounds, rows
 
     def append(self, text: str) -> None:
@@ -122,7 +125,7 @@ class MappedTexts(Texts):
         text = self._bytes[self._bounds[row] : self._bounds[row + 1]].tobytes()
         return text.decode("utf-8", "surrogateescape")
 
-    def select(self, rows: Indices) -> Texts:
+    def select(self, rows: npt.NDArray[np.integer[Any]]) -> Texts:
         return MappedTexts(self._bytes, self._bounds, rows if self._rows is None else self._rows[rows])
 
 
@@ -136,6 +139,8 @@ def read_info(folder: Path) -> dict[str, Any]:
         info: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
         if info["format"] != FORMAT:
             raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
+        if any(not isinstance(info[key], kind) for key, kind in _FACTS.items()):
+            raise UsageError(f"{folder / INFO}: damaged: its facts are of other kinds")
         expected = info["count"] * math.prod(info["shape"])
         for name, size in {**info["bytes"], PIXELS: expected, HASHES: info["count"] * HASH_BYTES}.items():
             found = (folder / Path(name).name).stat().st_size

@@ -9,6 +9,7 @@ filter.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import warnings
@@ -27,6 +28,7 @@ Colour = int | tuple[int, int, int]
 _ORIENTATION = 0x0112  # the EXIF tag; its values 5..8 exchange rows and columns
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: not told apart by eye
 
 
@@ -89,7 +91,7 @@ def _opened(source: Path | bytes, title: str) -> Iterator[Image.Image]:
     try:
         if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
             raise UsageError(f"{title}: the file is empty (0 bytes)")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             _refuse_bomb(image)
             yield image
     except UsageError as error:
@@ -106,6 +108,13 @@ def _opened(source: Path | bytes, title: str) -> Iterator[Image.Image]:
         raise UsageError(f"{title}: {what}") from None
     except Exception as error:  # Pillow's decoders meet damage with errors of a dozen types
         raise UsageError(f"{title}: damaged or cut short ({error or type(error).__name__})") from None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``_FORMATS`` that this Pillow reads: it would hand PostScript, whatever its name, to an interpreter."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -110,6 +110,7 @@ class Ahead:
         with _explained():
             found = next(running)
         if isinstance(found, UndiffuseError):
+            del running  # or the error's traceback would hold on to the workers, and the program's end wait for them
             raise found
         self._running = running
         items: Tensor = found

@@ -10,6 +10,7 @@ from undiffuse.config import ComponentConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Octaves = Annotated[float, Field(gt=0, le=8)]  # much more, and the map cannot be undone in floating point
 Angle = Annotated[float, Field(gt=0, le=180)]
 Acute = Annotated[float, Field(gt=0, le=60)]
 
@@ -49,11 +50,11 @@ class AugmentConfig(ComponentConfig):
     flip: Probability = 0.0
     flip_vertical: Probability = 0.0
     scale: Probability = 0.0
-    scale_octaves: Positive = 0.2
+    scale_octaves: Octaves = 0.2
     rotate: Probability = 0.0
     rotate_degrees: Angle = 180.0
     stretch: Probability = 0.0
-    stretch_octaves: Positive = 0.2
+    stretch_octaves: Octaves = 0.2
     translate: Probability = 0.0
     translate_share: Positive = 0.125
     shear: Probability = 0.0
@@ -63,13 +64,13 @@ class AugmentConfig(ComponentConfig):
     brightness: Probability = 0.0
     brightness_shift: Positive = 0.2
     contrast: Probability = 0.0
-    contrast_octaves: Positive = 0.5
+    contrast_octaves: Octaves = 0.5
     colour: Probability = 0.0
     colour_shift: Positive = 0.1
     hue: Probability = 0.0
     hue_degrees: Angle = 180.0
     saturation: Probability = 0.0
-    saturation_octaves: Positive = 1.0
+    saturation_octaves: Octaves = 1.0
     cutout: Probability = 0.0
     cutout_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     padding: Literal["reflect", "edge"] = "reflect"
@@ -113,7 +114,7 @@ class DocumentConfig(AugmentConfig):
     hue: Probability = 0.3
     hue_degrees: Angle = 30.0
     saturation: Probability = 0.3
-    saturation_octaves: Positive = 0.5
+    saturation_octaves: Octaves = 0.5
     cutout: Probability = 0.2
     cutout_share: Annotated[float, Field(gt=0, le=1)] = 0.3
 

@@ -127,3 +127,8 @@ class EncodedConfig(PictureConfig):
     def location(self) -> Path:
         """``path`` with ``~`` resolved."""
         return Path(self.path).expanduser()
+
+    @property
+    def read_beside(self) -> tuple[Path, ...]:
+        """Files outside ``location`` that are read too where they are there; a set kept in a cache depends on them."""
+        return ()

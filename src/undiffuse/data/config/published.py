@@ -9,6 +9,10 @@ from undiffuse.data.config.base import EncodedConfig, LocationText, PictureConfi
 
 Split = Literal["train", "test"]
 
+#: Names of CelebA's and CelebA-HQ's lists of attributes, and of CelebA's list of the parts.
+ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "CelebAMask-HQ-attribute-anno.txt")
+PARTITION = "list_eval_partition.txt"
+
 
 class CifarConfig(PictureConfig):
     """CIFAR-10 and CIFAR-100 in the binary or the Python layout, unpacked or as the .tar.gz they come in.
@@ -146,6 +150,11 @@ class CelebaConfig(EncodedConfig):
     split: Literal["train", "validation", "test"] | None = None
     attribute: str | None = None
     labels: Literal["auto", "none"] = "auto"
+
+    @property
+    def read_beside(self) -> tuple[Path, ...]:
+        """The lists, which may lie beside the folder or archive of pictures."""
+        return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, PARTITION))
 
 
 class FfhqConfig(EncodedConfig):

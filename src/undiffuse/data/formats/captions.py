@@ -8,9 +8,9 @@ file of its name, else of its line in ``metadata.jsonl``; its label that of its 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from undiffuse.data.formats.metadata import (
     said_in,
 )
 from undiffuse.data.source import Indices
-from undiffuse.data.texts import Texts
+from undiffuse.data.texts import TextIndex, Texts
 from undiffuse.errors import UsageError
 
 _DOCUMENTS = frozenset(
@@ -96,11 +96,11 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     rows = notes.complete_rows()
     captions = notes.captions.select(notes.caption_of[rows]) if notes.captions else None
     classes = notes.column.classes(notes.codes, notes.class_names, reader.location)
-    labels = None if classes.labels is None else classes.labels[rows]
+    labels = classes.labels if classes.labels is None or len(rows) == len(names.pictures) else classes.labels[rows]
     return Annotated(rows, Classes(labels, classes.names), captions, remarks, notes.num_read)
 
 
-def _prefixes(pictures: list[str]) -> Iterator[str | UsageError]:
+def _prefixes(pictures: Sequence[str]) -> Iterator[str | UsageError]:
     for name in pictures:
         try:
             yield prefix_of(name)
@@ -114,8 +114,8 @@ class _Notes:
     def __init__(self, reader: NoteReader, names: Names, config: TreeConfig, skips: Skips) -> None:
         self._reader, self._pictures, self._skips = reader, names.pictures, skips
         count = len(names.pictures)
-        self.captions, self.caption_of = Texts(), np.full(count, -1, dtype=np.int64)
-        self.column, self.codes = LabelColumn(), np.full(count, -1, dtype=np.int64)
+        self.captions, self.caption_of = Texts(), np.full(count, -1, dtype=np.int32)
+        self.column, self.codes = LabelColumn(), np.full(count, -1, dtype=np.int32)
         self._rejected = np.zeros(count, dtype=bool)
         self.class_names: tuple[str, ...] = ()
         self.num_read = 0
@@ -152,21 +152,21 @@ class _Notes:
         self._skips.take(error)
         self._rejected[place] = True
 
-    def _read(self, others: list[str]) -> None:
+    def _read(self, others: Texts) -> None:
         """From the farthest to the nearest, so that the nearest word is the last."""
         lists = [name for name in others if name.rpartition("/")[2] in (DATASET, METADATA)]
-        place_of = {name: place for place, name in enumerate(self._pictures)} if lists else {}
+        place_of = TextIndex.of(self._pictures if lists else ())
         for name in sorted(lists, key=lambda name: (name.rpartition("/")[2] != DATASET, name.count("/"), name)):
             self._read_list(name, place_of)
         for ending in (".json", ".txt"):
-            self._read_beside([name for name in others if name.lower().endswith(ending)], ending)
+            self._read_beside(others, ending)
 
-    def _read_list(self, name: str, place_of: dict[str, int]) -> None:
+    def _read_list(self, name: str, place_of: TextIndex) -> None:
         folder, _, basename = name.rpartition("/")
         title, content = self._reader.title_of(name), self._reader.read_note(name, MAX_LIST_BYTES)
         self.num_read += 1
         for picture, said in self._lines(basename, content, folder, title):
-            place = place_of.get(picture)
+            place = place_of.first(picture)
             if place is None:
                 self._skips.take(UsageError(f"{title}: names {picture}, and there is no such picture"))
             else:
@@ -181,16 +181,16 @@ class _Notes:
         self.decided, self.class_names = True, found.class_names
         return ((name, Said(None, label)) for name, label in found.labels.items())
 
-    def _read_beside(self, notes: list[str], ending: str) -> None:
+    def _read_beside(self, others: Texts, ending: str) -> None:
         """Files of the pictures' own names; another such file among them lacks its picture."""
-        wanted = self._wants_captions or ending == ".json"
-        notes = [name for name in notes if wanted and not is_document(name)]
-        places: dict[str, list[int]] = {}
-        for place, picture in enumerate(self._pictures if notes else ()):
-            places.setdefault(picture.rpartition(".")[0], []).append(place)
-        used = {name.rpartition("/")[0] for name in notes if name[: -len(ending)] in places}
+        if not self._wants_captions and ending != ".json":
+            return
+        chosen = (row for row, name in enumerate(others) if name.lower().endswith(ending) and not is_document(name))
+        notes = others.select(np.fromiter(chosen, np.int64))
+        places = TextIndex.of(self._pictures if notes else (), _stem)
+        used = {name.rpartition("/")[0] for name in notes if places.first(name[: -len(ending)]) is not None}
         for name in notes:
-            owners = places.get(name[: -len(ending)], [])
+            owners = list(places.all_of(name[: -len(ending)]))
             if not owners and name.rpartition("/")[0] in used:
                 self._skips.take(
                     UsageError(f"{self._reader.title_of(name)}: lies among notes on pictures without its picture")
@@ -225,7 +225,10 @@ class _Notes:
 
 
 def complete_rows(
-    columns: Mapping[str, Indices], rejected: npt.NDArray[np.bool_], title_of: Callable[[int], str], skips: Skips
+    columns: Mapping[str, npt.NDArray[np.integer[Any]]],
+    rejected: npt.NDArray[np.bool_],
+    title_of: Callable[[int], str],
+    skips: Skips,
 ) -> Indices:
     """The places of the pictures that have all that others have; the rest is given to ``skips``.
 
@@ -245,6 +248,10 @@ def complete_rows(
     rows = np.flatnonzero(~rejected & ~missing)
     skips.refuse_nothing_left(len(rows), len(rejected))
     return rows
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def is_document(name: str) -> bool:

@@ -15,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import CelebaConfig
+from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITION
 from undiffuse.data.encoded import Skips, load_encoded
 from undiffuse.data.formats.attributes import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.published_files import ATTRIBUTE_LISTS
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
 from undiffuse.data.source import Dataset
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
-PARTITION = "list_eval_partition.txt"
 _NUMBERED = re.compile(r"\d{1,6}\.(jpg|png|webp)")
 _LICENCE = "non-commercial research alone, as its authors say"
 

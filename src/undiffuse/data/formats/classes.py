@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from undiffuse.data.source import Indices
 from undiffuse.errors import UsageError
@@ -30,7 +30,7 @@ class Classes(NamedTuple):
 NO_CLASSES = Classes(None, ())
 
 
-def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> list[str] | None:
+def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> Iterator[str] | None:
     """The class of each picture by the folder it lies in, or ``None`` where there are no classes.
 
     Sub-folders are counted below the deepest folder that holds all the pictures, so that an archive with one folder
@@ -53,7 +53,7 @@ def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> list
     if loose is not None:
         raise UsageError(f"{location}: labels={labels}, but {loose} lies in no sub-folder; move it or take labels=none")
     last = None if labels == "leaf" else depth + 1
-    return [sys.intern("/".join(name.split("/")[:-1][depth:last])) for name in pictures]  # one text a class
+    return ("/".join(name.split("/")[:-1][depth:last]) for name in pictures)
 
 
 def _are_plain_classes(pictures: Sequence[str], depth: int) -> bool:
@@ -121,7 +121,8 @@ class LabelColumn:
         if not isinstance(label, (int, str)) or isinstance(label, bool) or label == "":
             raise UsageError(f"{title}: its label {label!r} is no class; expected a whole number from 0 or a name")
         if isinstance(label, int) and not 0 <= label < MAX_CLASSES:
-            raise UsageError(f"{title}: its label {label} is no class; expected a number in 0..{MAX_CLASSES - 1}")
+            shown = str(label)[:40]
+            raise UsageError(f"{title}: its label {shown} is no class; expected a number in 0..{MAX_CLASSES - 1}")
         self._first.setdefault(type(label), title)
         if len(self._first) > 1:
             other = next(where for kind, where in self._first.items() if kind is not type(label))
@@ -129,7 +130,9 @@ class LabelColumn:
             raise UsageError(f"{title}: its label {label!r} is a {kinds[0]}, but that of {other} a {kinds[1]}")
         return self._numbers.setdefault(label, len(self._numbers))
 
-    def classes(self, codes: Indices, names: Sequence[str] = (), location: Path | str = "") -> Classes:
+    def classes(
+        self, codes: npt.NDArray[np.integer[Any]], names: Sequence[str] = (), location: Path | str = ""
+    ) -> Classes:
         """Class indices and names of pictures with these codes.
 
         Raises:

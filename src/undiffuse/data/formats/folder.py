@@ -23,7 +23,7 @@ class FolderFiles(EncodedFiles):
 
     def __init__(self, root: Path, names: Texts) -> None:
         super().__init__(root)
-        self._names = names
+        self._names, self._prefix = names, _prefix_of(root)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -35,7 +35,7 @@ class FolderFiles(EncodedFiles):
             raise UsageError(f"{self.title(index)}: cannot be read ({error.strerror})") from None
 
     def title(self, index: int) -> str:
-        return str(self.source(index))
+        return self._prefix + self._names[index]
 
     def source(self, index: int) -> Path:
         return self.location / self._names[index]
@@ -45,10 +45,10 @@ class FolderNotes(NoteReader):
     """Small files below a folder."""
 
     def __init__(self, root: Path) -> None:
-        self.location = root
+        self.location, self._prefix = root, _prefix_of(root)
 
     def title_of(self, name: str) -> str:
-        return str(self.location / name)
+        return self._prefix + name
 
     def read_note(self, name: str, most: int) -> bytes:
         path = self.location / name
@@ -64,6 +64,11 @@ class FolderNotes(NoteReader):
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _prefix_of(root: Path) -> str:
+    """What stands before a name in the path of its file. A ``Path`` a picture would fill Python's table of names."""
+    return str(root / "x")[:-1]
+
+
 def load(config: FolderConfig) -> Dataset:
     """The pictures of a folder, in the sorted order of their relative paths.
 
@@ -74,8 +79,8 @@ def load(config: FolderConfig) -> Dataset:
     root, skips = config.location, Skips(config.on_error)
     names = list_names(root)
     found = annotate(FolderNotes(root), names, config, skips)
-    files = FolderFiles(root, Texts(names.pictures[row] for row in found.rows))
-    num_others = len(names.others) - found.num_notes
+    files = FolderFiles(root, names.pictures.select(found.rows))
+    num_others = names.num_others - found.num_notes
     others = {"other_files_passed_over": str(num_others)} if num_others else {}
     about = {**others, **found.remarks}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from undiffuse.data.texts import Texts, sorted_rows
 from undiffuse.errors import UsageError
 
 EXTENSIONS = frozenset(
@@ -18,10 +19,19 @@ EXTENSIONS = frozenset(
 
 
 class Names(NamedTuple):
-    """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files."""
+    """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files.
 
-    pictures: list[str]
-    others: list[str]
+    ``num_more`` files are neither, and have no name here.
+    """
+
+    pictures: Texts
+    others: Texts
+    num_more: int = 0
+
+    @property
+    def num_others(self) -> int:
+        """How many files are no pictures."""
+        return len(self.others) + self.num_more
 
 
 class Listing(NamedTuple):
@@ -34,7 +44,7 @@ class Listing(NamedTuple):
 def list_pictures(root: Path) -> Listing:
     """``list_names`` as paths, for those who read few of them."""
     names = list_names(root)
-    return Listing([PurePosixPath(name) for name in names.pictures], len(names.others))
+    return Listing(list(map(PurePosixPath, names.pictures)), names.num_others)
 
 
 def list_names(root: Path) -> Names:
@@ -47,24 +57,46 @@ def list_names(root: Path) -> Names:
     """
     if not root.is_dir():
         raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of pictures")
-    found = Names([], [])
-    seen = {root.resolve()}
-    for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
-        here = Path(place)
-        folders[:] = sorted(name for name in folders if is_shown(name) and _is_new(here / name, seen))
-        below = here.relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        for name in filter(is_shown, files):
-            (found.pictures if is_picture(name) else found.others).append(prefix + name)
+    found = Names(Texts(), Texts())
+    seen = {os.path.realpath(root)}
+    waiting = [""]  # folders, each with its slash; the next one last
+    while waiting:
+        here = waiting.pop()
+        folders = _take_files(root, here, found)
+        new = [name for name in sorted(folders) if _is_new(root / here / name, seen)]
+        waiting.extend(f"{here}{name}/" for name in reversed(new))
     refuse_without_pictures(found, root, "folder")
-    found.pictures.sort()
-    return found
+    return found._replace(pictures=found.pictures.select(sorted_rows(found.pictures)))
+
+
+def _take_files(root: Path, here: str, found: Names) -> list[str]:
+    """Put the files of one folder among those found; its sub-folders are returned."""
+    folders = []
+    try:
+        with os.scandir(root / here) as entries:
+            for entry in entries:  # one at a time: a folder may hold millions
+                if not is_shown(entry.name):
+                    continue
+                if _is_folder(entry):
+                    folders.append(entry.name)
+                else:
+                    (found.pictures if is_picture(entry.name) else found.others).append(here + entry.name)
+    except OSError as error:
+        raise UsageError(f"{error.filename or root / here}: the folder cannot be read ({error.strerror})") from None
+    return folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in circles
+        return False
 
 
 def refuse_without_pictures(names: Names, location: Path, noun: str) -> None:
     """Raise where there is no picture among the names."""
     if not names.pictures:
-        found = f"{len(names.others)} other files" if names.others else "no files"
+        found = f"{names.num_others} other files" if names.num_others else "no files"
         raise UsageError(f"{location}: no pictures in this {noun} ({found}); expected {', '.join(sorted(EXTENSIONS))}")
 
 
@@ -79,12 +111,8 @@ def is_shown(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: the folder cannot be read ({error.strerror})")
-
-
-def _is_new(folder: Path, seen: set[Path]) -> bool:
-    real = folder.resolve()
+def _is_new(folder: Path, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
     new = real not in seen
     seen.add(real)
     return new

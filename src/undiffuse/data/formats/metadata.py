@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ MAX_NOTE_BYTES = 2**20  # of a text beside one picture
 MAX_LIST_BYTES = 2**29  # of a list of all pictures
 _CAPTION_KEYS = ("caption", "text", "prompt")
 _LABEL_KEYS = ("label", "class")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # which JSON can say and no text can hold; two make a whole one
 
 
 class Said(NamedTuple):
@@ -43,9 +45,13 @@ def parse_json(content: bytes | str, title: str) -> Any:
         UsageError: not JSON, not UTF-8 or nested without end; the message begins with ``title``.
     """
     try:
-        return json.loads(content)
-    except UnicodeDecodeError:
-        raise UsageError(f"{title}: not UTF-8 text; expected JSON") from None
+        text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
+        value = json.loads(text)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeError:
+        raise UsageError(f"{title}: not UTF-8 text, or half a character in it; expected JSON") from None
     except RecursionError:
         raise UsageError(f"{title}: its JSON is nested too deep to be read") from None
     except ValueError as error:

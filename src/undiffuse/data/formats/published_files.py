@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from undiffuse.data.config.published import ATTRIBUTE_LISTS
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.tar_files import BLOCK, has_checksum
 from undiffuse.data.formats.zip_files import looks_like_zip
@@ -22,7 +23,6 @@ CIFAR_BINARY = re.compile(r"(?P<split>data_batch|train|test)(_batch|_\d+)?[^/]*\
 CIFAR_PYTHON = re.compile(r"(?P<split>data_batch_\d+|train|test_batch|test)")
 CIFAR_NAMES = {"batches.meta.txt", "batches.meta", "meta", "fine_label_names.txt", "coarse_label_names.txt"}
 TABLES = (".parquet", ".arrow")
-ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "CelebAMask-HQ-attribute-anno.txt")
 _CIFAR_RECORDS = ((3073, (10,)), (3074, (20, 100)))  # bytes, and how many classes each of the leading bytes may name
 _FFHQ = re.compile(r"ffhq|images1024x1024|thumbnails128x128|in-the-wild-images", re.IGNORECASE)
 _LOOKED_AT = 2000  # members of an archive; records of a file

@@ -93,7 +93,7 @@ class _Samples:
     def _relevant(self, shard: Place) -> Iterator[Member]:
         """Pictures and notes with their names cleaned; the rest is counted."""
         for member in read_members(shard):
-            parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."]
+            parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
             if not member.is_plain:
                 self.num_links += 1
             elif not is_picture(parts[-1]) and _ending(parts[-1]) not in _NOTES:
@@ -179,7 +179,7 @@ def _said(shard: Place, members: dict[str, list[Member]]) -> Said:
         said = said._replace(caption=caption_text(texts["txt"], base + members["txt"][0].name))
     if "cls" in texts:
         label = caption_text(texts["cls"], base + members["cls"][0].name)
-        said = said._replace(label=int(label) if label.isascii() and label.isdecimal() else label)
+        said = said._replace(label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label)
     return said
 
 
@@ -234,12 +234,12 @@ def _classes(config: TarConfig, samples: _Samples, codes: Indices, rows: Indices
     if config.labels == "none" or (config.labels == "auto" and (codes >= 0).any()):
         kept = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
         return (Classes(kept.labels[rows], kept.names) if kept.labels is not None else kept), {}
-    names = list(samples.names.select(rows))
+    names = samples.names.select(rows)
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
         return Classes(None, ()), depth_remark(names)
     column = LabelColumn()
-    return column.classes(np.array([column.code(folder, str(config.location)) for folder in folders])), {}
+    return column.classes(np.fromiter((column.code(folder, str(config.location)) for folder in folders), np.int64)), {}
 
 
 def _counts(samples: _Samples) -> dict[str, str]:

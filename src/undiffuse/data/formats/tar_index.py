@@ -17,6 +17,7 @@ from undiffuse.data.formats.tar_files import BLOCK, has_checksum
 from undiffuse.errors import UsageError
 
 _MAX_EXTRA = 2**20  # bytes of a long name or an extended header
+_MAX_DIGITS = 20  # of a number in one: more than any file has; Python refuses to read thousands
 _CHUNK = 2**22
 
 
@@ -141,10 +142,10 @@ def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:
     digits = header[124:136]
     if digits[0] & 0x80:  # GNU's binary numbers
         return header[156:157], name, int.from_bytes(digits[1:], "big")
-    try:
-        return header[156:157], name, int(digits.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise _damaged(place, offset) from None
+    octal = digits.strip(b" \0") or b"0"
+    if set(octal) - set(b"01234567"):  # Python would take a sign: backwards, the archive has no end
+        raise _damaged(place, offset)
+    return header[156:157], name, int(octal, 8)
 
 
 def _extended(content: bytes, name: str) -> tuple[str, int]:
@@ -152,13 +153,13 @@ def _extended(content: bytes, name: str) -> tuple[str, int]:
     size = -1
     while content:
         length, _, rest = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(content):
+        if not length.isdigit() or len(length) > _MAX_DIGITS or not 0 < int(length) <= len(content):
             break
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         if key == b"path":
             name = _text(value)
         elif key == b"size" and value.isdigit():
-            size = int(value)
+            size = int(value[:_MAX_DIGITS])
         content = content[int(length) :]
     return name, size
 

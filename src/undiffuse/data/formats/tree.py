@@ -20,9 +20,9 @@ from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, lis
 from undiffuse.data.formats.tar import TarFiles
 from undiffuse.data.formats.tar_files import looks_like_tar
 from undiffuse.data.formats.tar_index import MemoryAt, Place, read_members
-from undiffuse.data.formats.zip import ZipFiles, ZipIndex, ZipNotes
+from undiffuse.data.formats.zip import ZipIndex, ZipNotes, zip_files
 from undiffuse.data.formats.zip_files import looks_like_zip
-from undiffuse.data.texts import Texts
+from undiffuse.data.texts import Texts, sorted_rows
 from undiffuse.errors import UsageError
 
 
@@ -76,16 +76,18 @@ class _FolderTree(FolderNotes):
 class _ZipTree(ZipNotes):
     def __init__(self, file: FileAt, skips: Skips) -> None:
         index = ZipIndex(file, skips)
-        super().__init__(file, index.table, index.rows)
-        self.names = index.names
+        super().__init__(file, index.others)
+        self.names, self._pictures = index.names, index.pictures
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        return ZipFiles(self._file, Texts(kept), self._table.select([self._rows[name] for name in kept]))
+        row_of = {name: row for row, name in enumerate(self.names.pictures)}
+        rows = np.array([row_of[name] for name in kept], dtype=np.int64)
+        return zip_files(self._file, self._pictures, rows)
 
 
 class _TarTree:
     def __init__(self, place: Place) -> None:
-        self.location, self._place, self.names = place.path, place, Names([], [])
+        self.location, self._place, self.names = place.path, place, Names(Texts(), Texts())
         self._where: dict[str, tuple[int, int]] = {}
         for member in read_members(place):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
@@ -94,7 +96,7 @@ class _TarTree:
                 if name not in self._where:
                     (self.names.pictures if is_picture(name) else self.names.others).append(name)
                 self._where[name] = (member.offset, member.size)
-        self.names.pictures.sort()
+        self.names = self.names._replace(pictures=self.names.pictures.select(sorted_rows(self.names.pictures)))
 
     def title_of(self, name: str) -> str:
         return f"{self.location}!{name}"

@@ -20,8 +20,8 @@ from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
 from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.zip_index import DEFLATED, ENCRYPTED, STORED, Entry, MemberTable, read_entries
-from undiffuse.data.source import Dataset, Hashes
-from undiffuse.data.texts import Texts
+from undiffuse.data.source import Dataset, Hashes, Indices
+from undiffuse.data.texts import TextIndex, Texts, sorted_rows
 from undiffuse.errors import UsageError
 
 MAX_MEMBER_BYTES = 2**28  # of one picture; a larger one is no picture to train on
@@ -88,56 +88,87 @@ def _inflated(content: bytes, size: int, title: str) -> bytes:
         raise UsageError(f"{title}: damaged or cut short ({error})") from None
 
 
+class Members:
+    """Names, and in the same order where the members lie."""
+
+    def __init__(self) -> None:
+        self.names, self.table = Texts(), MemberTable()
+        self._index = TextIndex(self.names)
+
+    def add(self, entry: Entry) -> None:
+        """One more member."""
+        self.names.append(entry.name)
+        self.table.add(entry)
+        self._index.add()
+
+    def row_of(self, name: str) -> int | None:
+        """Where a name stands; ``None`` if there is none such."""
+        return self._index.first(name)
+
+    def sort(self) -> None:
+        """Bring them in the order of their names."""
+        rows = sorted_rows(self.names)
+        self._index = TextIndex(Texts())
+        self.names = self.names.select(rows)
+        self.table.arrange(rows)
+
+
 class ZipNotes(NoteReader):
     """Small members of an archive."""
 
-    def __init__(self, file: FileAt, table: MemberTable, rows: dict[str, int]) -> None:
-        self.location, self._file, self._table, self._rows = file.path, file, table, rows
+    def __init__(self, file: FileAt, members: Members) -> None:
+        self.location, self._file, self._members = file.path, file, members
 
     def title_of(self, name: str) -> str:
         return f"{self.location}!{name}"
 
     def read_note(self, name: str, most: int) -> bytes:
-        row, title = self._rows[name], self.title_of(name)
-        if self._table.sizes[row] > most:
-            raise UsageError(
-                f"{title}: {self._table.sizes[row]} bytes are more than the {most} that are read of a text"
-            )
-        return read_member(self._file, self._table, row, title)
+        row, title, table = self._members.row_of(name), self.title_of(name), self._members.table
+        if row is None:
+            raise UsageError(f"{title}: no such member")
+        if table.sizes[row] > most:
+            raise UsageError(f"{title}: {table.sizes[row]} bytes are more than the {most} that are read of a text")
+        return read_member(self._file, table, row, title)
 
 
 class ZipIndex:
-    """The members that may be read, and how many are passed over."""
+    """The members that may be read, pictures in sorted order, and how many are passed over."""
 
     def __init__(self, file: FileAt, skips: Skips) -> None:
-        self.names, self.rows, self.table = Names([], []), dict[str, int](), MemberTable()
-        self.num_links = self.num_archives = 0
+        self.pictures, self.others = Members(), Members()
+        self.num_unread = self.num_links = self.num_archives = 0
         for entry in read_entries(file):
             if is_picture(entry.name) or entry.name.lower().endswith((".txt", ".json", ".jsonl", ORIGINAL_HASHES)):
                 self._take(entry, file.path, skips)
             elif entry.name.lower().endswith(_ARCHIVES):
                 self.num_archives += 1
-            elif _all_shown(entry.name):
-                self.names.others.append(entry.name)
-        self.names.pictures.sort()
+            else:
+                self.num_unread += _all_shown(entry.name)
+        self.pictures.sort()
+
+    @property
+    def names(self) -> Names:
+        """Of the pictures, and of the others that may be read."""
+        return Names(self.pictures.names, self.others.names, self.num_unread)
 
     def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
         if _is_unsafe(entry.name):
             where = f"{location}!{entry.name!r}"
             skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a name below it"))
-        elif not _all_shown(entry.name):
             return
-        elif entry.is_link:
+        if not _all_shown(entry.name):
+            return
+        if entry.is_link:
             self.num_links += 1
-        elif (error := self._error_of(entry, f"{location}!{entry.name}")) is not None:
+            return
+        members = self.pictures if is_picture(entry.name) else self.others
+        if (error := self._error_of(entry, members, f"{location}!{entry.name}")) is not None:
             skips.take(error)
         else:
-            self.rows[entry.name] = len(self.table)
-            self.table.add(entry)
-            (self.names.pictures if is_picture(entry.name) else self.names.others).append(entry.name)
+            members.add(entry)
 
-    def _error_of(self, entry: Entry, title: str) -> UsageError | None:
-        if entry.name in self.rows:
+    def _error_of(self, entry: Entry, members: Members, title: str) -> UsageError | None:
+        if members.row_of(entry.name) is not None:
             return UsageError(f"{title}: there are two members of this name")
         if entry.flags & ENCRYPTED:
             return UsageError(f"{title}: encrypted; unpack the archive with its password and name the folder")
@@ -154,7 +185,7 @@ class ZipIndex:
     def remarks(self, num_notes: int) -> dict[str, str]:
         """What was passed over, for a set's provenance."""
         counts = {
-            "other_files_passed_over": len(self.names.others) - num_notes,
+            "other_files_passed_over": self.names.num_others - num_notes,
             "links_passed_over": self.num_links,
             "nested_archives_passed_over": self.num_archives,
         }
@@ -179,39 +210,50 @@ def load(config: ZipConfig) -> Dataset:
     """
     file, skips = FileAt(config.location), Skips(config.on_error)
     index = ZipIndex(file, skips)
-    pictures = index.names.pictures
-    if skips.count and not pictures:
+    if skips.count and not index.pictures.names:
         skips.refuse_nothing_left(0, skips.count)
     refuse_without_pictures(index.names, config.location, "archive")
-    found = annotate(ZipNotes(file, index.table, index.rows), index.names, config, skips)
-    kept = [pictures[row] for row in found.rows]
+    found = annotate(ZipNotes(file, index.others), index.names, config, skips)
     hashes = _original_hashes(file, index)
-    table = index.table.select([index.rows[name] for name in kept])
-    files = ZipFiles(file, Texts(kept), table, None if hashes is None else hashes[found.rows])
-    num_read = found.num_notes + sum(name in index.rows for name in (ORIGINAL_HASHES, MANIFEST))
+    num_read = found.num_notes + sum(index.others.row_of(name) is not None for name in (ORIGINAL_HASHES, MANIFEST))
     about = {**index.remarks(num_read), **found.remarks, **_prepared(file, index)}
+    files = zip_files(file, index.pictures, found.rows, hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
+
+
+def zip_files(file: FileAt, members: Members, rows: Indices, hashes: Hashes | None = None) -> ZipFiles:
+    """The members at these rows, in this order; the others are let go of.
+
+    Args:
+        file: the archive.
+        members: of which some are chosen.
+        rows: which.
+        hashes: of all the members, if known; see ``ZipFiles``.
+    """
+    if not np.array_equal(rows, np.arange(len(members.names))):
+        members.names = members.names.select(rows)
+        members.table.arrange(rows)
+        hashes = None if hashes is None else hashes[rows]
+    return ZipFiles(file, members.names, members.table, hashes)
 
 
 def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
     """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the pictures."""
-    if ORIGINAL_HASHES not in index.rows:
+    row, table = index.others.row_of(ORIGINAL_HASHES), index.others.table
+    if row is None or table.sizes[row] != len(index.pictures.names) * _ORIGINAL.itemsize:
         return None
-    row, rows = index.rows[ORIGINAL_HASHES], [index.rows[name] for name in index.names.pictures]
-    if index.table.sizes[row] != len(rows) * _ORIGINAL.itemsize:
-        return None
-    known = np.frombuffer(read_member(file, index.table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
-    same = np.array_equal(known["crc"], np.array([index.table.crcs[row] for row in rows]))
+    known = np.frombuffer(read_member(file, table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
+    same = np.array_equal(known["crc"], np.asarray(index.pictures.table.crcs))
     return known["hash"].copy() if same else None
 
 
 def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
     """What the manifest of ``data prepare`` says of the source, for a set's provenance; nothing where there is none."""
-    row = index.rows.get(MANIFEST, -1)
-    if row < 0 or index.table.sizes[row] > _MAX_MANIFEST_BYTES:
+    row, table = index.others.row_of(MANIFEST), index.others.table
+    if row is None or table.sizes[row] > _MAX_MANIFEST_BYTES:
         return {}
     try:
-        found = parse_json(read_member(file, index.table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
+        found = parse_json(read_member(file, table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
         source = {key: str(value) for key, value in found["source"].items()}
         about = f"{source['location'] or source['kind']}, {source['num_pictures']} pictures, {source['fingerprint']}"
     except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest

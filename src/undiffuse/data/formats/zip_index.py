@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.texts import taken
 from undiffuse.errors import UsageError
 
 STORED, DEFLATED = 0, 8
@@ -22,6 +26,7 @@ _END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 _END_FIELDS, _END64_FIELDS = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
 _ENTRY_FIELDS = struct.Struct("<4s6H3L5H2L")
 _FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
+_WINDOW = 1 << 18  # bytes of a directory that are in memory at once; an entry has at most 196,651
 _LINK = 0o120000  # of the Unix mode in the upper half of the external attributes
 
 
@@ -39,33 +44,49 @@ class Entry(NamedTuple):
 
 
 class MemberTable:
-    """Where members lie, 29 bytes each."""
+    """Where members lie, 21 bytes each."""
 
     def __init__(self) -> None:
-        self.offsets, self.stored, self.sizes, self.crcs = array("q"), array("q"), array("q"), array("I")
-        self.methods = bytearray()
+        self.offsets, self.stored, self.sizes, self.crcs = array("q"), array("I"), array("I"), array("I")
+        self.methods = array("B")
 
     def __len__(self) -> int:
         return len(self.methods)
 
     def add(self, entry: Entry) -> None:
-        """One more row."""
+        """One more row; sizes of 4 GiB or more are all the same: nothing so large is read."""
         self.offsets.append(entry.offset)
-        self.stored.append(entry.stored)
-        self.sizes.append(entry.size)
+        self.stored.append(min(entry.stored, _FULL32))
+        self.sizes.append(min(entry.size, _FULL32))
         self.crcs.append(entry.crc)
         self.methods.append(entry.method)
 
-    def select(self, rows: Sequence[int]) -> MemberTable:
-        """These rows, in this order."""
-        chosen = MemberTable()
-        for row in rows:
-            chosen.offsets.append(self.offsets[row])
-            chosen.stored.append(self.stored[row])
-            chosen.sizes.append(self.sizes[row])
-            chosen.crcs.append(self.crcs[row])
-            chosen.methods.append(self.methods[row])
-        return chosen
+    def arrange(self, rows: npt.NDArray[np.integer[Any]]) -> None:
+        """Keep these rows alone, in this order."""
+        for column in ("offsets", "stored", "sizes", "crcs", "methods"):
+            setattr(self, column, taken(getattr(self, column), rows))
+
+
+class _Window:
+    """A part of a file that is read from its beginning to its end, a piece of it in memory.
+
+    Args:
+        file: the file.
+        start: of the part.
+        size: of the part.
+    """
+
+    def __init__(self, file: FileAt, start: int, size: int) -> None:
+        self._file, self._start, self.size = file, start, size
+        self._content, self._place = b"", 0
+
+    def read(self, place: int, size: int) -> bytes:
+        """``size`` bytes from ``place`` of the part; fewer where it ends. Best if no place is before the last one."""
+        begin = place - self._place
+        if begin < 0 or begin + size > len(self._content):
+            length = max(0, min(max(size, _WINDOW), self.size - place))
+            self._content, self._place, begin = self._file.read(self._start + place, length), place, 0
+        return self._content[begin : begin + size]
 
 
 def read_entries(file: FileAt) -> Iterator[Entry]:
@@ -74,31 +95,31 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
     Raises:
         UsageError: not a zip archive, cut short, damaged, or one part of several.
     """
-    count, start, content, shift = _directory(file)
-    place = 0
+    count, start, size, shift = _directory(file)
+    directory, place = _Window(file, start, size), 0
     for _ in range(count):
-        fields = content[place : place + _ENTRY_FIELDS.size]
+        fields = directory.read(place, _ENTRY_FIELDS.size)
         if len(fields) < _ENTRY_FIELDS.size or fields[:4] != _ENTRY:
             raise _damaged(file.path)
         _, _, _, flags, method, *rest = _ENTRY_FIELDS.unpack(fields)
         _, _, crc, stored, size, *lengths, _, _, attributes, offset = rest
-        name_at = place + _ENTRY_FIELDS.size
-        extra_at = name_at + lengths[0]
-        place = extra_at + lengths[1] + lengths[2]
-        if place > len(content):
+        texts = directory.read(place + _ENTRY_FIELDS.size, sum(lengths))
+        place += _ENTRY_FIELDS.size + sum(lengths)
+        if len(texts) < sum(lengths):
             raise _damaged(file.path)
         if _FULL32 in (stored, size, offset):
-            size, stored, offset = _wide(content[extra_at : extra_at + lengths[1]], (size, stored, offset), file.path)
+            extra = texts[lengths[0] : lengths[0] + lengths[1]]
+            size, stored, offset = _wide(extra, (size, stored, offset), file.path)
         if offset + shift + stored > start:
             raise UsageError(f"{file.path}: damaged: its directory says that a member ends behind it; fetch it again")
-        name = _text(content[name_at:extra_at], flags)
+        name = _text(texts[: lengths[0]], flags)
         if not name.endswith("/"):
             is_link = attributes >> 16 & 0o170000 == _LINK
             yield Entry(name, flags, method, crc, stored, size, offset + shift, is_link)
 
 
-def _directory(file: FileAt) -> tuple[int, int, bytes, int]:
-    """(number of members, where their directory starts, its bytes, what to add to every offset)."""
+def _directory(file: FileAt) -> tuple[int, int, int, int]:
+    """(number of members, where their directory starts, its size, what to add to every offset)."""
     tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
     tail = file.read(tail_at, file.size - tail_at)
     place = _end_record(tail)
@@ -113,7 +134,7 @@ def _directory(file: FileAt) -> tuple[int, int, bytes, int]:
     shift = end - size - start  # something stands before the archive, as in one that unpacks itself
     if shift < 0 or count * _ENTRY_FIELDS.size > size:
         raise _damaged(file.path)
-    return count, start + shift, file.read(start + shift, size), shift
+    return count, start + shift, size, shift
 
 
 def _end_record(tail: bytes) -> int:

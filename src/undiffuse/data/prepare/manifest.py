@@ -63,18 +63,19 @@ def write_captions(write: Write, originals: Originals, rows: Iterable[Row]) -> N
         write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
-def write_hashes(write: Write, rows: Iterable[Row]) -> None:
+def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
     """12 bytes a picture: the first 8 of its hash as it was found, and its checksum in the archive, little-endian.
 
     By them the set is split as its source is, whose pictures look otherwise; the checksum tells whether a picture is
     still the one that was hashed. Pictures that came out alike have the first one's hash, to be on one side.
     """
-    seen, found = SeenHashes(), SeenHashes()
-    for _, _, row in kept_rows(rows):
+    seen, found = SeenHashes(count), bytearray(8 * count)
+    for number, _, row in kept_rows(rows):
         first = seen.first(row.pixel_hash)
         seen.add(row.pixel_hash)
-        found.add(row.found_hash)
-        write((row.found_hash if first is None else found.at(first))[:8] + struct.pack("<L", row.crc))
+        found[8 * number : 8 * number + 8] = row.found_hash[:8]
+        leading = number if first is None else first
+        write(bytes(found[8 * leading : 8 * leading + 8]) + struct.pack("<L", row.crc))
 
 
 def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def write_lists(
         with end.member("metadata.jsonl") as write:
             write_captions(write, originals, rows())
     with end.member("hashes.bin") as write:
-        write_hashes(write, rows())
+        write_hashes(write, rows(), made["pictures"]["num"])
     with end.member("manifest.json") as write:
         write(json.dumps(made, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
     end.write_directory(members(rows()))

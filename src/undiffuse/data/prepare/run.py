@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -121,12 +122,13 @@ class _Task:
         self._settings, self._workers, self._tell = settings, workers, tell
         self._data = out.with_name(out.name + ".partial")
         self._index = out.with_name(out.name + ".partial.journal")
-        self._seen, self._kept = SeenHashes(), array("I")  # by the number among the kept
+        self._seen = SeenHashes(len(originals))
+        self._kept = array("I", [0]) * len(originals)  # by the number among the kept
 
     def run(self, overwrite: bool) -> dict[str, Any]:
-        if overwrite or not self._data.exists():
-            self._index.unlink(missing_ok=True)
         with _only_one(self._index, self._out):
+            if overwrite or not self._data.exists():
+                os.truncate(self._index, 0)  # to remove it would take the lock from under another run
             start = self._start(overwrite)
             journal = Journal(self._data, self._index, start.head, start.data_end, start.journal_end)
             try:
@@ -163,7 +165,7 @@ class _Task:
     def _refuse_other(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
         before = old.get("wanted", {})
         for key, value in json.loads(json.dumps(wanted)).items():
-            if before.get(key) != value:
+            if key != "on_error" and before.get(key) != value:  # a fault is met anew, see _done_already
                 raise UsageError(
                     f"{self._data} was begun with {key}={before.get(key)} and not {value}; go on with that, name "
                     "another --out, or add --overwrite to start anew"
@@ -178,6 +180,8 @@ class _Task:
                 member_size(manifest.picture_name(len(self._seen)), row.size) if row.reason == KEPT else 0
             )
             if done >= len(self._originals) or row.key != self._originals.key(done) or grown > size:
+                break
+            if row.reason in FAULTS and self._settings.on_error == "fail":
                 break
             if row.reason == KEPT:
                 self._remember(row.pixel_hash, done)
@@ -235,8 +239,8 @@ class _Task:
         journal.add(row, member_bytes(manifest.picture_name(number), made.png, crc) if reason == KEPT else b"")
 
     def _remember(self, pixel_hash: bytes, index: int) -> None:
+        self._kept[len(self._seen)] = index
         self._seen.add(pixel_hash)
-        self._kept.append(index)
 
     def _same_as(self, index: int, first: int) -> str:
         labels, captions = self._originals.labels, self._originals.captions
@@ -252,10 +256,11 @@ class _Task:
 
     def _finish(self, plan: Plan, journal: Journal) -> dict[str, Any]:
         journal.commit()
-        if not self._kept:
+        if not len(self._seen):
             dropped = manifest.summary(self._originals, self._rows())["dropped"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items())
             raise UsageError(f"none of the {len(self._originals)} pictures is left to be written ({reasons})")
+        self._seen, self._kept = SeenHashes(), array("I")  # the lists need the room
         settings = {**self._wanted(), **dataclasses.asdict(plan)}
         location = str(getattr(self._config, "location", ""))
         found = manifest.make(self._originals, self._rows(), location, settings)

@@ -14,11 +14,18 @@ _SMALLEST = 1 << 10
 
 
 class SeenHashes:
-    """Hashes of 16 bytes in the order in which they were added, each once or more."""
+    """Hashes of 16 bytes in the order in which they were added, each once or more.
 
-    def __init__(self) -> None:
-        self._hashes, self._count = bytearray(), 0
-        self._slots = array("i", [_EMPTY]) * _SMALLEST
+    Args:
+        expected: room for so many is made at once; a table that grows leaves holes behind that cost as much again.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        self._hashes, self._count = bytearray(HASH_BYTES * expected), 0
+        num_slots = _SMALLEST
+        while 3 * expected > 2 * num_slots:
+            num_slots *= 2
+        self._slots = array("i", [_EMPTY]) * num_slots
 
     def __len__(self) -> int:
         return self._count
@@ -30,12 +37,12 @@ class SeenHashes:
 
     def add(self, value: bytes) -> None:
         """One more; an equal one that was added before stays the first."""
-        if self._count * 3 >= len(self._slots) * 2:
+        if (self._count + 1) * 3 > len(self._slots) * 2:
             self._grow()
         slot = self._slot(value)
         if self._slots[slot] == _EMPTY:
             self._slots[slot] = self._count
-        self._hashes += value
+        self._hashes[self._count * HASH_BYTES : (self._count + 1) * HASH_BYTES] = value
         self._count += 1
 
     def at(self, number: int) -> bytes:
