@@ -215,6 +215,25 @@ def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
     assert same(dataset, load_dataset(config.model_copy(update={"cache": "none"})))
 
 
+def test_a_file_added_while_the_set_is_read_makes_it_anew(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that came after the listing is not in the set, and must not be in its stamp."""
+    listed = encoded.load_encoded
+
+    def late(*arguments: object, **options: object) -> Dataset:
+        monkeypatch.undo()
+        monkeypatch.setattr(encoded, "MAX_BYTES_IN_MEMORY", 1)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(pictures.parent / "cache"))
+        write_picture(pictures / "a" / "late.png", 99)
+        return listed(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("undiffuse.data.formats.folder.load_encoded", late)
+    config = FolderConfig(path=str(pictures))
+    assert len(load_dataset(config)) == COUNT
+    again = load_dataset(config)
+    assert len(again) == COUNT + 1 and isinstance(again, MappedSet)
+    assert open_kept(config) is not None
+
+
 def test_a_place_that_cannot_be_written_to(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot keep the decoded pictures in cache="):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import re
@@ -22,13 +23,15 @@ CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; ``faults`` of a name are taken one a request: cut:BYTES, status:CODE, whole (no ranges)."""
+    """Serves ``files``; ``faults`` of a name are taken one a request: cut:BYTES, status:CODE, whole (no ranges),
+    endless:MEBIBYTES (of zeros, without a length)."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.asked: list[tuple[str, str | None]] = []
+        self.sent = 0  # bytes of endless answers
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -46,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
             fault, value = "status", "404"
         if fault == "status":
             self.send_error(int(value))
+            return
+        if fault == "endless":
+            self._send_without_length(int(value))
             return
         content = self.server.files[name]
         start = 0 if fault == "whole" else int(re.fullmatch(r"bytes=(\d+)-", wanted or "bytes=0-")[1])  # type: ignore[index]
@@ -68,6 +74,15 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(content[start:])
+
+    def _send_without_length(self, mebibytes: int) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            for _ in range(mebibytes):
+                self.wfile.write(bytes(2**20))
+                self.server.sent += 2**20
 
     def _fault(self, name: str) -> str:
         faults = self.server.faults.get(name, [])
@@ -186,6 +201,37 @@ def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(server: Server, tmp_pa
     with pytest.raises(RunError, match=r"its md5 is [0-9a-f]{32}, where 0123 was published; what came was deleted"):
         get(a_set(remote(server, checksum="md5:0123")), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_without_an_end_is_left(server: Server, tmp_path: Path) -> None:
+    server.faults["a.bin"] = ["endless:200"]
+    with pytest.raises(RunError, match=r"a.bin: sends more than the 1048576 bytes that were published") as caught:
+        get(a_set(remote(server)), tmp_path)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [] and len(server.asked) == 1
+    assert server.sent < 100 * 2**20
+
+
+@pytest.mark.parametrize("wrong", ["checksum", "endless"])
+def test_other_content_is_passed_over_where_another_place_has_the_file(
+    server: Server, tmp_path: Path, wrong: str
+) -> None:
+    file = remote(server)
+    server.files["bad.bin"] = CONTENT[::-1]
+    server.faults["bad.bin"] = ["endless:20"] if wrong == "endless" else []
+    urls = server.url("bad.bin"), server.url("a.bin")
+    assert get(a_set(Remote(urls, "a.bin", file.size, file.checksum)), tmp_path).fetched == ("a.bin",)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [name for name, _ in server.asked] == ["bad.bin", "a.bin"]
+    (tmp_path / "a.bin").unlink()
+    server.files["a.bin"] = CONTENT[1:] + CONTENT[:1]
+    with pytest.raises(RunError, match=r"bad.bin: its md5 is .*; http.*/a.bin: its md5 is .*what came was deleted"):
+        get(a_set(Remote(urls, "a.bin", file.size, file.checksum)), tmp_path)
+
+
+def test_a_wrong_beginning_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    """What another place sent before it was cut is gone on with, and found to be wrong at the end."""
+    (tmp_path / "a.bin.part").write_bytes(b"of another file")
+    get(a_set(remote(server)), tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [asked for _, asked in server.asked] == ["bytes=15-", None]
 
 
 def test_another_size_is_told_before_it_is_fetched(server: Server, tmp_path: Path) -> None:

@@ -245,3 +245,12 @@ def test_the_global_generator_of_torch_is_left_alone(lazy: Dataset, loaders: lis
 def test_senseless_options_are_refused(options: dict[str, npt.ArrayLike]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         validate(LoaderConfig, options)
+
+
+@pytest.mark.parametrize("workers", [-1, 257, 1.5, True, "many"])
+def test_a_senseless_number_of_workers_is_told_what_would_do(workers: object) -> None:
+    with pytest.raises(UsageError, match=r"expected auto or a number of processes in 0\.\.256, got") as caught:
+        validate(LoaderConfig, {"workers": workers})
+    assert "\n" not in str(caught.value)
+    for sound in (0, 256, "auto"):
+        assert validate(LoaderConfig, {"workers": sound}).workers == sound

@@ -45,7 +45,7 @@ PROMISED = {
     "samplers": [],
     "data": ["list", "info", "prepare", "get"],
     "data list": [],
-    "data info": ["SRC", "--sheet", "--augment"],
+    "data info": ["SRC", "KEY=VALUE", "--sheet", "--augment"],
     "data prepare": [
         *("SRC", "KEY=VALUE", "--out", "--size", "--fit", "--channels", "--background", "--upscale", "--classes"),
         *("--filter", "--keep-duplicates", "--on-error", "--workers", "--overwrite"),

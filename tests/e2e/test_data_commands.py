@@ -50,6 +50,13 @@ def test_prepare_takes_the_options_of_the_source(undiffuse: CommandLine, picture
     assert dataset.items(np.array([0]))[0, 0, 0, 0] == 9
 
 
+def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, pictures: Path) -> None:
+    said = undiffuse.fine("data", "info", pictures, "labels=none", "size=16", "channels=1")
+    assert "600 pictures of shape (1, 16, 16)" in said.out and "class0" not in said.out
+    assert "did you mean 'labels'?" in undiffuse.refused("data", "info", pictures, "lables=none")
+    assert "expected key=value, got 'labels'" in undiffuse.refused("data", "info", pictures, "labels")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -56,6 +58,36 @@ def test_no_worker_outlives_a_killed_training(tmp_path: Path, pictures: Path) ->
     while any(Path(f"/proc/{pid}").exists() for pid in workers):  # torch looks after its parent every five seconds
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+TRAIN_AND_DAMAGE = """
+import sys
+from pathlib import Path
+from undiffuse.app import training
+from undiffuse.app.cli import main
+from undiffuse.data import encoded, load_dataset
+
+def damaged_when_loaded(config):
+    dataset = load_dataset(config)
+    Path(dataset.item_name(7)).write_bytes(b"no picture")
+    return dataset
+
+encoded.MAX_BYTES_IN_MEMORY = 1
+training.load_dataset = damaged_when_loaded
+main(sys.argv[1:])
+"""
+
+
+def test_a_damaged_picture_met_by_a_worker_ends_the_program_with_one_line(tmp_path: Path, pictures: Path) -> None:
+    """It once hung at the end, waiting for workers that the error's traceback held on to."""
+    options = [*TINY, "loader.workers=2", "data.size=8", "data.channels=1", "data.cache=none"]
+    words = ["train", "ddpm-digits", *options, "system.class_conditional=false"]
+    words += ["--data", str(pictures), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    ended = subprocess.run(
+        [sys.executable, "-c", TRAIN_AND_DAMAGE, *words], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr and "07.png: " in ended.stderr.strip().splitlines()[-1]
 
 
 def lazily_trained(pictures: Path, workers: int) -> RunConfig:

@@ -14,6 +14,9 @@ data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_
 SourceArgument = Annotated[
     str, typer.Argument(metavar="SRC", help="a source's name, a folder of pictures, an archive or another file of them")
 ]
+SourceOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the source, such as labels=leaf split=test")
+]
 
 
 @data_app.command("list")
@@ -27,6 +30,7 @@ def data_list() -> None:
 @data_app.command("info")
 def data_info(
     source: SourceArgument,
+    options: SourceOptions = None,
     sheet: Annotated[Path | None, typer.Option(help="write a contact sheet of 64 items here (PNG)")] = None,
     augment: Annotated[
         str | None, typer.Option(help="the sheet shows this augmentation instead: flip, document or karras")
@@ -35,16 +39,14 @@ def data_info(
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
     from undiffuse.app.looking import show_data
 
-    show_data(source, sheet, augment)
+    show_data(source, sheet, augment, options or [])
 
 
 @data_app.command("prepare")
 def data_prepare(
     source: SourceArgument,
     out: Annotated[Path, typer.Option(help="the archive to write, such as flowers-64.zip")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the source, such as labels=leaf split=test")
-    ] = None,
+    options: SourceOptions = None,
     size: Annotated[
         str | None, typer.Option(help="side of the square, such as 64, or 48x64; without it, as training would choose")
     ] = None,

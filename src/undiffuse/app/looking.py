@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from undiffuse.app.show import say, table
+from undiffuse.app.sources import configured
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
 from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
@@ -14,18 +16,19 @@ from undiffuse.images import save_png
 from undiffuse.registry import lookup
 
 
-def show_data(source: str, sheet: Path | None, augment: str | None = None) -> None:
+def show_data(source: str, sheet: Path | None, augment: str | None = None, options: Sequence[str] = ()) -> None:
     """Print the facts of a data set and, if asked, write a contact sheet.
 
     Args:
         augment: a row of ``AUGMENTATIONS``, which the sheet then shows at work.
+        options: ``key=value`` of the source's configuration.
     Raises:
-        UsageError: no such row, none without a sheet, or one for points.
+        UsageError: options that the source does not have, no such row, none without a sheet, or one for points.
     """
     if augment is not None and sheet is None:
         raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
     augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
-    config = source_config_for(source)
+    config = configured(source_config_for(source), options)
     dataset = load_dataset(config)
     facts = describe(dataset, config)
     classes = ", ".join(f"{name}: {count}" for name, count in facts["classes"].items()) or "none"

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.app.overrides import read_options, read_value
+from undiffuse.app.overrides import read_options
 from undiffuse.app.show import Working, say, table
+from undiffuse.app.sources import configured
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import PictureConfig
 from undiffuse.data.prepare import PrepareSettings, prepare
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
@@ -48,27 +49,17 @@ def prepare_to_file(
         "on_error": on_error,
     }
     settings = validate(PrepareSettings, words, "prepare")
-    config = _configured(source, options, given)
+    config = configured(_source_of_pictures(source), options, given)
     with Working() as tell:
         manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, tell=tell)
     _show(manifest, out)
 
 
-def _configured(source: str, options: Sequence[str], given: Mapping[str, Any]) -> SourceConfig:
-    """The source's configuration with the options applied; those with a name of their own win."""
+def _source_of_pictures(source: str) -> PictureConfig:
     config = source_config_for(source)
     if not isinstance(config, PictureConfig):
         raise UsageError(f"the source {config.name!r} has points; expected one of pictures")
-    values = config.model_dump(exclude_unset=True)
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not equals or not key:
-            raise UsageError(f"expected key=value, got {option!r}; for example labels=leaf")
-        values[key] = read_value(text)
-    for key, value in given.items():
-        if value is not None:
-            values[key] = read_value(value) if key == "background" else value
-    return validate(type(config), {**values, "name": config.name}, f"data source {config.name!r}")
+    return config
 
 
 def _show(manifest: Mapping[str, Any], out: Path) -> None:

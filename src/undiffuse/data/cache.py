@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from undiffuse.version import __version__
 #: What a set may take unasked of the free space of the disk.
 SHARE_OF_FREE = 0.5
 _NOT_OF_THE_KEY = {"validation_fraction", "classes", "cache"}
+
+_STAMPED: ContextVar[tuple[Path, str] | None] = ContextVar("stamped", default=None)
 
 _log = logging.getLogger("undiffuse.data")
 
@@ -61,6 +64,31 @@ def stamp_of(config: EncodedConfig) -> str:
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
     return f"{total % 2**128:032x} undiffuse {__version__} pillow {PIL.__version__}"
+
+
+@contextmanager
+def stamped(config: EncodedConfig) -> Iterator[None]:
+    """While a set is read: it is kept under the stamp of before, so that a file that is added meanwhile shows."""
+    token = _STAMPED.set(_stamped_now(config))
+    try:
+        yield
+    finally:
+        _STAMPED.reset(token)
+
+
+def _stamped_now(config: EncodedConfig) -> tuple[Path, str] | None:
+    """A set's place and stamp; none where it is not to be kept, or cannot be read, as its reader will say."""
+    if config.cache == "none":
+        return None
+    try:
+        return place_of(config), stamp_of(config)
+    except (OSError, UndiffuseError):
+        return None
+
+
+def _stamp_to_keep(config: EncodedConfig) -> str:
+    place, stamp = _STAMPED.get() or (None, "")
+    return stamp if place == place_of(config) else stamp_of(config)
 
 
 def open_kept(config: EncodedConfig) -> Dataset | None:
@@ -97,7 +125,7 @@ class Store:
     """
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
-        self.place, self._config, self._stamp = place_of(config), config, stamp_of(config)
+        self.place, self._config, self._stamp = place_of(config), config, _stamp_to_keep(config)
         self._folder = self.place.with_name(f".{self.place.name}.{os.getpid()}.pixels.tmp")
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from undiffuse.config import FrozenModel
+
+_MOST_WORKERS = 256
+
+
+def _checked_workers(value: Any) -> Any:
+    """A number or ``auto``; the message says both."""
+    if value != "auto" and not (type(value) is int and 0 <= value <= _MOST_WORKERS):
+        raise ValueError(f"expected auto or a number of processes in 0..{_MOST_WORKERS}, got {value!r}")
+    return value
 
 
 class LoaderConfig(FrozenModel):
@@ -21,6 +30,6 @@ class LoaderConfig(FrozenModel):
             already, takes at most a quarter of its free memory.
     """
 
-    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    workers: Annotated[Literal["auto"] | int, BeforeValidator(_checked_workers)] = "auto"
     prefetch: Annotated[int, Field(ge=1, le=1000)] = 2
     resident: Literal["auto"] | bool = "auto"

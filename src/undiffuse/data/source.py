@@ -304,14 +304,22 @@ def load_dataset(config: SourceConfig) -> Dataset:
     Raises:
         UsageError: a missing, empty or damaged file, or options (classes among them) that do not fit it.
     """
-    dataset = _kept(config) or resolve(config.builder)(config)
+    dataset = _read_encoded(config) if isinstance(config, EncodedConfig) else _read(config)
     if len(dataset) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
     return of_classes(dataset, config.classes) if isinstance(config, PictureConfig) else dataset
 
 
-def _kept(config: SourceConfig) -> Dataset | None:
-    """The set from the cache of decoded pictures, where it is there."""
-    from undiffuse.data.cache import open_kept  # it makes data sets, and so needs this module
+def _read(config: SourceConfig) -> Dataset:
+    dataset: Dataset = resolve(config.builder)(config)
+    return dataset
 
-    return open_kept(config) if isinstance(config, EncodedConfig) else None
+
+def _read_encoded(config: EncodedConfig) -> Dataset:
+    """The set from the cache of decoded pictures, where it is there."""
+    from undiffuse.data.cache import open_kept, stamped  # it makes data sets, and so needs this module
+
+    if (kept := open_kept(config)) is not None:
+        return kept
+    with stamped(config):
+        return _read(config)

@@ -39,6 +39,10 @@ class _CutError(Exception):
     """A try that failed and may do better next time."""
 
 
+class _OtherContentError(Exception):
+    """What came is not what was published."""
+
+
 def fetch(remote: Remote, target: Path, tell: Tell) -> None:
     """Bring a file to ``target``; until it is whole and checked it is ``target`` with ``.part`` behind.
 
@@ -49,27 +53,28 @@ def fetch(remote: Remote, target: Path, tell: Tell) -> None:
 
     Raises:
         UnreachableError: no place answers, or none has the file.
-        RunError: a full disk, a transfer that is cut again and again, or a file of other content than was published.
+        RunError: a full disk, a transfer that is cut again and again, or other content than was published (and the
+            file from no other place).
     """
     part = target.with_name(target.name + ".part")
     _refuse_small_disk(remote, part)
-    reasons = []
+    reasons, is_other = [], False
     for url in remote.urls:
         try:
-            _fetch_from(url, remote, part, tell)
-            break
+            _whole_from(url, remote, part, tell)
+            part.replace(target)
+            return
         except UnreachableError as error:
             reasons.append(str(error))
-    else:
+        except _OtherContentError as error:
+            reasons.append(f"{url}: {error}")
+            is_other = True
+    if not is_other:
         raise UnreachableError("; ".join(reasons))
-    problem = check(part, remote)
-    if problem:
-        part.unlink()
-        raise RunError(
-            f"{remote.urls[0]}: {problem}; what came was deleted: run again, and if it comes again the publisher has "
-            "changed the file"
-        )
-    part.replace(target)
+    raise RunError(
+        f"{'; '.join(reasons)}; what came was deleted: run again, and if it comes again the publisher has changed the "
+        "file"
+    )
 
 
 def check(path: Path, remote: Remote) -> str:
@@ -97,6 +102,20 @@ def _refuse_small_disk(remote: Remote, part: Path) -> None:
             f"no space for {remote.name} in {part.parent}: {needed} bytes are needed and {free} free; free some, or "
             "name another folder with --out"
         )
+
+
+def _whole_from(url: str, remote: Remote, part: Path, tell: Tell) -> None:
+    """The file, checked. Where what was there before, perhaps of another place, spoils it, it is fetched anew."""
+    was_there = part.exists()
+    try:
+        _fetch_from(url, remote, part, tell)
+        if problem := check(part, remote):
+            raise _OtherContentError(problem)
+    except _OtherContentError:
+        part.unlink(missing_ok=True)
+        if not was_there:
+            raise
+        _whole_from(url, remote, part, tell)
 
 
 def _fetch_from(url: str, remote: Remote, part: Path, tell: Tell) -> None:
@@ -137,7 +156,8 @@ def _try_once(url: str, remote: Remote, part: Path, tell: Tell) -> None:
             start = _start_of(answer, start)
             total = _total(answer, start)
             _refuse_other_size(url, remote, total)
-            _copy(answer, part, start, total, lambda done: tell(remote.name, done, total or remote.size or done))
+            _copy(answer, part, start, remote.size, lambda done: tell(remote.name, done, total or remote.size or done))
+            _refuse_cut(part, total)
     except urllib.error.HTTPError as error:
         _answer_to(error, url, part)
     except urllib.error.URLError as error:
@@ -168,14 +188,23 @@ def _refuse_other_size(url: str, remote: Remote, total: int | None) -> None:
         raise UnreachableError(f"{url}: offers {total} bytes, where {remote.size} were published; it is another file")
 
 
-def _copy(answer: Any, part: Path, start: int, total: int | None, tell: Callable[[int], object]) -> None:
+def _refuse_cut(part: Path, total: int | None) -> None:
+    done = part.stat().st_size
+    if total is not None and done < total:
+        raise _CutError(f"the transfer was cut after {done} of {total} bytes")
+
+
+def _copy(answer: Any, part: Path, start: int, most: int | None, tell: Callable[[int], object]) -> None:
+    """Write an answer behind what is there; one that does not say its length might never end."""
     done = start
     try:
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             while chunk := answer.read(_CHUNK):
-                file.write(chunk)
                 done += len(chunk)
+                if most is not None and done > most:
+                    raise _OtherContentError(f"sends more than the {most} bytes that were published")
+                file.write(chunk)
                 tell(done)
             file.flush()
             os.fsync(file.fileno())
@@ -183,8 +212,6 @@ def _copy(answer: Any, part: Path, start: int, total: int | None, tell: Callable
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(f"no space left to write {part}; free some and run again: it goes on from there") from None
         raise
-    if total is not None and done < total:
-        raise _CutError(f"the transfer was cut after {done} of {total} bytes")
 
 
 def _answer_to(error: urllib.error.HTTPError, url: str, part: Path) -> None:

@@ -16,7 +16,6 @@ from undiffuse.data.config.published import ATTRIBUTE_LISTS
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.tar_files import BLOCK, has_checksum
 from undiffuse.data.formats.zip_files import looks_like_zip
-from undiffuse.data.formats.zip_index import read_entries
 from undiffuse.errors import UsageError
 
 CIFAR_BINARY = re.compile(r"(?P<split>data_batch|train|test)(_batch|_\d+)?[^/]*\.bin")
@@ -169,6 +168,8 @@ def _first_members(path: Path) -> list[str]:
 
 def _names_in_zip(path: Path) -> Iterator[str]:
     """The names of some members; none where the archive is damaged, which its reader will say."""
+    from undiffuse.data.formats.zip_index import read_entries  # it needs numpy, and naming a source must not
+
     try:
         for entry in itertools.islice(read_entries(FileAt(path)), _LOOKED_AT):
             yield entry.name
