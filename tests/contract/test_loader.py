@@ -152,6 +152,32 @@ def test_a_killed_worker_is_an_error_of_one_line(lazy: Dataset, loaders: list[Lo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), RunError),  # its tensor could not be fetched from it
+        (EOFError(), RunError),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), RunError),
+        (ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0."), ConnectionResetError),
+        (RuntimeError("another"), RuntimeError),
+    ],
+)
+def test_what_a_worker_s_death_looks_like(
+    lazy: Dataset, loaders: list[Ahead], raised: Exception, shown: type[Exception]
+) -> None:
+    ahead = Ahead(lazy, lambda start, count: np.arange(start, start + count), 1)
+    loaders.append(ahead)
+    ahead.fetch(0, 2)
+
+    def dead() -> Iterator[None]:
+        raise raised
+        yield
+
+    ahead._running = dead()
+    with pytest.raises(shown, match="was killed" if shown is RunError else "another|Caught"):
+        ahead.fetch(2, 2)
+
+
 def test_workers_do_not_mind_signals_to_the_group_and_end_with_the_loader(lazy: Dataset) -> None:
     before = children()
     loader = Loader(lazy, 0, LoaderConfig(workers=2))

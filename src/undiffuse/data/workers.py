@@ -185,10 +185,18 @@ def _signals_kept() -> Iterator[None]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not _is_by_death(error):
             raise
         raise RunError(
             "a process that loads data was killed, perhaps for want of memory or of room in /dev/shm; free some and go "
             "on, or load in the training process with loader.workers=0"
         ) from None
+
+
+def _is_by_death(error: Exception) -> bool:
+    """Whether a worker's end is behind an error; torch says so, unless it was about to fetch a tensor from it."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in text and "exited unexpectedly" in text
+    return not text.startswith("Caught ")  # torch's word for what was raised in a worker that lives
