@@ -347,14 +347,6 @@ class _Lazy(Dataset):
         return len(self._rows)
 
     @property
-    def labels(self) -> Indices | None:
-        return self._labels
-
-    @property
-    def captions(self) -> Sequence[str] | None:
-        return self._captions
-
-    @property
     def decodes(self) -> bool:
         return True
 

@@ -51,14 +51,6 @@ class Listed(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def labels(self) -> Indices | None:
-        return self._labels
-
-    @property
-    def captions(self) -> Sequence[str] | None:
-        return self._captions
-
     def hashes(self) -> Hashes:
         raise TypeError("pictures that are listed only have no hashes")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, overload
 
@@ -51,14 +51,6 @@ class MappedSet(Dataset):
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def labels(self) -> Indices | None:
-        return self._labels
-
-    @property
-    def captions(self) -> Sequence[str] | None:
-        return self._captions
 
     def hashes(self) -> Hashes:
         return self._hashes

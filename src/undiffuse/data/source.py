@@ -72,6 +72,10 @@ class Dataset(ABC):
         provenance: where it comes from, its licence where known, counts and options, as text.
     """
 
+    #: What ``labels`` and ``captions`` are, for a set that has any.
+    _labels: Indices | None = None
+    _captions: Sequence[str] | None = None
+
     def __init__(
         self, name: str, shape: Sequence[int], class_names: Sequence[str], provenance: Mapping[str, str]
     ) -> None:
@@ -84,14 +88,14 @@ class Dataset(ABC):
     def __len__(self) -> int: ...
 
     @property
-    @abstractmethod
     def labels(self) -> Indices | None:
         """(N,) int64 in [0, num_classes), or ``None``."""
+        return self._labels
 
     @property
     def captions(self) -> Sequence[str] | None:
         """One text an item, or ``None`` where the set has none."""
-        return None
+        return self._captions
 
     @abstractmethod
     def hashes(self) -> Hashes:
@@ -189,14 +193,6 @@ class ArrayDataset(Dataset):
     def __len__(self) -> int:
         return len(self._array)
 
-    @property
-    def labels(self) -> Indices | None:
-        return self._labels
-
-    @property
-    def captions(self) -> Sequence[str] | None:
-        return self._captions
-
     def hashes(self) -> Hashes:
         if self._hashes is None:
             self._hashes = hash_rows(self._array)
@@ -218,22 +214,22 @@ class _Subset(Dataset):
         return len(self._rows)
 
     @cached_property
-    def _labels(self) -> Indices | None:
+    def _own_labels(self) -> Indices | None:
         labels = self._base.labels
         return None if labels is None else labels[self._rows]
 
     @property
     def labels(self) -> Indices | None:
-        return self._labels
+        return self._own_labels
 
     @cached_property
-    def _captions(self) -> Texts | None:
+    def _own_captions(self) -> Texts | None:
         captions = self._base.captions
         return None if captions is None else Texts.of(captions).select(self._rows)
 
     @property
     def captions(self) -> Sequence[str] | None:
-        return self._captions
+        return self._own_captions
 
     @property
     def decodes(self) -> bool:
