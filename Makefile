@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+BENCH := .venv-bench
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/python $(INSTALL)
 
-.PHONY: help setup demo test test-slow check docs clean
+.PHONY: help setup demo test test-slow check docs bench-setup clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,7 +28,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 setup: $(VENV)/.installed-dev  ## everything for working on undiffuse
 
-demo: $(VENV)/.installed  ## train on handwritten digits, sample, measure, write runs/demo/report.html
+demo: $(VENV)/.installed  ## samples of the bundled models, then train on digits, measure, write runs/demo/report.html
 	$(BIN)/undiffuse demo
 
 test: $(VENV)/.installed-dev  ## the test suite (under ten minutes on two cores)
@@ -43,5 +45,12 @@ check: $(VENV)/.installed-dev  ## style, types
 docs: $(VENV)/.installed-dev  ## run every snippet and check the reference pages
 	$(BIN)/python -m pytest -q tests/docs
 
+# in an environment of their own, for they need packages that undiffuse does not; the last two by themselves, for the
+# torchvision that one of them names does not import beside every build of torch, and nothing of it is used
+bench-setup: pyproject.toml constraints.txt  ## the peers that benchmarks/ compare with, into .venv-bench
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(INSTALL) -e . diffusers accelerate einops
+	$(BENCH)/bin/python $(INSTALL) --no-deps denoising-diffusion-pytorch ema-pytorch
+
 clean:  ## remove what was installed and made here
-	rm -rf $(VENV) runs samples dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) runs samples results dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,3 +35,14 @@ def one_thread() -> None:
 
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def zoo_tool() -> ModuleType:
+    """``tools/make_zoo_model.py``, which is no part of the package."""
+    path = Path(__file__).resolve().parents[1] / "tools" / "make_zoo_model.py"
+    spec = importlib.util.spec_from_file_location("make_zoo_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -120,12 +120,16 @@ TESTS = {
 
 
 class Mutation(NamedTuple):
-    """One formula made wrong: ``old``, which stands exactly once in ``file``, becomes ``new``."""
+    """One formula made wrong: ``old``, which stands exactly once in ``file``, becomes ``new``.
+
+    ``tests`` are to notice; those of the nearest folder in ``TESTS`` where none are named.
+    """
 
     name: str
     file: str
     old: str
     new: str
+    tests: tuple[str, ...] = ()
 
 
 MUTATIONS = [
@@ -842,7 +846,9 @@ MUTATIONS = [
         "start + self._rank * count // self._num_ranks",
         "start + self._rank * (count // self._num_ranks)",
     ),
-    Mutation("split: bytes of the hash reversed", "data/split.py", '">u8"', '"<u8"'),
+    Mutation(
+        "split: bytes of the hash reversed", "data/split.py", 'hashes[:, :8]).view(">u8")', 'hashes[:, :8]).view("<u8")'
+    ),
     Mutation(
         "workers: killed by the signal of the group",
         "data/workers.py",
@@ -968,9 +974,478 @@ MUTATIONS = [
     Mutation("adaptive augmentation: size for sign", "data/augment/adaptive.py", "above.sign()", "above"),
     Mutation(
         "augmentation: told is dropped with the class",
-        "systems/diffusion.py",
+        "systems/sampled.py",
         "return replace(told, class_label=dropped.class_label)",
         "return dropped",
+    ),
+    # few steps: consistency
+    Mutation(
+        "consistency: target without the end of the segment",
+        "systems/consistency.py",
+        "return t, torch.maximum(s, end), end",
+        "return t, s, end",
+        tests=("tests/e2e/test_consistency_runs.py",),
+    ),
+    Mutation(
+        "consistency: the average does not count",
+        "systems/consistency.py",
+        "        for system in (self, average):\n            system.seen.fill_(images)",
+        "        for system in (self,):\n            system.seen.fill_(images)",
+        tests=("tests/e2e/test_consistency_runs.py",),
+    ),
+    Mutation(
+        "consistency: dropout drawn anew",
+        "systems/consistency.py",
+        "with torch.no_grad(), rng.layers():",
+        "with torch.no_grad():",
+        tests=("tests/e2e/test_consistency_runs.py",),
+    ),
+    Mutation(
+        "consistency: teacher is told no class",
+        "systems/consistency.py",
+        "Watch(denoiser, cond)",
+        "Watch(denoiser, None)",
+        tests=("tests/oracle/test_consistency.py",),
+    ),
+    Mutation(
+        "consistency: target at the noisy point",
+        "losses/consistency.py",
+        "keep = process.sigma(end) / process.sigma(t)",
+        "keep = process.sigma(end) / process.sigma(s)",
+        tests=("tests/oracle/test_consistency.py",),
+    ),
+    Mutation(
+        "pseudo-Huber: without the constant below",
+        "losses/consistency.py",
+        "return square / (torch.sqrt(square + c**2) + c)",
+        "return square / torch.sqrt(square + c**2)",
+        tests=("tests/oracle/test_consistency.py",),
+    ),
+    Mutation(
+        "consistency sampler: noise of t",
+        "samplers/consistency.py",
+        "per_row(process.sigma(steps.s), x) * noise.normal(x)",
+        "per_row(process.sigma(steps.t), x) * noise.normal(x)",
+        tests=("tests/oracle/test_consistency.py",),
+    ),
+    Mutation(
+        "angle grid: even in the ratio",
+        "samplers/grids.py",
+        "-2 * torch.log(torch.tan(inner))",
+        "-2 * torch.log(inner)",
+        tests=("tests/oracle/test_consistency.py",),
+    ),
+    # few steps: mean velocities and halving
+    Mutation(
+        "mean flow: the derivative's sign",
+        "losses/mean_flow.py",
+        "    target: Tensor = velocity - per_row(t - s, x_t) * rate",
+        "    target: Tensor = velocity + per_row(t - s, x_t) * rate",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "mean flow: first part all the way",
+        "losses/mean_flow.py",
+        "    x_m = x_t - per_row(t - m, x_t) * first",
+        "    x_m = x_t - per_row(t - s, x_t) * first",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "mean flow: the divisor is learned from",
+        "losses/mean_flow.py",
+        "    return squared / (squared.detach() + floor) ** power",
+        "    return squared / (squared + floor) ** power",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "mean velocity: told the time it is at",
+        "samplers/mean_velocity.py",
+        "Condition(until=s)",
+        "Condition(until=t)",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "mean velocity: the class forgotten",
+        "samplers/base.py",
+        "cond.over(self.cond) if cond is not None",
+        "cond if cond is not None",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "mean velocity: time of another process",
+        "core/denoiser.py",
+        "cond = replace(cond, until=own.time_of_log_snr(self.process.log_snr(cond.until)))",
+        "cond = replace(cond, until=cond.until)",
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "until: dropped with the class",
+        "core/condition.py",
+        "        dropped = replace(self.map(blank), until=self.until)",
+        "        dropped = self.map(blank)",
+        tests=("tests/contract/test_condition.py",),
+    ),
+    Mutation(
+        "mean flow: shares exchanged",
+        "systems/mean_flow.py",
+        'torch.where(rng.uniform(count, "equal") < self.config.equal_share, t, s)',
+        'torch.where(rng.uniform(count, "equal") > self.config.equal_share, t, s)',
+        tests=("tests/oracle/test_mean_flow.py",),
+    ),
+    Mutation(
+        "halving: every step but the last is the last",
+        "losses/progressive.py",
+        "    return where_rows(final, x_0, ",
+        "    return where_rows(~final, x_0, ",
+        tests=("tests/oracle/test_progressive_distillation.py",),
+    ),
+    Mutation(
+        "halving: the raw student teaches",
+        "systems/progressive.py",
+        "        self._teacher.become(average.network)",
+        "        self._teacher.become(self.network)",
+        tests=("tests/oracle/test_progressive_distillation.py",),
+    ),
+    Mutation(
+        "halving: the student keeps its raw weights",
+        "systems/progressive.py",
+        "        self.network.load_state_dict(average.network.state_dict())",
+        "        pass",
+        tests=("tests/oracle/test_progressive_distillation.py",),
+    ),
+    Mutation(
+        "training state: not read back",
+        "training/trainer.py",
+        '        self.system.load_training_state(parts["training"])',
+        "        pass",
+        tests=("tests/e2e/test_distill.py",),
+    ),
+    # fewer evaluations
+    Mutation(
+        "through: knots halfway",
+        "samplers/grids.py",
+        "place = torch.arange(1, num_steps, dtype=torch.float64) * (len(line) - 1) / num_steps",
+        "place = torch.arange(1, num_steps, dtype=torch.float64) * len(line) / num_steps",
+        tests=("tests/oracle/test_tuned_grids.py",),
+    ),
+    Mutation(
+        "tuning: uphill",
+        "samplers/tuned.py",
+        "if _root_mean_square(missed) < _root_mean_square(e):",
+        "if _root_mean_square(missed) > _root_mean_square(e):",
+        tests=("tests/oracle/test_tuned_grids.py",),
+    ),
+    Mutation(
+        "tuning: sign",
+        "samplers/tuned.py",
+        "moved = z - torch.linalg.solve",
+        "moved = z + torch.linalg.solve",
+        tests=("tests/oracle/test_tuned_grids.py",),
+    ),
+    Mutation(
+        "guidance: sign",
+        "guidance/classifier_free.py",
+        "* (told[rows] - untold)",
+        "* (untold - told[rows])",
+        tests=("tests/oracle/test_guidance.py",),
+    ),
+    Mutation(
+        "guidance: interval",
+        "guidance/classifier_free.py",
+        "(log_snr <= self.interval[1])",
+        "(log_snr >= self.interval[1])",
+        tests=("tests/oracle/test_guidance.py",),
+    ),
+    Mutation(
+        "guidance: cost",
+        "guidance/classifier_free.py",
+        "mix, 2 * both.nfe)",
+        "mix, both.nfe)",
+        tests=("tests/oracle/test_guidance.py",),
+    ),
+    Mutation(
+        "reuse: which steps",
+        "samplers/reuse.py",
+        "steps.index % every == 0",
+        "steps.index % every == 1",
+        tests=("tests/oracle/test_reuse.py",),
+    ),
+    Mutation(
+        "reuse: rows mixed up",
+        "samplers/reuse.py",
+        "self.deep = where_rows(self.fresh, self.deep, kept)",
+        "self.deep = self.deep",
+        tests=("tests/oracle/test_reuse.py",),
+    ),
+    # speed
+    Mutation(
+        "copies: every layer in half precision",
+        "compute/inference.py",
+        "    for layer in cast - kept:",
+        "    for layer in cast.union(kept):",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "copies: stale ones are served",
+        "compute/inference.py",
+        "if held is not None and held.state == state and not",
+        "if held is not None and not",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "optimizer: fused kernels tell nobody",
+        "training/optimizer.py",
+        "        torch.autograd.graph.increment_version(self._parameters[phase])  # of which fused kernels do not tell",
+        "",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "modulated norm: scale without its 1",
+        "networks/layers.py",
+        "    factor = 1 + scale.to(norm.weight.dtype)",
+        "    factor = scale.to(norm.weight.dtype)",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "attention: not scaled",
+        "networks/attention.py",
+        "beta=0, alpha=query.shape[-1] ** -0.5",
+        "beta=0, alpha=1.0",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "bf16: on any processor",
+        "compute/choice.py",
+        'return torch.bfloat16 if choice == "always" or machine(device).fast_bf16 else None',
+        "return torch.bfloat16",
+        tests=("tests/contract/test_compute.py",),
+    ),
+    Mutation(
+        "muon: the shorter side",
+        "training/muon.py",
+        'alpha=-group["lr"] * 0.2 * max(shape) ** 0.5',
+        'alpha=-group["lr"] * 0.2 * min(shape) ** 0.5',
+        tests=("tests/oracle/test_muon.py",),
+    ),
+    Mutation(
+        "post-hoc average: exponent",
+        "training/posthoc.py",
+        "kept = (images / (images + batch_images)) ** (gamma + 1)",
+        "kept = (images / (images + batch_images)) ** gamma",
+        tests=("tests/oracle/test_posthoc_ema.py",),
+    ),
+    Mutation(
+        "post-hoc average: width",
+        "training/posthoc.py",
+        "np.roots([1, 7, 16 - inverse, 12 - inverse])",
+        "np.roots([1, 7, 16 - inverse, 12 + inverse])",
+        tests=("tests/oracle/test_posthoc_ema.py",),
+    ),
+    Mutation(
+        "shards: the first one's gradients alone",
+        "compute/shards.py",
+        "        torch._foreach_add_(totals, other)",
+        "        pass",
+        tests=("tests/contract/test_shards.py",),
+    ),
+    Mutation(
+        "shards: the caller's arithmetic forgotten",
+        "compute/shards.py",
+        "with torch.set_grad_enabled(grad), like():",
+        "with torch.set_grad_enabled(grad):",
+        tests=("tests/contract/test_shards.py",),
+    ),
+    # adversarial training
+    Mutation(
+        "adversarial: samples told to be real",
+        "losses/adversarial.py",
+        "    return F.softplus(-real) + F.softplus(fake)",
+        "    return F.softplus(-real) + F.softplus(-fake)",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "penalties: paid a step late",
+        "losses/adversarial.py",
+        "step % self.every == 0",
+        "step % self.every == 1",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "gradient penalty: around 0",
+        "losses/penalties.py",
+        "excess = slopes(outputs, x) - 1",
+        "excess = slopes(outputs, x)",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "R1: not halved",
+        "losses/penalties.py",
+        "gamma / 2 * gradient",
+        "gamma * gradient",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "unrolled: uphill",
+        "losses/unrolled.py",
+        "theta[name] = value - rate * gradient",
+        "theta[name] = value + rate * gradient",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "unrolled: no gradient through the steps",
+        "losses/unrolled.py",
+        "create_graph=True",
+        "create_graph=False",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "spectral norm: times for over",
+        "networks/gan/spectral.py",
+        "return self.weight / largest_singular_value",
+        "return self.weight * largest_singular_value",
+        tests=("tests/oracle/test_adversarial.py",),
+    ),
+    Mutation(
+        "no class is the first class",
+        "networks/gan/parts.py",
+        "torch.where(label < 0, num_classes, label)",
+        "torch.where(label < 0, 0, label)",
+        tests=("tests/contract/test_gan_networks.py",),
+    ),
+    Mutation(
+        "gan: looking ahead moves running statistics",
+        "systems/gan.py",
+        "value.clone() for name, value in self.discriminator.named_buffers()",
+        "value for name, value in self.discriminator.named_buffers()",
+        tests=("tests/e2e/test_gan.py",),
+    ),
+    Mutation(
+        "gan: the generator moves first",
+        "systems/gan.py",
+        "(step + 1) % self.config.discriminator_steps == 0",
+        "step % self.config.discriminator_steps == 0",
+        tests=("tests/e2e/test_gan.py",),
+    ),
+    Mutation(
+        "gan: lazy penalties at the plain price",
+        "systems/gan.py",
+        "rows + penalties.every * torch",
+        "rows + torch",
+        tests=("tests/e2e/test_gan.py",),
+    ),
+    Mutation(
+        "doctor: gap the other way round",
+        "doctor/game.py",
+        'last["d_real_train"] - last["d_real"]',
+        'last["d_real"] - last["d_real_train"]',
+        tests=("tests/oracle/test_doctor_game.py",),
+    ),
+    # modes, contest, small data
+    Mutation(
+        "modes: six deviations",
+        "metrics/modes.py",
+        "good, num = nearest <= WITHIN,",
+        "good, num = nearest <= 2 * WITHIN,",
+        tests=("tests/oracle/test_modes.py",),
+    ),
+    Mutation(
+        "modes: a tenth will do",
+        "metrics/modes.py",
+        "self.found < 0.5 * self.real_found and",
+        "self.found < 0.1 * self.real_found and",
+        tests=("tests/oracle/test_modes.py",),
+    ),
+    Mutation(
+        "modes: error without the chi-squared rest",
+        "metrics/modes.py",
+        "first + (seen - 1) / (2 * num**2)",
+        "first",
+        tests=("tests/oracle/test_modes.py",),
+    ),
+    Mutation(
+        "modes: share of good points",
+        "metrics/modes.py",
+        "-math.expm1(-(WITHIN**2) / 2)",
+        "-math.expm1(-WITHIN / 2)",
+        tests=("tests/oracle/test_modes.py",),
+    ),
+    Mutation(
+        "modes: real draws are all good",
+        "metrics/modes.py",
+        "rng.binomial(draws, located.sound_of_real)",
+        "rng.binomial(draws, 1.0)",
+        tests=("tests/oracle/test_modes.py",),
+    ),
+    Mutation(
+        "contest: one standard error",
+        "report/contest.py",
+        "Z * math.hypot(a.error or 0.0, b.error or 0.0)",
+        "math.hypot(a.error or 0.0, b.error or 0.0)",
+        tests=("tests/oracle/test_contest.py",),
+    ),
+    Mutation(
+        "contest: higher is worse",
+        "report/contest.py",
+        '"higher": -value',
+        '"higher": value',
+        tests=("tests/oracle/test_contest.py",),
+    ),
+    Mutation(
+        "small data: gap of the held-out pictures",
+        "studies/small_data.py",
+        'row["d_real_train"] - row["d_fake"]',
+        'row["d_real"] - row["d_fake"]',
+        tests=("tests/oracle/test_small_data.py",),
+    ),
+    Mutation(
+        "small data: twice the share",
+        "studies/small_data.py",
+        "_SPARE * SHARE * seconds_an_epoch",
+        "2 * SHARE * seconds_an_epoch",
+        tests=("tests/oracle/test_small_data.py",),
+    ),
+    Mutation(
+        "stacks: digits of both sides",
+        "data/formats/stacked.py",
+        "np.flatnonzero(held_out == side)",
+        "np.arange(len(held_out))",
+        tests=("tests/contract/test_stacked_source.py",),
+    ),
+    # bundled models
+    Mutation(
+        "bundled: name before a model's folder",
+        "app/models.py",
+        ' and not (folder / "config.json").is_file()',
+        "",
+        tests=("tests/e2e/test_zoo_cli.py",),
+    ),
+    Mutation(
+        "bundled: results into the package",
+        "app/models.py",
+        "if model in bundled_models().values() else model\n",
+        "if False else model\n",
+        tests=("tests/e2e/test_zoo_cli.py",),
+    ),
+    Mutation(
+        "bundled: the sheet is in the way",
+        "app/training.py",
+        " and path.name != BUNDLED_SHEET",
+        "",
+        tests=("tests/e2e/test_zoo_cli.py",),
+    ),
+    Mutation(
+        "bundled: tells what is not known",
+        "zoo/card.py",
+        "if told else (),",
+        "if not told else (),",
+        tests=("tests/contract/test_zoo.py",),
+    ),
+    Mutation(
+        "start: sampling imports training",
+        "app/cli.py",
+        "    from undiffuse.app import models, sampling\n",
+        "    from undiffuse.app import models, sampling, training  # noqa\n",
+        tests=("tests/e2e/test_cli_light.py",),
     ),
 ]
 
@@ -1023,15 +1498,17 @@ def check(mutations: list[Mutation]) -> dict[str, str | None]:
             started, file = time.perf_counter(), package / mutation.file
             original = file.read_text(encoding="utf-8")
             file.write_text(mutated(mutation, package), encoding="utf-8")
-            noticed[mutation.name] = run_tests(source, tests_of(mutation.file))
+            noticed[mutation.name] = run_tests(source, tests_of(mutation))
             file.write_text(original, encoding="utf-8")
             report(mutation, noticed[mutation.name], time.perf_counter() - started)
     return noticed
 
 
-def tests_of(file: str) -> list[str]:
-    """Of the nearest folder above the file that has any."""
-    return next(TESTS[str(folder)] for folder in Path(file).parents if str(folder) in TESTS)
+def tests_of(mutation: Mutation) -> list[str]:
+    """Its own, or those of the nearest folder above the file that has any."""
+    if mutation.tests:
+        return list(mutation.tests)
+    return next(TESTS[str(folder)] for folder in Path(mutation.file).parents if str(folder) in TESTS)
 
 
 def report(mutation: Mutation, by: str | None, seconds: float) -> None:

@@ -135,6 +135,14 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     check_writable(out)
 
 
+def next_free(parent: Path, stem: str) -> Path:
+    """``parent/stem-001`` or the first number that is free."""
+    number = 1
+    while (parent / f"{stem}-{number:03d}").exists():
+        number += 1
+    return parent / f"{stem}-{number:03d}"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files and folders that a killed process left in ``folder``."""
     for path in sorted(folder.glob(".*.tmp")):
@@ -149,7 +157,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON in one piece."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Readable JSON, as all files here have it."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def sha256_of(path: Path) -> str:

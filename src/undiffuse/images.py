@@ -57,6 +57,10 @@ def picture_of(samples: npt.NDArray[Any], columns: int | None = None) -> Bytes:
 
 def save_png(path: Path, array: Bytes) -> None:
     """Write (C, H, W) uint8 as a PNG in one piece."""
-    image = to_image(array)
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+        fill_png(temporary, array)
+
+
+def fill_png(path: Path, array: Bytes) -> None:
+    """The same without the care: for files of a folder that is put in place, and synced, as a whole."""
+    to_image(array).save(path, format="PNG")

@@ -21,23 +21,24 @@ GROUND_FLOOR = ("errors", "registry", "config", "files", "images", "version")
 #: Of another room's registry of names and configurations (``systems``, ``networks.config``) a recipe may speak.
 RULE: dict[str, tuple[str, ...]] = {
     "core": (),
+    "compute": (),
     "losses": ("core",),
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
-    "networks": ("core.condition",),
+    "networks": ("core.condition", "compute"),
     "data": ("core.condition",),
     "metrics": (),
-    "systems": ("core", "losses", "samplers", "guidance", "networks"),
-    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.saved", "data"),
-    "evaluation": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "systems": ("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
+    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.saved", "data", "compute"),
+    "evaluation": ("core", "compute", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "studies": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "doctor": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "report": ("evaluation", "studies", "doctor"),
-    "recipes": ("core", "losses", "networks.config", "systems", "data", "training.config"),
+    "recipes": ("core", "losses", "networks.config", "networks.gan.config", "systems", "data", "training.config"),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "app": (
-        *("core", "samplers", "systems", "data", "networks.config", "metrics"),
+        *("core", "compute", "samplers", "systems", "data", "networks.config", "metrics"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
 }

@@ -29,7 +29,8 @@ def test_every_mutation_still_finds_its_formula(tool: ModuleType) -> None:
 
 
 def test_its_tests_exist(tool: ModuleType) -> None:
-    assert all((ROOT / test).is_file() for tests in tool.TESTS.values() for test in tests)
+    for mutation in tool.MUTATIONS:
+        assert all((ROOT / test).is_file() for test in tool.tests_of(mutation)), mutation.name
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ def full(start: int = 0) -> Condition:
         aug_level=row.float(),
         augment_label=row.float()[:, None],
         control=picture,
+        until=row.double() / 100,
+        deep=picture,
     )
 
 
@@ -48,7 +50,9 @@ def test_dropped_rows_are_unconditional_and_the_others_untouched() -> None:
         before, after = getattr(condition, field.name), getattr(dropped, field.name)
         assert after.dtype == before.dtype
         assert torch.equal(after[[0, 2]], before[[0, 2]])
-        if field.name != "class_label":
+        if field.name == "until":
+            assert torch.equal(after, before), "what is asked for is no part of what is told"
+        elif field.name != "class_label":
             assert not bool(after[1].any())
     assert Condition().drop(torch.tensor([True])).class_label is None
 
@@ -63,6 +67,14 @@ def test_stacked_rows_come_apart_again() -> None:
 def test_rows_that_are_told_different_things_do_not_stack() -> None:
     with pytest.raises(UsageError, match="only some of them have 'tokens'"):
         Condition.stack([Condition(class_label=torch.zeros(1, dtype=torch.int64)), full()])
+
+
+def test_one_condition_over_another() -> None:
+    under, label = full(), Condition(class_label=torch.tensor([7, 8, 9]))
+    both = label.over(under)
+    assert both.class_label is label.class_label and both.until is under.until
+    assert label.over(None) is label
+    assert Condition().empty and not label.empty
 
 
 def test_it_moves_and_maps() -> None:

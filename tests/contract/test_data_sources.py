@@ -71,7 +71,7 @@ def archive_of_pictures(path: Path) -> None:
 
 def example(name: str, folder: Path) -> SourceConfig:
     """A small configuration of each source; a new source adds what it needs here only if it needs a file."""
-    if name == "idx":
+    if name in ("idx", "stacked_mnist"):
         mnist_like(folder)
     if name == "folder":
         for index, picture in enumerate(some_pictures()):

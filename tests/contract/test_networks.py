@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,26 @@ def test_class_and_time_reach_the_output(name: str, options: dict[str, object], 
     assert distances.min() > 1e-4
     assert (network(x, c_noise + 30, labels).flatten(1) - out).abs().amax(dim=1).min() > 1e-4
     assert torch.allclose(network(x, c_noise, Condition()).flatten(1)[0], out[0], atol=1e-6), "no label means -1"
+
+
+@each_case
+def test_a_network_told_where_to_reach_begins_as_one_that_is_not(
+    name: str, options: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    plain, (x, c_noise, cond) = make(name, options, shape), inputs(shape)
+    torch.manual_seed(0)
+    told = build_network(validate(NETWORK_CONFIGS[name], {"name": name, **options}), shape, CLASSES, told_until=True)
+    fresh = make(name, options, shape, trained=False).state_dict()
+    new = set(told.state_dict()) - set(fresh)
+    assert len(new) == 1 and all(torch.equal(told.state_dict()[key], fresh[key]) for key in fresh)
+    assert not told.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    told.eval()
+    far = replace(cond, until=torch.zeros_like(c_noise))
+    assert torch.equal(told(x, c_noise, far), plain(x, c_noise, cond))
+    nn.init.normal_(told.state_dict()[new.pop()])
+    assert torch.equal(told(x, c_noise, replace(cond, until=c_noise)), told(x, c_noise, cond)), "none is no gap"
+    assert (told(x, c_noise, far) - told(x, c_noise, cond)).flatten(1).abs().amax(1).min() > 1e-5
+    assert torch.equal(plain(x, c_noise, far), plain(x, c_noise, cond))
 
 
 @each_case

@@ -17,6 +17,7 @@ from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import split_data
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
+from undiffuse.data.config import EmojiConfig
 from undiffuse.errors import UsageError
 from undiffuse.networks import build_network
 from undiffuse.recipes import RECIPES, get_recipe
@@ -24,13 +25,14 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
 SMALLER = ["num_images=32", "batch_images=16", "micro_batch_images=8", "validation_images=8", "preview_samples=2"]
-SMALLER += ["preview_every_images=32", "system.sampling.num_steps=2"]
+SMALLER += ["preview_every_images=32"]
 #: What more it takes to make a recipe of paper size small.
 SMALLER_STILL = {
     "ddpmpp-cifar10": ["data.size=16", "system.network.num_blocks=1"],
     "edm-cifar10": ["data.size=16", "system.network.num_blocks=1"],
     "dit-cifar10": ["data.size=16", "system.network.num_heads=2"],
     "ncsnpp-ffhq256": ["data.size=48", "system.network.num_blocks=1"],
+    "dcgan-bedroom64": ["data.size=48"],
 }
 
 
@@ -51,11 +53,19 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"idx": idx, "folder": pictures}
 
 
+def narrow(recipe: RunConfig) -> list[str]:
+    """Overrides for narrow networks and few sampling steps."""
+    system = recipe.system.model_dump()
+    parts = [part for part in ("network", "generator", "discriminator") if part in system]
+    widths = {part: "width" if system[part]["name"] == "mlp" else "channels" for part in parts}
+    steps = ["system.sampling.num_steps=2"] if "sampling" in system else []
+    return [*(f"system.{part}.{width}=8" for part, width in widths.items()), *steps]
+
+
 def reduced(name: str, small_data: dict[str, Path]) -> RunConfig:
     """The recipe with a narrow network, on a few pictures."""
     recipe = get_recipe(name)
-    width = "width" if recipe.system.model_dump()["network"]["name"] == "mlp" else "channels"
-    overrides = [*SMALLER, f"system.network.{width}=8", *SMALLER_STILL.get(name, [])]
+    overrides = [*SMALLER, *narrow(recipe), *SMALLER_STILL.get(name, [])]
     source = small_data.get(recipe.data.name)
     data = source_config_for(f"{recipe.data.name}:{source}") if source is not None else None
     return apply_overrides(recipe, overrides, data)
@@ -149,3 +159,11 @@ def test_other_data_keeps_the_picture_options(small_data: dict[str, Path]) -> No
     config = apply_overrides(recipe, [], source_config_for(str(small_data["folder"])))
     assert config.data.size == 32 and config.data.channels == 3  # type: ignore[attr-defined]
     assert config.data.path == str(small_data["folder"])  # type: ignore[attr-defined]
+
+
+def test_other_data_keep_what_the_recipe_says_and_their_own_defaults() -> None:
+    data = apply_overrides(get_recipe("ddpm-church48"), [], EmojiConfig(path="emoji.zip")).data
+    assert (data.size, data.channels, data.validation_fraction) == (48, 3, 0.02)  # type: ignore[attr-defined]
+    assert data.background == EmojiConfig(path="emoji.zip").background == 255  # type: ignore[attr-defined]
+    small = apply_overrides(get_recipe("flow-mnist"), [], EmojiConfig(path="emoji.zip")).data
+    assert small.background == 255  # type: ignore[attr-defined]

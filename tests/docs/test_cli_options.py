@@ -15,7 +15,7 @@ from undiffuse.studies import MODEL_STUDIES, STUDIES
 PROMISED = {
     "": [
         *("demo", "train", "sample", "evaluate", "compare", "encode", "report", "doctor"),
-        *("recipes", "samplers", "data", "study"),
+        *("distill", "export", "ema", "models", "recipes", "samplers", "data", "study"),
         *("--debug", "--version"),
     ],
     "demo": ["--out", "--device"],
@@ -23,7 +23,17 @@ PROMISED = {
     "sample": [
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
         *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),
+        *("--guidance", "--guidance-interval", "--reuse"),
     ],
+    "distill": [
+        *("MODEL", "KEY=VALUE", "--steps", "--method", "--data", "--out", "--resume", "--stop-after", "--dry-run"),
+        "--device",
+    ],
+    "export": [
+        *("MODEL", "--out", "--tune-steps", "--sampler", "--tolerance", "--seeds", "--bf16", "--overwrite"),
+        *("--weights", "--device"),
+    ],
+    "ema": ["RUN", "--sigma-rel", "--out", "--overwrite"],
     "evaluate": [
         *("MODEL", "--data", "--metrics", "--num", "--out", "--sampler", "--steps", "--grid", "--seed", "--batch-size"),
         *("--features", "--bound-images", "--bound-random-images", "--likelihood-images", "--likelihood-probes"),
@@ -38,9 +48,14 @@ PROMISED = {
         *("KEY=VALUE", "--data", "--classes", "--recipe", "--images", "--num", "--features", "--out", "--seed"),
         "--device",
     ],
+    "study small-data": [
+        *("KEY=VALUE", "--data", "--recipe", "--augment", "--pictures", "--epochs", "--every", "--out", "--seed"),
+        "--device",
+    ],
     **{f"study {name}": ["MODEL", "KEY=VALUE", "--out", "--seed", "--weights", "--device"] for name in MODEL_STUDIES},
     "report": ["MODEL", "--out", "--study", "--device"],
     "doctor": ["DATA|RUN", "--against", "--near", "--num", "--seed", "--json", "--strict", "--device"],
+    "models": ["NAME", "--json"],
     "recipes": [],
     "samplers": [],
     "data": ["list", "info", "prepare", "get"],

@@ -20,7 +20,7 @@ FORMULA_TABLES = (FOLDER / "formulas.md").read_text(encoding="utf-8")
 ALL_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in sorted(FOLDER.glob("*.md")))
 SYMBOLS = sorted(set(re.findall(r"`(undiffuse[\w.]*:[\w.]+)`", ALL_TEXT)))
 TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", ALL_TEXT)))
-ROOMS = "core|losses|samplers|networks|systems|evaluation|studies"
+ROOMS = "core|losses|samplers|guidance|networks|metrics|systems|evaluation|studies"
 #: Functions as the pages on the mathematics name them, without the package.
 FORMULAS = sorted(set(re.findall(rf"(?<![\w.])((?:{ROOMS})\.[\w.]+:[A-Za-z][\w.]*\w)", ALL_TEXT)))
 #: A row of the features: source, feature, functions, tests.

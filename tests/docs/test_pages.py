@@ -14,8 +14,10 @@ from doc_pages import ROOT, pages
 from pydantic import BaseModel
 
 from undiffuse.app.cli import app
+from undiffuse.compute.choice import ComputeConfig
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
+from undiffuse.data.augment.adaptive import AdaptiveConfig
 from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig
 from undiffuse.data.config import SOURCES
 from undiffuse.data.download import SETS
@@ -23,20 +25,29 @@ from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS
 from undiffuse.evaluation import METRICS
+from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics import FEATURES
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
+from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS
 from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
 from undiffuse.studies import MODEL_STUDIES, STUDIES
 from undiffuse.studies.theory import PLATES
 from undiffuse.studies.truth import TRUTHS
-from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
-from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
+from undiffuse.systems import SYSTEMS
+from undiffuse.systems.consistency import ConsistencyConfig
+from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.gan import GanConfig
+from undiffuse.systems.mean_flow import MeanFlowConfig
+from undiffuse.systems.progressive import ProgressiveConfig
+from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.training.config import EMAConfig, OptimizerConfig, PosthocConfig, RunConfig
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
@@ -67,7 +78,22 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("README.md", [*RECIPES, *SAMPLERS]),
         ("docs/guides/training.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS, *TIME_DENSITIES, *NETWORK_CONFIGS]),
         ("docs/guides/training.md", [*RunConfig.model_fields, *OptimizerConfig.model_fields, *EMAConfig.model_fields]),
-        ("docs/guides/training.md", [*DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
+        ("docs/guides/training.md", [*SYSTEMS, *DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
+        ("docs/guides/few-steps.md", [*DISTILLATIONS, *ConsistencyConfig.model_fields]),
+        ("docs/guides/few-steps.md", [*MeanFlowConfig.model_fields, *ProgressiveConfig.model_fields]),
+        ("docs/guides/gans.md", [*OBJECTIVES, *GanConfig.model_fields, *AdaptiveConfig.model_fields]),
+        (
+            "docs/guides/gans.md",
+            [
+                key
+                for table in (GENERATOR_CONFIGS, DISCRIMINATOR_CONFIGS)
+                for row in table.values()
+                for key in row.model_fields
+            ],
+        ),
+        ("docs/guides/gans.md", [*GENERATOR_CONFIGS, *DISCRIMINATOR_CONFIGS]),
+        ("docs/guides/speed.md", [*ComputeConfig.model_fields, *PosthocConfig.model_fields]),
+        ("docs/theory/adversarial.md", [*OBJECTIVES]),
         (
             "docs/guides/training.md",
             [*RECIPES, *UNetConfig.model_fields, *TransformerConfig.model_fields, *MLPConfig.model_fields],
@@ -118,6 +144,7 @@ def test_contributing_names_every_room_and_folder_of_tests() -> None:
 #: (C, H, W) or (D,) of the data that ends a recipe's name, and classes, that the README counts parameters for.
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28), "swissroll": (2,)}
 SHAPES |= {"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256)}
+SHAPES |= {"rings": (2,), "bedroom64": (3, 64, 64)}
 CLASSES = {"ddpm-digits": 10}
 
 
@@ -126,14 +153,14 @@ def test_readme_counts_the_parameters_right(recipe: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{recipe}` \|.*\| ([\d.]+) M \|$", text, re.MULTILINE)
     assert row is not None
-    system: Any = get_recipe(recipe).system
+    config: Any = get_recipe(recipe).system
+    shape, classes = SHAPES[recipe.rpartition("-")[2]], CLASSES[recipe] if config.class_conditional else 0
     with torch.device("meta"):
-        network = build_network(
-            system.network,
-            SHAPES[recipe.rpartition("-")[2]],
-            CLASSES[recipe] if system.class_conditional else 0,
-            output_factor=2 if system.learned_variance else 1,
-        )
+        if isinstance(config, GanConfig):
+            network: torch.nn.Module = config.build(shape, ())
+        else:
+            factor = 2 if config.says_variance else 1
+            network = build_network(config.network, shape, classes, factor, told_until=config.told_until)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert abs(float(row[1]) - millions) <= 0.0501, f"{millions:.2f} million"
 

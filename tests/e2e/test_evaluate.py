@@ -47,6 +47,7 @@ def test_default_metrics_and_their_protocols(quick_chain: Path, undiffuse: Comma
     names = {
         *("frechet_handwriting", "kernel_handwriting", "score_handwriting", "precision", "recall", "density"),
         *("coverage", "confident_share", "class_balance", "neighbour_ratio", "neighbour_ratio_features"),
+        *("modes_found", "good_samples", "mode_kl"),
     }
     assert results.keys() == names | {"training_gap", "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"}
     for result in results.values():
@@ -169,6 +170,20 @@ def test_the_batch_size_changes_no_number(quick_chain: Path, undiffuse: CommandL
     a = evaluated(undiffuse, quick_chain, tmp_path / "a.json", *options, "--batch-size", 37)
     b = evaluated(undiffuse, quick_chain, tmp_path / "b.json", *options)
     assert a["results"] == b["results"]
+
+
+def test_samples_are_guided_where_asked(
+    trained: Path, trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    options = ("--metrics", "kernel", "--features", "pixels", "--num", 30, "--steps", 2)
+    plain = evaluated(undiffuse, trained, tmp_path / "plain.json", *options)["sampling"]
+    guided = evaluated(undiffuse, trained, tmp_path / "guided.json", *options, "--guidance", 2)["sampling"]
+    assert (guided["guidance"], guided["nfe"]) == (2, 2 * plain["nfe"])
+    never = ("--guidance", 2, "--guidance-interval", "90,inf")
+    unguided = evaluated(undiffuse, trained, tmp_path / "never.json", *options, *never)["sampling"]
+    assert (unguided["guidance_interval"], unguided["nfe"]) == ("90,inf", plain["nfe"])
+    line = undiffuse.refused("evaluate", trained_bf16, *options, "--guidance", 2, "--out", tmp_path / "x.json")
+    assert "needs a model trained with classes" in line
 
 
 def test_too_few_samples_says_how_many(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

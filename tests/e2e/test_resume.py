@@ -40,6 +40,7 @@ VARIANTS = {
         "ema.rampup=0.5",
     ),
     "muon": ("optimizer.name=muon",),
+    "averages chosen afterwards": ('ema.posthoc={"snapshot_every_images": 48}',),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
     "told of augmentation": ("augment=document", "micro_batch_images=8"),
     "learned variance, times drawn by importance": (

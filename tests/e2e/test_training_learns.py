@@ -116,12 +116,18 @@ def test_the_average_ramps_up() -> None:
     assert ema.decay(10**6, 10) == pytest.approx(0.5 ** (10 / 1000))
 
 
-def test_buffers_are_copied_into_the_average() -> None:
-    module = torch.nn.BatchNorm1d(2)
-    ema = EMA(module, EMAConfig(halflife_images=1000))
-    module(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
-    ema.update(module, 0, 8)
-    assert torch.equal(ema.average.running_mean, module.running_mean)
+def test_statistics_of_batch_norms_are_averaged_and_other_buffers_copied() -> None:
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    module.register_buffer("seen", torch.zeros(3))
+    ema = EMA(module, EMAConfig(halflife_images=8, rampup=None))
+    start = module[0].running_mean.clone()
+    module(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)) + 5)
+    module.get_buffer("seen").fill_(4.0)
+    ema.update(module, 80, 8)
+    average = ema.average.get_submodule("0")
+    torch.testing.assert_close(average.running_mean, (start + module[0].running_mean) / 2)
+    assert int(average.num_batches_tracked) == 1
+    assert torch.equal(ema.average.get_buffer("seen"), module.get_buffer("seen"))
 
 
 def test_learning_rates() -> None:

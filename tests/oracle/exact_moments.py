@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.samplers import SAMPLERS
@@ -51,6 +52,30 @@ class UnitNoise(NoiseSource):
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
         return self.normal(like)  # steps do not overlap, so their increments are independent draws
+
+
+class PathsOfGaussian(Denoiser):
+    """The consistency function of one Gaussian N(mu, v), in closed form.
+
+    Along the probability-flow ODE (x_t - alpha mu) / sqrt(alpha^2 v + sigma^2) never changes; at the clean end it is
+    (x_0 - mu) / sqrt(v).
+    """
+
+    def __init__(self, data: GaussianMixture, process: Process) -> None:
+        super().__init__()
+        self.data, self.process = data, process
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        return Denoised(self.follow(x_t, t, torch.full_like(t, -1)))
+
+    def follow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """x_s on the path of x_t; x_0 of the data, without the noise that may be left at t = 0, for s < 0."""
+        at_data = s < 0
+        alpha = torch.where(at_data, 1.0, self.process.alpha(s.clamp(min=0)))[:, None]
+        sigma = torch.where(at_data, 0.0, self.process.sigma(s.clamp(min=0)))[:, None]
+        alpha_t, sigma_t = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None]
+        std, std_t = ((a**2 * self.data.variance + b**2).sqrt() for a, b in ((alpha, sigma), (alpha_t, sigma_t)))
+        return alpha * self.data.mean + (x_t - alpha_t * self.data.mean) * std / std_t
 
 
 def marginal(data: GaussianMixture, process: Process, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,10 +109,10 @@ def test_a_dropped_class_leaves_the_augmentation_told() -> None:
     system = system_of(LABELS, label_dropout=1.0)
     label = torch.rand(5, LABELS)
     cond = Condition(class_label=torch.tensor([0, 1, 0, 1, 0]), augment_label=label)
-    kept = system._drop_labels(cond, 5, StepRandom(0, 0))
+    kept = system.drop_labels(cond, 5, StepRandom(0, 0))
     assert kept.class_label is not None and kept.class_label.tolist() == [-1] * 5
     assert kept.augment_label is not None and torch.equal(kept.augment_label, label)
-    unconditional = system_of(LABELS, class_conditional=False)._drop_labels(cond, 5, StepRandom(0, 0))
+    unconditional = system_of(LABELS, class_conditional=False).drop_labels(cond, 5, StepRandom(0, 0))
     assert unconditional.class_label is None and unconditional.augment_label is label
 
 

@@ -41,6 +41,7 @@ from undiffuse.studies.interpolation import (
 from undiffuse.studies.mixing import angles, evenly, linear, mixed, spherical
 from undiffuse.studies.pictures import PictureSubject, Plan, real_pairs, sampling_plan
 from undiffuse.studies.prior_interpolation import (
+    Denoised,
     Frames,
     PriorInterpolationOptions,
     frames_between,
@@ -233,7 +234,7 @@ def test_parallel_and_zero_rows_are_mixed_linearly() -> None:
 @pytest.mark.parametrize("classes", [(), ("a", "b", "c")])
 def test_the_ends_are_the_samples_of_their_seeds(sampler: str, classes: tuple[str, ...]) -> None:
     subject = tiny(classes)
-    frames = frames_between(subject, Plan(sampler, 4), "spherical", 2, evenly(5), None, nothing)
+    frames = frames_between(subject, Denoised(Plan(sampler, 4)), "spherical", 2, evenly(5), None, nothing)
     names = [name for name in classes[:2] for _ in range(2)] or None
     own = subject.model.sample(4, steps=4, seed=3, sampler=sampler, class_name=names).numpy()
     assert np.array_equal(subject.finish(frames.x[:, 0]), own[0::2])
@@ -250,7 +251,7 @@ def test_the_ends_are_the_samples_of_their_seeds(sampler: str, classes: tuple[st
 
 def test_step_noise_is_shared_and_the_first_end_is_its_seeds_sample() -> None:
     subject = tiny()
-    frames = frames_between(subject, Plan("ancestral", 4), "linear", 1, evenly(3), None, nothing)
+    frames = frames_between(subject, Denoised(Plan("ancestral", 4)), "linear", 1, evenly(3), None, nothing)
     own = subject.model.sample(2, steps=4, seed=3, sampler="ancestral").numpy()
     assert np.array_equal(subject.finish(frames.x[0, :1]), own[:1])
     assert not np.array_equal(subject.finish(frames.x[0, -1:]), own[1:])
@@ -264,8 +265,8 @@ def test_step_noise_is_shared_and_the_first_end_is_its_seeds_sample() -> None:
 
 def test_the_straight_line_falls_to_root_half() -> None:
     subject = tiny()
-    spherically = frames_between(subject, Plan("heun", 1), "spherical", 6, evenly(3), None, nothing)
-    straight = frames_between(subject, Plan("heun", 1), "linear", 6, evenly(3), None, nothing)
+    spherically = frames_between(subject, Denoised(Plan("heun", 1)), "spherical", 6, evenly(3), None, nothing)
+    straight = frames_between(subject, Denoised(Plan("heun", 1)), "linear", 6, evenly(3), None, nothing)
     assert straight.norm[:, 1].mean() == pytest.approx(math.sqrt(0.5), abs=0.05)
     assert spherically.norm[:, 1].mean() == pytest.approx(1, abs=0.05)
     x = torch.zeros(2, 1, 1, 2, 2)

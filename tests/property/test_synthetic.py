@@ -7,10 +7,11 @@ import pytest
 
 from undiffuse.config import validate
 from undiffuse.data import GaussiansConfig, RingsConfig, load_dataset, source_config_for
-from undiffuse.data.synthetic import gaussians, grid_centres, ring_radii, rings, roll_curve, swissroll
+from undiffuse.data.synthetic import gaussian_ring, gaussians, grid_centres, ring_radii, rings, roll_curve, swissroll
 from undiffuse.errors import UsageError
 
-SOURCES = {"swissroll": swissroll, "rings": rings, "gaussians": gaussians}
+SOURCES = {"swissroll": swissroll, "rings": rings, "gaussians": gaussians, "gaussian_ring": gaussian_ring}
+CLASSES = {"swissroll": 0, "rings": 3, "gaussians": 25, "gaussian_ring": 8}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -62,10 +63,11 @@ def _offset() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_has_its_name_options_and_no_labels(name: str) -> None:
+def test_a_source_has_its_name_options_and_its_modes_as_classes(name: str) -> None:
     config = source_config_for(name)
     dataset = load_dataset(config)
-    assert dataset.name == name and dataset.labels is None and dataset.shape == (2,)
+    assert dataset.name == name and dataset.num_classes == CLASSES[name] and dataset.shape == (2,)
+    assert (dataset.labels is None) == (CLASSES[name] == 0)
     assert f"noise={config.noise}" in dataset.provenance["options"]  # type: ignore[attr-defined]
     assert "validation_fraction" not in dataset.provenance["options"]
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from undiffuse.app import cli_measure
+from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     DeviceOption,
     GridOption,
+    GuidanceIntervalOption,
+    GuidanceOption,
     ModelArgument,
     ProcessOption,
     SamplerOption,
@@ -20,10 +22,12 @@ from undiffuse.app.cli_options import (
     StepsOption,
     WeightsOption,
     list_rows,
+    parse_interval,
 )
 from undiffuse.app.cli_study import study_app
 from undiffuse.app.visible import visible
 from undiffuse.errors import UndiffuseError, UsageError
+from undiffuse.files import next_free
 
 app = typer.Typer(
     name="undiffuse",
@@ -60,7 +64,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Train on handwritten digits, sample, measure, and write a report: a few minutes, no download."""
+    """Show the bundled models, then train on digits, sample, measure, report: a few minutes, no download."""
     from undiffuse.app.demo import run_demo
 
     run_demo(out, device)
@@ -95,9 +99,14 @@ def train(
         return
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
-    folder = out or training.next_free(Path("runs"), config.recipe)
+    folder = out or next_free(Path("runs"), config.recipe)
     if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
         typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+
+
+app.command()(cli_distill.distill)
+app.command()(cli_export.export)
+app.command()(cli_ema.ema)
 
 
 @app.command()
@@ -113,6 +122,11 @@ def sample(
     class_name: Annotated[
         list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")
     ] = None,
+    guidance: GuidanceOption = None,
+    guidance_interval: GuidanceIntervalOption = None,
+    reuse: Annotated[
+        int, typer.Option(help="evaluate a U-Net's coarse levels every so many steps only: faster, not the same")
+    ] = 1,
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
@@ -120,12 +134,12 @@ def sample(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
-    from undiffuse.app import models, sampling, training
+    from undiffuse.app import models, sampling
 
     loaded = models.load(model, device, weights)
     sampling.sample_to_folder(
         loaded,
-        out or training.next_free(Path("samples"), loaded.path.resolve().name),
+        out or next_free(Path("samples"), loaded.path.resolve().name),
         num=num,
         sampler=sampler,
         steps=steps,
@@ -134,6 +148,9 @@ def sample(
         seed=seed,
         batch_size=batch_size,
         class_names=class_name or [],
+        guidance=guidance,
+        guidance_interval=parse_interval(guidance_interval),
+        reuse=reuse,
         progressive=progressive,
         overwrite=overwrite,
     )
@@ -165,6 +182,17 @@ def encode(
 
 app.command()(cli_measure.report)
 app.command()(cli_measure.doctor)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="the one to tell all about")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List the models that come with the installation, or show the card of one."""
+    from undiffuse.app.zoo import list_models
+
+    list_models(name, json)
 
 
 @app.command()

@@ -11,6 +11,8 @@ from undiffuse.app.cli_options import (
     DeviceOption,
     FeaturesOption,
     GridOption,
+    GuidanceIntervalOption,
+    GuidanceOption,
     ModelArgument,
     NoCacheOption,
     ProcessOption,
@@ -18,6 +20,7 @@ from undiffuse.app.cli_options import (
     SeedOption,
     StepsOption,
     WeightsOption,
+    parse_interval,
 )
 from undiffuse.errors import UsageError
 
@@ -37,6 +40,8 @@ def evaluate(
     steps: StepsOption = None,
     grid: GridOption = None,
     process: ProcessOption = None,
+    guidance: GuidanceOption = None,
+    guidance_interval: GuidanceIntervalOption = None,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
     bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
@@ -61,6 +66,8 @@ def evaluate(
         steps=steps,
         grid=grid,
         process=process,
+        guidance=guidance,
+        guidance_interval=parse_interval(guidance_interval),
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,
@@ -69,7 +76,7 @@ def evaluate(
         likelihood_probes=likelihood_probes,
     )
     names = _named_metrics(metrics)
-    path = out or loaded.path / "evaluation.json"
+    path = out or models.results_folder(loaded.path) / "evaluation.json"
     evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache)
 
 

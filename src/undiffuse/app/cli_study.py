@@ -25,7 +25,10 @@ def study(context: typer.Context) -> None:
 @study_app.command("theory")
 def study_theory(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="a run folder of points, or exact:swissroll, rings, gaussians")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="a run folder of points, or exact:swissroll, rings, gaussians, gaussian_ring"
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="folder; studies/theory-MODEL by default")] = None,
     process: Annotated[str | None, typer.Option(help="of exact:NAME, such as ve or vp:beta_max=10; vp if none")] = None,
@@ -84,6 +87,40 @@ def study_one_class(
         images=images,
         samples=num,
         features=features,
+        seed=seed,
+        device=device,
+    )
+
+
+@study_app.command("small-data")
+def study_small_data(
+    data: Annotated[str, typer.Option(help="a source of pictures, more than are trained on")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="what is trained, see 'undiffuse recipes'")] = "dcgan-mnist",
+    augment: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the augmented training; what suits the recipe")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="to train on")] = 1000,
+    epochs: Annotated[int, typer.Option(help="passes over them")] = 100,
+    every: Annotated[int, typer.Option(help="epochs between two measurements, more where they cost too much")] = 10,
+    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/small-data"),
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a recipe on few pictures, with and without augmentation, and measure quality and overfitting as it goes."""
+    from undiffuse.app import small_data
+
+    small_data.small_data(
+        data,
+        out,
+        recipe=recipe,
+        overrides=overrides or [],
+        augmentation=augment or [],
+        pictures=pictures,
+        epochs=epochs,
+        every=every,
         seed=seed,
         device=device,
     )

@@ -1,4 +1,4 @@
-"""``undiffuse demo``: the main job from end to end on pictures that come with the installation."""
+"""``undiffuse demo``: what the bundled models make, then the main job from end to end on pictures that come along."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from undiffuse.app.evaluating import evaluate_to_file
 from undiffuse.app.models import load
 from undiffuse.app.reporting import report_run
 from undiffuse.app.show import duration, say
-from undiffuse.app.training import train
+from undiffuse.app.training import BUNDLED_SHEET, check_folder, train
+from undiffuse.app.zoo import save_bundled_sheet
 from undiffuse.evaluation import Protocol
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.saved import read_config
@@ -18,10 +19,17 @@ RECIPE = "ddpm-digits"
 
 
 def run_demo(out: Path, device: str) -> None:
-    """Train, sample, measure, report. An interrupted demo goes on where it was; a finished one is measured again."""
+    """Show the bundled models, then train, sample, measure, report.
+
+    An interrupted demo goes on where it was; a finished one is measured again.
+    """
     started = time.monotonic()
     resume = (out / "config.json").is_file() and read_config(out)["config"]["recipe"] == RECIPE
-    if not train(get_recipe(RECIPE), out, resume=resume, device=device):
+    config = get_recipe(RECIPE)
+    check_folder(config, out, resume)
+    names = save_bundled_sheet(out / BUNDLED_SHEET, device)
+    say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_SHEET}")
+    if not train(config, out, resume=resume, device=device):
         return
     model = load(out, device)
     evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json")

@@ -19,6 +19,7 @@ from undiffuse.doctor.duplicates import NEAR
 from undiffuse.doctor.pictures import DataSubject
 from undiffuse.doctor.runs import CheckpointState, RunSubject
 from undiffuse.errors import UsageError
+from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import check_writable, write_json
 from undiffuse.metrics.features import fitting_features
 from undiffuse.systems.saved import check_seeds, read_config
@@ -124,6 +125,7 @@ def _run(name: str, against: str | None, num: int | None, seed: int, device: str
     )
     with contextlib.suppress(UsageError):  # weights that cannot be loaded are a finding
         subject.features = fitting_features(subject.model.system.shape, subject.model.origin)
+        subject.count_modes = mode_counter(record, subject.shape, subject.model.origin, lambda: subject.data[0])
     return subject
 
 
@@ -157,7 +159,7 @@ def _checkpoint(path: Path) -> CheckpointState:
 
 
 def _print(subject: str, found: Examination) -> None:
-    console.print(Text(f"{subject}: {_summary(found)}", style="bold"), soft_wrap=True)
+    console().print(Text(f"{subject}: {_summary(found)}", style="bold"), soft_wrap=True)
     for finding in found.findings:
         _print_finding(finding)
 
@@ -165,12 +167,12 @@ def _print(subject: str, found: Examination) -> None:
 def _print_finding(finding: Finding) -> None:
     line = Text.assemble((f"{finding.severity:>7}", _COLOURS[finding.severity]), f"  {finding.title}")
     if finding.severity == "ok":
-        console.print(line.append(f": {finding.evidence}", style="dim"), soft_wrap=True)
+        console().print(line.append(f": {finding.evidence}", style="dim"), soft_wrap=True)
         return
-    console.print(line, soft_wrap=True)
-    console.print(Text(f"         {finding.evidence}"), soft_wrap=True)
+    console().print(line, soft_wrap=True)
+    console().print(Text(f"         {finding.evidence}"), soft_wrap=True)
     if finding.advice:
-        console.print(Text(f"         do: {finding.advice}"), soft_wrap=True)
+        console().print(Text(f"         do: {finding.advice}"), soft_wrap=True)
 
 
 def _summary(found: Examination) -> str:

@@ -29,14 +29,28 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder that ``model`` stands for."""
+    """The folder that ``model`` stands for: a run or a model folder first, then the bundled model of that name."""
     folder, bundled = Path(model).expanduser(), bundled_models()
+    if str(model) in bundled and not (folder / "config.json").is_file():
+        return bundled[str(model)]
     if folder.is_dir():
         return folder
-    if str(model) in bundled:
-        return bundled[str(model)]
     names = f"; bundled models: {nearest(str(model), bundled)}" if bundled else ""
     raise UsageError(f"no model {str(model)!r}: neither a folder nor a bundled name; give the folder of a run{names}")
+
+
+def results_folder(model: Path) -> Path:
+    """Where results about a model are kept: its own folder; ``results/NAME`` here for a bundled one.
+
+    Args:
+        model: the folder that the model was loaded from.
+    """
+    return Path("results") / model.name if model in bundled_models().values() else model
+
+
+def spoken_name(model: Path) -> str:
+    """What a command line calls a loaded model: a bundled one by its name, any other by its folder."""
+    return model.name if model in bundled_models().values() else str(model)
 
 
 def pick_device(device: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from undiffuse.config import M, validate
+from undiffuse.config import ComponentConfig, M, validate
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
@@ -25,7 +25,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
     """
     values = config.model_dump(mode="json")
     if data is not None:
-        values["data"] = _merged_source(values["data"], data)
+        values["data"] = _merged_source(config.data, data)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -53,10 +53,11 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
     return validate(model, values, what)
 
 
-def _merged_source(old: dict[str, Any], new: SourceConfig) -> dict[str, Any]:
-    chosen = new.model_dump(mode="json", exclude_unset=True)
-    shared = {key: value for key, value in old.items() if key in type(new).model_fields and key not in ("name", "path")}
-    return {**shared, **chosen, "name": new.name}
+def _merged_source(old: ComponentConfig, new: SourceConfig) -> dict[str, Any]:
+    """``new`` with what ``old`` says beyond its own defaults, which are not those of another source."""
+    said, chosen = old.model_dump(mode="json", exclude_defaults=True), new.model_dump(mode="json", exclude_unset=True)
+    known = type(new).model_fields.keys() - {"name", "path"}
+    return {**{key: value for key, value in said.items() if key in known}, **chosen, "name": new.name}
 
 
 def read_value(text: str) -> Any:

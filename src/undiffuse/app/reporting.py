@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from undiffuse.app.evaluating import real_data
-from undiffuse.app.models import load
+from undiffuse.app.models import load, results_folder, spoken_name
 from undiffuse.app.reproducing import reproducing_command
 from undiffuse.app.show import counting, warn
 from undiffuse.config import Component
@@ -24,7 +24,7 @@ from undiffuse.evaluation.schedule import schedule_of
 from undiffuse.files import check_writable
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
-from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
@@ -47,7 +47,7 @@ def report(
         UsageError: no such run, one without weights, a run named twice, no such study, or nowhere to write.
     """
     models = [load(run, device) for run in runs]
-    path = out or (models[0].path / "report.html" if len(models) == 1 else Path("comparison.html"))
+    path = out or (results_folder(models[0].path) / "report.html" if len(models) == 1 else Path("comparison.html"))
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder; name a file such as {path / 'report.html'}")
     check_writable(path)
@@ -72,8 +72,10 @@ def _material(model: Model, name: str, studies: Sequence[Study], single: bool) -
     points = len(model.system.shape) != 3
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count)
+    denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
     data = _real(model, count)
     augmentation, columns = _augmentation(model, data)
+    results = results_folder(model.path)
     return ReportMaterial(
         record=model.config,
         journal=read_journal(model.path),
@@ -82,13 +84,13 @@ def _material(model: Model, name: str, studies: Sequence[Study], single: bool) -
         name=name,
         augmentation=augmentation,
         augmentation_columns=columns,
-        filmstrip=frames,
-        filmstrip_labels=labels,
-        evaluation=_json(model.path / "evaluation.json"),
+        filmstrip=frames if denoises else None,
+        filmstrip_labels=labels if denoises else [],
+        evaluation=_json(results / "evaluation.json"),
         previews=model.path / "previews",
         schedule=schedule_of(model.system, model.config),
         studies=[*found_studies(model.path), *studies],
-        findings=_findings(model.path / "doctor.json"),
+        findings=_findings(results / "doctor.json"),
         reproduce=reproducing_command(model.config),
         commands=_commands(model),
         hardware=hardware(),
@@ -196,16 +198,17 @@ def _findings(path: Path) -> Any:
 
 
 def _commands(model: Model) -> dict[str, str]:
-    run = shlex.quote(str(model.path))
+    run = shlex.quote(spoken_name(model.path))
     points = len(model.system.shape) != 3
     commands = {
         f"sample 64 {'points' if points else 'pictures'}": f"undiffuse sample {run} -n 64",
-        "see the denoising": f"undiffuse sample {run} -n 8 --progressive",
         "measure again, with more samples": f"undiffuse evaluate {run} --num 5000",
         "set it beside another run": f"undiffuse report {run} OTHER",
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
         "train on your own pictures": "undiffuse train ddpm-church48 --data FOLDER",
     }
+    if isinstance(model.system, DenoisingSystem):
+        commands["see the denoising"] = f"undiffuse sample {run} -n 8 --progressive"
     if model.class_names:
         commands["one class only"] = f"undiffuse sample {run} --class {shlex.quote(model.class_names[-1])} -n 16"
     return commands

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from undiffuse.app.show import counting, say, warn
-from undiffuse.files import check_own_folder, replacing, write_json
-from undiffuse.images import picture_of, save_png
-from undiffuse.samplers.base import Progress
+from undiffuse.files import check_own_folder, json_text, replacing
+from undiffuse.images import fill_png, picture_of
+from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.sampling import written_interval
 from undiffuse.systems.saved import Model, check_seeds
 
 #: Pictures and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all pictures.
@@ -37,6 +38,9 @@ def sample_to_folder(
     batch_size: int,
     class_names: Sequence[str],
     progressive: bool,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    reuse: int = 1,
     overwrite: bool = False,
 ) -> Path:
     """Sample ``num`` pictures and write them to ``out`` in one piece.
@@ -66,31 +70,38 @@ def sample_to_folder(
             cond=model.condition(names),
             batch_size=batch_size,
             callback=callback,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            reuse=reuse,
         )
         sampled = model.system.sample(request)
     samples = model.finish(sampled.x).numpy()
     with replacing(out) as folder:
         folder.mkdir()
-        _write(folder, samples, _record(model, request, names, sampled.nfe))
+        _write(folder, samples, _record(model, request, names, sampled))
         if progressive:
             _write_progress(folder, history)
     if sampled.note:
         warn(sampled.note)
-    say(f"{num} samples in {out} ({sampled.nfe} network evaluations each)")
+    say(f"{num} samples in {out} ({_cost(sampled)} each)")
     return out
 
 
-def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int) -> dict[str, Any]:
-    defaults = model.config["config"]["system"]["sampling"]
+def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled: Sampled) -> dict[str, Any]:
+    defaults = model.system.sampling_facts()
     shared = {
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"]["recipe"],
-        "sampler": request.sampler or defaults["sampler"],
-        "steps": request.num_steps or defaults["num_steps"],
-        "grid": request.grid or defaults["grid"],
+        "sampler": request.sampler or defaults.get("sampler"),
+        "steps": request.num_steps or defaults.get("steps"),
+        "grid": request.grid or defaults.get("grid"),
         "process": request.process or "the model's own",
-        "nfe": nfe,
+        "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
+        "guidance_interval": _interval_of(request) or defaults.get("guidance_interval"),
+        "reuse": request.reuse,
+        "nfe": sampled.nfe,
+        "partial_nfe": sampled.partial_nfe,
     }
     images = [
         {"file": f"{index:06d}.png", "seed": seed, "class": names[index] if names else None, **shared}
@@ -99,19 +110,27 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], nfe: int
     return {**shared, "images": images}
 
 
+def _cost(sampled: Sampled) -> str:
+    partial = f" and {sampled.partial_nfe} of its finest level" if sampled.partial_nfe else ""
+    return f"{sampled.nfe} network evaluations{partial}"
+
+
+def _interval_of(request: SampleRequest) -> str | None:
+    return None if request.guidance_interval is None else written_interval(request.guidance_interval)
+
+
 def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) -> None:
     if samples.ndim == 4:
         for index, image in enumerate(samples):
-            save_png(folder / f"{index:06d}.png", image)
+            fill_png(folder / f"{index:06d}.png", image)
     else:
         record = {
             **record,
             "images": [{**row, "file": "samples.npy", "row": i} for i, row in enumerate(record["images"])],
         }
-        with replacing(folder / "samples.npy") as path, path.open("wb") as file:
-            np.save(file, samples)
-    save_png(folder / "grid.png", picture_of(samples))
-    write_json(folder / "samples.json", record)
+        np.save(folder / "samples.npy", samples)
+    fill_png(folder / "grid.png", picture_of(samples))
+    (folder / "samples.json").write_text(json_text(record), encoding="utf-8")
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
@@ -119,12 +138,11 @@ def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -
     frames = np.stack(
         [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
     )
-    with replacing(folder / "progressive.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, x_0=frames)
+    np.savez_compressed(folder / "progressive.npz", x_0=frames)
     moments = np.unique(np.linspace(0, len(frames) - 1, _SHOWN_MOMENTS).round().astype(int))
     if frames.ndim == 5:
         shown = frames[moments][:, :_SHOWN_ROWS].swapaxes(0, 1)
-        save_png(folder / "progressive.png", picture_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
+        fill_png(folder / "progressive.png", picture_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
     else:
         clouds = np.stack([picture_of(frames[moment]) for moment in moments])
-        save_png(folder / "progressive.png", picture_of(clouds, len(moments)))
+        fill_png(folder / "progressive.png", picture_of(clouds, len(moments)))

@@ -6,23 +6,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from undiffuse.app.visible import visible
 
-console = Console(highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+@cache
+def console() -> Console:
+    """The terminal; what draws on it is imported here, for plain lines need none of it."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
 def say(text: str) -> None:
     """One line on standard output, never folded, so that a command in it can be copied."""
-    console.print(visible(text), soft_wrap=True, markup=False)
+    print(visible(text), flush=True)
 
 
 def warn(text: str) -> None:
@@ -41,10 +47,13 @@ def duration(seconds: float) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:
         drawn.add_row(*(Text(visible(cell)) for cell in row))  # a bracket in a file's name is no markup
-    console.print(drawn)
+    console().print(drawn)
 
 
 def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
@@ -55,11 +64,19 @@ def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> No
         value = "–" if result["value"] is None else f"{result['value']:.4g}"
         rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
     table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
-    verdicts = {result["details"]["verdict"] for result in evaluation["results"] if "verdict" in result["details"]}
-    for verdict in sorted(verdicts):
-        say(f"copying: {verdict}")
+    told = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]
+    for about, verdict in sorted({(row.get("about", "copying"), row["verdict"]) for row in told}):
+        say(f"{about}: {verdict}")
     if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
         say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
+
+
+def _bar(facts: str, *, shown: bool, transient: bool = False) -> Progress:
+    """A bar between what is done and the facts about it."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(facts)
+    return Progress(*columns, console=console(), disable=not shown, transient=transient)
 
 
 class TrainingView:
@@ -67,14 +84,8 @@ class TrainingView:
 
     def __init__(self, num_images: int, images: int = 0) -> None:
         self.num_images, self.first, self.started = num_images, images, time.monotonic()
-        self.live = console.is_terminal
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[facts]}"),
-            console=console,
-            disable=not self.live,
-        )
+        self.live = console().is_terminal
+        self.bar = _bar("{task.percentage:>3.0f}%  {task.fields[facts]}", shown=self.live)
         self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
         self.measured = {"validation": "", "quality": ""}
 
@@ -100,7 +111,7 @@ class TrainingView:
         facts = f"{values['images_per_second']:.0f} images/s  loss {values['loss']:.4f}{measured}  {left} left"
         self.bar.update(self.task, completed=images, facts=facts)
         if not self.live:
-            console.print(f"{images:>9} images  {facts}", soft_wrap=True)
+            console().print(f"{images:>9} images  {facts}", soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Something worth a line."""
@@ -109,16 +120,11 @@ class TrainingView:
 
 @contextmanager
 def counting(what: str) -> Iterator[Any]:
-    """A function ``tell(done, total)`` that draws a bar."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
+    """A function ``tell(done, total)`` that draws a bar where someone watches."""
+    if not sys.stdout.isatty():
+        yield lambda done, total: None
+        return
+    with _bar("{task.completed:.0f} of {task.total:.0f}", shown=True, transient=True) as bar:
         task = bar.add_task(what, total=1)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -128,15 +134,8 @@ class Working:
 
     def __init__(self, unit: str = "pictures", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
         self._unit, self._amount = unit, amount
-        self._live = console.is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[facts]}"),
-            console=console,
-            disable=not self._live,
-            transient=True,
-        )
+        self._live = console().is_terminal
+        self._bar = _bar("{task.fields[facts]}", shown=self._live, transient=True)
         self._task = self._bar.add_task("", total=1, facts="")
         self._what, self._first, self._began, self._told = "", 0, 0.0, 0.0
 
@@ -158,4 +157,4 @@ class Working:
         self._bar.update(self._task, description=what, completed=done, total=max(total, 1), facts=facts)
         if not self._live and now - self._told > _SECONDS_BETWEEN_LINES:
             self._told = now
-            console.print(f"{what}  {facts}", soft_wrap=True, markup=False)
+            console().print(f"{what}  {facts}", soft_wrap=True, markup=False)

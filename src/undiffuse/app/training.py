@@ -19,6 +19,7 @@ from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
+from undiffuse.data.split import few_by_content
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable
@@ -29,6 +30,8 @@ from undiffuse.training.trainer import Trainer
 
 #: How long the measurement of a dry run may take on a slow machine.
 _MEASURED_SECONDS = 5.0
+#: The picture that the demo puts into its folder before there is a run.
+BUNDLED_SHEET = "bundled.png"
 
 
 def configure(
@@ -60,7 +63,8 @@ def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
     if location is not None and not location.exists():
         raise UsageError(f"no such file or folder: {location}; name your own pictures with --data")
     fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
-    return split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
+    training, held_out = split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
+    return few_by_content(training, config.train_items), held_out
 
 
 def train(
@@ -76,12 +80,13 @@ def train(
     Raises:
         UsageError: ``out`` holds another run, or one with another configuration.
     """
-    _check_folder(config, out, resume)
+    check_folder(config, out, resume)
     training, held_out = split_data(config)
     trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
         model = Model(trainer.ema.average, trainer.record, out, "")
-        trainer.measure = quality_measure(model, training, config.quality_samples)
+        reference = held_out if config.quality_reference == "held_out" else training
+        trainer.measure = quality_measure(model, reference, config.quality_samples)
     if resume:
         _announce_resume(trainer, out)
     else:
@@ -115,12 +120,17 @@ class _Notes:
         warn(text)
 
 
-def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    """Refuse a folder that a run cannot be put into, or that holds another run.
+
+    Raises:
+        UsageError: says what is there, and what to do.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
     check_writable(out)
     if not (out / "config.json").is_file():
-        if out.is_dir() and any(not path.match(".*.tmp") for path in out.iterdir()):
+        if out.is_dir() and any(not path.match(".*.tmp") and path.name != BUNDLED_SHEET for path in out.iterdir()):
             raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
         return
     if not resume:
@@ -176,7 +186,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
         ["whole run", duration(seconds * config.num_images / 1000)],
     ]
     table(f"{config.recipe} (dry run: nothing is written)", ["", ""], rows)
-    console.print_json(json.dumps(config.model_dump(mode="json")))
+    console().print_json(json.dumps(config.model_dump(mode="json")))
 
 
 def _seconds_a_thousand(trainer: Trainer) -> float:
@@ -190,17 +200,10 @@ def _seconds_a_thousand(trainer: Trainer) -> float:
 def _seconds_for(trainer: Trainer, count: int) -> float:
     batch = trainer.loader.batch(0, count).to(trainer.device)
     started = time.perf_counter()
-    report = trainer.system(batch, trainer.system.phases[0], StepRandom(0, 0, device=trainer.device))
-    report.loss.backward()
-    float(report.loss.detach())
+    for phase in trainer.system.phases:
+        report = trainer.system(batch, phase, StepRandom(0, 0, device=trainer.device))
+        report.loss.backward()
+        float(report.loss.detach())
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def next_free(parent: Path, stem: str) -> Path:
-    """``parent/stem-001`` or the first number that is free."""
-    number = 1
-    while (parent / f"{stem}-{number:03d}").exists():
-        number += 1
-    return parent / f"{stem}-{number:03d}"

@@ -22,6 +22,9 @@ class Condition:
         low_res: (B, C, H, W) the picture to be upscaled, with ``aug_level`` (B,), its noise level.
         augment_label: (B, A) what augmentation was done to the training picture.
         control: (B, C, H, W) edges, depth, ... in [-1, 1].
+        until: (B,) the time s <= t that a mean velocity reaches to; none means t itself. It says what is asked, not
+            what the picture shows, so it is never dropped.
+        deep: (B, C, h, w) features of the network's inner levels from a step before, taken instead of its own.
     """
 
     class_label: Tensor | None = None
@@ -32,6 +35,8 @@ class Condition:
     aug_level: Tensor | None = None
     augment_label: Tensor | None = None
     control: Tensor | None = None
+    until: Tensor | None = None
+    deep: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """The condition with ``function`` applied to every tensor it holds."""
@@ -53,11 +58,23 @@ class Condition:
             rows = mask.reshape(-1, *([1] * (value.ndim - 1))).to(value.device)
             return torch.where(rows, torch.zeros((), dtype=value.dtype, device=value.device), value)
 
-        dropped = self.map(blank)
+        dropped = replace(self.map(blank), until=self.until)
         if self.class_label is None:
             return dropped
         label = torch.where(mask.to(self.class_label.device), -1, self.class_label)
         return replace(dropped, class_label=label)
+
+    def over(self, other: Condition | None) -> Condition:
+        """``other`` with the fields that this one holds put in place of its own."""
+        if other is None:
+            return self
+        held = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return replace(other, **held)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing at all."""
+        return all(getattr(self, f.name) is None for f in fields(self))
 
     @staticmethod
     def stack(parts: Sequence[Condition]) -> Condition:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +27,16 @@ from undiffuse.registry import lookup
 class Denoised(NamedTuple):
     """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
 
-    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``.
+    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` is the
+    number of network evaluations that its dearest row took, ``partial_nfe`` that of those which reused ``cond.deep``;
+    ``deep`` are the features to reuse, where the denoiser keeps them.
     """
 
     x_0: Tensor
     variance_mix: Tensor | None = None
+    nfe: int = 1
+    partial_nfe: int = 0
+    deep: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -116,16 +122,43 @@ class NetworkDenoiser(Denoiser):
         """``output`` and, where the variance is learned, the mix, from one evaluation; both like ``x_t``."""
         scaled, c_noise = self.parameterization.network_input(x_t, t)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.network(scaled, c_noise, cond if cond is not None else Condition())
-        output = output.to(x_t.dtype)
+            output: Tensor = self.network(scaled, c_noise, self._told(cond, c_noise))
+        return self._read(output.to(x_t.dtype))
+
+    def _read(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.learned_variance:
             return output, None
         mean, raw = output.chunk(2, dim=1)
         return mean, mix_of(raw)
 
+    def _told(self, cond: Condition | None, c_noise: Tensor) -> Condition:
+        """``cond`` with the time ``until`` as the label that the network knows times by."""
+        if cond is None or cond.until is None:
+            return cond if cond is not None else Condition()
+        return replace(cond, until=self.parameterization(cond.until).c_noise.to(c_noise))
+
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         output, mix = self.outputs(x_t, t, cond)
         return Denoised(self.parameterization.x_0(output, x_t, t), mix)
+
+
+class KeepingDenoiser(NetworkDenoiser):
+    """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of a step before.
+
+    Its network has ``whole(x, c_noise, cond) -> (output, deep)`` and ``partial(x, c_noise, cond, deep) -> output``.
+    """
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        scaled, c_noise = self.parameterization.network_input(x_t, t)
+        told, network = self._told(cond, c_noise), self.network
+        with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            if told.deep is None:
+                raw, deep = network.whole(scaled, c_noise, told)  # type: ignore[operator]
+            else:
+                raw, deep = network.partial(scaled, c_noise, told, told.deep), told.deep  # type: ignore[operator]
+        output, mix = self._read(raw.to(x_t.dtype))
+        counts = (1, 0) if told.deep is None else (0, 1)
+        return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, deep)
 
 
 def _step_index(process: Process, t: Tensor) -> Tensor:
@@ -184,7 +217,8 @@ class WrappedDenoiser(Denoiser):
         y_t = (x_t - per_row(author.process.alpha(t), x_t) * self._offset) / self._slope
         row = author(t)
         label = self._label(author.process, t).to(device=x_t.device, dtype=x_t.dtype)
-        arguments: tuple[Any, ...] = (label,) if cond is None else (label, cond)
+        cond = None if cond is None else replace(cond, until=None)  # of which a network from elsewhere knows nothing
+        arguments: tuple[Any, ...] = (label,) if cond is None or cond.empty else (label, cond)
         output = self.function(per_row(row.c_in, y_t) * y_t, *arguments)
         return Denoised(author.x_0(output, y_t, t) * self._slope + self._offset)
 
@@ -204,12 +238,16 @@ class TransferredDenoiser(Denoiser):
         own = self.denoiser.process
         log_snr = self.process.log_snr(t)
         t_own = own.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
+        if cond is not None and cond.until is not None:
+            cond = replace(cond, until=own.time_of_log_snr(self.process.log_snr(cond.until)))
         # the same number at equal log-SNR; beyond the trained range the larger part of x keeps its size
         by_alpha, by_sigma = own.alpha(t_own) / self.process.alpha(t), own.sigma(t_own) / self.process.sigma(t)
         ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
         denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
         mix = denoised.variance_mix
-        return denoised if mix is None else Denoised(denoised.x_0, transferred_mix(mix, own, t_own, self.process, t))
+        if mix is None:
+            return denoised
+        return denoised._replace(variance_mix=transferred_mix(mix, own, t_own, self.process, t))
 
 
 class ClippedDenoiser(Denoiser):

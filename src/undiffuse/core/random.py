@@ -41,6 +41,16 @@ class StepRandom:
         self.key = (seed, stream, step, micro_batch)
         self.device = torch.device(device)
 
+    @property
+    def step(self) -> int:
+        """Number of the optimizer step."""
+        return self.key[2]
+
+    def branch(self, purpose: str, device: torch.device | str = "cpu") -> StepRandom:
+        """Another source for the same micro-batch, drawing on ``device`` and sharing no number with this one."""
+        seed, stream, step, micro_batch = self.key
+        return StepRandom(seed, step, micro_batch, stream=f"{stream} {purpose}", device=device)
+
     def _generator(self, purpose: str) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derived_seed(*self.key, purpose))
 

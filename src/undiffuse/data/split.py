@@ -39,3 +39,15 @@ def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Data
         last = max(item.tobytes() for item in hashes)
         held_out = (hashes != np.frombuffer(last, dtype=np.uint8)).any(axis=1)
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+
+
+def few_by_content(dataset: Dataset, count: int | None) -> Dataset:
+    """``count`` items of a set in their order, or all where there are no more: a random choice, by hash of content.
+
+    It rests on the half of each hash that the split does not look at, so it is independent of that; a larger count
+    keeps the items of a smaller one.
+    """
+    if count is None or count >= len(dataset):
+        return dataset
+    leading = np.ascontiguousarray(dataset.hashes()[:, 8:16]).view(">u8")[:, 0]
+    return dataset.subset(np.sort(np.argsort(leading, kind="stable")[:count]))

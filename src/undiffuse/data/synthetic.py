@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.config import GaussiansConfig, RingsConfig, SwissrollConfig
+from undiffuse.data.config import GaussianRingConfig, GaussiansConfig, RingsConfig, SourceConfig, SwissrollConfig
 from undiffuse.data.source import ArrayDataset, Dataset
 
 Points = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
 
 
 def load_swissroll(config: SwissrollConfig) -> Dataset:
@@ -27,25 +28,34 @@ def load_swissroll(config: SwissrollConfig) -> Dataset:
 
 
 def load_rings(config: RingsConfig) -> Dataset:
-    """The data set of a ``RingsConfig``; it has no labels."""
-    points = rings(config.num_points, config.num_rings, config.noise, config.seed)
-    return _dataset("concentric circles", points, config)
+    """The data set of a ``RingsConfig``; labels number the circles from the inside."""
+    points, labels = labelled_rings(config.num_points, config.num_rings, config.noise, config.seed)
+    return _dataset("concentric circles", points, config, labels, config.num_rings)
 
 
 def load_gaussians(config: GaussiansConfig) -> Dataset:
-    """The data set of a ``GaussiansConfig``; it has no labels."""
-    points = gaussians(config.num_points, config.side, config.noise, config.seed)
-    return _dataset("Gaussians on a square grid", points, config)
+    """The data set of a ``GaussiansConfig``; labels number the Gaussians as ``grid_centres`` does."""
+    points, labels = _around(grid_centres(config.side), config.num_points, config.noise, config.seed)
+    return _dataset("Gaussians on a square grid", points, config, labels, config.side**2)
 
 
-def _dataset(what: str, points: Points, config: SwissrollConfig | RingsConfig | GaussiansConfig) -> Dataset:
+def load_gaussian_ring(config: GaussianRingConfig) -> Dataset:
+    """The data set of a ``GaussianRingConfig``; labels number the Gaussians as ``ring_centres`` does."""
+    points, labels = _around(ring_centres(config.num_modes), config.num_points, config.noise, config.seed)
+    return _dataset("Gaussians on a circle", points, config, labels, config.num_modes)
+
+
+def _dataset(
+    what: str, points: Points, config: SourceConfig, labels: Labels | None = None, num_classes: int = 0
+) -> Dataset:
     options = config.model_dump(exclude={"name", "validation_fraction"})
     provenance = {
         "source": f"computed: {what}",
         "licence": "none needed",
         "options": " ".join(f"{key}={value}" for key, value in options.items()),
     }
-    return ArrayDataset(config.name, points, provenance=provenance)
+    names = [str(number) for number in range(num_classes)]
+    return ArrayDataset(config.model_dump()["name"], points, labels, names, provenance)
 
 
 def swissroll(num_points: int, noise: float = 0.02, seed: int = 0) -> Points:
@@ -67,11 +77,16 @@ def rings(num_points: int, num_rings: int = 3, noise: float = 0.05, seed: int = 
     Returns:
         (num_points, 2) float32, a function of the arguments alone.
     """
+    return labelled_rings(num_points, num_rings, noise, seed)[0]
+
+
+def labelled_rings(num_points: int, num_rings: int, noise: float, seed: int) -> tuple[Points, Labels]:
+    """The points of ``rings`` and the circle (num_points,) that each is of, the innermost 0."""
     rng = _rng(seed)
     ring = rng.integers(num_rings, size=num_points)
     angle = 2 * math.pi * rng.random(num_points)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return _noisy(ring_radii(num_rings)[ring, None] * circle, noise, rng)
+    return _noisy(ring_radii(num_rings)[ring, None] * circle, noise, rng), ring
 
 
 def gaussians(num_points: int, side: int = 5, noise: float = 0.05, seed: int = 0) -> Points:
@@ -80,8 +95,23 @@ def gaussians(num_points: int, side: int = 5, noise: float = 0.05, seed: int = 0
     Returns:
         (num_points, 2) float32, a function of the arguments alone.
     """
+    return _around(grid_centres(side), num_points, noise, seed)[0]
+
+
+def gaussian_ring(num_points: int, num_modes: int = 8, noise: float = 0.05, seed: int = 0) -> Points:
+    """Points of ``num_modes`` equally likely Gaussians of standard deviation ``noise`` on a circle.
+
+    Returns:
+        (num_points, 2) float32, a function of the arguments alone.
+    """
+    return _around(ring_centres(num_modes), num_points, noise, seed)[0]
+
+
+def _around(centres: Array, num_points: int, noise: float, seed: int) -> tuple[Points, Labels]:
+    """Points of equally likely Gaussians, and the number of the centre (num_points,) of each."""
     rng = _rng(seed)
-    return _noisy(grid_centres(side)[rng.integers(side * side, size=num_points)], noise, rng)
+    number = rng.integers(len(centres), size=num_points)
+    return _noisy(centres[number], noise, rng), number
 
 
 def roll_curve(u: npt.ArrayLike) -> Array:
@@ -105,6 +135,13 @@ def grid_centres(side: int) -> Array:
     """Centres (side^2, 2) of an even square grid about 0, each coordinate of variance (side^2 - 1) / 12 steps^2 = 1."""
     along = (np.arange(side) - (side - 1) / 2) * math.sqrt(12 / (side**2 - 1))
     centres: Array = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
+    return centres
+
+
+def ring_centres(num_modes: int) -> Array:
+    """Centres (num_modes, 2) even on a circle of radius sqrt(2), of mean variance 1; the first to the right."""
+    angle = 2 * math.pi * np.arange(num_modes) / num_modes
+    centres: Array = math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return centres
 
 

@@ -44,6 +44,7 @@ RUN_CHECKS: dict[str, str] = {
     "saturation": "undiffuse.doctor.samples:saturation",
     "variety": "undiffuse.doctor.samples:variety",
     "classes": "undiffuse.doctor.samples:classes",
+    "modes": "undiffuse.doctor.modes:modes",
     "coverage": "undiffuse.doctor.samples:coverage",
     "copying": "undiffuse.doctor.copying:copying",
 }

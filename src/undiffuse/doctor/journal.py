@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.game import is_game, judge_balance, judge_gap
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
 
@@ -59,11 +60,27 @@ def epochs(images: int, num_training: int) -> Finding:
 
 def losses(subject: RunSubject) -> Iterable[Finding]:
     """Loss and gradient norm over training: finite, falling, without spikes."""
-    yield from judge_losses(subject.rows("train"))
+    rows = subject.rows("train")
+    if is_game(rows):
+        yield from _not_finite(rows)
+        yield judge_balance(rows)
+    else:
+        yield from judge_losses(rows)
 
 
 def judge_losses(rows: Rows) -> Iterable[Finding]:
     """The same of rows with ``images``, ``loss`` and ``grad_norm``."""
+    yield from _not_finite(rows)
+    sound = [row for row in rows if _is_finite(row, "loss") and _is_finite(row, "grad_norm")]
+    values = [float(row["loss"]) for row in sound]
+    if len(values) < 2 * _WINDOW:
+        yield Finding("note", "journal too short to judge", f"{counted(len(values), 'finite row')} of training")
+        return
+    yield from _shape(values)
+    yield from _spikes(sound)
+
+
+def _not_finite(rows: Rows) -> Iterable[Finding]:
     bad = [row for row in rows if not _is_finite(row, "loss") or not _is_finite(row, "grad_norm")]
     if bad:
         where = some(f"{row['images']:,}" for row in bad)
@@ -74,13 +91,6 @@ def judge_losses(rows: Rows) -> Iterable[Finding]:
             "start anew with a lower optimizer.learning_rate, optimizer.clip_norm=1 or system.precision=fp32",
             {"images": [row["images"] for row in bad]},
         )
-    sound = [row for row in rows if row not in bad]
-    values = [float(row["loss"]) for row in sound]
-    if len(values) < 2 * _WINDOW:
-        yield Finding("note", "journal too short to judge", f"{counted(len(values), 'finite row')} of training")
-        return
-    yield from _shape(values)
-    yield from _spikes(sound)
 
 
 def _shape(values: Sequence[float]) -> Iterable[Finding]:
@@ -129,7 +139,8 @@ def _spikes(rows: Rows) -> Iterable[Finding]:
 
 def overfitting(subject: RunSubject) -> Iterable[Finding]:
     """Whether the validation loss rose again, and whether it left the training loss behind."""
-    yield from judge_validation(subject.rows("validation"))
+    rows = subject.rows("validation")
+    yield from judge_gap(rows) if is_game(rows) else judge_validation(rows)
 
 
 def judge_validation(rows: Rows) -> Iterable[Finding]:

@@ -19,6 +19,7 @@ from undiffuse.doctor.findings import Finding, Tell, counted, some
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.modes import Modes
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
 
@@ -52,6 +53,7 @@ class RunSubject:
         seed: of the first sample; sample i has seed + i.
         device: where to put the model.
         tell: called with (samples drawn, samples in all).
+        count_modes: gives the modes of samples; ``None`` where those of the data are not known.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class RunSubject:
     seed: int = 0
     device: str = "cpu"
     tell: Tell | None = None
+    count_modes: Callable[[Tensor], Modes] | None = None
     seconds_a_sample: float = field(default=0.0, init=False)
 
     @cached_property

@@ -18,6 +18,7 @@ from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, Pair, compare_sets, default_pair_metrics
 from undiffuse.evaluation.copying import check_copying, copying
 from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
+from undiffuse.evaluation.modes import check_modes, has_modes, modes
 from undiffuse.evaluation.pictures import (
     OVER_FEATURES,
     check_pictures,
@@ -35,6 +36,7 @@ from undiffuse.evaluation.points import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.registry import lookup
+from undiffuse.systems.base import DenoisingSystem
 from undiffuse.version import __version__
 
 __all__ = [
@@ -67,6 +69,7 @@ METRICS: dict[str, Callable[[Subject], list[Result]]] = {
     "lpips_diversity": lpips_diversity,
     "accuracy": accuracy,
     "classes": classes,
+    "modes": modes,
     "copying": copying,
     "sliced_wasserstein": sliced,
 }
@@ -75,13 +78,16 @@ METRICS: dict[str, Callable[[Subject], list[Result]]] = {
 def default_metrics(subject: Subject) -> tuple[list[str], str]:
     """The metrics that make sense for a model and a number of samples, and a line on what was left out, or ""."""
     if not subject.pictures:
-        return ["sliced_wasserstein"], ""
+        return ["sliced_wasserstein", *(["modes"] if has_modes(subject) else [])], ""
     compared, left_out = _compared(subject)
-    beside = [name for name, fewest in (("copying", 2), ("vlb", 1)) if len(subject.held_out) >= fewest]
-    if len(beside) < 2:
+    compared += ["modes"] if has_modes(subject) else []
+    denoises = isinstance(subject.model.system, DenoisingSystem)
+    wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
+    beside = [name for name, fewest in wanted.items() if len(subject.held_out) >= fewest]
+    if len(beside) < len(wanted):
         left_out.append(
-            f"{len(subject.held_out)} held-out pictures are too few for copying and vlb: give others with --data, or "
-            "train with a data.validation_fraction"
+            f"{len(subject.held_out)} held-out pictures are too few for {' and '.join(wanted)}: give others with "
+            "--data, or train with a data.validation_fraction"
         )
     return [*compared, *beside], "; ".join(left_out)
 
@@ -148,6 +154,7 @@ def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
 _NEEDS: dict[str, Callable[[Subject], None]] = {
     "accuracy": check_accuracy,
     "copying": check_copying,
+    "modes": check_modes,
     **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
 }
 

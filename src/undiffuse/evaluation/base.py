@@ -25,6 +25,8 @@ class Protocol:
         seed: of the first sample.
         sampler, steps, grid: ``None`` for the model's own.
         process: that samples are drawn under; ``None`` for the model's own.
+        guidance: weight of the samples' classifier-free guidance; ``None`` for the model's own.
+        guidance_interval: (smallest, largest) log-SNR that is guided; ``None`` for the model's own.
         batch_size: pictures sampled at a time; changes no number.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         bound_images: held-out pictures whose bound is computed.
@@ -54,6 +56,8 @@ class Protocol:
     likelihood_images: int = 64
     likelihood_probes: int = 1
     process: str | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         counts = ("num", "batch_size", "bound_images", "bound_steps", "bound_random_images", "bound_random_terms")

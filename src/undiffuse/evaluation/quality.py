@@ -109,7 +109,7 @@ def quality_measure(model: Model, train: Dataset, num: int) -> PictureQuality | 
         return PictureQuality(pick_features("auto", model.system.shape, model.origin), train, num)
     except UsageError as error:
         raise UsageError(
-            f"quality_samples={num} with {len(train)} training pictures cannot be measured ({error}); or say "
+            f"quality_samples={num} with {len(train)} real pictures cannot be measured ({error}); or say "
             "quality_every_images=0 for no measurements"
         ) from None
 

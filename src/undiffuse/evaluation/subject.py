@@ -126,6 +126,8 @@ class Subject:
                 num_steps=protocol.steps,
                 grid=protocol.grid,
                 process=protocol.process,
+                guidance=protocol.guidance,
+                guidance_interval=protocol.guidance_interval,
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
             )
@@ -177,7 +179,9 @@ class Subject:
 
     def sampling(self) -> dict[str, Any]:
         """How the samples were made."""
-        asked = {key: getattr(self.protocol, key) for key in ("sampler", "steps", "grid", "process")}
+        asked = {key: getattr(self.protocol, key) for key in ("sampler", "steps", "grid", "process", "guidance")}
+        if self.protocol.guidance_interval is not None:
+            asked["guidance_interval"] = "{:g},{:g}".format(*self.protocol.guidance_interval)
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,

@@ -12,6 +12,7 @@ row              weight on x_0 (SNR = exp lambda)                source
 ``variational``  c_0^2 / (2 variance): the bound's own           Ho et al. 2020, eq. 12
 ``uniform``      1: the plain error of x_0
 ``posterior_mean``  c_0^2: the plain error of the posterior mean  Ho et al. 2020, table 2, first rows
+``truncated_snr``  max(SNR, 1): at least the plain error of x_0   Salimans & Ho 2022, arXiv:2202.00512, sec. 4
 ``velocity``     SNR + 1: the plain error of v                   Salimans & Ho 2022, arXiv:2202.00512
 ``min_snr``      min(SNR, gamma)                                 Hang et al. 2023, arXiv:2303.09556
 ``edm``          (r^2 + s^2) / (r s)^2, r^2 = 1 / SNR            Karras et al. 2022, arXiv:2206.00364, table 1
@@ -77,6 +78,11 @@ def uniform() -> LogWeight:
 def velocity() -> LogWeight:
     """||v - v-hat||^2 with weight 1 where alpha^2 + sigma^2 = 1 ("SNR + 1" weighting)."""
     return lambda process, t: F.softplus(process.log_snr(t), threshold=40)
+
+
+def truncated_snr() -> LogWeight:
+    """max(SNR, 1) on x_0: the larger of the plain errors of x_0 and eps, so that pure noise has weight too."""
+    return lambda process, t: process.log_snr(t).clamp(min=0.0)
 
 
 def min_snr(gamma: float = 5.0) -> LogWeight:
@@ -164,6 +170,7 @@ WEIGHTINGS: dict[str, Callable[..., LogWeight]] = {
     "uniform": uniform,
     "posterior_mean": posterior_mean,
     "velocity": velocity,
+    "truncated_snr": truncated_snr,
     "min_snr": min_snr,
     "edm": edm,
     "flow": flow,

@@ -35,6 +35,7 @@ def build_network(
     num_classes: int = 0,
     output_factor: int = 1,
     num_augment_labels: int = 0,
+    told_until: bool = False,
 ) -> nn.Module:
     """The network of ``config`` for examples of this shape, initialised from torch's global random state.
 
@@ -45,6 +46,8 @@ def build_network(
         output_factor: output channels for each input channel; 2 where the variance is learned.
         num_augment_labels: numbers it is told of how a training picture was transformed; 0 makes it ignore
             ``cond.augment_label``.
+        told_until: it is told the time that a mean velocity reaches to, ``cond.until``, as a label like c_noise; every
+            other weight is that of a network without it, which it begins as.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:
@@ -55,5 +58,5 @@ def build_network(
         2
     """
     make = lookup(NETWORKS, config.name, "network")
-    network: nn.Module = make(config, shape, num_classes, output_factor, num_augment_labels)
+    network: nn.Module = make(config, shape, num_classes, output_factor, num_augment_labels, told_until)
     return network

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
+from undiffuse.networks.attention import attend
 from undiffuse.networks.config import EmbeddedConfig
 
 Resample = Callable[[Tensor], Tensor]
@@ -50,9 +51,50 @@ def num_groups(channels: int, most: int = 32) -> int:
     return next(groups for groups in range(limit, 0, -1) if channels % groups == 0)
 
 
-def group_norm(channels: int, most_groups: int, eps: float) -> nn.GroupNorm:
-    """A group norm with the largest fitting number of groups; torch keeps its statistics in float32 under autocast."""
-    return nn.GroupNorm(num_groups(channels, most_groups), channels, eps)
+class GroupNorm(nn.GroupNorm):
+    """Group norm with statistics in float32 whatever the map's dtype, which it keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normed(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def _normed(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """On a CPU torch takes maps in half precision beside weights in float32.
+
+    On CUDA it does not, and under autocast would make the map float32 and go on so; yet its kernel sums in float32 by
+    itself, so the weights are rounded instead, and the map is read and written once at half the size.
+    """
+    if x.dtype == weight.dtype or x.device.type == "cpu":
+        return F.group_norm(x, groups, weight, bias, eps)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+
+
+def group_norm(channels: int, most_groups: int, eps: float) -> GroupNorm:
+    """A group norm with the largest fitting number of groups."""
+    return GroupNorm(num_groups(channels, most_groups), channels, eps)
+
+
+def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """norm(x) (1 + scale) + shift, with one scale and shift a row and channel, in a single pass over the map.
+
+    A group norm of one row whose channels are those of all rows is the group norm of each row, and it takes a weight
+    and a bias for each: w (1 + scale) and b (1 + scale) + shift. On a CPU this saves what a broadcast product costs,
+    which is several times the norm itself.
+
+    Args:
+        norm: with its own weight and bias, (C,).
+        x: (B, C, H, W).
+        scale, shift: (B, C).
+    """
+    batch, channels, height, width = x.shape
+    factor = 1 + scale.to(norm.weight.dtype)
+    if batch == 0:  # no group norm has no channels at all
+        return norm.forward(x) * factor[:, :, None, None].to(x.dtype)
+    weight = (norm.weight * factor).flatten()
+    bias = torch.addcmul(shift.to(norm.bias.dtype), norm.bias, factor).flatten()
+    rows = x.reshape(1, batch * channels, height, width)
+    return _normed(rows, batch * norm.num_groups, weight, bias, norm.eps).view(x.shape)
 
 
 class Sinusoid(nn.Module):
@@ -118,7 +160,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-class _AugmentLabels(nn.Module):
+class _ZeroMatrix(nn.Module):
     """A matrix of zeros at first, made without a random number: all other weights are those of a network without it."""
 
     def __init__(self, num_labels: int, width: int) -> None:
@@ -127,6 +169,11 @@ class _AugmentLabels(nn.Module):
 
     def forward(self, label: Tensor) -> Tensor:
         return F.linear(label.to(self.weight), self.weight)
+
+
+#: Scale of a gap between two time labels before its features are taken: over labels of 1000 t they then turn about
+#: three times. The mean velocity is smooth in its end, and fast features would only carry noise into its derivative.
+_GAP_SCALE = 0.02
 
 
 class Embedding(nn.Module):
@@ -139,10 +186,18 @@ class Embedding(nn.Module):
         num_classes: 0 for none; otherwise there is one row more, for "no class" (label -1, or no labels at all).
         num_augment_labels: numbers it is told of how each training picture was transformed, added to the time features
             through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no numbers are all zeros.
+        told_until: features of the gap from c_noise to ``cond.until`` (a label like c_noise) join the time's through a
+            matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); none told is a gap of 0.
     """
 
     def __init__(
-        self, config: EmbeddedConfig, features: int, width: int, num_classes: int, num_augment_labels: int = 0
+        self,
+        config: EmbeddedConfig,
+        features: int,
+        width: int,
+        num_classes: int,
+        num_augment_labels: int = 0,
+        told_until: bool = False,
     ) -> None:
         super().__init__()
         self.features: nn.Module
@@ -153,7 +208,9 @@ class Embedding(nn.Module):
         self.first, self.second = linear(features, width), linear(width, width)
         self.num_classes = num_classes
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
-        self.augment = _AugmentLabels(num_augment_labels, features) if num_augment_labels else None
+        self.augment = _ZeroMatrix(num_augment_labels, features) if num_augment_labels else None
+        self.gap = Sinusoid(features, "adm") if told_until else None
+        self.until = _ZeroMatrix(features, width) if told_until else None
 
     def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
@@ -166,7 +223,13 @@ class Embedding(nn.Module):
         features: Tensor = self.features(c_noise).to(self.first.weight.dtype)
         if self.augment is not None and cond.augment_label is not None:
             features = features + self.augment(cond.augment_label)
-        time: Tensor = self.second(F.silu(self.first(features)))
+        hidden = self.first(features)
+        if self.gap is not None and self.until is not None:
+            gap = torch.zeros_like(c_noise) if cond.until is None else c_noise - cond.until
+            # nothing at no gap: cosines of 1 would let every step on this matrix move the velocities themselves
+            turned = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
+            hidden = hidden + self.until(turned)
+        time: Tensor = self.second(F.silu(hidden))
         return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 
     def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:
@@ -202,7 +265,7 @@ class ResidualBlock(nn.Module):
         embedding_channels: int,
         *,
         scale_shift: bool,
-        norm: Callable[[int], nn.GroupNorm],
+        norm: Callable[[int], GroupNorm],
         dropout: float,
         scale: float = 1.0,
         project: bool = False,
@@ -221,22 +284,21 @@ class ResidualBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if resample is not None:
             h, x = resample(h), resample(x)
-        h = self._tell(self.conv1(h), self.embed(embedding)[:, :, None, None])
+        h = self._tell(self.conv1(h), self.embed(embedding))
         h = self.conv2(self.dropout(F.silu(h)))
         return rescaled(self.shortcut(x) + h, self.scale)
 
     def _tell(self, h: Tensor, told: Tensor) -> Tensor:
         if not self.scale_shift:
-            added: Tensor = self.norm2(h + told)
+            added: Tensor = self.norm2(h + told[:, :, None, None])
             return added
-        scale, shift = told.chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return modulated(self.norm2, h, *told.chunk(2, dim=1))
 
 
 class SelfAttention(nn.Module):
     """x + projection(attention(norm(x))) over all pixels of a map, with ``heads`` heads, times ``scale``."""
 
-    def __init__(self, channels: int, heads: int, norm: Callable[[int], nn.GroupNorm], scale: float = 1.0) -> None:
+    def __init__(self, channels: int, heads: int, norm: Callable[[int], GroupNorm], scale: float = 1.0) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
         self.norm = norm(channels)
@@ -248,6 +310,6 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         qkv = self.qkv(tokens).view(batch, height * width, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, HW, C / heads) each
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        mixed = attend(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed).transpose(1, 2).reshape(x.shape)
         return rescaled(x + out, self.scale)

@@ -22,6 +22,7 @@ class MLP(nn.Module):
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: outputs for each entry of the first axis.
         num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
+        told_until: listens to ``cond.until``.
     """
 
     def __init__(
@@ -31,11 +32,12 @@ class MLP(nn.Module):
         num_classes: int = 0,
         output_factor: int = 1,
         num_augment_labels: int = 0,
+        told_until: bool = False,
     ) -> None:
         super().__init__()
         self.out_shape = (output_factor * shape[0], *shape[1:])
         size = math.prod(shape)
-        self.embedding = Embedding(config, config.width, config.width, num_classes, num_augment_labels)
+        self.embedding = Embedding(config, config.width, config.width, num_classes, num_augment_labels, told_until)
         self.stem = linear(size, config.width)
         self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.width)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
+from undiffuse.networks.attention import attend
 from undiffuse.networks.config import TransformerConfig
 from undiffuse.networks.layers import Embedding, conv, fold, linear, unfold
 
@@ -31,6 +32,7 @@ class Transformer(nn.Module):
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
         num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
+        told_until: listens to ``cond.until``.
     Raises:
         UsageError: not the shape of a picture.
     """
@@ -42,6 +44,7 @@ class Transformer(nn.Module):
         num_classes: int = 0,
         output_factor: int = 1,
         num_augment_labels: int = 0,
+        told_until: bool = False,
     ) -> None:
         super().__init__()
         if len(shape) != 3:
@@ -50,7 +53,7 @@ class Transformer(nn.Module):
             )
         width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
-        self.embedding = Embedding(config, config.time_channels, width, num_classes, num_augment_labels)
+        self.embedding = Embedding(config, config.time_channels, width, num_classes, num_augment_labels, told_until)
         self.stem = _xavier(linear(shape[0] * pixels, width))
         make = PlainBlock if self.by_tokens else AdaptiveBlock
         self.blocks = nn.ModuleList(make(config) for _ in range(config.num_blocks))
@@ -134,7 +137,7 @@ class _Attention(nn.Module):
         batch, length, channels = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D / heads) each
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        mixed = attend(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed)
         return out
 

@@ -49,6 +49,7 @@ class UNet(nn.Module):
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
         num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
+        told_until: listens to ``cond.until``.
     Raises:
         UsageError: not the shape of a picture, or one too small for so many levels.
     """
@@ -60,23 +61,33 @@ class UNet(nn.Module):
         num_classes: int = 0,
         output_factor: int = 1,
         num_augment_labels: int = 0,
+        told_until: bool = False,
     ) -> None:
         super().__init__()
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
         make = _Maker(config, in_channels, output_factor * in_channels)
-        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, num_classes, num_augment_labels)
+        self.embedding = Embedding(
+            config, make.time_channels, make.embedding_channels, num_classes, num_augment_labels, told_until
+        )
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _down_path(make)
         self.middle = _Middle(make, skips[-1])
         self.up = _up_path(make, skips)
+        # a network whose output grows level by level has more than features to hand on
+        reusable = config.num_levels > 1 and config.progressive_output == "none"
+        self.deep_channels = config.level_channels(1) if reusable else 0
         self.larger = make.larger() if config.progressive_output == "output_skip" else None
         self.norm = make.norm(config.level_channels(0))
         self.head = conv(config.level_channels(0), make.out_channels, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
+        return self.whole(x, c_noise, cond)[0]
+
+    def whole(self, x: Tensor, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """``forward``, and what the last level on the way up got from below it, of shape ``deep_shape``."""
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
@@ -85,9 +96,30 @@ class UNet(nn.Module):
             features, smaller = level(skips[-1], embedding, smaller)
             skips += features
         h, grown = self.middle(skips[-1], embedding), None
+        deep = h
         for level in self.up:
+            deep = h
             h, grown = level(h, skips, embedding, grown)
-        return self._read(h, grown)[:, :, :height, :width]
+        return self._read(h, grown)[:, :, :height, :width], deep
+
+    def partial(self, x: Tensor, c_noise: Tensor, cond: Condition, deep: Tensor) -> Tensor:
+        """``forward`` with the features from below the finest level given: only that level is computed.
+
+        Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
+        """
+        height, width = x.shape[-2:]
+        embedding = self.embedding(c_noise, cond)
+        skips = [self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x)]
+        for stage in self.down[0].stages:  # type: ignore[union-attr]
+            skips.append(stage(skips[-1], embedding))
+        h, _ = self.up[-1](deep.to(skips[0].dtype), skips, embedding, None)
+        return self._read(h, None)[:, :, :height, :width]
+
+    def deep_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Shape of ``whole``'s second result for one picture (C, H, W); none where there is nothing to reuse."""
+        return (
+            (self.deep_channels, *(-(-side // self.patch_size) for side in shape[1:])) if self.deep_channels else None
+        )
 
     def _read(self, h: Tensor, grown: Tensor | None) -> Tensor:
         out = unrounded(self.norm, self.head, h)

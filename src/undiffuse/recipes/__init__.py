@@ -31,6 +31,9 @@ RECIPES = {
     "subvpsde-mnist": Recipe("sub-VP SDE on MNIST-format files", "families:subvpsde_mnist"),
     "edm-mnist": Recipe("EDM (preconditioned, log-normal noise levels) on MNIST-format files", "families:edm_mnist"),
     "flow-mnist": Recipe("flow matching on MNIST-format files: ten minutes on two cores", "families:flow_mnist"),
+    "ct-mnist": Recipe(
+        "consistency model without a teacher on MNIST-format files: samples in one step or two", "few_step:ct_mnist"
+    ),
     "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
     "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
     "ddpm-emnist": Recipe(
@@ -44,6 +47,25 @@ RECIPES = {
     "subvpsde-swissroll": Recipe("sub-VP SDE on the Swiss roll", "plane:subvpsde_swissroll"),
     "edm-swissroll": Recipe("EDM on the Swiss roll", "plane:edm_swissroll"),
     "flow-swissroll": Recipe("flow matching on the Swiss roll", "plane:flow_swissroll"),
+    "meanflow-mnist": Recipe(
+        "MeanFlow without a teacher on MNIST-format files: samples in one step or two", "few_step:meanflow_mnist"
+    ),
+    "progressive-mnist": Recipe(
+        "flow on MNIST-format files, then halved to one step by progressive distillation", "few_step:progressive_mnist"
+    ),
+    "dcgan-mnist": Recipe("GAN of (transposed) convolutions, DCGAN, on MNIST-format files", "adversarial:dcgan_mnist"),
+    "wgan-gp-mnist": Recipe("Wasserstein GAN with gradient penalty on MNIST-format files", "adversarial:wgan_gp_mnist"),
+    "r3gan-fashion": Recipe(
+        "R3GAN (relativistic pairs, R1 and R2, no norms) on Fashion-MNIST", "adversarial:r3gan_fashion"
+    ),
+    "gan-rings": Recipe("plain GAN on eight Gaussians on a ring: it loses modes", "adversarial:gan_rings"),
+    "unrolled-gan-rings": Recipe(
+        "unrolled GAN on eight Gaussians on a ring: it holds them all", "adversarial:unrolled_gan_rings"
+    ),
+    "dcgan-bedroom64": Recipe(
+        "DCGAN at 64x64 on any folder of pictures, the network of the LSUN bedroom pictures",
+        "adversarial:dcgan_bedroom64",
+    ),
     "ddpm-church48": Recipe(
         "DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"
     ),

@@ -11,7 +11,7 @@ from undiffuse.data.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.networks.config import TransformerConfig, UNetConfig
 from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
-from undiffuse.systems.diffusion import SamplingConfig
+from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 

@@ -8,7 +8,8 @@ from undiffuse.config import ComponentConfig, model_of
 from undiffuse.core.processes import PROCESSES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
-from undiffuse.systems.diffusion import DiffusionConfig, SamplingConfig
+from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.sampling import SamplingConfig
 
 
 def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.report import curves, figures, measures, pictures, wording
+from undiffuse.report import contest, curves, figures, measures, pictures, wording
 from undiffuse.report.figures import RUN_COLOURS, VARIABLES, Chart
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.page import epoch_of, fill, shown_studies, study_note, write_page
 
-#: What of a protocol may differ between runs whose numbers still compare: it is what the runs are.
-OWN_BUSINESS = ("samples.sampler", "samples.steps", "samples.grid", "samples.nfe", "samples.process", "samples.classes")
 #: Of a configuration, where two losses are not the same quantity.
 LOSS_KEYS = ("system.parameterization", "system.weighting", "system.objective", "system.time_density", "system.process")
 #: Settings that two runs may differ in without it saying anything.
@@ -59,6 +57,7 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
             "variables": [VARIABLES[RUN_COLOURS[number % len(RUN_COLOURS)]] for number in range(len(names))],
             "remarks": remarks(materials),
             "overview": overview(materials),
+            **_contest(materials, names),
             "metrics": metrics,
             "differences": config_differences([material.record.get("config", {}) for material in materials]),
             "commands": [(one.title, one.reproduce) for one in materials],
@@ -69,6 +68,21 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
             **_charts(materials),
         },
     )
+
+
+def _contest(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[str, Any]:
+    judged = contest.contest(materials)
+    return {
+        "judged": judged,
+        "judgement": contest.summary(judged, names),
+        "unequal": contest.unequal_training(materials) if judged else "",
+        "collapsed": [
+            f"{one.title} has {told.text}"
+            for one in materials
+            for told in measures.verdicts_of(one.evaluation)
+            if told.about == "modes" and told.bad
+        ],
+    }
 
 
 def remarks(materials: Sequence[ReportMaterial]) -> list[str]:
@@ -131,22 +145,8 @@ def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
             Cell(table[name].value, table[name].uncertainty) if name in table else Cell(_DASH, "") for table in tables
         ]
         small = ", ".join(text for text in (found[0].unit, found[0].better) if text)
-        lines.append(Line(name, small, cells, found[0].part, _differing([one.protocol for one in found])))
+        lines.append(Line(name, small, cells, found[0].part, contest.unlike([dict(one.protocol) for one in found])))
     return lines
-
-
-def _differing(protocols: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """Names of the entries that the protocols do not share, other than what the runs themselves are."""
-    tables = [dict(protocol) for protocol in protocols]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    unlike = [
-        key
-        for key in keys
-        if key not in OWN_BUSINESS
-        and not key.startswith(("estimate.", "details."))
-        and len({table.get(key) for table in tables}) > 1
-    ]
-    return ", ".join(key.replace("_", " ") for key in unlike[:3]) + (", …" if unlike[3:] else "")
 
 
 def config_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

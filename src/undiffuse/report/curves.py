@@ -44,9 +44,15 @@ def loss_curves(rows: Rows) -> list[Curve]:
 def side_curves(rows: Rows) -> dict[str, Curve]:
     """What else the journal follows, by title."""
     keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
-    curves = {
-        title: curve(rows, "train", key, title, TRAIN, smooth=key != "learning_rate") for title, key in keys.items()
+    keys |= {
+        "Loss of the generator": "generator_loss",
+        "Mean sign of the discriminator on training data, r_t": "r_t",
+        "Probability of augmentation, p": "p",
     }
+    plain = ("learning_rate", "p")
+    curves = {title: curve(rows, "train", key, title, TRAIN, smooth=key not in plain) for title, key in keys.items()}
+    gap = "Verdict on training data less that on held-out data"
+    curves[gap] = curve(rows, "validation", "d_real_gap", gap, RAW)
     return {title: one for title, one in curves.items() if len(one.x)}
 
 

@@ -35,6 +35,9 @@ NAMES = {
     "kid": "KID",
     "inception_score": "Inception score",
     "lpips_diversity": "LPIPS between pairs",
+    "modes_found": "Modes found",
+    "good_samples": "Samples of a mode",
+    "mode_kl": "Evenness of the modes, KL",
     "classification_accuracy": "Classification accuracy score",
     "sliced_wasserstein": "Sliced Wasserstein distance",
 }
@@ -78,6 +81,31 @@ class Metric(NamedTuple):
 def metrics_of(evaluation: Mapping[str, Any] | None) -> list[Metric]:
     """The lines of the table from the JSON of ``evaluate``; none without one."""
     return [_line(row) for row in (evaluation or {}).get("results", [])]
+
+
+class Verdict(NamedTuple):
+    """What an evaluation says in words: about what, whether it is bad news, and the rule it follows."""
+
+    about: str
+    text: str
+    bad: bool
+    rule: str
+
+
+def verdicts_of(evaluation: Mapping[str, Any] | None) -> list[Verdict]:
+    """The verdicts among the details of results, each once."""
+    rows = [row.get("details") or {} for row in (evaluation or {}).get("results", [])]
+    found = [
+        Verdict(
+            str(row.get("about", "copying")),
+            str(row["verdict"]),
+            bool(row.get("collapsed")) or str(row["verdict"]).startswith("likely"),
+            str(row.get("rule", "")),
+        )
+        for row in rows
+        if row.get("verdict")
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _line(row: Mapping[str, Any]) -> Metric:

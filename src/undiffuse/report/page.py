@@ -65,6 +65,7 @@ def _context(material: ReportMaterial) -> dict[str, Any]:
         "headline": wording.headline(record, progress, [str(metric) for metric in main[:3]]),
         "tiles": _tiles(material, progress, main),
         "metrics": metrics,
+        "verdicts": measures.verdicts_of(material.evaluation),
         "findings": findings_of(material.findings),
         "glance": wording.glance(config),
         "settings": list(wording.flattened(config)),

@@ -46,9 +46,16 @@ def headline(record: Mapping[str, Any], progress: Progress, measured: Sequence[s
 
 
 def _what(config: Mapping[str, Any]) -> str:
-    kind, process = dig(config, "system.name") or "generative", dig(config, "system.process.name")
+    named, process = dig(config, "system.name") or "generative", dig(config, "system.process.name")
+    kind = "GAN" if named == "gan" else named
     network, predicts = dig(config, "system.network.name"), dig(config, "system.parameterization")
-    parts = {f"{process} process": process, f"{predicts} prediction": predicts, f"{network} network": network}
+    game = dig(config, "system.objective.name")
+    parts = {
+        f"{game} game": game,
+        f"{process} process": process,
+        f"{predicts} prediction": predicts,
+        f"{network} network": network,
+    }
     details = ", ".join(text for text, known in parts.items() if known)
     return f"A {kind} model ({details})" if details else f"A {kind} model"
 
@@ -118,6 +125,9 @@ AT_A_GLANCE = {
     "Loss weighting": "system.weighting.name",
     "Time density": "system.time_density.name",
     "Network": "system.network.name",
+    "Game": "system.objective.name",
+    "Generator": "system.generator.name",
+    "Discriminator": "system.discriminator.name",
     "Precision": "system.precision",
     "Sampler": "system.sampling.sampler",
     "Sampling steps": "system.sampling.num_steps",

@@ -22,7 +22,9 @@ SAMPLERS = {
     "euler_maruyama": "undiffuse.samplers.sde:euler_maruyama",
     "reverse_diffusion": "undiffuse.samplers.sde:reverse_diffusion",
     "pc": "undiffuse.samplers.langevin:pc",
+    "mean_velocity": "undiffuse.samplers.mean_velocity:mean_velocity",
     "annealed_langevin": "undiffuse.samplers.langevin:annealed_langevin",
+    "consistency": "undiffuse.samplers.consistency:consistency",
 }
 
 

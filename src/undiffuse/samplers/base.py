@@ -57,6 +57,7 @@ class Sampler:
         needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
         adaptive: whether a step costs as many evaluations as its tolerance asks for.
         needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
+        of_paths: whether it takes x_0-hat for the end of x_t's path, which only few-step models say, not for a mean.
         source: the paper.
     """
 
@@ -70,6 +71,7 @@ class Sampler:
     needs_brownian: bool = False
     needs_learned_variance: bool = False
     adaptive: bool = False
+    of_paths: bool = False
 
 
 class Progress(NamedTuple):
@@ -82,11 +84,15 @@ class Progress(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Samples x ``(B, ...)``, the number of denoiser evaluations that each row cost, and what a user should know."""
+    """Samples x ``(B, ...)``, the network evaluations that each row cost, and what a user should know.
+
+    ``partial_nfe`` counts those that reused features of a step before, see ``samplers.reuse``; ``nfe`` all others.
+    """
 
     x: Tensor
     nfe: int
     note: str = ""
+    partial_nfe: int = 0
 
 
 class Watch(Denoiser):
@@ -96,12 +102,13 @@ class Watch(Denoiser):
         super().__init__()
         self.denoiser, self.cond = denoiser, cond
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
-        self.nfe = 0
+        self.nfe = self.partial_nfe = 0
         self.first: Tensor | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        denoised: Denoised = self.denoiser(x_t, t, cond if cond is not None else self.cond)
-        self.nfe += 1
+        denoised: Denoised = self.denoiser(x_t, t, cond.over(self.cond) if cond is not None else self.cond)
+        self.nfe += denoised.nfe
+        self.partial_nfe += denoised.partial_nfe
         self.first = denoised.x_0 if self.first is None else self.first
         return denoised
 
@@ -126,15 +133,20 @@ class Blocked(Denoiser):
         if count == 0:
             return Denoised(x_t)
         blocks = [self._block(x_t, t, cond, start, count) for start in range(0, count, self.rows)]
-        mixes = [mix for block in blocks if (mix := block.variance_mix) is not None]
-        return Denoised(torch.cat([block.x_0 for block in blocks]), torch.cat(mixes) if mixes else None)
+        x_0, mixes, nfe, partial_nfe, deep = zip(*blocks, strict=True)
+        return Denoised(torch.cat(x_0), _joined(mixes), max(nfe), max(partial_nfe), _joined(deep))
 
     def _block(self, x_t: Tensor, t: Tensor, cond: Condition | None, start: int, count: int) -> Denoised:
         rows = torch.arange(start, start + self.rows, device=x_t.device).clamp(max=count - 1)
         real = min(self.rows, count - start)
         denoised: Denoised = self.denoiser(x_t[rows], t[rows], cond.select(rows) if cond is not None else None)
-        mix = denoised.variance_mix
-        return Denoised(denoised.x_0[:real], mix[:real] if mix is not None else None)
+        mix, deep = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.deep))
+        return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, deep=deep)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 @torch.no_grad()
@@ -186,7 +198,7 @@ def sample(
         x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
-    return Sampled(x, watch.nfe)
+    return Sampled(x, watch.nfe, partial_nfe=watch.partial_nfe)
 
 
 def check_times(times: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ Where alpha(1) = 0 they begin with one exact DDIM step from t = 1 to the grid's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,11 +21,18 @@ from undiffuse.registry import lookup, written_options
 #: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
 WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
 
+#: What stands for the gap between knots where there is a single one.
+_ONLY_GAP = 2.0
+
 Range = tuple[float, float]
 
 
 def time_grid(
-    name: str, process: Process, num_steps: int, log_snr_range: Range = (-math.inf, math.inf), **options: float
+    name: str,
+    process: Process,
+    num_steps: int,
+    log_snr_range: Range = (-math.inf, math.inf),
+    **options: float | tuple[float, ...],
 ) -> Tensor:
     """Times of ``num_steps`` steps, ``(num_steps + 1,)`` float64, descending to 0.
 
@@ -35,18 +43,43 @@ def time_grid(
         log_snr_range: what the denoiser was trained on.
         options: of the grid, such as ``rho`` of ``karras``.
     Raises:
-        UsageError: an unknown grid or option, a value that is no positive number, or fewer than one step.
+        UsageError: an unknown grid or option, a value that it refuses, or fewer than one step.
     """
     if num_steps < 1:
         raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
     name, _, rest = name.partition(":")
     grid = lookup(GRIDS, name, "time grid")
-    written = written_options(grid, rest, name, "time grid", _positive)
+    written = written_options(grid, rest, name, "time grid", _option)
     times: Tensor = grid(process, num_steps, log_snr_range, **written, **options)
     return times
 
 
-def _positive(text: str, default: float, what: str) -> float:
+def inner_log_snrs(process: Process, times: Tensor) -> Tensor:
+    """Log-SNRs of a grid without its ends, ``(K - 1,)`` float64; what ``through`` takes."""
+    return process.log_snr(times[1:-1])
+
+
+def written_through(log_snrs: Sequence[float]) -> str:
+    """The name of the grid through these inner knots, to a thousandth."""
+    return f"through:knots={'/'.join(f'{knot:.3f}' for knot in log_snrs)}"
+
+
+def _option(text: str, default: float | tuple[float, ...], what: str) -> float | tuple[float, ...]:
+    return _knots(text, what) if isinstance(default, tuple) else _positive(text, what)
+
+
+def _knots(text: str, what: str) -> tuple[float, ...]:
+    try:
+        knots = tuple(float(part) for part in text.split("/") if text)
+    except ValueError:
+        knots = (math.nan,)
+    ascend = all(one < other for one, other in pairwise(knots))
+    if not ascend or not all(map(math.isfinite, knots)):
+        raise UsageError(f"{what} must be ascending log-SNRs such as -4/-1.5/0/2, got {text!r}")
+    return knots
+
+
+def _positive(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
@@ -85,6 +118,56 @@ def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 
     return _inner_grid(process, num_steps, log_snr_range, spread)
 
 
+def angle(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
+    """Evenly spaced in atan(sigma / alpha): for one to four steps, which the others put where there is little to do.
+
+    Source: the time of Lu & Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models",
+    arXiv:2410.11081, sec. 3.1, whose second of two steps is then halfway.
+    """
+    first, zero = _first_time(process, log_snr_range), torch.zeros(1, dtype=torch.float64)
+    high = min(log_snr_range[1], float(process.log_snr(zero)), WIDEST_LOG_SNR[1])
+    start, end = torch.atan2(process.sigma(first), process.alpha(first)), math.atan(math.exp(-high / 2))
+    inner = start + (end - start) * torch.arange(1, num_steps, dtype=torch.float64) / num_steps
+    return torch.cat([first, process.time_of_log_snr(-2 * torch.log(torch.tan(inner))), zero])
+
+
+def through(process: Process, num_steps: int, log_snr_range: Range, knots: tuple[float, ...] = ()) -> Tensor:
+    """Through these inner knots, such as ``undiffuse export --tune-steps`` finds: ``through:knots=-3/-1/0.5/2``.
+
+    As many steps as there are gaps take the knots as they are; other numbers stay on the line through them, knot
+    against share of the steps, as Sabour et al. do (2024, "Align Your Steps", arXiv:2404.14507, sec. 3.4). Without
+    knots it is ``log_snr``.
+
+    Raises:
+        UsageError: knots beyond where sampling starts or ends.
+    """
+    if not knots:
+        return log_snr(process, num_steps, log_snr_range)
+    ends = torch.cat([_first_time(process, log_snr_range), torch.zeros(1, dtype=torch.float64)])
+    inner = torch.tensor(knots, dtype=torch.float64)
+    if num_steps != len(knots) + 1:
+        inner = _stretched(inner, process.log_snr(ends), num_steps)
+    times = torch.cat([ends[:1], process.time_of_log_snr(inner), ends[1:]])
+    if not bool((times[1:] < times[:-1]).all()):
+        low, high = process.log_snr(ends).tolist()
+        raise UsageError(
+            f"the grid's knots {knots[0]:.4g} ... {knots[-1]:.4g} do not lie between the ends, log-SNR {low:.4g} and "
+            f"{high:.4g}; take another grid, such as log_snr"
+        )
+    return times
+
+
+def _stretched(knots: Tensor, ends: Tensor, num_steps: int) -> Tensor:
+    """``num_steps - 1`` knots on the line through these, whose ends go on straight where they are infinite."""
+    gap = knots.diff() if len(knots) > 1 else torch.full((1,), _ONLY_GAP, dtype=torch.float64)
+    first = torch.where(ends[:1].isfinite(), ends[:1], knots[:1] - gap[:1])
+    last = torch.where(ends[1:].isfinite(), ends[1:], knots[-1:] + gap[-1:])
+    line = torch.cat([first, knots, last])
+    place = torch.arange(1, num_steps, dtype=torch.float64) * (len(line) - 1) / num_steps
+    below = place.long().clamp(max=len(line) - 2)
+    return line[below] + (place - below) * (line[below + 1] - line[below])
+
+
 def _inner_grid(
     process: Process, num_steps: int, log_snr_range: Range, spread: Callable[[float, float, Tensor], Tensor]
 ) -> Tensor:
@@ -101,4 +184,11 @@ def _inner_grid(
     return torch.cat([ends[:1] if starts_without_signal else ends[:0], inner, ends[1:]])
 
 
-GRIDS = {"uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karras": karras}
+GRIDS = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+    "angle": angle,
+    "through": through,
+}

@@ -17,11 +17,13 @@ class ModelStudy(NamedTuple):
         run: ``module:function`` of ``(PictureSubject, options, folder, tell) -> list[Plate]``; writes the plates' PNGs
             into the folder, which exists, and calls ``tell(done, total)`` as it goes.
         options: ``module:Model`` of its options, a frozen pydantic model whose docstring says what each one is.
+        denoises: it asks the model's denoiser; without, samples are enough, whatever makes them.
     """
 
     summary: str
     run: str
     options: str
+    denoises: bool = True
 
 
 MODEL_STUDIES: dict[str, ModelStudy] = {
@@ -46,9 +48,10 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
         "undiffuse.studies.interpolation:InterpolationOptions",
     ),
     "prior-interpolation": ModelStudy(
-        "samples of noise between the noises of two seeds, mixed spherically or linearly",
+        "samples of noise between the noises of two seeds, mixed spherically or linearly; of a GAN, of its latents",
         "undiffuse.studies.prior_interpolation:study_prior_interpolation",
         "undiffuse.studies.prior_interpolation:PriorInterpolationOptions",
+        denoises=False,
     ),
     # trained models beside their data
     "noise-prediction": ModelStudy(
@@ -60,11 +63,13 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
         "samples beside their nearest training pictures, in pixels, in features and on a crop",
         "undiffuse.studies.neighbours:study_neighbours",
         "undiffuse.studies.neighbours:NeighboursOptions",
+        denoises=False,
     ),
     "selection": ModelStudy(
         "the best samples by LPIPS to the nearest training picture, with likely copies marked",
         "undiffuse.studies.selection:study_selection",
         "undiffuse.studies.selection:SelectionOptions",
+        denoises=False,
     ),
     "sweep": ModelStudy(
         "samplers and numbers of steps: quality against network evaluations and against seconds",
@@ -83,5 +88,6 @@ STUDIES = {
     "theory": "a model of points in the plane beside the exact truth: scores, paths, likelihood, samplers",
     "parameterization": "{posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}, trained alike",
     "one-class": "one class against several at an equal budget of training: fidelity and variety of each",
+    "small-data": "a recipe on 1,000 pictures, with and without augmentation: quality and overfitting against epochs",
     **{name: study.summary for name, study in MODEL_STUDIES.items()},
 }

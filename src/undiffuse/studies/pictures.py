@@ -78,7 +78,7 @@ class PictureSubject:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.system.device
+        return self.model.system.device
 
     @cached_property
     def data(self) -> tuple[Dataset, Dataset]:
@@ -221,14 +221,15 @@ def _rows_of_class(dataset: Dataset, name: str) -> npt.NDArray[np.int64]:
 
 
 def check_pictures(model: Model, study: str) -> None:
-    """Refuse a study of pictures on a model of points, or on one that does not denoise.
+    """Refuse a study of pictures on a model of points, or one that asks a denoiser on a model without.
 
     Raises:
         UsageError: says which study fits.
     """
     if len(model.system.shape) != 3:
         raise UsageError(f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory' fits")
-    denoising(model.system, f"the study {study!r}")
+    if lookup(MODEL_STUDIES, study, "study").denoises:
+        denoising(model.system, f"the study {study!r}")
 
 
 def run_study(

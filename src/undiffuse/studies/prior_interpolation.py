@@ -4,15 +4,17 @@
 
 with z_a and z_b what the seeds a and b start from. The noise of a stochastic sampler's steps is that of seed a for all
 frames of a pair. On the straight line the norm of z falls to 0.71 midway, where a model meets what it never saw; the
-great circle keeps it.
+great circle keeps it. A generator that decodes latents starts from those of its seeds, and draws nothing after.
 
-Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 (spherical, deterministic sampler).
+Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 (spherical, deterministic sampler);
+Radford et al. 2015, arXiv:1511.06434, fig. 4 (a GAN's latents); White 2016, arXiv:1609.04468 (spherical there).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.config import FrozenModel
+from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies import canvas, sheets
@@ -28,6 +32,7 @@ from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
 from undiffuse.studies.pictures import ClassName, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.systems.base import LatentSystem
 
 _COLOURS = {"spherical": canvas.BLUE, "linear": canvas.RED}
 
@@ -72,38 +77,111 @@ class Frames(NamedTuple):
         return torch.cat([across, down], dim=1).mean(1).sqrt()
 
 
+class Way(Protocol):
+    """From what a model starts from to its samples.
+
+    Attributes:
+        words: what it is, for captions.
+        facts: of the JSON.
+        draws: whether noise is drawn on the way.
+    """
+
+    words: str
+    facts: dict[str, Any]
+    draws: bool
+
+    def prior(self, subject: PictureSubject, count: int) -> Tensor:
+        """What the first ``count`` seeds start from, (count, ...) of N(0, I)."""
+        ...
+
+    def samples(
+        self, subject: PictureSubject, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+    ) -> Tensor:
+        """Samples (B, C, H, W) in [-1, 1] from z (B, ...); ``seeds`` of whatever is drawn on the way."""
+        ...
+
+
+class Denoised:
+    """By a sampler, from x_t at its first time."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.words, self.facts = plan, f"{plan.sampler}, {plan.steps} steps", plan._asdict()
+        self.draws = make_sampler(plan.sampler).stochastic
+
+    def prior(self, subject: PictureSubject, count: int) -> Tensor:
+        """Noise of the pictures' own shape."""
+        return subject.noise(count).prior(torch.empty(count, *subject.shape))
+
+    def samples(
+        self, subject: PictureSubject, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+    ) -> Tensor:
+        """All steps of the sampler."""
+        times = subject.times(self.plan.steps)
+        return subject.denoise_from(
+            subject.process.start_std(float(times[0])) * z.to(subject.device),
+            times,
+            sampler=self.plan.sampler,
+            noise=SeededNoise(seeds),
+            cond=cond,
+            callback=lambda progress: tell(progress.index + 1, progress.count),
+        )
+
+
+class Decoded:
+    """By a generator, in one go."""
+
+    def __init__(self, system: LatentSystem) -> None:
+        self.system, self.words, self.facts, self.draws = system, "the generator", {"sampler": None, "steps": 1}, False
+
+    def prior(self, subject: PictureSubject, count: int) -> Tensor:
+        """The seeds' latents."""
+        return self.system.latents(subject.seeds(count))
+
+    def samples(
+        self, subject: PictureSubject, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+    ) -> Tensor:
+        """The generator's."""
+        tell(1, 1)
+        return self.system.decode(z.to(subject.device), cond)
+
+
+def way_of(subject: PictureSubject, options: PriorInterpolationOptions) -> Way:
+    """How the model of a subject gets from its prior to pictures.
+
+    Raises:
+        UsageError: a sampler or steps asked of a generator, or a model that neither denoises nor decodes.
+    """
+    system = subject.model.system
+    if isinstance(system, LatentSystem):
+        if options.sampler is not None or options.steps is not None:
+            raise UsageError("this model samples in one go; leave sampler and steps out")
+        return Decoded(system)
+    return Denoised(sampling_plan(subject, options.sampler, options.steps))
+
+
 def frames_between(
-    subject: PictureSubject, plan: Plan, mix: str, pairs: int, weights: list[float], class_name: str | None, tell: Tell
+    subject: PictureSubject, way: Way, mix: str, pairs: int, weights: list[float], class_name: str | None, tell: Tell
 ) -> Frames:
     """Samples that start between the noises of ``pairs`` pairs of seeds.
 
-    The first frame of a pair is the sample of its first seed; the last is that of its second where the sampler draws no
+    The first frame of a pair is the sample of its first seed; the last is that of its second where the way draws no
     noise.
     """
-    times, shape = subject.times(plan.steps), subject.shape
-    prior = subject.noise(2 * pairs).prior(torch.empty(2 * pairs, *shape))
-    z = mixed(prior[0::2], prior[1::2], weights, mix)  # (P, F, C, H, W)
+    prior, count = way.prior(subject, 2 * pairs), len(weights)
+    z = mixed(prior[0::2], prior[1::2], weights, mix)  # (P, F, ...)
     norm = z.double().flatten(2).norm(dim=2)
-    count = len(weights)
-    shared = SeededNoise([seed for seed in subject.seeds(2 * pairs)[0::2] for _ in range(count)])
+    seeds = [seed for seed in subject.seeds(2 * pairs)[0::2] for _ in range(count)]
     cond = subject.condition(pairs, class_name)
     rows = torch.arange(pairs).repeat_interleave(count).to(subject.device)
-    x = subject.denoise_from(
-        subject.process.start_std(float(times[0])) * z.flatten(0, 1).to(subject.device),
-        times,
-        sampler=plan.sampler,
-        noise=shared,
-        cond=cond.select(rows) if cond is not None else None,
-        callback=lambda progress: tell(progress.index + 1, progress.count),
-    )
-    return Frames(norm / norm[:, [0, -1]].mean(1, keepdim=True), x.cpu().reshape(pairs, count, *shape))
+    x = way.samples(subject, z.flatten(0, 1), seeds, cond.select(rows) if cond is not None else None, tell)
+    return Frames(norm / norm[:, [0, -1]].mean(1, keepdim=True), x.cpu().reshape(pairs, count, *subject.shape))
 
 
 def study_prior_interpolation(
     subject: PictureSubject, options: PriorInterpolationOptions, folder: Path, tell: Tell
 ) -> list[Plate]:
     """``prior_interpolation.png``: a row a pair of seeds, norms and legibility below."""
-    plan = sampling_plan(subject, options.sampler, options.steps)
+    way = way_of(subject, options)
     mixes = ["spherical", "linear"] if options.mix == "both" else [options.mix]
     weights, parts = evenly(options.frames), len(mixes)
     done = {}
@@ -112,13 +190,13 @@ def study_prior_interpolation(
         def part(step: int, count: int, number: int = number) -> None:
             tell(number * count + step, parts * count)
 
-        done[mix] = frames_between(subject, plan, mix, options.pairs, weights, options.class_name, part)
+        done[mix] = frames_between(subject, way, mix, options.pairs, weights, options.class_name, part)
     legibility = Legibility(subject)
     legible = {mix: _legible(subject, frames, legibility) for mix, frames in done.items()}
-    figure, axes = sheets.draw([_table(subject, options, done, weights)], num_charts=3, chart_height=400)
+    figure, axes = sheets.draw([_table(subject, options, way, done, weights)], num_charts=3, chart_height=400)
     _charts(axes, weights, done)
     canvas.save(figure, folder / "prior_interpolation.png")
-    return [_plate(plan, options, weights, done, legible, legibility)]
+    return [_plate(way, options, weights, done, legible, legibility)]
 
 
 def _legible(subject: PictureSubject, frames: Frames, legibility: Legibility) -> npt.NDArray[np.float64]:
@@ -129,7 +207,11 @@ def _legible(subject: PictureSubject, frames: Frames, legibility: Legibility) ->
 
 
 def _table(
-    subject: PictureSubject, options: PriorInterpolationOptions, done: dict[str, Frames], weights: list[float]
+    subject: PictureSubject,
+    options: PriorInterpolationOptions,
+    way: Way,
+    done: dict[str, Frames],
+    weights: list[float],
 ) -> sheets.Table:
     shown = min(options.rows if len(done) == 1 else max(1, options.rows // 2 + 1), options.pairs)
     pictures, labels = [], []
@@ -144,13 +226,9 @@ def _table(
         labels,
         [f"w = {weight:.3g}" for weight in weights],
         "Samples of noise between the noises of two seeds  (w: weight of the second; framed: the seeds' own)",
-        frames=ends if not _stochastic(options, subject) else {},
+        frames=ends if not way.draws else {},
         row_gaps=range(2, len(pictures), 2) if len(done) > 1 else (),
     )
-
-
-def _stochastic(options: PriorInterpolationOptions, subject: PictureSubject) -> bool:
-    return make_sampler(sampling_plan(subject, options.sampler, options.steps).sampler).stochastic
 
 
 def _charts(axes: Any, weights: list[float], done: dict[str, Frames]) -> None:
@@ -176,31 +254,30 @@ def _dip(values: Tensor) -> float:
 
 
 def _plate(
-    plan: Plan,
+    way: Way,
     options: PriorInterpolationOptions,
     weights: list[float],
     done: dict[str, Frames],
     legible: dict[str, npt.NDArray[np.float64]],
     legibility: Legibility,
 ) -> Plate:
-    stochastic = make_sampler(plan.sampler).stochastic
     numbers = {mix: _numbers(frames, legible[mix]) for mix, frames in done.items()}
     return Plate(
         "prior_interpolation.png",
         "Interpolation of the prior's noise",
-        f"A row goes from the noise of one seed to that of the next, {options.frames} frames, {plan.sampler}, "
-        f"{plan.steps} steps. {_on_ends(stochastic)}{_on_mixes(done) if len(done) > 1 else ''} Below, over "
+        f"A row goes from the noise of one seed to that of the next, {options.frames} frames, {way.words}. "
+        f"{_on_ends(way.draws)}{_on_mixes(done) if len(done) > 1 else ''} Below, over "
         f"{options.pairs} pairs: the norm of the mixed noise over the mean of its ends', the deviation among the "
         "pictures of different pairs, and the RMS difference of neighbouring pixels. In study.json, of every frame, "
         f"the {legibility.name}, averaged.",
         "spherical: z(w) = [sin((1-w)ω) z_a + sin(wω) z_b] / sin ω;  linear: z(w) = (1-w) z_a + w z_b",
         "Song et al. 2021, arXiv:2010.02502, sec. 5.3; `undiffuse.studies.mixing:spherical`",
         {
-            **plan._asdict(),
+            **way.facts,
             "pairs": options.pairs,
             "weights": weights,
             "legibility_is": legibility.name,
-            "ends_are_samples": "first" if stochastic else "both",
+            "ends_are_samples": "first" if way.draws else "both",
             **numbers,
         },
     )
@@ -208,10 +285,10 @@ def _plate(
 
 def _on_ends(stochastic: bool) -> str:
     return (
-        "The sampler draws noise, the same at every step for all frames of a pair, that of the first seed: so the "
+        "Noise is drawn on the way, the same at every step for all frames of a pair, that of the first seed: so the "
         "first frame is that seed's own sample, and the last one is not."
         if stochastic
-        else "The sampler draws no noise, so the ends are the seeds' own samples, bit for bit."
+        else "No noise is drawn on the way, so the ends are the seeds' own samples, bit for bit."
     )
 
 

@@ -4,7 +4,7 @@ Each source is centres plus Gaussian noise of one standard deviation, so its den
 
     p(x) = sum_k w_k N(x; mu_k, noise^2 I)
 
-exact for ``gaussians``. Along a curve the sum stands for an integral over the curve's parameter u,
+exact for ``gaussians`` and ``gaussian_ring``. Along a curve the sum stands for an integral over its parameter u,
 
     p(x) = int_0^1 N(x; mu(u), noise^2 I) du,
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from undiffuse.config import ComponentConfig
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
-from undiffuse.data.synthetic import grid_centres, ring_radii, roll_curve
+from undiffuse.data.synthetic import grid_centres, ring_centres, ring_radii, roll_curve
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
@@ -127,6 +127,11 @@ def gaussians_truth(config: Any) -> EvenMixture:
     return EvenMixture(torch.from_numpy(grid_centres(config.side)), config.noise)
 
 
+def gaussian_ring_truth(config: Any) -> EvenMixture:
+    """The circle of Gaussians itself."""
+    return EvenMixture(torch.from_numpy(ring_centres(config.num_modes)), config.noise)
+
+
 def _count_for(length: float, noise: float, fewest: int = FEWEST) -> int:
     count = math.ceil(length / (SPACING * noise))
     if count > MOST:
@@ -141,4 +146,5 @@ TRUTHS: dict[str, Callable[[Any], EvenMixture]] = {
     "swissroll": swissroll_truth,
     "rings": rings_truth,
     "gaussians": gaussians_truth,
+    "gaussian_ring": gaussian_ring_truth,
 }

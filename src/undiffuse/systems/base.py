@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,11 +31,15 @@ class TrainingBatch(Protocol):
 
 
 class LossReport(NamedTuple):
-    """The scalar to minimise, its part from each row ``(B,)``, and the rows' times ``(B,)``."""
+    """The scalar to minimise, its part from each row ``(B,)``, and the rows' times ``(B,)`` where they have any.
+
+    ``facts`` are means () of other things over the rows, by name, that belong into the journal.
+    """
 
     loss: Tensor
     rows: Tensor
-    t: Tensor
+    t: Tensor | None = None
+    facts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class SampleRequest:
         num_steps: of the time grid.
         grid: a row of ``samplers.grids.GRIDS``.
         process: sample under another process than the one of training, ``name`` or ``name:option=value``.
+        guidance: weight of classifier-free guidance, from 0 on; 1 is without. Needs a model with classes.
+        guidance_interval: (smallest, largest) log-SNR that is guided.
+        reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
         cond: one row a seed.
         batch_size: pictures in memory at a time; changes no bit of any picture.
         callback: sees every step of every batch: (number of the batch's first picture, progress).
@@ -60,18 +68,24 @@ class SampleRequest:
     cond: Condition | None = None
     batch_size: int = 64
     callback: Callable[[int, Progress], None] | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    reuse: int = 1
 
 
 class System(nn.Module):
     """Networks with a loss and a way to sample.
 
     Attributes:
-        phases: names of the optimizers that take turns in a training step.
+        phases: names of the optimizers; the journal's loss is that of the first.
         shape: of one example, (C, H, W) or (D,).
         class_names: of the labels it is told; empty for none.
+        compared: facts of its loss that validation takes of training data as well, for their distance says how well
+            the system tells the two apart.
     """
 
     phases: tuple[str, ...] = ("main",)
+    compared: tuple[str, ...] = ()
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
 
@@ -87,12 +101,34 @@ class System(nn.Module):
         """How it samples unless asked otherwise, as plain values for a result's protocol."""
         return {}
 
+    def turns(self, step: int) -> tuple[str, ...]:
+        """The phases of an optimizer step, in order: all of them unless some come less often; the first always does."""
+        return self.phases
+
+    def after_turn(self, phase: str) -> None:
+        """Called each time that the optimizer of this phase has moved."""
+
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
         """What the optimizer of this phase moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def compile_networks(self) -> None:
         """Let torch compile the networks in place."""
+
+    def after_step(self, average: System, images: int) -> None:
+        """Called after each optimizer step, with the averaged system and the images seen so far."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What training changes beside the weights and no saved model needs; checkpoints keep it."""
+        return {}
+
+    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``training_state`` gave."""
+
+    def begin_training(self, device: torch.device) -> None:
+        """Called once, on ``device``, before the first step and before a checkpoint is read: fetch what only training
+        needs, such as a teacher, and begin from its weights.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +169,39 @@ def denoising(system: System, what: str) -> DenoisingSystem:
     """
     if not isinstance(system, DenoisingSystem):
         raise UsageError(f"{what} needs a model that denoises, this one is a {type(system).__name__} and does not")
+    return system
+
+
+class LatentSystem(System):
+    """A system that turns a latent into a sample in one go, as a generator does; ``sample`` decodes its seeds' own."""
+
+    @abstractmethod
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """What samples of these seeds come from: draws of N(0, I), float32 (B, ...); row i depends on seed i alone."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
+        """Samples (B, *shape) on the device of latents (B, ...), pictures in [-1, 1]; no row depends on another."""
+
+
+class AdversarialSystem(LatentSystem):
+    """A generator that learned from a discriminator, which is kept with it."""
+
+    @abstractmethod
+    def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """The discriminator's raw outputs (B,) on data or samples as they are, in evaluation mode; more: more real."""
+
+
+def with_latents(system: System, what: str) -> LatentSystem:
+    """``system`` as one that decodes latents.
+
+    Args:
+        what: is asked of it, for the message, such as "the study 'latent-interpolation'".
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(system, LatentSystem):
+        raise UsageError(f"{what} needs a model that decodes latents, this one is a {type(system).__name__}")
     return system
 
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
+from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser, TransferredDenoiser
-from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
+from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
-from undiffuse.errors import RunError, UsageError
+from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import uniform as uniform_density
@@ -27,43 +23,17 @@ from undiffuse.losses.hybrid import BOUND_WEIGHT, hybrid_loss, variational_loss
 from undiffuse.losses.importance import ImportanceDraws
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
-from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
-from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, Sampled, sample
-from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
-from undiffuse.systems.base import DenoisingSystem, LossReport, SampleRequest, SystemConfig, TrainingBatch
+from undiffuse.systems.base import LossReport, TrainingBatch
+from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampling import SamplingConfig
 
-#: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
-BLOCK_ROWS = {"cpu": 16, "cuda": 128}
-#: The same for points, whose networks are so small that calling them is what costs.
-POINT_BLOCK_ROWS = 1024
 #: Levels of a picture's values, whose mass the bound's decoder takes.
 PICTURE_LEVELS = 256
-#: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
-_LARGEST_COEFFICIENT = 1e12
-
-
-class SamplingConfig(FrozenModel):
-    """How a model samples unless told otherwise.
-
-    Args:
-        sampler: ``name`` or ``name:option=value``.
-        num_steps: of the time grid.
-        grid: a row of ``GRIDS``.
-        clip_x_0: cut each x_0-hat of a picture to [-1, 1]; points are never cut.
-    """
-
-    sampler: str = "heun"
-    num_steps: Annotated[int, Field(ge=1)] = 10
-    grid: str = "log_snr"
-    clip_x_0: bool = True
-
-
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
 
 
-class DiffusionConfig(SystemConfig):
+class DiffusionConfig(SampledConfig):
     """See the registries for the rows of each component.
 
     Args:
@@ -87,8 +57,6 @@ class DiffusionConfig(SystemConfig):
     """
 
     name: Literal["diffusion"] = "diffusion"
-    process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = default_of("flow", FlowProcess)
-    parameterization: str = "flow"
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
     objective: Literal["denoising", "hybrid", "variational"] = "denoising"
     learned_variance: bool = False
@@ -97,11 +65,10 @@ class DiffusionConfig(SystemConfig):
         "uniform", uniform_density
     )
     time_draws: Literal["independent", "stratified", "low_discrepancy", "importance"] = "independent"
-    network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
-    precision: Literal["fp32", "bf16"] = "fp32"
-    class_conditional: bool = False
-    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
-    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def says_variance(self) -> bool:
+        return self.learned_variance
 
     @model_validator(mode="before")
     @classmethod
@@ -118,22 +85,18 @@ class DiffusionConfig(SystemConfig):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         process: Process = build(PROCESSES, self.process)
-        Parameterization(self.parameterization, process)
         build(WEIGHTINGS, self.weighting)
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
-        if make_sampler(self.sampling.sampler).needs_learned_variance and not self.learned_variance:
-            raise UsageError(
-                f"sampling.sampler={self.sampling.sampler!r} needs learned_variance=true; say ancestral:variance=beta"
-            )
-        time_grid(self.sampling.grid, process, self.sampling.num_steps)
         return self
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> DiffusionSystem:
         return DiffusionSystem(self, shape, class_names, num_augment_labels)
 
 
-class DiffusionSystem(DenoisingSystem):
+class DiffusionSystem(SampledSystem):
     """See ``DiffusionConfig``."""
+
+    config: DiffusionConfig
 
     def __init__(
         self,
@@ -142,48 +105,22 @@ class DiffusionSystem(DenoisingSystem):
         class_names: Sequence[str],
         num_augment_labels: int = 0,
     ) -> None:
-        super().__init__()
-        self.config, self.shape = config, tuple(shape)
-        self.class_names = tuple(class_names) if config.class_conditional else ()
-        self.process = build(PROCESSES, config.process)
-        factor = 2 if config.learned_variance else 1
-        self.network = build_network(
-            config.network, self.shape, len(self.class_names), factor, num_augment_labels=num_augment_labels
-        )
+        super().__init__(config, shape, class_names, num_augment_labels)
         knots = self.process.num_steps if config.time_draws == "importance" else None
         self.importance = ImportanceDraws(knots) if knots is not None else None
-        if config.class_conditional and not class_names:
-            raise UsageError(
-                "system.class_conditional=true, but the data has no classes; give data with classes or say "
-                "system.class_conditional=false"
-            )
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._parameterization = Parameterization(config.parameterization, self.process)
-
-    def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
-        """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
-        autocast = torch.bfloat16 if (precision or self.config.precision) == "bf16" else None
-        return NetworkDenoiser(
-            self.network, self._parameterization, self.log_snr_range, autocast, self.config.learned_variance
-        )
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR that can be asked for: what training sees, infinite where it reaches an end.
-
-        Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
-        sigma / alpha = 80.
-        """
+        """What training sees, infinite where it reaches an end; see ``askable_range``."""
         ends = self._density(self.process, torch.tensor([1.0, 0.0], dtype=torch.float64))
-        low, high = self.process.log_snr(ends).tolist()
-        row = torch.stack(self._parameterization(ends[:1])[:4])
-        return (low if bool((row.abs() < _LARGEST_COEFFICIENT).all()) else max(low, WIDEST_LOG_SNR[0])), high
+        return askable_range(self._parameterization, ends)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         t, weight = self._times(len(x_0), rng)
-        cond = self._drop_labels(batch.condition, len(x_0), rng)
+        cond = self.drop_labels(batch.condition, len(x_0), rng)
         eps = rng.normal(x_0, "eps")
         with rng.layers():
             rows = self._objective(x_0, eps, t, cond)
@@ -194,7 +131,7 @@ class DiffusionSystem(DenoisingSystem):
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses of the rows, ``(B,)``."""
-        denoiser, levels = self.denoiser(), PICTURE_LEVELS if len(self.shape) == 3 else None
+        denoiser, levels = self.sharded_denoiser(), PICTURE_LEVELS if len(self.shape) == 3 else None
         if self.config.objective == "variational":
             return variational_loss(denoiser, x_0, eps, t, cond, levels)
         if self.config.objective == "hybrid":
@@ -210,78 +147,6 @@ class DiffusionSystem(DenoisingSystem):
         if self.importance is None:
             return self._density(self.process, UNIFORM_DRAWS[self.config.time_draws](u)), None
         return self.importance.draw(u) if self.training else (self._density(self.process, u), None)
-
-    def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
-        told = Condition(augment_label=cond.augment_label)  # never dropped: zeros would say "as it is"
-        if not self.class_names or cond.class_label is None:
-            return told
-        dropped = Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
-        return replace(told, class_label=dropped.class_label)
-
-    def sample(self, request: SampleRequest) -> Sampled:
-        sampling, seeds = self.config.sampling, list(request.seeds)
-        sampler = make_sampler(request.sampler if request.sampler is not None else sampling.sampler)
-        grid = request.grid if request.grid is not None else sampling.grid
-        num_steps = request.num_steps if request.num_steps is not None else sampling.num_steps
-        if sampler.needs_learned_variance and not self.config.learned_variance:
-            raise UsageError(f"sampler {request.sampler!r} needs a learned variance, which this model lacks")
-        denoiser, note = self.sampling_denoiser(), ""
-        if request.process is not None:
-            denoiser, note = transferred(denoiser, request.process)
-        times = time_grid(grid, denoiser.process, num_steps, denoiser.log_snr_range)
-        if request.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        was_training = self.training
-        self.eval()
-        try:
-            parts = [
-                sample(
-                    denoiser,
-                    sampler,
-                    times,
-                    shape=self.shape,
-                    seeds=seeds[start : start + request.batch_size],
-                    cond=_rows_of(request.cond, start, request.batch_size),
-                    device=self.device,
-                    callback=None if request.callback is None else partial(request.callback, start),
-                )
-                for start in range(0, len(seeds), request.batch_size)
-            ]
-        finally:
-            self.train(was_training)
-        if not parts:
-            return Sampled(torch.empty(0, *self.shape), 0, note)
-        x = torch.cat([part.x for part in parts])
-        self._check_finite(x, f"{sampler.name}, {num_steps} steps on the grid {grid!r}")
-        return Sampled(x, max(part.nfe for part in parts), note)
-
-    @staticmethod
-    def _check_finite(x: Tensor, how: str) -> None:
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-        if bad:
-            raise RunError(
-                f"{bad} of {len(x)} samples are not finite with sampler {how}; take more steps, another grid or "
-                "sampler, or system.precision=fp32; if none helps, the weights are no good"
-            )
-
-    def sampling_facts(self) -> dict[str, Any]:
-        sampling = self.config.sampling
-        return {
-            "sampler": sampling.sampler,
-            "steps": sampling.num_steps,
-            "grid": sampling.grid,
-            "process": self.config.process.name,
-        }
-
-    def sampling_denoiser(self) -> Denoiser:
-        pictures = len(self.shape) == 3
-        rows = BLOCK_ROWS.get(self.device.type, 16) if pictures else POINT_BLOCK_ROWS
-        blocked = Blocked(self.denoiser(), rows)
-        clips = self.config.sampling.clip_x_0 and pictures
-        return ClippedDenoiser(blocked) if clips else blocked
-
-    def compile_networks(self) -> None:
-        self.network.compile()
 
 
 def _check_objective(config: DiffusionConfig) -> None:
@@ -305,19 +170,3 @@ def _check_objective(config: DiffusionConfig) -> None:
             f"{what} needs a process with num_steps of at least 2, such as ddpm_cosine, and time_density=knots; got "
             f"process={config.process.name} and time_density={config.time_density.name}"
         )
-
-
-def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
-    """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
-
-    Args:
-        spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
-    """
-    process = make_process(spec)
-    prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
-    starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
-    return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
-
-
-def _rows_of(cond: Condition | None, start: int, count: int) -> Condition | None:
-    return None if cond is None else cond.select(slice(start, start + count))

@@ -77,6 +77,8 @@ class Model:
         process: str | None = None,
         class_name: str | Sequence[str] | None = None,
         batch_size: int = 64,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> Tensor:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
@@ -86,6 +88,8 @@ class Model:
             sampler: ``heun``, ``ddim:eta=0.5``, ...
             process: sample under another one than the model was trained under, ``ve``, ``vp``, ``ve:sigma_max=80``, ...
             class_name: one for all, or one a sample; see ``classes_of``.
+            guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
+            guidance_interval: (smallest, largest) log-SNR that is guided.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
         Raises:
@@ -99,6 +103,8 @@ class Model:
             process=process,
             cond=self.condition(self.classes_of(class_name, num)),
             batch_size=batch_size,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
         )
         return self.finish(self.system.sample(request).x)
 
@@ -227,6 +233,8 @@ def build_system(record: Mapping[str, Any]) -> System:
 def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
     """Load a model from a run folder or a model folder.
 
+    A file may hold its weights in another precision, such as bfloat16; the parameters are float32 all the same.
+
     Args:
         path: the folder.
         device: where to put it.
@@ -240,7 +248,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
     record = read_config(folder)
     file = folder / lookup(WEIGHTS, weights, "kind of weights")
     if not file.is_file():
-        raise UsageError(f"{folder} has no {file.name} yet; train on with --resume until a checkpoint is written")
+        raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
     system = build_system(record)
     tensors = read_weights(file)
     try:
@@ -249,3 +257,10 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
     return Model(system.to(device).eval(), record, folder, sha256_of(file), weights)
+
+
+def _where_from(folder: Path) -> str:
+    """What to do about weights that are not there: a run will have them, an exported model has the averaged ones."""
+    if (folder / "model_card.md").is_file() and (folder / WEIGHTS["ema"]).is_file():
+        return "; this model has the averaged weights alone, --weights ema"
+    return " yet; train on with --resume until a checkpoint is written"

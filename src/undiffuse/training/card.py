@@ -26,8 +26,7 @@ A {system["name"]} model trained with undiffuse.
 | shape | {" x ".join(map(str, model["shape"]))} |
 | classes | {classes or "none"} |
 | trained for | {images} images, seed {config["seed"]} |
-| process | {system["process"]["name"]} |
-| network predicts | {system["parameterization"]} |
+{_kind(system)}
 | weights | exponential moving average, half-life {config["ema"]["halflife_images"]} images |
 
 In this folder:
@@ -35,3 +34,15 @@ In this folder:
     undiffuse sample . -n 16
 """,
     )
+
+
+def _kind(system: Mapping[str, Any]) -> str:
+    """Lines on what the system is made of, as far as it has such parts."""
+    parts = {
+        "process": system.get("process", {}).get("name"),
+        "network predicts": system.get("parameterization"),
+        "objective": system["objective"]["name"] if isinstance(system.get("objective"), Mapping) else None,
+        "generator": system.get("generator", {}).get("name"),
+        "discriminator": system.get("discriminator", {}).get("name"),
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in parts.items() if value)

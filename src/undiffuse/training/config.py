@@ -23,6 +23,7 @@ class OptimizerConfig(FrozenModel):
     Args:
         name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum on matrices, Adam on the rest).
         learning_rate: after warm-up.
+        phase_rates: that of single phases of a system where it is another, such as ``{"discriminator": 4e-4}``.
         warmup_images: linear rise from 0 over so many images.
         decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
             ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
@@ -31,6 +32,7 @@ class OptimizerConfig(FrozenModel):
 
     name: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    phase_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -40,16 +42,31 @@ class OptimizerConfig(FrozenModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
 
 
+class PosthocConfig(FrozenModel):
+    """Averages whose length is chosen after training (Karras et al. 2024); ``undiffuse ema`` chooses.
+
+    Args:
+        sigma_rel: relative widths of the two averages that are kept.
+        snapshot_every_images: how often both are written; twenty over the run serve widths from 0.03 to 0.25 to within
+            a hundredth of how far the weights move, ten those from 0.05 to 0.25.
+    """
+
+    sigma_rel: tuple[Annotated[float, Field(gt=0, le=0.288)], Annotated[float, Field(gt=0, le=0.288)]] = (0.05, 0.10)
+    snapshot_every_images: Positive = 10_000
+
+
 class EMAConfig(FrozenModel):
     """Exponential moving average of the weights.
 
     Args:
         halflife_images: images after which a weight's share has halved.
         rampup: the half-life is at most this share of the images seen so far (Karras et al. 2022); ``null`` for none.
+        posthoc: keep what is needed to choose another length of average after training; ``null`` for nothing.
     """
 
     halflife_images: Positive = 50_000
     rampup: Annotated[float, Field(gt=0, le=1)] | None = 0.05
+    posthoc: PosthocConfig | None = None
 
 
 class RunConfig(FrozenModel):
@@ -74,6 +91,9 @@ class RunConfig(FrozenModel):
         preview_samples: pictures in a preview.
         quality_every_images: samples are measured so often against the training data; 0 for never.
         quality_samples: how many are drawn for it, from the same seeds each time; more take longer and say more.
+        quality_reference: what samples are measured against: the ``training`` data, or what was ``held_out`` of it,
+            which a model that repeats its training pictures does not come near.
+        train_items: train on so many items of the training part at most, chosen by content; ``null`` for all.
         checkpoint_every_images, checkpoint_every_seconds: 0 for never; there is always one at the end.
         keep_checkpoints: the newest k are kept.
         tensorboard: write TensorBoard's event files as well (extra ``tensorboard``).
@@ -99,6 +119,8 @@ class RunConfig(FrozenModel):
     preview_samples: Positive = 16
     quality_every_images: NotNegative = 0
     quality_samples: Positive = 500
+    quality_reference: Literal["training", "held_out"] = "training"
+    train_items: Positive | None = None
     checkpoint_every_images: NotNegative = 100_000
     checkpoint_every_seconds: NotNegative = 300
     keep_checkpoints: Positive = 2

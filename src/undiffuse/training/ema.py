@@ -10,23 +10,29 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from undiffuse.training.config import EMAConfig
+from undiffuse.training.posthoc import PowerAverages
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class EMA(Generic[M]):
-    """Keeps ``average``, a copy of a module whose parameters follow it slowly; buffers are copied.
+    """Keeps ``average``, a copy of a module whose parameters follow it slowly.
+
+    Running statistics of batch norms are averaged as the weights are that they belong to, for those of the newest
+    weights do not fit older ones; other buffers are copied.
 
     Args:
         module: what is trained.
-        config: half-life and ramp-up.
+        config: half-life and ramp-up, and whether to keep averages of other lengths (``posthoc``).
     """
 
     def __init__(self, module: M, config: EMAConfig) -> None:
         self.config = config
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
+        self.posthoc = PowerAverages(module, config.posthoc) if config.posthoc is not None else None
 
     def decay(self, images: int, batch_images: int) -> float:
         """Share of the average that survives a step; ``images`` were seen before it."""
@@ -42,5 +48,17 @@ class EMA(Generic[M]):
         averages: list[Tensor] = list(self.average.parameters())
         current: list[Tensor] = [parameter.detach() for parameter in module.parameters()]
         torch._foreach_lerp_(averages, current, weight)
-        for target, source in zip(self.average.buffers(), module.buffers(), strict=True):
-            target.copy_(source)
+        for target, source in zip(self.average.modules(), module.modules(), strict=True):
+            _follow_buffers(target, source, weight)
+        if self.posthoc is not None:
+            self.posthoc.update(module, images, batch_images)
+
+
+def _follow_buffers(target: nn.Module, source: nn.Module, weight: float) -> None:
+    """Of the modules themselves, not of those inside them."""
+    averaged = isinstance(target, _BatchNorm)
+    for mine, its in zip(target.buffers(recurse=False), source.buffers(recurse=False), strict=True):
+        if averaged and mine.is_floating_point():
+            mine.lerp_(its, weight)
+        else:
+            mine.copy_(its)

@@ -11,11 +11,12 @@ scalable for LLM training", arXiv:2502.16982 (the step size that matches Adam's)
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 #: Coefficients of the quintic that drives all singular values towards 1, and how often it is applied.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
@@ -28,8 +29,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     orthogonal: Tensor = x.mT if tall else x
     return orthogonal
 
@@ -74,38 +76,71 @@ class Muon(torch.optim.Optimizer):
             self._move_vectors([p for p in parameters if not is_matrix(p)], group)
 
     def _move_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape are orthogonalised together."""
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            momentum = state["momentum"]
-            gradient = _gradient(parameter)
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            update = torch.lerp(gradient, momentum, group["momentum"]).flatten(1)
-            by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
-        for shape, pairs in by_shape.items():
-            size = group["lr"] * 0.2 * max(shape) ** 0.5
-            # five products a matrix cost as much as the gradient in float32; directions need no more than bfloat16
-            moves = orthogonalised(torch.stack([update for _, update in pairs]).bfloat16())
-            for (parameter, _), move in zip(pairs, moves.to(parameters[0].dtype), strict=True):
-                parameter.sub_(move.reshape(parameter.shape), alpha=size)
+        if not parameters:
+            return
+        gradients, momenta = [_gradient(p) for p in parameters], [self._momentum(p) for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        for shape, members in _by_shape(updates).items():
+            moves = _moves([updates[member] for member in members])
+            moved = [parameters[member] for member in members]
+            steps = [move.view(weight.shape) for weight, move in zip(moved, moves, strict=True)]
+            torch._foreach_add_(moved, steps, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum"]
+        return momentum
 
     def _move_vectors(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            state["step"] += 1
-            step = float(state["step"])
-            gradient = _gradient(parameter)
-            state["exp_avg"].lerp_(gradient, 1 - beta1)
-            state["exp_avg_sq"].lerp_(gradient**2, 1 - beta2)
-            scale = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
-            parameter.addcdiv_(state["exp_avg"], scale, value=-lr / (1 - beta1**step))
+        """Adam as torch has it, over all vectors in one call."""
+        if not parameters:
+            return
+        states = [self._moments(parameter) for parameter in parameters]
+        on_cpu = parameters[0].device.type == "cpu"
+        adam(
+            parameters,
+            [_gradient(parameter) for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=not on_cpu,  # elsewhere the fused kernel wants the count of steps on the device; ours is on the CPU
+            fused=on_cpu,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return state
+
+
+def _by_shape(updates: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """Numbers of the updates of each shape as a matrix."""
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, update in enumerate(updates):
+        members[(update.shape[0], update[0].numel())].append(number)
+    return members
+
+
+def _moves(updates: list[Tensor]) -> tuple[Tensor, ...]:
+    """Matrices of one shape, orthogonalised together, in their own dtype.
+
+    Ten products a matrix cost as much as the gradient in float32; directions need no more than bfloat16.
+    """
+    stacked = torch.stack([update.flatten(1) for update in updates])
+    return orthogonalised(stacked.bfloat16()).to(stacked.dtype).contiguous().unbind()
 
 
 def _gradient(parameter: Tensor) -> Tensor:

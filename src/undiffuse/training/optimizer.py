@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.registry import lookup
 from undiffuse.systems.base import System
 from undiffuse.training.config import OptimizerConfig
 from undiffuse.training.muon import Muon
@@ -18,6 +19,8 @@ class Optimizers:
     """Adam, AdamW or Muon over what each phase moves."""
 
     def __init__(self, system: System, config: OptimizerConfig) -> None:
+        for phase in config.phase_rates:
+            lookup(dict.fromkeys(system.phases), phase, "phase in optimizer.phase_rates")
         self.config = config
         self.learning_rate = 0.0
         self._parameters = {phase: system.parameters_of(phase) for phase in system.phases}
@@ -40,10 +43,12 @@ class Optimizers:
     def step(self, phase: str, images: int, num_images: int) -> None:
         """Move the phase's parameters at the rate of this point of the run."""
         self.learning_rate = learning_rate(self.config, images, num_images)
-        optimizer = self._optimizers[phase]
+        optimizer, config = self._optimizers[phase], self.config
+        share = config.phase_rates.get(phase, config.learning_rate) / config.learning_rate
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * share
         optimizer.step()
+        torch.autograd.graph.increment_version(self._parameters[phase])  # of which fused kernels do not tell
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, by ``phase.parameter.name``."""

@@ -28,8 +28,10 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import Journal
 from undiffuse.training.optimizer import Optimizers
+from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, save_preview
-from undiffuse.training.validation import validation_loss
+from undiffuse.training.validation import validation_loss, validation_means
+from undiffuse.training.window import Window
 
 
 class Observer(Protocol):
@@ -90,10 +92,11 @@ class Trainer:
             "config": config.model_dump(mode="json"),
         }
         self.system = self._fresh_system()
+        self.system.begin_training(self.device)
         self.ema = EMA(self.system, config.ema)
         self.optimizers = Optimizers(self.system, config.optimizer)
         self.step = 0
-        self._window = {"loss": 0.0, "grad_norm": 0.0, "steps": 0}
+        self._window = Window()
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._stop_requested = False
@@ -129,9 +132,12 @@ class Trainer:
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
         self.ema.average.load_state_dict(parts["ema"])
+        if self.ema.posthoc is not None:
+            self.ema.posthoc.load_tensors(parts["posthoc"])
         self.optimizers.load_tensors(parts["optimizer"])
+        self.system.load_training_state(parts["training"])
         self.step = int(checkpoint.counters["step"])
-        self._window = dict(checkpoint.counters["window"])
+        self._window = Window.of(checkpoint.counters["window"])
         self._seconds = float(checkpoint.counters["seconds"])
         self._note_other_device(checkpoint.counters.get("device", self.device.type))
         return True
@@ -182,27 +188,31 @@ class Trainer:
 
     def _one_step(self) -> None:
         self.system.train()
-        norm = 0.0
-        loss = 0.0
-        for phase in self.system.phases:
-            self.optimizers.zero_grad(phase)
-            for micro_batch in range(self.config.num_micro_batches):
-                batch, rng = self._micro_batch(micro_batch)
-                report: LossReport = self.system(batch, phase, rng)
-                loss += self._checked_loss(report, batch, phase, rng)
-                (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
-            total = self.optimizers.norm(phase)
-            norm = float(total)
-            if not norm < float("inf"):
-                self._stop_at_gradient(phase)
-            self.optimizers.clip(phase, total)
-            seen = self.images + self.config.batch_images
-            self.optimizers.step(phase, seen, self.config.num_images)
+        first, *others = [(phase, *self._turn(phase)) for phase in self.system.turns(self.step)]
+        self._window.add_step(*first[1:])
+        self._window.add_facts({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
         self.ema.update(self.system, self.images, self.config.batch_images)
         self.step += 1
-        self._window["loss"] += loss / self.config.num_micro_batches
-        self._window["grad_norm"] += norm
-        self._window["steps"] += 1
+        self.system.after_step(self.ema.average, self.images)
+
+    def _turn(self, phase: str) -> tuple[float, float]:
+        """Move what one phase moves; (loss, norm of the gradient)."""
+        loss = 0.0
+        self.optimizers.zero_grad(phase)
+        for micro_batch in range(self.config.num_micro_batches):
+            batch, rng = self._micro_batch(micro_batch)
+            report: LossReport = self.system(batch, phase, rng)
+            loss += self._checked_loss(report, batch, phase, rng)
+            self._window.add_facts(report.facts)
+            (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
+        total = self.optimizers.norm(phase)
+        norm = float(total)
+        if not norm < float("inf"):
+            self._stop_at_gradient(phase)
+        self.optimizers.clip(phase, total)
+        self.optimizers.step(phase, self.images + self.config.batch_images, self.config.num_images)
+        self.system.after_turn(phase)
+        return loss / self.config.num_micro_batches, norm
 
     def _micro_batch(self, number: int) -> tuple[Batch, StepRandom]:
         size = self.config.batch_images // self.config.num_micro_batches
@@ -249,6 +259,8 @@ class Trainer:
         config = self.config
         if self._due(config.log_every_images):
             self._log(journal)
+        if self.ema.posthoc is not None and self._due(self.ema.posthoc.snapshot_every_images):
+            save_snapshot(self.folder, self.ema.posthoc, self.images)
         if self._due(config.validate_every_images):
             self._validate(journal)
         late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
@@ -277,18 +289,12 @@ class Trainer:
         return self._seconds
 
     def _log(self, journal: Journal) -> None:
-        steps = max(self._window["steps"], 1)
-        values = {
-            "step": self.step,
-            "loss": self._window["loss"] / steps,
-            "grad_norm": self._window["grad_norm"] / steps,
-            "learning_rate": self.optimizers.learning_rate,
-        }
+        values = {"step": self.step, **self._window.means(), "learning_rate": self.optimizers.learning_rate}
         seconds = self._spend()
-        rate = self._window["steps"] * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
+        rate = self._window.steps * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
         self._seconds_before = seconds
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
-        self._window = {"loss": 0.0, "grad_norm": 0.0, "steps": 0}
+        self._window = Window()
         journal.write("train", self.images, values, wall)
         self.observer.row("train", {"images": self.images, **values, **wall})
 
@@ -296,10 +302,13 @@ class Trainer:
         count = min(self.config.validation_images, len(self.validation))
         if count == 0:
             return
-        values = {
-            "loss": validation_loss(self.ema.average, self.validation, count, self.config.seed, self.device),
-            "loss_raw": validation_loss(self.system, self.validation, count, self.config.seed, self.device),
-        }
+        means = validation_means(self.system, self.validation, count, self.config.seed, self.device)
+        average = validation_loss(self.ema.average, self.validation, count, self.config.seed, self.device)
+        values = {"loss": average, "loss_raw": means.pop("loss"), **means}
+        if self.system.compared:
+            known = validation_means(self.system, self.loader.dataset, count, self.config.seed, self.device)
+            values |= {f"{name}_train": known[name] for name in self.system.compared}
+            values |= {f"{name}_gap": known[name] - means[name] for name in self.system.compared}
         journal.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
@@ -318,16 +327,21 @@ class Trainer:
         journal.write("quality", self.images, values, wall)
         self.observer.row("quality", {"images": self.images, **values})
 
+    def _posthoc_tensors(self) -> dict[str, Tensor]:
+        return {} if self.ema.posthoc is None else self.ema.posthoc.tensors()
+
     def _save(self) -> None:
         tensors = {
             **{f"model.{name}": value for name, value in self.system.state_dict().items()},
             **{f"ema.{name}": value for name, value in self.ema.average.state_dict().items()},
             **{f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()},
+            **{f"posthoc.{name}": value for name, value in self._posthoc_tensors().items()},
+            **{f"training.{name}": value for name, value in self.system.training_state().items()},
         }
         counters = {
             "images": self.images,
             "step": self.step,
-            "window": self._window,
+            "window": self._window.counters(),
             "seconds": self._spend(),
             "device": self.device.type,
         }
@@ -340,7 +354,7 @@ class Trainer:
 
 def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """``{"model.a": x, "ema.a": y}`` as one dict a prefix."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "posthoc": {}, "training": {}}
     for name, value in tensors.items():
         prefix, rest = name.split(".", 1)
         parts[prefix][rest] = value

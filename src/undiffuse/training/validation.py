@@ -12,9 +12,14 @@ from undiffuse.systems.base import System
 _BATCH = 128
 
 
-@torch.no_grad()
 def validation_loss(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
-    """Mean loss of the first ``count`` pictures of ``dataset``, each at one time.
+    """Mean loss of the first ``count`` pictures of ``dataset``, see ``validation_means``."""
+    return validation_means(system, dataset, count, seed, device)["loss"]
+
+
+@torch.no_grad()
+def validation_means(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> dict[str, float]:
+    """Mean loss, and means of the loss's facts, of the first ``count`` pictures of ``dataset``, each at one time.
 
     Times are drawn as in training: spread evenly over each 128 pictures where the system stratifies them, otherwise
     independently.
@@ -25,11 +30,13 @@ def validation_loss(system: System, dataset: Dataset, count: int, seed: int, dev
     """
     was_training = system.training
     system.eval()
-    total = 0.0
+    totals = {"loss": 0.0}
     for number, start in enumerate(range(0, count, _BATCH)):
         rows = np.arange(start, min(start + _BATCH, count))
         rng = StepRandom(seed, number, stream="validation", device=device)
         report = system(dataset.fetch(rows).to(device), system.phases[0], rng)
-        total += float(report.rows.double().sum())
+        totals["loss"] += float(report.rows.double().sum())
+        for name, value in report.facts.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
     system.train(was_training)
-    return total / count
+    return {name: total / count for name, total in totals.items()}

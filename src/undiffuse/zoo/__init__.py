@@ -1,11 +1,16 @@
-"""Models that ship with the package, each a folder like any saved model."""
+"""Models that ship with the package, each a folder like any saved model: trained by this project, read without network.
+
+A folder holds ``config.json``, which has a section ``card`` (see ``zoo.card``), ``model.safetensors`` in bfloat16,
+``model_card.md`` and ``samples.png``. Made by ``tools/make_zoo_model.py``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+FOLDER = Path(__file__).parent
+
 
 def bundled_models() -> dict[str, Path]:
     """Names and folders of the bundled models."""
-    here = Path(__file__).parent
-    return {path.parent.name: path.parent for path in sorted(here.glob("*/config.json"))}
+    return {path.parent.name: path.parent for path in sorted(FOLDER.glob("[!.]*/config.json"))}

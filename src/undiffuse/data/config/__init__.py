@@ -6,10 +6,10 @@ source is one module in ``formats`` and one row here.
 
 from __future__ import annotations
 
-from undiffuse.data.config.arrays import DigitsConfig, IdxConfig
+from undiffuse.data.config.arrays import DigitsConfig, IdxConfig, StackedMnistConfig
 from undiffuse.data.config.base import MAX_SIDE, Colour, EncodedConfig, LocationText, PictureConfig, SourceConfig
 from undiffuse.data.config.encoded import FolderConfig, TarConfig, TreeConfig, ZipConfig
-from undiffuse.data.config.points import GaussiansConfig, RingsConfig, SwissrollConfig
+from undiffuse.data.config.points import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig
 from undiffuse.data.config.published import (
     ArraysConfig,
     CelebaConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "EncodedConfig",
     "FfhqConfig",
     "FolderConfig",
+    "GaussianRingConfig",
     "GaussiansConfig",
     "IdxConfig",
     "LmdbConfig",
@@ -42,6 +43,7 @@ __all__ = [
     "PictureConfig",
     "RingsConfig",
     "SourceConfig",
+    "StackedMnistConfig",
     "SwissrollConfig",
     "TarConfig",
     "TreeConfig",
@@ -53,7 +55,9 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "swissroll": SwissrollConfig,
     "rings": RingsConfig,
     "gaussians": GaussiansConfig,
+    "gaussian_ring": GaussianRingConfig,
     "idx": IdxConfig,
+    "stacked_mnist": StackedMnistConfig,
     "folder": FolderConfig,
     "zip": ZipConfig,
     "tar": TarConfig,

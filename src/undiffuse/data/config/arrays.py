@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from undiffuse.data.config.base import LocationText, PictureConfig
 
 
@@ -33,6 +35,33 @@ class IdxConfig(PictureConfig):
     path: LocationText
     split: Literal["train", "test"] | None = None
     transpose: bool | None = None
+
+    @property
+    def location(self) -> Path:
+        """``path`` with ``~`` resolved."""
+        return Path(self.path).expanduser()
+
+
+class StackedMnistConfig(PictureConfig):
+    """Three random pictures of an IDX set as the red, green and blue of one: 1,000 known modes with MNIST.
+
+    The class of a stack is its three digits. Stacks that are held out for validation consist of digits that no
+    training stack has.
+
+    Args:
+        path: a folder with ``*train-images-idx3-ubyte[.gz]`` and the like, or one file of images.
+        split: which files of the folder, ``train`` or ``test``.
+        num_pictures: how many stacks; the first ones are the same whatever their number.
+        seed: which digits meet is a function of it.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.formats.stacked:load"
+
+    name: Literal["stacked_mnist"] = "stacked_mnist"
+    path: LocationText
+    split: Literal["train", "test"] | None = None
+    num_pictures: int = Field(default=128_000, ge=1, le=100_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**64)
 
     @property
     def location(self) -> Path:

@@ -27,7 +27,7 @@ class SwissrollConfig(SourceConfig):
 
 
 class RingsConfig(SourceConfig):
-    """Points on concentric circles, of unit mean variance.
+    """Points on concentric circles, of unit mean variance; the class of a point is its circle.
 
     Args:
         num_points: how many points.
@@ -46,7 +46,7 @@ class RingsConfig(SourceConfig):
 
 
 class GaussiansConfig(SourceConfig):
-    """Points of equal Gaussians on a square grid, 5x5 of them, of unit mean variance.
+    """Points of equal Gaussians on a square grid, 5x5 of them, of unit mean variance; the class is the Gaussian.
 
     Args:
         num_points: how many points.
@@ -60,5 +60,25 @@ class GaussiansConfig(SourceConfig):
     name: Literal["gaussians"] = "gaussians"
     num_points: int = Field(default=10_000, ge=1, le=100_000_000)
     side: int = Field(default=5, ge=2, le=100)
+    noise: float = Field(default=0.05, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+
+class GaussianRingConfig(SourceConfig):
+    """Points of equal Gaussians on one circle, 8 of them, of unit mean variance; the class is the Gaussian.
+
+    Args:
+        num_points: how many points.
+        num_modes: Gaussians, evenly spaced over the circle; the first lies to the right.
+        noise: standard deviation of each Gaussian (in units of the finished data). The toy of Metz et al. 2016 has 0.02
+            on a circle of radius 2, here 0.014.
+        seed: the points are a function of it.
+    """
+
+    builder: ClassVar[str] = "undiffuse.data.synthetic:load_gaussian_ring"
+
+    name: Literal["gaussian_ring"] = "gaussian_ring"
+    num_points: int = Field(default=10_000, ge=1, le=100_000_000)
+    num_modes: int = Field(default=8, ge=2, le=1000)
     noise: float = Field(default=0.05, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**64)

@@ -1,0 +1,202 @@
+"""Quality against evaluations: one or more trained models, few evaluations to a thousand ancestral steps.
+
+    python benchmarks/evaluations.py runs/flow-mnist runs/flow-fashion --out benchmarks/evaluations
+    python benchmarks/evaluations.py mnist --ways default heun:5 ancestral:1000 --num 2000 --sampling-seeds 0 1 2
+
+Every way draws the same number of pictures against the same reference from disjoint seeds for each sampling seed, the
+same ones for all ways. A way is a sampler and the number of its steps, on the model's own grid; ``default`` is how the
+model samples by itself. Beside each distance stands its ratio to the first ancestral way of the same sampling seed, and
+the mean ratio with its interval of 95 % by Student's t over the sampling seeds: ways share their seeds and reference,
+so the ratio is surer than either distance. Pictures are kept in ``--work`` in pieces, so an interrupted command, or one
+with ``--stop-after``, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import interleaved
+import numpy as np
+import torch
+from quality import Judge, two_parts
+from scipy.stats import t as student
+from torch import Tensor
+
+from undiffuse.app.evaluating import real_data
+from undiffuse.app.models import load
+from undiffuse.files import write_json
+from undiffuse.systems.base import SampleRequest, to_uint8
+from undiffuse.systems.saved import Model
+
+WAYS = ("default", "heun:3", "heun:5", "dpmpp_2m:5", "dpmpp_2m:10", "dpmpp_2m:20", "ancestral:50", "ancestral:1000")
+PIECE = 250
+#: Seeds of one sampling seed; those of two never meet.
+_APART = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model sampled in one way from one sampling seed."""
+
+    model: str
+    way: str
+    sampling_seed: int
+
+    @property
+    def folder(self) -> str:
+        """Of its pictures."""
+        return "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in vars(self).values())
+
+
+def request_of(way: str, seeds: range) -> SampleRequest:
+    """``sampler:steps``, or ``default``; a sampler's options stand before the steps."""
+    if way == "default":
+        return SampleRequest(seeds=seeds)
+    sampler, _, steps = way.rpartition(":")
+    if not sampler or not steps.isdigit():
+        raise SystemExit(f"a way is default or SAMPLER:STEPS such as heun:5, got {way!r}")
+    return SampleRequest(seeds=seeds, sampler=sampler, num_steps=int(steps))
+
+
+def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tuple[Tensor, int] | None:
+    """All pictures of a cell and their evaluations, drawn as far as they are not there; ``None`` if time ran out."""
+    parts, nfe, folder = [], 0, work / cell.folder / model.weights_sha256[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    first = cell.sampling_seed * _APART
+    for start in range(0, num, PIECE):
+        seeds = range(first + start, first + min(start + PIECE, num))
+        path = folder / f"{start:06d}-{len(seeds)}.npz"
+        if not path.is_file():
+            if time.monotonic() >= until:
+                return None
+            sampled = model.system.sample(condition(model, request_of(cell.way, seeds)))
+            partial = path.with_suffix(".tmp.npz")
+            np.savez(partial, pictures=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)
+            partial.replace(path)
+        with np.load(path) as kept:
+            parts.append(torch.from_numpy(kept["pictures"]))
+            nfe = int(kept["nfe"])
+    return torch.cat(parts), nfe
+
+
+def condition(model: Model, request: SampleRequest) -> SampleRequest:
+    """The request with all classes in turn, for a model that has any."""
+    names = model.classes_of(None, len(request.seeds))
+    return SampleRequest(**{**vars(request), "cond": model.condition(names)})
+
+
+def judge_of(model: Model, data: Path | None, reference: int) -> Judge:
+    """Of the model's own training data, or of the same part of ``data``."""
+    train = two_parts(data)[0] if data is not None else real_data(model, None)[0]()
+    return Judge(train, reference=reference)
+
+
+def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> bool:
+    """Measure what is missing; False if time ran out."""
+    until = time.monotonic() + (arguments.stop_after or math.inf)
+    for name in arguments.models:
+        model = load(name, arguments.device)
+        label = Path(name).name
+        wanted = [Cell(label, way, seed) for seed in arguments.sampling_seeds for way in arguments.ways]
+        missing = [cell for cell in wanted if not any(same(cell, row, model) for row in record["rows"])]
+        judge = judge_of(model, arguments.data, arguments.reference) if missing else None
+        for cell in missing:
+            drawn = pieces(model, cell, arguments.num, arguments.work, until)
+            if drawn is None:
+                print("put aside; the same command goes on")
+                return False
+            assert judge is not None
+            facts = {"weights_sha256": model.weights_sha256, "features": judge.protocol["extractor"]}
+            record["rows"].append({**vars(cell), "nfe": drawn[1], **judge(drawn[0]), **facts})
+            write_json(path, record)
+            print(json.dumps(record["rows"][-1]), flush=True)
+    return True
+
+
+def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
+    """Is this row about that cell and these weights?"""
+    return all(row[key] == value for key, value in {**vars(cell), "weights_sha256": model.weights_sha256}.items())
+
+
+def page(record: dict[str, Any]) -> str:
+    """The record as a table a model."""
+    lines = interleaved.head(record, "Quality against evaluations")
+    lines += [
+        f"{record['num']} pictures a cell. Fréchet distances are over this project's features and are not FID; mean "
+        "and range over the sampling seeds. The ratio is to the row that says 1, of the same sampling seed, with its "
+        "interval of 95 % by Student's t over the sampling seeds (none with one seed).",
+    ]
+    for model in dict.fromkeys(row["model"] for row in record["rows"]):
+        lines += ["", f"## {model}", ""]
+        columns = ["way", "evaluations", "seeds", "Fréchet", "± jackknife", "named ≥ 0.9", "ratio"]
+        lines += interleaved.grid(columns, list(lines_of(record, model)))
+    return "\n".join(lines) + "\n"
+
+
+def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
+    """One line a way, fewest evaluations first."""
+    rows = [row for row in record["rows"] if row["model"] == model]
+    ways = sorted({row["way"]: row["nfe"] for row in rows}.items(), key=lambda item: item[1])
+    base = next((way for way, _ in reversed(ways) if way.startswith("ancestral")), ways[-1][0])
+    distances = {(row["way"], row["sampling_seed"]): row["frechet"] for row in rows}
+    for way, nfe in ways:
+        own = [row for row in rows if row["way"] == way]
+        values = [row["frechet"] for row in own]
+        seeds = [row["sampling_seed"] for row in own if (base, row["sampling_seed"]) in distances]
+        shares = [row["confident_share"] for row in own if "confident_share" in row]
+        yield [
+            f"`{way}`",
+            str(nfe),
+            str(len(own)),
+            f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})",
+            f"{statistics.mean(row['standard_error'] for row in own):.3f}",
+            f"{100 * statistics.mean(shares):.1f} %" if shares else "",
+            interval([distances[way, seed] / distances[base, seed] for seed in seeds]),
+        ]
+
+
+def interval(ratios: list[float]) -> str:
+    """Mean and the interval of 95 % that n values give it."""
+    if len(ratios) < 2:
+        return f"{ratios[0]:.3f}" if ratios else ""
+    half = float(student.ppf(0.975, len(ratios) - 1)) * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return f"{statistics.mean(ratios):.3f} ± {half:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="runs, model folders or bundled models")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), help="default, or SAMPLER:STEPS")
+    parser.add_argument("--num", type=int, default=2000)
+    parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, help="MNIST-format files, where the model's own are not at hand")
+    parser.add_argument("--reference", type=int, default=10_000, help="training pictures of the distance")
+    parser.add_argument("--stop-after", type=float, help="seconds, then go on with the same command")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-evaluations"), help="where pictures are kept")
+    parser.add_argument("--device", default="cpu")
+    interleaved.common_options(parser)
+    arguments = interleaved.parse(parser)
+    if arguments.smoke:
+        arguments.ways, arguments.num, arguments.sampling_seeds = ["dpmpp_2m:2", "ancestral:3"], 250, [0]
+        arguments.reference = 250
+    out = arguments.out or interleaved.default_out("evaluations")
+    path = out.with_name(out.name + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = interleaved.new_record("evaluations", arguments, num=arguments.num, rows=[])
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
+    if record["num"] != arguments.num:
+        raise SystemExit(f"{path} is about {record['num']} pictures a cell; name another --out")
+    if fill(arguments, record, path):
+        interleaved.write(record, page(record), out)
+
+
+if __name__ == "__main__":
+    main()

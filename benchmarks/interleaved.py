@@ -1,0 +1,217 @@
+"""What the timed benchmarks here share: candidates take turns, medians are compared, and a record says how it was.
+
+A machine is not the same from minute to minute. So nothing is timed in one go: every candidate is measured once a
+round, the order turns round from one round to the next, and a ratio is taken within each round before its median is. A
+record holds every single measurement, the machine, versions, seeds and the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undiffuse.evaluation import hardware
+from undiffuse.files import write_json
+
+HERE = Path(__file__).parent
+PACKAGES = ("undiffuse", "diffusers", "denoising-diffusion-pytorch", "ema-pytorch", "accelerate", "numpy")
+#: Instructions that decide how fast a CPU multiplies.
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "sve")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do the same thing.
+
+    Args:
+        name: in tables.
+        once: does it once and returns what was measured, seconds or a rate.
+        facts: about it, for its row.
+    """
+
+    name: str
+    once: Callable[[], float]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Median, quartiles and extremes of one candidate's rounds."""
+
+    median: float
+    quartiles: tuple[float, float]
+    extremes: tuple[float, float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Summary:
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], (values[0],) * 2, (values[0],) * 2)
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, (low, high), (min(values), max(values)))
+
+    def text(self, digits: str = ".3g") -> str:
+        """``median (lower to upper quartile)``."""
+        return f"{self.median:{digits}} ({self.quartiles[0]:{digits}} to {self.quartiles[1]:{digits}})"
+
+
+Taken = dict[str, list[float]]
+
+
+def take_turns(candidates: Sequence[Candidate], rounds: int, *, warm_up: int = 1) -> Taken:
+    """Measure every candidate once a round; the first ``warm_up`` rounds do not count."""
+    taken: Taken = {candidate.name: [] for candidate in candidates}
+    assert len(taken) == len(candidates), "two candidates have one name"
+    for number in range(warm_up + rounds):
+        for candidate in candidates[:: -1 if number % 2 else 1]:
+            value = candidate.once()
+            if number >= warm_up:
+                taken[candidate.name].append(value)
+            kind = "warm-up" if number < warm_up else f"round {number - warm_up + 1}"
+            print(f"{kind}: {candidate.name}: {value:.4g}", file=sys.stderr, flush=True)
+    return taken
+
+
+def times_faster(taken: Taken, name: str, base: str) -> Summary:
+    """How many times faster ``name`` is than ``base``, where seconds were measured, round by round."""
+    return Summary.of([theirs / own for own, theirs in zip(taken[name], taken[base], strict=True)])
+
+
+def seconds_of(work: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """How long ``work`` takes, until its last kernel on a GPU has ended."""
+    wait(device)
+    started = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def wait(device: torch.device | str) -> None:
+    """Until the device has done what it was asked for."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def machine() -> dict[str, Any]:
+    """What a measurement depends on beside the code."""
+    return {
+        "hardware": hardware(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "system": platform.platform(terse=True),
+    }
+
+
+def cpu_name() -> str:
+    """The processor and which of the instructions it has that matter here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return f"{fields.get('model name', platform.machine())}, {' '.join(f for f in _FLAGS if f in flags) or 'no flags'}"
+
+
+def versions() -> dict[str, str]:
+    """Of what is compared; a package that is not installed is left out."""
+    found = {"torch": torch.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def command() -> str:
+    """What was typed, but for where files lie."""
+    words = [Path(word).name if os.sep in word and Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def new_record(subject: str, arguments: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """The head of a result."""
+    return {
+        "subject": subject,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command(),
+        "machine": machine(),
+        "versions": versions(),
+        "rounds": getattr(arguments, "rounds", None),
+        "seed": getattr(arguments, "seed", None),
+        **more,
+    }
+
+
+def head(record: Mapping[str, Any], title: str) -> list[str]:
+    """The first lines of a table's page."""
+    facts, found = record["machine"], record["versions"]
+    said = ", ".join(f"{name} {version}" for name, version in found.items())
+    load = facts["load_average"][0]
+    return [
+        f"# {title}, {record['date']}",
+        "",
+        f"`{record['command']}`. {facts['cpu']}, {facts['threads']} threads, load average {load} at the start; {said}.",
+        "",
+    ]
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return [*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]
+
+
+def common_options(parser: argparse.ArgumentParser, *, rounds: int = 7) -> None:
+    """What every timed program can be told."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="in which all take turns; at least 5 for a result")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-peers", action="store_true", help="measure this project alone")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size, to see that the program runs")
+    parser.add_argument("--out", type=Path, help="without ending: .json and .md; by default dated, beside the program")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, checked, with the number of threads set."""
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rounds = 1
+    if arguments.rounds < 1 or arguments.threads < 0:
+        parser.error(
+            f"--rounds must be at least 1 and --threads at least 0, got {arguments.rounds} and {arguments.threads}"
+        )
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def default_out(subject: str) -> Path:
+    """``benchmarks/SUBJECT_MACHINE_DATE``."""
+    where = "gpu" if torch.cuda.is_available() else f"{platform.machine()}x{torch.get_num_threads()}"
+    return HERE / f"{subject}_{where}_{time.strftime('%Y-%m-%d')}"
+
+
+def write(record: Mapping[str, Any], page: str, out: Path | None) -> Path:
+    """Both files of a result; returns their path without ending."""
+    out = out or default_out(str(record["subject"]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out.with_name(out.name + ".json"), dict(record))
+    out.with_name(out.name + ".md").write_text(page, encoding="utf-8")
+    print(page)
+    return out

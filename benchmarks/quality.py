@@ -1,0 +1,88 @@
+"""How good pictures are, said in the same way for whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.data import load_dataset, source_config_for, split_by_content
+from undiffuse.data.source import Dataset
+from undiffuse.evaluation import spread
+from undiffuse.losses.levels import loss_by_level
+from undiffuse.metrics import ClassTally, GroupedStatistics, frechet_estimate
+from undiffuse.metrics.features import pick_features
+from undiffuse.samplers.noise import SeededNoise
+
+#: Log-SNRs of the error by level; every model here has been trained on them.
+LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+REFERENCE_PICTURES = 10_000
+
+
+def two_parts(folder: Path, fraction: float = 0.02) -> tuple[Dataset, Dataset]:
+    """(training, held-out) parts, split as the recipes on MNIST-format files do."""
+    return split_by_content(load_dataset(source_config_for(str(folder))), fraction)
+
+
+class Judge:
+    """Measures pictures against training data.
+
+    Args:
+        train: the data.
+        features: a row of ``metrics.features.FEATURES``, or ``auto``.
+        reference: how many training pictures, evenly spaced.
+    """
+
+    def __init__(self, train: Dataset, features: str = "auto", reference: int = REFERENCE_PICTURES) -> None:
+        origin = " ".join([train.name, *map(str, train.provenance.values()), *train.class_names])
+        self.extractor = pick_features(features, train.shape, origin)
+        images = spread(train, min(reference, len(train)))
+        self.real = GroupedStatistics.of(self.extractor.features(images))
+        self.protocol = {**self.extractor.protocol(), "reference_pictures": len(images)}
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """Fréchet distance with its standard error, share named with at least 0.9 and the classes' histogram."""
+        if self.extractor.name == "pixels":
+            features, tally = self.extractor.features(images), None
+        else:
+            features, probabilities = self.extractor.features_and_probabilities(images)
+            tally = ClassTally.of(probabilities)
+        estimate = frechet_estimate(GroupedStatistics.of(features), self.real)
+        named = {} if tally is None else {"confident_share": tally.confident_share, "histogram": tally.histogram}
+        return {
+            "num": len(images),
+            "frechet": round(estimate.value, 4),
+            "standard_error": round(estimate.standard_error, 4),
+            **named,
+        }
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A denoiser as what ``loss_by_level`` asks for one."""
+
+    made: Denoiser
+
+    def denoiser(self, precision: str | None = None) -> Denoiser:
+        """That very one."""
+        return self.made
+
+
+def error_by_level(denoiser: Denoiser, held_out: Dataset, count: int, levels: Sequence[float] = LEVELS) -> list[float]:
+    """Mean squared error of eps-hat on held-out pictures at each log-SNR, equal under every process.
+
+    It is e^lambda times the error of x_0-hat. The same pictures meet the same noise whoever is measured.
+    """
+    log_snr = torch.tensor(levels, dtype=torch.float64)
+    total = torch.zeros(len(levels), dtype=torch.float64)
+    items = spread(held_out, min(count, len(held_out)))
+    for start in range(0, len(items), 64):
+        x_0 = items[start : start + 64].float() / 127.5 - 1
+        noise = SeededNoise(range(start, start + len(x_0)))
+        total += loss_by_level(_Fixed(denoiser), x_0, log_snr, noise).sum(1)
+    return [round(value, 6) for value in (total / len(items)).tolist()]

@@ -1,0 +1,260 @@
+"""A training step and a sampling evaluation beside diffusers and denoising-diffusion-pytorch, at equal networks.
+
+    make bench-setup
+    .venv-bench/bin/python benchmarks/step.py --case small --case ho
+    .venv-bench/bin/python benchmarks/step.py --case small --compile
+
+``small`` is a U-Net of 1.6 million parameters on 28x28 grey pictures, ``ho`` the 35.7 million of Ho et al. 2020 on
+32x32 colour. diffusers' ``UNet2DModel`` has the same layers and the same number of weights, and multiplies as often;
+denoising-diffusion-pytorch has only its own architecture, at the nearest number of parameters. A training step is all
+that each one's own trainer does for a batch: draw, forward, backward, gradient norm, optimizer, average. Sampling is
+DDIM through each one's own loop, divided by evaluations. This project's own network of the recipe, another one, has a
+row of its own; so has what the machine can do at best, measured in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import interleaved
+import numpy as np
+import torch
+from cost import BF16_CEILING, FP32_CEILING, TRAINING, ceilings, forward_flops
+from interleaved import Candidate, Summary
+from learners import DDP, Diffusers, Learner, Ours, Setting, matching_parameters
+from peers import DDP as DDP_NAME
+from peers import DIFFUSERS, num_parameters, wanted
+
+from undiffuse.data.source import ArrayDataset
+from undiffuse.networks.config import UNetConfig
+from undiffuse.recipes import get_recipe
+from undiffuse.training.config import OptimizerConfig, RunConfig
+
+BASE, COMPILED = f"{DIFFUSERS}, fp32", ", compiled"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of network and pictures.
+
+    Args:
+        shape: of a picture.
+        network: that all but denoising-diffusion-pytorch have.
+        batch_images: of a training step.
+        recipe: whose own network and optimizer are measured too.
+    """
+
+    shape: tuple[int, int, int]
+    network: UNetConfig
+    batch_images: int
+    recipe: str | None = None
+
+
+def _small(channels: int) -> UNetConfig:
+    return UNetConfig(
+        channels=channels, multipliers=(1, 2, 2), num_blocks=2, time_injection="add", norm_groups=channels // 4
+    )
+
+
+CASES = {
+    "small": Case((1, 28, 28), _small(32), 64, "flow-mnist"),
+    "ho": Case((3, 32, 32), UNetConfig.ho_cifar10(), 16),
+    "smoke": Case((1, 8, 8), _small(8), 2),
+}
+Make = Callable[[Setting, Path], Learner]
+
+
+def our_config(case: Case, precision: str, *, own: bool = False) -> RunConfig:
+    """Flow matching with the case's network and Adam, or the recipe's own network and optimizer."""
+    config = get_recipe(case.recipe if own and case.recipe else "flow-mnist")
+    if own:
+        return config.model_copy(update={"batch_images": case.batch_images, "micro_batch_images": None})
+    system = config.system.model_copy(update={"network": case.network, "precision": precision})
+    optimizer = OptimizerConfig(name="adam", learning_rate=1e-4)
+    update = {"system": system, "optimizer": optimizer, "batch_images": case.batch_images}
+    return config.model_copy(update=update)
+
+
+def makers(case: Case, peers: set[str], compiled: bool) -> dict[str, Make]:
+    """What is compared, by name; none is built before it is asked for."""
+    batch, found = case.batch_images, dict[str, Make]()
+    size = matching_parameters(case.network, case.shape)
+
+    def diffusers(setting: Setting, folder: Path) -> Learner:
+        return Diffusers(setting, case.network, batch_images=batch)
+
+    def ddp(setting: Setting, folder: Path) -> Learner:
+        return DDP(setting, size, batch_images=batch)
+
+    def ours(setting: Setting, folder: Path, precision: str = "bf16", own: bool = False) -> Learner:
+        return Ours(our_config(case, precision, own=own), setting, folder)
+
+    if DIFFUSERS in peers:
+        found[BASE] = diffusers
+        found[f"{DIFFUSERS}, bf16 autocast"] = autocast(diffusers)
+        if compiled:
+            found[f"{DIFFUSERS}, fp32{COMPILED}"] = compiling(diffusers)
+            found[f"{DIFFUSERS}, bf16 autocast{COMPILED}"] = compiling(autocast(diffusers))
+    if DDP_NAME in peers:
+        found[f"{DDP_NAME}, fp32"] = ddp
+    found["undiffuse, fp32"] = partial(ours, precision="fp32")
+    found["undiffuse, bf16"] = ours
+    if compiled:
+        found[f"undiffuse, bf16{COMPILED}"] = compiling(ours)
+    if case.recipe is not None:
+        found[f"undiffuse, recipe {case.recipe}"] = partial(ours, own=True)
+    return found
+
+
+def eager(name: str) -> str:
+    """The row of the same network before it was compiled, whose work can be counted."""
+    return name.removesuffix(COMPILED)
+
+
+def autocast(make: Make) -> Make:
+    """The same in bfloat16."""
+    return lambda setting, folder: make(replace(setting, autocast=True), folder)
+
+
+def compiling(make: Make) -> Make:
+    """The same, compiled."""
+    return lambda setting, folder: make(replace(setting, compile=True), folder)
+
+
+def noise_pictures(shape: tuple[int, ...], count: int = 512) -> ArrayDataset:
+    """Random pictures: what is learned does not matter here."""
+    return ArrayDataset("noise", np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8))
+
+
+@torch.no_grad()
+def facts_of(learner: Learner) -> dict[str, Any]:
+    """Size and work of the network."""
+    denoiser = learner.denoiser()
+    x = torch.zeros(1, *learner.data.shape, device=next(learner.network().parameters()).device)
+    t = torch.full((1,), 0.5, dtype=torch.float64, device=x.device)
+    return {
+        "parameters": num_parameters(learner.network()),
+        "forward_flops": forward_flops(lambda: denoiser(x, t)),
+    }
+
+
+def training(learner: Learner, name: str, steps: int, facts: dict[str, Any], device: str) -> Candidate:
+    """Seconds a step."""
+
+    def work() -> None:
+        for _ in range(steps):
+            learner.step()
+
+    facts = {**facts, "images": learner.batch_images, "flops": TRAINING * facts["forward_flops"]}
+    return Candidate(name, lambda: interleaved.seconds_of(work, device) / steps, facts)
+
+
+def sampling(
+    learner: Learner, name: str, images: int, evaluations: int, facts: dict[str, Any], device: str
+) -> Candidate:
+    """Seconds an evaluation of all these pictures."""
+
+    def once() -> float:
+        return interleaved.seconds_of(lambda: learner.sample_own_way(images, 0, evaluations), device) / evaluations
+
+    return Candidate(name, once, {**facts, "images": images, "flops": facts["forward_flops"]})
+
+
+def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All of one case, training in turns and then sampling in turns."""
+    device, data = arguments.device, noise_pictures(case.shape)
+    found = makers(case, wanted(arguments.no_peers), arguments.compile)
+    with tempfile.TemporaryDirectory() as scratch:
+        setting = Setting(data, arguments.seed, device=device)
+        learners = {name: make(setting, Path(scratch)) for name, make in found.items()}
+        facts = {name: facts_of(learners[eager(name)]) for name in learners}
+        steps, top = arguments.steps, ceilings(device, arguments.smoke)
+        trained = [training(learner, name, steps, facts[name], device) for name, learner in learners.items()]
+        drawn = [
+            sampling(learner, name, arguments.images, arguments.evaluations, facts[name], device)
+            for name, learner in learners.items()
+        ]
+        return {
+            kind: {
+                "facts": {c.name: c.facts for c in group},
+                "seconds": interleaved.take_turns(
+                    [*group, *top], arguments.rounds, warm_up=0 if arguments.smoke else 2 if arguments.compile else 1
+                ),
+            }
+            for kind, group in (("training step", trained), ("sampling evaluation", drawn))
+        }
+
+
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """One line a candidate: size, seconds, rate, ratio, share of the ceiling."""
+    seconds, rows = found["seconds"], []
+    ceiling = 1e12 / Summary.of(seconds[BF16_CEILING]).median
+    for name, facts in found["facts"].items():
+        taken = Summary.of(seconds[name])
+        rate = facts["images"] / taken.median
+        ratio = interleaved.times_faster(seconds, name, BASE).text(".2f") if BASE in seconds else ""
+        rows.append(
+            [
+                name,
+                f"{facts['parameters'] / 1e6:.2f}M, {facts['forward_flops'] / 1e9:.2f}",
+                Summary.of([1000 * value for value in seconds[name]]).text(".4g"),
+                f"{rate:.4g}",
+                ratio,
+                f"{100 * rate * facts['flops'] / ceiling:.0f} %",
+            ]
+        )
+    return rows
+
+
+def page(record: dict[str, Any]) -> str:
+    """The record as tables."""
+    lines = interleaved.head(record, "Training step and sampling evaluation")
+    lines += [
+        f"Median of {record['rounds']} rounds in which all took turns, lower to upper quartile in brackets; a ratio is "
+        f"to `{BASE}` of the same round. GFLOP are of one forward pass of one picture; a training step counts three "
+        "times as much. The share is of the best bf16 convolution measured in the same rounds. With a recipe's name: "
+        "another network and optimizer, so no equal comparison.",
+    ]
+    columns = ["", "weights, GFLOP", "ms", "images/s", f"times {DIFFUSERS}", "of bf16 ceiling"]
+    for name, case in record["cases"].items():
+        for kind, found in case.items():
+            count = next(iter(found["facts"].values()))["images"]
+            tops = (
+                f"{1 / Summary.of(found['seconds'][top]).median:.3g} TFLOP/s, {top}"
+                for top in (BF16_CEILING, FP32_CEILING)
+            )
+            lines += ["", f"## `{name}`: {kind}, {count} pictures", "", "; ".join(tops) + ".", ""]
+            lines += interleaved.grid(columns, rows_of(found))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, action="append", help="may be given again; default: small")
+    parser.add_argument("--batch", type=int, help="pictures a training step, instead of the case's")
+    parser.add_argument("--steps", type=int, default=2, help="training steps a round")
+    parser.add_argument("--images", type=int, default=64, help="drawn at a time")
+    parser.add_argument("--evaluations", type=int, default=5, help="of each picture drawn")
+    parser.add_argument("--compile", action="store_true", help="compiled rows as well, ours and diffusers'")
+    parser.add_argument("--device", default="cpu")
+    interleaved.common_options(parser)
+    arguments = interleaved.parse(parser)
+    if arguments.smoke:
+        arguments.case, arguments.images, arguments.evaluations, arguments.steps = ["smoke"], 2, 2, 1
+    record = interleaved.new_record("step", arguments, cases={})
+    for name in arguments.case or ["small"]:
+        case = CASES[name]
+        if arguments.batch:
+            case = replace(case, batch_images=arguments.batch)
+        record["cases"][name] = measure(case, arguments)
+    interleaved.write(record, page(record), arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The command ``distill``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.app.cli_options import DeviceOption, ModelArgument
+from undiffuse.errors import UsageError
+from undiffuse.files import next_free
+
+
+def distill(
+    model: ModelArgument,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="of the student: 1, 2, 4 or 8")] = 2,
+    method: Annotated[str, typer.Option(help="consistency, progressive or mean_flow")] = "progressive",
+    data: Annotated[str | None, typer.Option(help="other pictures than those the model was trained on")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
+    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Make a model that samples in a few steps out of a trained one."""
+    from undiffuse.app import distilling, training
+
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    seconds = training.parse_duration(stop_after) if stop_after is not None else None
+    config = distilling.configure(model, steps, method, overrides or [], data)
+    if dry_run:
+        training.dry_run(config, device)
+        return
+    folder = out or next_free(Path("runs"), config.recipe)
+    if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
+        typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")

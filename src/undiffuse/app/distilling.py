@@ -1,0 +1,58 @@
+"""``undiffuse distill``: from a trained model to one that samples in a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from undiffuse.app.models import find_model
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.training import saved_config
+from undiffuse.config import explain
+from undiffuse.data import source_config_for
+from undiffuse.errors import UsageError
+from undiffuse.files import sha256_of
+from undiffuse.recipes.few_step import DISTILLATIONS
+from undiffuse.registry import lookup
+from undiffuse.systems.sampled import SampledConfig
+from undiffuse.systems.saved import WEIGHTS
+from undiffuse.systems.teacher import TeacherConfig
+from undiffuse.training.config import RunConfig
+
+#: Steps that a student may be made for.
+STEPS = (1, 2, 4, 8)
+
+
+def configure(model: str | Path, steps: int, method: str, overrides: Sequence[str], data: str | None) -> RunConfig:
+    """The run that makes a student of ``model``.
+
+    Args:
+        model: the teacher: the folder of a run or of an exported model, or the name of a bundled one.
+        steps: of the student, one of ``STEPS``.
+        method: a row of ``DISTILLATIONS``.
+        overrides: ``num_images=50000``, ``system.stage_images=5000``; see ``apply_overrides``.
+        data: other data than the teacher's own.
+    Raises:
+        UsageError: no such model or method, other steps, or a model that has no denoiser to learn from.
+    """
+    if steps not in STEPS:
+        raise UsageError(f"--steps must be one of {', '.join(map(str, STEPS))}, got {steps}")
+    student_of = lookup(DISTILLATIONS, method, "distillation method")
+    folder = find_model(model).resolve()
+    run = saved_config(folder)
+    weights = folder / WEIGHTS["ema"]
+    if not isinstance(run.system, SampledConfig):
+        raise UsageError(
+            f"{model} is a {run.system.name!r} model, which has no denoiser to learn from; give a diffusion"
+        )
+    if not weights.is_file():
+        raise UsageError(f"{folder} has no {weights.name} yet; train it on with --resume until a checkpoint is written")
+    teacher = TeacherConfig(path=str(folder), sha256=sha256_of(weights))
+    source = source_config_for(data) if data is not None else None
+    try:
+        student: RunConfig = student_of(teacher, run, steps)
+    except ValidationError as error:
+        raise UsageError(explain(error, RunConfig, f"method {method!r}")) from None
+    return apply_overrides(student, overrides, source)

@@ -1,0 +1,176 @@
+"""``undiffuse export``: a model folder to hand on, its sampling tuned to it and its weights as small as wanted."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.app.show import counting, say, warn
+from undiffuse.errors import UsageError
+from undiffuse.files import check_own_folder, json_text, replacing
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
+from undiffuse.systems.base import DenoisingSystem, System, denoising
+from undiffuse.systems.saved import WEIGHTS, Model, save_weights
+
+#: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
+NUM_SEEDS = 64
+_TUNING_SEED, _CHECKING_SEED = 10**9, 2 * 10**9
+#: The files of an exported model; --overwrite deletes no other.
+_OWN = re.compile(r"config\.json|model\.safetensors|model_card\.md")
+_SECTION = "## Sampling"
+#: Lines of a bundled model's card that hold for its own folder alone.
+_STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
+
+
+def export_model(
+    model: Model,
+    out: Path,
+    *,
+    tune_steps: Sequence[int] = (),
+    sampler: str = "unipc",
+    tolerance: float = 0.1,
+    seeds: int = NUM_SEEDS,
+    bf16: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``model`` as a folder of three files: ``config.json``, ``model.safetensors``, ``model_card.md``.
+
+    Args:
+        tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
+            solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
+            defaults.
+        sampler: that the grid is for.
+        tolerance: root-mean-square error of a value in [-1, 1].
+        seeds: that the grid is tuned with, and as many others to measure it on.
+        bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
+    Raises:
+        UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for.
+    """
+    check_own_folder(out, "an exported model", "config.json", _OWN, overwrite=overwrite)
+    if out.exists() and out.resolve() == model.path.resolve():
+        raise UsageError(f"--out {out} is the model itself; name another folder")
+    tensors = _weights(model.system, bf16)
+    tuned = _tuned(model, tune_steps, sampler, tolerance, seeds) if tune_steps else None
+    record = copy.deepcopy(dict(model.config))
+    record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
+    if tuned is not None:
+        chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
+        record["config"]["system"]["sampling"] = {**record["config"]["system"]["sampling"], **chosen}
+        record["tuning"] = _facts(tuned, seeds)
+    with replacing(out) as folder:
+        folder.mkdir()
+        save_weights(folder / WEIGHTS["ema"], tensors)
+        (folder / "config.json").write_text(json_text(record), encoding="utf-8")
+        (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16), encoding="utf-8")
+    say(f"exported: {out}; next: undiffuse sample {out} -n 64")
+    return out
+
+
+def parse_steps(text: str | None) -> tuple[int, ...]:
+    """``10`` or ``6,8,10`` as numbers in ascending order; nothing for nothing.
+
+    Raises:
+        UsageError: not whole numbers of at least 2 steps.
+    """
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    if not all(part.isdecimal() and int(part) >= 2 for part in parts):
+        raise UsageError(f"--tune-steps must be whole numbers of at least 2 steps, such as 10 or 6,8,10, got {text!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _weights(system: System, bf16: bool) -> dict[str, Tensor]:
+    """What is saved; with ``bf16`` the system goes on with the rounded parameters, so that they are what is tuned."""
+    tensors = dict(system.state_dict())
+    if not bf16:
+        return tensors
+    parameters = {name for name, _ in system.named_parameters()}
+    tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+    system.load_state_dict(tensors)
+    return tensors
+
+
+def _tuned(model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int) -> Tuned:
+    """The grid of the fewest steps that is good enough."""
+    system, sampler = denoising(model.system, "tuning a time grid"), make_sampler(spec)
+    own = model.system.sampling_facts().get("sampler")
+    if own is not None and make_sampler(own).of_paths:
+        raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
+    for steps in tune_steps:
+        check_tunable(sampler, steps)
+    if not 0 < tolerance < float("inf") or seeds < 1:
+        raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
+    with counting("solving finely") as tell:
+        tell(0, 2)
+        trial = _trial(model, system, _TUNING_SEED, seeds).solved()
+        tell(1, 2)
+        check = _trial(model, system, _CHECKING_SEED, seeds).solved()
+        tell(2, 2)
+    return _first_within(trial, check, sampler, tune_steps, tolerance)
+
+
+def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float) -> Tuned:
+    for steps in tune_steps:
+        with counting(f"tuning {steps} steps") as tell:
+            tuned = tune_grid(trial, check, sampler, steps, tell)
+        say(
+            f"{sampler.name}, {steps} steps, {tuned.nfe} evaluations: error {tuned.tuned_error:.4f} on the tuned grid, "
+            f"{tuned.named[tuned.best_named]:.4f} on the best named one ({tuned.best_named}"
+            f"{'' if tuned.helps else ', which is kept'})"
+        )
+        if tuned.error <= tolerance:
+            return tuned
+    if len(tune_steps) > 1:
+        warn(f"none of {', '.join(map(str, tune_steps))} steps comes within {tolerance:g}; took {tune_steps[-1]}")
+    return tuned
+
+
+def _trial(model: Model, system: DenoisingSystem, seed: int, count: int) -> Trial:
+    cond = model.condition(model.classes_of(None, count))
+    denoiser = system.sampling_denoiser().eval()
+    return Trial(denoiser, tuple(system.shape), range(seed, seed + count), cond, system.device)
+
+
+def _facts(tuned: Tuned, seeds: int) -> dict[str, Any]:
+    return {
+        "sampler": tuned.sampler,
+        "steps": tuned.num_steps,
+        "nfe": tuned.nfe,
+        "grid": tuned.grid,
+        "rms_error": tuned.error,
+        "log_snrs": [round(knot, 3) for knot in tuned.log_snrs],
+        "rms_error_of_tuned_grid": tuned.tuned_error,
+        "rms_error_of_named_grids": tuned.named,
+        "seeds": seeds,
+    }
+
+
+def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool) -> str:
+    """The card that the model came with, and what export did to it."""
+    path = model.path / "model_card.md"
+    before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
+    lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
+    lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
+    lines += _tuning_lines(_facts(tuned, seeds), tuned) if tuned is not None else ["By the model's own defaults."]
+    return "\n".join(lines) + "\n"
+
+
+def _tuning_lines(facts: Mapping[str, Any], tuned: Tuned) -> list[str]:
+    rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
+    grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
+    return [
+        f"By {tuned.sampler} in {tuned.num_steps} steps, {tuned.nfe} network evaluations, on {grid}.",
+        f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {facts['seeds']} seeds that",
+        "tuning did not see:",
+        "",
+        "| grid | error |",
+        "|---|---|",
+        *(f"| {name} | {error:.4f} |" for name, error in [("tuned", tuned.tuned_error), *rows]),
+    ]

@@ -1,0 +1,216 @@
+"""``undiffuse study small-data``: trains a recipe on few pictures, with and without augmentation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.show import say, table, warn
+from undiffuse.app.training import split_data, train
+from undiffuse.app.training_studies import check_study, trained
+from undiffuse.config import FrozenModel
+from undiffuse.data import source_config_for
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.errors import RunError, UsageError
+from undiffuse.evaluation.pictures import pictures_needed
+from undiffuse.files import write_json, write_text
+from undiffuse.images import grid_of, save_png
+from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.recipes import get_recipe
+from undiffuse.studies.small_data import (
+    ARMS,
+    HEAD,
+    Arm,
+    Budget,
+    budget_of,
+    conclusion,
+    draw_curves,
+    markdown,
+    row_of,
+    row_texts,
+    trial_costs,
+)
+from undiffuse.systems.saved import origin_of
+from undiffuse.training.config import RunConfig
+from undiffuse.training.journal import read_journal
+from undiffuse.version import __version__
+
+_TRIAL_STEPS, _TRIAL_LOGS = 24, 4
+_SHOWN = 32
+
+
+def small_data(
+    data: str,
+    out: Path,
+    *,
+    recipe: str,
+    overrides: Sequence[str],
+    augmentation: Sequence[str],
+    pictures: int,
+    epochs: int,
+    every: int,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Train what is not trained yet; write ``table.md``, ``small_data.png``, ``samples.png`` and ``study.json``.
+
+    Args:
+        data: a source of pictures, with as many more to hold out.
+        out: a folder; a study that was interrupted there goes on where it was.
+        recipe, overrides: what is trained; its data, budget and seed are the study's.
+        augmentation: overrides of the augmented training; by default what suits the recipe.
+        pictures: to train on.
+        epochs: passes over them.
+        every: epochs between two measurements; more where measuring would take more than a fifth of the training.
+    Returns:
+        The content of ``study.json``.
+    Raises:
+        UsageError: senseless numbers, too few pictures, or a folder that holds something else.
+    """
+    check_study(out, images=None, samples=1, seed=seed)
+    for name, value in (("pictures", pictures), ("epochs", epochs), ("every", every)):
+        if value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
+    source = source_config_for(data)
+    if not isinstance(source, PictureConfig):
+        raise UsageError(f"the study 'small-data' is for pictures, {source.model_dump()['name']!r} makes points")
+    base = _configuration(recipe, overrides, source, pictures, epochs, seed)
+    chosen = list(augmentation) or default_augmentation(base)
+    training, held_out = split_data(base)
+    if len(training) < pictures:
+        raise UsageError(f"--pictures {pictures}: the data has {len(training)} training pictures; ask for fewer")
+    extractor = pick_features("auto", training.shape, origin_of(base.data.model_dump(), training.class_names))
+    fewest = _fewest(extractor, training.shape)
+    if len(held_out) < fewest:
+        raise UsageError(
+            f"samples are measured against held-out pictures, at least {fewest} of them, and the data holds out "
+            f"{len(held_out)}; say data.validation_fraction=0.2, or give more pictures"
+        )
+    budget = _budget(base, out, pictures, every, fewest, device)
+    say(f"measuring {budget.samples} samples every {budget.epochs} epochs, {budget.share:.0%} of the training's time")
+    rows, shown = [], []
+    for number, arm in enumerate(ARMS, 1):
+        say(f"training {number} of {len(ARMS)}: {arm.words}")
+        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, pictures, device)
+        rows.append(row)
+        shown += [samples] if samples is not None else []
+    facts = {
+        "study": "small-data",
+        "data": base.data.name,
+        "recipe": recipe,
+        "overrides": list(overrides),
+        "augmentation": chosen,
+        "train_items": pictures,
+        "epochs": epochs,
+        "every_epochs": budget.epochs,
+        "samples": budget.samples,
+        "promised_share": budget.share,
+        "reference": len(held_out),
+        "features": extractor.name,
+        "features_protocol": extractor.protocol(),
+        "seed": seed,
+        "undiffuse": __version__,
+    }
+    return _write(out, facts, rows, shown)
+
+
+def default_augmentation(config: RunConfig) -> list[str]:
+    """DiffAugment of a system that knows it, for it reaches no sample; else what ``augment=document`` does."""
+    if "diff_augment" in type(config.system).model_fields:
+        return ['system.diff_augment=["colour","translation","cutout"]']
+    return ["augment=document"]
+
+
+def _configuration(
+    recipe: str, overrides: Sequence[str], source: SourceConfig, pictures: int, epochs: int, seed: int
+) -> RunConfig:
+    shared = [
+        f"train_items={pictures}",
+        f"num_images={pictures * epochs}",
+        f"seed={seed}",
+        "preview_every_images=0",
+        "quality_reference=held_out",
+        "quality_every_images=0",
+        "checkpoint_every_images=0",
+    ]
+    return apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
+
+
+def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, pictures: int) -> RunConfig:
+    every = budget.epochs * pictures
+    own = [
+        *(augmentation if arm.augmented else []),
+        f"quality_every_images={every}",
+        f"validate_every_images={every}",
+        f"log_every_images={max(base.batch_images, every // 4)}",
+        f"quality_samples={budget.samples}",
+    ]
+    return apply_overrides(base, own).model_copy(update={"recipe": f"study-{arm.name}"})
+
+
+def _fewest(extractor: FeatureExtractor, shape: tuple[int, ...]) -> int:
+    return pictures_needed("frechet", extractor.dim or int(np.prod(shape)))
+
+
+class _Planned(FrozenModel):
+    """What the trial of an interrupted study said, so that the same command goes on with the same trainings."""
+
+    epochs: int
+    samples: int
+    share: float
+
+
+def _budget(base: RunConfig, out: Path, pictures: int, every: int, fewest: int, device: str) -> Budget:
+    """From a short trial of the plain training; kept, for another trial would say a little other."""
+    path = out / "runs" / "budget.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["every"] == every and kept["config"] == base.model_dump(mode="json"):
+            return Budget(**_Planned.model_validate(kept["budget"]).model_dump())
+    say("a short trial, to see what a pass and a sample cost")
+    trial, images = out / "runs" / "trial", _TRIAL_STEPS * base.batch_images
+    shutil.rmtree(trial, ignore_errors=True)
+    own = [
+        f"num_images={images}",
+        f"quality_every_images={2 * images}",
+        f"quality_samples={fewest}",
+        f"log_every_images={images // _TRIAL_LOGS}",
+        "validate_every_images=0",
+    ]
+    train(apply_overrides(base, own), trial, device=device)
+    budget = budget_of(*trial_costs(read_journal(trial), pictures), every, fewest)
+    shutil.rmtree(trial)
+    write_json(path, {"every": every, "config": base.model_dump(mode="json"), "budget": budget._asdict()})
+    return budget
+
+
+def _arm(arm: Arm, config: RunConfig, out: Path, pictures: int, device: str) -> tuple[dict[str, Any], Any]:
+    """Numbers and a few samples of a training; one that breaks down is a result, and says so."""
+    run = out / "runs" / arm.name
+    try:
+        model = trained(config, run, device)
+        samples = model.sample(_SHOWN).numpy()
+    except RunError as error:
+        warn(f"{arm.name} broke down: {error}")
+        return {"arm": arm.name, "words": arm.words, "failed": f"broke down: {error}"}, None
+    return row_of(arm, read_journal(run), pictures), samples
+
+
+def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[Any]) -> dict[str, Any]:
+    result = {**facts, "rows": rows, "conclusion": conclusion(rows)}
+    draw_curves(out / "small_data.png", rows, facts["features"])
+    if shown:
+        save_png(out / "samples.png", grid_of(np.concatenate(shown), columns=_SHOWN // 2))
+    write_json(out / "study.json", result)
+    write_text(out / "table.md", markdown(rows, facts))
+    title = f"{facts['data']}, {facts['train_items']:,} pictures, {facts['epochs']} epochs"
+    table(title, list(HEAD), [row_texts(row) for row in rows])
+    say(result["conclusion"])
+    say(f"study: {out / 'table.md'}")
+    return result

@@ -1,0 +1,93 @@
+"""``undiffuse models``: the models that come with the installation; and a sheet of fresh samples of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from undiffuse.app.show import say
+from undiffuse.errors import UsageError
+from undiffuse.zoo import bundled_models
+from undiffuse.zoo.card import Bundled, bundled
+
+if TYPE_CHECKING:
+    from undiffuse.images import Bytes
+
+#: Samples of each model on the sheet, and the side of a sample's cell.
+_SHOWN, _SIDE = 16, 96
+
+
+def list_models(name: str | None, as_json: bool) -> None:
+    """Print a line for each bundled model, or one model's card.
+
+    Args:
+        name: of the one to tell all about.
+        as_json: print JSON instead: a list, or one object.
+    Raises:
+        UsageError: no such model.
+    """
+    if name is not None:
+        found = bundled(name)
+        say(_json(_row(found)) if as_json else (found.folder / "model_card.md").read_text(encoding="utf-8").rstrip())
+        return
+    rows = [bundled(name) for name in bundled_models()]
+    if as_json:
+        say(_json([_row(row) for row in rows]))
+        return
+    width = max(map(len, bundled_models()), default=0)
+    for row in rows:
+        say(f"{row.name:<{width}}  {_line(row)}")
+    say("next: undiffuse sample NAME -n 64, or undiffuse models NAME for its card")
+
+
+def _line(model: Bundled) -> str:
+    card = model.card
+    facts = [
+        f"{card.title}, {'×'.join(map(str, model.shape))}",
+        f"{len(model.class_names)} classes" if model.class_names else "no classes",
+        f"{card.evaluations} evaluations",
+        card.headline,
+        f"{model.num_bytes / 1e6:.1f} MB",
+        f"{card.licence}, data: {', '.join(one.licence for one in card.sets)}",
+    ]
+    return "; ".join(filter(None, facts))
+
+
+def _row(model: Bundled) -> dict[str, Any]:
+    """All there is to say, as plain values; where a model lies is this machine's own affair."""
+    return model.model_dump(mode="json", exclude={"folder"})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def save_bundled_sheet(path: Path, device: str = "auto", seed: int = 0) -> list[str]:
+    """Write a picture with a row of fresh samples for each bundled model; returns the models' names, top to bottom.
+
+    Raises:
+        UsageError: no model is bundled.
+    """
+    from undiffuse.app.models import load
+    from undiffuse.images import grid_of, save_png
+
+    names = list(bundled_models())
+    if not names:
+        raise UsageError("no models are bundled with this installation; put the package's folder zoo back")
+    rows = [_cells(load(name, device).sample(_SHOWN, seed=seed).numpy()) for name in names]
+    save_png(path, grid_of(np.concatenate(rows), columns=_SHOWN, smallest_side=_SIDE))
+    return names
+
+
+def _cells(samples: Bytes) -> Bytes:
+    """Pictures of any size and number of channels in the middle of colour cells, enlarged by a whole factor."""
+    count, (height, width) = len(samples), samples.shape[2:]
+    factor = max(1, _SIDE // max(height, width))
+    enlarged = samples.repeat(factor, axis=2).repeat(factor, axis=3)[:, :, :_SIDE, :_SIDE]
+    cells = np.full((count, 3, _SIDE, _SIDE), 128, dtype=np.uint8)
+    top, left = (_SIDE - enlarged.shape[2]) // 2, (_SIDE - enlarged.shape[3]) // 2
+    cells[:, :, top : top + enlarged.shape[2], left : left + enlarged.shape[3]] = enlarged
+    return cells

@@ -1,0 +1,103 @@
+"""CUDA graphs: an evaluation is recorded once for each shape of its inputs, then replayed in one launch.
+
+A small network is bound by the calls that start its kernels; a replay starts them all at once. Sampling evaluates
+blocks of one fixed size (``samplers.base.Blocked``), so one recording serves a whole run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Evaluations before the recording, in which libraries choose their kernels and take their memory.
+_WARM_UP = 3
+#: Recordings kept; each holds the memory of one evaluation.
+_MOST_RECORDINGS = 4
+
+
+class _Recording(NamedTuple):
+    graph: Any
+    x: Tensor
+    c_noise: Tensor
+    cond: Any
+    out: Tensor
+
+    def replay(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+        """The output for these inputs, in memory of its own."""
+        self.x.copy_(x)
+        self.c_noise.copy_(c_noise)
+        for (_, held), (_, given) in zip(_tensors(self.cond), _tensors(cond), strict=True):
+            held.copy_(given)
+        self.graph.replay()
+        return self.out.clone()
+
+
+class Graphed(nn.Module):
+    """``network`` replayed from a recording on CUDA, and called as it is elsewhere or where it cannot be recorded.
+
+    Args:
+        network: ``forward(x, c_noise, cond)`` without gradients, ``cond`` a dataclass of optional tensors; its weights
+            must not move in memory.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._recordings: dict[Any, _Recording] = {}
+        self._fails = False
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+        if x.device.type != "cuda" or self._fails or torch.is_grad_enabled():
+            plain: Tensor = self.network(x, c_noise, cond)
+            return plain
+        key = _key(x, c_noise, cond)
+        if key not in self._recordings and not self._record(key, x, c_noise, cond):
+            return self.forward(x, c_noise, cond)
+        return self._recordings[key].replay(x, c_noise, cond)
+
+    def _record(self, key: Any, x: Tensor, c_noise: Tensor, cond: Any) -> bool:
+        """Record this shape; False, once and for all, if the network cannot be recorded."""
+        while len(self._recordings) >= _MOST_RECORDINGS:
+            self._recordings.pop(next(iter(self._recordings)))
+        try:
+            self._recordings[key] = _recorded(self.network, x, c_noise, cond)
+        except RuntimeError as error:
+            self._fails = True
+            first = str(error).strip().splitlines()[0]
+            warnings.warn(f"no CUDA graph of this network ({first}); it runs without", RuntimeWarning, stacklevel=2)
+        return not self._fails
+
+
+def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any) -> _Recording:
+    x, c_noise, cond = x.clone(), c_noise.clone(), cond.map(torch.clone)
+    # cached casts of weights would live in the recording's memory and be reused outside of it
+    dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False):
+        aside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                network(x, c_noise, cond)
+        torch.cuda.current_stream(x.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out: Tensor = network(x, c_noise, cond)
+    return _Recording(graph, x, c_noise, cond, out)
+
+
+def _tensors(cond: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of what the condition holds, in order."""
+    for field in dataclasses.fields(cond):
+        value = getattr(cond, field.name)
+        if value is not None:
+            yield field.name, value
+
+
+def _key(x: Tensor, c_noise: Tensor, cond: Any) -> tuple[Any, ...]:
+    held = [("x", x), ("c_noise", c_noise), *_tensors(cond)]
+    return tuple((name, value.shape, value.dtype, value.device) for name, value in held)

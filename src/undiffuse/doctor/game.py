@@ -1,0 +1,81 @@
+"""What the journal of an adversarial run tells: its losses need not fall, but neither side may win for good.
+
+The discriminator's raw outputs on data and on samples lie apart by as much as it can tell them apart. Where its output
+on training data lies above that on held-out data of the same kind, it has learned pictures by heart, and what it then
+teaches the generator is to copy.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from undiffuse.doctor.findings import Finding, percent
+from undiffuse.errors import UsageError
+
+Rows = Sequence[Mapping[str, Any]]
+
+_RECENT = 9
+#: Share of the training data that is called real, counted as a mean of signs, which leaves little to learn from.
+_WON = 0.95
+#: The gap to held-out data, in units of the distance between training data and samples.
+_SOME, _MUCH = 0.25, 0.5
+
+
+def is_game(rows: Rows) -> bool:
+    """Whether the journal is that of an adversarial run."""
+    return any("d_fake" in row for row in rows)
+
+
+def judge_balance(rows: Rows) -> Finding:
+    """Who is ahead, from training rows with ``discriminator_loss``, ``generator_loss`` and, if outputs have a sign that
+    means something, ``r_t``.
+    """
+    means = {key: _recent(rows, key) for key in ("discriminator_loss", "generator_loss")}
+    signs = [float(row["r_t"]) for row in rows if "r_t" in row][-_RECENT:]
+    if signs:
+        means["r_t"] = statistics.mean(signs)
+    sign = f", mean sign on training data {means['r_t']:.2f}" if signs else ""
+    text = (
+        f"discriminator {means['discriminator_loss']:.3g}, generator {means['generator_loss']:.3g}{sign} of late; in a "
+        "game neither loss need fall"
+    )
+    if signs and means["r_t"] > _WON:
+        advice = (
+            "samples may have stopped to improve: a penalty (system.objective.r1=1), spectral norm, a lower "
+            "optimizer.phase_rates.discriminator, or augmentation (system.diff_augment)"
+        )
+        return Finding("warning", "the discriminator calls nearly all training data real", text, advice, means)
+    return Finding("ok", "losses of the game", text, details=means)
+
+
+def judge_gap(rows: Rows) -> Iterable[Finding]:
+    """Whether the discriminator knows its training data, from validation rows with ``d_real`` and the like."""
+    sound = [row for row in rows if {"d_real", "d_real_train", "d_fake"} <= set(row)]
+    if not sound:
+        raise UsageError(
+            "the journal has no verdicts on held-out data; train with validate_every_images and "
+            "data.validation_fraction above 0"
+        )
+    last = sound[-1]
+    gap, apart = last["d_real_train"] - last["d_real"], abs(last["d_real_train"] - last["d_fake"])
+    share = gap / apart if apart > 0 else math.inf if gap > 0 else 0.0
+    details = {"gap": gap, "train_to_samples": apart, "share": share, "at_images": last["images"]}
+    text = f"verdicts on training data lie {gap:.3g} above those on held-out data, {apart:.3g} from those on samples"
+    if share > _SOME:
+        yield Finding(
+            "problem" if share > _MUCH else "warning",
+            "the discriminator knows its training data",
+            f"{text}: {percent(min(share, 1.0))} of the way",
+            "train on more data or for fewer num_images, with system.diff_augment or system.adaptive",
+            details,
+        )
+    else:
+        yield Finding("ok", "verdicts on held-out data", text, details=details)
+
+
+def _recent(rows: Rows, key: str) -> float:
+    values = [float(row[key]) for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+    return statistics.mean(values[-_RECENT:]) if values else math.nan

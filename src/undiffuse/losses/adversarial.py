@@ -1,0 +1,165 @@
+"""What generator and discriminator play for: rows of one registry, each with both losses, to be minimised.
+
+With r = D(x) the discriminator's raw output on data, f = D(G(z)) that on samples, and S(y) = log(1 + e^y), so that
+-log sigmoid(y) = S(-y) and -log(1 - sigmoid(y)) = S(y):
+
+==================  =============================  ========================  ==========================================
+row                 discriminator                  generator                 source
+==================  =============================  ========================  ==========================================
+``minmax``          S(-r) + S(f)                   -S(f)                     Goodfellow et al. 2014, eq. 1
+``non_saturating``  S(-r) + S(f)                   S(-f)                     the same, sec. 3
+``wgan``            f - r, weights cut to [-c, c]  -f                        Arjovsky et al. 2017, arXiv:1701.07875
+``wgan_gp``         f - r + gradient penalty       -f                        Gulrajani et al. 2017, arXiv:1704.00028
+``hinge``           (1 - r)_+ + (1 + f)_+          -f                        Lim & Ye 2017, arXiv:1705.02894
+``relativistic``    S(f - r)                       S(r - f)                  Jolicoeur-Martineau 2019, arXiv:1807.00734;
+                                                                             with R1 and R2: Huang et al. 2024,
+                                                                             arXiv:2501.05441
+==================  =============================  ========================  ==========================================
+
+Each can be joined by R1 and R2, ``losses.penalties``. Goodfellow et al. give the two stochastic gradients of a step as
+those of (1/m) sum_i [log D(x_i) + log(1 - D(G(z_i)))], ascended by the discriminator, and of
+(1/m) sum_i log(1 - D(G(z_i))), descended by the generator: the means of ``minmax`` with the first sign turned.
+
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.errors import UsageError
+
+#: Losses (B,) of raw outputs on data and on samples, (B,) each.
+Game = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """What the discriminator pays for steep slopes.
+
+    Args:
+        r1, r2: gamma of gamma/2 |grad D|^2 at data and at samples.
+        lipschitz: lambda of WGAN-GP's penalty between data and samples.
+        sided: ``two`` holds the slope at 1, ``one`` below it.
+        every: optimizer steps between two times that it pays, then so many times as much (lazy regularisation, Karras
+            et al. 2020, arXiv:1912.04958, appendix B).
+    """
+
+    r1: float = 0.0
+    r2: float = 0.0
+    lipschitz: float = 0.0
+    sided: Literal["one", "two"] = "two"
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("r1", "r2", "lipschitz"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"the penalty {name} must be a number from 0 on, got {getattr(self, name)}")
+        if self.every < 1:
+            raise UsageError(f"penalties are paid every so many steps, at least 1, got {self.every}")
+
+    @property
+    def any(self) -> bool:
+        """Is there anything to pay?"""
+        return self.r1 > 0 or self.r2 > 0 or self.lipschitz > 0
+
+    def due(self, step: int) -> bool:
+        """Is it paid in this optimizer step?"""
+        return self.any and step % self.every == 0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One row.
+
+    Args:
+        discriminator, generator: their losses of (r, f), (B,) each.
+        paired: the generator's loss looks at data as well.
+        signed: an output above 0 says "real"; elsewhere outputs have no zero, for a constant added changes no loss.
+        penalties: of the discriminator.
+        clip: the discriminator's weights are cut to [-clip, clip] after each of its steps.
+    """
+
+    discriminator: Game
+    generator: Game
+    paired: bool = False
+    signed: bool = True
+    penalties: Penalties = Penalties()
+    clip: float | None = None
+
+
+def _divergence(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real) + F.softplus(fake)
+
+
+def _difference(real: Tensor, fake: Tensor) -> Tensor:
+    return fake - real
+
+
+def _down(real: Tensor, fake: Tensor) -> Tensor:
+    return -fake
+
+
+def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+    """The game of Goodfellow et al. as they define it; its generator learns little from a good discriminator."""
+    return Objective(_divergence, lambda real, fake: -F.softplus(fake), penalties=Penalties(r1, r2, every=every))
+
+
+def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+    """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on."""
+    return Objective(_divergence, lambda real, fake: F.softplus(-fake), penalties=Penalties(r1, r2, every=every))
+
+
+def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+    """The Wasserstein distance through a discriminator that is Lipschitz because its weights are cut to [-clip, clip].
+
+    Raises:
+        UsageError: ``clip`` is not positive.
+    """
+    if not 0 < clip < float("inf"):
+        raise UsageError(f"wgan's clip must be a positive number, got {clip}")
+    return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, every=every), clip=clip)
+
+
+def wgan_gp(
+    penalty: float = 10.0,
+    sided: Literal["one", "two"] = "two",
+    r1: float = 0.0,
+    r2: float = 0.0,
+    every: int = 1,
+) -> Objective:
+    """The same through a penalty of ``penalty`` (|grad D| - 1)^2 between data and samples; see ``losses.penalties``."""
+    return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
+
+
+def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+    """The discriminator is asked for a margin of 1 and no more; usual with spectral norm."""
+    return Objective(
+        lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), _down, penalties=Penalties(r1, r2, every=every)
+    )
+
+
+def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> Objective:
+    """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN)."""
+    return Objective(
+        lambda real, fake: F.softplus(fake - real),
+        lambda real, fake: F.softplus(real - fake),
+        paired=True,
+        signed=False,
+        penalties=Penalties(r1, r2, every=every),
+    )
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "minmax": minmax,
+    "non_saturating": non_saturating,
+    "wgan": wgan,
+    "wgan_gp": wgan_gp,
+    "hinge": hinge,
+    "relativistic": relativistic,
+}

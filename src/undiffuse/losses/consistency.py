@@ -1,0 +1,106 @@
+"""Consistency losses: what f says at (x_t, t) against what it says one small step down the same path.
+
+A consistency function takes every point of a probability-flow path to the path's clean end,
+
+    f(x_t, t) = f(x_s, s) on one path,   f(x, 0) = x / alpha(0).
+
+Trained, f(x_t, t) is drawn to f(x_s, s), held fixed, with x_s from a teacher's ODE step (distillation) or from the
+same picture and the same noise at s (training). Here f is a denoiser's x_0-hat.
+
+In segments (Heek et al. 2024) paths are followed to the next boundary b below t only: the target is then the x_0 whose
+straight (DDIM) step t -> b ends where f at s ends, s -> b. With b = 0 that is f(x_s, s) itself.
+
+Source: Song et al. 2023, arXiv:2303.01469; Song & Dhariwal 2023, "Improved Techniques for Training Consistency
+Models", arXiv:2310.14189; Geng et al. 2024, "Consistency Models Made Easy", arXiv:2406.14548; Heek et al. 2024,
+"Multistep Consistency Models", arXiv:2403.06807.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row, sum_over_features, where_rows
+
+#: c / sqrt(d) of the pseudo-Huber distance (Song & Dhariwal 2023, sec. 3.3).
+HUBER = 0.00054
+#: n(r) = 1 + 8 sigmoid(-r): small steps near the data begin sooner than elsewhere (Geng et al. 2024, appendix A).
+_NEAR_DATA = 8.0
+
+
+def pseudo_huber(difference: Tensor, constant: float) -> Tensor:
+    """sqrt(||difference||^2 + c^2) - c of each row ``(B,)``, c = ``constant`` sqrt(d) for rows of d numbers.
+
+    Between ||.||^2 for small rows and ||.|| for large ones, so that no row far off outweighs the others.
+
+    Source: Song & Dhariwal 2023, arXiv:2310.14189, eq. 7.
+    """
+    c = constant * math.sqrt(max(difference[0].numel() if len(difference) else 1, 1))
+    square = sum_over_features(difference**2)
+    return square / (torch.sqrt(square + c**2) + c)  # the same number, without cancelling for small rows
+
+
+def knot_pair(times: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The first knot at or above each t (B,) and the knot below it, of descending ``times`` (K + 1,)."""
+    ascending = times.flip(0).to(t.device)
+    upper = torch.searchsorted(ascending, t).clamp(1, len(ascending) - 1)
+    return ascending[upper], ascending[upper - 1]
+
+
+def knots_at(seen: int, first: int, last: int, doubling_images: int) -> int:
+    """How many steps the discretisation has when so many images were seen: doubled again and again up to ``last``.
+
+    Source: Song & Dhariwal 2023, arXiv:2310.14189, sec. 3.4 (an exponential curriculum).
+    """
+    doublings = min(seen // doubling_images, max(last // first, 1).bit_length())
+    return int(min(first * 2**doublings, last))
+
+
+def ratio_below(process: Process, t: Tensor, halvings: int) -> Tensor:
+    """The s with r_s = r_t (1 - n(r_t) / 2^halvings), r = sigma / alpha; 0 where that is not positive.
+
+    n(r) = 1 + 8 sigmoid(-r). With few halvings s = 0, which is diffusion's own loss; each halves the gap.
+
+    Source: Geng et al. 2024, arXiv:2406.14548, sec. 3.2.
+    """
+    r = torch.exp(-process.log_snr(t) / 2)
+    n = 1 + _NEAR_DATA * torch.exp(torch.nn.functional.logsigmoid(-r))
+    kept = 1 - n / 2.0**halvings
+    log_snr = process.log_snr(t) - 2 * torch.log(kept.clamp(min=0))
+    return torch.where(kept > 0, process.time_of_log_snr(log_snr), torch.zeros_like(t))
+
+
+def end_of_segment(boundaries: Tensor, t: Tensor) -> Tensor:
+    """The largest of the descending ``boundaries`` (N + 1,) below each t (B,)."""
+    return knot_pair(boundaries, t)[1]
+
+
+@torch.no_grad()
+def consistency_target(
+    process: Process, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor, x_0_s: Tensor, end: Tensor
+) -> Tensor:
+    """What f(x_t, t) is drawn to, an x_0 of shape (B, ...).
+
+    Args:
+        process: of x_t.
+        x_t, t: the point further up the path, (B, ...) and (B,).
+        x_s, s: the point below it, end <= s < t.
+        x_0_s: f(x_s, s); ignored where s = end.
+        end: (B,) where paths are followed to; 0 for the data.
+    """
+    at_end = s <= end
+    # where s = end the path has arrived, and at 0 nothing but x / alpha is its end
+    safe_s = torch.where(at_end, t, s)
+    arrived = where_rows(at_end, x_s, _ddim(process, x_s, safe_s, x_0_s, end))
+    keep = process.sigma(end) / process.sigma(t)
+    gain = process.alpha(end) - process.alpha(t) * keep
+    return (arrived - per_row(keep, x_t) * x_t) / per_row(gain, x_t)
+
+
+def _ddim(process: Process, x_t: Tensor, t: Tensor, x_0: Tensor, s: Tensor) -> Tensor:
+    keep = process.sigma(s) / process.sigma(t)
+    gain = process.alpha(s) - process.alpha(t) * keep
+    return per_row(keep, x_t) * x_t + per_row(gain, x_t) * x_0

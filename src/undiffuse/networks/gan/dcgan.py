@@ -1,0 +1,97 @@
+"""DCGAN: a generator of transposed convolutions and a discriminator of strided ones, for pictures of 8 to 128 pixels.
+
+Source: Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks", arXiv:1511.06434, sec. 3 and figure 1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+from undiffuse.networks.gan.parts import (
+    ClassBatchNorm,
+    Verdict,
+    base_size,
+    bounded,
+    check_picture,
+    conv,
+    normal_init,
+    num_levels,
+)
+
+
+class DCGANGenerator(nn.Module):
+    """See ``DCGANGeneratorConfig``; 28 x 28 grows from 7 x 7, other sizes from 4 to 7 with the far edges cut off.
+
+    Args:
+        config: the configuration.
+        shape: (C, H, W) of a picture.
+        latent_size: L.
+        num_classes: labels it is told; 0 makes it ignore them.
+    """
+
+    def __init__(
+        self, config: DCGANGeneratorConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        check_picture(shape, "dcgan")
+        self.shape, self.base = shape, base_size(shape)
+        widths = [config.level_channels(level) for level in reversed(range(num_levels(shape)))]
+        self.width = widths[0]
+        self.stem = nn.Linear(latent_size, self.width * self.base[0] * self.base[1])
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(width, out, 4, stride=2, padding=1)
+            for width, out in zip(widths, [*widths[1:], shape[0]], strict=True)
+        )
+        self.norms = nn.ModuleList(ClassBatchNorm(width, num_classes, config.norm_momentum) for width in widths)
+        normal_init(self)
+
+    def forward(self, z: Tensor, cond: Condition) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] of latents (B, L)."""
+        h = self.stem(z).view(len(z), self.width, *self.base)
+        for norm, grow in zip(self.norms, self.grow, strict=True):
+            h = grow(F.relu(norm(h, cond)))
+        return bounded(h[:, :, : self.shape[1], : self.shape[2]], z.dtype)
+
+
+class DCGANDiscriminator(nn.Module):
+    """See ``DCGANDiscriminatorConfig``.
+
+    Args:
+        config: the configuration.
+        shape: (C, H, W) of a picture.
+        num_classes: labels it is told; 0 makes it ignore them.
+    """
+
+    def __init__(self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
+        super().__init__()
+        check_picture(shape, "dcgan")
+        self.leak, spectral = config.leak, config.norm == "spectral"
+        widths = [config.level_channels(level) for level in range(num_levels(shape))]
+        inputs = [shape[0], *widths[:-1]]
+        self.shrink = nn.ModuleList(
+            conv(width, out, 4, stride=2, spectral=spectral) for width, out in zip(inputs, widths, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            _norm(config.norm, width) if level else nn.Identity() for level, width in enumerate(widths)
+        )
+        scale = 2 ** len(widths)
+        self.verdict = Verdict(widths[-1] * (shape[1] // scale) * (shape[2] // scale), num_classes, spectral=spectral)
+        if not spectral:  # whose first vectors would no longer fit
+            normal_init(self)
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """Logits (B,) of pictures (B, C, H, W)."""
+        for shrink, norm in zip(self.shrink, self.norms, strict=True):
+            x = F.leaky_relu(norm(shrink(x)), self.leak)
+        logits: Tensor = self.verdict(x.flatten(1), cond)
+        return logits
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(1, channels) if kind == "layer" else nn.Identity()

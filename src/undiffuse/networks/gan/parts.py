@@ -1,0 +1,147 @@
+"""What generators and discriminators share: sizes of maps, class labels, batch norm told the class, the last layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
+from undiffuse.networks.gan.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
+from undiffuse.networks.layers import at_least_float32
+
+#: Sides of the coarsest map are 4 to 7 where the picture allows it.
+_LARGEST_BASE = 7
+
+
+def check_picture(shape: tuple[int, ...], network: str) -> None:
+    """Refuse what is not the shape of a picture of at least 8 pixels a side."""
+    if len(shape) != 3 or min(shape[1:]) < 8:
+        raise UsageError(
+            f"network {network!r} takes pictures (C, H, W) of at least 8 x 8, got examples of shape {tuple(shape)}; "
+            "use network 'mlp' for points, or a larger data.size"
+        )
+
+
+def num_levels(shape: tuple[int, ...]) -> int:
+    """How often a picture is halved so that its shorter side comes to at most 7, at least once."""
+    count, side = 1, -(-min(shape[1:]) // 2)
+    while side > _LARGEST_BASE:
+        count, side = count + 1, -(-side // 2)
+    return count
+
+
+def base_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of the coarsest map, of which the picture, doubled ``num_levels`` times, is the upper left."""
+    scale = 2 ** num_levels(shape)
+    return -(-shape[1] // scale), -(-shape[2] // scale)
+
+
+def label_rows(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
+    """(B,) rows of a table of ``num_classes + 1``, whose last stands for "no class" (label -1, or no labels)."""
+    if cond.class_label is None:
+        return torch.full((count,), num_classes, device=device)
+    label = cond.class_label.to(device).long()
+    return torch.where(label < 0, num_classes, label)
+
+
+def conv(channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, spectral: bool = False) -> nn.Conv2d:
+    """A convolution, by 4 x 4 with stride 2 or one that keeps the size of the map."""
+    padding = 1 if kernel == 4 else kernel // 2
+    kind = SpectralConv2d if spectral else nn.Conv2d
+    return kind(channels, out_channels, kernel, stride=stride, padding=padding)
+
+
+def linear(channels: int, out_channels: int, *, spectral: bool = False) -> nn.Linear:
+    """A dense layer."""
+    return SpectralLinear(channels, out_channels) if spectral else nn.Linear(channels, out_channels)
+
+
+class ClassBatchNorm(nn.Module):
+    """Batch norm whose scale and shift depend on the class; plain batch norm where there are no classes.
+
+    Sampling uses running statistics, so that no picture depends on its neighbours.
+
+    Source: Dumoulin et al. 2017, arXiv:1610.07629; Miyato & Koyama 2018, arXiv:1802.05637, sec. 4.
+    """
+
+    def __init__(self, channels: int, num_classes: int, momentum: float) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.norm = nn.BatchNorm2d(channels, momentum=momentum, affine=num_classes == 0)
+        self.told = nn.Embedding(num_classes + 1, 2 * channels) if num_classes else None
+        if self.told is not None:
+            nn.init.zeros_(self.told.weight)
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        h: Tensor = self.norm(x)
+        if self.told is None:
+            return h
+        rows = label_rows(cond, self.num_classes, len(x), x.device)
+        scale, shift = self.told(rows)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
+
+
+class Verdict(nn.Module):
+    """The last layer: w . phi + b + V_y . phi, ``(B, F) -> (B,)``; without classes w . phi + b.
+
+    Source: Miyato & Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637, eq. 4.
+    """
+
+    def __init__(self, features: int, num_classes: int, *, spectral: bool = False) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.linear = linear(features, 1, spectral=spectral)
+        self.classes: nn.Embedding | None = None
+        if num_classes:
+            kind = SpectralEmbedding if spectral else nn.Embedding
+            self.classes = kind(num_classes + 1, features)
+
+    def forward(self, features: Tensor, cond: Condition) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):  # a verdict is not rounded to bfloat16
+            features = features.to(self.linear.weight.dtype)
+            out: Tensor = self.linear(features)[:, 0]
+            if self.classes is not None:
+                rows = label_rows(cond, self.num_classes, len(features), features.device)
+                out = out + (self.classes(rows) * features).sum(1)
+        return out
+
+
+class ClassInput(nn.Module):
+    """The latent with a class vector beside it, ``(B, L) -> (B, L + width)``; the latent alone without classes."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.num_classes, self.width = num_classes, width if num_classes else 0
+        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
+
+    def forward(self, z: Tensor, cond: Condition) -> Tensor:
+        if self.classes is None:
+            return z
+        rows = label_rows(cond, self.num_classes, len(z), z.device)
+        return torch.cat([z, self.classes(rows).to(z.dtype)], dim=1)
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2 x 2 pixels; at the far edge of an odd side, of those that are there."""
+    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def bounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """tanh, not rounded to half precision."""
+    return at_least_float32(x).tanh().to(dtype)
+
+
+def normal_init(module: nn.Module, std: float = 0.02) -> None:
+    """Weights of convolutions and dense layers from N(0, std^2), biases zero, as DCGAN has them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

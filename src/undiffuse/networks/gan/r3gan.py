@@ -1,0 +1,137 @@
+"""The modern baseline: residual blocks without normalisation, which a regularised relativistic loss makes do.
+
+Written from the paper: blocks of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions with leaky ReLU, the last one zero at
+first and the others scaled down with the number of blocks, so that every block starts as the identity and no norm is
+needed (fix-up, Zhang et al. 2019); resampling by bilinear interpolation, channels changed by 1 x 1 convolutions; a
+generator that scales a learned basis of small maps, a discriminator that reads the last map by one filter a channel.
+
+Source: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN", arXiv:2501.05441, sec. 4; Zhang
+et al. 2019, "Fixup Initialization", arXiv:1901.09321.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.core.condition import Condition
+from undiffuse.networks.gan.config import R3GANDiscriminatorConfig, R3GANGeneratorConfig
+from undiffuse.networks.gan.parts import ClassInput, Verdict, base_size, check_picture, num_levels
+
+L = TypeVar("L", nn.Conv2d, nn.Linear)
+
+_LEAK = 0.2
+#: What keeps the variance of a leaky ReLU's output at that of its input.
+_GAIN = math.sqrt(2 / (1 + _LEAK**2))
+
+
+class R3GANGenerator(nn.Module):
+    """See ``R3GANGeneratorConfig``.
+
+    Args:
+        config: the configuration.
+        shape: (C, H, W) of a picture.
+        latent_size: L.
+        num_classes: labels it is told; 0 makes it ignore them.
+    """
+
+    def __init__(
+        self, config: R3GANGeneratorConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        check_picture(shape, "r3gan")
+        self.shape, self.base = shape, base_size(shape)
+        widths = [config.level_channels(level) for level in reversed(range(num_levels(shape) + 1))]
+        self.classes = ClassInput(num_classes, config.class_channels)
+        self.stem = _scaled(nn.Linear(latent_size + self.classes.width, widths[0], bias=False))
+        self.basis = nn.Parameter(torch.randn(widths[0], *self.base))
+        count = config.num_blocks * len(widths)
+        self.changes = nn.ModuleList(_change(width, out) for width, out in pairwise(widths))
+        self.levels = nn.ModuleList(_level(width, config, count) for width in widths)
+        self.head = _scaled(nn.Conv2d(widths[-1], shape[0], 1))
+
+    def forward(self, z: Tensor, cond: Condition) -> Tensor:
+        """Pictures (B, C, H, W), by and large in [-1, 1], of latents (B, L)."""
+        h = self.stem(self.classes(z, cond))[:, :, None, None] * self.basis
+        h = self.levels[0](h)
+        for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
+            h = level(_resized(change(h), (2 * h.shape[2], 2 * h.shape[3])))
+        out: Tensor = self.head(h)[:, :, : self.shape[1], : self.shape[2]]
+        return out.to(z.dtype)
+
+
+class R3GANDiscriminator(nn.Module):
+    """See ``R3GANDiscriminatorConfig``.
+
+    Args:
+        config: the configuration.
+        shape: (C, H, W) of a picture.
+        num_classes: labels it is told; 0 makes it ignore them.
+    """
+
+    def __init__(self, config: R3GANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
+        super().__init__()
+        check_picture(shape, "r3gan")
+        widths = [config.level_channels(level) for level in range(num_levels(shape) + 1)]
+        count = config.num_blocks * len(widths)
+        self.stem = _scaled(nn.Conv2d(shape[0], widths[0], 1))
+        self.levels = nn.ModuleList(_level(width, config, count) for width in widths)
+        self.changes = nn.ModuleList(_change(width, out) for width, out in pairwise(widths))
+        self.read = _scaled(nn.Conv2d(widths[-1], widths[-1], base_size(shape), groups=widths[-1], bias=False))
+        self.verdict = Verdict(widths[-1], num_classes)
+        _scaled(self.verdict.linear)
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """Logits (B,) of pictures (B, C, H, W)."""
+        h = self.levels[0](self.stem(x))
+        for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
+            h = level(change(_resized(h, (-(-h.shape[2] // 2), -(-h.shape[3] // 2)))))
+        logits: Tensor = self.verdict(self.read(h)[:, :, 0, 0], cond)
+        return logits
+
+
+class _Block(nn.Module):
+    """x + conv_1x1(act(grouped_conv_3x3(act(conv_1x1(act(x)))))), the first two convolutions with biases."""
+
+    def __init__(self, channels: int, config: R3GANGeneratorConfig | R3GANDiscriminatorConfig, count: int) -> None:
+        super().__init__()
+        hidden = channels * config.expansion
+        groups = math.gcd(hidden, max(hidden // config.group_size, 1))
+        scale = _GAIN * count**-0.25  # fix-up's count^(-1 / (2 m - 2)) for m = 3 layers a branch
+        self.first = _scaled(nn.Conv2d(channels, hidden, 1), scale)
+        self.middle = _scaled(nn.Conv2d(hidden, hidden, 3, padding=1, groups=groups), scale)
+        self.last = _scaled(nn.Conv2d(hidden, channels, 1, bias=False), 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(F.leaky_relu(x, _LEAK))
+        h = self.middle(F.leaky_relu(h, _LEAK))
+        out: Tensor = x + self.last(F.leaky_relu(h, _LEAK))
+        return out
+
+
+def _level(channels: int, config: R3GANGeneratorConfig | R3GANDiscriminatorConfig, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(channels, config, count) for _ in range(config.num_blocks)))
+
+
+def _change(channels: int, out_channels: int) -> nn.Module:
+    """A 1 x 1 convolution where the number of channels changes."""
+    same = channels == out_channels
+    return nn.Identity() if same else _scaled(nn.Conv2d(channels, out_channels, 1, bias=False))
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _scaled(layer: L, gain: float = 1.0) -> L:
+    """Weights from N(0, gain^2 / inputs), biases zero."""
+    inputs = layer.weight[0].numel()
+    nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

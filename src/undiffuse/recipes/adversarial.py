@@ -1,0 +1,140 @@
+"""Recipes for generative adversarial networks, beside those of diffusion on the same data.
+
+The seconds of a GAN's step go to two networks, and one step of WGAN-GP's generator comes after five of its critic; so a
+comparison belongs at equal seconds of training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undiffuse.data.config import FolderConfig, GaussianRingConfig, IdxConfig
+from undiffuse.losses.adversarial import OBJECTIVES
+from undiffuse.networks.gan.config import (
+    DCGANDiscriminatorConfig,
+    DCGANGeneratorConfig,
+    MLPDiscriminatorConfig,
+    MLPGeneratorConfig,
+    R3GANDiscriminatorConfig,
+    R3GANGeneratorConfig,
+)
+from undiffuse.recipes.parts import row
+from undiffuse.systems.gan import GanConfig
+from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
+
+_LOOKS: dict[str, Any] = {
+    "log_every_images": 3_200,
+    "validate_every_images": 20_000,
+    "preview_every_images": 20_000,
+    "checkpoint_every_images": 50_000,
+}
+
+
+def dcgan_mnist() -> RunConfig:
+    """DCGAN (Radford et al. 2015) with Adam at 2e-4 and 0.5, a quarter of the channels of the paper's generator."""
+    return RunConfig(
+        recipe="dcgan-mnist",
+        data=IdxConfig(path="data/mnist", validation_fraction=0.02),
+        system=GanConfig(
+            generator=DCGANGeneratorConfig(channels=32, max_channels=128),
+            discriminator=DCGANDiscriminatorConfig(channels=32, max_channels=128),
+            latent_size=64,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), clip_norm=None),
+        ema=EMAConfig(halflife_images=10_000),
+        num_images=600_000,
+        batch_images=64,
+        **_LOOKS,
+    )
+
+
+def wgan_gp_mnist() -> RunConfig:
+    """WGAN with gradient penalty (Gulrajani et al. 2017): five steps of the critic to one of the generator."""
+    return RunConfig(
+        recipe="wgan-gp-mnist",
+        data=IdxConfig(path="data/mnist", validation_fraction=0.02),
+        system=GanConfig(
+            objective=row(OBJECTIVES, "wgan_gp"),
+            generator=DCGANGeneratorConfig(channels=32, max_channels=128),
+            discriminator=DCGANDiscriminatorConfig(channels=32, max_channels=128, norm="layer"),
+            latent_size=64,
+            discriminator_steps=5,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.0, 0.9), clip_norm=None),
+        ema=EMAConfig(halflife_images=30_000),
+        num_images=1_500_000,
+        batch_images=64,
+        **_LOOKS,
+    )
+
+
+def r3gan_fashion() -> RunConfig:
+    """R3GAN (Huang et al. 2024) on Fashion-MNIST: relativistic pairs, R1 and R2, no norms, a narrow network."""
+    return RunConfig(
+        recipe="r3gan-fashion",
+        data=IdxConfig(path="data/fashion-mnist", validation_fraction=0.02),
+        system=GanConfig(
+            objective=row(OBJECTIVES, "relativistic", r1=1.0, r2=1.0),
+            generator=R3GANGeneratorConfig(channels=16, max_channels=64, num_blocks=1),
+            discriminator=R3GANDiscriminatorConfig(channels=16, max_channels=64, num_blocks=1),
+            latent_size=64,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.0, 0.99), clip_norm=None),
+        ema=EMAConfig(halflife_images=20_000),
+        num_images=600_000,
+        batch_images=64,
+        **_LOOKS,
+    )
+
+
+def dcgan_bedroom64() -> RunConfig:
+    """DCGAN as its paper has it for LSUN bedrooms at 64 x 64, on any folder of pictures: 1024 channels at 4 x 4."""
+    return RunConfig(
+        recipe="dcgan-bedroom64",
+        data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),
+        system=GanConfig(
+            generator=DCGANGeneratorConfig(channels=128, max_channels=1024),
+            discriminator=DCGANDiscriminatorConfig(channels=64, max_channels=512),
+            latent_size=100,
+            precision="bf16",
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), clip_norm=None),
+        ema=EMAConfig(halflife_images=40_000),
+        num_images=10_000_000,
+        batch_images=128,
+        random_flip=True,
+        log_every_images=12_800,
+        validate_every_images=200_000,
+        preview_every_images=200_000,
+        checkpoint_every_images=200_000,
+    )
+
+
+def gan_rings() -> RunConfig:
+    """The plain GAN on eight Gaussians on a ring, which it does not hold all at once (Metz et al. 2016, sec. 3.1)."""
+    return _rings("gan-rings")
+
+
+def unrolled_gan_rings() -> RunConfig:
+    """The same with the generator looking five steps of the discriminator ahead, which holds all eight."""
+    return _rings("unrolled-gan-rings", unrolled_steps=5, unrolled_rate=2e-3)
+
+
+def _rings(recipe: str, **more: Any) -> RunConfig:
+    return RunConfig(
+        recipe=recipe,
+        data=GaussianRingConfig(),
+        system=GanConfig(
+            generator=MLPGeneratorConfig(), discriminator=MLPDiscriminatorConfig(num_layers=2), latent_size=256, **more
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=4e-4, phase_rates={"generator": 1e-3}, betas=(0.5, 0.999), clip_norm=None
+        ),
+        ema=EMAConfig(halflife_images=20_000),
+        num_images=2_560_000,
+        batch_images=256,
+        log_every_images=25_600,
+        validate_every_images=256_000,
+        preview_every_images=512_000,
+        checkpoint_every_images=1_024_000,
+    )

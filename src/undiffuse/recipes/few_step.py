@@ -1,0 +1,178 @@
+"""Models of one to four steps: from the data alone, and distilled from a model that takes many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from undiffuse.core.processes import PROCESSES
+from undiffuse.data.config import IdxConfig
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.networks.config import UNetConfig
+from undiffuse.recipes.parts import row
+from undiffuse.systems.consistency import ConsistencyConfig
+from undiffuse.systems.mean_flow import MeanFlowConfig
+from undiffuse.systems.progressive import ProgressiveConfig
+from undiffuse.systems.sampled import SampledConfig
+from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.systems.teacher import TeacherConfig
+from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
+
+
+def ct_mnist() -> RunConfig:
+    """Consistency training (Song & Dhariwal 2023, arXiv:2310.14189) on MNIST-format files, without a teacher.
+
+    Noise levels log-normal as there (mean -1.1, deviation 2), the discretisation doubled seven times, a share of each
+    eighth of the run; fp32, for the difference of two neighbours is finer than bf16.
+    """
+    num_images = 400_000
+    system = ConsistencyConfig(
+        process=row(PROCESSES, "edm"),
+        parameterization="edm",
+        knot_grid="karras",
+        first_knots=10,
+        last_knots=1280,
+        doubling_images=num_images // 8,
+        time_density=row(TIME_DENSITIES, "log_normal", mean=-1.1, std=2.0),
+        network=UNetConfig(channels=48, multipliers=(1, 2), num_blocks=1, patch_size=2, dropout=0.1),
+    )
+    return RunConfig(
+        recipe="ct-mnist",
+        data=IdxConfig(path="data/mnist", validation_fraction=0.02),
+        system=system,
+        optimizer=OptimizerConfig(name="muon", learning_rate=1e-3, warmup_images=3_000, decay="cosine"),
+        ema=EMAConfig(halflife_images=8_000),
+        num_images=num_images,
+        batch_images=64,
+        validate_every_images=100_000,
+        preview_every_images=100_000,
+    )
+
+
+def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000) -> RunConfig:
+    """Consistency distillation of a trained model, with its data, network and classes.
+
+    Args:
+        teacher: where it is.
+        run: how it was trained.
+        steps: of the student, 1 to 4; it may be asked for others.
+        num_images: to learn from.
+    Raises:
+        UsageError: a parameterization that no consistency function can be made of, such as ``eps``.
+    """
+    clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
+    system = ConsistencyConfig(
+        **_of_the_teacher(run),
+        teacher=teacher,
+        knot_grid="angle",
+        first_knots=8,
+        last_knots=32,
+        doubling_images=max(num_images // 3, 1),
+        weighting="output",
+        time_density=row(TIME_DENSITIES, "uniform"),
+        sampling=SamplingConfig(sampler="consistency", num_steps=steps, grid="angle", clip_x_0=clip),
+    )
+    return _distilling(run, system, num_images)
+
+
+def meanflow_mnist() -> RunConfig:
+    """MeanFlow (Geng et al. 2025, arXiv:2505.13447) on MNIST-format files, without a teacher; times as in the paper.
+
+    Fourier features of about a turn over the whole of time: the loss asks for du/dt, which is noise with the features
+    of a diffusion, which turn a hundred times and more. Adam, for Muon's even steps take a fast feature for a slow one.
+    """
+    network = UNetConfig(
+        channels=48, multipliers=(1, 2), num_blocks=1, patch_size=2, time_features="fourier", fourier_scale=0.001
+    )
+    run = ct_mnist()
+    return run.model_copy(
+        update={
+            "recipe": "meanflow-mnist",
+            "system": MeanFlowConfig(network=network, equal_share=0.5),
+            "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_images=10_000, decay="cosine"),
+        }
+    )
+
+
+def progressive_mnist() -> RunConfig:
+    """A flow of 16 steps on MNIST-format files, halved to one (Salimans & Ho 2022, arXiv:2202.00512)."""
+    run = ct_mnist()
+    system = ProgressiveConfig(
+        network=UNetConfig(channels=48, multipliers=(1, 2), num_blocks=1, patch_size=2),
+        precision="bf16",
+        base_images=200_000,
+        start_steps=8,
+        end_steps=1,
+        stage_images=40_000,
+        time_density=row(TIME_DENSITIES, "logit_normal", mean=0.3, std=1.1),
+    )
+    return run.model_copy(
+        update={
+            "recipe": "progressive-mnist",
+            "system": system,
+            "optimizer": OptimizerConfig(name="muon", learning_rate=3e-3, warmup_images=3_000, decay="cosine"),
+        }
+    )
+
+
+def halved(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
+    """Progressive distillation of a trained model, from 8 steps of the student's down to ``steps``; see ``distilled``.
+
+    The last student learns for as long as two of those before it.
+    """
+    start = max(8, steps)
+    stages = (start // steps).bit_length()
+    clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
+    system = ProgressiveConfig(
+        **_of_the_teacher(run),
+        teacher=teacher,
+        start_steps=start,
+        end_steps=steps,
+        stage_images=max(num_images // (stages + 1), 1),
+        sampling=SamplingConfig(sampler="ddim", num_steps=steps, grid="uniform", clip_x_0=clip),
+    )
+    return _distilling(run, system, num_images)
+
+
+def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
+    """MeanFlow with a trained model's ODE; see ``distilled``.
+
+    Its target has no derivative, so the teacher's time features do. One step learns last; with Muon, which serves the
+    other methods, it stayed far behind Adam's on points in the plane.
+    """
+    told = _of_the_teacher(run) | {"process": row(PROCESSES, "flow"), "parameterization": "flow"}
+    system = MeanFlowConfig(
+        **told,
+        teacher=teacher,
+        equal_share=0.25,
+        time_density=row(TIME_DENSITIES, "uniform"),
+        sampling=SamplingConfig(sampler="mean_velocity", num_steps=steps, grid="uniform", clip_x_0=False),
+    )
+    optimizer = OptimizerConfig(learning_rate=2e-3, warmup_images=2_000, decay="cosine")
+    return _distilling(run, system, num_images).model_copy(update={"optimizer": optimizer})
+
+
+def _of_the_teacher(run: RunConfig) -> dict[str, Any]:
+    """What a student has of its teacher: process, parameterization, network, precision, classes."""
+    return {key: getattr(run.system, key) for key in SampledConfig.model_fields if key not in ("name", "sampling")}
+
+
+def _distilling(run: RunConfig, system: SampledConfig, num_images: int) -> RunConfig:
+    return run.model_copy(
+        update={
+            "recipe": f"distilled-{run.recipe}",
+            "system": system,
+            "optimizer": OptimizerConfig(name="muon", learning_rate=1e-3, warmup_images=2_000, decay="cosine"),
+            "ema": EMAConfig(halflife_images=4_000),
+            "num_images": num_images,
+            "quality_every_images": 0,
+        }
+    )
+
+
+#: Ways to make a few-step student of a trained model: (teacher, how it was trained, steps) -> the student's run.
+DISTILLATIONS: dict[str, Callable[[TeacherConfig, RunConfig, int], RunConfig]] = {
+    "consistency": distilled,
+    "progressive": halved,
+    "mean_flow": averaged,
+}

@@ -1,0 +1,39 @@
+"""Sampling from a consistency function: jump to x_0, add fresh noise, jump again from lower down."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.rows import per_row
+from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+
+
+def consistency_step(
+    denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
+) -> tuple[Tensor, Memory]:
+    """x_s = alpha_s x_0-hat + sigma_s z with z drawn anew; see ``consistency``."""
+    process, x_0 = denoiser.process, denoiser(x, steps.t).x_0
+    fresh = per_row(process.alpha(steps.s), x) * x_0 + per_row(process.sigma(steps.s), x) * noise.normal(x)
+    return settle(steps, fresh, x_0), memory
+
+
+def consistency() -> Sampler:
+    """x_s = alpha_s f(x_t, t) + sigma_s z: exact at any number of steps where f is a consistency function.
+
+    f takes x_t to the end of its ODE path, so x_0-hat is a sample and not a mean. On a denoiser that gives the mean
+    this draws from too narrow a distribution, and the narrower the more steps it takes: use it on few-step models.
+
+    Source: Song et al. 2023, "Consistency Models", arXiv:2303.01469, algorithm 1.
+    """
+    return Sampler(
+        "consistency",
+        consistency_step,
+        order=0,
+        max_nfe_per_step=1,
+        stochastic=True,
+        source="arXiv:2303.01469",
+        of_paths=True,
+    )

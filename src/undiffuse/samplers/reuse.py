@@ -1,0 +1,82 @@
+"""Feature reuse: a sampler made of another, whose network is evaluated whole on some steps only.
+
+The inner, coarse levels of a U-Net see much the same at neighbouring steps. On every K-th step the network is evaluated
+whole and their features are kept; on the steps between, only its finest level is computed and takes the features that
+were kept. They are memory of the sampler, row by row, like the previous x_0-hat of a multistep method: a sampler stays
+one step function, rows may be at different steps, and none depends on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.rows import where_rows
+from undiffuse.errors import UsageError
+from undiffuse.samplers.base import Memory, Sampler, Steps
+from undiffuse.samplers.noise import NoiseSource
+
+
+class _Reusing(Denoiser):
+    """``denoiser`` with its inner features taken from ``deep`` in all rows but the fresh ones, which renew them."""
+
+    def __init__(self, denoiser: Denoiser, deep: Tensor, fresh: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.deep, self.fresh = denoiser, deep, fresh
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        if len(x_t) == 0 or bool(self.fresh.all()):
+            return self._whole(x_t, t, cond)
+        kept = self.deep
+        partial: Denoised = self.denoiser(x_t, t, replace(cond if cond is not None else Condition(), deep=kept))
+        if not bool(self.fresh.any()):
+            return partial
+        # rows at different steps: all are evaluated both ways, and each takes its own
+        whole = self._whole(x_t, t, cond)
+        self.deep = where_rows(self.fresh, self.deep, kept)
+        mix = partial.variance_mix
+        if mix is not None and whole.variance_mix is not None:
+            mix = where_rows(self.fresh, whole.variance_mix, mix)
+        return whole._replace(
+            x_0=where_rows(self.fresh, whole.x_0, partial.x_0), variance_mix=mix, partial_nfe=partial.partial_nfe
+        )
+
+    def _whole(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
+        denoised: Denoised = self.denoiser(x_t, t, cond)
+        self.deep = self.deep if denoised.deep is None else denoised.deep.to(self.deep.dtype)
+        return denoised
+
+
+def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
+    """``sampler`` with the whole network on every ``every``-th step, its first included, and the finest level between.
+
+    Args:
+        sampler: with steps of its own; all evaluations of a step are of one kind.
+        every: at least 1; 1 evaluates the whole network always.
+        deep_shape: of the features of one row.
+    Raises:
+        UsageError: fewer than 1, or a sampler that chooses its own steps.
+    Note:
+        Not a solver of a higher or lower order, but of a slightly different denoiser; what it costs is to be measured.
+    Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", arXiv:2312.00858, sec. 3.3.
+    """
+    if every < 1:
+        raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")
+    if sampler.adaptive:
+        raise UsageError(f"features are reused between steps of a grid, and {sampler.name!r} chooses its own")
+
+    def init(x: Tensor) -> Memory:
+        return (*sampler.init(x), torch.zeros(len(x), *deep_shape, dtype=x.dtype, device=x.device))
+
+    def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
+        reused = _Reusing(denoiser, memory[-1], steps.index % every == 0)
+        x, inner = sampler.step(reused, x, steps, memory[:-1], noise)
+        return x, (*inner, reused.deep)
+
+    return replace(sampler, step=step, init=init)

@@ -1,0 +1,230 @@
+"""Consistency models: one network whose x_0-hat is the end of x_t's path, so that one step or two make a sample.
+
+Learned from a teacher's ODE steps (``teacher`` set) or from the data alone. Everything that changes in the course of
+training is a function of the images seen, which a buffer counts: a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from undiffuse.config import Component, ComponentConfig, build, default_of
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import ClippedDenoiser
+from undiffuse.core.parameterization import Parameterization
+from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
+from undiffuse.losses.consistency import (
+    HUBER,
+    consistency_target,
+    end_of_segment,
+    knot_pair,
+    knots_at,
+    pseudo_huber,
+    ratio_below,
+)
+from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
+from undiffuse.losses.density import log_normal as log_normal_density
+from undiffuse.losses.draws import stratified
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Steps, Watch
+from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
+from undiffuse.samplers.noise import NoiseSource
+from undiffuse.systems.base import LossReport, System, TrainingBatch
+from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+
+#: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.
+_LARGEST_GAIN = 10.0
+
+
+class ConsistencyConfig(SampledConfig):
+    """See the registries for the rows of each component.
+
+    Args:
+        process: a row of ``PROCESSES`` with its options.
+        parameterization: what the network predicts; one that gives x_0-hat = x_t / alpha at the clean end and stays
+            finite at the noisy one, such as ``flow``, ``v`` and ``edm``.
+        teacher: the model whose ODE is followed; without one the data themselves say where a path leads.
+        start: a model whose weights the network begins with; the teacher by default.
+        solver: of the teacher's step from t to s, ``euler`` or ``heun``.
+        segments: follow paths to the next of so many boundaries only, of the grid ``sampling.grid``; 1 for the data.
+        gap: from t to s: ``knots``, one step of a grid that gets finer; ``ratio``, a share of sigma / alpha.
+        knot_grid: of ``knots``, a row of ``GRIDS``.
+        first_knots: steps of that grid at first.
+        last_knots: at last; a validation loss is always taken at these.
+        doubling_images: images after which the knots double, or the share of ``ratio`` halves.
+        weighting: of the distance between two x_0: ``gap``, 1 / (r_t - r_s), r = sigma / alpha (Song & Dhariwal 2023);
+            ``output``, so that an error of the network's own output counts alike at all times; ``uniform``, 1.
+        huber: constant of the pseudo-Huber distance over sqrt(d).
+        time_density: where in time a training step looks.
+        network: its architecture.
+        precision: of the network's arithmetic, in training and in sampling.
+        class_conditional: tell the network the class of each picture; data without classes is refused.
+        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        sampling: defaults.
+    """
+
+    name: Literal["consistency"] = "consistency"
+    teacher: TeacherConfig | None = None
+    start: TeacherConfig | None = None
+    solver: Literal["euler", "heun"] = "heun"
+    segments: Annotated[int, Field(ge=1)] = 1
+    gap: Literal["knots", "ratio"] = "knots"
+    knot_grid: str = "karras"
+    first_knots: Annotated[int, Field(ge=2)] = 10
+    last_knots: Annotated[int, Field(ge=2)] = 1280
+    doubling_images: Annotated[int, Field(ge=1)] = 50_000
+    weighting: Literal["gap", "output", "uniform"] = "gap"
+    huber: Annotated[float, Field(gt=0)] = HUBER
+    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of(
+        "log_normal", log_normal_density
+    )
+    sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=2, grid="angle")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        process: Process = build(PROCESSES, self.process)
+        _check_boundary(Parameterization(self.parameterization, process))
+        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+        time_grid(self.knot_grid, process, self.first_knots)
+        if self.last_knots < self.first_knots:
+            raise UsageError(f"last_knots must be at least first_knots, got {self.last_knots} and {self.first_knots}")
+        return self
+
+    def build(
+        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
+    ) -> ConsistencySystem:
+        return ConsistencySystem(self, shape, class_names, num_augment_labels)
+
+
+def _check_boundary(parameterization: Parameterization) -> None:
+    """Refuse a row whose x_0-hat is not x_t / alpha at the clean end, or that divides by next to nothing."""
+    process, name = parameterization.process, parameterization.name
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    gain, sigma = parameterization(t).c_out.abs(), process.sigma(t)
+    if float(gain[0]) > 2 * float(sigma[0]) + 1e-9:
+        raise UsageError(f"parameterization {name!r} does not return x_0 as it is at the clean end; use v, flow or edm")
+    if not float(gain.max()) <= _LARGEST_GAIN:
+        raise UsageError(
+            f"parameterization {name!r} multiplies the network's error by {float(gain.max()):.3g} where almost all is "
+            "noise, which one step cannot mend; use v, flow or edm (train a teacher with one of them), or method "
+            "mean_flow"
+        )
+
+
+class ConsistencySystem(SampledSystem):
+    """See ``ConsistencyConfig``."""
+
+    config: ConsistencyConfig
+    seen: Tensor
+
+    def __init__(
+        self,
+        config: ConsistencyConfig,
+        shape: tuple[int, ...],
+        class_names: Sequence[str],
+        num_augment_labels: int = 0,
+    ) -> None:
+        super().__init__(config, shape, class_names, num_augment_labels)
+        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        self._taught = Taught(config.teacher) if config.teacher is not None else None
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """From the prior to the data; see ``askable_range``."""
+        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    def begin_training(self, device: torch.device) -> None:
+        """Fetch the teacher, and begin from its weights or those of ``start``."""
+        start = Taught(self.config.start) if self.config.start is not None else self._taught
+        if self._taught is not None:
+            fits(self._taught.on(device), self)
+        if start is not None and begin_from(self, start.on(device)) == 0:
+            raise UsageError(
+                f"nothing of the model {start.config.path} fits this network; give it the same system.network"
+            )
+        self.seen.zero_()  # of this run, whatever the model that it begins from has seen
+
+    def after_step(self, average: System, images: int) -> None:
+        """Count the images of whole steps: all micro-batches of one share its knots."""
+        assert isinstance(average, ConsistencySystem)
+        for system in (self, average):
+            system.seen.fill_(images)
+
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        x_0, count = batch.x_0, len(batch.x_0)
+        t, s, end = self._times(count, rng)
+        cond = self.drop_labels(batch.condition, count, rng)
+        eps = rng.normal(x_0, "eps")
+        x_t = self.process.diffuse(x_0, eps, t)
+        x_s = self._below(x_0, eps, x_t, t, s, cond)
+        denoiser = self.denoiser()
+        with torch.no_grad(), rng.layers():  # the same dropout as below
+            x_0_s = self._cut(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
+        target = consistency_target(self.process, x_t, t, x_s, s, x_0_s, end)
+        with rng.layers():
+            difference = denoiser(x_t, t, cond).x_0 - target
+        weight = self._weight(t, s).to(difference.dtype)
+        rows = weight * pseudo_huber(difference, self.config.huber)
+        return LossReport(rows.mean(), rows.detach(), t)
+
+    def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
+        """t > s >= end, each ``(B,)``."""
+        config, process = self.config, self.process
+        t = self._density(process, stratified(rng.uniform(count, "time")))
+        knots = self._knots()
+        if config.gap == "knots":
+            t, s = knot_pair(self._grid(config.knot_grid, knots), t)
+        else:
+            s = ratio_below(process, t, round(math.log2(knots)))
+        end = end_of_segment(self._grid(config.sampling.grid, config.segments), t)
+        return t, torch.maximum(s, end), end
+
+    def _knots(self) -> int:
+        """Of the discretisation now; a validation always looks at the last one's."""
+        config = self.config
+        if not self.training:
+            return config.last_knots
+        return knots_at(int(self.seen), config.first_knots, config.last_knots, config.doubling_images)
+
+    def _grid(self, name: str, num_steps: int) -> Tensor:
+        return time_grid(name, self.process, num_steps, self.log_snr_range)
+
+    def _below(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
+        if self._taught is None:
+            return self.process.diffuse(x_0, eps, s)
+        teacher = self._taught.on(x_0.device)
+        denoiser = denoiser_under(teacher, self.process)
+        denoiser = ClippedDenoiser(denoiser) if self._clips else denoiser
+        no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
+        with torch.no_grad():
+            steps = Steps(t, s, no, no + 1, no.bool())
+            return make_sampler(self.config.solver).step(Watch(denoiser, cond), x_t, steps, (), NoiseSource())[0]
+
+    def _cut(self, x_0: Tensor) -> Tensor:
+        return x_0.clamp(-1, 1) if self._clips else x_0
+
+    @property
+    def _clips(self) -> bool:
+        return self.config.sampling.clip_x_0 and len(self.shape) == 3
+
+    def _weight(self, t: Tensor, s: Tensor) -> Tensor:
+        """Of each row, ``(B,)`` float64."""
+        if self.config.weighting == "output":
+            return 1 / self._parameterization(t).c_out.abs()
+        if self.config.weighting == "uniform":
+            return torch.ones_like(t)
+        r_t, r_s = (torch.exp(-self.process.log_snr(time).clamp(min=WIDEST_LOG_SNR[0]) / 2) for time in (t, s))
+        return 1 / (r_t - r_s).clamp(min=1e-6)

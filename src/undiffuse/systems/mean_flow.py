@@ -1,0 +1,165 @@
+"""MeanFlow: a network that says the mean velocity between any two times, so that a sample takes one evaluation, or few.
+
+Without a teacher it learns from data alone, by a derivative. With one, the teacher's ODE goes the first part of the way
+and the student's own mean velocity the rest, and the student begins from the teacher's weights. It can be asked for the
+velocity itself as well, so every other sampler draws from it too.
+
+Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from undiffuse.config import Component, ComponentConfig, build, model_of
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import NetworkDenoiser
+from undiffuse.core.processes import PROCESSES
+from undiffuse.core.random import StepRandom
+from undiffuse.core.rows import mean_over_features, per_row
+from undiffuse.errors import UsageError
+from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
+from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
+from undiffuse.systems.base import LossReport, TrainingBatch
+from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+
+#: The paper's density of both times (its table 1d).
+_TIMES = model_of("logit_normal", logit_normal).model_validate({"name": "logit_normal", "mean": -0.4, "std": 1.0})
+
+
+class MeanFlowConfig(SampledConfig):
+    """Straight paths and velocities only: ``process`` and ``parameterization`` stay ``flow``.
+
+    Args:
+        teacher: a trained model of any kind, whose ODE is followed; ``null`` to learn from data alone, by the paper's
+            Jacobian-vector product in fp32. The network's time features must then be slow ones, about a turn over all
+            of time (``fourier_scale=0.001``): those of a diffusion turn a hundred times, and du/dt is noise.
+        teacher_step: the longest part of the way that the teacher goes, by one step of Heun's method.
+        time_density: of both times, of which the later one becomes t.
+        equal_share: of the rows whose two times are one, which learn the velocity itself.
+        loss_power: of the adaptive loss; 0 is the squared error.
+        loss_floor: added to the squared error of a row before that power.
+    """
+
+    name: Literal["mean_flow"] = "mean_flow"
+    teacher: TeacherConfig | None = None
+    teacher_step: Annotated[float, Field(gt=0, le=1)] = 0.125
+    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = _TIMES
+    equal_share: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    loss_power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    loss_floor: Annotated[float, Field(gt=0)] = 1e-3
+    sampling: SamplingConfig = SamplingConfig(sampler="mean_velocity", num_steps=1, grid="uniform", clip_x_0=False)
+
+    @property
+    def told_until(self) -> bool:
+        return True
+
+    @model_validator(mode="after")
+    def _velocities(self) -> Self:
+        if self.process.name != "flow" or self.parameterization != "flow":
+            raise UsageError(
+                f"mean_flow knows process=flow with parameterization=flow, got {self.process.name} with "
+                f"{self.parameterization}; leave both out (a teacher may have any)"
+            )
+        build(TIME_DENSITIES, self.time_density)(build(PROCESSES, self.process), torch.full((1,), 0.5))
+        return self
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> MeanFlowSystem:
+        return MeanFlowSystem(self, shape, class_names, num_augment_labels)
+
+
+class MeanFlowSystem(SampledSystem):
+    """See ``MeanFlowConfig``."""
+
+    config: MeanFlowConfig
+
+    def __init__(
+        self, config: MeanFlowConfig, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
+    ) -> None:
+        super().__init__(config, shape, class_names, num_augment_labels)
+        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        self._taught = Taught(config.teacher) if config.teacher is not None else None
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """All of them: both ends of time can be asked for."""
+        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    def begin_training(self, device: torch.device) -> None:
+        if self._taught is None:
+            return
+        teacher = self._taught.on(device)
+        fits(teacher, self)
+        denoiser = denoiser_under(teacher, self.process)
+        if isinstance(denoiser, NetworkDenoiser) and denoiser.parameterization.name == "flow":
+            begin_from(self.network, denoiser.network)
+
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        x_0 = batch.x_0
+        t, s = self._times(len(x_0), rng)
+        cond = self.drop_labels(batch.condition, len(x_0), rng)
+        eps = rng.normal(x_0, "eps")
+        x_t = self.process.diffuse(x_0, eps, t)
+        velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0
+        target = self._target(x_t, t, s, velocity, cond, rng)
+        with rng.layers():
+            error = self.denoiser().output(x_t, t, replace(cond, until=s)) - target
+        if not self.training:  # the adaptive loss says nothing of how large the error is
+            plain = mean_over_features(error**2)
+            return LossReport(plain.mean(), plain, t)
+        rows = adaptive_loss(error, self.config.loss_power, self.config.loss_floor)
+        return LossReport(rows.mean(), rows, t)
+
+    def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        """(t, s), each (B,), s <= t."""
+        one, other = (self._density(self.process, rng.uniform(count, name)) for name in ("time", "until"))
+        t, s = torch.maximum(one, other), torch.minimum(one, other)
+        return t, torch.where(rng.uniform(count, "equal") < self.config.equal_share, t, s)
+
+    @torch.no_grad()
+    def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The teacher's, (x_t - x_0-hat) / t."""
+        assert self._taught is not None
+        x_0 = denoiser_under(self._taught.on(x_t.device), self.process)(x_t, t, cond).x_0
+        velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
+        return velocity
+
+    def _target(self, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor, cond: Condition, rng: StepRandom) -> Tensor:
+        """The velocity, and in rows with s < t what makes of it a mean velocity."""
+        rows = (s < t).nonzero().flatten()
+        if len(rows) == 0:
+            return velocity
+        x, later, earlier, told = x_t[rows], t[rows], s[rows], cond.select(rows)
+        # one half-precision rounding moves a derivative by more than it is
+        denoiser = self.denoiser("fp32" if self._taught is None else None)
+
+        def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return denoiser.output(x, t, replace(told, until=s))
+
+        with _without_dropout(self.network):
+            if self._taught is None:
+                target = derivative_target(u, x, later, earlier, velocity[rows])
+            else:
+                middle = torch.maximum(earlier, later - self.config.teacher_step * rng.uniform(len(t), "middle")[rows])
+                first = heun_velocity(lambda x, m: self._velocity(x, m, told), x, later, middle, velocity[rows])
+                target = parts_target(u, x, later, middle, earlier, first)
+        return velocity.index_copy(0, rows, target)
+
+
+@contextmanager
+def _without_dropout(network: torch.nn.Module) -> Iterator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

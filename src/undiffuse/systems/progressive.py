@@ -1,0 +1,252 @@
+"""Progressive distillation: a student learns to do in one step what its teacher does in two, then takes its place.
+
+A run goes through stages, a function of the images seen and nothing else. The averaged weights at a stage's end are
+the next stage's teacher, and the student goes on from them. Without a trained model to start from, the first stage
+trains one.
+
+Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv:2202.00512.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from undiffuse.config import Component, ComponentConfig, build, default_of
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
+from undiffuse.core.parameterization import Parameterization, eps_of
+from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
+from undiffuse.losses.denoising import denoising_loss, output_error
+from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
+from undiffuse.losses.draws import UNIFORM_DRAWS
+from undiffuse.losses.progressive import two_step_target
+from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
+from undiffuse.samplers.base import Sampled
+from undiffuse.samplers.grids import time_grid
+from undiffuse.systems.base import DenoisingSystem, LossReport, SampleRequest, System, TrainingBatch
+from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+
+#: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
+_LARGEST_COEFFICIENT = 10.0
+
+
+class ProgressiveConfig(SampledConfig):
+    """Process, parameterization and network are those of the teacher, where there is one.
+
+    Args:
+        teacher: a trained model to start from; ``null`` to train one first, for ``base_images``.
+        base_images: of the first stage without a teacher; 0 with one.
+        start_steps: of the first student; its teacher makes twice as many.
+        end_steps: of the last student: ``start_steps`` halved so often.
+        stage_images: images that each student sees; the last goes on to the end of the run.
+        weighting: of the error of x_0-hat.
+        time_density: of the stage without a teacher.
+        sampling: its grid is the one distilled on; the number of steps is the present student's unless asked otherwise.
+    Raises:
+        UsageError: steps that are no power of two apart, a grid whose every second knot is not the grid of half the
+            steps, or a parameterization that says too little of x_0 where sampling begins.
+    """
+
+    name: Literal["progressive"] = "progressive"
+    teacher: TeacherConfig | None = None
+    base_images: Annotated[int, Field(ge=0)] = 0
+    start_steps: Annotated[int, Field(ge=1, le=1024)] = 16
+    end_steps: Annotated[int, Field(ge=1)] = 1
+    stage_images: Annotated[int, Field(ge=1)] = 20_000
+    weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of(
+        "truncated_snr", truncated_snr
+    )
+    time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of("uniform", uniform)
+    sampling: SamplingConfig = SamplingConfig(sampler="ddim", num_steps=1, grid="uniform")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_in_its_last_steps(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "sampling" not in values:
+            steps = values.get("end_steps", 1)
+            return {**values, "sampling": {"sampler": "ddim", "num_steps": steps, "grid": "uniform"}}
+        return values
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        doublings, rest = divmod(self.start_steps, self.end_steps)
+        if rest or doublings.bit_count() != 1:
+            raise UsageError(
+                f"start_steps must be end_steps doubled some times, got {self.start_steps} and {self.end_steps}"
+            )
+        if (self.teacher is None) != (self.base_images > 0):
+            raise UsageError(
+                f"give either a teacher or base_images above 0 to train one, got base_images={self.base_images} "
+                f"{'without' if self.teacher is None else 'with'} a teacher"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        process: Process = build(PROCESSES, self.process)
+        build(WEIGHTINGS, self.weighting)
+        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+        _check_start(self.parameterization, process)
+        steps = self.start_steps
+        fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))
+        if not torch.allclose(fine[::2], coarse, rtol=0, atol=1e-9):
+            raise UsageError(
+                f"sampling.grid={self.sampling.grid!r} has other knots for half the steps; use uniform or quadratic"
+            )
+        return self
+
+    def build(
+        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
+    ) -> ProgressiveSystem:
+        return ProgressiveSystem(self, shape, class_names, num_augment_labels)
+
+
+def _check_start(name: str, process: Process) -> None:
+    c_out = float(Parameterization(name, process)(torch.ones(1, dtype=torch.float64)).c_out.abs())
+    if not c_out <= _LARGEST_COEFFICIENT:
+        raise UsageError(
+            f"parameterization={name!r} says too little of x_0 where sampling begins (its error counts {c_out:.3g} "
+            "times there); distil a model trained with v, flow, x0 or edm, or use method mean_flow"
+        )
+
+
+class _Teacher:
+    """The present teacher's network, out of the student's sight: no submodule, shared by copies."""
+
+    def __init__(self) -> None:
+        self.network: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Teacher:
+        return self
+
+    def become(self, network: nn.Module) -> None:
+        """Take a frozen copy of ``network``."""
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+
+class ProgressiveSystem(SampledSystem):
+    """See ``ProgressiveConfig``."""
+
+    config: ProgressiveConfig
+    student_steps: Tensor  # 0 while it is no student yet
+
+    def __init__(
+        self,
+        config: ProgressiveConfig,
+        shape: tuple[int, ...],
+        class_names: Sequence[str],
+        num_augment_labels: int = 0,
+    ) -> None:
+        super().__init__(config, shape, class_names, num_augment_labels)
+        self._log_weight = build(WEIGHTINGS, config.weighting)
+        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        self._teacher = _Teacher()
+        self.register_buffer("student_steps", torch.tensor(self.steps_at(0)))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """All that both ends of time allow: steps begin at 1."""
+        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    def steps_at(self, images: int) -> int:
+        """Steps of the student that learns after so many images; 0 while its first teacher is trained."""
+        stage = (images - self.config.base_images) // self.config.stage_images
+        if images < self.config.base_images:
+            return 0
+        return max(self.config.start_steps >> stage, self.config.end_steps)
+
+    @property
+    def present_steps(self) -> int:
+        """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
+        return max(int(self.student_steps) or 2 * self.config.start_steps, self.config.sampling.num_steps)
+
+    def sample(self, request: SampleRequest) -> Sampled:
+        steps = request.num_steps if request.num_steps is not None else self.present_steps
+        return super().sample(replace(request, num_steps=steps))
+
+    def sampling_facts(self) -> dict[str, Any]:
+        return {**super().sampling_facts(), "steps": self.present_steps}
+
+    def begin_training(self, device: torch.device) -> None:
+        if self.config.teacher is None:
+            return
+        teacher = Taught(self.config.teacher).on(device)
+        fits(teacher, self)
+        _check_alike(teacher, self)
+        self._teacher.become(self.network)
+
+    def after_step(self, average: System, images: int) -> None:
+        """At the end of a stage the averaged student becomes the teacher, and the student goes on from it."""
+        steps = self.steps_at(images)
+        if steps == int(self.student_steps):
+            return
+        assert isinstance(average, ProgressiveSystem)
+        self._teacher.become(average.network)
+        self.network.load_state_dict(average.network.state_dict())
+        for system in (self, average):
+            system.student_steps.fill_(steps)
+
+    def training_state(self) -> dict[str, Tensor]:
+        network = self._teacher.network
+        return {} if network is None else {f"teacher.{name}": value for name, value in network.state_dict().items()}
+
+    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
+        if tensors:
+            self._teacher.become(self.network)
+            assert self._teacher.network is not None
+            self._teacher.network.load_state_dict({name.split(".", 1)[1]: value for name, value in tensors.items()})
+
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        x_0, count = batch.x_0, len(batch.x_0)
+        cond = self.drop_labels(batch.condition, count, rng)
+        eps, u = rng.normal(x_0, "eps"), UNIFORM_DRAWS["stratified"](rng.uniform(count, "time"))
+        steps = int(self.student_steps)
+        if steps == 0:
+            t = self._density(self.process, u)
+            with rng.layers():
+                rows = denoising_loss(self.denoiser(), x_0, eps, t, self._log_weight, cond)
+            return LossReport(rows.mean(), rows, t)
+        t, m, s, final = self._step_of(u, steps)
+        x_t = self.process.diffuse(x_0, eps, t)
+        target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
+        with rng.layers():
+            output = self.denoiser().output(x_t, t, cond)
+        # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
+        noise = eps_of(self.process, x_t, target, t)
+        rows = output_error(self._parameterization, output, target, noise, t, self._log_weight)
+        return LossReport(rows.mean(), rows, t)
+
+    def _step_of(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(t, m, s, final), each (B,): one of the student's steps for each row, and the teacher's knot within."""
+        times = time_grid(self.config.sampling.grid, self.process, 2 * steps, self.log_snr_range).to(u.device)
+        first = 2 * (u * steps).long().clamp(max=steps - 1)
+        return times[first], times[first + 1], times[first + 2], first == 2 * (steps - 1)
+
+    def _teacher_denoiser(self) -> Denoiser:
+        if self._teacher.network is None:
+            raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
+        denoiser = self._denoiser_of(self._teacher.network)
+        return ClippedDenoiser(denoiser) if self.config.sampling.clip_x_0 and len(self.shape) == 3 else denoiser
+
+
+def _check_alike(teacher: DenoisingSystem, student: ProgressiveSystem) -> None:
+    """Take the teacher's weights, or refuse one whose network, process or parameterization is another."""
+    theirs, network = denoiser_under(teacher, student.process), student.network
+    same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
+    taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
+    if taken < len(network.state_dict()):
+        raise UsageError(
+            "a progressive student has the process, parameterization, network and classes of its teacher, and these "
+            "differ here; start it with 'undiffuse distill', which takes them over"
+        )

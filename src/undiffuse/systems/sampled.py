@@ -1,0 +1,256 @@
+"""What systems of one denoising network share: parts, label dropping, and sampling by the model's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.compiled import compile_in_place
+from undiffuse.compute.inference import InferenceNetwork
+from undiffuse.compute.shards import Sharded, can_shard
+from undiffuse.config import Component, ComponentConfig, build, default_of
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
+from undiffuse.core.parameterization import Parameterization
+from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import RunError, UsageError
+from undiffuse.guidance.classifier_free import EVERYWHERE, ClassifierFree
+from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
+from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
+from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
+from undiffuse.systems.sampling import SamplingConfig, check_guidance, reusing_sampler, written_interval
+
+#: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
+BLOCK_ROWS = {"cpu": 16, "cuda": 128}
+#: The same for points, whose networks are so small that calling them is what costs.
+POINT_BLOCK_ROWS = 1024
+#: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
+_LARGEST_COEFFICIENT = 1e12
+
+
+class SampledConfig(SystemConfig):
+    """What the configurations of all such systems hold.
+
+    Args:
+        process: a row of ``PROCESSES`` with its options.
+        parameterization: what the network predicts.
+        network: its architecture.
+        precision: of the network's arithmetic, in training and in sampling.
+        class_conditional: tell the network the class of each picture; data without classes is refused.
+        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        sampling: defaults.
+    """
+
+    process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = default_of("flow", FlowProcess)
+    parameterization: str = "flow"
+    network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    class_conditional: bool = False
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def says_variance(self) -> bool:
+        """Whether the network also says the variance of the reverse step."""
+        return False
+
+    @property
+    def told_until(self) -> bool:
+        """Whether the network is told the time that a mean velocity reaches to."""
+        return False
+
+    @model_validator(mode="after")
+    def _samples_somehow(self) -> Self:
+        process: Process = build(PROCESSES, self.process)
+        Parameterization(self.parameterization, process)
+        if make_sampler(self.sampling.sampler).needs_learned_variance and not self.says_variance:
+            raise UsageError(
+                f"sampling.sampler={self.sampling.sampler!r} needs learned_variance=true; say ancestral:variance=beta"
+            )
+        time_grid(self.sampling.grid, process, self.sampling.num_steps)
+        check_guidance(self.sampling.guidance, self.class_conditional, self.label_dropout)
+        return self
+
+
+class SampledSystem(DenoisingSystem):
+    """One network under one process; subclasses say what it learns (``forward``) and its ``log_snr_range``.
+
+    Args:
+        config: see ``SampledConfig``; subclasses narrow its type.
+        shape: of one example.
+        class_names: of the data's labels; kept where the model is told them.
+        num_augment_labels: numbers that say how a training picture was transformed.
+    Raises:
+        UsageError: ``class_conditional`` on data without classes.
+    """
+
+    config: SampledConfig
+
+    def __init__(
+        self,
+        config: SampledConfig,
+        shape: tuple[int, ...],
+        class_names: Sequence[str],
+        num_augment_labels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config, self.shape = config, tuple(shape)
+        self.class_names = tuple(class_names) if config.class_conditional else ()
+        self.process = build(PROCESSES, config.process)
+        factor = 2 if config.says_variance else 1
+        self.network = build_network(
+            config.network, self.shape, len(self.class_names), factor, num_augment_labels, config.told_until
+        )
+        if config.class_conditional and not class_names:
+            raise UsageError(
+                "system.class_conditional=true, but the data has no classes; give data with classes or say "
+                "system.class_conditional=false"
+            )
+        self._parameterization = Parameterization(config.parameterization, self.process)
+
+    def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
+        """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
+        return self._denoiser_of(self.network, precision)
+
+    def sharded_denoiser(self) -> NetworkDenoiser:
+        """The same in shards where the network allows it (see ``compute.shards``): faster, differentiable once."""
+        return self._denoiser_of(Sharded(self.network) if can_shard(self.network) else self.network)
+
+    def _denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
+        autocast = arithmetic(precision or self.config.precision, self.device)
+        kind = KeepingDenoiser if keeps else NetworkDenoiser
+        return kind(network, self._parameterization, self.log_snr_range, autocast, self.config.says_variance)
+
+    def drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
+        """What the network is told in training: labels, some dropped, and how the picture was transformed."""
+        told = Condition(augment_label=cond.augment_label)  # never dropped: zeros would say "as it is"
+        if not self.class_names or cond.class_label is None:
+            return told
+        dropped = Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
+        return replace(told, class_label=dropped.class_label)
+
+    def sample(self, request: SampleRequest) -> Sampled:
+        wanted = self.config.sampling.asked(request)
+        sampler = make_sampler(wanted.sampler)
+        if sampler.needs_learned_variance and not self.config.says_variance:
+            raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
+        denoiser, note = self.guided_denoiser(wanted.guidance, self.config.sampling.interval(request)), ""
+        if request.reuse != 1:
+            sampler = reusing_sampler(sampler, request.reuse, wanted.guidance, self.network, self.shape)
+            denoiser = self._finished(self._denoiser_of(self.network, keeps=True))
+        if request.process is not None:
+            denoiser, note = transferred(denoiser, request.process)
+        times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
+        if request.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
+        parts = self._batches(denoiser, sampler, times, request)
+        if not parts:
+            return Sampled(torch.empty(0, *self.shape), 0, note)
+        x = torch.cat([part.x for part in parts])
+        _check_finite(x, f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}")
+        return Sampled(x, max(part.nfe for part in parts), note, max(part.partial_nfe for part in parts))
+
+    def _batches(self, denoiser: Denoiser, sampler: Sampler, times: Tensor, request: SampleRequest) -> list[Sampled]:
+        """The samples asked for, ``batch_size`` at a time."""
+        seeds, size = list(request.seeds), request.batch_size
+        was_training = self.training
+        self.eval()
+        try:
+            return [
+                sample(
+                    denoiser,
+                    sampler,
+                    times,
+                    shape=self.shape,
+                    seeds=seeds[start : start + size],
+                    cond=None if request.cond is None else request.cond.select(slice(start, start + size)),
+                    device=self.device,
+                    callback=None if request.callback is None else partial(request.callback, start),
+                )
+                for start in range(0, len(seeds), size)
+            ]
+        finally:
+            self.train(was_training)
+
+    def sampling_facts(self) -> dict[str, Any]:
+        sampling, interval = self.config.sampling, self.config.sampling.guidance_interval
+        return {
+            "sampler": sampling.sampler,
+            "steps": sampling.num_steps,
+            "grid": sampling.grid,
+            "process": self.config.process.name,
+            **({"guidance": sampling.guidance} if sampling.guidance != 1 else {}),
+            **({"guidance_interval": written_interval(interval)} if interval is not None else {}),
+        }
+
+    def sampling_denoiser(self) -> Denoiser:
+        sampling = self.config.sampling
+        return self.guided_denoiser(sampling.guidance, sampling.interval())
+
+    def guided_denoiser(self, scale: float, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:
+        """``sampling_denoiser`` with another guidance: its weight, and the log-SNRs within which it is at work.
+
+        Raises:
+            UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
+        """
+        check_guidance(scale, self.config.class_conditional, self.config.label_dropout)
+        pictures = len(self.shape) == 3
+        evaluated = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
+        return self._finished(evaluated, scale, interval)
+
+    def _finished(
+        self, evaluated: Denoiser, scale: float = 1.0, interval: tuple[float, float] = EVERYWHERE
+    ) -> Denoiser:
+        """``evaluated`` in blocks, guided, and cut to the range of pictures."""
+        pictures = len(self.shape) == 3
+        rows = BLOCK_ROWS.get(self.device.type, 16) if pictures else POINT_BLOCK_ROWS
+        denoiser: Denoiser = Blocked(evaluated, rows)
+        denoiser = ClassifierFree(denoiser, scale, interval) if scale != 1 else denoiser
+        clips = self.config.sampling.clip_x_0 and pictures  # what guidance has pushed beyond the range, too
+        return ClippedDenoiser(denoiser) if clips else denoiser
+
+    def compile_networks(self) -> None:
+        compile_in_place(self.network)
+
+
+def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
+    """(smallest, largest) log-SNR that can be asked for: those of training's ``ends``, its last and first time.
+
+    Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
+    sigma / alpha = 80.
+    """
+    low, high = parameterization.process.log_snr(ends).tolist()
+    row = torch.stack(parameterization(ends[:1])[:4])
+    return (low if bool((row.abs() < _LARGEST_COEFFICIENT).all()) else max(low, WIDEST_LOG_SNR[0])), high
+
+
+def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
+    """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
+
+    Args:
+        spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
+    """
+    process = make_process(spec)
+    prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
+    starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
+    return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
+
+
+def _check_finite(x: Tensor, how: str) -> None:
+    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if bad:
+        raise RunError(
+            f"{bad} of {len(x)} samples are not finite with sampler {how}; take more steps, another grid or "
+            "sampler, or system.precision=fp32; if none helps, the weights are no good"
+        )

@@ -1,0 +1,108 @@
+"""Teachers: trained models that a system learns from without keeping them.
+
+A teacher is named by its folder and the checksum of its weights, so that a run stays a function of its configuration.
+Its weights are no part of the student: a saved student loads without its teacher.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from undiffuse.config import FrozenModel
+from undiffuse.core.denoiser import Denoiser, TransferredDenoiser
+from undiffuse.core.process import Process
+from undiffuse.errors import UsageError
+from undiffuse.systems.base import DenoisingSystem, System, denoising
+
+
+class TeacherConfig(FrozenModel):
+    """Which model to learn from.
+
+    Args:
+        path: its folder.
+        sha256: of its ``model.safetensors``; empty to take whatever is there.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
+def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> DenoisingSystem:
+    """The teacher with its averaged weights, frozen, in evaluation mode.
+
+    Raises:
+        UsageError: nothing there, weights other than those named, or a model that does not denoise.
+    """
+    from undiffuse.systems.saved import load  # it knows all systems, this one's students among them
+
+    model = load(config.path, device)
+    if config.sha256 and model.weights_sha256 != config.sha256:
+        raise UsageError(
+            f"the teacher {config.path} has weights {model.weights_sha256[:12]}..., this run learns from "
+            f"{config.sha256[:12]}...; give the folder of that model or another system.teacher.sha256"
+        )
+    return denoising(model.system, "a teacher").requires_grad_(False)
+
+
+class Taught:
+    """Holds a student's teacher out of the student's sight: no submodule, nothing saved, shared by copies.
+
+    Args:
+        config: loaded when it is first needed.
+    """
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.config = config
+        self._loaded: DenoisingSystem | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
+        return self
+
+    def on(self, device: torch.device) -> DenoisingSystem:
+        """The teacher on ``device``."""
+        if self._loaded is None:
+            self._loaded = load_teacher(self.config, device)
+        return self._loaded if self._loaded.device == device else self._loaded.to(device)
+
+
+def fits(teacher: DenoisingSystem, student: System) -> None:
+    """Refuse a teacher of other data.
+
+    Raises:
+        UsageError: examples of another shape, or classes that the teacher was not told.
+    """
+    if teacher.shape != student.shape:
+        raise UsageError(f"the teacher makes examples of shape {teacher.shape}, the student of {student.shape}")
+    if student.class_names and teacher.class_names != student.class_names:
+        known = ", ".join(teacher.class_names) or "none"
+        raise UsageError(
+            f"the student is told the classes {', '.join(student.class_names)}, the teacher {known}; use the teacher's "
+            "data or say system.class_conditional=false"
+        )
+
+
+def denoiser_under(teacher: DenoisingSystem, process: Process) -> Denoiser:
+    """The teacher's denoiser for x_t of ``process``; its own where that is the same process."""
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    same = torch.equal(_table(process, t), _table(teacher.process, t))
+    return teacher.denoiser() if same else TransferredDenoiser(teacher.denoiser(), process)
+
+
+def _table(process: Process, t: Tensor) -> Tensor:
+    return torch.stack([process.alpha(t), process.sigma(t)])
+
+
+@torch.no_grad()
+def begin_from(student: nn.Module, teacher: nn.Module) -> int:
+    """Copy every weight and buffer that both have under one name and in one shape; returns how many."""
+    theirs = teacher.state_dict()
+    taken = 0
+    for name, own in student.state_dict().items():
+        if name in theirs and theirs[name].shape == own.shape:
+            own.copy_(theirs[name])
+            taken += 1
+    return taken

@@ -1,0 +1,176 @@
+"""Averages of the weights whose length is chosen after training (post-hoc EMA).
+
+Two averages with power-function profiles are kept while training, and snapshots of both written now and then. Any other
+profile is close to a combination of the snapshots' profiles, so the average it stands for is that combination of the
+snapshots, found by least squares; no second training is needed to learn which length of average is best.
+
+With t counted in images, the average of exponent gamma is
+
+    average(t) = integral over tau in [0, t] of p(tau) weights(tau),   p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),
+
+whose relative width sigma_rel, the standard deviation of p over t, says gamma.
+
+Source: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv:2312.02696,
+sec. 3 and appendix C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from undiffuse.errors import UsageError
+from undiffuse.systems.saved import read_weights, save_weights
+from undiffuse.training.config import PosthocConfig
+
+#: Folder of a run with its snapshots.
+SNAPSHOTS = "snapshots"
+#: Widest profile: gamma = 0, the plain mean of all weights so far.
+WIDEST = 12**-0.5
+
+
+def exponent(sigma_rel: float) -> float:
+    """gamma of a relative width, where sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+
+    Args:
+        sigma_rel: above 0, at most 1 / sqrt(12) = 0.2887, the width of the plain mean.
+    Raises:
+        UsageError: another width.
+    Example:
+        >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
+        (16.97, 6.94)
+    """
+    if not 0 < sigma_rel <= WIDEST + 1e-9:
+        raise UsageError(f"sigma_rel must be above 0 and at most {WIDEST:.4f}, got {sigma_rel}")
+    inverse = sigma_rel**-2
+    return float(max(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max(), 0.0))
+
+
+class Profile(NamedTuple):
+    """A power-function profile that ends at ``images`` with exponent ``gamma``."""
+
+    images: float
+    gamma: float
+
+
+def overlaps(rows: Sequence[Profile], columns: Sequence[Profile]) -> NDArray[np.float64]:
+    """Inner products of profiles, integral of p_a p_b, ``(len(rows), len(columns))``."""
+    (t_a, g_a), (t_b, g_b) = (np.array(profiles, dtype=np.float64).reshape(-1, 2).T for profiles in (rows, columns))
+    t_a, g_a = t_a[:, None], g_a[:, None]
+    ratio = np.log(np.minimum(t_a, t_b)) * (g_a + g_b + 1) - np.log(t_a) * (g_a + 1) - np.log(t_b) * (g_b + 1)
+    return np.asarray((g_a + 1) * (g_b + 1) / (g_a + g_b + 1) * np.exp(ratio))
+
+
+def mixture(held: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float64], float]:
+    """Shares of the held averages that come nearest to the wanted one, and how far off they are.
+
+    Returns:
+        Shares ``(len(held),)``, which sum to about 1, and the rest's norm as a share of the wanted profile's: 0 is
+        exact, and more than a few hundredths means that there are too few snapshots.
+    """
+    gram, target = overlaps(held, held), overlaps(held, [wanted])[:, 0]
+    scale = np.sqrt(np.diag(gram))
+    shares = np.linalg.lstsq(gram / np.outer(scale, scale), target / scale, rcond=1e-12)[0] / scale
+    whole = float(overlaps([wanted], [wanted])[0, 0])
+    rest = whole - 2 * float(shares @ target) + float(shares @ gram @ shares)
+    return shares, float(np.sqrt(max(rest, 0.0) / whole))
+
+
+class PowerAverages:
+    """Averages of a module's parameters with power-function profiles, kept while it is trained.
+
+    Args:
+        module: what is trained.
+        config: width of each average, and how often they are to be written.
+    """
+
+    def __init__(self, module: nn.Module, config: PosthocConfig) -> None:
+        self.snapshot_every_images = config.snapshot_every_images
+        self.gammas = [exponent(width) for width in config.sigma_rel]
+        self._names = [name for name, _ in module.named_parameters()]
+        self._averages = [[p.detach().clone() for p in module.parameters()] for _ in self.gammas]
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, images: int, batch_images: int) -> None:
+        """Take in the weights after a step of ``batch_images``, before which ``images`` were seen."""
+        current = [parameter.detach() for parameter in module.parameters()]
+        for gamma, averages in zip(self.gammas, self._averages, strict=True):
+            kept = (images / (images + batch_images)) ** (gamma + 1)
+            torch._foreach_lerp_(averages, current, 1 - kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All averages, by ``number.parameter``."""
+        return {
+            f"{number}.{name}": value
+            for number, averages in enumerate(self._averages)
+            for name, value in zip(self._names, averages, strict=True)
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave.
+
+        Raises:
+            UsageError: a tensor is missing.
+        """
+        for name, value in self.tensors().items():
+            if name not in tensors:
+                raise UsageError(f"the checkpoint lacks the post-hoc average {name!r}; it was made without ema.posthoc")
+            value.copy_(tensors[name])
+
+
+def save_snapshot(run: Path, averages: PowerAverages, images: int) -> None:
+    """Write what the averages are at this point of a run."""
+    (run / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
+    save_weights(run / SNAPSHOTS / f"images_{images:012d}.safetensors", averages.tensors())
+
+
+def snapshots_of(run: Path) -> dict[int, Path]:
+    """The run's snapshots by images seen, oldest first."""
+    files = sorted((run / SNAPSHOTS).glob("images_*.safetensors"))
+    return {int(path.stem.removeprefix("images_")): path for path in files}
+
+
+class Reconstruction(NamedTuple):
+    """Averaged parameters by name, where the profile ends, and the share of the profile that was missed."""
+
+    tensors: dict[str, Tensor]
+    images: int
+    error: float
+
+
+def reconstruct(run: Path, held_sigma_rel: Sequence[float], sigma_rel: float) -> Reconstruction:
+    """The average of another width, from a run's snapshots.
+
+    Args:
+        run: folder of a run that was trained with ``ema.posthoc``.
+        held_sigma_rel: widths that its snapshots hold.
+        sigma_rel: the width wanted; between 0.03 and 0.25 with twenty snapshots of 0.05 and 0.10.
+    Raises:
+        UsageError: no snapshots, a damaged one, or an impossible width.
+    """
+    gamma, files = exponent(sigma_rel), snapshots_of(run)
+    if not files:
+        raise UsageError(f"{run} has no snapshots of averages; train with ema.posthoc={{}} to keep them")
+    last = max(files)
+    held = [Profile(images, exponent(width)) for images in files for width in held_sigma_rel]
+    shares, error = mixture(held, Profile(last, gamma))
+    totals: dict[str, Tensor] = {}
+    for position, path in enumerate(files.values()):
+        tensors = read_weights(path)
+        for number in range(len(held_sigma_rel)):
+            _add(totals, tensors, f"{number}.", float(shares[position * len(held_sigma_rel) + number]))
+    return Reconstruction({name: value.float() for name, value in totals.items()}, last, error)
+
+
+def _add(totals: dict[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, share: float) -> None:
+    """Add a share of the tensors with this prefix, in float64: shares alternate in sign."""
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix)
+            totals[key] = totals.get(key, torch.zeros_like(value, dtype=torch.float64)).add(value.double(), alpha=share)

@@ -1,0 +1,273 @@
+"""The benchmark programs at their smallest size without peers; and what they say of peers where those are installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from undiffuse.core.condition import Condition
+from undiffuse.data import DigitsConfig, load_dataset, split_by_content
+from undiffuse.networks import UNetConfig, build_network
+from undiffuse.recipes import get_recipe
+from undiffuse.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48")
+TINY = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, time_injection="add", norm_groups=2)
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def programs_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "parity"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a program in this process at its smallest size; its record comes back, and its page was written."""
+
+    def go(name: str, *words: str) -> dict[str, Any]:
+        out = tmp_path / f"{name}-found"
+        arguments = [f"{name}.py", *words, "--smoke", "--no-peers", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        importlib.import_module(name).main()
+        page = out.with_name(out.name + ".md").read_text()
+        assert page.startswith("# ") and "nan" not in page
+        return dict(json.loads(out.with_name(out.name + ".json").read_text()))
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two pictures."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = get_recipe("flow-mnist")
+    system = config.system.model_copy(update={"network": TINY})
+    update = {"system": system, "data": DigitsConfig(), "num_images": 2, "batch_images": 2, "validation_images": 0}
+    train, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
+    assert Trainer(config.model_copy(update=update), train, held_out, folder).run()
+    return folder
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_tells_how_to_use_it_and_stands_in_the_readme(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(name).main()
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"benchmarks/{name}.py" in said and "--smoke" in said
+    assert f"benchmarks/{name}.py" in (ROOT / "benchmarks" / "README.md").read_text()
+
+
+def test_options_in_the_readme_exist() -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    for name, rest in re.findall(r"benchmarks/(\w+)\.py([^\n`]*)", readme):
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text()
+        source += (ROOT / "benchmarks" / "interleaved.py").read_text()
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert f'"{option}"' in source, f"{name}.py has no {option}"
+
+
+def test_step(run: Run) -> None:
+    found = run("step")["cases"]["smoke"]
+    for kind in ("training step", "sampling evaluation"):
+        assert set(found[kind]["facts"]) == {"undiffuse, fp32", "undiffuse, bf16"}
+        assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in found[kind]["seconds"].values())
+
+
+def test_work_that_is_counted() -> None:
+    cost = importlib.import_module("cost")
+    convolution = torch.nn.Conv2d(4, 8, 3, padding=1)
+    x = torch.zeros(2, 4, 5, 5)
+    assert cost.forward_flops(lambda: convolution(x)) == 2 * 9 * 4 * 8 * 2 * 25
+    query = torch.zeros(1, 1, 6, 4)  # the fused kernel of a CPU would be counted as nothing
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert cost.forward_flops(lambda: attend(query, query, query)) == 2 * 2 * 6 * 6 * 4
+
+
+def test_a_ratio_is_taken_within_each_round_and_the_order_turns_round() -> None:
+    interleaved = importlib.import_module("interleaved")
+    order: list[str] = []
+
+    def candidate(name: str, values: list[float]) -> Any:
+        left = iter(values)
+
+        def once() -> float:
+            order.append(name)
+            return next(left)
+
+        return interleaved.Candidate(name, once)
+
+    # the machine is a hundred times slower in the second round, for both
+    taken = interleaved.take_turns([candidate("a", [9.0, 2.0, 200.0, 2.0]), candidate("b", [9.0, 1.0, 100.0, 1.0])], 3)
+    assert taken == {"a": [2.0, 200.0, 2.0], "b": [1.0, 100.0, 1.0]}
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    faster = interleaved.times_faster(taken, "b", "a")
+    assert faster.median == 2.0 and faster.extremes == (2.0, 2.0)
+    assert interleaved.Summary.of([4.0, 1.0, 2.0, 3.0, 5.0]).quartiles == (2.0, 4.0)
+
+
+def test_learning_is_timed_by_images_and_goes_on_where_it_was(run: Run, tmp_path: Path) -> None:
+    words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
+    rate = run("learning", "rates", *words)["rates"]["undiffuse"]["images_per_second"]
+    assert rate > 0
+    (row,) = run("learning", "train", *words)["rows"]
+    assert row["images"] >= 60 * row["minutes"] * rate > row["images"] - 64
+    assert row["own_ddim"]["frechet"] > 0 and row["solver_20"]["num"] == row["own_ddim"]["num"]
+    assert all(0 < error < 2 for error in row["error_by_log_snr"])
+    assert run("learning", "train", *words)["rows"] == [row]  # nothing is made twice
+
+
+def test_a_learner_put_aside_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    learners = importlib.import_module("learners")
+    data = load_dataset(DigitsConfig())
+    config = get_recipe("flow-mnist")
+    config = config.model_copy(update={"system": config.system.model_copy(update={"network": TINY})})
+    setting = learners.Setting(data, seed=3, num_images=4 * 64)
+    straight, first, second = (learners.Ours(config, setting, tmp_path) for _ in range(3))
+    straight.step(), straight.step(), first.step()
+    first.save(tmp_path / "aside")
+    second.restore(tmp_path / "aside")
+    second.step()
+    assert second.images == straight.images == 128
+    expected, found = straight.system.state_dict(), second.system.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_evaluations(run: Run, model: Path, tmp_path: Path) -> None:
+    record = run("evaluations", str(model), "--work", str(tmp_path / "work"))
+    assert [(row["way"], row["nfe"]) for row in record["rows"]] == [("dpmpp_2m:2", 2), ("ancestral:3", 3)]
+    page = (tmp_path / "evaluations-found.md").read_text()
+    few, many = (
+        next(line for line in page.splitlines() if f"`{way}`" in line) for way in ("dpmpp_2m:2", "ancestral:3")
+    )
+    ratio = record["rows"][0]["frechet"] / record["rows"][1]["frechet"]
+    assert few.endswith(f"{ratio:.3f} |") and many.endswith("1.000 |")
+
+
+def test_the_interval_of_a_ratio_is_students() -> None:
+    evaluations = importlib.import_module("evaluations")
+    # t(0.975, 2) = 4.3027; the deviation of 1, 2, 3 is 1
+    assert evaluations.interval([1.0, 2.0, 3.0]) == f"2.000 ± {4.302653 / math.sqrt(3):.3f}"
+
+
+def test_scaling(run: Run, tmp_path: Path) -> None:
+    record = run("scaling")
+    assert {(row["axis"], row["kind"]) for row in record["rows"]} == {
+        (axis, kind) for axis in ("resolution", "width", "batch") for kind in ("training step", "evaluation")
+    }
+    scaling = importlib.import_module("scaling")
+    values, _, flops = scaling.curve(record, "batch", "evaluation")
+    assert scaling.slope(values, flops) == pytest.approx(1)
+    assert scaling.slope([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert (tmp_path / "scaling-found.png").stat().st_size > 1000
+
+
+def test_church48(run: Run) -> None:
+    record = run("church48")
+    assert record["evaluations"] == 1 and len(record["seconds"]["sampling"]) == 1
+
+
+def test_start(run: Run, model: Path) -> None:
+    record = run("start", "--model", str(model))
+    assert set(record["seconds"]) == {"import torch", "undiffuse sample tiny"}
+
+
+def test_the_stand_in_is_there_while_it_is_needed_and_no_longer() -> None:
+    peers = importlib.import_module("peers")
+    name = "no_such_module_is_installed"
+    with peers.stand_in(name, "part"):
+        assert isinstance(importlib.import_module(f"{name}.part"), types.ModuleType)
+    assert not [key for key in sys.modules if key.startswith(name)]
+    with pytest.raises(RuntimeError), peers.stand_in(name):
+        raise RuntimeError
+    assert name not in sys.modules
+    with peers.stand_in("json", "decoder"):
+        assert importlib.import_module("json") is json  # a real module is left alone
+
+
+def test_diffusers_network_computes_what_ours_does() -> None:
+    pytest.importorskip("diffusers")
+    peers, weights = importlib.import_module("peers"), importlib.import_module("unet_weights")
+    torch.manual_seed(0)
+    for case in importlib.import_module("step").CASES.values():
+        config = case.network.model_copy(update={"channels": 8, "dropout": 0.0, "norm_groups": 2})
+        theirs, ours = peers.diffusers_unet(config, case.shape).eval(), build_network(config, case.shape).eval()
+        with torch.no_grad():  # norms of theirs are ones and zeros, where a mistake would not show
+            for parameter in theirs.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        weights.copy_weights(ours, theirs)
+        x, t = torch.randn(2, *case.shape), torch.tensor([3.0, 871.0])
+        with torch.no_grad():
+            difference = theirs(x, t).sample - ours(x, t, Condition())
+        assert difference.abs().max() < 1e-3
+
+
+def test_diffusers_is_refused_a_network_that_it_cannot_be() -> None:
+    peers = importlib.import_module("peers")
+    from undiffuse.errors import UsageError
+
+    for update in ({"patch_size": 2}, {"norm_groups": 8}, {"time_injection": "scale_shift"}):
+        with pytest.raises(UsageError, match="plain"):
+            peers.diffusers_unet(TINY.model_copy(update=update), (1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["Diffusers", "DDP"])
+def test_a_peer_learns_is_measured_and_goes_on(kind: str, tmp_path: Path) -> None:
+    peers, learners = importlib.import_module("peers"), importlib.import_module("learners")
+    needed = peers.DIFFUSERS if kind == "Diffusers" else peers.DDP
+    if not peers.available()[needed]:
+        pytest.skip(f"{needed} is not installed; make bench-setup has it in a virtual environment of its own")
+    setting = learners.Setting(load_dataset(DigitsConfig()), seed=1, num_images=64)
+
+    def made() -> Any:
+        return learners.Diffusers(setting, TINY) if kind == "Diffusers" else learners.DDP(setting, 100_000)
+
+    straight, first, second = made(), made(), made()
+    straight.step(), straight.step(), first.step()
+    first.save(tmp_path)
+    second.restore(tmp_path)
+    second.step()
+    assert straight.images == second.images == 32
+    expected, found = straight.network().state_dict(), second.network().state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert second.sample_own_way(3, 0, 2).shape == second.sample_our_way(3, 0).shape == (3, 1, 8, 8)
+    assert not [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+
+
+@pytest.mark.parametrize("kind", ["Diffusers", "DDP"])
+def test_a_wrapped_peer_says_the_x_0_that_its_own_formula_says(kind: str) -> None:
+    """The x_0-hat of each peer's own scheduler, at one of its knots, is the wrapped denoiser's."""
+    peers, learners = importlib.import_module("peers"), importlib.import_module("learners")
+    needed = peers.DIFFUSERS if kind == "Diffusers" else peers.DDP
+    if not peers.available()[needed]:
+        pytest.skip(f"{needed} is not installed; make bench-setup has it in a virtual environment of its own")
+    setting = learners.Setting(load_dataset(DigitsConfig()), seed=1)
+    learner = learners.Diffusers(setting, TINY) if kind == "Diffusers" else learners.DDP(setting, 100_000)
+    denoiser, k, x = learner.denoiser(), 700, torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        found = denoiser(x, torch.full((2,), (k + 1) / 1000, dtype=torch.float64)).x_0
+        if kind == "Diffusers":
+            scheduler, index = learner.noises, torch.full((2,), k)
+            eps = learner.averaged()(x, index).sample
+            alpha_bar = scheduler.alphas_cumprod[k]
+            expected = (x - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+        else:
+            diffusion = learner.average.ema_model
+            expected = diffusion.model_predictions(x, torch.full((2,), k)).pred_x_start
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,143 @@
+"""Every bundled model: loads, samples what its sheet shows, says what it is, and is small enough to ship."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hatchling.builders.wheel import WheelBuilder
+from PIL import Image
+from safetensors import safe_open
+
+import undiffuse
+from undiffuse.config import validate
+from undiffuse.data.download import SETS
+from undiffuse.files import sha256_of
+from undiffuse.images import grid_of
+from undiffuse.systems.base import SampleRequest
+from undiffuse.training.config import RunConfig
+from undiffuse.zoo import bundled_models
+from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, bundled, card_text
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(bundled_models())
+FILES = ["config.json", "model.safetensors", "model_card.md", "samples.png"]
+
+
+def record_of(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((bundled_models()[name] / "config.json").read_text(encoding="utf-8"))
+    return record
+
+
+def test_there_are_some_and_none_is_too_large() -> None:
+    assert "mnist" in NAMES
+    sizes = {name: bundled(name).num_bytes for name in NAMES}
+    assert max(sizes.values()) <= MODEL_BYTES and sum(sizes.values()) <= ALL_BYTES, sizes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_holds_what_it_should(name: str) -> None:
+    assert sorted(path.name for path in bundled_models()[name].iterdir()) == FILES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_samples_what_its_sheet_shows(name: str) -> None:
+    """Sample i depends on seed i and its class, so the sheet's first pictures come again, but for rounding."""
+    model = undiffuse.load(name, "cpu")
+    columns = len(model.class_names) if 5 <= len(model.class_names) <= 16 else 12
+    samples = model.system.sample(SampleRequest(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
+    assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
+    assert samples.nfe == bundled(name).card.evaluations
+    drawn = model.finish(samples.x).numpy().astype(float)
+    shown = sheet_pictures(bundled_models()[name] / "samples.png", drawn.shape[1:], columns)[:4]
+    apart = np.abs(drawn - drawn[::-1]).mean()
+    assert apart > 5
+    assert np.abs(drawn - shown).mean() < 0.1 * apart
+
+
+def sheet_pictures(path: Path, shape: tuple[int, ...], columns: int) -> np.ndarray[Any, Any]:
+    """The top row of a sheet of ``grid_of``, (columns, C, H, W)."""
+    with Image.open(path) as image:
+        pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(float)
+    marked = grid_of(np.zeros((columns, *shape), dtype=np.uint8), columns=columns)
+    assert marked.shape[0] == pixels.shape[0] and marked.shape[2] == pixels.shape[2]
+    cell = (marked.shape[2] - 1) // columns
+    factor = (cell - 1) // shape[2]
+    tops = [pixels[:, 1 : 1 + factor * shape[1], 1 + cell * i : (i + 1) * cell] for i in range(columns)]
+    return np.stack([top[:, ::factor, ::factor] for top in tops])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_in_bfloat16_and_the_parameters_are_not(name: str) -> None:
+    path = bundled_models()[name] / "model.safetensors"
+    model = undiffuse.load(name, "cpu")
+    parameters = dict(model.system.named_parameters())
+    with safe_open(path, "pt") as file:
+        assert (file.metadata() or {}).keys() == {"sha256_of_tensors"}
+        for key, value in parameters.items():
+            stored = file.get_tensor(key)
+            assert stored.dtype == torch.bfloat16 and value.dtype == torch.float32
+            assert torch.equal(stored.float(), value)
+    assert sum(value.numel() for value in parameters.values()) == bundled(name).card.parameters
+    assert sha256_of(path) == bundled(name).card.weights_sha256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_configuration_is_whole_and_names_no_machine(name: str, zoo_tool: ModuleType) -> None:
+    record = record_of(name)
+    config = validate(RunConfig, record["config"])
+    assert zoo_tool.absolute_paths(record) == []
+    assert tuple(bundled(name).shape) == tuple(record["model"]["shape"])
+    assert bool(bundled(name).class_names) == bool(getattr(config.system, "class_conditional", False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_card_is_that_of_its_values(name: str) -> None:
+    found, text = bundled(name), (bundled_models()[name] / "model_card.md").read_text(encoding="utf-8")
+    assert text == card_text(name, found.card, record_of(name))
+    for one in found.card.sets:
+        assert one.name in SETS and SETS[one.name].licence == one.licence
+    for needed in ("licence of the data", "licence of the weights", found.card.command, f"{found.card.images:,}"):
+        assert needed in text
+
+
+def test_the_pages_list_them_all(zoo_tool: ModuleType) -> None:
+    for page, text in zoo_tool.pages().items():
+        assert page.read_text(encoding="utf-8") == text, "run: python tools/make_zoo_model.py --tables"
+        assert all(f"`{name}`" in text for name in NAMES)
+
+
+def test_the_wheel_holds_them(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    assert {f"undiffuse/zoo/{name}/{file}" for name in NAMES for file in FILES} <= held
+    assert not [name for name in held if name.startswith(("tests/", "tools/", "docs/"))]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"path": "/data/x"}, 1),
+        ({"a": [{"b": "~/pictures/x"}]}, 1),
+        ({"command": "undiffuse train flow-mnist --data /srv/mnist/train"}, 1),
+        ({"path": "data/mnist", "url": "https://example.org/a/b/", "better": "held-out / training"}, 0),
+        ({"halves": "1/2", "none": None, "number": 3}, 0),
+    ],
+)
+def test_paths_of_a_machine_are_seen(value: Any, found: int, zoo_tool: ModuleType) -> None:
+    assert len(zoo_tool.absolute_paths(value)) == found
+
+
+def test_paths_are_reduced_to_names(zoo_tool: ModuleType) -> None:
+    record = {"config": {"data": {"path": "/srv/sets/mnist"}, "system": {"teacher": {"path": "/runs/a/mnist"}}}}
+    clean = zoo_tool.portable_record({**record, "card": {}})
+    assert clean == {"config": {"data": {"path": "data/mnist"}, "system": {"teacher": {"path": "mnist"}}}}
+    assert zoo_tool.portable_record(record, "data/other")["config"]["data"]["path"] == "data/other"
+    assert record["config"]["data"]["path"] == "/srv/sets/mnist"

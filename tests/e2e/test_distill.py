@@ -1,0 +1,134 @@
+"""``undiffuse distill``: a trained model becomes one of a few steps; stopped and resumed, it ends the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TINY, CommandLine, assert_same_run, state_of
+
+from undiffuse.app import training
+from undiffuse.app.distilling import configure
+from undiffuse.app.training import split_data
+from undiffuse.recipes.few_step import DISTILLATIONS
+from undiffuse.systems.saved import load, read_weights
+from undiffuse.training.trainer import Trainer
+
+FLOW = ("system.process=flow", "system.parameterization=flow", "system.weighting=flow", "system.time_density=uniform")
+#: Small enough for a test: three stages of a progressive student within 256 images.
+SMALL = ("num_images=256", "batch_images=16", "checkpoint_every_images=48", "preview_every_images=0")
+SMALL += ("validate_every_images=128", "validation_images=32", "log_every_images=32")
+OPTIONS = {
+    "progressive": ("system.start_steps=4", "system.stage_images=80"),
+    "mean_flow": (),
+    "consistency": (),
+}
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-conditional flow of digits, barely trained; not to be changed."""
+    out = tmp_path_factory.mktemp("teacher") / "tiny"
+    options = [*TINY, *FLOW, "system.sampling.sampler=heun", "system.sampling.num_steps=4"]
+    assert training.train(training.configure("ddpm-digits", options, None, out, False), out, device="cpu")
+    return out
+
+
+def test_every_method_is_tried_here() -> None:
+    assert set(OPTIONS) == set(DISTILLATIONS)
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
+    method: str, teacher: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    mine = tmp_path / "teacher"
+    shutil.copytree(teacher, mine)
+    call = ("distill", mine, *SMALL, *OPTIONS[method], "--steps", 1, "--method", method, "--device", "cpu")
+    done = undiffuse.fine(*call, "--out", tmp_path / "whole")
+    assert "undiffuse sample" in done.out
+    undiffuse.fine(*call, "--out", tmp_path / "parts", "--stop-after", "0.01s")
+    again = undiffuse.fine(*call, "--out", tmp_path / "parts", "--resume")
+    assert "resuming" in again.out + again.err
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(mine)
+    model = load(tmp_path / "whole")
+    assert model.system.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
+    assert model.sample(3).shape == (3, 1, 8, 8)
+    assert not [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if "teacher" in name]
+
+
+@pytest.mark.parametrize("method", ["progressive", "mean_flow"])
+def test_a_student_begins_as_its_teacher(method: str, teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, 2, method, SMALL, None)
+    student = Trainer(config, *split_data(config), tmp_path).system
+    theirs, own = read_weights(teacher / "model.safetensors"), student.state_dict()
+    assert [name for name in theirs if not torch.equal(theirs[name], own[name])] == []
+
+
+def test_a_checkpoint_within_a_stage_holds_that_stages_teacher(teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, 1, "progressive", [*SMALL, *OPTIONS["progressive"], "num_images=128"], None)
+    trainer = Trainer(config, *split_data(config), tmp_path)
+    assert trainer.run()
+    state = state_of(tmp_path)
+    assert int(state["model.student_steps"]) == int(state["ema.student_steps"]) == 2
+    stem = "network.stem.weight"
+    first = read_weights(teacher / "model.safetensors")[stem]
+    kept = state["training.teacher." + stem.removeprefix("network.")]
+    assert not torch.equal(kept, first) and not torch.equal(kept, state[f"model.{stem}"])
+
+
+def test_a_run_stopped_within_a_later_stage_ends_as_in_one(teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, 1, "progressive", [*SMALL, *OPTIONS["progressive"]], None)
+    assert Trainer(config, *split_data(config), tmp_path / "whole").run()
+    stopped = Trainer(config, *split_data(config), tmp_path / "parts")
+    one_step = stopped._one_step
+
+    def one_step_and_look() -> None:
+        one_step()
+        if stopped.images >= 112:  # two steps into the second stage
+            stopped.request_stop()
+
+    stopped._one_step = one_step_and_look  # type: ignore[method-assign]
+    assert not stopped.run()
+    again = Trainer(config, *split_data(config), tmp_path / "parts")
+    assert again.resume() and again.run()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_data_and_values_are_taken(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(teacher, 2, "mean_flow", ["num_images=77", "system.equal_share=0.5"], "digits")
+    assert (config.num_images, config.system.equal_share) == (77, 0.5)  # type: ignore[attr-defined]
+    assert config.system.teacher.path == str(teacher.resolve())  # type: ignore[attr-defined]
+    assert config.recipe == "distilled-ddpm-digits"
+
+
+def test_what_cannot_be_distilled_is_refused(
+    teacher: Path, trained: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    assert "one of 1, 2, 4, 8, got 3" in undiffuse.refused("distill", teacher, "--steps", 3)
+    assert "did you mean 'progressive'" in undiffuse.refused("distill", teacher, "--method", "progresive")
+    assert "says too little of x_0" in undiffuse.refused("distill", trained, "--method", "progressive")
+    assert "no model" in undiffuse.refused("distill", tmp_path / "nothing")
+    assert "--resume needs --out" in undiffuse.refused("distill", teacher, "--resume")
+    assert "no key" in undiffuse.refused("distill", teacher, "system.start_step=4", "--out", tmp_path / "x")
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    sum_of_another = "system.teacher.sha256=" + "0" * 64
+    refused = undiffuse.refused("distill", other, sum_of_another, "--out", tmp_path / "x", "--device", "cpu")
+    assert "has weights" in refused
+    assert not (tmp_path / "x").exists() or not list((tmp_path / "x").iterdir())
+
+
+def test_a_student_of_another_network_is_refused(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
+    wide = ("distill", teacher, "system.network.channels=16", "--out", tmp_path / "x", "--device", "cpu")
+    assert "differ here" in undiffuse.refused(*wide, "--method", "progressive")
+
+
+def test_a_dry_run_writes_nothing(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
+    shown = undiffuse.fine("distill", teacher, "batch_images=8", "--dry-run", "--device", "cpu").out
+    assert '"progressive"' in shown and "cost of 1,000 images" in shown
+    assert json.loads((teacher / "config.json").read_text())["config"]["recipe"] == "ddpm-digits"

@@ -1,0 +1,177 @@
+"""``undiffuse export`` and guided sampling from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import CommandLine, no_leftovers
+from safetensors.torch import load_file
+
+import undiffuse as package
+
+FILES = ["config.json", "model.safetensors", "model_card.md"]
+TUNED = ("--tune-steps", 3, "--seeds", 4)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
+
+
+def sampling_of(folder: Path) -> dict[str, object]:
+    sampling: dict[str, object] = json.loads((folder / "config.json").read_text())["config"]["system"]["sampling"]
+    return sampling
+
+
+def test_an_exported_model_is_the_model(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    undiffuse.fine("export", trained, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert sampling_of(tmp_path / "out") == sampling_of(trained)
+    for model, name in ((trained, "a"), (tmp_path / "out", "b")):
+        undiffuse.fine("sample", model, "-n", 3, "--steps", 3, "--out", tmp_path / name)
+    assert pictures(tmp_path / "a") == pictures(tmp_path / "b")
+    assert "no raw.safetensors" in undiffuse.refused("sample", tmp_path / "out", "--weights", "raw")
+
+
+def test_the_tuned_grid_is_the_default_and_can_be_asked_of_the_run(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    undiffuse.fine("export", trained, "--out", out, *TUNED)
+    sampling, facts = sampling_of(out), json.loads((out / "config.json").read_text())["tuning"]
+    assert (sampling["sampler"], sampling["num_steps"]) == ("unipc", 3)
+    assert sampling["grid"] == facts["grid"]
+    undiffuse.fine("sample", out, "-n", 4, "--out", tmp_path / "tuned")
+    undiffuse.fine(
+        *("sample", trained, "-n", 4, "--sampler", "unipc", "--steps", 3, "--grid", sampling["grid"]),
+        *("--out", tmp_path / "run"),
+    )
+    assert pictures(tmp_path / "tuned") == pictures(tmp_path / "run")
+    record = json.loads((tmp_path / "tuned" / "samples.json").read_text())
+    assert (record["grid"], record["nfe"]) == (sampling["grid"], 3)
+    card = (out / "model_card.md").read_text()
+    assert f"| tuned | {facts['rms_error_of_tuned_grid']:.4f} |" in card
+    assert facts["rms_error"] == min(facts["rms_error_of_tuned_grid"], *facts["rms_error_of_named_grids"].values())
+    assert all(
+        f"| {name}, as named | {error:.4f} |" in card for name, error in facts["rms_error_of_named_grids"].items()
+    )
+    undiffuse.fine("sample", out, "-n", 2, "--steps", 5, "--out", tmp_path / "five")  # other steps stay on its line
+    undiffuse.fine("export", out, "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "model_card.md").read_text().count("## Sampling") == 1
+
+
+def test_the_fewest_steps_within_tolerance_are_taken(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    common = ("export", trained, "--tune-steps", "2,4", "--seeds", 3, "--out")
+    undiffuse.fine(*common, tmp_path / "loose", "--tolerance", 100)
+    assert sampling_of(tmp_path / "loose")["num_steps"] == 2
+    told = undiffuse.fine(*common, tmp_path / "strict", "--tolerance", 1e-9).err
+    assert sampling_of(tmp_path / "strict")["num_steps"] == 4
+    assert "none of 2, 4 steps comes within 1e-09; took 4" in told
+
+
+def test_bf16_halves_the_weights_and_is_what_is_sampled(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    undiffuse.fine("export", trained, "--out", tmp_path / "out", "--bf16")
+    full, half = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "out"))
+    parameters = {name for name, _ in package.load(trained).system.named_parameters()}
+    assert full.keys() == half.keys() >= parameters
+    for name, value in half.items():
+        assert value.dtype == (torch.bfloat16 if name in parameters else full[name].dtype)
+        assert torch.equal(value, full[name].to(value.dtype))
+    loaded = package.load(tmp_path / "out")
+    assert all(value.dtype == torch.float32 for value in loaded.system.parameters())
+    assert loaded.sample(2, steps=2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tune-steps", "1"), "at least 2 steps, such as 10 or 6,8,10, got '1'"),
+        (("--tune-steps", "ten"), "got 'ten'"),
+        (("--tune-steps", ""), "got ''"),
+        (("--tune-steps", "4", "--sampler", "ancestral"), "deterministic sampler"),
+        (("--tune-steps", "4", "--sampler", "rk45"), "steps of its own"),
+        (("--tune-steps", "4", "--tolerance", "0"), "must be above 0"),
+        (("--tune-steps", "4", "--seeds", "0"), "must be above 0"),
+    ],
+)
+def test_senseless_tuning_is_refused(
+    options: tuple[str, ...], said: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    assert said in undiffuse.refused("export", trained, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
+
+
+def test_nothing_else_is_overwritten(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+    assert "name another folder" in undiffuse.refused("export", trained, "--out", trained)
+    assert "holds more than" in undiffuse.refused("export", trained, "--out", trained, "--overwrite")
+    assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+    out = tmp_path / "out"
+    undiffuse.fine("export", trained, "--out", out)
+    assert "--overwrite" in undiffuse.refused("export", trained, "--out", out)
+    undiffuse.fine("export", trained, "--out", out, "--overwrite")
+    assert "is the model itself" in undiffuse.refused("export", out, "--out", out, "--overwrite")
+
+
+# --- guidance -------------------------------------------------------------------------------------------------------
+
+
+def test_guidance_changes_samples_and_is_counted(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    def sampled(name: str, *options: object) -> tuple[dict[str, bytes], dict[str, object]]:
+        out = tmp_path / name
+        undiffuse.fine("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
+        return pictures(out), json.loads((out / "samples.json").read_text())
+
+    plain, record = sampled("plain")
+    assert (record["nfe"], record["guidance"]) == (4, 1.0)
+    assert sampled("one", "--guidance", 1)[0] == plain
+    strong, record = sampled("strong", "--guidance", 6)
+    assert (record["nfe"], record["guidance"]) == (8, 6.0)
+    assert strong != plain
+    assert sampled("twos", "--guidance", 6, "--batch-size", 2)[0] == strong
+    assert sampled("whole", "--guidance", 6, "--guidance-interval=-inf,inf")[0] == strong
+    nowhere, record = sampled("nowhere", "--guidance", 6, "--guidance-interval", "50,60")
+    assert (nowhere, record["nfe"], record["guidance_interval"]) == (plain, 4, "50,60")
+    assert package.load(trained).sample(3, steps=4, sampler="euler", guidance=6).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--guidance", "-1"), "guidance must be a number from 0 on"),
+        (("--guidance", "nan"), "guidance must be a number from 0 on"),
+        (("--guidance", "2", "--guidance-interval", "3"), "must be LO,HI"),
+        (("--guidance", "2", "--guidance-interval", "a,b"), "must be LO,HI"),
+        (("--guidance", "2", "--guidance-interval", "3,1"), "LO < HI"),
+    ],
+)
+def test_senseless_guidance_is_refused(
+    options: tuple[str, ...], said: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    assert said in undiffuse.refused("sample", trained, "-n", 1, "--out", tmp_path / "x", *options)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_without_classes_has_nothing_to_be_guided_by(
+    trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    told = undiffuse.refused("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
+    assert "guidance 2 needs a model trained with classes" in told
+    train = ("train", "ddpm-digits", "--dry-run", "system.sampling.guidance=2")
+    assert "trained with classes" in undiffuse.refused(*train, "system.class_conditional=false")
+    assert "label_dropout=0" in undiffuse.refused(*train, "system.label_dropout=0")
+    undiffuse.fine(*train)
+
+
+def test_reuse_is_counted_and_refused_where_senseless(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
+    told = undiffuse.fine(*common, tmp_path / "a", "--reuse", 2).out
+    assert "2 network evaluations and 2 of its finest level each" in told
+    record = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)
+    undiffuse.fine(*common, tmp_path / "b", "--reuse", 1)
+    assert json.loads((tmp_path / "b" / "samples.json").read_text())["partial_nfe"] == 0
+    assert "at least 1" in undiffuse.refused(*common, tmp_path / "x", "--reuse", 0)
+    assert "does not go together" in undiffuse.refused(*common, tmp_path / "x", "--reuse", 2, "--guidance", 2)

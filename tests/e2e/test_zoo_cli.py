@@ -1,0 +1,177 @@
+"""Bundled models on the command line: without data, without network, from any folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import CommandLine
+from PIL import Image
+from safetensors import safe_open
+
+import undiffuse as package
+from undiffuse.app import demo, training
+from undiffuse.app.models import find_model, results_folder
+from undiffuse.app.zoo import save_bundled_sheet
+from undiffuse.errors import UsageError
+from undiffuse.systems import saved
+from undiffuse.zoo import bundled_models
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_sampling_works_right_after_installation(undiffuse: CommandLine, elsewhere: Path) -> None:
+    undiffuse.fine("sample", "mnist", "-n", 3, "--steps", 2)
+    out = elsewhere / "samples" / "mnist-001"
+    rows = json.loads((out / "samples.json").read_text())["images"]
+    assert [row["class"] for row in rows] == ["0", "1", "2"]
+    assert {row["model"] for row in rows} == {"mnist"}
+    undiffuse.fine("sample", "mnist", "-n", 1, "--steps", 1, "--class", 7)
+    assert (elsewhere / "samples" / "mnist-002" / "000000.png").is_file()
+    told = undiffuse.refused("sample", "mnist", "-n", 1, "--class", "seven")
+    assert "unknown class 'seven'" in told
+
+
+def test_the_python_twin() -> None:
+    model = package.load("mnist", "cpu")
+    assert model.sample(2, steps=1, class_name="3").shape == (2, 1, 28, 28)
+    assert model.path == bundled_models()["mnist"]
+
+
+def test_a_misspelt_name_and_the_raw_weights_are_refused(undiffuse: CommandLine) -> None:
+    assert "did you mean 'mnist'" in undiffuse.refused("sample", "mnits")
+    assert "--weights ema" in undiffuse.refused("sample", "mnist", "--weights", "raw")
+
+
+def test_a_run_of_that_name_comes_first_and_a_folder_of_data_does_not(trained: Path, elsewhere: Path) -> None:
+    (elsewhere / "mnist").mkdir()
+    assert find_model("mnist") == bundled_models()["mnist"]
+    shutil.copy(trained / "config.json", elsewhere / "mnist")
+    assert find_model("mnist") == Path("mnist")
+    (elsewhere / "empty").mkdir()
+    assert find_model("empty") == Path("empty")
+
+
+def test_models_are_listed(undiffuse: CommandLine) -> None:
+    lines = undiffuse.fine("models").out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(bundled_models())
+    line = next(line for line in lines if line.startswith("mnist "))
+    for fact in ("1×28×28", "10 classes", "evaluations", " MB", "Apache-2.0", "data: "):
+        assert fact in line
+    assert undiffuse.fine("models", "mnist").out.strip() == (
+        (bundled_models()["mnist"] / "model_card.md").read_text(encoding="utf-8").strip()
+    )
+    assert "did you mean 'mnist'" in undiffuse.refused("models", "mnsit")
+
+
+def test_models_as_json(undiffuse: CommandLine) -> None:
+    rows = json.loads(undiffuse.fine("models", "--json").out)
+    assert [row["name"] for row in rows] == list(bundled_models())
+    one = json.loads(undiffuse.fine("models", "mnist", "--json").out)
+    assert one in rows
+    assert one["class_names"] == list("0123456789") and one["card"]["sets"][0]["name"] == "mnist"
+    assert str(ROOT) not in json.dumps(rows)
+
+
+def test_what_needs_the_data_says_so_and_writes_nothing_into_the_package(undiffuse: CommandLine) -> None:
+    assert "data/mnist" in undiffuse.refused("evaluate", "mnist", "--num", 20)
+    folder = bundled_models()["mnist"]
+    assert results_folder(folder) == Path("results/mnist")
+    assert results_folder(Path("runs/mnist")) == Path("runs/mnist")
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_report_is_written_here(undiffuse: CommandLine, elsewhere: Path) -> None:
+    before = sorted(bundled_models()["mnist"].iterdir())
+    undiffuse.fine("report", "mnist")
+    page = (elsewhere / "results" / "mnist" / "report.html").read_text(encoding="utf-8")
+    assert "undiffuse sample mnist -n 64" in page and str(ROOT) not in page
+    assert sorted(bundled_models()["mnist"].iterdir()) == before
+
+
+def test_the_sheet_has_a_row_a_model(elsewhere: Path) -> None:
+    names = save_bundled_sheet(elsewhere / "sheet.png", "cpu")
+    assert names == list(bundled_models())
+    with Image.open(elsewhere / "sheet.png") as sheet:
+        assert sheet.mode == "RGB" and sheet.size == (16 * 97 + 1, len(names) * 97 + 1)
+        assert len(np.unique(np.asarray(sheet)[:97])) > 50
+
+
+def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it trains in the folder with their sheet, which another folder with anything in it is refused for."""
+    seen: list[bool] = []
+
+    def train(config: Any, out: Path, **options: Any) -> bool:
+        training.check_folder(config, out, False)
+        seen.append((out / "bundled.png").is_file())
+        return False
+
+    monkeypatch.setattr(demo, "train", train)
+    demo.run_demo(elsewhere / "demo", "cpu")
+    assert seen == [True]
+    (elsewhere / "demo" / "other.png").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        demo.run_demo(elsewhere / "demo", "cpu")
+
+
+def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere: Path) -> None:
+    original = saved.load(trained)
+    folder = elsewhere / "half"
+    folder.mkdir()
+    shutil.copy(trained / "config.json", folder)
+    tensors = {key: value.bfloat16() for key, value in original.system.state_dict().items()}
+    saved.save_weights(folder / "model.safetensors", tensors)
+    for key, value in saved.load(folder).system.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, tensors[key].float())
+
+
+def asked(run: Path, **options: Any) -> argparse.Namespace:
+    given: dict[str, Any] = {"run": run, "name": "tiny", "title": "digits", "sets": ["mnist"], "command": "train it"}
+    given |= {"images": None, "terms": "None.", "licence": "MIT", "data_path": None, "num": 0, "features": "auto"}
+    return argparse.Namespace(**{**given, "metrics": "precision_recall", **options})
+
+
+def test_a_run_becomes_a_bundled_model(
+    trained: Path, zoo_tool: ModuleType, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, undiffuse: CommandLine
+) -> None:
+    monkeypatch.setattr(zoo_tool, "FOLDER", elsewhere / "zoo")
+    monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
+    zoo_tool.make(asked(trained, num=16))
+    assert list(bundled_models()) == ["tiny"]
+    card = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
+    assert card["images"] == 256 and card["licence"] == "MIT"
+    precision = card["metrics"][0]
+    assert precision["metric"] == "precision" and "16 samples" in precision["protocol"]
+    with safe_open(elsewhere / "zoo" / "tiny" / "model.safetensors", "pt") as file:
+        assert {str(file.get_tensor(key).dtype) for key in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
+    a, b = package.load(trained, "cpu").sample(2, steps=3), package.load("tiny", "cpu").sample(2, steps=3)
+    assert (a.float() - b.float()).abs().mean() < 3
+
+
+def test_a_model_that_is_too_large_leaves_nothing(
+    trained: Path, zoo_tool: ModuleType, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo_tool, "FOLDER", elsewhere / "zoo")
+    monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
+    monkeypatch.setattr(zoo_tool, "MODEL_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"takes .* bytes of 1,000"):
+        zoo_tool.make(asked(trained))
+    assert list((elsewhere / "zoo").iterdir()) == []
+    with pytest.raises(UsageError, match="paths of this machine"):
+        zoo_tool.make(asked(trained, command="undiffuse train --data /srv/digits/"))
+    assert list((elsewhere / "zoo").iterdir()) == []

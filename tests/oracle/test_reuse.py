@@ -1,0 +1,160 @@
+"""Feature reuse: what is reused is what was computed, row by row, and what it costs is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.processes import FlowProcess
+from undiffuse.errors import UsageError
+from undiffuse.networks import UNetConfig
+from undiffuse.networks.unet import UNet
+from undiffuse.recipes import get_recipe
+from undiffuse.samplers import SAMPLERS, make_sampler
+from undiffuse.samplers.base import Steps, sample
+from undiffuse.samplers.grids import time_grid
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.samplers.reuse import reusing
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.sampled import SampledSystem
+
+PROCESS = FlowProcess()
+
+
+class Slow(Denoiser):
+    """x_0-hat = x / 2 + deep, deep = t at the last whole evaluation: closed form of what reuse gives."""
+
+    process = PROCESS
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        reused = cond is not None and cond.deep is not None
+        deep = cond.deep if reused else t[:, None].to(x_t.dtype)  # type: ignore[union-attr]
+        assert deep is not None
+        return Denoised(x_t / 2 + deep, None, 0 if reused else 1, 1 if reused else 0, deep)
+
+
+def draw(every: int, times: Tensor, seeds: list[int], name: str = "euler") -> tuple[Tensor, int, int]:
+    sampler = reusing(make_sampler(name), every, (1,))
+    result = sample(Slow(), sampler, times, shape=(1,), seeds=seeds, dtype=torch.float64)
+    return result.x, result.nfe, result.partial_nfe
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_every_k_th_step_is_whole_and_those_between_take_its_features(every: int) -> None:
+    times = time_grid("uniform", PROCESS, 7)
+    x, nfe, partial = draw(every, times, [1, 2])
+    expected = SeededNoise([1, 2]).prior(torch.empty(2, 1, dtype=torch.float64))
+    for index in range(7):
+        t, s, kept = times[index], times[index + 1], times[index - index % every]
+        x_0 = expected / 2 + kept
+        expected = (1 - s) * x_0 + s * (expected - (1 - t) * x_0) / t if index < 6 else x_0
+    assert torch.allclose(x, expected, rtol=1e-12)
+    assert (nfe, partial) == (-(-7 // every), 7 - -(-7 // every))
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if not make_sampler(name).adaptive])
+def test_reusing_nothing_changes_nothing(name: str) -> None:
+    times = time_grid("uniform", PROCESS, 5)
+    plain = sample(Slow(), make_sampler(name), times, shape=(1,), seeds=[3, 4], dtype=torch.float64)
+    x, nfe, partial = draw(1, times, [3, 4], name)
+    assert torch.equal(x, plain.x)
+    assert (nfe, partial) == (plain.nfe, 0)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "unipc", "dpmpp_2m", "ancestral"])
+def test_rows_at_different_steps_get_what_they_get_alone(name: str) -> None:
+    times, sampler = time_grid("uniform", PROCESS, 6), reusing(make_sampler(name), 2, (1,))
+    expected = torch.cat([draw(2, times, [seed], name)[0] for seed in (1, 2)])
+    noise = SeededNoise([1, 2])
+    x = noise.prior(torch.empty(2, 1, dtype=torch.float64))
+    memory = sampler.init(x)
+    at = torch.tensor([0, -1])  # the second row joins a step late
+    while bool((at < 6).any()):
+        index = at.clamp(0, 5)
+        steps = Steps(times[index], times[index + 1], index, torch.full((2,), 6), index == 5)
+        moved, after = sampler.step(Slow(), x, steps, memory, noise.at(index))
+        going = (at >= 0) & (at < 6)
+        x = torch.where(going[:, None], moved, x)
+        memory = tuple(
+            torch.where(going.reshape(-1, *([1] * (new.ndim - 1))), new, old)
+            for new, old in zip(after, memory, strict=True)
+        )
+        at = at + 1
+    assert torch.allclose(x, expected, rtol=1e-12, atol=1e-12)
+
+
+# --- the U-Net ------------------------------------------------------------------------------------------------------
+
+
+def unet(shape: tuple[int, int, int] = (1, 9, 7), **options: Any) -> UNet:
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(**{"channels": 16, "multipliers": (1, 2), "num_blocks": 1, **options}), shape)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"patch_size": 2}, {"multipliers": (1, 2, 3), "num_blocks": 2}, {"progressive_input": "input_skip"}]
+)
+@torch.no_grad()
+def test_the_part_with_its_own_features_is_the_whole(options: dict[str, Any]) -> None:
+    network, x, c = unet(**options), torch.randn(3, 1, 9, 7), torch.tensor([0.1, 0.5, 0.9])
+    whole, deep = network.whole(x, c, Condition())
+    assert torch.equal(whole, network(x, c, Condition()))
+    assert tuple(deep.shape[1:]) == network.deep_shape((1, 9, 7))
+    assert torch.equal(network.partial(x, c, Condition(), deep), whole)
+    # what lies below is taken, not computed: other features, another output; another x, the same features
+    assert not torch.allclose(network.partial(x, c, Condition(), deep + 1), whole)
+    ran = []
+    hook = network.middle.register_forward_hook(lambda *_: ran.append(1))
+    network.partial(x, c, Condition(), deep)
+    hook.remove()
+    assert not ran
+
+
+@pytest.mark.parametrize("options", [{"multipliers": (1,)}, {"progressive_output": "output_skip"}])
+def test_a_network_with_nothing_to_reuse_says_so(options: dict[str, Any]) -> None:
+    assert unet(**options).deep_shape((1, 9, 7)) is None
+
+
+def system(*overrides: str) -> SampledSystem:
+    torch.manual_seed(0)
+    config = apply_overrides(get_recipe("ddpm-digits"), ["system.network.channels=16", *overrides])
+    built = config.system.build((1, 8, 8), [str(digit) for digit in range(10)])  # type: ignore[attr-defined]
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    assert isinstance(built, SampledSystem)
+    return built.eval()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_bit_depends_on_the_batch(precision: str) -> None:
+    model = system(f"system.precision={precision}")
+    request = SampleRequest(seeds=range(19), num_steps=4, sampler="unipc", reuse=2)
+    whole = model.sample(request)
+    assert (whole.nfe, whole.partial_nfe) == (2, 2)
+    assert not torch.equal(whole.x, model.sample(replace(request, reuse=1)).x)
+    for size in (1, 7):
+        assert torch.equal(model.sample(replace(request, batch_size=size)).x, whole.x)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "said"),
+    [
+        ((), {"reuse": 0}, "at least 1, got 0"),
+        ((), {"reuse": 2, "sampler": "rk45"}, "chooses its own"),
+        ((), {"reuse": 2, "guidance": 3.0}, "does not go together with guidance 3"),
+        (("system.network.multipliers=[1]",), {"reuse": 2}, "needs a U-Net of several levels"),
+    ],
+)
+def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        system(*overrides).sample(SampleRequest(seeds=[0], num_steps=2, **asked))  # type: ignore[arg-type]

@@ -1,0 +1,286 @@
+"""Put a trained model into the package, so that ``undiffuse sample NAME`` works right after installation.
+
+    python tools/make_zoo_model.py runs/mnist mnist --title "handwritten digits" --set mnist --images 210048
+    python tools/make_zoo_model.py --tables
+
+The first form writes src/undiffuse/zoo/NAME: the averaged weights in bfloat16, config.json without any path of this
+machine and with a card, model_card.md, samples.png. What the card says of quality is measured on those weights, with
+the data where the run found it. RUN is a run's folder or an exported model's. Then, or alone with --tables, the tables
+of LICENSES.md and docs/guides/zoo.md are written anew from the cards of all bundled models; a test compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.app.evaluating import evaluate_to_file
+from undiffuse.app.reproducing import reproducing_command
+from undiffuse.data.download import SETS, PublicSet
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import Protocol
+from undiffuse.files import json_text, replacing, write_text
+from undiffuse.images import fill_png, grid_of
+from undiffuse.registry import lookup
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
+from undiffuse.version import __version__
+from undiffuse.zoo import FOLDER, bundled_models
+from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, Bundled, Card, Measured, TrainedOn, bundled, card_text
+
+ROOT = Path(__file__).resolve().parents[1]
+TERMS = (
+    "The file holds numbers and no pictures. Whoever holds that weights inherit the terms of their data should treat "
+    "it as under those"
+)
+#: Rows of the sample sheet, and its columns where a model has no classes or many.
+ROWS, COLUMNS = 6, 12
+#: Where the tables of the pages begin and end.
+BEGIN, END = "<!-- made by tools/make_zoo_model.py: {name} -->", "<!-- end: {name} -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="a run folder or an exported model")
+    parser.add_argument("name", nargs="?", help="what the model will be called")
+    parser.add_argument("--title", help="what it makes, in a few words")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="of 'undiffuse data get'; repeatable")
+    parser.add_argument("--command", help="that trains it again; found out where a recipe and overrides say it")
+    parser.add_argument("--images", type=int, help="seen in training; the journal's, or else the configuration's")
+    parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
+    parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
+    parser.add_argument("--data-path", help="what config.json calls the data; data/ and its last part by default")
+    parser.add_argument("--num", type=int, default=2000, help="samples to measure; 0 measures nothing")
+    parser.add_argument("--metrics", default="frechet,precision_recall,copying", help="the first one is the headline")
+    parser.add_argument("--features", default="auto")
+    parser.add_argument("--tables", action="store_true", help="only write the pages' tables anew")
+    asked = parser.parse_args()
+    if not asked.tables:
+        if asked.run is None or not asked.name or not asked.title or not asked.sets:
+            parser.error("needs RUN NAME --title TITLE --set SET, or --tables alone")
+        print(make(asked))
+    for page, text in pages().items():
+        write_text(page, text)
+
+
+def make(asked: argparse.Namespace) -> Path:
+    """The bundled folder of a trained model, complete or not at all.
+
+    Raises:
+        UsageError: an unknown set, a path of this machine left over, or a model that is too large.
+    """
+    sets = tuple(trained_on(name) for name in asked.sets)
+    original = load(asked.run)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = in_bfloat16(original, Path(scratch) / asked.name)
+        metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
+        sheet, evaluations = sampled_sheet(model)
+        record = portable_record(original.config, asked.data_path)
+        card = card_of(asked, model, record, sets, metrics, evaluations)
+        record["card"] = card.model_dump(mode="json")
+        if local := absolute_paths(record):
+            raise UsageError(
+                f"config.json would hold paths of this machine: {', '.join(local)}; give --data-path, --command"
+            )
+        folder = FOLDER / asked.name
+        with replacing(folder) as place:
+            place.mkdir()
+            shutil.copyfile(model.path / WEIGHTS["ema"], place / WEIGHTS["ema"])
+            (place / "config.json").write_text(json_text(record), encoding="utf-8")
+            (place / "model_card.md").write_text(card_text(asked.name, card, record), encoding="utf-8")
+            fill_png(place / "samples.png", sheet)
+            check_sizes(asked.name, place)
+    return folder
+
+
+def card_of(
+    asked: argparse.Namespace,
+    model: Model,
+    record: Mapping[str, Any],
+    sets: tuple[TrainedOn, ...],
+    metrics: tuple[Measured, ...],
+    evaluations: int,
+) -> Card:
+    """What is said of the model: what was asked for, and what the model and its run say themselves."""
+    facts = model.system.sampling_facts()
+    licences = "; ".join(one.licence for one in sets)
+    return Card(
+        title=asked.title,
+        sets=sets,
+        licence=asked.licence,
+        terms=f"{TERMS} ({licences})." if asked.terms is None else asked.terms,
+        command=asked.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
+        images=asked.images or images_seen(asked.run, record),
+        parameters=sum(value.numel() for value in model.system.parameters()),
+        sampler=str(facts["sampler"]),
+        steps=facts["steps"],
+        grid=str(facts["grid"]),
+        evaluations=evaluations,
+        metrics=metrics,
+        weights_sha256=model.weights_sha256,
+        made_with=f"undiffuse {__version__}, torch {torch.__version__}",
+    )
+
+
+def _refuse(option: str, why: str) -> str:
+    raise UsageError(f"{why}; say it with {option}")
+
+
+def trained_on(name: str) -> TrainedOn:
+    """What ``undiffuse data get`` knows about a set."""
+    public: PublicSet = lookup(SETS, name, "public data set")
+    first = public.files[0]
+    url = first.urls[0] if first.urls else first.page
+    url = url.rsplit("/", 1)[0] + "/" if len(public.files) > 1 else url
+    return TrainedOn(name=name, about=public.about, licence=public.licence, url=url)
+
+
+def in_bfloat16(model: Model, folder: Path) -> Model:
+    """A copy of a model with its parameters in bfloat16; buffers, which may be tables of times, as they are."""
+    parameters = dict(model.system.named_parameters())
+    tensors: dict[str, Tensor] = {
+        key: value.bfloat16() if key in parameters and value.is_floating_point() else value
+        for key, value in model.system.state_dict().items()
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json_text(dict(model.config)), encoding="utf-8")
+    save_weights(folder / WEIGHTS["ema"], tensors)
+    return load(folder)
+
+
+def measured(model: Model, num: int, metrics: Sequence[str], features: str) -> tuple[Measured, ...]:
+    """Results on these very weights, against the pictures that the run learned from."""
+    protocol = Protocol(num=num, features=features)
+    result = evaluate_to_file(model, protocol, metrics, None, model.path / "evaluation.json")
+    return tuple(
+        Measured(
+            **{key: row[key] for key in ("metric", "value", "uncertainty", "unit", "better")},
+            protocol=protocol_text(row["protocol"]),
+        )
+        for row in result["results"]
+    )
+
+
+def protocol_text(protocol: Mapping[str, Any]) -> str:
+    """What a number was measured on, in a few words."""
+    samples, real = protocol.get("samples"), protocol.get("reference_images", protocol.get("training_images"))
+    held_out = protocol.get("held_out_images", protocol.get("tested"))
+    facts = [
+        samples and f"{samples['num']:,} samples of seeds from {samples['seed']}, classes {samples['classes']}",
+        real and f"{real:,} training pictures",
+        held_out and f"{held_out:,} held-out pictures",
+        protocol.get("extractor") and f"{protocol['extractor']} features",
+        protocol.get("classifier"),
+    ]
+    return ", ".join(filter(None, facts)) or "see docs/guides/evaluation.md"
+
+
+def portable_record(record: Mapping[str, Any], data_path: str | None = None) -> dict[str, Any]:
+    """``config.json`` with every path of this machine reduced to a name, that of the data to ``data/NAME``."""
+    clean: dict[str, Any] = _without_folders(json.loads(json.dumps(dict(record))))
+    clean.pop("card", None)
+    path = clean["config"]["data"].get("path")
+    if isinstance(path, str):
+        clean["config"]["data"]["path"] = data_path or f"data/{PurePath(path).name}"
+    return clean
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(entry) for entry in value]
+    return PurePath(value).name if isinstance(value, str) and _is_local(value) else value
+
+
+def absolute_paths(value: Any) -> list[str]:
+    """Texts in a configuration that hold a path of one machine."""
+    if isinstance(value, dict | list):
+        entries = value.values() if isinstance(value, dict) else value
+        return [path for entry in entries for path in absolute_paths(entry)]
+    return [value] if isinstance(value, str) and re.search(r"(?<![\w./:])(~|/\w+)/", value) else []
+
+
+def _is_local(text: str) -> bool:
+    return PurePath(text).is_absolute() or text.startswith("~")
+
+
+def sampled_sheet(model: Model) -> tuple[Any, int]:
+    """Samples of consecutive seeds, a column a class, and the evaluations that each cost."""
+    num_classes = len(model.class_names)
+    columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
+    count = ROWS * columns
+    cond = model.condition(model.classes_of(None, count))
+    sampled = model.system.sample(SampleRequest(seeds=range(count), cond=cond))
+    return grid_of(model.finish(sampled.x).numpy(), columns=columns), sampled.nfe
+
+
+def images_seen(run: Path, record: Mapping[str, Any]) -> int:
+    """The last count in the run's journal; without one what the configuration asked for."""
+    journal = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
+    return int(max((row.get("images", 0) for row in rows), default=record["config"]["num_images"]))
+
+
+def check_sizes(name: str, folder: Path) -> None:
+    """Refuse a model that is too large for the package, alone or with the others."""
+    own = sum(path.stat().st_size for path in folder.iterdir())
+    together = own + sum(bundled(other).num_bytes for other in bundled_models() if other != name)
+    if own > MODEL_BYTES or together > ALL_BYTES:
+        raise UsageError(
+            f"{name} takes {own:,} bytes of {MODEL_BYTES:,}, all models {together:,} of {ALL_BYTES:,}; take a smaller "
+            "network, or another model out"
+        )
+
+
+def pages() -> dict[Path, str]:
+    """The pages with tables of bundled models, as the cards have them now."""
+    models = [bundled(name) for name in bundled_models()]
+    made = {ROOT / "LICENSES.md": ("zoo licences", licence_table(models))}
+    made[ROOT / "docs" / "guides" / "zoo.md"] = ("zoo models", model_table(models))
+    return {page: _with_table(page.read_text(encoding="utf-8"), name, table) for page, (name, table) in made.items()}
+
+
+def _with_table(text: str, name: str, table: str) -> str:
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise UsageError(f"a page lacks the lines {begin!r} and {end!r}; put them where its table belongs")
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def licence_table(models: Sequence[Bundled]) -> str:
+    """A row a set that a model was trained on."""
+    rows = [
+        f"| `{one.name}` | {data.about} ({data.url}) | {data.licence} | {one.card.licence} |"
+        for one in models
+        for data in one.card.sets
+    ]
+    head = ["| model in `src/undiffuse/zoo/` | trained on | licence of that data | licence of the weights |"]
+    return "\n".join([*head, "|---|---|---|---|", *rows])
+
+
+def model_table(models: Sequence[Bundled]) -> str:
+    """A row a model."""
+    rows = [
+        f"| [`{one.name}`](../../src/undiffuse/zoo/{one.name}/model_card.md) | {one.card.title} "
+        f"| {' × '.join(map(str, one.shape))} | {len(one.class_names) or 'none'} | {one.card.parameters / 1e6:.1f} M "
+        f"| {one.card.evaluations} | {one.card.headline or 'not measured'} | {one.num_bytes / 1e6:.1f} MB |"
+        for one in models
+    ]
+    head = "| model | makes | shape | classes | parameters | evaluations | measured | size |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    main()
