@@ -31,8 +31,8 @@ from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGenerat
 from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.systems.base import AdversarialSystem, LossReport, SampleRequest, SystemConfig, TrainingBatch
+from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.gan_augment import DiscriminatorAugment
-from undiffuse.systems.sampled import BLOCK_ROWS, POINT_BLOCK_ROWS
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -255,7 +255,7 @@ class GanSystem(AdversarialSystem):
             RunError: samples that are not finite.
         """
         cond = self._asked(cond)
-        rows = BLOCK_ROWS.get(self.device.type, 16) if len(self.shape) == 3 else POINT_BLOCK_ROWS
+        rows = block_rows(self.generator, self.shape, self.device)
         was_training = self.training
         self.eval()
         try:

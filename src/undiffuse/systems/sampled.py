@@ -29,12 +29,9 @@ from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
+from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.sampling import SamplingConfig, check_guidance, reusing_sampler, written_interval
 
-#: Rows a network is evaluated on at a time when sampling: fixed for a kind of device, so no batch size changes a bit.
-BLOCK_ROWS = {"cpu": 16, "cuda": 128}
-#: The same for points, whose networks are so small that calling them is what costs.
-POINT_BLOCK_ROWS = 1024
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
 
@@ -214,8 +211,7 @@ class SampledSystem(DenoisingSystem):
     ) -> Denoiser:
         """``evaluated`` in blocks, guided, and cut to the range of pictures."""
         pictures = len(self.shape) == 3
-        rows = BLOCK_ROWS.get(self.device.type, 16) if pictures else POINT_BLOCK_ROWS
-        denoiser: Denoiser = Blocked(evaluated, rows)
+        denoiser: Denoiser = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
         denoiser = ClassifierFree(denoiser, scale, interval) if scale != 1 else denoiser
         clips = self.config.sampling.clip_x_0 and pictures  # what guidance has pushed beyond the range, too
         return ClippedDenoiser(denoiser) if clips else denoiser
