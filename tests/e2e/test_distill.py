@@ -130,5 +130,5 @@ def test_a_student_of_another_network_is_refused(teacher: Path, tmp_path: Path, 
 
 def test_a_dry_run_writes_nothing(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
     shown = undiffuse.fine("distill", teacher, "batch_images=8", "--dry-run", "--device", "cpu").out
-    assert '"progressive"' in shown and "cost of 1,000 images" in shown
+    assert '"consistency"' in shown and "cost of 1,000 images" in shown
     assert json.loads((teacher / "config.json").read_text())["config"]["recipe"] == "ddpm-digits"

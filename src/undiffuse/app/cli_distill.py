@@ -18,7 +18,7 @@ def distill(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
     ] = None,
     steps: Annotated[int, typer.Option(help="of the student: 1, 2, 4 or 8")] = 2,
-    method: Annotated[str, typer.Option(help="consistency, progressive or mean_flow")] = "progressive",
+    method: Annotated[str, typer.Option(help="consistency, progressive or mean_flow")] = "consistency",
     data: Annotated[str | None, typer.Option(help="other pictures than those the model was trained on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,

@@ -49,7 +49,7 @@ def ct_mnist() -> RunConfig:
     )
 
 
-def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000) -> RunConfig:
+def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 140_000) -> RunConfig:
     """Consistency distillation of a trained model, with its data, network and classes.
 
     Args:
