@@ -24,6 +24,7 @@ from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend
 from undiffuse.networks.layers import group_norm, modulated
 from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 from undiffuse.training.config import OptimizerConfig
 from undiffuse.training.optimizer import Optimizers
@@ -343,3 +344,11 @@ def test_sampling_on_cuda_is_the_same_with_and_without_copies_and_graphs(monkeyp
     assert torch.equal(found, samples(system, 5))
     monkeypatch.setenv(VARIABLE, "bf16=always,graphs=off,copies=off")
     assert torch.allclose(found, samples(system), atol=0.05)
+
+
+def test_blocks_follow_the_models_size_and_nothing_else() -> None:
+    small, large = nn.Linear(1000, 1600), nn.Linear(4000, 9000)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [block_rows(small, (1, 28, 28), cpu), block_rows(large, (3, 32, 32), cpu)] == [64, 16]
+    assert block_rows(small, (3, 48, 48), cpu) in (16, 32)
+    assert (block_rows(small, (1, 28, 28), cuda), block_rows(small, (2,), cpu)) == (128, 1024)
