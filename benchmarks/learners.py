@@ -67,6 +67,10 @@ class Setting:
     autocast: bool = False
 
 
+class OwnWayOnlyError(Exception):
+    """A learner that can be sampled its own way alone; the message says why."""
+
+
 class Learner(ABC):
     """One method on its way; ``images`` have been seen."""
 
@@ -350,7 +354,7 @@ class Diffusers(Peer):
 
     def _noise_padded(self, x: Tensor) -> Tensor:
         if self.pad:
-            raise NotImplementedError("the padded network is sampled its own way alone")
+            raise OwnWayOnlyError("the padded network is sampled its own way alone")
         return x
 
 

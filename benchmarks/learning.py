@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import interleaved
 from interleaved import Candidate, Summary
-from learners import DDP, Diffusers, Learner, Ours, Setting, matching_parameters
+from learners import DDP, Diffusers, Learner, Ours, OwnWayOnlyError, Setting, matching_parameters
 from peers import DDP as DDP_NAME
 from peers import DIFFUSERS, num_parameters, wanted
 from quality import LEVELS, Judge, error_by_level, two_parts
@@ -222,7 +222,7 @@ def look(learner: Learner, unit: Unit, judge: Judge, held_out: Any, arguments: a
     try:
         found["solver_20"] = judge(learner.sample_our_way(arguments.num, first))
         found["error_by_log_snr"] = error_by_level(learner.denoiser(), held_out, arguments.held_out)
-    except NotImplementedError as error:
+    except OwnWayOnlyError as error:
         found["note"] = str(error)
     return found
 

@@ -15,6 +15,7 @@ from undiffuse.compute.choice import VARIABLE, ComputeConfig, arithmetic, chosen
 from undiffuse.compute.graphs import Graphed
 from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.machine import Machine, machine
+from undiffuse.compute.shards import sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
@@ -77,7 +78,7 @@ def copy_of(network: nn.Module) -> nn.Module:
 def test_a_copy_computes_what_the_network_does_under_autocast_bit_for_bit(name: str) -> None:
     network = network_of(name)
     found = rounded(InferenceNetwork(network), *inputs())
-    assert torch.equal(found, rounded(inference._sharded(network), *inputs()))
+    assert torch.equal(found, rounded(sharded(network), *inputs()))
     exact = network(*inputs())
     assert (found - exact).square().mean() < 0.05**2 * exact.square().mean()
 

@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from undiffuse.app.cli import main
+from undiffuse.app.training import split_data
+from undiffuse.training.config import RunConfig
+from undiffuse.training.trainer import Trainer
 
 #: A network and a run small enough for a test.
 TINY = (
@@ -119,3 +122,22 @@ def assert_same_run(one: Path, other: Path) -> None:
 def no_leftovers(folder: Path) -> bool:
     """No temporary file or folder is left anywhere under ``folder``."""
     return not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+def trainer_of(config: RunConfig, folder: Path) -> Trainer:
+    return Trainer(config, *split_data(config), folder)
+
+
+def run_until(config: RunConfig, folder: Path, images: int) -> None:
+    """Stop as a signal does, after so many images in all."""
+    trainer = trainer_of(config, folder)
+    trainer.resume()
+    one_step = trainer._one_step
+
+    def one_step_and_look() -> None:
+        one_step()
+        if trainer.images >= images:
+            trainer.request_stop()
+
+    trainer._one_step = one_step_and_look  # type: ignore[method-assign]
+    trainer.run()

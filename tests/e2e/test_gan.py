@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import CommandLine, assert_same_run, journal_of
+from command_line import CommandLine, assert_same_run, journal_of, run_until, trainer_of
 from torch import Tensor
 
-from undiffuse.app.training import configure, split_data, train
+from undiffuse.app.training import configure, train
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.source import Batch
@@ -22,7 +22,6 @@ from undiffuse.systems.gan import GanSystem
 from undiffuse.systems.saved import load
 from undiffuse.training.config import RunConfig
 from undiffuse.training.guard import NonFiniteError
-from undiffuse.training.trainer import Trainer
 
 TINY = (
     *("system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=8"),
@@ -55,25 +54,6 @@ VARIANTS = {
 
 def config_of(*overrides: str) -> RunConfig:
     return configure("dcgan-mnist", [*TINY, *overrides], "digits", None, False)
-
-
-def trainer_of(config: RunConfig, folder: Path) -> Trainer:
-    return Trainer(config, *split_data(config), folder)
-
-
-def run_until(config: RunConfig, folder: Path, images: int) -> None:
-    """Stop as a signal does, after so many images in all."""
-    trainer = trainer_of(config, folder)
-    trainer.resume()
-    one_step = trainer._one_step
-
-    def one_step_and_look() -> None:
-        one_step()
-        if trainer.images >= images:
-            trainer.request_stop()
-
-    trainer._one_step = one_step_and_look  # type: ignore[method-assign]
-    trainer.run()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

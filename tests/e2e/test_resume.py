@@ -20,7 +20,9 @@ from command_line import (
     journal_of,
     last_checkpoint,
     no_leftovers,
+    run_until,
     state_of,
+    trainer_of,
 )
 
 from undiffuse.app.training import configure, parse_duration, split_data
@@ -56,25 +58,6 @@ VARIANTS = {
 
 def digits(*overrides: str) -> RunConfig:
     return configure("ddpm-digits", [*TINY, *overrides], None, None, False)
-
-
-def trainer_of(config: RunConfig, folder: Path) -> Trainer:
-    return Trainer(config, *split_data(config), folder)
-
-
-def run_until(config: RunConfig, folder: Path, images: int) -> None:
-    """Stop as a signal does, after so many images in all."""
-    trainer = trainer_of(config, folder)
-    trainer.resume()
-    one_step = trainer._one_step
-
-    def one_step_and_look() -> None:
-        one_step()
-        if trainer.images >= images:
-            trainer.request_stop()
-
-    trainer._one_step = one_step_and_look  # type: ignore[method-assign]
-    trainer.run()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from undiffuse.compute.choice import chosen
 from undiffuse.compute.graphs import Graphed
-from undiffuse.compute.shards import Sharded, can_shard
+from undiffuse.compute.shards import sharded
 
 #: Layers whose weights autocast casts.
 _CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -57,17 +57,13 @@ class InferenceNetwork(nn.Module):
     def _best(self, x: Tensor, c_noise: Tensor, cond: Any) -> nn.Module:
         network = self.network
         if torch.is_grad_enabled() or network.training or len(x) == 0 or network._compiled_call_impl is not None:
-            return _sharded(network)
+            return sharded(network)
         if chosen().copies == "off" or not torch.is_autocast_enabled(x.device.type):
-            return _sharded(network)
+            return sharded(network)
         with _MAKING:
             held = _current(network, x, c_noise, cond, compare=not self._compared)
         self._compared = True
         return held
-
-
-def _sharded(network: nn.Module) -> nn.Module:
-    return Sharded(network) if can_shard(network) else network
 
 
 def _current(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any, *, compare: bool) -> nn.Module:
@@ -94,7 +90,7 @@ def _norms_of(network: nn.Module) -> tuple[float, ...]:
 
 def _prepared(network: nn.Module) -> nn.Module:
     device = next(network.parameters()).device.type
-    return Graphed(network) if device == "cuda" and chosen().graphs == "auto" else _sharded(network)
+    return Graphed(network) if device == "cuda" and chosen().graphs == "auto" else sharded(network)
 
 
 def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, cond: Any) -> nn.Module:

@@ -115,6 +115,11 @@ def can_shard(network: nn.Module) -> bool:
     )
 
 
+def sharded(network: nn.Module) -> nn.Module:
+    """``network`` in shards where it can be, itself otherwise."""
+    return Sharded(network) if can_shard(network) else network
+
+
 def _learns(c_noise: Tensor, cond: Any) -> bool:
     """Does anything beside x want a gradient, which shards would not give it?"""
     beside = [c_noise, *vars(cond).values()]

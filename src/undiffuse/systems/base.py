@@ -192,19 +192,6 @@ class AdversarialSystem(LatentSystem):
         """The discriminator's raw outputs (B,) on data or samples as they are, in evaluation mode; more: more real."""
 
 
-def with_latents(system: System, what: str) -> LatentSystem:
-    """``system`` as one that decodes latents.
-
-    Args:
-        what: is asked of it, for the message, such as "the study 'latent-interpolation'".
-    Raises:
-        UsageError: it is none.
-    """
-    if not isinstance(system, LatentSystem):
-        raise UsageError(f"{what} needs a model that decodes latents, this one is a {type(system).__name__}")
-    return system
-
-
 class SystemConfig(ComponentConfig):
     """Configuration of a system, which builds it for data of a given shape."""
 

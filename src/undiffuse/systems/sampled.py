@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.compiled import compile_in_place
 from undiffuse.compute.inference import InferenceNetwork
-from undiffuse.compute.shards import Sharded, can_shard
+from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
@@ -122,7 +122,7 @@ class SampledSystem(DenoisingSystem):
 
     def sharded_denoiser(self) -> NetworkDenoiser:
         """The same in shards where the network allows it (see ``compute.shards``): faster, differentiable once."""
-        return self._denoiser_of(Sharded(self.network) if can_shard(self.network) else self.network)
+        return self._denoiser_of(sharded(self.network))
 
     def _denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
         autocast = arithmetic(precision or self.config.precision, self.device)
