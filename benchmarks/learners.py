@@ -152,7 +152,7 @@ class Ours(Learner):
         return self.system.denoiser("fp32")
 
     def sample_own_way(self, num: int, seed: int, evaluations: int) -> Tensor:
-        return self._sampled(num, seed, sampler="ddim", num_steps=evaluations)
+        return self._sampled(num, seed, sampler="ddim", num_steps=evaluations, autoguidance=1.0)
 
     def sample_our_way(self, num: int, seed: int) -> Tensor:
         return self._sampled(num, seed)

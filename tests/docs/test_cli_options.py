@@ -23,7 +23,7 @@ PROMISED = {
     "sample": [
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
         *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),
-        *("--guidance", "--guidance-interval", "--reuse"),
+        *("--guidance", "--guidance-interval", "--autoguidance", "--reuse"),
     ],
     "distill": [
         *("MODEL", "KEY=VALUE", "--steps", "--method", "--data", "--out", "--resume", "--stop-after", "--dry-run"),

@@ -28,6 +28,14 @@ def trained_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def with_guide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of 320 images that kept its average after 96 as a guide, with all its checkpoints; not to be changed."""
+    guide = ("system.guide_images=90", "system.sampling.autoguidance=3", "ema.halflife_images=64")
+    kept = ("num_images=320", "checkpoint_every_images=32", "keep_checkpoints=99")
+    return train_tiny(tmp_path_factory.mktemp("trained"), "ddpm-digits", *guide, *kept)
+
+
+@pytest.fixture(scope="session")
 def trained_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of points in the plane, barely trained; not to be changed."""
     options = ("system.network.width=16", "num_images=2000", "data.num_points=500", "batch_images=100")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CommandLine, no_leftovers
+from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
@@ -163,6 +163,69 @@ def test_a_model_without_classes_has_nothing_to_be_guided_by(
     assert "trained with classes" in undiffuse.refused(*train, "system.class_conditional=false")
     assert "label_dropout=0" in undiffuse.refused(*train, "system.label_dropout=0")
     undiffuse.fine(*train)
+
+
+def test_the_guide_is_the_average_when_its_time_had_come(with_guide: Path) -> None:
+    def network(images: int, what: str) -> dict[str, torch.Tensor]:
+        tensors = load_file(with_guide / "checkpoints" / f"images_{images:012d}" / "state.safetensors")
+        return {name.removeprefix(what): value for name, value in tensors.items() if name.startswith(what)}
+
+    then, saved = network(96, "ema.network."), load_file(with_guide / "model.safetensors")
+    assert int(saved["guide_seen"]) == 96
+    assert all(torch.equal(saved[f"guide.{name}"], value) for name, value in then.items())
+    assert any(not torch.equal(saved[f"network.{name}"], value) for name, value in then.items())
+    assert int(network(64, "ema.guide_seen")[""]) == 0
+
+
+def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
+    with_guide: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    def sampled(name: str, *options: object) -> tuple[dict[str, bytes], dict[str, object]]:
+        out = tmp_path / name
+        undiffuse.fine("sample", with_guide, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
+        return pictures(out), json.loads((out / "samples.json").read_text())
+
+    guided, record = sampled("default")
+    assert (record["nfe"], record["autoguidance"]) == (8, 3.0)
+    assert sampled("again", "--autoguidance", 3, "--batch-size", 2)[0] == guided
+    plain, record = sampled("plain", "--autoguidance", 1)
+    assert (record["nfe"], record["autoguidance"]) == (4, 1.0)
+    assert plain != guided
+    both, record = sampled("both", "--guidance", 2)
+    assert record["nfe"] == 16
+    assert both != guided
+    exported = tmp_path / "exported"
+    undiffuse.fine("export", with_guide, "--out", exported)
+    made = [package.load(path).sample(3, steps=4, sampler="euler") for path in (with_guide, exported)]
+    assert torch.equal(*made)
+    model = package.load(with_guide)
+    assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), made[0])
+    assert model.system.sampling_facts()["autoguidance"] == 3
+    evaluation = tmp_path / "evaluation.json"
+    options = ("--num", 100, "--metrics", "frechet", "--steps", 4, "--sampler", "euler", "--autoguidance", 1)
+    undiffuse.fine("evaluate", with_guide, *options, "--out", evaluation)
+    sampling = json.loads(evaluation.read_text())["results"][0]["protocol"]["samples"]
+    assert (sampling["autoguidance"], sampling["nfe"]) == (1, 4)
+
+
+def test_without_a_guide_autoguidance_is_refused(
+    trained: Path, with_guide: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    out = ("-n", 1, "--out", tmp_path / "x")
+    assert "needs a model with a guide" in undiffuse.refused("sample", trained, *out, "--autoguidance", 2)
+    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "-1")
+    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "nan")
+    assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--reuse", 2)
+    train = ("train", "ddpm-digits", "--dry-run", "system.sampling.autoguidance=2")
+    assert "guide_images=30000" in undiffuse.refused(*train)
+    undiffuse.fine(*train, "system.guide_images=30000")
+
+
+def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine, tmp_path: Path) -> None:
+    options = ("system.guide_images=1000", "system.sampling.autoguidance=3", "num_images=64")
+    undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", tmp_path / "run")
+    undiffuse.fine("sample", tmp_path / "run", "-n", 1, "--steps", 2, "--sampler", "euler", "--out", tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 
 
 def test_reuse_is_counted_and_refused_where_senseless(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ VARIANTS = {
     ),
     "muon": ("optimizer.name=muon",),
     "averages chosen afterwards": ('ema.posthoc={"snapshot_every_images": 48}',),
+    "a guide taken on the way": ("system.guide_images=100", "ema.posthoc={}", "ema.halflife_images=64"),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
     "told of augmentation": ("augment=document", "micro_batch_images=8"),
     "learned variance, times drawn by importance": (

@@ -11,6 +11,7 @@ import typer
 from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
+    AutoguidanceOption,
     DeviceOption,
     GridOption,
     GuidanceIntervalOption,
@@ -124,6 +125,7 @@ def sample(
     ] = None,
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
+    autoguidance: AutoguidanceOption = None,
     reuse: Annotated[
         int, typer.Option(help="evaluate a U-Net's coarse levels every so many steps only: faster, not the same")
     ] = 1,
@@ -150,6 +152,7 @@ def sample(
         class_names=class_name or [],
         guidance=guidance,
         guidance_interval=parse_interval(guidance_interval),
+        autoguidance=autoguidance,
         reuse=reuse,
         progressive=progressive,
         overwrite=overwrite,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from undiffuse.app.cli_options import (
+    AutoguidanceOption,
     DeviceOption,
     FeaturesOption,
     GridOption,
@@ -42,6 +43,7 @@ def evaluate(
     process: ProcessOption = None,
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
+    autoguidance: AutoguidanceOption = None,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
     bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
@@ -68,6 +70,7 @@ def evaluate(
         process=process,
         guidance=guidance,
         guidance_interval=parse_interval(guidance_interval),
+        autoguidance=autoguidance,
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,

@@ -19,6 +19,10 @@ GridOption = Annotated[
 GuidanceOption = Annotated[
     float | None, typer.Option(help="classifier-free guidance, such as 2; 1 is none; for models with classes")
 ]
+AutoguidanceOption = Annotated[
+    float | None,
+    typer.Option(help="guidance by an early state of the model, such as 2; 1 is none; for models that kept one"),
+]
 GuidanceIntervalOption = Annotated[
     str | None, typer.Option(metavar="LO,HI", help="log-SNRs that are guided, such as -3,4; all by default")
 ]

@@ -40,6 +40,7 @@ def sample_to_folder(
     progressive: bool,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    autoguidance: float | None = None,
     reuse: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -72,6 +73,7 @@ def sample_to_folder(
             callback=callback,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            autoguidance=autoguidance,
             reuse=reuse,
         )
         sampled = model.system.sample(request)
@@ -99,6 +101,9 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled:
         "process": request.process or "the model's own",
         "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
         "guidance_interval": _interval_of(request) or defaults.get("guidance_interval"),
+        "autoguidance": (
+            request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
+        ),
         "reuse": request.reuse,
         "nfe": sampled.nfe,
         "partial_nfe": sampled.partial_nfe,

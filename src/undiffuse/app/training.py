@@ -172,7 +172,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     """Show what a run would be, its size and its measured cost; nothing is written."""
     training, held_out = split_data(config)
     trainer = Trainer(config, training, held_out, Path("unused"), pick_device(device))
-    parameters = sum(value.numel() for value in trainer.system.parameters())
+    parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
     seconds = _seconds_a_thousand(trainer)
     rows = [
         [

@@ -128,6 +128,7 @@ class Subject:
                 process=protocol.process,
                 guidance=protocol.guidance,
                 guidance_interval=protocol.guidance_interval,
+                autoguidance=protocol.autoguidance,
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
             )
@@ -179,7 +180,10 @@ class Subject:
 
     def sampling(self) -> dict[str, Any]:
         """How the samples were made."""
-        asked = {key: getattr(self.protocol, key) for key in ("sampler", "steps", "grid", "process", "guidance")}
+        asked = {
+            key: getattr(self.protocol, key)
+            for key in ("sampler", "steps", "grid", "process", "guidance", "autoguidance")
+        }
         if self.protocol.guidance_interval is not None:
             asked["guidance_interval"] = "{:g},{:g}".format(*self.protocol.guidance_interval)
         return {

@@ -117,7 +117,7 @@ def gan_rings() -> RunConfig:
 
 def unrolled_gan_rings() -> RunConfig:
     """The same with the generator looking five steps of the discriminator ahead, which holds all eight."""
-    return _rings("unrolled-gan-rings", unrolled_steps=5, unrolled_rate=2e-3)
+    return _rings("unrolled-gan-rings", unrolled_steps=5, unrolled_rate=1e-4)
 
 
 def _rings(recipe: str, **more: Any) -> RunConfig:
@@ -128,7 +128,7 @@ def _rings(recipe: str, **more: Any) -> RunConfig:
             generator=MLPGeneratorConfig(), discriminator=MLPDiscriminatorConfig(num_layers=2), latent_size=256, **more
         ),
         optimizer=OptimizerConfig(
-            learning_rate=4e-4, phase_rates={"generator": 1e-3}, betas=(0.5, 0.999), clip_norm=None
+            learning_rate=1e-4, phase_rates={"generator": 1e-3}, betas=(0.5, 0.999), clip_norm=None
         ),
         ema=EMAConfig(halflife_images=20_000),
         num_images=2_560_000,

@@ -119,7 +119,7 @@ def edm_fashion() -> RunConfig:
 
 def _longer(config: RunConfig) -> RunConfig:
     """As many pictures as two cores see in ten minutes."""
-    return config.model_copy(update={"num_images": 290_000, "preview_every_images": 72_500})
+    return config.model_copy(update={"num_images": 280_000, "preview_every_images": 70_000})
 
 
 def _flow() -> DiffusionConfig:
@@ -128,5 +128,6 @@ def _flow() -> DiffusionConfig:
         precision="bf16",
         time_draws="stratified",
         time_density=row(TIME_DENSITIES, "logit_normal", mean=0.3, std=1.1),
-        sampling=SamplingConfig(sampler="heun", num_steps=10, grid="uniform"),
+        guide_images=30_000,
+        sampling=SamplingConfig(sampler="unipc", num_steps=10, grid="uniform", autoguidance=2.5),
     )

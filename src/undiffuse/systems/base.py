@@ -54,6 +54,7 @@ class SampleRequest:
         process: sample under another process than the one of training, ``name`` or ``name:option=value``.
         guidance: weight of classifier-free guidance, from 0 on; 1 is without. Needs a model with classes.
         guidance_interval: (smallest, largest) log-SNR that is guided.
+        autoguidance: weight of guidance by the model's own guide, from 0 on; 1 is without. Needs a model that kept one.
         reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
         cond: one row a seed.
         batch_size: pictures in memory at a time; changes no bit of any picture.
@@ -70,6 +71,7 @@ class SampleRequest:
     callback: Callable[[int, Progress], None] | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    autoguidance: float | None = None
     reuse: int = 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +25,7 @@ from undiffuse.losses.hybrid import BOUND_WEIGHT, hybrid_loss, variational_loss
 from undiffuse.losses.importance import ImportanceDraws
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
-from undiffuse.systems.base import LossReport, TrainingBatch
+from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
 from undiffuse.systems.sampling import SamplingConfig
 
@@ -53,6 +55,8 @@ class DiffusionConfig(SampledConfig):
         precision: of the network's arithmetic, in training and in sampling.
         class_conditional: tell the network the class of each picture; data without classes is refused.
         label_dropout: share of the rows trained without their label, so that the model also knows none.
+        guide_images: keep the averaged network as it is after so many images as a guide for ``sampling.autoguidance``;
+            about a tenth of the run. ``null`` keeps none; until it is reached samples go unguided.
         sampling: defaults.
     """
 
@@ -65,6 +69,11 @@ class DiffusionConfig(SampledConfig):
         "uniform", uniform_density
     )
     time_draws: Literal["independent", "stratified", "low_discrepancy", "importance"] = "independent"
+    guide_images: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def keeps_guide(self) -> bool:
+        return self.guide_images is not None
 
     @property
     def says_variance(self) -> bool:
@@ -97,6 +106,7 @@ class DiffusionSystem(SampledSystem):
     """See ``DiffusionConfig``."""
 
     config: DiffusionConfig
+    guide_seen: Tensor  #: images seen when the guide was taken; 0: not yet
 
     def __init__(
         self,
@@ -110,6 +120,23 @@ class DiffusionSystem(SampledSystem):
         self.importance = ImportanceDraws(knots) if knots is not None else None
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        if config.guide_images is not None:
+            self.guide = copy.deepcopy(self.network).requires_grad_(False)
+            self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def guide_taken(self) -> bool:
+        return self.guide is not None and int(self.guide_seen) > 0
+
+    def after_step(self, average: System, images: int) -> None:
+        """Take the guide from the average when its time has come."""
+        assert isinstance(average, DiffusionSystem)
+        if images < (self.config.guide_images or math.inf) or self.guide_taken:
+            return
+        for system in (self, average):
+            assert system.guide is not None
+            system.guide.load_state_dict(average.network.state_dict())
+            system.guide_seen.fill_(images)
 
     @property
     def log_snr_range(self) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import RunError, UsageError
+from undiffuse.guidance.autoguidance import Autoguided, check_autoguidance
 from undiffuse.guidance.classifier_free import EVERYWHERE, ClassifierFree
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
@@ -63,6 +64,11 @@ class SampledConfig(SystemConfig):
         return False
 
     @property
+    def keeps_guide(self) -> bool:
+        """Whether training keeps an early copy of the network as a guide."""
+        return False
+
+    @property
     def told_until(self) -> bool:
         """Whether the network is told the time that a mean velocity reaches to."""
         return False
@@ -77,6 +83,11 @@ class SampledConfig(SystemConfig):
             )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
         check_guidance(self.sampling.guidance, self.class_conditional, self.label_dropout)
+        if self.sampling.autoguidance != 1 and not self.keeps_guide:
+            raise UsageError(
+                f"sampling.autoguidance={self.sampling.autoguidance:g} needs a guide kept in training; say "
+                "guide_images=30000 on a system that has it, or autoguidance=1"
+            )
         return self
 
 
@@ -114,6 +125,7 @@ class SampledSystem(DenoisingSystem):
                 "system.class_conditional=true, but the data has no classes; give data with classes or say "
                 "system.class_conditional=false"
             )
+        self.guide: nn.Module | None = None  # an earlier state of the network, in systems that keep one
         self._parameterization = Parameterization(config.parameterization, self.process)
 
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
@@ -142,9 +154,11 @@ class SampledSystem(DenoisingSystem):
         sampler = make_sampler(wanted.sampler)
         if sampler.needs_learned_variance and not self.config.says_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
-        denoiser, note = self.guided_denoiser(wanted.guidance, self.config.sampling.interval(request)), ""
+        autoguidance = self._autoguidance(request)
+        wanted = wanted.model_copy(update={"autoguidance": autoguidance})
+        denoiser, note = self.guided_denoiser(wanted.guidance, self.config.sampling.interval(request), autoguidance), ""
         if request.reuse != 1:
-            sampler = reusing_sampler(sampler, request.reuse, wanted.guidance, self.network, self.shape)
+            sampler = reusing_sampler(sampler, request.reuse, wanted, self.network, self.shape)
             denoiser = self._finished(self._denoiser_of(self.network, keeps=True))
         if request.process is not None:
             denoiser, note = transferred(denoiser, request.process)
@@ -189,21 +203,53 @@ class SampledSystem(DenoisingSystem):
             "process": self.config.process.name,
             **({"guidance": sampling.guidance} if sampling.guidance != 1 else {}),
             **({"guidance_interval": written_interval(interval)} if interval is not None else {}),
+            **({"autoguidance": autoguidance} if (autoguidance := self._autoguidance()) != 1 else {}),
         }
 
     def sampling_denoiser(self) -> Denoiser:
         sampling = self.config.sampling
-        return self.guided_denoiser(sampling.guidance, sampling.interval())
+        return self.guided_denoiser(sampling.guidance, sampling.interval(), self._autoguidance())
 
-    def guided_denoiser(self, scale: float, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:
-        """``sampling_denoiser`` with another guidance: its weight, and the log-SNRs within which it is at work.
+    def _autoguidance(self, request: SampleRequest | None = None) -> float:
+        """The weight of the guide in this request; 1 by default as long as there is no guide.
+
+        Raises:
+            UsageError: asked for, without a guide.
+        """
+        asked = request.autoguidance if request is not None else None
+        if self.guide_taken:
+            return check_autoguidance(self.config.sampling.autoguidance if asked is None else asked)
+        if asked is None or asked == 1:
+            return 1.0
+        raise UsageError(
+            f"autoguidance {asked:g} needs a model with a guide; this one was trained without guide_images, or has not "
+            "seen so many yet; leave it out"
+        )
+
+    @property
+    def guide_taken(self) -> bool:
+        """Whether there is a guide."""
+        return False
+
+    def guided_denoiser(
+        self, scale: float, interval: tuple[float, float] = EVERYWHERE, autoguidance: float = 1.0
+    ) -> Denoiser:
+        """``sampling_denoiser`` with other guidance.
+
+        Args:
+            scale: weight of classifier-free guidance.
+            interval: log-SNRs within which that is at work.
+            autoguidance: weight of the model against its guide.
 
         Raises:
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
         check_guidance(scale, self.config.class_conditional, self.config.label_dropout)
         pictures = len(self.shape) == 3
-        evaluated = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
+        evaluated: Denoiser = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
+        if autoguidance != 1 and self.guide is not None:
+            guide = self._denoiser_of(InferenceNetwork(self.guide) if pictures else self.guide)
+            evaluated = Autoguided(evaluated, guide, autoguidance)
         return self._finished(evaluated, scale, interval)
 
     def _finished(

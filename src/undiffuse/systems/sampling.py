@@ -26,6 +26,7 @@ class SamplingConfig(FrozenModel):
         clip_x_0: cut each x_0-hat of a picture to [-1, 1]; points are never cut.
         guidance: weight of classifier-free guidance; 1 is none.
         guidance_interval: (smallest, largest) log-SNR that is guided; everywhere by default.
+        autoguidance: weight of guidance by the worse model that training kept; 1 is none.
     """
 
     sampler: str = "heun"
@@ -34,6 +35,7 @@ class SamplingConfig(FrozenModel):
     clip_x_0: bool = True
     guidance: Annotated[float, Field(ge=0)] = 1.0
     guidance_interval: tuple[float, float] | None = None
+    autoguidance: Annotated[float, Field(ge=0)] = 1.0
 
     @model_validator(mode="after")
     def _interval_holds_something(self) -> Self:
@@ -47,6 +49,7 @@ class SamplingConfig(FrozenModel):
             "num_steps": request.num_steps,
             "grid": request.grid,
             "guidance": request.guidance,
+            "autoguidance": request.autoguidance,
         }
         return self.model_copy(update={key: value for key, value in asked.items() if value is not None})
 
@@ -83,7 +86,7 @@ def check_guidance(scale: float, class_conditional: bool, label_dropout: float) 
 
 
 def reusing_sampler(
-    sampler: Sampler, every: int, guidance: float, network: nn.Module, shape: tuple[int, ...]
+    sampler: Sampler, every: int, wanted: SamplingConfig, network: nn.Module, shape: tuple[int, ...]
 ) -> Sampler:
     """``sampler`` with features of ``network`` reused, see ``samplers.reuse``.
 
@@ -98,6 +101,9 @@ def reusing_sampler(
             f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
             "has another network; leave it out"
         )
-    if guidance != 1:
-        raise UsageError(f"reuse={every} does not go together with guidance {guidance:g}; leave one of them out")
+    for name in ("guidance", "autoguidance"):
+        if (scale := getattr(wanted, name)) != 1:
+            raise UsageError(
+                f"reuse={every} does not go together with {name} {scale:g}; say {name} 1 or leave reuse out"
+            )
     return reusing(sampler, every, deep_shape)

@@ -79,6 +79,7 @@ class Model:
         batch_size: int = 64,
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        autoguidance: float | None = None,
     ) -> Tensor:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
@@ -90,6 +91,7 @@ class Model:
             class_name: one for all, or one a sample; see ``classes_of``.
             guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
             guidance_interval: (smallest, largest) log-SNR that is guided.
+            autoguidance: weight of guidance by the worse model that training kept, where it did; 1 is none.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
         Raises:
@@ -105,6 +107,7 @@ class Model:
             batch_size=batch_size,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            autoguidance=autoguidance,
         )
         return self.finish(self.system.sample(request).x)
 

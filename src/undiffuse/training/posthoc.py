@@ -82,6 +82,11 @@ def mixture(held: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float6
     return shares, float(np.sqrt(max(rest, 0.0) / whole))
 
 
+def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What moves: of a kept guide no average is to be had."""
+    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
 class PowerAverages:
     """Averages of a module's parameters with power-function profiles, kept while it is trained.
 
@@ -93,13 +98,13 @@ class PowerAverages:
     def __init__(self, module: nn.Module, config: PosthocConfig) -> None:
         self.snapshot_every_images = config.snapshot_every_images
         self.gammas = [exponent(width) for width in config.sigma_rel]
-        self._names = [name for name, _ in module.named_parameters()]
-        self._averages = [[p.detach().clone() for p in module.parameters()] for _ in self.gammas]
+        self._names = [name for name, _ in _trained(module)]
+        self._averages = [[p.detach().clone() for _, p in _trained(module)] for _ in self.gammas]
 
     @torch.no_grad()
     def update(self, module: nn.Module, images: int, batch_images: int) -> None:
         """Take in the weights after a step of ``batch_images``, before which ``images`` were seen."""
-        current = [parameter.detach() for parameter in module.parameters()]
+        current = [parameter.detach() for _, parameter in _trained(module)]
         for gamma, averages in zip(self.gammas, self._averages, strict=True):
             kept = (images / (images + batch_images)) ** (gamma + 1)
             torch._foreach_lerp_(averages, current, 1 - kept)
