@@ -139,7 +139,8 @@ class Ours(Learner):
         self.trainer._one_step()
 
     def network(self) -> nn.Module:
-        return self.trainer.system
+        network: nn.Module = self.trainer.system.get_submodule("network")  # not the guide, which nobody trains
+        return network
 
     @property
     def system(self) -> DenoisingSystem:

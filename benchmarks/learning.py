@@ -198,9 +198,9 @@ def one_run(
             write_json(clock, {"seconds": spent})
             print(f"{unit.learner}, seed {unit.seed}: put aside at {learner.images} images; the same command goes on")
             return False
-        record = read(path)
-        if not done(record, unit, minutes):
+        if not done(read(path), unit, minutes):
             row = look(learner, unit, judge, parts[1], arguments)
+            record = read(path)  # as others, trained beside this one, have left it
             record["rows"].append(
                 {**unit._asdict(), "minutes": minutes, "images": learner.images, "seconds": round(spent, 1), **row}
             )

@@ -1171,6 +1171,13 @@ MUTATIONS = [
         tests=("tests/oracle/test_autoguidance.py",),
     ),
     Mutation(
+        "autoguidance: interval",
+        "guidance/autoguidance.py",
+        "(log_snr <= self.interval[1])",
+        "(log_snr >= self.interval[1])",
+        tests=("tests/oracle/test_autoguidance.py",),
+    ),
+    Mutation(
         "autoguidance: cost",
         "guidance/autoguidance.py",
         "good.nfe + bad.nfe)",

@@ -191,6 +191,10 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     plain, record = sampled("plain", "--autoguidance", 1)
     assert (record["nfe"], record["autoguidance"]) == (4, 1.0)
     assert plain != guided
+    never, record = sampled("never", "--autoguidance-interval", "90,99")
+    assert (never, record["nfe"], record["autoguidance_interval"]) == (plain, 4, "90,99")
+    some, record = sampled("some", "--autoguidance-interval=-inf,0")
+    assert some not in (plain, guided) and 4 < record["nfe"] < 8
     both, record = sampled("both", "--guidance", 2)
     assert record["nfe"] == 16
     assert both != guided
@@ -213,8 +217,13 @@ def test_without_a_guide_autoguidance_is_refused(
 ) -> None:
     out = ("-n", 1, "--out", tmp_path / "x")
     assert "needs a model with a guide" in undiffuse.refused("sample", trained, *out, "--autoguidance", 2)
-    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "-1")
+    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance=-1")
     assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "nan")
+    wrong = undiffuse.refused("sample", with_guide, *out, "--autoguidance-interval", "3,1")
+    assert "LO < HI" in wrong
+    assert "--autoguidance-interval must be LO,HI" in undiffuse.refused(
+        "sample", with_guide, *out, "--autoguidance-interval", "3"
+    )
     assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--reuse", 2)
     train = ("train", "ddpm-digits", "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.refused(*train)

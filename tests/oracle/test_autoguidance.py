@@ -51,6 +51,19 @@ def test_one_is_the_model_and_nought_the_guide() -> None:
     assert torch.allclose(Autoguided(model, guide, 0.0)(x, t).x_0, guide(x, t).x_0, rtol=1e-12, atol=0)
 
 
+def test_outside_of_the_interval_the_model_speaks_alone() -> None:
+    x, log_snr = torch.ones(4, 1, dtype=torch.float64), torch.tensor([-3.0, -1.0, 2.0, 3.0], dtype=torch.float64)
+    t, model, guide = PROCESS.time_of_log_snr(log_snr), exact(VARIANCE), exact(BLURRED)
+    everywhere, plain = Autoguided(model, guide, 2.0)(x, t).x_0, model(x, t).x_0
+    within = Autoguided(model, guide, 2.0, (-1.5, 2.5))(x, t)
+    assert torch.equal(within.x_0[[0, 3]], plain[[0, 3]])
+    assert torch.equal(within.x_0[[1, 2]], everywhere[[1, 2]])
+    assert within.nfe == 2
+    assert Autoguided(model, guide, 2.0, (5.0, 9.0))(x, t).nfe == 1
+    with pytest.raises(UsageError, match="LO < HI"):
+        Autoguided(model, guide, 2.0, (1.0, 1.0))
+
+
 def scale_of_samples(weight: float, first: float, last: float) -> float:
     """x(first) / x(last) on a path of dx/dt = (x - a(t) x) / t, a the guided factor of x_0-hat."""
     t = torch.linspace(first, last, 200_001, dtype=torch.float64)

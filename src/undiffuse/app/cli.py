@@ -11,6 +11,7 @@ import typer
 from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
+    AutoguidanceIntervalOption,
     AutoguidanceOption,
     DeviceOption,
     GridOption,
@@ -126,6 +127,7 @@ def sample(
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
     autoguidance: AutoguidanceOption = None,
+    autoguidance_interval: AutoguidanceIntervalOption = None,
     reuse: Annotated[
         int, typer.Option(help="evaluate a U-Net's coarse levels every so many steps only: faster, not the same")
     ] = 1,
@@ -151,8 +153,9 @@ def sample(
         batch_size=batch_size,
         class_names=class_name or [],
         guidance=guidance,
-        guidance_interval=parse_interval(guidance_interval),
+        guidance_interval=parse_interval("--guidance-interval", guidance_interval),
         autoguidance=autoguidance,
+        autoguidance_interval=parse_interval("--autoguidance-interval", autoguidance_interval),
         reuse=reuse,
         progressive=progressive,
         overwrite=overwrite,

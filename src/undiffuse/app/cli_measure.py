@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from undiffuse.app.cli_options import (
+    AutoguidanceIntervalOption,
     AutoguidanceOption,
     DeviceOption,
     FeaturesOption,
@@ -44,6 +45,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
     autoguidance: AutoguidanceOption = None,
+    autoguidance_interval: AutoguidanceIntervalOption = None,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
     bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
@@ -69,8 +71,9 @@ def evaluate(
         grid=grid,
         process=process,
         guidance=guidance,
-        guidance_interval=parse_interval(guidance_interval),
+        guidance_interval=parse_interval("--guidance-interval", guidance_interval),
         autoguidance=autoguidance,
+        autoguidance_interval=parse_interval("--autoguidance-interval", autoguidance_interval),
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,

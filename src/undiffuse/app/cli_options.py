@@ -23,6 +23,9 @@ AutoguidanceOption = Annotated[
     float | None,
     typer.Option(help="guidance by an early state of the model, such as 2; 1 is none; for models that kept one"),
 ]
+AutoguidanceIntervalOption = Annotated[
+    str | None, typer.Option(metavar="LO,HI", help="log-SNRs that are autoguided, such as -inf,2; all by default")
+]
 GuidanceIntervalOption = Annotated[
     str | None, typer.Option(metavar="LO,HI", help="log-SNRs that are guided, such as -3,4; all by default")
 ]
@@ -37,7 +40,7 @@ NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew wh
 SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 
 
-def parse_interval(text: str | None) -> tuple[float, float] | None:
+def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
     """``LO,HI`` as two log-SNRs, of which the first may be ``-inf`` and the last ``inf``.
 
     Raises:
@@ -48,7 +51,7 @@ def parse_interval(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--guidance-interval must be LO,HI in log-SNR, such as -3,4, got {text!r}") from None
+        raise UsageError(f"{option} must be LO,HI in log-SNR, such as -3,4, got {text!r}") from None
     return low, high
 
 

@@ -41,6 +41,7 @@ def sample_to_folder(
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     autoguidance: float | None = None,
+    autoguidance_interval: tuple[float, float] | None = None,
     reuse: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -74,6 +75,7 @@ def sample_to_folder(
             guidance=guidance,
             guidance_interval=guidance_interval,
             autoguidance=autoguidance,
+            autoguidance_interval=autoguidance_interval,
             reuse=reuse,
         )
         sampled = model.system.sample(request)
@@ -100,10 +102,11 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled:
         "grid": request.grid or defaults.get("grid"),
         "process": request.process or "the model's own",
         "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
-        "guidance_interval": _interval_of(request) or defaults.get("guidance_interval"),
+        "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
         "autoguidance": (
             request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
         ),
+        "autoguidance_interval": _written(request.autoguidance_interval) or defaults.get("autoguidance_interval"),
         "reuse": request.reuse,
         "nfe": sampled.nfe,
         "partial_nfe": sampled.partial_nfe,
@@ -120,8 +123,8 @@ def _cost(sampled: Sampled) -> str:
     return f"{sampled.nfe} network evaluations{partial}"
 
 
-def _interval_of(request: SampleRequest) -> str | None:
-    return None if request.guidance_interval is None else written_interval(request.guidance_interval)
+def _written(interval: tuple[float, float] | None) -> str | None:
+    return None if interval is None else written_interval(interval)
 
 
 def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Protocol:
         guidance: weight of the samples' classifier-free guidance; ``None`` for the model's own.
         guidance_interval: (smallest, largest) log-SNR that is guided; ``None`` for the model's own.
         autoguidance: weight of the samples' guidance by the model's guide; ``None`` for the model's own.
+        autoguidance_interval: (smallest, largest) log-SNR at which it is asked; ``None`` for the model's own.
         batch_size: pictures sampled at a time; changes no number.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         bound_images: held-out pictures whose bound is computed.
@@ -60,6 +61,7 @@ class Protocol:
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     autoguidance: float | None = None
+    autoguidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         counts = ("num", "batch_size", "bound_images", "bound_steps", "bound_random_images", "bound_random_terms")

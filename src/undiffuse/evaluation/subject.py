@@ -129,6 +129,7 @@ class Subject:
                 guidance=protocol.guidance,
                 guidance_interval=protocol.guidance_interval,
                 autoguidance=protocol.autoguidance,
+                autoguidance_interval=protocol.autoguidance_interval,
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
             )
@@ -184,8 +185,9 @@ class Subject:
             key: getattr(self.protocol, key)
             for key in ("sampler", "steps", "grid", "process", "guidance", "autoguidance")
         }
-        if self.protocol.guidance_interval is not None:
-            asked["guidance_interval"] = "{:g},{:g}".format(*self.protocol.guidance_interval)
+        for name in ("guidance_interval", "autoguidance_interval"):
+            if (interval := getattr(self.protocol, name)) is not None:
+                asked[name] = "{:g},{:g}".format(*interval)
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,

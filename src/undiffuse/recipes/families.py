@@ -128,6 +128,12 @@ def _flow() -> DiffusionConfig:
         precision="bf16",
         time_draws="stratified",
         time_density=row(TIME_DENSITIES, "logit_normal", mean=0.3, std=1.1),
-        guide_images=30_000,
-        sampling=SamplingConfig(sampler="unipc", num_steps=10, grid="uniform", autoguidance=2.5),
+        guide_images=20_000,
+        sampling=SamplingConfig(
+            sampler="unipc",
+            num_steps=12,
+            grid="uniform",
+            autoguidance=2.0,
+            autoguidance_interval=(-12.0, 2.0),
+        ),
     )

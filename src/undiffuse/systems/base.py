@@ -55,6 +55,7 @@ class SampleRequest:
         guidance: weight of classifier-free guidance, from 0 on; 1 is without. Needs a model with classes.
         guidance_interval: (smallest, largest) log-SNR that is guided.
         autoguidance: weight of guidance by the model's own guide, from 0 on; 1 is without. Needs a model that kept one.
+        autoguidance_interval: (smallest, largest) log-SNR at which that guide is asked.
         reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
         cond: one row a seed.
         batch_size: pictures in memory at a time; changes no bit of any picture.
@@ -72,6 +73,7 @@ class SampleRequest:
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     autoguidance: float | None = None
+    autoguidance_interval: tuple[float, float] | None = None
     reuse: int = 1
 
 

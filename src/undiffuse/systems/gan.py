@@ -319,7 +319,17 @@ class GanSystem(AdversarialSystem):
 
 
 #: What of a request is about denoising.
-_OF_DENOISING = ("sampler", "grid", "process", "num_steps", "guidance", "guidance_interval", "autoguidance", "reuse")
+_OF_DENOISING = (
+    "sampler",
+    "grid",
+    "process",
+    "num_steps",
+    "guidance",
+    "guidance_interval",
+    "autoguidance",
+    "autoguidance_interval",
+    "reuse",
+)
 
 
 def _check_plain(request: SampleRequest) -> None:

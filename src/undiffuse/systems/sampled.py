@@ -24,14 +24,14 @@ from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import Autoguided, check_autoguidance
-from undiffuse.guidance.classifier_free import EVERYWHERE, ClassifierFree
+from undiffuse.guidance.classifier_free import ClassifierFree
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
 from undiffuse.systems.blocks import block_rows
-from undiffuse.systems.sampling import SamplingConfig, check_guidance, reusing_sampler, written_interval
+from undiffuse.systems.sampling import Guidance, SamplingConfig, check_guidance, reusing_sampler, written_interval
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
@@ -154,11 +154,11 @@ class SampledSystem(DenoisingSystem):
         sampler = make_sampler(wanted.sampler)
         if sampler.needs_learned_variance and not self.config.says_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
-        autoguidance = self._autoguidance(request)
-        wanted = wanted.model_copy(update={"autoguidance": autoguidance})
-        denoiser, note = self.guided_denoiser(wanted.guidance, self.config.sampling.interval(request), autoguidance), ""
+        free, auto = self.config.sampling.classifier_free(request), self._auto(request)
+        denoiser, note = self.guided_denoiser(free, auto), ""
         if request.reuse != 1:
-            sampler = reusing_sampler(sampler, request.reuse, wanted, self.network, self.shape)
+            scales = {"guidance": free.scale, "autoguidance": auto.scale}
+            sampler = reusing_sampler(sampler, request.reuse, scales, self.network, self.shape)
             denoiser = self._finished(self._denoiser_of(self.network, keeps=True))
         if request.process is not None:
             denoiser, note = transferred(denoiser, request.process)
@@ -195,32 +195,32 @@ class SampledSystem(DenoisingSystem):
             self.train(was_training)
 
     def sampling_facts(self) -> dict[str, Any]:
-        sampling, interval = self.config.sampling, self.config.sampling.guidance_interval
+        sampling, auto = self.config.sampling, self._auto()
         return {
             "sampler": sampling.sampler,
             "steps": sampling.num_steps,
             "grid": sampling.grid,
             "process": self.config.process.name,
-            **({"guidance": sampling.guidance} if sampling.guidance != 1 else {}),
-            **({"guidance_interval": written_interval(interval)} if interval is not None else {}),
-            **({"autoguidance": autoguidance} if (autoguidance := self._autoguidance()) != 1 else {}),
+            **_guidance_facts("guidance", sampling.guidance, sampling.guidance_interval),
+            **_guidance_facts("autoguidance", auto.scale, sampling.autoguidance_interval if auto.scale != 1 else None),
         }
 
     def sampling_denoiser(self) -> Denoiser:
-        sampling = self.config.sampling
-        return self.guided_denoiser(sampling.guidance, sampling.interval(), self._autoguidance())
+        return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
 
-    def _autoguidance(self, request: SampleRequest | None = None) -> float:
-        """The weight of the guide in this request; 1 by default as long as there is no guide.
+    def _auto(self, request: SampleRequest | None = None) -> Guidance:
+        """Guidance by the guide, in this request or by default; none as long as there is no guide.
 
         Raises:
             UsageError: asked for, without a guide.
         """
-        asked = request.autoguidance if request is not None else None
+        wanted = self.config.sampling.auto(request)
         if self.guide_taken:
-            return check_autoguidance(self.config.sampling.autoguidance if asked is None else asked)
+            check_autoguidance(wanted.scale)
+            return wanted
+        asked = request.autoguidance if request is not None else None
         if asked is None or asked == 1:
-            return 1.0
+            return Guidance()
         raise UsageError(
             f"autoguidance {asked:g} needs a model with a guide; this one was trained without guide_images, or has not "
             "seen so many yet; leave it out"
@@ -231,39 +231,37 @@ class SampledSystem(DenoisingSystem):
         """Whether there is a guide."""
         return False
 
-    def guided_denoiser(
-        self, scale: float, interval: tuple[float, float] = EVERYWHERE, autoguidance: float = 1.0
-    ) -> Denoiser:
+    def guided_denoiser(self, classifier_free: Guidance, auto: Guidance) -> Denoiser:
         """``sampling_denoiser`` with other guidance.
-
-        Args:
-            scale: weight of classifier-free guidance.
-            interval: log-SNRs within which that is at work.
-            autoguidance: weight of the model against its guide.
 
         Raises:
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
-        check_guidance(scale, self.config.class_conditional, self.config.label_dropout)
+        check_guidance(classifier_free.scale, self.config.class_conditional, self.config.label_dropout)
         pictures = len(self.shape) == 3
         evaluated: Denoiser = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
-        if autoguidance != 1 and self.guide is not None:
+        if auto.scale != 1 and self.guide is not None:
             guide = self._denoiser_of(InferenceNetwork(self.guide) if pictures else self.guide)
-            evaluated = Autoguided(evaluated, guide, autoguidance)
-        return self._finished(evaluated, scale, interval)
+            evaluated = Autoguided(evaluated, guide, *auto)
+        return self._finished(evaluated, classifier_free)
 
-    def _finished(
-        self, evaluated: Denoiser, scale: float = 1.0, interval: tuple[float, float] = EVERYWHERE
-    ) -> Denoiser:
+    def _finished(self, evaluated: Denoiser, classifier_free: Guidance = Guidance()) -> Denoiser:  # noqa: B008
         """``evaluated`` in blocks, guided, and cut to the range of pictures."""
         pictures = len(self.shape) == 3
         denoiser: Denoiser = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
-        denoiser = ClassifierFree(denoiser, scale, interval) if scale != 1 else denoiser
+        denoiser = ClassifierFree(denoiser, *classifier_free) if classifier_free.scale != 1 else denoiser
         clips = self.config.sampling.clip_x_0 and pictures  # what guidance has pushed beyond the range, too
         return ClippedDenoiser(denoiser) if clips else denoiser
 
     def compile_networks(self) -> None:
         compile_in_place(self.network)
+
+
+def _guidance_facts(name: str, scale: float, interval: tuple[float, float] | None) -> dict[str, Any]:
+    return {
+        **({name: scale} if scale != 1 else {}),
+        **({f"{name}_interval": written_interval(interval)} if interval is not None else {}),
+    }
 
 
 def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Self
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -14,6 +14,13 @@ from undiffuse.guidance.classifier_free import EVERYWHERE, check_interval
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.reuse import reusing
 from undiffuse.systems.base import SampleRequest
+
+
+class Guidance(NamedTuple):
+    """A weight, of which 1 is none, and the (smallest, largest) log-SNR within which it is at work."""
+
+    scale: float = 1.0
+    interval: tuple[float, float] = EVERYWHERE
 
 
 class SamplingConfig(FrozenModel):
@@ -27,6 +34,7 @@ class SamplingConfig(FrozenModel):
         guidance: weight of classifier-free guidance; 1 is none.
         guidance_interval: (smallest, largest) log-SNR that is guided; everywhere by default.
         autoguidance: weight of guidance by the worse model that training kept; 1 is none.
+        autoguidance_interval: (smallest, largest) log-SNR that it guides; everywhere by default.
     """
 
     sampler: str = "heun"
@@ -36,10 +44,12 @@ class SamplingConfig(FrozenModel):
     guidance: Annotated[float, Field(ge=0)] = 1.0
     guidance_interval: tuple[float, float] | None = None
     autoguidance: Annotated[float, Field(ge=0)] = 1.0
+    autoguidance_interval: tuple[float, float] | None = None
 
     @model_validator(mode="after")
-    def _interval_holds_something(self) -> Self:
-        check_interval(self.guidance_interval or EVERYWHERE)
+    def _intervals_hold_something(self) -> Self:
+        for interval in (self.guidance_interval, self.autoguidance_interval):
+            check_interval(interval or EVERYWHERE)
         return self
 
     def asked(self, request: SampleRequest) -> SamplingConfig:
@@ -53,14 +63,22 @@ class SamplingConfig(FrozenModel):
         }
         return self.model_copy(update={key: value for key, value in asked.items() if value is not None})
 
-    def interval(self, request: SampleRequest | None = None) -> tuple[float, float]:
-        """The log-SNRs that are guided.
+    def classifier_free(self, request: SampleRequest | None = None) -> Guidance:
+        """The classifier-free guidance of a request, or by default.
 
         Raises:
             UsageError: an interval that holds nothing.
         """
-        asked = request.guidance_interval if request is not None else None
-        return check_interval(asked or self.guidance_interval or EVERYWHERE)
+        return self._guidance("guidance", request)
+
+    def auto(self, request: SampleRequest | None = None) -> Guidance:
+        """The same of the guidance by the model's own guide."""
+        return self._guidance("autoguidance", request)
+
+    def _guidance(self, name: str, request: SampleRequest | None) -> Guidance:
+        scale, interval = (getattr(request, key, None) for key in (name, f"{name}_interval"))
+        interval = interval or getattr(self, f"{name}_interval") or EVERYWHERE
+        return Guidance(getattr(self, name) if scale is None else scale, check_interval(interval))
 
 
 def written_interval(interval: tuple[float, float]) -> str:
@@ -86,7 +104,7 @@ def check_guidance(scale: float, class_conditional: bool, label_dropout: float) 
 
 
 def reusing_sampler(
-    sampler: Sampler, every: int, wanted: SamplingConfig, network: nn.Module, shape: tuple[int, ...]
+    sampler: Sampler, every: int, scales: Mapping[str, float], network: nn.Module, shape: tuple[int, ...]
 ) -> Sampler:
     """``sampler`` with features of ``network`` reused, see ``samplers.reuse``.
 
@@ -101,8 +119,8 @@ def reusing_sampler(
             f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
             "has another network; leave it out"
         )
-    for name in ("guidance", "autoguidance"):
-        if (scale := getattr(wanted, name)) != 1:
+    for name, scale in scales.items():
+        if scale != 1:
             raise UsageError(
                 f"reuse={every} does not go together with {name} {scale:g}; say {name} 1 or leave reuse out"
             )

@@ -80,6 +80,7 @@ class Model:
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         autoguidance: float | None = None,
+        autoguidance_interval: tuple[float, float] | None = None,
     ) -> Tensor:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
@@ -92,6 +93,7 @@ class Model:
             guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
             guidance_interval: (smallest, largest) log-SNR that is guided.
             autoguidance: weight of guidance by the worse model that training kept, where it did; 1 is none.
+            autoguidance_interval: (smallest, largest) log-SNR at which that is asked.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
         Raises:
@@ -108,6 +110,7 @@ class Model:
             guidance=guidance,
             guidance_interval=guidance_interval,
             autoguidance=autoguidance,
+            autoguidance_interval=autoguidance_interval,
         )
         return self.finish(self.system.sample(request).x)
 
