@@ -207,7 +207,7 @@ def one_run(
             record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
             write_json(path, record)
             print(json.dumps(record["rows"][-1]), flush=True)
-    learner.save(folder)  # to be looked at
+    learner.save(folder / "finished")  # to be looked at; not where a run is taken up
     return True
 
 

@@ -112,6 +112,8 @@ def card_of(
 ) -> Card:
     """What is said of the model: what was asked for, and what the model and its run say themselves."""
     facts = model.system.sampling_facts()
+    if "autoguidance" in facts:
+        raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
     licences = "; ".join(one.licence for one in sets)
     return Card(
         title=asked.title,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +17,12 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse
+from undiffuse.app.overrides import apply_overrides
 from undiffuse.config import validate
 from undiffuse.data.download import SETS
 from undiffuse.files import sha256_of
 from undiffuse.images import grid_of
+from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest
 from undiffuse.training.config import RunConfig
 from undiffuse.zoo import bundled_models
@@ -95,6 +98,23 @@ def test_its_configuration_is_whole_and_names_no_machine(name: str, zoo_tool: Mo
     assert zoo_tool.absolute_paths(record) == []
     assert tuple(bundled(name).shape) == tuple(record["model"]["shape"])
     assert bool(bundled(name).class_names) == bool(getattr(config.system, "class_conditional", False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_command_gives_its_training_again(name: str) -> None:
+    record = record_of(name)
+    words = shlex.split(record["card"]["command"].partition(" && ")[0])
+    if words[1] == "distill":
+        assert words[2] in NAMES
+        return
+    recipe, overrides = words[2], [word for word in words[3:] if "=" in word]
+    told = apply_overrides(get_recipe(recipe), overrides).model_dump(mode="json")
+    made = validate(RunConfig, record["config"]).model_dump(mode="json")
+    for config in (told, made):
+        config.pop("data")  # where it lies differs
+    if "&& undiffuse export" in record["card"]["command"]:  # which has tuned how it samples
+        assert told["system"].pop("sampling")["autoguidance"] == made["system"].pop("sampling")["autoguidance"] == 1
+    assert told == made
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -224,6 +224,8 @@ def test_without_a_guide_autoguidance_is_refused(
     assert "--autoguidance-interval must be LO,HI" in undiffuse.refused(
         "sample", with_guide, *out, "--autoguidance-interval", "3"
     )
+    told = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
+    assert "needs a model with a guide" in told
     assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--reuse", 2)
     train = ("train", "ddpm-digits", "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.refused(*train)
@@ -232,7 +234,8 @@ def test_without_a_guide_autoguidance_is_refused(
 
 def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine, tmp_path: Path) -> None:
     options = ("system.guide_images=1000", "system.sampling.autoguidance=3", "num_images=64")
-    undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", tmp_path / "run")
+    told = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", tmp_path / "run").err
+    assert "system.guide_images=1000 lies beyond num_images=64" in told
     undiffuse.fine("sample", tmp_path / "run", "-n", 1, "--steps", 2, "--sampler", "euler", "--out", tmp_path / "s")
     assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 

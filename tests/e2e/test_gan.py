@@ -202,7 +202,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
     record = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert record["nfe"] == 1 and record["images"][0]["class"] == "4"
     denoising = (("--steps", 5), ("--sampler", "heun"), ("--grid", "uniform"), ("--process", "ve"), ("--reuse", 2))
-    for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance", 2)):
+    for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance-interval", "-3,4")):
         line = undiffuse.refused("sample", model, "-n", 1, *option, "--out", tmp_path / "no")
         assert "in one go" in line
     assert "none of no class" in undiffuse.refused(

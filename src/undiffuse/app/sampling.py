@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,7 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled:
         "process": request.process or "the model's own",
         "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
         "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
-        "autoguidance": (
-            request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
-        ),
-        "autoguidance_interval": _written(request.autoguidance_interval) or defaults.get("autoguidance_interval"),
+        **_autoguidance(request, defaults),
         "reuse": request.reuse,
         "nfe": sampled.nfe,
         "partial_nfe": sampled.partial_nfe,
@@ -121,6 +118,13 @@ def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled:
 def _cost(sampled: Sampled) -> str:
     partial = f" and {sampled.partial_nfe} of its finest level" if sampled.partial_nfe else ""
     return f"{sampled.nfe} network evaluations{partial}"
+
+
+def _autoguidance(request: SampleRequest, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Its weight, and where it was at work."""
+    scale = request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
+    interval = _written(request.autoguidance_interval) or defaults.get("autoguidance_interval")
+    return {"autoguidance": scale, "autoguidance_interval": interval if scale != 1 else None}
 
 
 def _written(interval: tuple[float, float] | None) -> str | None:

@@ -24,6 +24,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable
 from undiffuse.recipes import get_recipe
+from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.trainer import Trainer
@@ -81,6 +82,7 @@ def train(
         UsageError: ``out`` holds another run, or one with another configuration.
     """
     check_folder(config, out, resume)
+    _tell_of_late_guide(config)
     training, held_out = split_data(config)
     trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
@@ -97,6 +99,18 @@ def train(
     if not finished:
         say(f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}")
     return finished
+
+
+def _tell_of_late_guide(config: RunConfig) -> None:
+    """A guide that this run never comes to is no mistake, but its samples are not what the recipe promises."""
+    system = config.system
+    if not isinstance(system, DiffusionConfig) or system.sampling.autoguidance == 1 or system.guide_images is None:
+        return
+    if system.guide_images > config.num_images:
+        warn(
+            f"system.guide_images={system.guide_images} lies beyond num_images={config.num_images}: samples will have "
+            "no guide; lower it to a tenth of the run, or say system.guide_images=null system.sampling.autoguidance=1"
+        )
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:
@@ -170,6 +184,7 @@ def parse_duration(text: str) -> float:
 
 def dry_run(config: RunConfig, device: str = "auto") -> None:
     """Show what a run would be, its size and its measured cost; nothing is written."""
+    _tell_of_late_guide(config)
     training, held_out = split_data(config)
     trainer = Trainer(config, training, held_out, Path("unused"), pick_device(device))
     parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)

@@ -87,7 +87,8 @@ def judge_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | No
     both = {f"{name} (averaged)": value for name, value in averaged.items()}
     both |= {f"{name} (raw)": value for name, value in (raw or {}).items()}
     bad = [name for name, value in both.items() if not bool(torch.isfinite(value).all())]
-    total = sum(value.numel() for value in averaged.values())
+    trained = [name for name in averaged if not name.startswith("guide.")]  # which no step moves
+    total = sum(averaged[name].numel() for name in trained)
     if bad:
         yield Finding(
             "problem",
@@ -100,7 +101,7 @@ def judge_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | No
     details: dict[str, float] = {"parameters": total}
     text = f"{total:,} finite numbers"
     if raw:
-        names = [name for name in averaged if name in raw and averaged[name].is_floating_point()]
+        names = [name for name in trained if name in raw and averaged[name].is_floating_point()]
         apart = math.sqrt(sum(float((averaged[n].cpu().double() - raw[n].double()).square().sum()) for n in names))
         size = math.sqrt(sum(float(raw[n].double().square().sum()) for n in names))
         details["relative_distance"] = apart / size if size else 0.0

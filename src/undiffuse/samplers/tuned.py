@@ -40,7 +40,7 @@ class Tuned(NamedTuple):
     Attributes:
         sampler: that the grid is for.
         log_snrs: of the inner knots, ascending, one less than steps.
-        nfe: network evaluations of a sample.
+        nfe: network evaluations of a sample on the better grid; guidance within an interval is paid by the grid.
         tuned_error: root of the mean squared difference from the fine solution, on seeds that tuning did not see.
         named: the same of each named grid with as many steps.
     """
@@ -165,10 +165,11 @@ def tune_grid(
     starts = [trial.inner(times) for times in named.values()]
     knots = min(starts, key=lambda start: trial.error(sampler, trial.through(start)))
     knots = _descend(lambda value: trial.miss_at(sampler, value), knots, tell)
-    nfe = check.run(sampler, check.through(knots))[1]
     error = check.error(sampler, check.through(knots))
     errors = {name: check.error(sampler, times) for name, times in named.items()}
-    return Tuned(sampler.name, tuple(knots.tolist()), nfe, error, errors)
+    found = Tuned(sampler.name, tuple(knots.tolist()), 0, error, errors)
+    kept = check.through(knots) if found.helps else named[found.best_named]
+    return found._replace(nfe=check.run(sampler, kept)[1])
 
 
 def check_tunable(sampler: Sampler, num_steps: int) -> None:

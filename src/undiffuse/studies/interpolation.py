@@ -145,7 +145,9 @@ def _untouched(way: Way, pairs: Pairs, weights: list[float]) -> Mixes:
     return Mixes(0.0, mixed(pairs.a, pairs.b, weights, way.mix).cpu())
 
 
-def _sampled(subject: PictureSubject, way: Way, pairs: Pairs, t: float, x_t: Tensor, tell: Tell) -> Tensor:
+def _sampled(
+    subject: PictureSubject, way: Way, pairs: Pairs, t: float, x_t: Tensor, tell: Tell, denoiser: Denoiser | None = None
+) -> Tensor:
     """x_t (P, F, C, H, W) finished by the sampler, all frames of a pair with the same step noise."""
     count = x_t.shape[1]
     x = subject.denoise_from(
@@ -155,6 +157,7 @@ def _sampled(subject: PictureSubject, way: Way, pairs: Pairs, t: float, x_t: Ten
         noise=SeededNoise([seed for seed in pairs.seeds for _ in range(count)]),
         cond=_repeated(pairs.cond, len(x_t), count),
         callback=lambda progress: tell(progress.index + 1, progress.count),
+        denoiser=denoiser,
     )
     return x.cpu().reshape(x_t.shape)
 
@@ -179,7 +182,8 @@ def _along_the_ode(
     latents = encode(denoiser, both, cond=twice, log_snr_range=(here, high), num_steps=steps).x
     z = mixed(latents[: len(pairs.a)], latents[len(pairs.a) :], weights, way.mix)
     if not way.ode:
-        return Mixes(t, _sampled(subject, way, pairs, t, subject.process.start_std(t) * z, tell))
+        x_t = subject.process.start_std(t) * z
+        return Mixes(t, _sampled(subject, way, pairs, t, x_t, tell, subject.unguided))
     cond = _repeated(pairs.cond, *z.shape[:2])
     x = decode(denoiser, z.flatten(0, 1), cond=cond, log_snr_range=(here, high), num_steps=steps).x
     return Mixes(t, x.cpu().reshape(z.shape))

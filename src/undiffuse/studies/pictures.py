@@ -30,6 +30,8 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
+from undiffuse.systems.sampled import SampledSystem
+from undiffuse.systems.sampling import Guidance
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 
@@ -69,6 +71,13 @@ class PictureSubject:
     def denoiser(self) -> Denoiser:
         """What samples are made with: blocked, so that no picture depends on how many are made together."""
         return self.system.sampling_denoiser().eval()
+
+    @cached_property
+    def unguided(self) -> Denoiser:
+        """The same without any guidance: the model whose ODE encodes."""
+        if not isinstance(self.system, SampledSystem):
+            return self.denoiser
+        return self.system.guided_denoiser(Guidance(), Guidance()).eval()
 
     @property
     def process(self) -> Process:
@@ -136,6 +145,7 @@ class PictureSubject:
         noise: NoiseSource | None = None,
         cond: Condition | None = None,
         callback: Callable[[Progress], None] | None = None,
+        denoiser: Denoiser | None = None,
     ) -> Tensor:
         """Samples (B, C, H, W) in [-1, 1] from x_t at ``times[0]`` down to 0.
 
@@ -143,11 +153,12 @@ class PictureSubject:
             sampler: the model's own by default.
             noise: of a stochastic sampler's steps, one row a row; rows with the same seed share their step noise.
             cond: one row a sample; classes in turn by default.
+            denoiser: another one than samples are made with.
         """
         row = make_sampler(sampler or self.system.sampling_facts()["sampler"])
         count = len(x_t)
         return sample(
-            self.denoiser,
+            denoiser or self.denoiser,
             row,
             times,
             shape=self.shape,

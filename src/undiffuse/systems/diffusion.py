@@ -56,7 +56,7 @@ class DiffusionConfig(SampledConfig):
         class_conditional: tell the network the class of each picture; data without classes is refused.
         label_dropout: share of the rows trained without their label, so that the model also knows none.
         guide_images: keep the averaged network as it is after so many images as a guide for ``sampling.autoguidance``;
-            about a tenth of the run. ``null`` keeps none; until it is reached samples go unguided.
+            a tenth of the run or less. ``null`` keeps none; until it is reached samples go unguided.
         sampling: defaults.
     """
 

@@ -23,7 +23,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import RunError, UsageError
-from undiffuse.guidance.autoguidance import Autoguided, check_autoguidance
+from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
@@ -216,14 +216,12 @@ class SampledSystem(DenoisingSystem):
         """
         wanted = self.config.sampling.auto(request)
         if self.guide_taken:
-            check_autoguidance(wanted.scale)
             return wanted
-        asked = request.autoguidance if request is not None else None
-        if asked is None or asked == 1:
+        if request is None or (request.autoguidance in (None, 1) and request.autoguidance_interval is None):
             return Guidance()
         raise UsageError(
-            f"autoguidance {asked:g} needs a model with a guide; this one was trained without guide_images, or has not "
-            "seen so many yet; leave it out"
+            f"autoguidance {wanted.scale:g} needs a model with a guide; this one was trained without guide_images, or "
+            "has not seen so many yet; leave it out"
         )
 
     @property

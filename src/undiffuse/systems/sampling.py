@@ -53,13 +53,11 @@ class SamplingConfig(FrozenModel):
         return self
 
     def asked(self, request: SampleRequest) -> SamplingConfig:
-        """These defaults with what a request asks for in their place."""
+        """These defaults with the sampler, steps and grid that a request asks for in their place."""
         asked = {
             "sampler": request.sampler,
             "num_steps": request.num_steps,
             "grid": request.grid,
-            "guidance": request.guidance,
-            "autoguidance": request.autoguidance,
         }
         return self.model_copy(update={key: value for key, value in asked.items() if value is not None})
 

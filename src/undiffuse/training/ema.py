@@ -9,7 +9,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from undiffuse.training.config import EMAConfig
@@ -45,9 +45,9 @@ class EMA(Generic[M]):
     def update(self, module: nn.Module, images: int, batch_images: int) -> None:
         """One step towards the module's weights."""
         weight = 1 - self.decay(images, batch_images)
-        averages: list[Tensor] = list(self.average.parameters())
-        current: list[Tensor] = [parameter.detach() for parameter in module.parameters()]
-        torch._foreach_lerp_(averages, current, weight)
+        pairs = zip(self.average.parameters(), module.parameters(), strict=True)
+        moving = [(mine, its.detach()) for mine, its in pairs if its.requires_grad]  # a kept guide stands still
+        torch._foreach_lerp_([mine for mine, _ in moving], [its for _, its in moving], weight)
         for target, source in zip(self.average.modules(), module.modules(), strict=True):
             _follow_buffers(target, source, weight)
         if self.posthoc is not None:
