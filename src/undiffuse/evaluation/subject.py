@@ -22,7 +22,6 @@ from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
 from undiffuse.systems.base import SampleRequest
-from undiffuse.systems.sampling import written_interval
 from undiffuse.systems.saved import Model, check_seeds
 
 #: Real pictures that samples are compared with at least, where there are so many.
@@ -188,7 +187,7 @@ class Subject:
         }
         for name in ("guidance_interval", "autoguidance_interval"):
             if (interval := getattr(self.protocol, name)) is not None:
-                asked[name] = written_interval(interval)
+                asked[name] = "{:g},{:g}".format(*interval)
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,

@@ -30,8 +30,6 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
-from undiffuse.systems.sampled import SampledSystem
-from undiffuse.systems.sampling import Guidance
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 
@@ -75,9 +73,7 @@ class PictureSubject:
     @cached_property
     def unguided(self) -> Denoiser:
         """The same without any guidance: the model whose ODE encodes."""
-        if not isinstance(self.system, SampledSystem):
-            return self.denoiser
-        return self.system.guided_denoiser(Guidance(), Guidance()).eval()
+        return self.system.unguided_denoiser().eval()
 
     @property
     def process(self) -> Process:

@@ -162,6 +162,10 @@ class DenoisingSystem(System):
     def sampling_denoiser(self) -> Denoiser:
         """The denoiser that samples are made with: in blocks of one size, cut to the range of pictures if so set."""
 
+    def unguided_denoiser(self) -> Denoiser:
+        """The same without any guidance."""
+        return self.sampling_denoiser()
+
 
 def denoising(system: System, what: str) -> DenoisingSystem:
     """``system`` as one with a denoiser.

@@ -208,6 +208,9 @@ class SampledSystem(DenoisingSystem):
     def sampling_denoiser(self) -> Denoiser:
         return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
 
+    def unguided_denoiser(self) -> Denoiser:
+        return self.guided_denoiser(Guidance(), Guidance())
+
     def _auto(self, request: SampleRequest | None = None) -> Guidance:
         """Guidance by the guide, in this request or by default; none as long as there is no guide.
 
