@@ -37,7 +37,7 @@ def assert_standard_normal(draws: Tensor) -> None:
 @given(log_snrs, st.integers(0, 2**64 - 1))
 def test_two_half_steps_are_the_whole_step(logs: list[float], seed: int) -> None:
     low, middle, high = (math.exp(value) for value in logs)
-    if min(logs[1] - logs[0], logs[2] - logs[1]) < 1e-2:  # shorter steps feel the nodes' spacing of 2^-12, and these a little
+    if min(logs[1] - logs[0], logs[2] - logs[1]) < 1e-2:  # shorter steps feel the nodes' spacing of 2^-12, these less
         return
     first, second = increments(seed, [low, middle, high], 50)
     (whole,) = increments(seed, [low, high], 50)
