@@ -30,6 +30,7 @@ from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.consistency import ConsistencyConfig
+from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 DATA = GaussianMixture.gaussian(torch.tensor([0.6, -0.3]).double(), torch.tensor([0.25, 1.7]).double())
 every_process = pytest.mark.parametrize("name", PROCESSES)
@@ -173,7 +174,7 @@ class ExactTeacher(nn.Module):
     def on(self, device: torch.device) -> ExactTeacher:
         return self
 
-    def denoiser(self) -> Denoiser:
+    def teaching_denoiser(self) -> Denoiser:
         return self.asked
 
 
@@ -192,7 +193,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
             Recording(system.process, of_paths=True),
             ExactTeacher(PROCESSES["vp" if transferred else "flow"]()),
         )
-        monkeypatch.setattr(system, "denoiser", lambda student=student: student)
+        monkeypatch.setattr(system, "sharded_denoiser", lambda student=student: student)
         monkeypatch.setattr(system, "_taught", teacher)
         rows = torch.arange(400)
         batch = Batch(DATA.sample(400), Condition(class_label=rows % 2), rows)
@@ -201,3 +202,39 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         assert teacher.asked.labels == len(teacher.asked.labels) * student.labels[:1]
     assert losses["heun", 40] < losses["heun", 20] / 5 < 0.01
     assert losses["heun", 40] < losses["euler", 40] / 3
+
+
+class Held:
+    """A ``Taught`` whose teacher is at hand."""
+
+    def __init__(self, teacher: DiffusionSystem) -> None:
+        self.teacher = teacher
+
+    def on(self, device: torch.device) -> DiffusionSystem:
+        return self.teacher
+
+
+def test_the_student_follows_the_path_that_its_teacher_samples_guidance_included() -> None:
+    """Both kinds of guidance: away from the guide, and towards the class."""
+    torch.manual_seed(0)
+    network = {"name": "mlp", "width": 8, "num_blocks": 1}
+    shared = {"network": network, "parameterization": "flow", "class_conditional": True}
+    sampling = {"autoguidance": 3.0, "guidance": 2.0, "guidance_interval": (-9.0, 9.0)}
+    teacher = validate(DiffusionConfig, {**shared, "guide_images": 1, "sampling": sampling}).build((2,), ("a", "b"))
+    with torch.no_grad():
+        for parameter in teacher.parameters():  # network and guide, apart from each other
+            parameter.normal_(0, 0.3)
+    assert isinstance(teacher, DiffusionSystem)
+    teacher.double().eval().guide_seen.fill_(1)
+    student = validate(ConsistencyConfig, {**shared, "solver": "euler"}).build((2,), ("a", "b")).double()
+    student._taught = Held(teacher)  # type: ignore[assignment]
+    x_t, cond = points(6), Condition(class_label=torch.tensor([0, 1, 1, 0, 1, 0]))
+    t, s = torch.full((6,), 0.6).double(), torch.full((6,), 0.5).double()
+    euler = {"shape": (2,), "seeds": range(6), "cond": cond, "x_start": x_t, "finish": False, "dtype": torch.float64}
+    followed, plain = (
+        sample(denoiser, make_sampler("euler"), torch.stack([t[0], s[0]]), **euler).x  # type: ignore[arg-type]
+        for denoiser in (teacher.sampling_denoiser(), teacher.unguided_denoiser())
+    )
+    below = student._below(x_t, x_t, x_t, t, s, cond)
+    torch.testing.assert_close(below, followed, rtol=1e-12, atol=1e-12)
+    assert float((below - plain).abs().min()) > 1e-4

@@ -166,6 +166,10 @@ class DenoisingSystem(System):
         """The same without any guidance."""
         return self.sampling_denoiser()
 
+    def teaching_denoiser(self) -> Denoiser:
+        """``sampling_denoiser`` for whole batches of a student's, whose rows need not be apart from each other."""
+        return self.sampling_denoiser()
+
 
 def denoising(system: System, what: str) -> DenoisingSystem:
     """``system`` as one with a denoiser.

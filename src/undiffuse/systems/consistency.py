@@ -16,7 +16,6 @@ from torch import Tensor
 
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import ClippedDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -54,7 +53,8 @@ class ConsistencyConfig(SampledConfig):
         process: a row of ``PROCESSES`` with its options.
         parameterization: what the network predicts; one that gives x_0-hat = x_t / alpha at the clean end and stays
             finite at the noisy one, such as ``flow``, ``v`` and ``edm``.
-        teacher: the model whose ODE is followed; without one the data themselves say where a path leads.
+        teacher: the model whose ODE is followed, guidance included where it samples with any (Meng et al. 2023,
+            arXiv:2210.03142); without one the data themselves say where a path leads.
         start: a model whose weights the network begins with; the teacher by default.
         solver: of the teacher's step from t to s, ``euler`` or ``heun``.
         segments: follow paths to the next of so many boundaries only, of the grid ``sampling.grid``; 1 for the data.
@@ -169,7 +169,7 @@ class ConsistencySystem(SampledSystem):
         eps = rng.normal(x_0, "eps")
         x_t = self.process.diffuse(x_0, eps, t)
         x_s = self._below(x_0, eps, x_t, t, s, cond)
-        denoiser = self.denoiser()
+        denoiser = self.sharded_denoiser()
         with torch.no_grad(), rng.layers():  # the same dropout as below
             x_0_s = self._cut(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
         target = consistency_target(self.process, x_t, t, x_s, s, x_0_s, end)
@@ -205,9 +205,7 @@ class ConsistencySystem(SampledSystem):
         """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
         if self._taught is None:
             return self.process.diffuse(x_0, eps, s)
-        teacher = self._taught.on(x_0.device)
-        denoiser = denoiser_under(teacher, self.process)
-        denoiser = ClippedDenoiser(denoiser) if self._clips else denoiser
+        denoiser = denoiser_under(self._taught.on(x_0.device).teaching_denoiser(), self.process)
         no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, no, no + 1, no.bool())

@@ -40,9 +40,10 @@ class MeanFlowConfig(SampledConfig):
     """Straight paths and velocities only: ``process`` and ``parameterization`` stay ``flow``.
 
     Args:
-        teacher: a trained model of any kind, whose ODE is followed; ``null`` to learn from data alone, by the paper's
-            Jacobian-vector product in fp32. The network's time features must then be slow ones, about a turn over all
-            of time (``fourier_scale=0.001``): those of a diffusion turn a hundred times, and du/dt is noise.
+        teacher: a trained model of any kind, whose ODE is followed, its guidance included; ``null`` to learn from data
+            alone, by the paper's Jacobian-vector product in fp32. The network's time features must then be slow ones,
+            about a turn over all of time (``fourier_scale=0.001``): those of a diffusion turn a hundred times, and
+            du/dt is noise.
         teacher_step: the longest part of the way that the teacher goes, by one step of Heun's method.
         time_density: of both times, of which the later one becomes t.
         equal_share: of the rows whose two times are one, which learn the velocity itself.
@@ -99,7 +100,7 @@ class MeanFlowSystem(SampledSystem):
             return
         teacher = self._taught.on(device)
         fits(teacher, self)
-        denoiser = denoiser_under(teacher, self.process)
+        denoiser = denoiser_under(teacher.denoiser(), self.process)
         if isinstance(denoiser, NetworkDenoiser) and denoiser.parameterization.name == "flow":
             begin_from(self.network, denoiser.network)
 
@@ -112,7 +113,7 @@ class MeanFlowSystem(SampledSystem):
         velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
-            error = self.denoiser().output(x_t, t, replace(cond, until=s)) - target
+            error = self.sharded_denoiser().output(x_t, t, replace(cond, until=s)) - target
         if not self.training:  # the adaptive loss says nothing of how large the error is
             plain = mean_over_features(error**2)
             return LossReport(plain.mean(), plain, t)
@@ -129,7 +130,7 @@ class MeanFlowSystem(SampledSystem):
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's, (x_t - x_0-hat) / t."""
         assert self._taught is not None
-        x_0 = denoiser_under(self._taught.on(x_t.device), self.process)(x_t, t, cond).x_0
+        x_0 = denoiser_under(self._taught.on(x_t.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
         velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
         return velocity
 

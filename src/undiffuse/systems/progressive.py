@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
 from undiffuse.core.parameterization import Parameterization, eps_of
@@ -215,13 +216,13 @@ class ProgressiveSystem(SampledSystem):
         if steps == 0:
             t = self._density(self.process, u)
             with rng.layers():
-                rows = denoising_loss(self.denoiser(), x_0, eps, t, self._log_weight, cond)
+                rows = denoising_loss(self.sharded_denoiser(), x_0, eps, t, self._log_weight, cond)
             return LossReport(rows.mean(), rows, t)
         t, m, s, final = self._step_of(u, steps)
         x_t = self.process.diffuse(x_0, eps, t)
         target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
         with rng.layers():
-            output = self.denoiser().output(x_t, t, cond)
+            output = self.sharded_denoiser().output(x_t, t, cond)
         # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
         noise = eps_of(self.process, x_t, target, t)
         rows = output_error(self._parameterization, output, target, noise, t, self._log_weight)
@@ -236,13 +237,13 @@ class ProgressiveSystem(SampledSystem):
     def _teacher_denoiser(self) -> Denoiser:
         if self._teacher.network is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
-        denoiser = self._denoiser_of(self._teacher.network)
+        denoiser = self._denoiser_of(InferenceNetwork(self._teacher.network))
         return ClippedDenoiser(denoiser) if self.config.sampling.clip_x_0 and len(self.shape) == 3 else denoiser
 
 
 def _check_alike(teacher: DenoisingSystem, student: ProgressiveSystem) -> None:
     """Take the teacher's weights, or refuse one whose network, process or parameterization is another."""
-    theirs, network = denoiser_under(teacher, student.process), student.network
+    theirs, network = denoiser_under(teacher.denoiser(), student.process), student.network
     same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
     taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
     if taken < len(network.state_dict()):

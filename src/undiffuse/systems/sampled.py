@@ -211,6 +211,9 @@ class SampledSystem(DenoisingSystem):
     def unguided_denoiser(self) -> Denoiser:
         return self.guided_denoiser(Guidance(), Guidance())
 
+    def teaching_denoiser(self) -> Denoiser:
+        return self._guided_and_cut(self._evaluated(self._auto()), self.config.sampling.classifier_free())
+
     def _auto(self, request: SampleRequest | None = None) -> Guidance:
         """Guidance by the guide, in this request or by default; none as long as there is no guide.
 
@@ -239,20 +242,26 @@ class SampledSystem(DenoisingSystem):
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
         check_guidance(classifier_free.scale, self.config.class_conditional, self.config.label_dropout)
+        return self._finished(self._evaluated(auto), classifier_free)
+
+    def _evaluated(self, auto: Guidance) -> Denoiser:
+        """The network by the quickest way to evaluate it, away from the guide where so wanted."""
         pictures = len(self.shape) == 3
         evaluated: Denoiser = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
         if auto.scale != 1 and self.guide is not None:
             guide = self._denoiser_of(InferenceNetwork(self.guide) if pictures else self.guide)
             evaluated = Autoguided(evaluated, guide, *auto)
-        return self._finished(evaluated, classifier_free)
+        return evaluated
 
     def _finished(self, evaluated: Denoiser, classifier_free: Guidance = Guidance()) -> Denoiser:  # noqa: B008
         """``evaluated`` in blocks, guided, and cut to the range of pictures."""
-        pictures = len(self.shape) == 3
-        denoiser: Denoiser = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
-        denoiser = ClassifierFree(denoiser, *classifier_free) if classifier_free.scale != 1 else denoiser
-        clips = self.config.sampling.clip_x_0 and pictures  # what guidance has pushed beyond the range, too
-        return ClippedDenoiser(denoiser) if clips else denoiser
+        blocks = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
+        return self._guided_and_cut(blocks, classifier_free)
+
+    def _guided_and_cut(self, evaluated: Denoiser, classifier_free: Guidance) -> Denoiser:
+        free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
+        clips = self.config.sampling.clip_x_0 and len(self.shape) == 3  # what guidance has pushed beyond, too
+        return ClippedDenoiser(free) if clips else free
 
     def compile_networks(self) -> None:
         compile_in_place(self.network)

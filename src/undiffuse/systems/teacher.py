@@ -85,11 +85,11 @@ def fits(teacher: DenoisingSystem, student: System) -> None:
         )
 
 
-def denoiser_under(teacher: DenoisingSystem, process: Process) -> Denoiser:
-    """The teacher's denoiser for x_t of ``process``; its own where that is the same process."""
+def denoiser_under(denoiser: Denoiser, process: Process) -> Denoiser:
+    """A teacher's denoiser for x_t of ``process``; itself where that is its own process."""
     t = torch.linspace(0, 1, 9, dtype=torch.float64)
-    same = torch.equal(_table(process, t), _table(teacher.process, t))
-    return teacher.denoiser() if same else TransferredDenoiser(teacher.denoiser(), process)
+    same = torch.equal(_table(process, t), _table(denoiser.process, t))
+    return denoiser if same else TransferredDenoiser(denoiser, process)
 
 
 def _table(process: Process, t: Tensor) -> Tensor:
