@@ -43,6 +43,7 @@ from undiffuse.studies.truth import TRUTHS
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems.consistency import ConsistencyConfig
 from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.distribution_matching import DistributionMatchingConfig
 from undiffuse.systems.gan import GanConfig
 from undiffuse.systems.mean_flow import MeanFlowConfig
 from undiffuse.systems.progressive import ProgressiveConfig
@@ -80,6 +81,7 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("docs/guides/training.md", [*RunConfig.model_fields, *OptimizerConfig.model_fields, *EMAConfig.model_fields]),
         ("docs/guides/training.md", [*SYSTEMS, *DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
         ("docs/guides/few-steps.md", [*DISTILLATIONS, *ConsistencyConfig.model_fields]),
+        ("docs/guides/few-steps.md", [*DistributionMatchingConfig.model_fields]),
         ("docs/guides/few-steps.md", [*MeanFlowConfig.model_fields, *ProgressiveConfig.model_fields]),
         ("docs/guides/gans.md", [*OBJECTIVES, *GanConfig.model_fields, *AdaptiveConfig.model_fields]),
         (

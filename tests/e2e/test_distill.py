@@ -15,6 +15,7 @@ from undiffuse.app.distilling import configure
 from undiffuse.app.training import split_data
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.systems.saved import load, read_weights
+from undiffuse.training.guard import NonFiniteError
 from undiffuse.training.trainer import Trainer
 
 FLOW = ("system.process=flow", "system.parameterization=flow", "system.weighting=flow", "system.time_density=uniform")
@@ -25,6 +26,7 @@ OPTIONS = {
     "progressive": ("system.start_steps=4", "system.stage_images=80"),
     "mean_flow": (),
     "consistency": (),
+    "distribution_matching": (),
 }
 
 
@@ -61,7 +63,7 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     assert not [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if "teacher" in name]
 
 
-@pytest.mark.parametrize("method", ["progressive", "mean_flow"])
+@pytest.mark.parametrize("method", ["progressive", "mean_flow", "distribution_matching"])
 def test_a_student_begins_as_its_teacher(method: str, teacher: Path, tmp_path: Path) -> None:
     config = configure(teacher, 2, method, SMALL, None)
     student = Trainer(config, *split_data(config), tmp_path).system
@@ -97,6 +99,27 @@ def test_a_run_stopped_within_a_later_stage_ends_as_in_one(teacher: Path, tmp_pa
     again = Trainer(config, *split_data(config), tmp_path / "parts")
     assert again.resume() and again.run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_companion_s_gradient_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, 1, "distribution_matching", SMALL, None)
+    trainer = Trainer(config, *split_data(config), tmp_path)
+    trainer.system.parameters_of("companion")[0].register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteError, match="the network that learns in phase 'companion'"):
+        trainer.run()
+
+
+def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
+    first = tmp_path / "first"
+    undiffuse.fine("distill", teacher, *SMALL, "--steps", 2, "--device", "cpu", "--out", first)
+    told = read_weights(first / "model.safetensors")
+    for method in ("consistency", "distribution_matching"):
+        config = configure(teacher, 1, method, SMALL, None, first)
+        begun = Trainer(config, *split_data(config), tmp_path / method).system.state_dict()
+        assert all(torch.equal(begun[name], value) for name, value in told.items() if name.startswith("network."))
+    refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
+    assert "begin as their teacher; leave --start out" in refused
+    assert "no model" in undiffuse.refused("distill", teacher, "--start", tmp_path / "nowhere")
 
 
 def test_other_data_and_values_are_taken(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,12 @@ def distill(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
     ] = None,
     steps: Annotated[int, typer.Option(help="of the student: 1, 2, 4 or 8")] = 2,
-    method: Annotated[str, typer.Option(help="consistency, progressive or mean_flow")] = "consistency",
+    method: Annotated[
+        str, typer.Option(help="consistency, distribution_matching, progressive or mean_flow")
+    ] = "consistency",
+    start: Annotated[
+        str | None, typer.Option(help="another model that the student begins as, such as a student of few steps")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="other pictures than those the model was trained on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
@@ -34,7 +39,7 @@ def distill(
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     seconds = training.parse_duration(stop_after) if stop_after is not None else None
-    config = distilling.configure(model, steps, method, overrides or [], data)
+    config = distilling.configure(model, steps, method, overrides or [], data, start)
     if dry_run:
         training.dry_run(config, device)
         return

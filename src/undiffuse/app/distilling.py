@@ -25,7 +25,14 @@ from undiffuse.training.config import RunConfig
 STEPS = (1, 2, 4, 8)
 
 
-def configure(model: str | Path, steps: int, method: str, overrides: Sequence[str], data: str | None) -> RunConfig:
+def configure(
+    model: str | Path,
+    steps: int,
+    method: str,
+    overrides: Sequence[str],
+    data: str | None,
+    start: str | Path | None = None,
+) -> RunConfig:
     """The run that makes a student of ``model``.
 
     Args:
@@ -34,25 +41,34 @@ def configure(model: str | Path, steps: int, method: str, overrides: Sequence[st
         method: a row of ``DISTILLATIONS``.
         overrides: ``num_images=50000``, ``system.stage_images=5000``; see ``apply_overrides``.
         data: other data than the teacher's own.
+        start: another model for the student to begin as, in methods whose systems have that key.
     Raises:
-        UsageError: no such model or method, other steps, or a model that has no denoiser to learn from.
+        UsageError: no such model or method, other steps, a model that has no denoiser to learn from, or a method whose
+            students begin as their teacher.
     """
     if steps not in STEPS:
         raise UsageError(f"--steps must be one of {', '.join(map(str, STEPS))}, got {steps}")
     student_of = lookup(DISTILLATIONS, method, "distillation method")
     folder = find_model(model).resolve()
     run = saved_config(folder)
-    weights = folder / WEIGHTS["ema"]
     if not isinstance(run.system, SampledConfig):
         raise UsageError(
             f"{model} is a {run.system.name!r} model, which has no denoiser to learn from; give a diffusion"
         )
-    if not weights.is_file():
-        raise UsageError(f"{folder} has no {weights.name} yet; train it on with --resume until a checkpoint is written")
-    teacher = TeacherConfig(path=str(folder), sha256=sha256_of(weights))
     source = source_config_for(data) if data is not None else None
     try:
-        student: RunConfig = student_of(teacher, run, steps)
+        student: RunConfig = student_of(_named(folder), run, steps)
     except ValidationError as error:
         raise UsageError(explain(error, RunConfig, f"method {method!r}")) from None
-    return apply_overrides(student, overrides, source)
+    if start is not None and not hasattr(student.system, "start"):
+        raise UsageError(f"students of method {method!r} begin as their teacher; leave --start out")
+    begins = [] if start is None else [f"system.start={_named(find_model(start).resolve()).model_dump_json()}"]
+    return apply_overrides(student, [*begins, *overrides], source)
+
+
+def _named(folder: Path) -> TeacherConfig:
+    """The model in this folder with the checksum of its weights."""
+    weights = folder / WEIGHTS["ema"]
+    if not weights.is_file():
+        raise UsageError(f"{folder} has no {weights.name} yet; train it on with --resume until a checkpoint is written")
+    return TeacherConfig(path=str(folder), sha256=sha256_of(weights))

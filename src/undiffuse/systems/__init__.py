@@ -6,4 +6,5 @@ SYSTEMS = {
     "consistency": "undiffuse.systems.consistency:ConsistencyConfig",
     "mean_flow": "undiffuse.systems.mean_flow:MeanFlowConfig",
     "progressive": "undiffuse.systems.progressive:ProgressiveConfig",
+    "distribution_matching": "undiffuse.systems.distribution_matching:DistributionMatchingConfig",
 }

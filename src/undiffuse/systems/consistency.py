@@ -40,7 +40,7 @@ from undiffuse.samplers.noise import NoiseSource
 from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, denoiser_under, fits
 
 #: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.
 _LARGEST_GAIN = 10.0
@@ -150,10 +150,8 @@ class ConsistencySystem(SampledSystem):
         start = Taught(self.config.start) if self.config.start is not None else self._taught
         if self._taught is not None:
             fits(self._taught.on(device), self)
-        if start is not None and begin_from(self, start.on(device)) == 0:
-            raise UsageError(
-                f"nothing of the model {start.config.path} fits this network; give it the same system.network"
-            )
+        if start is not None:
+            begin_as(self, start, device)
         self.seen.zero_()  # of this run, whatever the model that it begins from has seen
 
     def after_step(self, average: System, images: int) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
-from undiffuse.core.parameterization import Parameterization, eps_of
+from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
@@ -36,10 +36,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import DenoisingSystem, LossReport, SampleRequest, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
-
-#: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
-_LARGEST_COEFFICIENT = 10.0
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, check_start, denoiser_under, fits
 
 
 class ProgressiveConfig(SampledConfig):
@@ -98,7 +95,7 @@ class ProgressiveConfig(SampledConfig):
         process: Process = build(PROCESSES, self.process)
         build(WEIGHTINGS, self.weighting)
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
-        _check_start(self.parameterization, process)
+        check_start(self.parameterization, process)
         steps = self.start_steps
         fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))
         if not torch.allclose(fine[::2], coarse, rtol=0, atol=1e-9):
@@ -111,15 +108,6 @@ class ProgressiveConfig(SampledConfig):
         self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
     ) -> ProgressiveSystem:
         return ProgressiveSystem(self, shape, class_names, num_augment_labels)
-
-
-def _check_start(name: str, process: Process) -> None:
-    c_out = float(Parameterization(name, process)(torch.ones(1, dtype=torch.float64)).c_out.abs())
-    if not c_out <= _LARGEST_COEFFICIENT:
-        raise UsageError(
-            f"parameterization={name!r} says too little of x_0 where sampling begins (its error counts {c_out:.3g} "
-            "times there); distil a model trained with v, flow, x0 or edm, or use method mean_flow"
-        )
 
 
 class _Teacher:

@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from undiffuse.config import FrozenModel
 from undiffuse.core.denoiser import Denoiser, TransferredDenoiser
+from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 from undiffuse.systems.base import DenoisingSystem, System, denoising
+
+#: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
+_LARGEST_COEFFICIENT = 10.0
 
 
 class TeacherConfig(FrozenModel):
@@ -94,6 +98,30 @@ def denoiser_under(denoiser: Denoiser, process: Process) -> Denoiser:
 
 def _table(process: Process, t: Tensor) -> Tensor:
     return torch.stack([process.alpha(t), process.sigma(t)])
+
+
+def check_start(parameterization: str, process: Process) -> None:
+    """Refuse what cannot make a sample of pure noise in one step.
+
+    Raises:
+        UsageError: a parameterization that says too little of x_0 there, such as ``eps``.
+    """
+    c_out = float(Parameterization(parameterization, process)(torch.ones(1, dtype=torch.float64)).c_out.abs())
+    if not c_out <= _LARGEST_COEFFICIENT:
+        raise UsageError(
+            f"parameterization={parameterization!r} says too little of x_0 where sampling begins (its error counts "
+            f"{c_out:.3g} times there); distil a model trained with v, flow, x0 or edm, or use method mean_flow"
+        )
+
+
+def begin_as(student: nn.Module, model: Taught, device: torch.device) -> None:
+    """Let ``student`` have the weights of another model.
+
+    Raises:
+        UsageError: not one of them fits.
+    """
+    if begin_from(student, model.on(device)) == 0:
+        raise UsageError(f"nothing of the model {model.config.path} fits this network; give it the same system.network")
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ def bad_gradients(module: nn.Module) -> list[str]:
         for name, value in module.named_parameters()
         if value.grad is not None and not bool(torch.isfinite(value.grad).all())
     ]
+
+
+def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
+    """Are all gradients of these finite, as far as there are any?"""
+    return all(bool(torch.isfinite(value.grad).all()) for value in parameters if value.grad is not None)
 
 
 def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | None:

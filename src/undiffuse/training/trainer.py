@@ -231,6 +231,8 @@ class Trainer:
     def _stop_at_gradient(self, phase: str) -> None:
         parts = [self._micro_batch(number) for number in range(self.config.num_micro_batches)]
         name = guard.first_bad_gradient(self.system, lambda: self.system(parts[0][0], phase, parts[0][1]))
+        if name is None and not guard.all_finite(self.system.parameters_of(phase)):
+            name = f"the network that learns in phase {phase!r} and is no part of the model"
         cause = f"gradient of {name}" if name else "none, every gradient is finite and their norm is not"
         self._stop("a gradient is not finite", cause, [batch for batch, _ in parts])
 

@@ -1,4 +1,4 @@
-"""A mean flow learns, from data alone and from a teacher: one step of it is far better than one of an ordinary flow."""
+"""Students of one step learn, by mean flow and by distribution matching: far better than one step of a plain flow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_a_teacher(flow: Path, tmp_path: Path) -> None:
+def test_a_mean_flow_from_a_teacher(flow: Path, tmp_path: Path) -> None:
     options = [*QUIET, "num_images=75000", "batch_images=500"]
     student = finished(distilling.configure(flow, 1, "mean_flow", options, None), tmp_path)
     teacher = load(flow).system
@@ -55,7 +55,7 @@ def test_from_a_teacher(flow: Path, tmp_path: Path) -> None:
     assert distance(student, 1, "ddim") > 0.7 * untaught, "without the time to reach it is the flow itself"
 
 
-def test_from_data_alone(flow: Path, tmp_path: Path) -> None:
+def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
     options = [*QUIET, "num_images=40000", "batch_images=250", "optimizer.learning_rate=2e-3"]
     network = MLPConfig(width=64, num_blocks=2, time_features="fourier", fourier_scale=0.001)
     run = configure("flow-swissroll", options, None, None, False)
@@ -64,3 +64,19 @@ def test_from_data_alone(flow: Path, tmp_path: Path) -> None:
     plain = load(flow).system
     assert isinstance(plain, DenoisingSystem)
     assert distance(model, 1) < 0.5 * distance(plain, 1, "ddim")
+
+
+def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, tmp_path: Path) -> None:
+    """From the teacher's own weights, and from a consistency model that has hardly learned."""
+    shared = [*QUIET, "batch_images=500", "ema.halflife_images=20000", 'optimizer.phase_rates={"student":1e-3}']
+    teacher = load(flow).system
+    assert isinstance(teacher, DenoisingSystem)
+    untaught = distance(teacher, 1, "ddim")
+    briefly = [*shared, "num_images=40000", "optimizer.phase_rates={}"]
+    begun = distilling.configure(flow, 1, "consistency", briefly, None)
+    before = distance(finished(begun, tmp_path / "begun"), 1)
+    for start in (None, tmp_path / "begun"):
+        options = [*shared, "num_images=150000", "optimizer.learning_rate=2e-3"]
+        config = distilling.configure(flow, 1, "distribution_matching", options, None, start)
+        one = distance(finished(config, tmp_path / f"matched-{start is None}"), 1)
+        assert one < (0.4 * untaught if start is None else 0.5 * before)

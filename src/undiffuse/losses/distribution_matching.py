@@ -1,0 +1,44 @@
+"""Distribution matching: which way to move samples so that, noised, they are distributed as the teacher's are.
+
+The gradient of KL(samples, noised to t || data, noised to t) by a sample x_0 is the difference of two scores at x_t,
+that of the samples' distribution and that of the data's, or alpha / sigma^2 times
+
+    x_0-hat of the samples' own denoiser  -  x_0-hat of the teacher.
+
+A mean over t of it is what the student follows. The samples' denoiser has to be trained as the samples change.
+
+Source: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", arXiv:2311.18828, eqs. 1-8;
+without its regression term, the samples' denoiser trained more often than the student, Yin et al. 2024, "Improved
+Distribution Matching Distillation for Fast Image Synthesis", arXiv:2405.14867, secs. 4.1-4.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.rows import mean_over_features, per_row
+
+#: The least distance that a direction is divided by.
+_LEAST = 1e-3
+
+
+@torch.no_grad()
+def matching_direction(x_0: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
+    """Where a descent on the divergence takes each sample away from, (B, ...), of about one size at all noise levels.
+
+    Args:
+        x_0: (B, ...) the samples.
+        teacher: (B, ...) the teacher's x_0-hat at the noised samples.
+        own: (B, ...) that of the denoiser of the samples.
+    Returns:
+        (own - teacher) / mean |x_0 - teacher| of each row.
+    Source: Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8.
+    """
+    size = mean_over_features((x_0 - teacher).abs()).clamp(min=_LEAST)
+    return (own - teacher) / per_row(size, x_0)
+
+
+def matching_loss(x_0: Tensor, direction: Tensor) -> Tensor:
+    """(B,) numbers whose gradient by a row of ``x_0`` is ``direction`` over its number of features."""
+    return mean_over_features((x_0 - (x_0 - direction).detach()) ** 2) / 2

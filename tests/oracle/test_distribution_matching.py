@@ -1,0 +1,187 @@
+"""Distribution matching on Gaussians, whose scores are known, and its two turns."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from undiffuse.config import validate
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.gaussian import GaussianMixture
+from undiffuse.core.processes import PROCESSES, FlowProcess
+from undiffuse.core.random import StepRandom
+from undiffuse.core.rows import per_row
+from undiffuse.losses.distribution_matching import matching_direction, matching_loss
+from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.distribution_matching import (
+    COMPANION,
+    STUDENT,
+    DistributionMatchingConfig,
+    DistributionMatchingSystem,
+)
+
+NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
+
+
+def gaussian(mean: float, std: float) -> GaussianMixture:
+    moments = torch.tensor([[mean], [std**2]], dtype=torch.float64)
+    return GaussianMixture.gaussian(*moments)
+
+
+@pytest.mark.parametrize("name", ["flow", "vp", "ve"])
+def test_the_direction_is_the_difference_of_the_scores(name: str) -> None:
+    """Of the samples N(1, 0.5^2) and the data N(-0.5, 0.8^2), both noised to t."""
+    process = PROCESSES[name]()
+    t = process.time_of_log_snr(torch.linspace(-3, 3, 7, dtype=torch.float64))
+    x_0, x_t = torch.linspace(-2, 2, 7).double()[:, None], torch.linspace(-3, 3, 7).double()[:, None]
+    alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+
+    def score(mean: float, std: float) -> Tensor:
+        return -(x_t - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    own, teacher = (gaussian(*of).denoiser(process)(x_t, t).x_0 for of in ((1.0, 0.5), (-0.5, 0.8)))
+    expected = sigma**2 / alpha * (score(1.0, 0.5) - score(-0.5, 0.8)) / (x_0 - teacher).abs()
+    torch.testing.assert_close(matching_direction(x_0, teacher, own), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_has_the_direction_for_a_gradient() -> None:
+    x_0, direction = torch.randn(3, 2, 4, dtype=torch.float64), torch.randn(3, 2, 4, dtype=torch.float64)
+    x_0.requires_grad_()
+    matching_loss(x_0, direction).sum().backward()
+    torch.testing.assert_close(x_0.grad, direction / 8)
+
+
+def test_samples_that_follow_it_become_the_data() -> None:
+    """m + s z with its exact denoiser for a companion goes from N(1, 0.3^2) to N(-0.5, 0.8^2), spread and all."""
+    process, data = FlowProcess(), gaussian(-0.5, 0.8).denoiser(FlowProcess())
+    generator = torch.Generator().manual_seed(0)
+    mean, log_std = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, -1.2))
+    optimizer = torch.optim.Adam([mean, log_std], lr=0.02)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 400)
+        z, eps = torch.randn(2, 512, 1, dtype=torch.float64, generator=generator)
+        x_0 = mean + log_std.exp() * z
+        t = 0.02 + 0.96 * torch.rand(512, dtype=torch.float64, generator=generator)
+        x_t = process.diffuse(x_0.detach(), eps, t)
+        own = gaussian(mean.item(), log_std.exp().item()).denoiser(process)
+        loss = matching_loss(x_0, matching_direction(x_0.detach(), data(x_t, t).x_0, own(x_t, t).x_0)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert mean.item() == pytest.approx(-0.5, abs=0.05)
+    assert log_std.exp().item() == pytest.approx(0.8, abs=0.05)
+
+
+class Held:
+    """A ``Taught`` whose teacher is at hand."""
+
+    def __init__(self, teacher: Any) -> None:
+        self.teacher = teacher
+
+    def on(self, device: torch.device) -> Any:
+        return self.teacher
+
+
+class Rows(NamedTuple):
+    """A batch."""
+
+    x_0: Tensor
+    condition: Condition
+
+
+BATCH = Rows(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), Condition())
+
+
+def system(**options: object) -> DistributionMatchingSystem:
+    """A student whose companion is its teacher still."""
+    torch.manual_seed(0)
+    teacher = validate(DiffusionConfig, {"network": NETWORK}).build((2,), ())
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    config = validate(DistributionMatchingConfig, {"network": NETWORK, "teacher": {"path": "nowhere"}, **options})
+    built = config.build((2,), ())
+    assert isinstance(built, DistributionMatchingSystem)
+    for parameter in built.network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    built._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
+    built._companion.network.load_state_dict(teacher.network.state_dict())  # type: ignore[union-attr]
+    return built
+
+
+def test_where_the_companion_says_what_the_teacher_says_nothing_moves() -> None:
+    student = system()
+    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.max()) == 0
+    with torch.no_grad():
+        for parameter in student._companion.network.parameters():
+            parameter.mul_(1.1)
+    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.min()) > 0
+
+
+@pytest.mark.parametrize("phase", [COMPANION, STUDENT])
+def test_each_turn_moves_its_own_network(phase: str) -> None:
+    student = system()
+    with torch.no_grad():
+        for parameter in student._companion.network.parameters():
+            parameter.mul_(1.1)
+    student(BATCH, phase, StepRandom(0, 0)).loss.backward()
+    others = {COMPANION: STUDENT, STUDENT: COMPANION}
+    assert all(parameter.grad is not None for parameter in student.parameters_of(phase))
+    assert all(parameter.grad is None for parameter in student.parameters_of(others[phase]))
+
+
+def test_the_companion_learns_what_the_student_makes() -> None:
+    """Its loss is the denoising loss of the samples, not of the data."""
+    student = system()
+    report = student(BATCH, COMPANION, StepRandom(0, 0))
+    far = Rows(BATCH.x_0 + 100, BATCH.condition)  # with one step the student never sees the data
+    assert torch.equal(student(far, COMPANION, StepRandom(0, 0)).rows, report.rows)
+    with torch.no_grad():
+        student.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
+    assert not torch.equal(student(BATCH, COMPANION, StepRandom(0, 0)).rows, report.rows)
+
+
+def test_the_student_comes_as_often_as_asked() -> None:
+    student = system(companion_steps=3)
+    assert [student.turns(step) for step in range(4)] == [(COMPANION,)] * 2 + [(COMPANION, STUDENT), (COMPANION,)]
+
+
+class Asked(Denoiser):
+    """Notes what a student is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = FlowProcess()
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        self.x_t, self.t = x_t, t
+        return Denoised(x_t)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_it_is_taught_at_the_times_that_it_samples_at(num_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = system(sampling={"sampler": "consistency", "num_steps": num_steps, "grid": "uniform"})
+    asked = Asked()
+    monkeypatch.setattr(student, "sharded_denoiser", lambda: asked)
+    student._made(BATCH.x_0 + 100, Condition(), STUDENT, StepRandom(0, 0))
+    times = {round(1 - step / num_steps, 9) for step in range(num_steps)}
+    assert {round(float(t), 9) for t in asked.t} == times
+    signal = asked.x_t - per_row(1 - asked.t, asked.x_t) * (BATCH.x_0 + 100)
+    assert float((signal / per_row(asked.t, signal)).abs().max()) < 5  # sigma eps is all that is left
+
+
+def test_a_copy_shares_its_companion_and_saves_none() -> None:
+    student = system()
+    twin = copy.deepcopy(student)
+    assert twin._companion is student._companion
+    assert not [name for name in student.state_dict() if COMPANION in name]
+    other = system()
+    with torch.no_grad():
+        next(iter(student._companion.network.parameters())).add_(1)
+    other.load_training_state(student.training_state())
+    pairs = zip(student.parameters_of(COMPANION), other.parameters_of(COMPANION), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
