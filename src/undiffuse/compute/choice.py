@@ -27,11 +27,13 @@ class ComputeConfig(FrozenModel):
             wherever a model asks for it; ``never`` in float32.
         copies: sample with a copy of the weights that is cast once; otherwise they are cast in every evaluation.
         graphs: record an evaluation on CUDA once and replay it.
+        memory: keep what is freed for the next evaluation; otherwise the C library gives it back to the system.
     """
 
     bf16: Literal["auto", "always", "never"] = "auto"
     copies: Literal["auto", "off"] = "auto"
     graphs: Literal["auto", "off"] = "auto"
+    memory: Literal["auto", "off"] = "auto"
 
 
 def chosen() -> ComputeConfig:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
@@ -262,6 +263,8 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     return Model(system.to(device).eval(), record, folder, sha256_of(file), weights)
 
 

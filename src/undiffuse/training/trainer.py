@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
@@ -91,6 +92,8 @@ class Trainer:
             "data": {"fingerprint": train.fingerprint, "train": len(train), "validation": len(validation)},
             "config": config.model_dump(mode="json"),
         }
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.system = self._fresh_system()
         self.system.begin_training(self.device)
         self.ema = EMA(self.system, config.ema)
