@@ -8,8 +8,8 @@
 32x32 colour. diffusers' ``UNet2DModel`` has the same layers and the same number of weights, and multiplies as often;
 denoising-diffusion-pytorch has only its own architecture, at the nearest number of parameters. A training step is all
 that each one's own trainer does for a batch: draw, forward, backward, gradient norm, optimizer, average. Sampling is
-DDIM through each one's own loop, divided by evaluations. This project's own network of the recipe, another one, has a
-row of its own; so has what the machine can do at best, measured in the same rounds.
+DDIM through each one's own loop, divided by evaluations. Each has a process of its own. This project's own network of
+the recipe, another one, has a row of its own; so has what the machine can do at best, measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import interleaved
 import numpy as np
 import torch
+from apart import Apart
 from cost import BF16_CEILING, FP32_CEILING, TRAINING, ceilings, forward_flops
 from interleaved import Candidate, Summary
 from learners import DDP, Diffusers, Learner, Ours, Setting, matching_parameters
@@ -132,6 +134,11 @@ def noise_pictures(shape: tuple[int, ...], count: int = 512) -> ArrayDataset:
     return ArrayDataset("noise", np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8))
 
 
+def built(case: Case, peers: set[str], compiled: bool, name: str, setting: Setting, folder: Path) -> Learner:
+    """One of ``makers``, in the process that it is measured in."""
+    return makers(case, peers, compiled)[name](setting, folder)
+
+
 @torch.no_grad()
 def facts_of(learner: Learner) -> dict[str, Any]:
     """Size and work of the network."""
@@ -140,52 +147,60 @@ def facts_of(learner: Learner) -> dict[str, Any]:
     t = torch.full((1,), 0.5, dtype=torch.float64, device=x.device)
     return {
         "parameters": num_parameters(learner.network()),
-        "forward_flops": forward_flops(lambda: denoiser(x, t)),
+        "forward_flops": (flops := forward_flops(lambda: denoiser(x, t))),
+        "flops": flops,
+        "images": learner.batch_images,
     }
 
 
-def training(learner: Learner, name: str, steps: int, facts: dict[str, Any], device: str) -> Candidate:
+def step_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of a training step, by those of an evaluation."""
+    return facts | {"flops": TRAINING * facts["forward_flops"]}
+
+
+def train(learner: Learner, steps: int, device: str) -> float:
     """Seconds a step."""
 
     def work() -> None:
         for _ in range(steps):
             learner.step()
 
-    facts = {**facts, "images": learner.batch_images, "flops": TRAINING * facts["forward_flops"]}
-    return Candidate(name, lambda: interleaved.seconds_of(work, device) / steps, facts)
+    return interleaved.seconds_of(work, device) / steps
 
 
-def sampling(
-    learner: Learner, name: str, images: int, evaluations: int, facts: dict[str, Any], device: str
-) -> Candidate:
+def draw(learner: Learner, images: int, evaluations: int, device: str) -> float:
     """Seconds an evaluation of all these pictures."""
-
-    def once() -> float:
-        return interleaved.seconds_of(lambda: learner.sample_own_way(images, 0, evaluations), device) / evaluations
-
-    return Candidate(name, once, {**facts, "images": images, "flops": facts["forward_flops"]})
+    return interleaved.seconds_of(lambda: learner.sample_own_way(images, 0, evaluations), device) / evaluations
 
 
 def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All of one case, training in turns and then sampling in turns."""
-    device, data = arguments.device, noise_pictures(case.shape)
-    found = makers(case, wanted(arguments.no_peers), arguments.compile)
-    with tempfile.TemporaryDirectory() as scratch:
-        setting = Setting(data, arguments.seed, device=device)
-        learners = {name: make(setting, Path(scratch)) for name, make in found.items()}
-        facts = {name: facts_of(learners[eager(name)]) for name in learners}
-        steps, top = arguments.steps, ceilings(device, arguments.smoke)
-        trained = [training(learner, name, steps, facts[name], device) for name, learner in learners.items()]
-        drawn = [
-            sampling(learner, name, arguments.images, arguments.evaluations, facts[name], device)
+    """All of one case, training in turns and then sampling in turns, each candidate in a process of its own."""
+    device, peers = arguments.device, wanted(arguments.no_peers)
+    steps, images, evaluations = arguments.steps, arguments.images, arguments.evaluations
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as open_ones:
+        setting = Setting(noise_pictures(case.shape), arguments.seed, device=device)
+        learners = {
+            name: open_ones.enter_context(Apart(built, case, peers, arguments.compile, name, setting, Path(scratch)))
+            for name in makers(case, peers, arguments.compile)
+        }
+        found = {name: learner(facts_of) for name, learner in learners.items() if name == eager(name)}
+        sampled = {"images": images}
+        trained = [
+            Candidate(name, partial(learner, train, steps, device), step_facts(found[eager(name)]))
             for name, learner in learners.items()
         ]
+        drawn = [
+            Candidate(
+                name, partial(learner, draw, images, evaluations, device), found[eager(name)] | {"images": images}
+            )
+            for name, learner in learners.items()
+        ]
+        warm_up = 0 if arguments.smoke else 2 if arguments.compile else 1
+        top = ceilings(device, arguments.smoke)
         return {
             kind: {
                 "facts": {c.name: c.facts for c in group},
-                "seconds": interleaved.take_turns(
-                    [*group, *top], arguments.rounds, warm_up=0 if arguments.smoke else 2 if arguments.compile else 1
-                ),
+                "seconds": interleaved.take_turns([*group, *top], arguments.rounds, warm_up=warm_up),
             }
             for kind, group in (("training step", trained), ("sampling evaluation", drawn))
         }
@@ -216,10 +231,10 @@ def page(record: dict[str, Any]) -> str:
     """The record as tables."""
     lines = interleaved.head(record, "Training step and sampling evaluation")
     lines += [
-        f"Median of {record['rounds']} rounds in which all took turns, lower to upper quartile in brackets; a ratio is "
-        f"to `{BASE}` of the same round. GFLOP are of one forward pass of one picture; a training step counts three "
-        "times as much. The share is of the best bf16 convolution measured in the same rounds. With a recipe's name: "
-        "another network and optimizer, so no equal comparison.",
+        f"Median of {record['rounds']} rounds in which all took turns, each in a process of its own, lower to upper "
+        f"quartile in brackets; a ratio is to `{BASE}` of the same round. GFLOP are of one forward pass of a picture, "
+        "a training step counts three times as much. The share is of the best bf16 convolution measured in the same "
+        "rounds. With a recipe's name: another network and optimizer, so no equal comparison.",
     ]
     columns = ["", "weights, GFLOP", "ms", "images/s", f"times {DIFFUSERS}", "of bf16 ceiling"]
     for name, case in record["cases"].items():

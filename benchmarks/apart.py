@@ -1,0 +1,78 @@
+"""Each thing that is measured lives in a process of its own, so that none feels what another does to its process.
+
+This project tells the C library to keep freed memory and a peer may turn other screws; in one process each would be
+measured with the screws of all.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+
+class Apart:
+    """``make(*arguments)`` in a process of its own, which does with it what it is told.
+
+    Args:
+        make: a function that the other process can import.
+        arguments: for it.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        told = (theirs, torch.get_num_threads(), make, arguments)
+        self._process = context.Process(target=_serve, args=told, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def __call__(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """``work(thing, *arguments)`` over there, a function that the other process can import; waits for its result.
+
+        Raises:
+            RuntimeError: what was raised there, as text.
+        """
+        self._pipe.send((work, arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            result, error = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            error = f"the process ended with exit code {self._process.exitcode}"
+        if error is not None:
+            raise RuntimeError(error)
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._pipe.close()
+        self._process.join(10)
+        self._process.terminate()
+
+
+def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Make the thing, say so, and do what comes until nothing more does."""
+    torch.set_num_threads(threads)
+    try:
+        thing = make(*arguments)
+        pipe.send((None, None))
+        while True:
+            work, told = pipe.recv()
+            pipe.send((work(thing, *told), None))
+    except EOFError:
+        return
+    except Exception:
+        pipe.send((None, traceback.format_exc()))
