@@ -184,7 +184,6 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
             for name in makers(case, peers, arguments.compile)
         }
         found = {name: learner(facts_of) for name, learner in learners.items() if name == eager(name)}
-        sampled = {"images": images}
         trained = [
             Candidate(name, partial(learner, train, steps, device), step_facts(found[eager(name)]))
             for name, learner in learners.items()
