@@ -60,7 +60,12 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     model = load(tmp_path / "whole")
     assert model.system.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
     assert model.sample(3).shape == (3, 1, 8, 8)
-    assert not [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if "teacher" in name]
+    kept = [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if not name.startswith("network.")]
+    assert set(kept) <= {"seen", "student_steps"}, "neither teacher nor companion"
+    measured = tmp_path / "measured.json"
+    undiffuse.fine("evaluate", tmp_path / "whole", "--metrics", "copying", "--num", 60, "--out", measured)
+    found = [row["metric"] for row in json.loads(measured.read_text())["results"]]
+    assert "neighbour_ratio" in found and "training_gap" not in found, "its loss needs what is gone"
 
 
 @pytest.mark.parametrize("method", ["progressive", "mean_flow", "distribution_matching"])

@@ -109,7 +109,7 @@ def system(**options: object) -> DistributionMatchingSystem:
     for parameter in built.network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     built._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
-    built._companion.network.load_state_dict(teacher.network.state_dict())  # type: ignore[union-attr]
+    built._companion.become(teacher.network)  # type: ignore[arg-type]
     return built
 
 

@@ -69,7 +69,8 @@ def copying(subject: Subject) -> list[Result]:
     held_out = spread(subject.held_out, min(subject.protocol.num, most(subject.held_out)))
     bank = subject.pictures_made
     searches = search(bank.rows, held_out, subject.train, subject.extractor)
-    gap = training_gap(subject.model.system, subject.train, subject.held_out, subject.protocol.seed)
+    system = subject.model.system
+    gap = training_gap(system, subject.train, subject.held_out, subject.protocol.seed) if system.loss_at_hand else None
     stated = {
         "distance": "L2",
         "samples": subject.sampling(),
@@ -152,7 +153,9 @@ def neighbour_results(
     return results
 
 
-def _gap_result(gap: Gap, stated: dict[str, Any]) -> list[Result]:
+def _gap_result(gap: Gap | None, stated: dict[str, Any]) -> list[Result]:
+    if gap is None:
+        return []
     protocol = {key: value for key, value in stated.items() if not key.startswith("samples")}
     protocol |= {"distance": "none", "loss": "the model's own", "pictures": gap.num_pictures, "rounds": gap.num_rounds}
     details = {"training_loss": gap.training, "held_out_loss": gap.held_out}

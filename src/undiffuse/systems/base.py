@@ -105,6 +105,13 @@ class System(nn.Module):
         """How it samples unless asked otherwise, as plain values for a result's protocol."""
         return {}
 
+    @property
+    def loss_at_hand(self) -> bool:
+        """Whether its loss says how well it knows a picture, and can be taken here and now: not where that needs a
+        teacher that is gone.
+        """
+        return True
+
     def turns(self, step: int) -> tuple[str, ...]:
         """The phases of an optimizer step, in order: all of them unless some come less often; the first always does."""
         return self.phases

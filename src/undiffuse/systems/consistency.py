@@ -145,6 +145,10 @@ class ConsistencySystem(SampledSystem):
         """From the prior to the data; see ``askable_range``."""
         return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
 
+    @property
+    def loss_at_hand(self) -> bool:
+        return self._taught is None or self._taught.at_hand
+
     def begin_training(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""
         start = Taught(self.config.start) if self.config.start is not None else self._taught

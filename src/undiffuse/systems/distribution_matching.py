@@ -24,6 +24,7 @@ from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
@@ -78,11 +79,26 @@ class DistributionMatchingConfig(SampledConfig):
 class _Companion:
     """Holds the companion's network out of the student's sight: nothing saved with the model, shared by copies."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self) -> None:
+        self._network: nn.Module | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Companion:
         return self
+
+    @property
+    def network(self) -> nn.Module:
+        """Its network.
+
+        Raises:
+            UsageError: this is no training.
+        """
+        if self._network is None:
+            raise UsageError("a student of distribution matching has its companion in training alone: resume its run")
+        return self._network
+
+    def become(self, network: nn.Module) -> None:
+        """Take a copy of ``network``."""
+        self._network = copy.deepcopy(network).requires_grad_(True)
 
 
 class DistributionMatchingSystem(SampledSystem):
@@ -102,12 +118,17 @@ class DistributionMatchingSystem(SampledSystem):
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher)
-        self._companion = _Companion(copy.deepcopy(self.network))
+        self._companion = _Companion()
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
         """From the prior to the data; see ``askable_range``."""
         return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    @property
+    def loss_at_hand(self) -> bool:
+        """It is about samples and no pictures."""
+        return False
 
     def turns(self, step: int) -> tuple[str, ...]:
         last = (step + 1) % self.config.companion_steps == 0
@@ -124,7 +145,7 @@ class DistributionMatchingSystem(SampledSystem):
         theirs = denoiser_under(teacher.denoiser(), self.process)
         if isinstance(theirs, NetworkDenoiser):
             begin_from(self.network, theirs.network)
-        self._companion.network = copy.deepcopy(self.network).to(device)
+        self._companion.become(self.network)
         if self.config.start is not None:
             begin_as(self, Taught(self.config.start), device)
 
@@ -142,7 +163,8 @@ class DistributionMatchingSystem(SampledSystem):
             made = self._made(batch.x_0, cond, phase, rng)
         eps = rng.normal(made, f"eps {phase}")
         turn = self._student_turn if phase == STUDENT else self._companion_turn
-        return turn(made, eps, t, cond)
+        with rng.layers():
+            return turn(made, eps, t, cond)
 
     def _companion_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         rows = denoising_loss(self._companion_denoiser(), made, eps, t, self._log_weight, cond)

@@ -95,6 +95,10 @@ class MeanFlowSystem(SampledSystem):
         """All of them: both ends of time can be asked for."""
         return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
 
+    @property
+    def loss_at_hand(self) -> bool:
+        return self._taught is None or self._taught.at_hand
+
     def begin_training(self, device: torch.device) -> None:
         if self._taught is None:
             return

@@ -167,6 +167,10 @@ class ProgressiveSystem(SampledSystem):
     def sampling_facts(self) -> dict[str, Any]:
         return {**super().sampling_facts(), "steps": self.present_steps}
 
+    @property
+    def loss_at_hand(self) -> bool:
+        return int(self.student_steps) == 0 or self._teacher.network is not None
+
     def begin_training(self, device: torch.device) -> None:
         if self.config.teacher is None:
             return

@@ -66,6 +66,15 @@ class Taught:
     def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
         return self
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether it lies where it is named, with the weights that are named."""
+        try:
+            self.on(torch.device("cpu") if self._loaded is None else self._loaded.device)
+        except UsageError:
+            return False
+        return True
+
     def on(self, device: torch.device) -> DenoisingSystem:
         """The teacher on ``device``."""
         if self._loaded is None:
