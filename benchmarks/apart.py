@@ -39,7 +39,10 @@ class Apart:
         Raises:
             RuntimeError: what was raised there, as text.
         """
-        self._pipe.send((work, arguments))
+        try:
+            self._pipe.send((work, arguments))
+        except BrokenPipeError:
+            raise RuntimeError(f"the process ended with exit code {self._process.exitcode}") from None
         return self._answer()
 
     def _answer(self) -> Any:
@@ -69,10 +72,17 @@ def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: 
     try:
         thing = make(*arguments)
         pipe.send((None, None))
-        while True:
-            work, told = pipe.recv()
+        while (task := _received(pipe)) is not None:
+            work, told = task
             pipe.send((work(thing, *told), None))
-    except EOFError:
-        return
     except Exception:
         pipe.send((None, traceback.format_exc()))
+
+
+def _received(pipe: Connection) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """The next task; ``None`` when no more come."""
+    try:
+        task: tuple[Callable[..., Any], tuple[Any, ...]] = pipe.recv()
+    except EOFError:
+        return None
+    return task

@@ -145,12 +145,9 @@ def facts_of(learner: Learner) -> dict[str, Any]:
     denoiser = learner.denoiser()
     x = torch.zeros(1, *learner.data.shape, device=next(learner.network().parameters()).device)
     t = torch.full((1,), 0.5, dtype=torch.float64, device=x.device)
-    return {
-        "parameters": num_parameters(learner.network()),
-        "forward_flops": (flops := forward_flops(lambda: denoiser(x, t))),
-        "flops": flops,
-        "images": learner.batch_images,
-    }
+    flops = forward_flops(lambda: denoiser(x, t))
+    size = num_parameters(learner.network())
+    return {"parameters": size, "forward_flops": flops, "flops": flops, "images": learner.batch_images}
 
 
 def step_facts(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1100,17 +1100,17 @@ MUTATIONS = [
         tests=("tests/oracle/test_distribution_matching.py",),
     ),
     Mutation(
-        "distribution matching: size by the companion",
+        "distribution matching: size by the fake score",
         "losses/distribution_matching.py",
         "    size = mean_over_features((x_0 - teacher).abs())",
         "    size = mean_over_features((x_0 - own).abs())",
         tests=("tests/oracle/test_distribution_matching.py",),
     ),
     Mutation(
-        "distribution matching: the companion learns the data",
+        "distribution matching: the fake score learns the data",
         "systems/distribution_matching.py",
-        "rows = denoising_loss(self._companion_denoiser(), made, eps,",
-        "rows = denoising_loss(self._companion_denoiser(), batch.x_0, eps,",
+        "rows = denoising_loss(self._fake_score_denoiser(), made, eps,",
+        "rows = denoising_loss(self._fake_score_denoiser(), batch.x_0, eps,",
         tests=("tests/oracle/test_distribution_matching.py",),
     ),
     Mutation(
@@ -1123,8 +1123,8 @@ MUTATIONS = [
     Mutation(
         "students: the teacher without its guidance",
         "systems/sampled.py",
-        "self._guided_and_cut(self._evaluated(self._auto()), self.config.sampling.classifier_free())",
-        "self._guided_and_cut(self._evaluated(Guidance()), self.config.sampling.classifier_free())",
+        "self._guided_and_cut(self._evaluated(self._auto(), sharded), self.config.sampling.classifier_free())",
+        "self._guided_and_cut(self._evaluated(Guidance(), sharded), self.config.sampling.classifier_free())",
         tests=("tests/oracle/test_consistency.py",),
     ),
     Mutation(

@@ -118,7 +118,7 @@ def test_it_begins_from_its_teacher(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_a_teacher_of_other_weights_or_data_is_refused(teacher: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="this run learns from 000000000000"):
+    with pytest.raises(UsageError, match="this run names 000000000000"):
         load_teacher(TeacherConfig(path=str(teacher), sha256=64 * "0"))
     sha256 = load(teacher).weights_sha256
     assert not any(p.requires_grad for p in load_teacher(TeacherConfig(path=str(teacher), sha256=sha256)).parameters())

@@ -61,7 +61,7 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     assert model.system.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
     assert model.sample(3).shape == (3, 1, 8, 8)
     kept = [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if not name.startswith("network.")]
-    assert set(kept) <= {"seen", "student_steps"}, "neither teacher nor companion"
+    assert set(kept) <= {"seen", "student_steps"}, "neither teacher nor fake score"
     measured = tmp_path / "measured.json"
     undiffuse.fine("evaluate", tmp_path / "whole", "--metrics", "copying", "--num", 60, "--out", measured)
     found = [row["metric"] for row in json.loads(measured.read_text())["results"]]
@@ -106,12 +106,40 @@ def test_a_run_stopped_within_a_later_stage_ends_as_in_one(teacher: Path, tmp_pa
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_companion_s_gradient_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: Path) -> None:
+def test_a_fake_score_s_gradient_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: Path) -> None:
     config = configure(teacher, 1, "distribution_matching", SMALL, None)
     trainer = Trainer(config, *split_data(config), tmp_path)
-    trainer.system.parameters_of("companion")[0].register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(NonFiniteError, match="the network that learns in phase 'companion'"):
+    trainer.system.parameters_of("fake_score")[0].register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteError, match="the network that learns in phase 'fake_score'"):
         trainer.run()
+
+
+def test_a_fake_score_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, 1, "distribution_matching", SMALL, None)
+    trainer = Trainer(config, *split_data(config), tmp_path)
+    with torch.no_grad():
+        trainer.system.parameters_of("fake_score")[0].fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="weights of the network that learns in phase 'fake_score'"):
+        trainer.run()
+
+
+def test_a_student_of_the_distribution_draws_its_dropout_from_the_run(teacher: Path, tmp_path: Path) -> None:
+    dropped = ("system.network.dropout=0.3", "num_images=64", "checkpoint_every_images=64")
+    config = configure(teacher, 1, "distribution_matching", [*SMALL, *dropped], None)
+    for name in ("one", "two"):
+        torch.manual_seed(len(name) + ord(name[0]))
+        assert Trainer(config, *split_data(config), tmp_path / name).run()
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "other", ["system.network.channels=16", "system.parameterization=v", "system.network.num_blocks=2"]
+)
+def test_a_student_of_the_distribution_has_its_teacher_s_kind(
+    other: str, teacher: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    call = ("distill", teacher, "--method", "distribution_matching", "--device", "cpu", *SMALL)
+    assert "differ here" in undiffuse.refused(*call, other, "--out", tmp_path / "x")
 
 
 def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
@@ -125,6 +153,11 @@ def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiff
     refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
     assert "begin as their teacher; leave --start out" in refused
     assert "no model" in undiffuse.refused("distill", teacher, "--start", tmp_path / "nowhere")
+    other = ("distill", teacher, "system.network.num_blocks=2", "--device", "cpu", "--out", tmp_path / "y", *SMALL)
+    undiffuse.fine(*other, "system.start=null", "num_images=16")
+    for method in ("consistency", "distribution_matching"):
+        begun = ("distill", teacher, "--start", tmp_path / "y", "--method", method, "--device", "cpu", *SMALL)
+        assert "differ here" in undiffuse.refused(*begun, "--out", tmp_path / "z")
 
 
 def test_other_data_and_values_are_taken(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from undiffuse.core.rows import per_row
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.distribution_matching import (
-    COMPANION,
+    FAKE_SCORE,
     STUDENT,
     DistributionMatchingConfig,
     DistributionMatchingSystem,
@@ -57,7 +57,7 @@ def test_the_loss_has_the_direction_for_a_gradient() -> None:
 
 
 def test_samples_that_follow_it_become_the_data() -> None:
-    """m + s z with its exact denoiser for a companion goes from N(1, 0.3^2) to N(-0.5, 0.8^2), spread and all."""
+    """m + s z with its exact denoiser for a fake score goes from N(1, 0.3^2) to N(-0.5, 0.8^2), spread and all."""
     process, data = FlowProcess(), gaussian(-0.5, 0.8).denoiser(FlowProcess())
     generator = torch.Generator().manual_seed(0)
     mean, log_std = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, -1.2))
@@ -98,7 +98,7 @@ BATCH = Rows(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), Con
 
 
 def system(**options: object) -> DistributionMatchingSystem:
-    """A student whose companion is its teacher still."""
+    """A student whose fake score is its teacher still."""
     torch.manual_seed(0)
     teacher = validate(DiffusionConfig, {"network": NETWORK}).build((2,), ())
     for parameter in teacher.parameters():
@@ -109,45 +109,45 @@ def system(**options: object) -> DistributionMatchingSystem:
     for parameter in built.network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     built._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
-    built._companion.become(teacher.network)  # type: ignore[arg-type]
+    built._fake_score.become(teacher.network, learns=True)  # type: ignore[arg-type]
     return built
 
 
-def test_where_the_companion_says_what_the_teacher_says_nothing_moves() -> None:
+def test_where_the_fake_score_says_what_the_teacher_says_nothing_moves() -> None:
     student = system()
     assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.max()) == 0
     with torch.no_grad():
-        for parameter in student._companion.network.parameters():
+        for parameter in student._fake_network.parameters():
             parameter.mul_(1.1)
     assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.min()) > 0
 
 
-@pytest.mark.parametrize("phase", [COMPANION, STUDENT])
+@pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
 def test_each_turn_moves_its_own_network(phase: str) -> None:
     student = system()
     with torch.no_grad():
-        for parameter in student._companion.network.parameters():
+        for parameter in student._fake_network.parameters():
             parameter.mul_(1.1)
     student(BATCH, phase, StepRandom(0, 0)).loss.backward()
-    others = {COMPANION: STUDENT, STUDENT: COMPANION}
+    others = {FAKE_SCORE: STUDENT, STUDENT: FAKE_SCORE}
     assert all(parameter.grad is not None for parameter in student.parameters_of(phase))
     assert all(parameter.grad is None for parameter in student.parameters_of(others[phase]))
 
 
-def test_the_companion_learns_what_the_student_makes() -> None:
+def test_the_fake_score_learns_what_the_student_makes() -> None:
     """Its loss is the denoising loss of the samples, not of the data."""
     student = system()
-    report = student(BATCH, COMPANION, StepRandom(0, 0))
+    report = student(BATCH, FAKE_SCORE, StepRandom(0, 0))
     far = Rows(BATCH.x_0 + 100, BATCH.condition)  # with one step the student never sees the data
-    assert torch.equal(student(far, COMPANION, StepRandom(0, 0)).rows, report.rows)
+    assert torch.equal(student(far, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
     with torch.no_grad():
         student.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
-    assert not torch.equal(student(BATCH, COMPANION, StepRandom(0, 0)).rows, report.rows)
+    assert not torch.equal(student(BATCH, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
 
 
 def test_the_student_comes_as_often_as_asked() -> None:
-    student = system(companion_steps=3)
-    assert [student.turns(step) for step in range(4)] == [(COMPANION,)] * 2 + [(COMPANION, STUDENT), (COMPANION,)]
+    student = system(fake_score_steps=3)
+    assert [student.turns(step) for step in range(4)] == [(FAKE_SCORE,)] * 2 + [(FAKE_SCORE, STUDENT), (FAKE_SCORE,)]
 
 
 class Asked(Denoiser):
@@ -174,14 +174,14 @@ def test_it_is_taught_at_the_times_that_it_samples_at(num_steps: int, monkeypatc
     assert float((signal / per_row(asked.t, signal)).abs().max()) < 5  # sigma eps is all that is left
 
 
-def test_a_copy_shares_its_companion_and_saves_none() -> None:
+def test_a_copy_shares_its_fake_score_and_saves_none() -> None:
     student = system()
     twin = copy.deepcopy(student)
-    assert twin._companion is student._companion
-    assert not [name for name in student.state_dict() if COMPANION in name]
+    assert twin._fake_score is student._fake_score
+    assert not [name for name in student.state_dict() if FAKE_SCORE in name]
     other = system()
     with torch.no_grad():
-        next(iter(student._companion.network.parameters())).add_(1)
+        next(iter(student._fake_network.parameters())).add_(1)
     other.load_training_state(student.training_state())
-    pairs = zip(student.parameters_of(COMPANION), other.parameters_of(COMPANION), strict=True)
+    pairs = zip(student.parameters_of(FAKE_SCORE), other.parameters_of(FAKE_SCORE), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)

@@ -25,7 +25,7 @@ _SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", 
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 2 GiB of what it frees; False where nothing was changed.
+    """Let this process keep up to 2 GiB of what it frees, of each thread's heap; False where nothing was changed.
 
     Nothing is changed without glibc, where the environment already tells it how, or by ``memory=off``.
     """

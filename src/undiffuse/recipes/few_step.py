@@ -156,12 +156,15 @@ def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int
 def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000) -> RunConfig:
     """Distribution matching distillation; see ``distilled``. It begins best as a student of that method.
 
-    The student moves at a fifth of its companion's rate, which has to keep up with it: at equal rates its samples get
+    The student moves at a fifth of the fake score's rate, which has to keep up with it: at equal rates its samples get
     specks and faint strokes.
     """
     clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
+    told = _of_the_teacher(run)
+    if told["process"].name != "flow":  # uniform times suit the flow; what suits others their own training says
+        told |= {key: getattr(run.system, key) for key in ("time_density", "weighting") if hasattr(run.system, key)}
     system = DistributionMatchingConfig(
-        **_of_the_teacher(run),
+        **told,
         teacher=teacher,
         sampling=SamplingConfig(sampler="consistency", num_steps=steps, grid="angle", clip_x_0=clip),
     )

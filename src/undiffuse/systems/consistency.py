@@ -38,9 +38,9 @@ from undiffuse.samplers.base import Steps, Watch
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.systems.base import LossReport, System, TrainingBatch
-from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, denoiser_under, fits
+from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
 
 #: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.
 _LARGEST_GAIN = 10.0
@@ -141,21 +141,19 @@ class ConsistencySystem(SampledSystem):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """From the prior to the data; see ``askable_range``."""
-        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
-
-    @property
     def loss_at_hand(self) -> bool:
         return self._taught is None or self._taught.at_hand
 
     def begin_training(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""
-        start = Taught(self.config.start) if self.config.start is not None else self._taught
         if self._taught is not None:
             fits(self._taught.on(device), self)
-        if start is not None:
-            begin_as(self, start, device)
+        if self.config.start is not None:
+            begin_as(self, Taught(self.config.start, "start").on(device))
+        elif self._taught is not None and begin_from(self, self._taught.on(device)) == 0:
+            raise UsageError(
+                f"nothing of the model {self._taught.config.path} fits this network; give it the same system.network"
+            )
         self.seen.zero_()  # of this run, whatever the model that it begins from has seen
 
     def after_step(self, average: System, images: int) -> None:
@@ -214,11 +212,7 @@ class ConsistencySystem(SampledSystem):
             return make_sampler(self.config.solver).step(Watch(denoiser, cond), x_t, steps, (), NoiseSource())[0]
 
     def _cut(self, x_0: Tensor) -> Tensor:
-        return x_0.clamp(-1, 1) if self._clips else x_0
-
-    @property
-    def _clips(self) -> bool:
-        return self.config.sampling.clip_x_0 and len(self.shape) == 3
+        return x_0.clamp(-1, 1) if self.clips else x_0
 
     def _weight(self, t: Tensor, s: Tensor) -> Tensor:
         """Of each row, ``(B,)`` float64."""

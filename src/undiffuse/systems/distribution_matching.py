@@ -1,17 +1,17 @@
 """Distribution matching: a student whose samples, noised, are to be distributed as the teacher's, by whatever paths.
 
-Two networks learn in turns. The companion is a diffusion model of the student's present samples; the student moves its
-samples from where the companion says they are towards where the teacher says the data are. It makes a sample in as many
-steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time.
+Two networks learn in turns, the first more often. The fake score is a diffusion model of the student's present samples;
+the student moves its samples from where that says they are towards where the teacher says the data are. It makes a
+sample in as many steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time. Steps
+after the first are taught on noised data, not on the student's own noised samples.
 
 Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867; see ``losses.distribution_matching``.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -33,11 +33,11 @@ from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, TrainingBatch
-from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, begin_from, check_start, denoiser_under, fits
+from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start, denoiser_under
 
-COMPANION, STUDENT = "companion", "student"
+FAKE_SCORE, STUDENT = "fake_score", "student"
 #: Log-SNRs at which the two distributions are compared; beyond, they are all data or all noise.
 _COMPARED = (-8.0, 8.0)
 
@@ -48,16 +48,16 @@ class DistributionMatchingConfig(SampledConfig):
     Args:
         teacher: the model whose distribution is matched, as it samples by default, guidance included.
         start: a model whose weights the student begins with, best one of few steps already; the teacher by default.
-        companion_steps: steps of the companion for each of the student.
-        weighting: of the companion's denoising loss.
-        time_density: where in time the two distributions are compared and the companion learns.
+        fake_score_steps: of the fake score for each of the student.
+        weighting: of the fake score's denoising loss.
+        time_density: where in time the two distributions are compared and the fake score learns.
         sampling: the student is taught the steps of this grid.
     """
 
     name: Literal["distribution_matching"] = "distribution_matching"
     teacher: TeacherConfig
     start: TeacherConfig | None = None
-    companion_steps: Annotated[int, Field(ge=1)] = 2
+    fake_score_steps: Annotated[int, Field(ge=1)] = 2
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
     time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of("uniform", uniform)
     sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=1, grid="angle")
@@ -76,35 +76,10 @@ class DistributionMatchingConfig(SampledConfig):
         return DistributionMatchingSystem(self, shape, class_names, num_augment_labels)
 
 
-class _Companion:
-    """Holds the companion's network out of the student's sight: nothing saved with the model, shared by copies."""
-
-    def __init__(self) -> None:
-        self._network: nn.Module | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Companion:
-        return self
-
-    @property
-    def network(self) -> nn.Module:
-        """Its network.
-
-        Raises:
-            UsageError: this is no training.
-        """
-        if self._network is None:
-            raise UsageError("a student of distribution matching has its companion in training alone: resume its run")
-        return self._network
-
-    def become(self, network: nn.Module) -> None:
-        """Take a copy of ``network``."""
-        self._network = copy.deepcopy(network).requires_grad_(True)
-
-
 class DistributionMatchingSystem(SampledSystem):
     """See ``DistributionMatchingConfig``."""
 
-    phases = (COMPANION, STUDENT)
+    phases = (FAKE_SCORE, STUDENT)
     config: DistributionMatchingConfig
 
     def __init__(
@@ -118,12 +93,7 @@ class DistributionMatchingSystem(SampledSystem):
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher)
-        self._companion = _Companion()
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """From the prior to the data; see ``askable_range``."""
-        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+        self._fake_score = OutOfSight(FAKE_SCORE)
 
     @property
     def loss_at_hand(self) -> bool:
@@ -131,51 +101,52 @@ class DistributionMatchingSystem(SampledSystem):
         return False
 
     def turns(self, step: int) -> tuple[str, ...]:
-        last = (step + 1) % self.config.companion_steps == 0
+        last = (step + 1) % self.config.fake_score_steps == 0
         return self.phases if last else self.phases[:1]
 
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
-        network = {COMPANION: self._companion.network, STUDENT: self.network}[phase]
-        return list(network.parameters())
+        return list({FAKE_SCORE: self._fake_network, STUDENT: self.network}[phase].parameters())
+
+    @property
+    def _fake_network(self) -> nn.Module:
+        if self._fake_score.network is None:
+            raise UsageError("a student of distribution matching has its fake score in training alone: resume its run")
+        return self._fake_score.network
 
     def begin_training(self, device: torch.device) -> None:
-        """Fetch the teacher; begin from it, or the student from ``start``."""
-        teacher = self._taught.on(device)
-        fits(teacher, self)
-        theirs = denoiser_under(teacher.denoiser(), self.process)
-        if isinstance(theirs, NetworkDenoiser):
-            begin_from(self.network, theirs.network)
-        self._companion.become(self.network)
+        """Fetch the teacher, as which both networks begin, or the student as ``start``."""
+        begin_as(self, self._taught.on(device))
+        self._fake_score.become(self.network, learns=True)
         if self.config.start is not None:
-            begin_as(self, Taught(self.config.start), device)
+            begin_as(self, Taught(self.config.start, "start").on(device))
 
     def training_state(self) -> dict[str, Tensor]:
-        return {f"{COMPANION}.{name}": value for name, value in self._companion.network.state_dict().items()}
+        return self._fake_score.tensors()
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self._companion.network.load_state_dict({name.split(".", 1)[1]: value for name, value in tensors.items()})
+        self._fake_score.load(tensors)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
-        self._companion.network.train(self.training and phase == COMPANION)
+        self._fake_network.train(self.training and phase == FAKE_SCORE)
         cond = self.drop_labels(batch.condition, len(batch.x_0), rng)
         t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
             made = self._made(batch.x_0, cond, phase, rng)
         eps = rng.normal(made, f"eps {phase}")
-        turn = self._student_turn if phase == STUDENT else self._companion_turn
+        turn = self._student_turn if phase == STUDENT else self._fake_score_turn
         with rng.layers():
             return turn(made, eps, t, cond)
 
-    def _companion_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
-        rows = denoising_loss(self._companion_denoiser(), made, eps, t, self._log_weight, cond)
+    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+        rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
         return LossReport(rows.mean(), rows.detach(), t)
 
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         with torch.no_grad():
             x_t = self.process.diffuse(made, eps, t)
             teacher = denoiser_under(self._taught.on(made.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
-            companion: Denoiser = self._companion_denoiser()
-            own = (ClippedDenoiser(companion) if self._clips else companion)(x_t, t, cond).x_0
+            fake: Denoiser = self._fake_score_denoiser()
+            own = (ClippedDenoiser(fake) if self.clips else fake)(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows = matching_loss(made, direction)
         return LossReport(rows.mean(), rows.detach(), t, {"matching": direction.abs().mean()})
@@ -194,9 +165,5 @@ class DistributionMatchingSystem(SampledSystem):
         """Times (B,) of uniform numbers, within the log-SNRs that are compared."""
         return self.process.time_of_log_snr(self.process.log_snr(self._density(self.process, u)).clamp(*_COMPARED))
 
-    def _companion_denoiser(self) -> NetworkDenoiser:
-        return self._denoiser_of(sharded(self._companion.network))
-
-    @property
-    def _clips(self) -> bool:
-        return self.config.sampling.clip_x_0 and len(self.shape) == 3
+    def _fake_score_denoiser(self) -> NetworkDenoiser:
+        return self._denoiser_of(sharded(self._fake_network))

@@ -28,7 +28,7 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
 from undiffuse.systems.base import LossReport, TrainingBatch
-from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
 
@@ -89,11 +89,6 @@ class MeanFlowSystem(SampledSystem):
         super().__init__(config, shape, class_names, num_augment_labels)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher) if config.teacher is not None else None
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """All of them: both ends of time can be asked for."""
-        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
 
     @property
     def loss_at_hand(self) -> bool:

@@ -9,18 +9,17 @@ Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffu
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from undiffuse.compute.inference import InferenceNetwork
+from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -33,10 +32,10 @@ from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import DenoisingSystem, LossReport, SampleRequest, System, TrainingBatch
-from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.systems.base import LossReport, SampleRequest, System, TrainingBatch
+from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, check_start, denoiser_under, fits
+from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_alike, check_start, fits
 
 
 class ProgressiveConfig(SampledConfig):
@@ -110,20 +109,6 @@ class ProgressiveConfig(SampledConfig):
         return ProgressiveSystem(self, shape, class_names, num_augment_labels)
 
 
-class _Teacher:
-    """The present teacher's network, out of the student's sight: no submodule, shared by copies."""
-
-    def __init__(self) -> None:
-        self.network: nn.Module | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Teacher:
-        return self
-
-    def become(self, network: nn.Module) -> None:
-        """Take a frozen copy of ``network``."""
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
-
-
 class ProgressiveSystem(SampledSystem):
     """See ``ProgressiveConfig``."""
 
@@ -140,13 +125,8 @@ class ProgressiveSystem(SampledSystem):
         super().__init__(config, shape, class_names, num_augment_labels)
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._teacher = _Teacher()
+        self._teacher = OutOfSight("teacher")
         self.register_buffer("student_steps", torch.tensor(self.steps_at(0)))
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """All that both ends of time allow: steps begin at 1."""
-        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
 
     def steps_at(self, images: int) -> int:
         """Steps of the student that learns after so many images; 0 while its first teacher is trained."""
@@ -176,7 +156,7 @@ class ProgressiveSystem(SampledSystem):
             return
         teacher = Taught(self.config.teacher).on(device)
         fits(teacher, self)
-        _check_alike(teacher, self)
+        begin_alike(teacher, self)
         self._teacher.become(self.network)
 
     def after_step(self, average: System, images: int) -> None:
@@ -191,14 +171,12 @@ class ProgressiveSystem(SampledSystem):
             system.student_steps.fill_(steps)
 
     def training_state(self) -> dict[str, Tensor]:
-        network = self._teacher.network
-        return {} if network is None else {f"teacher.{name}": value for name, value in network.state_dict().items()}
+        return self._teacher.tensors()
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
         if tensors:
             self._teacher.become(self.network)
-            assert self._teacher.network is not None
-            self._teacher.network.load_state_dict({name.split(".", 1)[1]: value for name, value in tensors.items()})
+            self._teacher.load(tensors)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0, count = batch.x_0, len(batch.x_0)
@@ -229,17 +207,5 @@ class ProgressiveSystem(SampledSystem):
     def _teacher_denoiser(self) -> Denoiser:
         if self._teacher.network is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
-        denoiser = self._denoiser_of(InferenceNetwork(self._teacher.network))
-        return ClippedDenoiser(denoiser) if self.config.sampling.clip_x_0 and len(self.shape) == 3 else denoiser
-
-
-def _check_alike(teacher: DenoisingSystem, student: ProgressiveSystem) -> None:
-    """Take the teacher's weights, or refuse one whose network, process or parameterization is another."""
-    theirs, network = denoiser_under(teacher.denoiser(), student.process), student.network
-    same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
-    taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
-    if taken < len(network.state_dict()):
-        raise UsageError(
-            "a progressive student has the process, parameterization, network and classes of its teacher, and these "
-            "differ here; start it with 'undiffuse distill', which takes them over"
-        )
+        denoiser = self._denoiser_of(sharded(self._teacher.network))
+        return ClippedDenoiser(denoiser) if self.clips else denoiser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -128,6 +128,16 @@ class SampledSystem(DenoisingSystem):
         self.guide: nn.Module | None = None  # an earlier state of the network, in systems that keep one
         self._parameterization = Parameterization(config.parameterization, self.process)
 
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """From the prior to the data, as far as can be asked for; see ``askable_range``."""
+        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    @property
+    def clips(self) -> bool:
+        """Whether x_0-hat is cut to the range of pictures."""
+        return self.config.sampling.clip_x_0 and len(self.shape) == 3
+
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
         """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
         return self._denoiser_of(self.network, precision)
@@ -212,7 +222,8 @@ class SampledSystem(DenoisingSystem):
         return self.guided_denoiser(Guidance(), Guidance())
 
     def teaching_denoiser(self) -> Denoiser:
-        return self._guided_and_cut(self._evaluated(self._auto()), self.config.sampling.classifier_free())
+        # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
+        return self._guided_and_cut(self._evaluated(self._auto(), sharded), self.config.sampling.classifier_free())
 
     def _auto(self, request: SampleRequest | None = None) -> Guidance:
         """Guidance by the guide, in this request or by default; none as long as there is no guide.
@@ -244,12 +255,12 @@ class SampledSystem(DenoisingSystem):
         check_guidance(classifier_free.scale, self.config.class_conditional, self.config.label_dropout)
         return self._finished(self._evaluated(auto), classifier_free)
 
-    def _evaluated(self, auto: Guidance) -> Denoiser:
-        """The network by the quickest way to evaluate it, away from the guide where so wanted."""
+    def _evaluated(self, auto: Guidance, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:
+        """The network by a quick way to evaluate it, away from the guide where so wanted."""
         pictures = len(self.shape) == 3
-        evaluated: Denoiser = self._denoiser_of(InferenceNetwork(self.network)) if pictures else self.denoiser()
+        evaluated: Denoiser = self._denoiser_of(quick(self.network)) if pictures else self.denoiser()
         if auto.scale != 1 and self.guide is not None:
-            guide = self._denoiser_of(InferenceNetwork(self.guide) if pictures else self.guide)
+            guide = self._denoiser_of(quick(self.guide) if pictures else self.guide)
             evaluated = Autoguided(evaluated, guide, *auto)
         return evaluated
 
@@ -260,8 +271,7 @@ class SampledSystem(DenoisingSystem):
 
     def _guided_and_cut(self, evaluated: Denoiser, classifier_free: Guidance) -> Denoiser:
         free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
-        clips = self.config.sampling.clip_x_0 and len(self.shape) == 3  # what guidance has pushed beyond, too
-        return ClippedDenoiser(free) if clips else free
+        return ClippedDenoiser(free) if self.clips else free  # what guidance has pushed beyond, too
 
     def compile_networks(self) -> None:
         compile_in_place(self.network)

@@ -6,14 +6,16 @@ Its weights are no part of the student: a saved student loads without its teache
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.config import FrozenModel
-from undiffuse.core.denoiser import Denoiser, TransferredDenoiser
+from undiffuse.core.denoiser import Denoiser, NetworkDenoiser, TransferredDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
@@ -35,9 +37,13 @@ class TeacherConfig(FrozenModel):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
-def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> DenoisingSystem:
+def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher") -> DenoisingSystem:
     """The teacher with its averaged weights, frozen, in evaluation mode.
 
+    Args:
+        config: where it is.
+        device: where to put it.
+        role: the key of ``system`` that names it.
     Raises:
         UsageError: nothing there, weights other than those named, or a model that does not denoise.
     """
@@ -46,10 +52,10 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> D
     model = load(config.path, device)
     if config.sha256 and model.weights_sha256 != config.sha256:
         raise UsageError(
-            f"the teacher {config.path} has weights {model.weights_sha256[:12]}..., this run learns from "
-            f"{config.sha256[:12]}...; give the folder of that model or another system.teacher.sha256"
+            f"the {role} {config.path} has weights {model.weights_sha256[:12]}..., this run names "
+            f"{config.sha256[:12]}...; give the folder of that model or another system.{role}.sha256"
         )
-    return denoising(model.system, "a teacher").requires_grad_(False)
+    return denoising(model.system, f"a {role}").requires_grad_(False)
 
 
 class Taught:
@@ -57,10 +63,11 @@ class Taught:
 
     Args:
         config: loaded when it is first needed.
+        role: the key of ``system`` that names it.
     """
 
-    def __init__(self, config: TeacherConfig) -> None:
-        self.config = config
+    def __init__(self, config: TeacherConfig, role: str = "teacher") -> None:
+        self.config, self._role = config, role
         self._loaded: DenoisingSystem | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
@@ -78,11 +85,11 @@ class Taught:
     def on(self, device: torch.device) -> DenoisingSystem:
         """The teacher on ``device``."""
         if self._loaded is None:
-            self._loaded = load_teacher(self.config, device)
+            self._loaded = load_teacher(self.config, device, self._role)
         return self._loaded if self._loaded.device == device else self._loaded.to(device)
 
 
-def fits(teacher: DenoisingSystem, student: System) -> None:
+def fits(teacher: DenoisingSystem, student: Student | System) -> None:
     """Refuse a teacher of other data.
 
     Raises:
@@ -123,14 +130,65 @@ def check_start(parameterization: str, process: Process) -> None:
         )
 
 
-def begin_as(student: nn.Module, model: Taught, device: torch.device) -> None:
-    """Let ``student`` have the weights of another model.
+class OutOfSight:
+    """Holds a network that only training needs out of a system's sight: no submodule, shared by copies.
+
+    Args:
+        name: what checkpoints call it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.network: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OutOfSight:
+        return self
+
+    def become(self, network: nn.Module, *, learns: bool = False) -> None:
+        """Take a copy of ``network``, frozen and in evaluation mode unless it learns."""
+        self.network = copy.deepcopy(network).requires_grad_(learns).train(learns)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint; none where there is no network."""
+        held = {} if self.network is None else self.network.state_dict()
+        return {f"{self._name}.{name}": value for name, value in held.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave."""
+        assert self.network is not None
+        self.network.load_state_dict({name.removeprefix(f"{self._name}."): value for name, value in tensors.items()})
+
+
+class Student(Protocol):
+    """What a system shows of itself to what it begins as."""
+
+    network: nn.Module
+    process: Process
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    config: Any
+
+
+def begin_as(student: Student, model: DenoisingSystem) -> None:
+    """Let ``student`` have the weights of a model of its kind.
 
     Raises:
-        UsageError: not one of them fits.
+        UsageError: other data, another network, process or parameterization.
     """
-    if begin_from(student, model.on(device)) == 0:
-        raise UsageError(f"nothing of the model {model.config.path} fits this network; give it the same system.network")
+    fits(model, student)
+    begin_alike(model, student)
+
+
+def begin_alike(teacher: DenoisingSystem, student: Student) -> None:
+    """Take the teacher's weights, or refuse one whose network, process or parameterization is another."""
+    theirs, network = denoiser_under(teacher.denoiser(), student.process), student.network
+    same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
+    taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
+    if taken < len(network.state_dict()):
+        raise UsageError(
+            "such a student has the process, parameterization, network and classes of the model that it begins as, and "
+            "these differ here; start it with 'undiffuse distill', which takes them over from the teacher"
+        )
 
 
 @torch.no_grad()

@@ -68,9 +68,9 @@ def bad_gradients(module: nn.Module) -> list[str]:
     ]
 
 
-def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """Are all gradients of these finite, as far as there are any?"""
-    return all(bool(torch.isfinite(value.grad).all()) for value in parameters if value.grad is not None)
+def beside(module: nn.Module, parameters: Iterable[Tensor | None]) -> bool:
+    """Is one of these, parameters or gradients, not finite though none of ``module``'s own is to blame?"""
+    return not bad_parameters(module) and not all(bool(torch.isfinite(p).all()) for p in parameters if p is not None)
 
 
 def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | None:

@@ -227,6 +227,9 @@ class Trainer:
         loss = float(report.loss.detach())
         if not abs(loss) < float("inf"):
             cause = guard.cause_of(self.system, batch.x_0, lambda: self.system(batch, phase, rng))
+            for name in self.system.phases:
+                if guard.beside(self.system, self.system.parameters_of(name)):
+                    cause = f"weights of {_beside(name)}"
             rows = ~torch.isfinite(report.rows)
             self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
         return loss
@@ -234,8 +237,8 @@ class Trainer:
     def _stop_at_gradient(self, phase: str) -> None:
         parts = [self._micro_batch(number) for number in range(self.config.num_micro_batches)]
         name = guard.first_bad_gradient(self.system, lambda: self.system(parts[0][0], phase, parts[0][1]))
-        if name is None and not guard.all_finite(self.system.parameters_of(phase)):
-            name = f"the network that learns in phase {phase!r} and is no part of the model"
+        if name is None and guard.beside(self.system, [value.grad for value in self.system.parameters_of(phase)]):
+            name = _beside(phase)
         cause = f"gradient of {name}" if name else "none, every gradient is finite and their norm is not"
         self._stop("a gradient is not finite", cause, [batch for batch, _ in parts])
 
@@ -355,6 +358,10 @@ class Trainer:
         save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict())
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
+
+
+def _beside(phase: str) -> str:
+    return f"the network that learns in phase {phase!r} and is no part of the model"
 
 
 def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
