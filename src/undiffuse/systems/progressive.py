@@ -35,7 +35,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, SampleRequest, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.sampling import SamplingConfig
-from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_alike, check_start, fits
+from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start
 
 
 class ProgressiveConfig(SampledConfig):
@@ -155,8 +155,7 @@ class ProgressiveSystem(SampledSystem):
         if self.config.teacher is None:
             return
         teacher = Taught(self.config.teacher).on(device)
-        fits(teacher, self)
-        begin_alike(teacher, self)
+        begin_as(self, teacher)
         self._teacher.become(self.network)
 
     def after_step(self, average: System, images: int) -> None:

@@ -176,12 +176,7 @@ def begin_as(student: Student, model: DenoisingSystem) -> None:
         UsageError: other data, another network, process or parameterization.
     """
     fits(model, student)
-    begin_alike(model, student)
-
-
-def begin_alike(teacher: DenoisingSystem, student: Student) -> None:
-    """Take the teacher's weights, or refuse one whose network, process or parameterization is another."""
-    theirs, network = denoiser_under(teacher.denoiser(), student.process), student.network
+    theirs, network = denoiser_under(model.denoiser(), student.process), student.network
     same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
     taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
     if taken < len(network.state_dict()):
