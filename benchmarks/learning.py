@@ -13,8 +13,8 @@ five is not a run of five minutes: ``--runs`` says how long the runs are, each l
 Every row is written as soon as it is known, rows that are there are not made again, and ``--stop-after`` seconds a run
 is put aside in ``--work`` and gone on with by the same command. What each learner does is said in ``learners.py``. At
 each look the averaged weights draw the same number of pictures twice, by each one's own DDIM with 50 evaluations and by
-this project's solver with 20 (its recipe's own, at most 20), and are asked for held-out pictures' noise at equal
-log-SNR. ``--no-peers`` and ``--learners`` choose among the rows of ``LEARNERS``.
+this project's solver with 20 (its recipe's own, at most 20), unless ``--ways`` leaves one out, and are asked for
+held-out pictures' noise at equal log-SNR. ``--no-peers`` and ``--learners`` choose among the rows of ``LEARNERS``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from undiffuse.recipes import get_recipe
 
 #: The peers' network: at full resolution, as their scripts work, with about as many weights as our recipe's.
 NETWORK = UNetConfig(channels=32, multipliers=(1, 2, 2), num_blocks=2, time_injection="add", norm_groups=8)
+#: To sample at a look: by each one's own DDIM, and by this project's solver.
+WAYS = ("own_ddim", "solver_20")
 RECIPES = {"fashion": "flow-fashion", "": "flow-mnist"}
 Make = Callable[[Setting, Path, str], Learner]
 
@@ -219,9 +221,12 @@ def images_in(minutes: float, rate: float) -> int:
 def look(learner: Learner, unit: Unit, judge: Judge, held_out: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Samples of both kinds measured, and the error by noise level."""
     first = unit.seed * 1_000_000  # no seed of sampling is shared between seeds of training
-    found: dict[str, Any] = {"own_ddim": judge(learner.sample_own_way(arguments.num, first, arguments.evaluations))}
+    found: dict[str, Any] = {}
+    if "own_ddim" in arguments.ways:
+        found["own_ddim"] = judge(learner.sample_own_way(arguments.num, first, arguments.evaluations))
     try:
-        found["solver_20"] = judge(learner.sample_our_way(arguments.num, first))
+        if "solver_20" in arguments.ways:
+            found["solver_20"] = judge(learner.sample_our_way(arguments.num, first))
         found["error_by_log_snr"] = error_by_level(learner.denoiser(), held_out, arguments.held_out)
     except OwnWayOnlyError as error:
         found["note"] = str(error)
@@ -229,8 +234,8 @@ def look(learner: Learner, unit: Unit, judge: Judge, held_out: Any, arguments: a
 
 
 def best(row: dict[str, Any]) -> float:
-    """The lower Fréchet distance of the two ways to sample."""
-    return float(min(row[way]["frechet"] for way in ("own_ddim", "solver_20") if way in row))
+    """The lowest Fréchet distance of the ways to sample that were tried."""
+    return float(min((row[way]["frechet"] for way in WAYS if way in row), default=math.inf))
 
 
 def table(record: dict[str, Any]) -> str:
@@ -279,7 +284,7 @@ def quality_rows(record: dict[str, Any]) -> Iterator[list[str]]:
         errors = [row["error_by_log_snr"] for row in rows if "error_by_log_snr" in row]
         yield [
             *(f"{run:g} min", f"{minutes:g} min", name, str(len(rows)), f"{rows[0]['images']:,}"),
-            *(ranged([row[way]["frechet"] for row in rows if way in row]) for way in ("own_ddim", "solver_20")),
+            *(ranged([row[way]["frechet"] for row in rows if way in row]) for way in WAYS),
             ranged(named) + (" %" if named else ""),
             *(f"{statistics.median(error[i] for error in errors):.4f}" if errors else "" for i in range(len(LEVELS))),
         ]
@@ -321,6 +326,7 @@ def main() -> None:
     parser.add_argument("--runs", type=float, nargs="+", default=[10.0], help="lengths of whole runs, minutes")
     parser.add_argument("--minutes", type=float, nargs="+", default=[0.625, 1.25, 2.5, 5.0, 10.0], help="when to look")
     parser.add_argument("--num", type=int, default=2000, help="pictures drawn at each look, each way")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="to sample at each look")
     parser.add_argument("--evaluations", type=int, default=50, help="of each one's own DDIM")
     parser.add_argument("--held-out", type=int, default=512, help="pictures of the error by noise level")
     parser.add_argument("--reference", type=int, default=10_000, help="training pictures of the distance")

@@ -1116,8 +1116,22 @@ MUTATIONS = [
     Mutation(
         "distribution matching: every step begins at noise",
         "systems/distribution_matching.py",
-        '        x_t = self.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), t)',
-        '        x_t = rng.normal(x_0, f"start {phase}")',
+        '            x_t = self.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])',
+        '            x_t = rng.normal(x_0, f"start {phase}")',
+        tests=("tests/oracle/test_distribution_matching.py",),
+    ),
+    Mutation(
+        "distribution matching: simulated a step too far",
+        "systems/distribution_matching.py",
+        "            rows = (step > number).nonzero().flatten()",
+        "            rows = (step >= number).nonzero().flatten()",
+        tests=("tests/oracle/test_distribution_matching.py",),
+    ),
+    Mutation(
+        "distribution matching: noised to the step it comes from",
+        "systems/distribution_matching.py",
+        "            x_t[rows] = self.process.diffuse(made, fresh, s.expand(len(rows)))",
+        "            x_t[rows] = self.process.diffuse(made, fresh, t.expand(len(rows)))",
         tests=("tests/oracle/test_distribution_matching.py",),
     ),
     Mutation(

@@ -162,16 +162,56 @@ class Asked(Denoiser):
         return Denoised(x_t)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 4])
-def test_it_is_taught_at_the_times_that_it_samples_at(num_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    student = system(sampling={"sampler": "consistency", "num_steps": num_steps, "grid": "uniform"})
+def asked_of(student: DistributionMatchingSystem, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What the student is asked last, for the sample that is to be moved."""
     asked = Asked()
     monkeypatch.setattr(student, "sharded_denoiser", lambda: asked)
-    student._made(BATCH.x_0 + 100, Condition(), STUDENT, StepRandom(0, 0))
+    student._made(batch.x_0, batch.condition, STUDENT, StepRandom(0, 0))
+    return asked
+
+
+@pytest.mark.parametrize("simulate", [True, False])
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_it_is_taught_at_the_times_that_it_samples_at(
+    num_steps: int, simulate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = {"sampler": "consistency", "num_steps": num_steps, "grid": "uniform"}
+    asked = asked_of(system(sampling=sampling, simulate=simulate), BATCH, monkeypatch)
     times = {round(1 - step / num_steps, 9) for step in range(num_steps)}
     assert {round(float(t), 9) for t in asked.t} == times
-    signal = asked.x_t - per_row(1 - asked.t, asked.x_t) * (BATCH.x_0 + 100)
+
+
+def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Rows(BATCH.x_0 + 100, BATCH.condition)
+    student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"}, simulate=False)
+    asked = asked_of(student, far, monkeypatch)
+    signal = asked.x_t - per_row(1 - asked.t, asked.x_t) * far.x_0
     assert float((signal / per_row(asked.t, signal)).abs().max()) < 5  # sigma eps is all that is left
+
+
+def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 from step to step, no data in it."""
+    many = Rows(torch.full((12_000, 2), 100.0), Condition())
+    student = system(sampling={"sampler": "consistency", "num_steps": 3, "grid": "uniform", "clip_x_0": False})
+    asked = asked_of(student, many, monkeypatch)
+    variance, counts = 1.0, []
+    for t in (1.0, 2 / 3, 1 / 3):
+        variance = (1 - t) ** 2 * variance + t**2
+        rows = asked.x_t[(asked.t - t).abs() < 1e-6]
+        counts.append(len(rows))
+        assert float(rows.var()) == pytest.approx(variance, rel=0.06), t
+        assert abs(float(rows.mean())) < 0.05
+    assert min(counts) > 3_700 and sum(counts) == 12_000
+
+
+def test_simulated_steps_are_no_part_of_the_gradient() -> None:
+    """The student turn differentiates the last jump alone, so earlier ones need no memory."""
+    student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"})
+    rng = StepRandom(0, 0)
+    times = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    reached = student._reached(BATCH.x_0, BATCH.condition, times, torch.ones(60, dtype=torch.long), STUDENT, rng)
+    assert not reached.requires_grad
+    assert student._made(BATCH.x_0, BATCH.condition, STUDENT, rng).requires_grad
 
 
 def test_a_copy_shares_its_fake_score_and_saves_none() -> None:

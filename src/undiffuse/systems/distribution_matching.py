@@ -2,10 +2,11 @@
 
 Two networks learn in turns, the first more often. The fake score is a diffusion model of the student's present samples;
 the student moves its samples from where that says they are towards where the teacher says the data are. It makes a
-sample in as many steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time. Steps
-after the first are taught on noised data, not on the student's own noised samples.
+sample in as many steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time. A step
+after the first is taught on what the steps before it make, for that is what it meets in sampling.
 
-Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867; see ``losses.distribution_matching``.
+Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.4: the steps before are simulated); see
+``losses.distribution_matching``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class DistributionMatchingConfig(SampledConfig):
         fake_score_steps: of the fake score for each of the student.
         weighting: of the fake score's denoising loss.
         time_density: where in time the two distributions are compared and the fake score learns.
+        simulate: teach a step after the first on the student's own samples, noised again, as it meets them in
+            sampling; or else on noised data.
         sampling: the student is taught the steps of this grid.
     """
 
@@ -58,6 +61,7 @@ class DistributionMatchingConfig(SampledConfig):
     teacher: TeacherConfig
     start: TeacherConfig | None = None
     fake_score_steps: Annotated[int, Field(ge=1)] = 2
+    simulate: bool = True
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
     time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of("uniform", uniform)
     sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=1, grid="angle")
@@ -152,14 +156,33 @@ class DistributionMatchingSystem(SampledSystem):
         return LossReport(rows.mean(), rows.detach(), t, {"matching": direction.abs().mean()})
 
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
-        """What the student makes of the pictures, noised to the times of its steps: of pure noise at the first."""
+        """What the student makes at one of its steps, drawn for each row."""
         count, sampling = len(x_0), self.config.sampling
         times = time_grid(sampling.grid, self.process, sampling.num_steps, self.log_snr_range).to(x_0.device)
-        t = times[(rng.uniform(count, f"step {phase}") * sampling.num_steps).long().clamp(max=sampling.num_steps - 1)]
-        x_t = self.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), t)
+        step = (rng.uniform(count, f"step {phase}") * sampling.num_steps).long().clamp(max=sampling.num_steps - 1)
+        if self.config.simulate:
+            x_t = self._reached(x_0, cond, times, step, phase, rng)
+        else:
+            x_t = self.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
         with rng.layers():
-            made: Tensor = self.sharded_denoiser()(x_t, t, cond).x_0
+            made: Tensor = self.sharded_denoiser()(x_t, times[step], cond).x_0
         return made
+
+    @torch.no_grad()
+    def _reached(
+        self, like: Tensor, cond: Condition, times: Tensor, step: Tensor, phase: str, rng: StepRandom
+    ) -> Tensor:
+        """x_t (B, ...) where each row's ``step`` begins: pure noise, taken on by the student's own steps before it."""
+        own = self.sharded_denoiser()
+        denoiser = ClippedDenoiser(own) if self.clips else own
+        x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
+        for number, (t, s) in enumerate(zip(times[:-2], times[1:-1], strict=True)):
+            rows = (step > number).nonzero().flatten()
+            fresh = rng.normal(like, f"again {number} {phase}")[rows]
+            with rng.layers():
+                made = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
+            x_t[rows] = self.process.diffuse(made, fresh, s.expand(len(rows)))
+        return x_t
 
     def _compared_at(self, u: Tensor) -> Tensor:
         """Times (B,) of uniform numbers, within the log-SNRs that are compared."""
