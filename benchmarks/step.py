@@ -114,6 +114,15 @@ def makers(case: Case, peers: set[str], compiled: bool) -> dict[str, Make]:
     return found
 
 
+def chosen(case: Case, peers: set[str], arguments: argparse.Namespace) -> list[str]:
+    """Names of the rows to measure: all, or those asked for and what a compiled one is a compiled copy of."""
+    there = list(makers(case, peers, arguments.compile))
+    if unknown := sorted(set(arguments.rows or ()) - set(there)):
+        raise SystemExit(f"no row {', '.join(map(repr, unknown))}; here are: {'; '.join(there)}")
+    asked = {*arguments.rows, *map(eager, arguments.rows)} if arguments.rows else set(there)
+    return [name for name in there if name in asked]
+
+
 def eager(name: str) -> str:
     """The row of the same network before it was compiled, whose work can be counted."""
     return name.removesuffix(COMPILED)
@@ -178,7 +187,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         setting = Setting(noise_pictures(case.shape), arguments.seed, device=device)
         learners = {
             name: open_ones.enter_context(Apart(built, case, peers, arguments.compile, name, setting, Path(scratch)))
-            for name in makers(case, peers, arguments.compile)
+            for name in chosen(case, peers, arguments)
         }
         found = {name: learner(facts_of) for name, learner in learners.items() if name == eager(name)}
         trained = [
@@ -253,6 +262,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="drawn at a time")
     parser.add_argument("--evaluations", type=int, default=5, help="of each picture drawn")
     parser.add_argument("--compile", action="store_true", help="compiled rows as well, ours and diffusers'")
+    parser.add_argument("--rows", nargs="+", help="measure these rows alone, by their names in the table")
     parser.add_argument("--device", default="cpu")
     interleaved.common_options(parser)
     arguments = interleaved.parse(parser)

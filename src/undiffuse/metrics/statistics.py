@@ -17,6 +17,10 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 
 
+#: What the covariances of one set of pictures may take.
+MOST_BYTES = 4 * 2**30
+
+
 def check_features(features: Tensor, dim: int | None = None) -> Tensor:
     """``features`` as float64 (N, D) on the CPU.
 
@@ -42,6 +46,21 @@ def group_of(numbers: Tensor, num_groups: int) -> Tensor:
     return (numbers % num_groups + turn % num_groups) % num_groups  # the plain sum could leave 64 bits
 
 
+def check_size(dim: int, num_groups: int = 1) -> None:
+    """Refuse statistics that would fill the machine: ``num_groups`` matrices of D^2 numbers in float64.
+
+    Raises:
+        UsageError: they would take more than 4 GiB.
+    """
+    needed = num_groups * dim**2 * 8
+    if needed > MOST_BYTES:
+        raise UsageError(
+            f"{dim:,} features a picture need covariances of {needed / 2**30:,.0f} GiB, at most "
+            f"{MOST_BYTES // 2**30} GiB are allowed; take features of fewer numbers, such as 'efficientnet' or "
+            "'inception', or smaller pictures"
+        )
+
+
 class GaussianStatistics:
     """Count, mean (D,) and scatter (D, D) of the rows seen so far, in float64.
 
@@ -54,6 +73,7 @@ class GaussianStatistics:
     """
 
     def __init__(self, dim: int) -> None:
+        check_size(dim)
         self.count = 0
         self.mean = torch.zeros(dim, dtype=torch.float64)
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
@@ -138,6 +158,7 @@ class GroupedStatistics:
     def __init__(self, dim: int, num_groups: int = 10) -> None:
         if num_groups < 2:
             raise UsageError(f"num_groups must be at least 2, got {num_groups}")
+        check_size(dim, num_groups)
         self.groups = [GaussianStatistics(dim) for _ in range(num_groups)]
 
     @classmethod
