@@ -93,10 +93,11 @@ def condition(model: Model, request: SampleRequest) -> SampleRequest:
     return SampleRequest(**{**vars(request), "cond": model.condition(names)})
 
 
-def judge_of(model: Model, data: Path | None, reference: int) -> Judge:
-    """Of the model's own training data, or of the same part of ``data``."""
+def judge_of(model: Model, arguments: argparse.Namespace) -> Judge:
+    """Of the model's own training data, or of the same part of ``--data``."""
+    data = arguments.data
     train = two_parts(data)[0] if data is not None else real_data(model, None)[0]()
-    return Judge(train, reference=reference)
+    return Judge(train, arguments.features, arguments.reference, arguments.metric)
 
 
 def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> bool:
@@ -107,7 +108,7 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
         label = Path(name).name
         wanted = [Cell(label, way, seed) for seed in arguments.sampling_seeds for way in arguments.ways]
         missing = [cell for cell in wanted if not any(same(cell, row, model) for row in record["rows"])]
-        judge = judge_of(model, arguments.data, arguments.reference) if missing else None
+        judge = judge_of(model, arguments) if missing else None
         for cell in missing:
             drawn = pieces(model, cell, arguments.num, arguments.work, until)
             if drawn is None:
@@ -129,35 +130,43 @@ def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
 def page(record: dict[str, Any]) -> str:
     """The record as a table a model."""
     lines = interleaved.head(record, "Quality against evaluations")
+    distance = "Fréchet" if metric_of(record) == "frechet" else "Kernel"
     lines += [
-        f"{record['num']} pictures a cell. Fréchet distances are over this project's features and are not FID; mean "
-        "and range over the sampling seeds. The ratio is to the row that says 1, of the same sampling seed, with its "
-        "interval of 95 % by Student's t over the sampling seeds (none with one seed).",
+        f"{record['num']} pictures a cell. {distance} distances are over the features that the rows of the record name "
+        "and are neither FID nor KID; mean and range over the sampling seeds. The ratio is to the row that says 1, of "
+        "the same sampling seed, with its interval of 95 % by Student's t over the sampling seeds (none with one seed).",
     ]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         lines += ["", f"## {model}", ""]
-        columns = ["way", "evaluations", "seeds", "Fréchet", "± jackknife", "named ≥ 0.9", "ratio"]
+        columns = ["way", "evaluations", "seeds", distance, "± standard error", "named ≥ 0.9", "ratio"]
         lines += interleaved.grid(columns, list(lines_of(record, model)))
     return "\n".join(lines) + "\n"
 
 
+def metric_of(record: dict[str, Any]) -> str:
+    """Which distance its rows hold."""
+    return str(record.get("metric", "frechet"))
+
+
 def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
     """One line a way, fewest evaluations first."""
+    metric = metric_of(record)
+    digits = ".3f" if metric == "frechet" else ".5f"
     rows = [row for row in record["rows"] if row["model"] == model]
     ways = sorted({row["way"]: row["nfe"] for row in rows}.items(), key=lambda item: item[1])
     base = next((way for way, _ in reversed(ways) if way.startswith("ancestral")), ways[-1][0])
-    distances = {(row["way"], row["sampling_seed"]): row["frechet"] for row in rows}
+    distances = {(row["way"], row["sampling_seed"]): row[metric] for row in rows}
     for way, nfe in ways:
         own = [row for row in rows if row["way"] == way]
-        values = [row["frechet"] for row in own]
+        values = [row[metric] for row in own]
         seeds = [row["sampling_seed"] for row in own if (base, row["sampling_seed"]) in distances]
         shares = [row["confident_share"] for row in own if "confident_share" in row]
         yield [
             f"`{way}`",
             str(nfe),
             str(len(own)),
-            f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})",
-            f"{statistics.mean(row['standard_error'] for row in own):.3f}",
+            f"{statistics.mean(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})",
+            f"{statistics.mean(row['standard_error'] for row in own):{digits}}",
             f"{100 * statistics.mean(shares):.1f} %" if shares else "",
             interval([distances[way, seed] / distances[base, seed] for seed in seeds]),
         ]
@@ -178,6 +187,10 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=2000)
     parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="MNIST-format files, where the model's own are not at hand")
+    parser.add_argument("--features", default="auto", help="as of undiffuse evaluate")
+    parser.add_argument(
+        "--metric", choices=("frechet", "kernel"), default="frechet", help="kernel for fewer pictures than features"
+    )
     parser.add_argument("--reference", type=int, default=10_000, help="training pictures of the distance")
     parser.add_argument("--stop-after", type=float, help="seconds, then go on with the same command")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-evaluations"), help="where pictures are kept")
@@ -190,10 +203,10 @@ def main() -> None:
     out = arguments.out or interleaved.default_out("evaluations")
     path = out.with_name(out.name + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = interleaved.new_record("evaluations", arguments, num=arguments.num, rows=[])
+    fresh = interleaved.new_record("evaluations", arguments, num=arguments.num, metric=arguments.metric, rows=[])
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
-    if record["num"] != arguments.num:
-        raise SystemExit(f"{path} is about {record['num']} pictures a cell; name another --out")
+    if (record["num"], metric_of(record)) != (arguments.num, arguments.metric):
+        raise SystemExit(f"{path} holds {metric_of(record)} of {record['num']} pictures a cell; name another --out")
     if fill(arguments, record, path):
         interleaved.write(record, page(record), out)
 

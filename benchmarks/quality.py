@@ -15,7 +15,14 @@ from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.evaluation import spread
 from undiffuse.losses.levels import loss_by_level
-from undiffuse.metrics import ClassTally, GroupedStatistics, frechet_estimate
+from undiffuse.metrics import (
+    ClassTally,
+    FrechetEstimate,
+    GroupedStatistics,
+    KernelEstimate,
+    frechet_estimate,
+    kernel_distance,
+)
 from undiffuse.metrics.features import pick_features
 from undiffuse.samplers.noise import SeededNoise
 
@@ -36,28 +43,40 @@ class Judge:
         train: the data.
         features: a row of ``metrics.features.FEATURES``, or ``auto``.
         reference: how many training pictures, evenly spaced.
+        metric: ``frechet``, or ``kernel`` where pictures are fewer than features.
     """
 
-    def __init__(self, train: Dataset, features: str = "auto", reference: int = REFERENCE_PICTURES) -> None:
+    def __init__(
+        self,
+        train: Dataset,
+        features: str = "auto",
+        reference: int = REFERENCE_PICTURES,
+        metric: str = "frechet",
+    ) -> None:
+        self.metric = metric
         origin = " ".join([train.name, *map(str, train.provenance.values()), *train.class_names])
         self.extractor = pick_features(features, train.shape, origin)
         images = spread(train, min(reference, len(train)))
-        self.real = GroupedStatistics.of(self.extractor.features(images))
+        self.real = self.extractor.features(images)
+        self.statistics = GroupedStatistics.of(self.real) if metric == "frechet" else None
         self.protocol = {**self.extractor.protocol(), "reference_pictures": len(images)}
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
-        """Fréchet distance with its standard error, share named with at least 0.9 and the classes' histogram."""
+        """The distance with its standard error, share named with at least 0.9 and the classes' histogram."""
         if self.extractor.name == "pixels":
             features, tally = self.extractor.features(images), None
         else:
             features, probabilities = self.extractor.features_and_probabilities(images)
             tally = ClassTally.of(probabilities)
-        estimate = frechet_estimate(GroupedStatistics.of(features), self.real)
+        if self.statistics is None:
+            estimate: FrechetEstimate | KernelEstimate = kernel_distance(features, self.real)
+        else:
+            estimate = frechet_estimate(GroupedStatistics.of(features), self.statistics)
         named = {} if tally is None else {"confident_share": tally.confident_share, "histogram": tally.histogram}
         return {
             "num": len(images),
-            "frechet": round(estimate.value, 4),
-            "standard_error": round(estimate.standard_error, 4),
+            self.metric: round(estimate.value, 4 if self.metric == "frechet" else 7),
+            "standard_error": round(estimate.standard_error, 4 if self.metric == "frechet" else 7),
             **named,
         }
 
