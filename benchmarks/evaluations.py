@@ -134,7 +134,7 @@ def page(record: dict[str, Any]) -> str:
     lines += [
         f"{record['num']} pictures a cell. {distance} distances are over the features that the rows of the record name "
         "and are neither FID nor KID; mean and range over the sampling seeds. The ratio is to the row that says 1, of "
-        "the same sampling seed, with its interval of 95 % by Student's t over the sampling seeds (none with one seed).",
+        "the same sampling seed, with its interval of 95 % by Student's t over them (none with one).",
     ]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         lines += ["", f"## {model}", ""]
