@@ -190,7 +190,7 @@ def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeyp
 
 
 def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 from step to step, no data in it."""
+    """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 step by step, no data in it."""
     many = Rows(torch.full((12_000, 2), 100.0), Condition())
     student = system(sampling={"sampler": "consistency", "num_steps": 3, "grid": "uniform", "clip_x_0": False})
     asked = asked_of(student, many, monkeypatch)

@@ -64,7 +64,7 @@ class PixelFeatures(FeatureExtractor):
         size = [max(1, math.floor(side * ratio)) for side in sides]
         if len(images) == 0:
             return torch.zeros(0, channels * math.prod(size))
-        return torch.cat([_shrunk(block, size) for block in images.split(BLOCK)]).flatten(1) / 255
+        return torch.cat([_shrunk(block, size) for block in torch.split(images, BLOCK)]).flatten(1) / 255
 
 
 def _shrunk(images: Tensor, size: list[int]) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-
 #: What the covariances of one set of pictures may take.
 MOST_BYTES = 4 * 2**30
 

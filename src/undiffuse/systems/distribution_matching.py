@@ -12,6 +12,7 @@ Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.4: th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import torch
@@ -176,7 +177,7 @@ class DistributionMatchingSystem(SampledSystem):
         own = self.sharded_denoiser()
         denoiser = ClippedDenoiser(own) if self.clips else own
         x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
-        for number, (t, s) in enumerate(zip(times[:-2], times[1:-1], strict=True)):
+        for number, (t, s) in enumerate(pairwise(times[:-1])):
             rows = (step > number).nonzero().flatten()
             fresh = rng.normal(like, f"again {number} {phase}")[rows]
             with rng.layers():
