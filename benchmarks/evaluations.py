@@ -14,6 +14,7 @@ with ``--stop-after``, goes on where it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -66,9 +67,16 @@ def request_of(way: str, seeds: range) -> SampleRequest:
     return SampleRequest(seeds=seeds, sampler=sampler, num_steps=int(steps))
 
 
+def facts_of(model: Model) -> dict[str, Any]:
+    """What a picture depends on beside its cell: the weights and how the model samples, grid, guidance and all."""
+    sampling = model.system.config.sampling.model_dump_json()
+    both = hashlib.sha256(f"{model.weights_sha256} {sampling}".encode()).hexdigest()
+    return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": model.system.config.sampling.grid}
+
+
 def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tuple[Tensor, int] | None:
     """All pictures of a cell and their evaluations, drawn as far as they are not there; ``None`` if time ran out."""
-    parts, nfe, folder = [], 0, work / cell.folder / model.weights_sha256[:12]
+    parts, nfe, folder = [], 0, work / cell.folder / facts_of(model)["model_sha256"][:12]
     folder.mkdir(parents=True, exist_ok=True)
     first = cell.sampling_seed * _APART
     for start in range(0, num, PIECE):
@@ -115,7 +123,7 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
                 print("put aside; the same command goes on")
                 return False
             assert judge is not None
-            facts = {"weights_sha256": model.weights_sha256, "features": judge.protocol["extractor"]}
+            facts = {**facts_of(model), "features": judge.protocol["extractor"]}
             record["rows"].append({**vars(cell), "nfe": drawn[1], **judge(drawn[0]), **facts})
             write_json(path, record)
             print(json.dumps(record["rows"][-1]), flush=True)
@@ -123,8 +131,13 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
 
 
 def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
-    """Is this row about that cell and these weights?"""
-    return all(row[key] == value for key, value in {**vars(cell), "weights_sha256": model.weights_sha256}.items())
+    """Is this row about that cell? Others of its name are of these weights and this way to sample too."""
+    if row["model"] != cell.model:
+        return False
+    for key, value in facts_of(model).items():
+        if row.get(key) != value:
+            raise SystemExit(f"{cell.model} has {key} {value} now, its rows {row.get(key)}; name another --out")
+    return all(row[key] == value for key, value in vars(cell).items())
 
 
 def page(record: dict[str, Any]) -> str:
@@ -133,14 +146,27 @@ def page(record: dict[str, Any]) -> str:
     distance = "Fréchet" if metric_of(record) == "frechet" else "Kernel"
     lines += [
         f"{record['num']} pictures a cell. {distance} distances are over the features that the rows of the record name "
-        "and are neither FID nor KID; mean and range over the sampling seeds. The ratio is to the row that says 1, of "
-        "the same sampling seed, with its interval of 95 % by Student's t over them (none with one).",
+        "and, unless those are inception, neither FID nor KID; mean and range over the sampling seeds. The ratio is to "
+        "the row that says 1, of the same sampling seed, with its interval of 95 % by Student's t over them (none with "
+        "one).",
     ]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         lines += ["", f"## {model}", ""]
         columns = ["way", "evaluations", "seeds", distance, "± standard error", "named ≥ 0.9", "ratio"]
         lines += interleaved.grid(columns, list(lines_of(record, model)))
     return "\n".join(lines) + "\n"
+
+
+def protocol(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all rows of a record share."""
+    return {key: getattr(arguments, key) for key in ("num", "metric", "features", "reference")}
+
+
+def check_same(record: dict[str, Any], arguments: argparse.Namespace, path: Path) -> None:
+    """Refuse to go on with a record that was measured otherwise; of what it does not say nothing is known."""
+    for key, value in protocol(arguments).items():
+        if record.get(key, value) != value:
+            raise SystemExit(f"the rows of {path} have {key} {record[key]}, not {value}; name another --out")
 
 
 def metric_of(record: dict[str, Any]) -> str:
@@ -203,10 +229,9 @@ def main() -> None:
     out = arguments.out or interleaved.default_out("evaluations")
     path = out.with_name(out.name + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = interleaved.new_record("evaluations", arguments, num=arguments.num, metric=arguments.metric, rows=[])
+    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), rows=[])
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
-    if (record["num"], metric_of(record)) != (arguments.num, arguments.metric):
-        raise SystemExit(f"{path} holds {metric_of(record)} of {record['num']} pictures a cell; name another --out")
+    check_same(record, arguments, path)
     if fill(arguments, record, path):
         interleaved.write(record, page(record), out)
 

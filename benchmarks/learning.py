@@ -303,6 +303,8 @@ def crossing_lines(record: dict[str, Any]) -> Iterator[str]:
             continue
         longest = max(row["minutes"] for row in rows)
         goal = min(best(row) for row in rows if row["minutes"] == longest)
+        if math.isinf(goal):  # it was sampled in no way
+            continue
         for seed in sorted({row["seed"] for row in record["rows"] if row["learner"] == "undiffuse"}):
             ours = [row for row in record["rows"] if row["learner"] == "undiffuse" and row["seed"] == seed]
             there = [row["minutes"] for row in ours if best(row) <= goal]

@@ -269,11 +269,12 @@ def main() -> None:
     if arguments.smoke:
         arguments.case, arguments.images, arguments.evaluations, arguments.steps = ["smoke"], 2, 2, 1
     record = interleaved.new_record("step", arguments, cases={})
-    for name in arguments.case or ["small"]:
-        case = CASES[name]
-        if arguments.batch:
-            case = replace(case, batch_images=arguments.batch)
-        record["cases"][name] = measure(case, arguments)
+    cases = {name: CASES[name] for name in arguments.case or ["small"]}
+    for case in cases.values():
+        chosen(case, wanted(arguments.no_peers), arguments)  # what is asked for is there, before hours of measuring
+    for name, case in cases.items():
+        sized = replace(case, batch_images=arguments.batch) if arguments.batch else case
+        record["cases"][name] = measure(sized, arguments)
     interleaved.write(record, page(record), arguments.out)
 
 

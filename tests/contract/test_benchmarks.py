@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -90,6 +91,13 @@ def test_step(run: Run) -> None:
         assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in found[kind]["seconds"].values())
 
 
+def test_rows_of_a_step_are_chosen_by_name(run: Run) -> None:
+    found = run("step", "--rows", "undiffuse, bf16")["cases"]["smoke"]
+    assert set(found["training step"]["facts"]) == {"undiffuse, bf16"}
+    with pytest.raises(SystemExit, match="no row 'undiffuse, fp8'; here are: undiffuse, fp32; undiffuse, bf16"):
+        run("step", "--rows", "undiffuse, fp8")
+
+
 def test_work_that_is_counted() -> None:
     cost = importlib.import_module("cost")
     convolution = torch.nn.Conv2d(4, 8, 3, padding=1)
@@ -133,6 +141,24 @@ def test_learning_is_timed_by_images_and_goes_on_where_it_was(run: Run, tmp_path
     assert run("learning", "train", *words)["rows"] == [row]  # nothing is made twice
 
 
+def test_a_look_by_one_way(run: Run, tmp_path: Path) -> None:
+    words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
+    run("learning", "rates", *words)
+    (row,) = run("learning", "train", *words, "--ways", "solver_20")["rows"]
+    assert "own_ddim" not in row and row["solver_20"]["frechet"] > 0
+
+
+def test_a_peer_that_was_sampled_in_no_way_is_nobodys_goal() -> None:
+    learning = importlib.import_module("learning")
+    look = {"run_minutes": 1.0, "minutes": 1.0, "seed": 0}
+    rows = [{**look, "learner": "undiffuse", "solver_20": {"frechet": 2.0}}, {**look, "learner": "peer"}]
+    record = {"rates": {"undiffuse": {}, "peer": {}}, "rows": rows}
+    assert list(learning.crossing_lines(record)) == []
+    rows[1]["own_ddim"] = {"frechet": 3.0}
+    (line,) = learning.crossing_lines(record)
+    assert line == "- seed 0 is as good as the best seed of peer after 1 minutes (3.00) after 1 minutes"
+
+
 def test_a_learner_put_aside_goes_on_bit_for_bit(tmp_path: Path) -> None:
     learners = importlib.import_module("learners")
     data = load_dataset(DigitsConfig())
@@ -158,6 +184,34 @@ def test_evaluations(run: Run, model: Path, tmp_path: Path) -> None:
     )
     ratio = record["rows"][0]["frechet"] / record["rows"][1]["frechet"]
     assert few.endswith(f"{ratio:.3f} |") and many.endswith("1.000 |")
+
+
+def test_evaluations_by_the_kernel_distance_over_named_features(run: Run, model: Path, tmp_path: Path) -> None:
+    words = (str(model), "--work", str(tmp_path / "work"))
+    record = run("evaluations", *words, "--metric", "kernel", "--features", "pixels")
+    assert all("frechet" not in row and row["features"] == "pixels" for row in record["rows"])
+    page = (tmp_path / "evaluations-found.md").read_text()
+    assert f"| {record['rows'][0]['kernel']:.5f} (" in page and "| Kernel |" in page
+    with pytest.raises(SystemExit, match="have features pixels, not handwriting; name another --out"):
+        run("evaluations", *words, "--metric", "kernel", "--features", "handwriting")
+    with pytest.raises(SystemExit, match="have metric kernel, not frechet"):
+        run("evaluations", *words, "--features", "pixels")
+
+
+def test_evaluations_do_not_mix_a_model_with_what_it_was(run: Run, model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    words = (str(copy), "--work", str(tmp_path / "work"))
+    (_, row) = run("evaluations", *words)["rows"]
+    config = json.loads((copy / "config.json").read_text())
+    sampling = config["config"]["system"]["sampling"]
+    assert row["grid"] == sampling["grid"]
+    sampling["grid"] = "karras"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match=r"copy has .* now, its rows .*; name another --out"):
+        run("evaluations", *words)
+    (tmp_path / "evaluations-found.json").unlink()
+    (_, other) = run("evaluations", *words)["rows"]  # drawn anew, though the folder of pieces is the same
+    assert other["grid"] == "karras" and other["frechet"] != row["frechet"]
 
 
 def test_the_interval_of_a_ratio_is_students() -> None:

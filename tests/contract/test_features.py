@@ -154,20 +154,6 @@ def test_colour_is_refused_by_the_classifiers(name: str) -> None:
         load_features(name).classify(pictures(2, channels=3))
 
 
-def test_large_pictures_are_shrunk_to_pixels_that_can_be_compared() -> None:
-    """A flat picture stays flat, the shape's proportions stay, and blocks and empty sets make no difference."""
-    extractor = load_features("pixels")
-    flat = torch.full((300, 3, 64, 128), 51, dtype=torch.uint8)
-    features = extractor.features(flat)
-    assert features.shape == (300, 3 * 34 * 68) and features.shape[1] <= 7_000
-    torch.testing.assert_close(features, torch.full_like(features, 0.2))
-    assert extractor.features(flat[:0]).shape == (0, features.shape[1])
-    varied = torch.randint(0, 256, (300, 3, 64, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(extractor.features(varied)[290:], extractor.features(varied[290:]))
-    as_they_are = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
-    assert extractor.features(as_they_are).shape == (1, 6912)
-
-
 def test_pixels_have_no_classes() -> None:
     with pytest.raises(UsageError, match="have no classes"):
         load_features("pixels").classify(pictures(1))

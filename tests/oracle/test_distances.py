@@ -90,15 +90,15 @@ def test_statistics_refuse_what_makes_no_sense() -> None:
         GaussianStatistics(3).merge(GaussianStatistics(2))
     with pytest.raises(UsageError, match="num_groups"):
         GroupedStatistics(3, num_groups=1)
+    with pytest.raises(UsageError, match="covariance"):
+        GaussianStatistics.from_moments(5, torch.zeros(2), torch.zeros(3, 3))
 
 
 def test_covariances_that_would_fill_the_machine_are_refused_in_a_line() -> None:
-    with pytest.raises(UsageError, match="27,648 features a picture need covariances of 57 GiB, at most 4 GiB"):
+    with pytest.raises(UsageError, match=r"27,648 features a picture need covariances of 57\.0 GiB, at most 4 GiB"):
         GroupedStatistics(27_648)
     with pytest.raises(UsageError, match="efficientnet"):
         GaussianStatistics(27_648)
-    with pytest.raises(UsageError, match="covariance"):
-        GaussianStatistics.from_moments(5, torch.zeros(2), torch.zeros(3, 3))
 
 
 # --- the distance against closed forms -------------------------------------------------------------------------

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.denoiser import ClippedDenoiser, Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import sample
+from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.distribution_matching import (
     FAKE_SCORE,
@@ -151,14 +154,15 @@ def test_the_student_comes_as_often_as_asked() -> None:
 
 
 class Asked(Denoiser):
-    """Notes what a student is asked."""
+    """Notes what a student is asked last, and of how many rows each time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.process = FlowProcess()
+        self.process, self.sizes = FlowProcess(), list[int]()
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         self.x_t, self.t = x_t, t
+        self.sizes.append(len(x_t))
         return Denoised(x_t)
 
 
@@ -204,14 +208,84 @@ def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pyte
     assert min(counts) > 3_700 and sum(counts) == 12_000
 
 
-def test_simulated_steps_are_no_part_of_the_gradient() -> None:
+class AsTaught:
+    """The noise of a student turn, for a sampler."""
+
+    def __init__(self, rng: StepRandom) -> None:
+        self.rng, self.number = rng, 0
+
+    def prior(self, like: Tensor) -> Tensor:
+        return self.rng.normal(like, f"start {STUDENT}")
+
+    def at(self, index: Any) -> AsTaught:
+        self.number = int(index[0])
+        return self
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.rng.normal(like, f"again {self.number} {STUDENT}")
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+@pytest.mark.parametrize("process, parameterization", [("flow", "flow"), ("vp", "v"), ("ve", "edm")])
+def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterization: str, num_steps: int) -> None:
+    """Each row is what the sampler makes at the row's step of the same noise, of its class, cut alike."""
+    torch.manual_seed(0)
+    options = {
+        "process": {"name": process},
+        "parameterization": parameterization,
+        "network": {"name": "unet", "channels": 8, "multipliers": [1, 2], "num_blocks": 1, "norm_groups": 4},
+        "teacher": {"path": "nowhere"},
+        "class_conditional": True,
+        "precision": "fp32",
+        "sampling": {"sampler": "consistency", "num_steps": num_steps, "grid": "angle", "clip_x_0": True},
+    }
+    student = validate(DistributionMatchingConfig, options).build((1, 8, 8), ("a", "b", "c"))
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.15)
+    assert isinstance(student, DistributionMatchingSystem) and student.clips
+    rng, count = StepRandom(3, 7), 40
+    cond = Condition(class_label=torch.arange(count) % 4 - 1)
+    made = student._made(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
+    assert process == "ve" or num_steps == 1 or float(made.abs().max()) > 1  # else it is all the same whether it is cut
+
+    times = time_grid("angle", student.process, num_steps, student.log_snr_range)
+    denoiser, along = ClippedDenoiser(student.denoiser()), list[Tensor]()
+    sample(
+        denoiser,
+        make_sampler("consistency"),
+        times,
+        shape=(1, 8, 8),
+        seeds=range(count),
+        cond=cond,
+        noise=AsTaught(rng),  # type: ignore[arg-type]
+        callback=lambda progress: along.append(progress.x_0),
+    )
+    step = (rng.uniform(count, f"step {STUDENT}") * num_steps).long()
+    assert set(step.tolist()) == set(range(num_steps))
+    wanted = torch.stack(along)[step, torch.arange(count)]
+    torch.testing.assert_close(made.clamp(-1, 1), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> None:
     """The student turn differentiates the last jump alone, so earlier ones need no memory."""
-    student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"})
-    rng = StepRandom(0, 0)
-    times = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
-    reached = student._reached(BATCH.x_0, BATCH.condition, times, torch.ones(60, dtype=torch.long), STUDENT, rng)
-    assert not reached.requires_grad
+    sampling = {"sampler": "consistency", "num_steps": 2, "grid": "uniform"}
+    student, rng = system(sampling=sampling, network={**NETWORK, "dropout": 0.5}), StepRandom(0, 0)
+    times, last = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), torch.ones(60, dtype=torch.long)
+    reached = student.train()._reached(BATCH.x_0, BATCH.condition, times, last, STUDENT, rng)
+    assert not reached.requires_grad and student.network.training
+    assert torch.equal(student.eval()._reached(BATCH.x_0, BATCH.condition, times, last, STUDENT, rng), reached)
     assert student._made(BATCH.x_0, BATCH.condition, STUDENT, rng).requires_grad
+
+
+def test_a_compiled_student_is_asked_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other size would be compiled anew; what comes out is the same."""
+    student = system(sampling={"sampler": "consistency", "num_steps": 4, "grid": "uniform"})
+    plain = asked_of(student, BATCH, monkeypatch)
+    assert len(set(plain.sizes)) == 4
+    monkeypatch.setattr(student.network, "_compiled_call_impl", object())
+    compiled = asked_of(student, BATCH, monkeypatch)
+    assert compiled.sizes == [60] * 4
+    assert torch.equal(compiled.x_t, plain.x_t)
 
 
 def test_a_copy_shares_its_fake_score_and_saves_none() -> None:

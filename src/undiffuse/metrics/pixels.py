@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,29 +41,10 @@ def resize_pictures(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-#: Pictures that are shrunk at a time.
-BLOCK = 256
-#: Numbers a picture: covariances of many more fill memory and take minutes to compare.
-MOST_PIXELS = 7_000
-
-
 class PixelFeatures(FeatureExtractor):
-    """The pixel values themselves in [0, 1], channels first: D = C * H * W, of larger pictures after shrinking."""
+    """The pixel values themselves in [0, 1], channels first: D = C * H * W, whatever the size."""
 
     name = "pixels"
-    resize = f"to at most {MOST_PIXELS:,} numbers, bilinear with antialiasing; smaller ones as they are"
 
     def features(self, images: Tensor) -> Tensor:
-        images = check_pictures(images)
-        channels, *sides = images.shape[1:]
-        ratio = math.sqrt(MOST_PIXELS / (channels * math.prod(sides)))
-        if ratio >= 1:
-            return images.flatten(1).float() / 255
-        size = [max(1, math.floor(side * ratio)) for side in sides]
-        if len(images) == 0:
-            return torch.zeros(0, channels * math.prod(size))
-        return torch.cat([_shrunk(block, size) for block in torch.split(images, BLOCK)]).flatten(1) / 255
-
-
-def _shrunk(images: Tensor, size: list[int]) -> Tensor:
-    return F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
+        return check_pictures(images).flatten(1).float() / 255

@@ -54,7 +54,7 @@ def check_size(dim: int, num_groups: int = 1) -> None:
     needed = num_groups * dim**2 * 8
     if needed > MOST_BYTES:
         raise UsageError(
-            f"{dim:,} features a picture need covariances of {needed / 2**30:,.0f} GiB, at most "
+            f"{dim:,} features a picture need covariances of {needed / 2**30:,.1f} GiB, at most "
             f"{MOST_BYTES // 2**30} GiB are allowed; take features of fewer numbers, such as 'efficientnet' or "
             "'inception', or smaller pictures"
         )

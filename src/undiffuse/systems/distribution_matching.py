@@ -55,7 +55,7 @@ class DistributionMatchingConfig(SampledConfig):
         time_density: where in time the two distributions are compared and the fake score learns.
         simulate: teach a step after the first on the student's own samples, noised again, as it meets them in
             sampling; or else on noised data.
-        sampling: the student is taught the steps of this grid.
+        sampling: the student is taught the steps of this grid, taken by the sampler ``consistency``.
     """
 
     name: Literal["distribution_matching"] = "distribution_matching"
@@ -173,17 +173,29 @@ class DistributionMatchingSystem(SampledSystem):
     def _reached(
         self, like: Tensor, cond: Condition, times: Tensor, step: Tensor, phase: str, rng: StepRandom
     ) -> Tensor:
-        """x_t (B, ...) where each row's ``step`` begins: pure noise, taken on by the student's own steps before it."""
+        """x_t (B, ...) where each row's ``step`` begins: pure noise, taken on by the student's own steps before it.
+
+        They are taken as in sampling, without dropout.
+        """
+        x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
+        training = self.network.training
+        self.network.eval()
         own = self.sharded_denoiser()
         denoiser = ClippedDenoiser(own) if self.clips else own
-        x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
         for number, (t, s) in enumerate(pairwise(times[:-1])):
-            rows = (step > number).nonzero().flatten()
-            fresh = rng.normal(like, f"again {number} {phase}")[rows]
-            with rng.layers():
-                made = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
-            x_t[rows] = self.process.diffuse(made, fresh, s.expand(len(rows)))
+            fresh = rng.normal(like, f"again {number} {phase}")
+            later = step > number
+            rows = self._rows_to_evaluate(later)
+            made = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
+            noised = self.process.diffuse(made, fresh[rows], s.expand(len(rows)))
+            x_t[later] = noised[later[rows]]
+        self.network.train(training)
         return x_t
+
+    def _rows_to_evaluate(self, wanted: Tensor) -> Tensor:
+        """Numbers of the rows that are wanted; of all where another size of batch would be compiled anew."""
+        compiled = self.network._compiled_call_impl is not None
+        return (wanted | compiled).nonzero().flatten()
 
     def _compared_at(self, u: Tensor) -> Tensor:
         """Times (B,) of uniform numbers, within the log-SNRs that are compared."""
