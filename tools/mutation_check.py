@@ -1130,8 +1130,8 @@ MUTATIONS = [
     Mutation(
         "distribution matching: simulated without the cut",
         "systems/distribution_matching.py",
-        "        denoiser = ClippedDenoiser(own) if self.clips else own",
-        "        denoiser = own",
+        "        denoiser = self.cut(self.sharded_denoiser())",
+        "        denoiser = self.sharded_denoiser()",
         tests=("tests/oracle/test_distribution_matching.py",),
     ),
     Mutation(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, NetworkDenoiser
+from undiffuse.core.denoiser import NetworkDenoiser
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
@@ -150,8 +150,7 @@ class DistributionMatchingSystem(SampledSystem):
         with torch.no_grad():
             x_t = self.process.diffuse(made, eps, t)
             teacher = denoiser_under(self._taught.on(made.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
-            fake: Denoiser = self._fake_score_denoiser()
-            own = (ClippedDenoiser(fake) if self.clips else fake)(x_t, t, cond).x_0
+            own = self.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows = matching_loss(made, direction)
         return LossReport(rows.mean(), rows.detach(), t, {"matching": direction.abs().mean()})
@@ -180,8 +179,7 @@ class DistributionMatchingSystem(SampledSystem):
         x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
         training = self.network.training
         self.network.eval()
-        own = self.sharded_denoiser()
-        denoiser = ClippedDenoiser(own) if self.clips else own
+        denoiser = self.cut(self.sharded_denoiser())
         for number, (t, s) in enumerate(pairwise(times[:-1])):
             fresh = rng.normal(like, f"again {number} {phase}")
             later = step > number

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser
+from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -207,4 +207,4 @@ class ProgressiveSystem(SampledSystem):
         if self._teacher.network is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
         denoiser = self._denoiser_of(sharded(self._teacher.network))
-        return ClippedDenoiser(denoiser) if self.clips else denoiser
+        return self.cut(denoiser)

@@ -269,9 +269,13 @@ class SampledSystem(DenoisingSystem):
         blocks = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
         return self._guided_and_cut(blocks, classifier_free)
 
+    def cut(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
+        return ClippedDenoiser(denoiser) if self.clips else denoiser
+
     def _guided_and_cut(self, evaluated: Denoiser, classifier_free: Guidance) -> Denoiser:
         free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
-        return ClippedDenoiser(free) if self.clips else free  # what guidance has pushed beyond, too
+        return self.cut(free)  # what guidance has pushed beyond, too
 
     def compile_networks(self) -> None:
         compile_in_place(self.network)
