@@ -25,7 +25,9 @@ def tool() -> ModuleType:
 def test_every_mutation_still_finds_its_formula(tool: ModuleType) -> None:
     assert len({mutation.name for mutation in tool.MUTATIONS}) == len(tool.MUTATIONS) >= 25
     for mutation in tool.MUTATIONS:
-        compile(tool.mutated(mutation, ROOT / "src" / "undiffuse"), mutation.file, "exec")
+        text = tool.mutated(mutation, ROOT / "src" / "undiffuse")
+        if mutation.file.endswith(".py"):
+            compile(text, mutation.file, "exec")
 
 
 def test_its_tests_exist(tool: ModuleType) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from undiffuse.compute import compiled, inference
 from undiffuse.compute.choice import VARIABLE, ComputeConfig, arithmetic, chosen
@@ -205,7 +206,7 @@ def test_attention_serves_an_empty_batch() -> None:
     assert attend(empty, empty, empty).shape == empty.shape
 
 
-def test_a_modulated_norm_is_the_norm_then_scale_and_shift() -> None:
+def test_a_modulated_norm_is_the_norm_then_scale_and_shift_then_silu() -> None:
     torch.manual_seed(4)
     norm = group_norm(8, 32, 1e-6).double()
     nn.init.normal_(norm.weight)
@@ -214,7 +215,7 @@ def test_a_modulated_norm_is_the_norm_then_scale_and_shift() -> None:
     scale, shift = (torch.randn(3, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     into = (x, scale, shift, norm.weight, norm.bias)
     found = modulated(norm, x, scale, shift)
-    expected = norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    expected = F.silu(norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
     assert torch.allclose(found, expected, atol=1e-12)
     weight = torch.randn_like(expected)
     for ours, theirs in zip(

@@ -26,12 +26,14 @@ class ComputeConfig(FrozenModel):
         bf16: ``auto`` calculates in bfloat16 where a model asks for it and the machine is fast at it; ``always``
             wherever a model asks for it; ``never`` in float32.
         copies: sample with a copy of the weights that is cast once; otherwise they are cast in every evaluation.
+        fused: normalise and activate maps by kernels of our own where they can be compiled; otherwise by torch's.
         graphs: record an evaluation on CUDA once and replay it.
         memory: keep what is freed for the next evaluation; otherwise the C library gives it back to the system.
     """
 
     bf16: Literal["auto", "always", "never"] = "auto"
     copies: Literal["auto", "off"] = "auto"
+    fused: Literal["auto", "off"] = "auto"
     graphs: Literal["auto", "off"] = "auto"
     memory: Literal["auto", "off"] = "auto"
 

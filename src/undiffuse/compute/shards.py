@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from undiffuse.compute.fused import differentiated_once
+
 T = TypeVar("T")
 
 #: More shards than this leave each with too few rows.
@@ -76,7 +78,8 @@ class Sharded(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
         parts = shards_of(x)
         if len(parts) < 2 or _learns(c_noise, cond):
-            whole: Tensor = self.network(x, c_noise, cond)
+            with differentiated_once():
+                whole: Tensor = self.network(x, c_noise, cond)
             return whole
         if not torch.is_grad_enabled():
             return torch.cat(at_once([self._task(x, c_noise, cond, part, False) for part in parts]))
@@ -89,7 +92,7 @@ class Sharded(nn.Module):
         like = _arithmetic(x.device.type)
 
         def run(own: Tensor | None = None) -> Tensor:
-            with torch.set_grad_enabled(grad), like():
+            with torch.set_grad_enabled(grad), like(), differentiated_once():
                 out: Tensor = self.network(x[part] if own is None else own, c_noise[part], cond.select(part))
                 return out
 

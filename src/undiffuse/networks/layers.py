@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from undiffuse.compute import fused
 from undiffuse.core.condition import Condition
 from undiffuse.networks.attention import attend
 from undiffuse.networks.config import EmbeddedConfig
@@ -55,6 +56,8 @@ class GroupNorm(nn.GroupNorm):
     """Group norm with statistics in float32 whatever the map's dtype, which it keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.takes(x):
+            return fused.fused_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         return _normed(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -75,26 +78,40 @@ def group_norm(channels: int, most_groups: int, eps: float) -> GroupNorm:
     return GroupNorm(num_groups(channels, most_groups), channels, eps)
 
 
-def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """norm(x) (1 + scale) + shift, with one scale and shift a row and channel, in a single pass over the map.
+def activated(norm: GroupNorm, x: Tensor, told: Tensor | None = None) -> Tensor:
+    """SiLU(norm(x + told)), where ``told`` (B, C) is the same for all pixels."""
+    if fused.takes(x):
+        return fused.fused_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, told=told, silu=True)
+    return F.silu(norm(x if told is None else x + told[:, :, None, None]))
 
-    A group norm of one row whose channels are those of all rows is the group norm of each row, and it takes a weight
-    and a bias for each: w (1 + scale) and b (1 + scale) + shift. On a CPU this saves what a broadcast product costs,
-    which is several times the norm itself.
+
+def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """SiLU(norm(x) (1 + scale) + shift), with one scale and shift a row and channel.
 
     Args:
         norm: with its own weight and bias, (C,).
         x: (B, C, H, W).
         scale, shift: (B, C).
     """
-    batch, channels, height, width = x.shape
     factor = 1 + scale.to(norm.weight.dtype)
+    weight = norm.weight * factor
+    bias = torch.addcmul(shift.to(norm.bias.dtype), norm.bias, factor)
+    if fused.takes(x):
+        return fused.fused_norm(x, norm.num_groups, weight, bias, norm.eps, silu=True)
+    return F.silu(_normed_by_row(norm, x, weight, bias))
+
+
+def _normed_by_row(norm: GroupNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Group norm with a weight and a bias (B, C) for each row, in a single pass over the map.
+
+    A group norm of one row whose channels are those of all rows is the group norm of each row. On a CPU this saves what
+    a broadcast product costs, which is several times the norm itself.
+    """
+    batch, channels, height, width = x.shape
     if batch == 0:  # no group norm has no channels at all
-        return norm.forward(x) * factor[:, :, None, None].to(x.dtype)
-    weight = (norm.weight * factor).flatten()
-    bias = torch.addcmul(shift.to(norm.bias.dtype), norm.bias, factor).flatten()
+        return norm.forward(x) * weight[:, :, None, None].to(x.dtype)
     rows = x.reshape(1, batch * channels, height, width)
-    return _normed(rows, batch * norm.num_groups, weight, bias, norm.eps).view(x.shape)
+    return _normed(rows, batch * norm.num_groups, weight.flatten(), bias.flatten(), norm.eps).view(x.shape)
 
 
 class Sinusoid(nn.Module):
@@ -281,17 +298,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
         """``resample``, if given, changes the resolution of both branches."""
-        h = F.silu(self.norm1(x))
+        h = activated(self.norm1, x)
         if resample is not None:
             h, x = resample(h), resample(x)
         h = self._tell(self.conv1(h), self.embed(embedding))
-        h = self.conv2(self.dropout(F.silu(h)))
+        h = self.conv2(self.dropout(h))
         return rescaled(self.shortcut(x) + h, self.scale)
 
     def _tell(self, h: Tensor, told: Tensor) -> Tensor:
+        """Normalised, told the embedding, activated."""
         if not self.scale_shift:
-            added: Tensor = self.norm2(h + told[:, :, None, None])
-            return added
+            return activated(self.norm2, h, told)
         return modulated(self.norm2, h, *told.chunk(2, dim=1))
 
 

@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from undiffuse.networks.layers import conv, rescaled
+from undiffuse.networks.layers import GroupNorm, activated, conv, rescaled
 from undiffuse.networks.resample import FIRConvDown, FIRConvUp, Larger, Smaller
 
 
-def unrounded(norm: nn.GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
-    """conv(SiLU(norm(h))) without autocast: what leaves the network is not rounded to bfloat16."""
+def unrounded(norm: GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
+    """conv(SiLU(norm(h))) without autocast: what leaves the network is not rounded to bfloat16, channels come first."""
     with torch.autocast(h.device.type, enabled=False):
-        out: Tensor = head(F.silu(norm(h.to(head.weight.dtype))))
-    return out
+        out: Tensor = head(activated(norm, h.to(head.weight.dtype)))
+    return out.contiguous()
 
 
 class InputSkip(nn.Module):
@@ -66,7 +65,7 @@ class InputResidual(nn.Module):
 class OutputSkip(nn.Module):
     """(pyramid or None, h) -> the pyramid grown to h's size plus ``head(SiLU(norm(h)))``, and h as it was."""
 
-    def __init__(self, norm: nn.GroupNorm, head: nn.Conv2d, larger: Larger) -> None:
+    def __init__(self, norm: GroupNorm, head: nn.Conv2d, larger: Larger) -> None:
         super().__init__()
         self.norm, self.head, self.larger = norm, head, larger
 
@@ -78,12 +77,12 @@ class OutputSkip(nn.Module):
 class OutputStart(nn.Module):
     """(None, h) -> conv(SiLU(norm(h))), where a learned pyramid begins, and h as it was."""
 
-    def __init__(self, norm: nn.GroupNorm, channels: int) -> None:
+    def __init__(self, norm: GroupNorm, channels: int) -> None:
         super().__init__()
         self.norm, self.conv = norm, conv(channels, channels)
 
     def forward(self, pyramid: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
-        return self.conv(F.silu(self.norm(h))), h
+        return self.conv(activated(self.norm, h)), h
 
 
 class OutputResidual(nn.Module):

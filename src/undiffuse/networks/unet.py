@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from undiffuse.compute.fused import laid_out
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
@@ -91,7 +92,7 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
-        skips = [self.stem(smaller)]
+        skips = [laid_out(self.stem(smaller))]
         for level in self.down:
             features, smaller = level(skips[-1], embedding, smaller)
             skips += features
@@ -109,7 +110,7 @@ class UNet(nn.Module):
         """
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
-        skips = [self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x)]
+        skips = [laid_out(self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x))]
         for stage in self.down[0].stages:  # type: ignore[union-attr]
             skips.append(stage(skips[-1], embedding))
         h, _ = self.up[-1](deep.to(skips[0].dtype), skips, embedding, None)

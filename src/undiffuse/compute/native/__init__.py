@@ -1,0 +1,1 @@
+"""The project's own C++: sources that are compiled for the machine at hand when they are first wanted."""

@@ -1,0 +1,268 @@
+"""What the fused norm promises: its formula to rounding, a row's bits whatever the batch, and torch's way elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from undiffuse.compute import fused
+from undiffuse.compute.choice import VARIABLE
+from undiffuse.compute.fused import differentiated_once, fused_norm, laid_out, takes
+from undiffuse.compute.native import build
+from undiffuse.compute.shards import Sharded
+from undiffuse.config import validate
+from undiffuse.core.condition import Condition
+from undiffuse.networks import NETWORK_CONFIGS, build_network
+
+compiled = pytest.mark.skipif(build.library() is None, reason="no C++ compiler for the kernels, or not Linux on x86")
+#: Relative errors: of a value rounded to bfloat16 once in, once out; of sums in float32.
+CLOSE = {torch.bfloat16: 6e-3, torch.float32: 3e-6}
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, *, mean: float = 0.7) -> Tensor:
+    maps = (2 * torch.randn(shape) + mean).to(dtype)
+    return maps.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else maps
+
+
+def by_formula(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, told: Tensor | None, silu: bool
+) -> Tensor:
+    """In float64, from the definition."""
+    h = x if told is None else x + told[:, :, None, None]
+    parts = h.unflatten(1, (groups, -1))
+    centred = parts - parts.mean((2, 3, 4), keepdim=True)
+    normalised = (centred / (centred.square().mean((2, 3, 4), keepdim=True) + eps).sqrt()).flatten(1, 2)
+    z = normalised * weight.expand(len(x), -1)[:, :, None, None] + bias.expand(len(x), -1)[:, :, None, None]
+    return z * torch.sigmoid(z) if silu else z
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.detach().double() - expected.detach()).abs().max() / expected.detach().abs().max())
+
+
+@compiled
+@pytest.mark.parametrize("dtype", CLOSE, ids=["bf16", "fp32"])
+@pytest.mark.parametrize("silu", [False, True], ids=["norm", "norm-silu"])
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "by-row"])
+@pytest.mark.parametrize("tells", [False, True], ids=["alone", "told"])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((3, 24, 9, 7), 6), ((2, 32, 13, 11), 8), ((1, 5, 3, 3), 1), ((2, 40, 1, 1), 4)],
+    ids=["vectors-and-rest", "several-blocks", "no-vector", "one-pixel"],
+)
+def test_values_and_gradients_are_the_formulas(
+    shape: tuple[int, ...], groups: int, tells: bool, own: bool, silu: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    x = drawn(shape, dtype).requires_grad_()
+    vectors = [drawn(shape[:2] if own else shape[1:2]).requires_grad_() for _ in range(2)]
+    told = [drawn(shape[:2]).requires_grad_()] if tells else []
+    into = [x, *vectors, *told]
+    exact = [value.detach().double().requires_grad_() for value in into]
+    found = fused_norm(x, groups, *vectors, 1e-5, told=told[0] if tells else None, silu=silu)
+    expected = by_formula(exact[0], groups, exact[1], exact[2], 1e-5, exact[3] if tells else None, silu)
+    assert found.dtype == dtype
+    assert found.stride() == x.stride()
+    assert error(found, expected) < CLOSE[dtype]
+    gradient = drawn(shape, dtype, mean=0.0)
+    ours = torch.autograd.grad(found, into, gradient)
+    for one, other, value in zip(ours, torch.autograd.grad(expected, exact, gradient.double()), into, strict=True):
+        assert one.shape == value.shape
+        # a norm takes away what is told to single channels of a group of one pixel: nothing to compare with
+        assert torch.allclose(one.double(), other, atol=CLOSE[dtype] * max(1.0, float(other.abs().max())))
+
+
+@compiled
+def test_a_mean_far_from_zero_costs_no_more_than_the_maps_own_rounding() -> None:
+    torch.manual_seed(1)
+    x = drawn((2, 32, 16, 16), mean=300.0)
+    ones, zeros = torch.ones(32), torch.zeros(32)
+    found = fused_norm(x, 8, ones, zeros, 1e-6)
+    assert error(found, by_formula(x.double(), 8, ones.double(), zeros.double(), 1e-6, None, False)) < 1e-4
+
+
+@compiled
+@pytest.mark.parametrize("dtype", CLOSE, ids=["bf16", "fp32"])
+def test_far_values_and_what_is_no_number_come_out_as_they_should(dtype: torch.dtype) -> None:
+    far = torch.tensor([-1e4, -200.0, -90.0, -1e-3, 0.0, 1e-3, 90.0, 200.0, 1e4])
+    weight, bias = torch.zeros(9), far.clone()
+    x = torch.randn(1, 9, 2, 2).to(dtype).contiguous(memory_format=torch.channels_last)
+    found = fused_norm(x, 1, weight, bias, 1e-5, silu=True)[0, :, 0, 0].float()
+    assert torch.allclose(found, F.silu(far), rtol=5e-3, atol=1e-6)
+    x[0, 3, 1, 1] = float("nan")
+    assert fused_norm(x, 1, weight + 1, bias, 1e-5, silu=True).isnan().all()
+
+
+@compiled
+def test_silu_is_exact_to_float32_between() -> None:
+    z = torch.linspace(-20, 20, 4000)
+    x = torch.randn(1, 4000, 1, 2).contiguous(memory_format=torch.channels_last)
+    found = fused_norm(x, 1, torch.zeros(4000), z, 1e-5, silu=True)[0, :, 0, 0]
+    assert torch.allclose(found.double(), F.silu(z.double()), rtol=1e-6, atol=0)
+
+
+@compiled
+def test_a_row_has_the_same_bits_in_any_batch_and_by_any_number_of_threads(two_threads: None) -> None:
+    torch.manual_seed(2)
+    x, weight, bias = drawn((5, 24, 6, 6), torch.bfloat16), drawn((24,)), drawn((24,))
+    both = fused_norm(x, 6, weight, bias, 1e-5, silu=True)
+    torch.set_num_threads(1)
+    assert torch.equal(fused_norm(x, 6, weight, bias, 1e-5, silu=True), both)
+    assert torch.equal(fused_norm(x[3:4], 6, weight, bias, 1e-5, silu=True), both[3:4])
+
+
+@compiled
+def test_gradients_of_the_vectors_have_the_same_bits_by_any_number_of_threads(two_threads: None) -> None:
+    torch.manual_seed(2)
+    into = [v.requires_grad_() for v in (drawn((5, 24, 6, 6), torch.bfloat16), drawn((24,)), drawn((24,)))]
+    found = []
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        out = fused_norm(into[0], 6, *into[1:], 1e-5, silu=True)
+        found.append(torch.autograd.grad(out, into, torch.ones_like(out)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@compiled
+def test_it_says_no_to_a_second_derivative() -> None:
+    x = drawn((1, 8, 4, 4)).requires_grad_()
+    out = fused_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5)
+    (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@compiled
+def test_maps_are_laid_out_only_where_once_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
+    assert laid_out(maps) is maps
+    with differentiated_once():
+        assert takes(laid_out(maps))
+        assert laid_out(maps.float()).stride(1) != 1  # a float32 network is as it was
+        assert not takes(maps)
+        monkeypatch.setenv(VARIABLE, "fused=off")
+        assert laid_out(maps) is maps
+    assert not takes(maps.contiguous(memory_format=torch.channels_last))
+
+
+def test_fewer_rows_than_threads_are_left_to_torch(two_threads: None) -> None:
+    row = torch.randn(1, 8, 4, 4, dtype=torch.bfloat16)
+    with differentiated_once():
+        assert laid_out(row) is row
+
+
+NETWORKS = {
+    "added": {"time_injection": "add", "attention_levels": (1,)},
+    "scaled": {"time_injection": "scale_shift", "patch_size": 2, "attention_levels": (-1,)},
+    "odd": {"time_injection": "scale_shift", "downsample": "pool"},
+    "pyramids": {
+        **{"downsample": "residual", "upsample": "residual", "resample_filter": "fir"},
+        **{"progressive_input": "residual", "progressive_output": "output_skip"},
+    },
+}
+
+
+def network_of(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    config = {"name": "unet", "channels": 24, "multipliers": (1, 2), "num_heads": 2, **NETWORKS[name]}
+    network = build_network(validate(NETWORK_CONFIGS["unet"], config), (3, 11, 11) if name == "odd" else (3, 12, 12), 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return network
+
+
+@compiled
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_computes_and_learns_the_same_to_rounding(
+    name: str, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    network, calls = network_of(name), []
+    kernel = fused._FusedNorm.apply
+    monkeypatch.setattr(fused._FusedNorm, "apply", lambda *a: calls.append(a) or kernel(*a))  # type: ignore[func-returns-value]
+    torch.manual_seed(1)
+    x = torch.randn(8, *((3, 11, 11) if name == "odd" else (3, 12, 12)), requires_grad=True)
+    time, cond = torch.rand(8), Condition(class_label=torch.arange(8) % 2)
+    exact, found = network(x, time, cond), []
+    wanted = [x, *network.parameters()]
+    reference = torch.autograd.grad(exact.square().mean(), wanted, allow_unused=True)
+    for choice in ("off", "auto"):
+        monkeypatch.setenv(VARIABLE, f"bf16=always,fused={choice}")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = Sharded(network)(x, time, cond)
+        assert out.is_contiguous()
+        assert out.dtype == torch.float32
+        assert bool(calls) == (choice == "auto")
+        gradients = torch.autograd.grad(out.square().mean(), wanted, allow_unused=True)
+        found.append([float((out - exact).detach().norm() / exact.detach().norm()), _distance(gradients, reference)])
+    (by_torch, grad_by_torch), (fused_too, grad_fused) = found
+    assert fused_too < 1.2 * by_torch + 1e-4
+    assert grad_fused < 1.2 * grad_by_torch + 1e-4
+
+
+def _distance(gradients: tuple[Tensor | None, ...], reference: tuple[Tensor | None, ...]) -> float:
+    pairs = [(a, b) for a, b in zip(gradients, reference, strict=True) if a is not None and b is not None]
+    off = torch.stack([(a.float() - b).square().sum() for a, b in pairs]).sum()
+    return float((off / torch.stack([b.square().sum() for _, b in pairs]).sum()).sqrt())
+
+
+@pytest.fixture
+def fresh_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, and the next call looks for the compiler anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.library.cache_clear()
+    yield tmp_path / "undiffuse" / "compiled"
+    monkeypatch.undo()
+    build.library.cache_clear()
+
+
+@compiled
+def test_it_is_compiled_once_and_kept(fresh_library: Path) -> None:
+    assert build.library() is not None
+    (made,) = fresh_library.iterdir()
+    before = made.stat().st_mtime_ns
+    build.library.cache_clear()
+    assert build.library() is not None
+    assert [path.stat().st_mtime_ns for path in fresh_library.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"], ids=["absent", "failing"])
+def test_without_a_compiler_networks_compute_by_torch(
+    compiler: str, fresh_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    assert build.library() is None
+    assert not fresh_library.exists() or not list(fresh_library.iterdir())  # nothing half made
+    maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
+    with differentiated_once():
+        assert laid_out(maps) is maps
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(fresh_library: Path) -> None:
+    fresh_library.parent.mkdir(parents=True)
+    fresh_library.write_text("a file where the folder should be")
+    assert build.library() is None
+
+
+def test_a_library_that_cannot_be_read_is_made_anew(fresh_library: Path) -> None:
+    if build.library() is None:
+        pytest.skip("no C++ compiler for the kernels, or not Linux on x86")
+    (made,) = fresh_library.iterdir()
+    broken = made.with_name("broken.so")
+    broken.write_bytes(b"cut off")
+    broken.replace(made)  # another file: the one that is loaded stays as it is
+    build.library.cache_clear()
+    assert build.library() is not None
