@@ -1720,6 +1720,55 @@ MUTATIONS = [
         "",
         tests=("tests/contract/test_fused.py",),
     ),
+    Mutation(
+        "game: data and samples swapped",
+        "systems/distribution_matching.py",
+        "_GAME.discriminator(real, fake)",
+        "_GAME.discriminator(fake, real)",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: data shown without noise",
+        "systems/distribution_matching.py",
+        'noised = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)',
+        "noised = batch.x_0",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: the student plays for being found out",
+        "systems/distribution_matching.py",
+        "passing = _GAME.generator(torch.zeros_like(fake), fake)",
+        "passing = _GAME.generator(torch.zeros_like(fake), -fake)",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: the judge's weight for the student's",
+        "systems/distribution_matching.py",
+        "rows + self.config.game.student * passing",
+        "rows + self.config.game.judge * passing",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: nobody teaches the judge",
+        "systems/distribution_matching.py",
+        "networks = [self.network] if phase == STUDENT else [self._fake_network, self._head.network]",
+        "networks = [self.network] if phase == STUDENT else [self._fake_network]",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: the judge is told no classes",
+        "systems/distribution_matching.py",
+        "verdicts: Tensor = judge(scaled, c_noise, cond)",
+        "verdicts: Tensor = judge(scaled, c_noise, Condition())",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "game: the student's turn teaches the judge",
+        "systems/distribution_matching.py",
+        "parameter.requires_grad_(phase == FAKE_SCORE)",
+        "parameter.requires_grad_(True)",
+        tests=("tests/oracle/test_matching_game.py",),
+    ),
 ]
 
 

@@ -78,6 +78,7 @@ class UNet(nn.Module):
         self.up = _up_path(make, skips)
         # a network whose output grows level by level has more than features to hand on
         reusable = config.num_levels > 1 and config.progressive_output == "none"
+        self.coarsest_channels = skips[-1]
         self.deep_channels = config.level_channels(1) if reusable else 0
         self.larger = make.larger() if config.progressive_output == "output_skip" else None
         self.norm = make.norm(config.level_channels(0))
@@ -91,17 +92,28 @@ class UNet(nn.Module):
         """``forward``, and what the last level on the way up got from below it, of shape ``deep_shape``."""
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
-        smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
-        skips = [laid_out(self.stem(smaller))]
-        for level in self.down:
-            features, smaller = level(skips[-1], embedding, smaller)
-            skips += features
+        skips = self._descended(x, embedding)
         h, grown = self.middle(skips[-1], embedding), None
         deep = h
         for level in self.up:
             deep = h
             h, grown = level(h, skips, embedding, grown)
         return self._read(h, grown)[:, :, :height, :width], deep
+
+    def coarsest(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """What the middle makes of x, (B, C, h, w) with the channels of the coarsest level."""
+        embedding = self.embedding(c_noise, cond)
+        out: Tensor = self.middle(self._descended(x, embedding)[-1], embedding)
+        return out
+
+    def _descended(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """What every stage on the way down leaves, the stem's first."""
+        smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
+        skips = [laid_out(self.stem(smaller))]
+        for level in self.down:
+            features, smaller = level(skips[-1], embedding, smaller)
+            skips += features
+        return skips
 
     def partial(self, x: Tensor, c_noise: Tensor, cond: Condition, deep: Tensor) -> Tensor:
         """``forward`` with the features from below the finest level given: only that level is computed.

@@ -5,8 +5,11 @@ the student moves its samples from where that says they are towards where the te
 sample in as many steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time. A step
 after the first is taught on what the steps before it make, for that is what it meets in sampling.
 
-Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.4: the steps before are simulated); see
-``losses.distribution_matching``.
+With a game, a head on the fake score's inner features learns to tell noised data from noised samples, and the student
+to pass for data: what the teacher gets wrong need not be learned from it.
+
+Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.3: the game; sec. 4.4: the steps before are
+simulated); see ``losses.distribution_matching`` and ``losses.adversarial``.
 """
 
 from __future__ import annotations
@@ -19,20 +22,23 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.shards import sharded
-from undiffuse.config import Component, ComponentConfig, build, default_of
+from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import NetworkDenoiser
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
+from undiffuse.losses.adversarial import non_saturating
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
 from undiffuse.losses.draws import stratified
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.networks.judge import Judge, head_for
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
@@ -42,6 +48,19 @@ from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_a
 FAKE_SCORE, STUDENT = "fake_score", "student"
 #: Log-SNRs at which the two distributions are compared; beyond, they are all data or all noise.
 _COMPARED = (-8.0, 8.0)
+_GAME = non_saturating()
+
+
+class GameConfig(FrozenModel):
+    """A game between the student and a judge, non-saturating, at the times at which distributions are compared.
+
+    Args:
+        student: weight of its loss S(-f) beside that of matching.
+        judge: weight of its loss S(-r) + S(f) beside the fake score's.
+    """
+
+    student: Annotated[float, Field(gt=0)] = 3e-3
+    judge: Annotated[float, Field(gt=0)] = 1e-2
 
 
 class DistributionMatchingConfig(SampledConfig):
@@ -55,6 +74,7 @@ class DistributionMatchingConfig(SampledConfig):
         time_density: where in time the two distributions are compared and the fake score learns.
         simulate: teach a step after the first on the student's own samples, noised again, as it meets them in
             sampling; or else on noised data.
+        game: also teach the student to pass for data; without one it looks at samples alone.
         sampling: the student is taught the steps of this grid, taken by the sampler ``consistency``.
     """
 
@@ -63,6 +83,7 @@ class DistributionMatchingConfig(SampledConfig):
     start: TeacherConfig | None = None
     fake_score_steps: Annotated[int, Field(ge=1)] = 2
     simulate: bool = True
+    game: GameConfig | None = None
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
     time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of("uniform", uniform)
     sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=1, grid="angle")
@@ -98,7 +119,9 @@ class DistributionMatchingSystem(SampledSystem):
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher)
-        self._fake_score = OutOfSight(FAKE_SCORE)
+        self._fake_score, self._head = OutOfSight(FAKE_SCORE), OutOfSight("judge")
+        if config.game is not None:
+            self._head.become(head_for(self.network), learns=True)
 
     @property
     def loss_at_hand(self) -> bool:
@@ -110,7 +133,8 @@ class DistributionMatchingSystem(SampledSystem):
         return self.phases if last else self.phases[:1]
 
     def parameters_of(self, phase: str) -> list[nn.Parameter]:
-        return list({FAKE_SCORE: self._fake_network, STUDENT: self.network}[phase].parameters())
+        networks = [self.network] if phase == STUDENT else [self._fake_network, self._head.network]
+        return [parameter for network in networks if network is not None for parameter in network.parameters()]
 
     @property
     def _fake_network(self) -> nn.Module:
@@ -122,29 +146,52 @@ class DistributionMatchingSystem(SampledSystem):
         """Fetch the teacher, as which both networks begin, or the student as ``start``."""
         begin_as(self, self._taught.on(device))
         self._fake_score.become(self.network, learns=True)
+        if self._head.network is not None:
+            self._head.network.to(device)
         if self.config.start is not None:
             begin_as(self, Taught(self.config.start, "start").on(device))
 
     def training_state(self) -> dict[str, Tensor]:
-        return self._fake_score.tensors()
+        return self._fake_score.tensors() | self._head.tensors()
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self._fake_score.load(tensors)
+        for held in (self._fake_score, self._head):
+            held.load(tensors)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         self._fake_network.train(self.training and phase == FAKE_SCORE)
+        for parameter in self.parameters_of(FAKE_SCORE):
+            parameter.requires_grad_(phase == FAKE_SCORE)
         cond = self.drop_labels(batch.condition, len(batch.x_0), rng)
         t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
             made = self._made(batch.x_0, cond, phase, rng)
         eps = rng.normal(made, f"eps {phase}")
-        turn = self._student_turn if phase == STUDENT else self._fake_score_turn
         with rng.layers():
-            return turn(made, eps, t, cond)
+            if phase == STUDENT:
+                return self._student_turn(made, eps, t, cond)
+            noised = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
+            return self._fake_score_turn(made, eps, t, cond, noised)
 
-    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition, noised: Tensor) -> LossReport:
         rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
-        return LossReport(rows.mean(), rows.detach(), t)
+        if self.config.game is None:
+            return LossReport(rows.mean(), rows.detach(), t)
+        real, fake = (self._judged(x_t, t, cond) for x_t in (noised, self.process.diffuse(made, eps, t)))
+        owed = rows + self.config.game.judge * _GAME.discriminator(real, fake)
+        return LossReport(
+            owed.mean(), rows.detach(), t, {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
+        )
+
+    def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The judge's outputs (B,) on noised pictures."""
+        assert self._head.network is not None  # there is a game
+        judge = sharded(Judge(self._fake_network, self._head.network))
+        scaled, c_noise = self._parameterization.network_input(x_t, t)
+        autocast = arithmetic(self.config.precision, self.device)
+        with torch.autocast(x_t.device.type, dtype=autocast, enabled=autocast is not None):
+            verdicts: Tensor = judge(scaled, c_noise, cond)
+        return verdicts.to(x_t.dtype)
 
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         with torch.no_grad():
@@ -152,8 +199,12 @@ class DistributionMatchingSystem(SampledSystem):
             teacher = denoiser_under(self._taught.on(made.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
             own = self.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
-        rows = matching_loss(made, direction)
-        return LossReport(rows.mean(), rows.detach(), t, {"matching": direction.abs().mean()})
+        rows, facts = matching_loss(made, direction), {"matching": direction.abs().mean()}
+        if self.config.game is not None:
+            fake = self._judged(self.process.diffuse(made, eps, t), t, cond)
+            passing = _GAME.generator(torch.zeros_like(fake), fake)
+            rows, facts = rows + self.config.game.student * passing, {**facts, "passing": passing.mean().detach()}
+        return LossReport(rows.mean(), rows.detach(), t, facts)
 
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
         """What the student makes at one of its steps, drawn for each row."""

@@ -154,9 +154,11 @@ class OutOfSight:
         return {f"{self._name}.{name}": value for name, value in held.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``tensors`` gave."""
-        assert self.network is not None
-        self.network.load_state_dict({name.removeprefix(f"{self._name}."): value for name, value in tensors.items()})
+        """Put back what ``tensors`` gave, found among those of others by its name."""
+        start = f"{self._name}."
+        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        if self.network is not None:
+            self.network.load_state_dict(own)
 
 
 class Student(Protocol):

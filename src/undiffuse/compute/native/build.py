@@ -16,7 +16,7 @@ from pathlib import Path
 from undiffuse.compute.compiled import cache_folder
 
 SOURCE = Path(__file__).with_name("norm.cpp")
-#: Every instruction that this processor has, vectors of full width; errno and floating-point traps are nobody's business.
+#: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
 _LINKED = ("-shared", "-fPIC", "-pthread")
 #: Seconds that a compiler may take; it needs about three.

@@ -1,0 +1,65 @@
+"""A judge of noised pictures made of a diffusion network: what its inner features say of whether a picture is real.
+
+Source: Yin et al. 2024, arXiv:2405.14867, sec. 4.3 and appendix: a classification head on the middle of the fake score.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
+from undiffuse.networks.layers import activated, at_least_float32, conv, group_norm, linear
+from undiffuse.networks.unet import UNet
+
+
+class Head(nn.Module):
+    """(B, C, h, w) -> (B,): norm, SiLU and a convolution, again norm and SiLU, the mean over pixels, a number.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (group_norm(channels, 32, 1e-5) for _ in range(2))
+        self.conv = conv(channels, channels)
+        self.out = linear(channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        h = activated(self.norm2, self.conv(activated(self.norm1, features)))
+        with torch.autocast(h.device.type, enabled=False):  # a few numbers that losses are taken of
+            verdict: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
+        return verdict.squeeze(1)
+
+
+class Judge(nn.Module):
+    """D(x_t, t): (B, C, H, W) to (B,), above 0 for real.
+
+    Args:
+        network: with ``coarsest(x, c_noise, cond) -> (B, C, h, w)``, as U-Nets have it.
+        head: see ``head_for``.
+    """
+
+    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        out: Tensor = self.head(self.network.coarsest(x, c_noise, cond))  # type: ignore[operator]
+        return out
+
+
+def head_for(network: nn.Module) -> Head:
+    """A head for the coarsest features of ``network``, from torch's global random state.
+
+    Raises:
+        UsageError: a network without such features.
+    """
+    if not isinstance(network, UNet):
+        raise UsageError(
+            f"a judge looks at the middle of a U-Net, this model's network is a {type(network).__name__}; leave "
+            "system.game out"
+        )
+    return Head(network.coarsest_channels)

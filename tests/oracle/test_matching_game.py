@@ -1,0 +1,179 @@
+"""The game of a student of distribution matching against a judge on its fake score's features."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse.config import validate
+from undiffuse.core.condition import Condition
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
+from undiffuse.losses.draws import stratified
+from undiffuse.networks.judge import Judge, head_for
+from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.distribution_matching import (
+    FAKE_SCORE,
+    STUDENT,
+    DistributionMatchingConfig,
+    DistributionMatchingSystem,
+)
+
+NETWORK = {"name": "unet", "channels": 8, "multipliers": [1, 2], "num_blocks": 1, "norm_groups": 4}
+SHAPE = (1, 8, 8)
+
+
+class Rows(NamedTuple):
+    """A batch."""
+
+    x_0: Tensor
+    condition: Condition
+
+
+class Held:
+    """A ``Taught`` whose teacher is at hand."""
+
+    def __init__(self, teacher: torch.nn.Module) -> None:
+        self.teacher = teacher
+
+    def on(self, device: torch.device) -> torch.nn.Module:
+        return self.teacher
+
+
+def batch_of(mean: float = 0.0, count: int = 12) -> Rows:
+    pictures = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3 + mean
+    return Rows(pictures, Condition(class_label=torch.arange(count) % 2))
+
+
+def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingSystem:
+    """A student whose fake score and judge are at their random start."""
+    torch.manual_seed(seed)
+    options = {"network": NETWORK, "precision": "fp32", "class_conditional": True, "label_dropout": 0.0, **options}
+    teacher = validate(DiffusionConfig, {"name": "diffusion", **options}).build(SHAPE, ("a", "b"))
+    told = {"teacher": {"path": "nowhere"}, **({} if game is None else {"game": game})}
+    student = validate(DistributionMatchingConfig, {**options, **told}).build(SHAPE, ("a", "b"))
+    assert isinstance(student, DistributionMatchingSystem)
+    torch.manual_seed(seed)  # whether there was a head to draw or not
+    for network in (teacher, student.network):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.15)
+    student._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
+    student._fake_score.become(teacher.network, learns=True)  # type: ignore[arg-type]
+    return student
+
+
+def seen_by_the_judge(student: DistributionMatchingSystem, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
+    """What the judge says of x, noised as in a turn of that phase, and the noised pictures."""
+    rng = StepRandom(0, 0)
+    t = student._compared_at(stratified(rng.uniform(len(x), f"time {phase}")))
+    x_t = student.process.diffuse(x, rng.normal(x, eps), t)
+    scaled, c_noise = student._parameterization.network_input(x_t, t)
+    assert student._head.network is not None
+    judge = Judge(student._fake_network, student._head.network)
+    out: Tensor = judge(scaled, c_noise, Condition(class_label=torch.arange(len(x)) % 2))
+    return out, x_t
+
+
+def test_the_judge_learns_to_tell_noised_data_from_noised_samples() -> None:
+    """Its loss is S(-r) + S(f) beside the denoising loss, which stays as it was."""
+    student, plain, rng = student_of({"judge": 0.7}), student_of(), StepRandom(0, 0)
+    batch = batch_of(mean=0.5)
+    report, without = student(batch, FAKE_SCORE, rng), plain(batch, FAKE_SCORE, rng)
+    made = student._made(batch.x_0, batch.condition, FAKE_SCORE, rng).detach()
+    real, _ = seen_by_the_judge(student, FAKE_SCORE, batch.x_0, "eps data")
+    fake, _ = seen_by_the_judge(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
+    owed = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
+    torch.testing.assert_close(report.rows, without.rows)
+    torch.testing.assert_close(report.loss, without.loss + owed)
+    torch.testing.assert_close(report.facts["judge_real"], real.mean())
+    torch.testing.assert_close(report.facts["judge_fake"], fake.mean())
+
+
+def test_the_student_follows_the_judge_beside_the_teacher() -> None:
+    """Its gradient is that of matching and the weight times that of S(-f)."""
+    gradients = {}
+    for weight in (None, 0.4):
+        student = student_of(None if weight is None else {"student": weight})
+        student(batch_of(), STUDENT, StepRandom(0, 0)).loss.backward()
+        gradients[weight] = [parameter.grad for parameter in student.network.parameters()]
+    student = student_of({"student": 0.4})
+    batch = batch_of()
+    made = student._made(batch.x_0, batch.condition, STUDENT, StepRandom(0, 0))
+    fake, _ = seen_by_the_judge(student, STUDENT, made, f"eps {STUDENT}")
+    passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.network.parameters()))
+    assert max(float(one.abs().max()) for one in passing) > 1e-4
+    for both, matching, own in zip(gradients[0.4], gradients[None], passing, strict=True):
+        assert both is not None and matching is not None
+        torch.testing.assert_close(both, matching + own, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
+def test_each_turn_moves_its_own_networks(phase: str) -> None:
+    student = student_of({})
+    student(batch_of(), phase, StepRandom(0, 0)).loss.backward()
+    moved = {id(parameter) for parameter in student.parameters_of(phase) if parameter.grad is not None}
+    assert moved == {id(parameter) for parameter in student.parameters_of(phase)}
+    others = {FAKE_SCORE: STUDENT, STUDENT: FAKE_SCORE}
+    assert all(parameter.grad is None for parameter in student.parameters_of(others[phase]))
+
+
+def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass() -> None:
+    """Bright data, dark samples: the judge sees it, then the student grows brighter though its teacher is dark."""
+    student, bright = student_of({"student": 1.0, "judge": 1.0}), batch_of(mean=0.8, count=16)
+    optimizers = {p: torch.optim.Adam(student.parameters_of(p), lr=2e-3) for p in (FAKE_SCORE, STUDENT)}
+
+    def turn(phase: str, step: int) -> dict[str, Tensor]:
+        optimizers[phase].zero_grad()
+        report = student(bright, phase, StepRandom(0, step))
+        report.loss.backward()
+        optimizers[phase].step()
+        return report.facts
+
+    def brightness() -> float:
+        with torch.no_grad():
+            return float(student._made(bright.x_0, bright.condition, STUDENT, StepRandom(1, 0)).mean())
+
+    for step in range(30):
+        facts = turn(FAKE_SCORE, step)
+    assert float(facts["judge_real"] - facts["judge_fake"]) > 1
+    before = brightness()
+    for step in range(30, 60):
+        turn(FAKE_SCORE, step)
+        turn(STUDENT, step)
+    assert brightness() > before + 0.2
+
+
+def test_the_judge_goes_into_checkpoints_and_not_into_the_model() -> None:
+    student, other = student_of({}), student_of({}, seed=1)
+    assert copy.deepcopy(student)._head is student._head
+    assert not [name for name in student.state_dict() if "judge" in name]
+    kept = student.training_state()
+    assert {name.split(".")[0] for name in kept} == {FAKE_SCORE, "judge"}
+    other.load_training_state(kept)
+    for name, value in other.training_state().items():
+        assert torch.equal(value, kept[name]), name
+
+
+def test_without_a_game_there_is_no_judge() -> None:
+    student = student_of()
+    assert {name.split(".")[0] for name in student.training_state()} == {FAKE_SCORE}
+    assert len(student.parameters_of(FAKE_SCORE)) == len(student.parameters_of(STUDENT))
+
+
+def test_a_network_without_a_middle_is_refused() -> None:
+    options = {"network": {"name": "mlp", "width": 8, "num_blocks": 1}, "teacher": {"path": "nowhere"}, "game": {}}
+    with pytest.raises(UsageError, match=r"middle of a U-Net.*leave system\.game out"):
+        validate(DistributionMatchingConfig, options).build((2,), ())
+
+
+def test_the_head_reads_features_of_any_layout() -> None:
+    torch.manual_seed(0)
+    head = head_for(student_of().network)
+    features = torch.randn(3, 16, 4, 4)
+    assert head(features).shape == (3,)
+    torch.testing.assert_close(head(features.contiguous(memory_format=torch.channels_last)), head(features))
