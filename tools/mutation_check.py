@@ -1632,22 +1632,36 @@ MUTATIONS = [
     Mutation(
         "fused: taken without leave",
         "compute/fused.py",
-        'if torch.compiler.is_compiling() or not getattr(_CALLER, "allows", False):\n        return False',
-        "if torch.compiler.is_compiling():\n        return False",
+        'return not torch.compiler.is_compiling() and getattr(_CALLER, "at_hand", False)',
+        "return not torch.compiler.is_compiling()",
         tests=("tests/contract/test_fused.py",),
     ),
     Mutation(
         "fused: its switch does nothing",
         "compute/fused.py",
-        'chosen().fused == "auto" and',
+        'chosen().fused == "auto" and ',
         "",
         tests=("tests/contract/test_fused.py",),
     ),
     Mutation(
         "fused: leave given for good",
         "compute/fused.py",
-        "        _CALLER.allows = before\n",
+        "        _CALLER.at_hand = before\n",
         "        pass\n",
+        tests=("tests/contract/test_fused.py",),
+    ),
+    Mutation(
+        "fused: float32 networks too",
+        "compute/fused.py",
+        "return half and torch.get_num_threads()",
+        "return torch.get_num_threads()",
+        tests=("tests/contract/test_fused.py",),
+    ),
+    Mutation(
+        "fused: beside torch's own threads",
+        "compute/fused.py",
+        "half and torch.get_num_threads() == 1 and",
+        "half and",
         tests=("tests/contract/test_fused.py",),
     ),
     Mutation(
@@ -1768,6 +1782,27 @@ MUTATIONS = [
         "parameter.requires_grad_(phase == FAKE_SCORE)",
         "parameter.requires_grad_(True)",
         tests=("tests/oracle/test_matching_game.py",),
+    ),
+    Mutation(
+        "fused: the way up not laid out",
+        "networks/unet.py",
+        "torch.cat([laid_out(h), skips.pop()], dim=1)",
+        "torch.cat([h, skips.pop()], dim=1)",
+        tests=("tests/contract/test_fused.py",),
+    ),
+    Mutation(
+        "fused: joins not laid out",
+        "networks/unet.py",
+        "outputs.append(laid_out(h))",
+        "outputs.append(h)",
+        tests=("tests/contract/test_fused.py",),
+    ),
+    Mutation(
+        "kernels: a library cut short is taken",
+        "compute/native/build.py",
+        "    if _is_whole(path):",
+        "    if path.is_file():",
+        tests=("tests/contract/test_fused.py",),
     ),
 ]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from undiffuse.compute.choice import VARIABLE
 from undiffuse.compute.shards import Sharded, at_once, can_shard, shards_of
 from undiffuse.core.condition import Condition
 from undiffuse.networks import UNetConfig, build_network
@@ -76,9 +77,10 @@ def test_without_gradients_nothing_is_kept() -> None:
     assert not out.requires_grad
 
 
-def test_autocast_and_modes_reach_the_threads() -> None:
+def test_autocast_and_modes_reach_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = network().float()
     x, c_noise, cond = inputs(16)
+    monkeypatch.setenv(VARIABLE, "fused=off")  # norms that only shards have
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         found = Sharded(plain)(x.float(), c_noise.float(), cond)
         halves = [plain(x.float()[part], c_noise.float()[part], cond.select(part)) for part in shards_of(x)]

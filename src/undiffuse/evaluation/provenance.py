@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from undiffuse.compute.choice import chosen
+from undiffuse.compute.native.build import library
 from undiffuse.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,9 +31,10 @@ def software() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The machine in a few words."""
+    """The machine in a few words, and whether it has compiled this project's own norms, which round otherwise."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = f"{torch.get_num_threads()} threads"
+    norms = ", own norms" if chosen().fused == "auto" and library() is not None else ""
+    threads = f"{torch.get_num_threads()} threads{norms}"
     return f"{platform.machine()}, {threads}{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
@@ -49,9 +52,9 @@ def source_sha256() -> str:
 
 
 def modules_sha256(package: Path) -> str:
-    """SHA-256 over the names and contents of a package's modules as they lie there."""
+    """SHA-256 over the names and contents of a package's modules as they lie there, C++ included."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for kind in ("*.py", "*.cpp") for path in package.rglob(kind)):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode())
         digest.update(content)

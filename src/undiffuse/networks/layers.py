@@ -306,7 +306,7 @@ class ResidualBlock(nn.Module):
         return rescaled(self.shortcut(x) + h, self.scale)
 
     def _tell(self, h: Tensor, told: Tensor) -> Tensor:
-        """Normalised, told the embedding, activated."""
+        """Told the embedding, before or after it is normalised, and activated."""
         if not self.scale_shift:
             return activated(self.norm2, h, told)
         return modulated(self.norm2, h, *told.chunk(2, dim=1))

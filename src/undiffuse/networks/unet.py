@@ -264,7 +264,7 @@ class _DownLevel(nn.Module):
             h = self.downsample(h, embedding)
             if self.join is not None:
                 pyramid, h = self.join(pyramid, h)
-            outputs.append(h)
+            outputs.append(laid_out(h))
         return outputs, pyramid
 
 
@@ -293,11 +293,11 @@ class _UpLevel(nn.Module):
         self, h: Tensor, skips: list[Tensor], embedding: Tensor, pyramid: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         for stage in self.stages:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = stage(torch.cat([laid_out(h), skips.pop()], dim=1), embedding)
         if self.join is not None:
             pyramid, h = self.join(pyramid, h)
         if self.upsample is not None:
-            h = self.upsample(h, embedding, skips[-1].shape[-2:])
+            h = self.upsample(laid_out(h), embedding, skips[-1].shape[-2:])
         return h, pyramid
 
 

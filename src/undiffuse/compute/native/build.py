@@ -6,10 +6,12 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -18,50 +20,80 @@ from undiffuse.compute.compiled import cache_folder
 SOURCE = Path(__file__).with_name("norm.cpp")
 #: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
-_LINKED = ("-shared", "-fPIC", "-pthread")
-#: Seconds that a compiler may take; it needs about three.
+_LINKED = ("-shared", "-fPIC")
+#: Seconds that a compiler may take; it needs about five.
 _PATIENCE = 120
 _MAKING = threading.Lock()
+_CHECKSUM = hashlib.sha256
+_CHECKSUM_BYTES = 32
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None on another system than Linux on x86, or where there is no working C++ compiler."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None or platform.system() != "Linux" or platform.machine() != "x86_64":
+    """The compiled library; None on another system than Linux on x86, or where there is no working C++ compiler.
+
+    ``CXX`` names another compiler than ``c++``. Where there is one that fails, one line says so.
+    """
+    command = shlex.split(os.environ.get("CXX") or "c++")
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
         return None
     try:
         with _MAKING:
-            return _declared(ctypes.CDLL(str(_compiled(compiler))))
-    except (OSError, subprocess.SubprocessError):  # no folder to write to, a flag that it does not know
-        return None
+            return _declared(ctypes.CDLL(str(_compiled(command))))
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() or [f"{command[0]} exits {error.returncode}"]
+        _warn(said[0])
+    except (OSError, RuntimeError, AttributeError, subprocess.TimeoutExpired) as error:
+        _warn(str(error))  # no home, a folder that cannot be written to, not what was to be made
+    return None
+
+
+def _warn(why: str) -> None:
+    warnings.warn(
+        f"norms are torch's, for {SOURCE.name} could not be compiled ({why}); UNDIFFUSE_COMPUTE=fused=off does not try",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    kernels.norm_forward.argtypes = [*[pointer] * 6, ctypes.c_float, integer, pointer, pointer, integer]
-    kernels.norm_backward.argtypes = [*[pointer] * 7, integer, *[pointer] * 5, integer]
+    kernels.norm_forward.argtypes = [*[pointer] * 6, ctypes.c_float, integer, *[pointer] * 2]
+    kernels.norm_backward.argtypes = [*[pointer] * 7, integer, *[pointer] * 5]
     kernels.norm_forward.restype = kernels.norm_backward.restype = None
     return kernels
 
 
-def _compiled(compiler: str) -> Path:
-    """Path of the library, which is compiled unless it lies there."""
-    path = cache_folder() / f"norm-{_fingerprint(compiler)}.so"
-    if path.exists():
+def _compiled(command: list[str]) -> Path:
+    """Path of the library, which is compiled unless it lies there whole."""
+    path = cache_folder() / f"norm-{_fingerprint(command)}.so"
+    if _is_whole(path):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [compiler, *_FLAGS, *_LINKED, "-o", str(made), str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE)
+        subprocess.run(
+            [*command, *_FLAGS, *_LINKED, "-o", str(made), str(SOURCE)],
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+        )
+        content = made.read_bytes()
+        made.write_bytes(content + _CHECKSUM(content).digest())
         made.replace(path)  # in one step: another process may be doing the same
     return path
 
 
-def _fingerprint(compiler: str) -> str:
-    """Differs where source, flags, compiler or processor do: homes are shared between machines."""
-    parts = [SOURCE.read_bytes(), " ".join(_FLAGS).encode(), Path(compiler).resolve().as_posix().encode()]
+def _is_whole(path: Path) -> bool:
+    """Does it end with the checksum of what stands before? A file cut short kills the process that loads it."""
+    content = path.read_bytes() if path.is_file() else b""
+    return content[-_CHECKSUM_BYTES:] == _CHECKSUM(content[:-_CHECKSUM_BYTES]).digest()
+
+
+def _fingerprint(command: list[str]) -> str:
+    """Differs where source, command, compiler or processor do: homes are shared between machines."""
+    compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     processor = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    told = {line for line in processor if line.startswith(("model name", "flags"))}
-    return hashlib.sha256(b"\0".join([*parts, *(line.encode() for line in sorted(told))])).hexdigest()[:16]
+    told = sorted({line for line in processor if line.startswith(("model name", "flags"))})
+    parts = [SOURCE.read_bytes(), repr([*command, *_FLAGS, *_LINKED, str(compiler), *told]).encode()]
+    return _CHECKSUM(b"\0".join(parts)).hexdigest()[:16]

@@ -3,8 +3,8 @@
 //   z = weight_c (x + told_c - mean_g) / sqrt(variance_g + eps) + bias_c,   y = z or SiLU(z) = z / (1 + exp(-z))
 //
 // for each picture (row), with mean and variance over the pixels and channels of a group. Maps are float32 or bfloat16,
-// everything else is float32; sums run over blocks of pixels in float32 and from block to block in float64. Rows are
-// shared out over threads, each of which computes whole rows, so the bits do not depend on how many there are.
+// everything between is float32 (but a gradient on its way back through SiLU is rounded to the maps' type once); sums run
+// over blocks of pixels in float32 and from block to block in float64. One thread computes it all: shards are the threads.
 //
 // Channels are taken sixteen at a time with the vectors of GCC and Clang, which any processor can be given, and what is
 // left of them one by one: F is a vector or a float in every template below.
@@ -17,13 +17,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kBlock = 64;  // pixels whose sums are taken in float32; they stay near the processor
+constexpr int64_t kBlock = 64;   // pixels whose sums are taken in float32; they stay near the processor
+constexpr int64_t kOrigin = 16;  // pixels whose mean a channel's sums are taken from
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
@@ -146,17 +146,6 @@ struct Norm {
   float told_of(int64_t row, int64_t channels, int64_t c) const { return told ? told[row * channels + c] : 0.0f; }
 };
 
-// Calls work(first, last) on whole rows in so many threads, this one among them.
-template <class Work>
-void over_rows(int64_t rows, int64_t threads, const Work& work) {
-  threads = std::max<int64_t>(1, std::min(threads, rows));
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < threads; ++i)
-    others.emplace_back([&, i] { work(rows * i / threads, rows * (i + 1) / threads); });
-  work(0, rows / threads);
-  for (auto& other : others) other.join();
-}
-
 // Calls work(c, F{}) for all channels, as many at a time as F has.
 template <class Work>
 void over_channels(int64_t channels, const Work& work) {
@@ -190,15 +179,21 @@ class Sums {
   std::vector<double> all_;
 };
 
-// Mean and 1 / sqrt(variance + eps) of each group of one row, from sums of distances to every channel's first pixel: sums
-// of the values themselves would lose the variance of maps whose mean is far from zero.
+// Mean and 1 / sqrt(variance + eps) of each group of one row, from sums of distances to a first guess of every channel's
+// mean: sums of the values themselves would lose the variance of maps whose mean is far from zero.
 template <class T>
-void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, Sums& sums, float* mean, float* rstd) {
-  const int64_t channels = shape.channels;
+void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, Sums& sums, float* guesses, float* mean,
+                float* rstd) {
+  const int64_t channels = shape.channels, few = std::min(shape.pixels, kOrigin);
+  over_channels(channels, [&](int64_t c, auto none) {
+    decltype(none) sum{};
+    for (int64_t p = 0; p < few; ++p) sum += load<decltype(none)>(x + p * channels + c);
+    store(sum * (1.0f / float(few)), guesses + c);
+  });
   sums.clear();
   over_blocks(shape, [&](int64_t first, int64_t last, int64_t c, auto none) {
     using F = decltype(none);
-    const F origin = load<F>(x + c);
+    const F origin = load<F>(guesses + c);
     F even{}, odd{}, even_squares{}, odd_squares{};  // two of each: an addition need not wait for the one before
     int64_t p = first;
     for (; p + 1 < last; p += 2) {
@@ -219,7 +214,7 @@ void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, S
   for (int64_t g = 0; g < shape.groups; ++g) {
     double total = 0, squares = 0;
     for (int64_t c = g * shape.in_group(); c < (g + 1) * shape.in_group(); ++c) {
-      const double origin = double(load<float>(x + c)) + norm.told_of(row, channels, c);
+      const double origin = double(guesses[c]) + norm.told_of(row, channels, c);
       total += sums.of(0, c) + origin * double(shape.pixels);
       squares += sums.of(1, c) + origin * (2 * sums.of(0, c) + origin * double(shape.pixels));
     }
@@ -230,16 +225,15 @@ void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, S
 }
 
 template <class T, bool silu>
-void forward_rows(const T* x, T* y, const Shape& shape, const Norm& norm, float* means, float* rstds, int64_t first_row,
-                  int64_t last_row) {
+void forward_rows(const T* x, T* y, const Shape& shape, const Norm& norm, float* means, float* rstds) {
   const int64_t channels = shape.channels;
   Sums sums(channels, 2);
-  std::vector<float> scale(channels), offset(channels);
-  for (int64_t row = first_row; row < last_row; ++row) {
+  std::vector<float> guesses(channels), scale(channels), offset(channels);
+  for (int64_t row = 0; row < shape.rows; ++row) {
     const T* from = x + row * shape.pixels * channels;
     T* to = y + row * shape.pixels * channels;
     float *mean = means + row * shape.groups, *rstd = rstds + row * shape.groups;
-    statistics(from, shape, norm, row, sums, mean, rstd);
+    statistics(from, shape, norm, row, sums, guesses.data(), mean, rstd);
     const float *weight = norm.weight_of(row, channels), *bias = norm.bias_of(row, channels);
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t g = c / shape.in_group();
@@ -266,11 +260,11 @@ struct Gradients {
 //   dx = rstd (weight dz - mean(weight dz) - n mean(weight dz n)).
 template <class T, bool silu>
 void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Norm& norm, const float* means,
-                   const float* rstds, const Gradients& to, int64_t first_row, int64_t last_row) {
+                   const float* rstds, const Gradients& to) {
   const int64_t channels = shape.channels;
   Sums sums(channels, 3);  // of dz, dz d, d, where d = x + told - mean
   std::vector<float> scale(channels), centre(channels), by_x(channels), constant(channels);
-  for (int64_t row = first_row; row < last_row; ++row) {
+  for (int64_t row = 0; row < shape.rows; ++row) {
     const T *in = x + row * shape.pixels * channels, *given = dy + row * shape.pixels * channels;
     T* out = dx + row * shape.pixels * channels;
     const float *weight = norm.weight_of(row, channels), *bias = norm.bias_of(row, channels);
@@ -332,22 +326,16 @@ void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Nor
 }
 
 template <class T>
-void forward(const void* x, void* y, const Shape& shape, const Norm& norm, bool silu, float* mean, float* rstd,
-             int64_t threads) {
-  over_rows(shape.rows, threads, [&](int64_t first, int64_t last) {
-    auto rows = silu ? forward_rows<T, true> : forward_rows<T, false>;
-    rows(static_cast<const T*>(x), static_cast<T*>(y), shape, norm, mean, rstd, first, last);
-  });
+void forward(const void* x, void* y, const Shape& shape, const Norm& norm, bool silu, float* mean, float* rstd) {
+  const auto rows = silu ? forward_rows<T, true> : forward_rows<T, false>;
+  rows(static_cast<const T*>(x), static_cast<T*>(y), shape, norm, mean, rstd);
 }
 
 template <class T>
 void backward(const void* x, const void* dy, void* dx, const Shape& shape, const Norm& norm, bool silu,
-              const float* mean, const float* rstd, const Gradients& to, int64_t threads) {
-  over_rows(shape.rows, threads, [&](int64_t first, int64_t last) {
-    auto rows = silu ? backward_rows<T, true> : backward_rows<T, false>;
-    rows(static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dx), shape, norm, mean, rstd, to, first,
-         last);
-  });
+              const float* mean, const float* rstd, const Gradients& to) {
+  const auto rows = silu ? backward_rows<T, true> : backward_rows<T, false>;
+  rows(static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dx), shape, norm, mean, rstd, to);
 }
 
 }  // namespace
@@ -356,19 +344,19 @@ extern "C" {
 
 // shape: rows, pixels, channels, groups. kind: 1 bfloat16 maps, 2 SiLU, 4 a weight and a bias for each row.
 void norm_forward(const void* x, void* y, const int64_t* shape, const float* weight, const float* bias,
-                  const float* told, float eps, int64_t kind, float* mean, float* rstd, int64_t threads) {
+                  const float* told, float eps, int64_t kind, float* mean, float* rstd) {
   const Shape of{shape[0], shape[1], shape[2], shape[3]};
   const Norm norm{weight, bias, told, (kind & 4) != 0, eps};
-  (kind & 1 ? forward<BFloat16> : forward<float>)(x, y, of, norm, (kind & 2) != 0, mean, rstd, threads);
+  (kind & 1 ? forward<BFloat16> : forward<float>)(x, y, of, norm, (kind & 2) != 0, mean, rstd);
 }
 
 void norm_backward(const void* x, const void* dy, void* dx, const int64_t* shape, const float* weight,
                    const float* bias, const float* told, int64_t kind, const float* mean, const float* rstd,
-                   float* to_weight, float* to_bias, float* to_told, int64_t threads) {
+                   float* to_weight, float* to_bias, float* to_told) {
   const Shape of{shape[0], shape[1], shape[2], shape[3]};
   const Norm norm{weight, bias, told, (kind & 4) != 0, 0.0f};
   const Gradients to{to_weight, to_bias, to_told};
-  (kind & 1 ? backward<BFloat16> : backward<float>)(x, dy, dx, of, norm, (kind & 2) != 0, mean, rstd, to, threads);
+  (kind & 1 ? backward<BFloat16> : backward<float>)(x, dy, dx, of, norm, (kind & 2) != 0, mean, rstd, to);
 }
 
 }  // extern "C"
