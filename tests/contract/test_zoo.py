@@ -147,11 +147,12 @@ def test_the_pages_list_them_all(zoo_tool: ModuleType) -> None:
         assert all(f"`{name}`" in text for name in NAMES)
 
 
-def test_the_wheel_holds_them(tmp_path: Path) -> None:
+def test_the_wheel_holds_them_and_the_sources_that_are_compiled(tmp_path: Path) -> None:
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     assert {f"undiffuse/zoo/{name}/{file}" for name in NAMES for file in FILES} <= held
+    assert "undiffuse/compute/native/norm.cpp" in held
     assert not [name for name in held if name.startswith(("tests/", "tools/", "docs/"))]
 
 

@@ -1,9 +1,10 @@
 """Copies of networks for sampling: weights cast to the products' type once instead of in every evaluation.
 
-A copy computes what the network itself computes under autocast, bit for bit: the same layers are cast, and those that
-step out of autocast (time embedding, last layer) or keep their sums in float32 (norms) are left alone. It is made at
-the first evaluation, shared by all who sample from the network, and made anew when a weight has changed since: torch
-counts changes in place, but its fused optimizers do not tell, so whoever comes anew compares the weights' norms too.
+A copy computes what the network itself computes in shards under autocast, bit for bit: the same layers are cast, and
+those that step out of autocast (time embedding, last layer) or keep their sums in float32 (norms) are left alone. It is
+made at the first evaluation, shared by all who sample from the network, and made anew when a weight has changed since:
+torch counts changes in place, but its fused optimizers do not tell, so whoever comes anew compares the weights' norms
+too.
 """
 
 from __future__ import annotations
