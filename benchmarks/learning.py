@@ -187,9 +187,13 @@ def one_run(
     rate, folder = read(path)["rates"][unit.learner]["images_per_second"], arguments.work / unit.folder
     setting = Setting(parts[0], unit.seed, images_in(unit.run_minutes, rate), arguments.device)
     learner = LEARNERS[unit.learner].make(setting, folder, recipe_for(arguments.data))
+    clock, spent = folder / "seconds.json", 0.0
     learner.restore(folder)
-    clock = folder / "seconds.json"
-    spent = float(json.loads(clock.read_text())["seconds"]) if clock.is_file() else 0.0
+    if learner.images > images_in(min(m for m in looks if not done(read(path), unit, m)), rate):
+        print(f"{unit.learner}, seed {unit.seed}: what lies there has seen {learner.images} images, too many; anew")
+        learner = LEARNERS[unit.learner].make(setting, folder, recipe_for(arguments.data))
+    elif clock.is_file():
+        spent = float(json.loads(clock.read_text())["seconds"])
     for minutes in looks:
         started = time.perf_counter()
         while learner.images < images_in(minutes, rate) and time.monotonic() < until:
