@@ -141,6 +141,42 @@ def test_learning_is_timed_by_images_and_goes_on_where_it_was(run: Run, tmp_path
     assert run("learning", "train", *words)["rows"] == [row]  # nothing is made twice
 
 
+def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = importlib.import_module("learning")
+    made: list[Any] = []
+
+    class Counted:
+        def __init__(self) -> None:
+            self.images, self.restored = 0, 0
+            made.append(self)
+
+        def restore(self, folder: Path) -> None:
+            self.images = self.restored = int((folder / "state").read_text())
+
+        def step(self) -> None:
+            self.images += 1
+
+        def save(self, folder: Path) -> None:
+            pass
+
+    monkeypatch.setitem(learning.LEARNERS, "undiffuse", types.SimpleNamespace(make=lambda *_: Counted()))
+    monkeypatch.setattr(learning, "recipe_for", lambda data: "")
+    monkeypatch.setattr(learning, "look", lambda *_: {})
+    unit = learning.Unit("undiffuse", 0, 2.0)
+    arguments = types.SimpleNamespace(work=tmp_path, device="cpu", data="")
+    (tmp_path / unit.folder).mkdir()
+    parts, judge = (types.SimpleNamespace(provenance={}), None), types.SimpleNamespace(protocol={})
+    for seen, images, learners in ((30, [60, 120], 1), (60, [60, 120], 1), (90, [60, 120], 2)):
+        out, _ = tmp_path / f"{seen}.json", made.clear()
+        out.write_text(json.dumps({"rates": {"undiffuse": {"images_per_second": 1.0}}, "rows": []}))
+        (tmp_path / unit.folder / "state").write_text(str(seen))
+        learning.one_run(arguments, unit, [1.0, 2.0], parts, judge, out, float("inf"))
+        assert [row["images"] for row in json.loads(out.read_text())["rows"]] == images
+        assert len(made) == learners
+
+
 def test_a_look_by_one_way(run: Run, tmp_path: Path) -> None:
     words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
     run("learning", "rates", *words)
