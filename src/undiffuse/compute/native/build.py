@@ -28,18 +28,22 @@ _CHECKSUM = hashlib.sha256
 _CHECKSUM_BYTES = 32
 
 
-@cache
 def library() -> ctypes.CDLL | None:
     """The compiled library; None on another system than Linux on x86, or where there is no working C++ compiler.
 
     ``CXX`` names another compiler than ``c++``. Where there is one that fails, one line says so.
     """
+    with _MAKING:
+        return _made()
+
+
+@cache
+def _made() -> ctypes.CDLL | None:
     command = shlex.split(os.environ.get("CXX") or "c++")
     if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
         return None
     try:
-        with _MAKING:
-            return _declared(ctypes.CDLL(str(_compiled(command))))
+        return _declared(ctypes.CDLL(str(_compiled(command))))
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines() or [f"{command[0]} exits {error.returncode}"]
         _warn(said[0])
@@ -52,7 +56,7 @@ def _warn(why: str) -> None:
     warnings.warn(
         f"norms are torch's, for {SOURCE.name} could not be compiled ({why}); UNDIFFUSE_COMPUTE=fused=off does not try",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
