@@ -269,7 +269,8 @@ def fresh_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 
 @compiled
-def test_it_is_compiled_once_and_kept(fresh_library: Path) -> None:
+def test_it_is_compiled_once_and_kept(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "")  # as good as none
     assert build.library() is not None
     (made,) = fresh_library.iterdir()
     before = made.stat().st_mtime_ns
@@ -294,11 +295,8 @@ def test_without_a_working_compiler_networks_compute_by_torch(
 
 
 @compiled
-@pytest.mark.parametrize("variable", ["", "env c++"])
-def test_an_empty_variable_is_none_and_a_compiler_may_have_arguments(
-    variable: str, fresh_library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", variable)
+def test_a_compiler_may_have_arguments(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "env c++")
     assert build.library() is not None
 
 
@@ -324,14 +322,14 @@ LOADS = "from undiffuse.compute.native.build import library; assert library() is
 
 
 @compiled
-@pytest.mark.parametrize("left", [0, 7, 20_000], ids=["empty", "bytes", "half"])
-def test_a_library_cut_short_is_made_anew(left: int, fresh_library: Path) -> None:
-    """In a process of its own: this one would be given what it has loaded."""
+def test_a_library_cut_short_is_made_anew(fresh_library: Path) -> None:
+    """In processes of their own: this one would be given what it has loaded."""
     assert build.library() is not None
     (made,) = fresh_library.iterdir()
     whole = made.read_bytes()
-    broken = made.with_name("broken")
-    broken.write_bytes(whole[:left])
-    broken.replace(made)
-    subprocess.run([sys.executable, "-c", LOADS], check=True)
-    assert len(made.read_bytes()) == len(whole)
+    for left in (0, 20_000):
+        broken = made.with_name("broken")
+        broken.write_bytes(whole[:left])
+        broken.replace(made)
+        subprocess.run([sys.executable, "-c", LOADS], check=True)
+        assert len(made.read_bytes()) == len(whole)
