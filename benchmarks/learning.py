@@ -184,12 +184,15 @@ def one_run(
     until: float,
 ) -> bool:
     """Train one unit as far as time allows, and look where it is due."""
+    looks = [minutes for minutes in looks if not done(read(path), unit, minutes)]
+    if not looks:
+        return True
     rate, folder = read(path)["rates"][unit.learner]["images_per_second"], arguments.work / unit.folder
     setting = Setting(parts[0], unit.seed, images_in(unit.run_minutes, rate), arguments.device)
     learner = LEARNERS[unit.learner].make(setting, folder, recipe_for(arguments.data))
     clock, spent = folder / "seconds.json", 0.0
     learner.restore(folder)
-    if learner.images > images_in(min(m for m in looks if not done(read(path), unit, m)), rate):
+    if learner.images > images_in(looks[0], rate):
         print(f"{unit.learner}, seed {unit.seed}: what lies there has seen {learner.images} images, too many; anew")
         learner = LEARNERS[unit.learner].make(setting, folder, recipe_for(arguments.data))
     elif clock.is_file():
@@ -204,15 +207,14 @@ def one_run(
             write_json(clock, {"seconds": spent})
             print(f"{unit.learner}, seed {unit.seed}: put aside at {learner.images} images; the same command goes on")
             return False
-        if not done(read(path), unit, minutes):
-            row = look(learner, unit, judge, parts[1], arguments)
-            record = read(path)  # as others, trained beside this one, have left it
-            record["rows"].append(
-                {**unit._asdict(), "minutes": minutes, "images": learner.images, "seconds": round(spent, 1), **row}
-            )
-            record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
-            write_json(path, record)
-            print(json.dumps(record["rows"][-1]), flush=True)
+        row = look(learner, unit, judge, parts[1], arguments)
+        record = read(path)  # as others, trained beside this one, have left it
+        record["rows"].append(
+            {**unit._asdict(), "minutes": minutes, "images": learner.images, "seconds": round(spent, 1), **row}
+        )
+        record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
+        write_json(path, record)
+        print(json.dumps(record["rows"][-1]), flush=True)
     learner.save(folder / "finished")  # to be looked at; not where a run is taken up
     return True
 

@@ -1744,8 +1744,8 @@ MUTATIONS = [
     Mutation(
         "game: data shown without noise",
         "systems/distribution_matching.py",
-        'noised = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)',
-        "noised = batch.x_0",
+        'data = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)',
+        "data = batch.x_0",
         tests=("tests/oracle/test_matching_game.py",),
     ),
     Mutation(

@@ -130,3 +130,13 @@ def test_the_first_error_is_raised_when_all_have_ended() -> None:
 def test_threads_keep_their_share_and_the_caller_its_cores() -> None:
     assert at_once([torch.get_num_threads, torch.get_num_threads]) == [1, 1]
     assert torch.get_num_threads() == 2
+
+
+def test_a_frozen_network_gives_the_gradient_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = network().requires_grad_(False)
+    x, c_noise, cond = inputs(16)
+    found = []
+    for judged in (Sharded(frozen), frozen):
+        own = x.detach().clone().requires_grad_()
+        found.append(torch.autograd.grad(judged(own, c_noise, cond).square().sum(), own)[0])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)

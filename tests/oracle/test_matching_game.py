@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from undiffuse.compute import shards
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
@@ -112,8 +113,10 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
         torch.testing.assert_close(both, matching + own, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
-def test_each_turn_moves_its_own_networks(phase: str) -> None:
+def test_each_turn_moves_its_own_networks(phase: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "num_shards", lambda: count)
     student = student_of({})
     student(batch_of(), phase, StepRandom(0, 0)).loss.backward()
     moved = {id(parameter) for parameter in student.parameters_of(phase) if parameter.grad is not None}

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from undiffuse.compute.choice import arithmetic, chosen
 from undiffuse.compute.fused import differentiated_once
+from undiffuse.compute.native.build import library
 
 T = TypeVar("T")
 
@@ -31,6 +33,12 @@ _FEWEST_ROWS = 4
 def num_shards() -> int:
     """Shards of a batch on this machine: one a thread that torch may use, up to eight."""
     return min(torch.get_num_threads(), _MOST_SHARDS)
+
+
+def own_norms() -> bool:
+    """Whether shards of a network in bfloat16 have the norms of ``compute.fused`` on this CPU."""
+    alone = torch.get_num_threads() // num_shards() == 1
+    return alone and arithmetic("bf16", "cpu") is not None and chosen().fused == "auto" and library() is not None
 
 
 @cache
@@ -176,7 +184,7 @@ def _backward(out: Tensor, wanted: Sequence[Tensor], gradient: Tensor) -> Callab
 def _sums(shards: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
     """Gradients of the parameters, added over the shards in order; None where no shard used it."""
     totals, *others = [[value for value in shard if value is not None] for shard in shards]
-    for other in others:
+    for other in others if totals else ():  # a frozen network, asked for the gradient of its input
         torch._foreach_add_(totals, other)
     left = iter(totals)
     return [None if value is None else next(left) for value in shards[0]]

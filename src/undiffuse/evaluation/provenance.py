@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from undiffuse.compute.choice import chosen
-from undiffuse.compute.native.build import library
+from undiffuse.compute.shards import own_norms
 from undiffuse.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,9 +30,10 @@ def software() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The machine in a few words, and whether it has compiled this project's own norms, which round otherwise."""
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    norms = ", own norms" if chosen().fused == "auto" and library() is not None else ""
+    """The machine in a few words, and whether networks on its CPU have our own norms, which round otherwise."""
+    on_gpu = torch.cuda.is_available()
+    gpu = f", {torch.cuda.get_device_name()}" if on_gpu else ""
+    norms = ", own norms" if not on_gpu and own_norms() else ""
     threads = f"{torch.get_num_threads()} threads{norms}"
     return f"{platform.machine()}, {threads}{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
 

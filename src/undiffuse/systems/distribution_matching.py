@@ -170,18 +170,22 @@ class DistributionMatchingSystem(SampledSystem):
         with rng.layers():
             if phase == STUDENT:
                 return self._student_turn(made, eps, t, cond)
-            noised = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
-            return self._fake_score_turn(made, eps, t, cond, noised)
+            report = self._fake_score_turn(made, eps, t, cond)
+            if self.config.game is None:
+                return report
+            data = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
+            owed, facts = self._judging(data, self.process.diffuse(made, eps, t), t, cond)
+            return report._replace(loss=report.loss + self.config.game.judge * owed, facts=facts)
 
-    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition, noised: Tensor) -> LossReport:
+    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
-        if self.config.game is None:
-            return LossReport(rows.mean(), rows.detach(), t)
-        real, fake = (self._judged(x_t, t, cond) for x_t in (noised, self.process.diffuse(made, eps, t)))
-        owed = rows + self.config.game.judge * _GAME.discriminator(real, fake)
-        return LossReport(
-            owed.mean(), rows.detach(), t, {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
-        )
+        return LossReport(rows.mean(), rows.detach(), t)
+
+    def _judging(self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, dict[str, Tensor]]:
+        """The judge's loss on noised data and noised samples, and its mean outputs."""
+        real, fake = self._judged(data, t, cond), self._judged(samples, t, cond)
+        facts = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
+        return _GAME.discriminator(real, fake).mean(), facts
 
     def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The judge's outputs (B,) on noised pictures."""

@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from functools import cache
 from pathlib import Path
 
 from undiffuse.compute.compiled import cache_folder
@@ -20,10 +19,11 @@ from undiffuse.compute.compiled import cache_folder
 SOURCE = Path(__file__).with_name("norm.cpp")
 #: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
-_LINKED = ("-shared", "-fPIC")
+_LINKED = ("-shared", "-fPIC", "-static-libstdc++", "-static-libgcc")
 #: Seconds that a compiler may take; it needs about five.
 _PATIENCE = 120
 _MAKING = threading.Lock()
+_HELD: list[ctypes.CDLL | None] = []  # the outcome, when there is one
 _CHECKSUM = hashlib.sha256
 _CHECKSUM_BYTES = 32
 
@@ -33,30 +33,36 @@ def library() -> ctypes.CDLL | None:
 
     ``CXX`` names another compiler than ``c++``. Where there is one that fails, one line says so.
     """
-    with _MAKING:
-        return _made()
+    if not _HELD:
+        with _MAKING:
+            if not _HELD:
+                kernels, why = _made()
+                _HELD.append(kernels)
+                if why:
+                    _warn(why)
+    return _HELD[0]
 
 
-@cache
-def _made() -> ctypes.CDLL | None:
-    command = shlex.split(os.environ.get("CXX") or "c++")
-    if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
-        return None
+def _made() -> tuple[ctypes.CDLL | None, str]:
+    """The library or, with a reason where there should be one, None."""
     try:
-        return _declared(ctypes.CDLL(str(_compiled(command))))
+        command = shlex.split(os.environ.get("CXX", "").strip() or "c++")
+        if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
+            return None, ""
+        return _declared(ctypes.CDLL(str(_compiled(command)))), ""
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines() or [f"{command[0]} exits {error.returncode}"]
-        _warn(said[0])
-    except (OSError, RuntimeError, AttributeError, subprocess.TimeoutExpired) as error:
-        _warn(str(error))  # no home, a folder that cannot be written to, not what was to be made
-    return None
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        return None, said[0] if said else f"the compiler exits {error.returncode}"
+    except (OSError, RuntimeError, ValueError, AttributeError, subprocess.TimeoutExpired) as error:
+        return None, str(error)  # no home, a folder that cannot be written to, not what was to be made
 
 
 def _warn(why: str) -> None:
     warnings.warn(
-        f"norms are torch's, for {SOURCE.name} could not be compiled ({why}); UNDIFFUSE_COMPUTE=fused=off does not try",
+        f"norms are torch's, for {SOURCE.name} could not be compiled and loaded ({why}); UNDIFFUSE_COMPUTE=fused=off "
+        "does not try",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
 
 
