@@ -1772,8 +1772,8 @@ MUTATIONS = [
     Mutation(
         "game: the judge is told no classes",
         "systems/distribution_matching.py",
-        "verdicts: Tensor = judge(scaled, c_noise, cond)",
-        "verdicts: Tensor = judge(scaled, c_noise, Condition())",
+        "return self._denoiser_of(judge).output(x_t, t, cond)",
+        "return self._denoiser_of(judge).output(x_t, t, Condition())",
         tests=("tests/oracle/test_matching_game.py",),
     ),
     Mutation(

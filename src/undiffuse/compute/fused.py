@@ -44,7 +44,12 @@ def _at_hand() -> bool:
 
 def _quick_here() -> bool:
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return half and torch.get_num_threads() == 1 and chosen().fused == "auto" and library() is not None
+    return half and torch.get_num_threads() == 1 and is_there()
+
+
+def is_there() -> bool:
+    """Whether the fused norm is chosen and its kernels are compiled; the first to ask waits for the compiler."""
+    return chosen().fused == "auto" and library() is not None
 
 
 def laid_out(x: Tensor) -> Tensor:

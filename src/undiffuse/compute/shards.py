@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from undiffuse.compute.choice import arithmetic, chosen
-from undiffuse.compute.fused import differentiated_once
-from undiffuse.compute.native.build import library
+from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.fused import differentiated_once, is_there
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ def num_shards() -> int:
 def own_norms() -> bool:
     """Whether shards of a network in bfloat16 have the norms of ``compute.fused`` on this CPU."""
     alone = torch.get_num_threads() // num_shards() == 1
-    return alone and arithmetic("bf16", "cpu") is not None and chosen().fused == "auto" and library() is not None
+    return alone and arithmetic("bf16", "cpu") is not None and is_there()
 
 
 @cache

@@ -22,7 +22,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
@@ -191,21 +190,17 @@ class DistributionMatchingSystem(SampledSystem):
         """The judge's outputs (B,) on noised pictures."""
         assert self._head.network is not None  # there is a game
         judge = sharded(Judge(self._fake_network, self._head.network))
-        scaled, c_noise = self._parameterization.network_input(x_t, t)
-        autocast = arithmetic(self.config.precision, self.device)
-        with torch.autocast(x_t.device.type, dtype=autocast, enabled=autocast is not None):
-            verdicts: Tensor = judge(scaled, c_noise, cond)
-        return verdicts.to(x_t.dtype)
+        return self._denoiser_of(judge).output(x_t, t, cond)
 
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+        x_t = self.process.diffuse(made, eps, t)
         with torch.no_grad():
-            x_t = self.process.diffuse(made, eps, t)
             teacher = denoiser_under(self._taught.on(made.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
             own = self.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows, facts = matching_loss(made, direction), {"matching": direction.abs().mean()}
         if self.config.game is not None:
-            fake = self._judged(self.process.diffuse(made, eps, t), t, cond)
+            fake = self._judged(x_t, t, cond)
             passing = _GAME.generator(torch.zeros_like(fake), fake)
             rows, facts = rows + self.config.game.student * passing, {**facts, "passing": passing.mean().detach()}
         return LossReport(rows.mean(), rows.detach(), t, facts)

@@ -27,7 +27,6 @@ constexpr int64_t kOrigin = 16;  // pixels whose mean a channel's sums are taken
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 struct BFloat16 {
