@@ -123,7 +123,7 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
                 print("put aside; the same command goes on")
                 return False
             assert judge is not None
-            facts = {**facts_of(model), "features": judge.protocol["extractor"]}
+            facts = {**facts_of(model), "features": judge.protocol["extractor"], "cpu": interleaved.cpu_name()}
             record["rows"].append({**vars(cell), "nfe": drawn[1], **judge(drawn[0]), **facts})
             write_json(path, record)
             print(json.dumps(record["rows"][-1]), flush=True)
@@ -154,6 +154,7 @@ def page(record: dict[str, Any]) -> str:
         lines += ["", f"## {model}", ""]
         columns = ["way", "evaluations", "seeds", distance, "± standard error", "named ≥ 0.9", "ratio"]
         lines += interleaved.grid(columns, list(lines_of(record, model)))
+    lines += ["", *interleaved.elsewhere(record, lambda row: f"{row['model']}, sampling seed {row['sampling_seed']}")]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,16 @@ def cpu_name() -> str:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return f"{fields.get('model name', platform.machine())}, {' '.join(f for f in _FLAGS if f in flags) or 'no flags'}"
+
+
+def elsewhere(record: dict[str, Any], named: Callable[[dict[str, Any]], str]) -> Iterator[str]:
+    """What of a record that has been gone on with was made on another processor than its first rows, a line each."""
+    first, found = record["machine"]["cpu"], dict[str, list[str]]()
+    for row in record["rows"]:
+        if (processor := row.get("cpu", first)) != first:
+            found.setdefault(processor, []).append(named(row))
+    for processor, names in found.items():
+        yield f"- made on {processor}: {'; '.join(sorted(set(names)))}"
 
 
 def versions() -> dict[str, str]:

@@ -210,7 +210,11 @@ def one_run(
         row = look(learner, unit, judge, parts[1], arguments)
         record = read(path)  # as others, trained beside this one, have left it
         record["rows"].append(
-            {**unit._asdict(), "minutes": minutes, "images": learner.images, "seconds": round(spent, 1), **row}
+            {
+                **unit._asdict(),
+                **{"minutes": minutes, "images": learner.images, "seconds": round(spent, 1)},
+                **{"cpu": interleaved.cpu_name(), **row},
+            }
         )
         record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
         write_json(path, record)
@@ -271,7 +275,11 @@ def table(record: dict[str, Any]) -> str:
         "named",
     ]
     lines += interleaved.grid([*columns, *(f"e({level:g})" for level in LEVELS)], list(quality_rows(record)))
-    lines += ["", *crossing_lines(record)]
+    lines += [
+        "",
+        *crossing_lines(record),
+        *interleaved.elsewhere(record, lambda row: f"{row['learner']}, seed {row['seed']}"),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -177,6 +177,14 @@ def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_anew(
         assert len(made) == learners
 
 
+def test_rows_made_on_another_processor_say_so() -> None:
+    interleaved = importlib.import_module("interleaved")
+    rows = [{"seed": 0}, {"seed": 1, "cpu": "B"}, {"seed": 2, "cpu": "A"}, {"seed": 3, "cpu": "B"}]
+    record = {"machine": {"cpu": "A"}, "rows": [*rows, rows[1]]}
+    said = list(interleaved.elsewhere(record, lambda row: f"seed {row['seed']}"))
+    assert said == ["- made on B: seed 1; seed 3"]
+
+
 def test_a_look_by_one_way(run: Run, tmp_path: Path) -> None:
     words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
     run("learning", "rates", *words)
