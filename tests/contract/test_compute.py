@@ -16,6 +16,7 @@ from undiffuse.compute.choice import VARIABLE, ComputeConfig, arithmetic, chosen
 from undiffuse.compute.graphs import Graphed
 from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.machine import Machine, machine
+from undiffuse.compute.native.build import library
 from undiffuse.compute.shards import sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
@@ -255,6 +256,14 @@ def test_without_the_variable_all_is_automatic(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def untouched_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
@@ -291,6 +300,32 @@ def test_where_compiling_fails_the_network_runs_as_it_is(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(network(*inputs()), expected)
+
+
+def to_compile(dropout: float = 0.0, **options: object) -> DiffusionSystem:
+    network = {"name": "unet", **NETWORKS["unet"], "dropout": dropout}
+    return DiffusionSystem(validate(DiffusionConfig, {"network": network, **options}), (1, 8, 8), ())
+
+
+def test_what_our_norms_make_faster_is_not_compiled(
+    untouched_cache: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    if library() is None:
+        pytest.skip("no C++ compiler for the kernels, or not Linux on x86")
+    system = to_compile(precision="bf16")
+    assert "UNDIFFUSE_COMPUTE=fused=off" in system.compile_networks()
+    assert system.network._compiled_call_impl is None
+    points = {"name": "mlp", **NETWORKS["mlp"]}
+    others = [
+        to_compile(precision="fp32"),
+        to_compile(0.1, precision="bf16"),
+        to_compile(precision="bf16", network=points),
+    ]
+    monkeypatch.setenv(VARIABLE, "bf16=always,fused=off")
+    for other in [system, *others]:
+        assert other.compile_networks() == ""
+        assert other.network._compiled_call_impl is not None
+        monkeypatch.setenv(VARIABLE, "bf16=always")
 
 
 def test_a_compiled_network_is_not_copied() -> None:

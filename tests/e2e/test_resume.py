@@ -281,6 +281,19 @@ def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
     assert len(heard) == 1 and "cuda" in heard[0] and "cpu" in heard[0]
 
 
+def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Listening(Silent):
+        def message(self, text: str) -> None:
+            heard.append(text)
+
+    heard: list[str] = []
+    config = digits("compile=true")
+    trainer = Trainer(config, *split_data(config), tmp_path / "run", observer=Listening())
+    monkeypatch.setattr(trainer.system, "compile_networks", lambda: "passed over")
+    trainer.run(stop_after_seconds=0)
+    assert heard == ["passed over"]
+
+
 def test_raw_weights_can_be_loaded(half_done: Path) -> None:
     raw, average = saved.load(half_done, weights="raw"), saved.load(half_done)
     state = state_of(half_done)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.compute.choice import arithmetic
-from undiffuse.compute.fused import differentiated_once, is_there, wanted_here
+from undiffuse.compute.fused import differentiated_once, is_there
 
 T = TypeVar("T")
 
@@ -36,12 +36,15 @@ def num_shards() -> int:
 
 def own_norms() -> bool:
     """Whether shards of a network in bfloat16 have the norms of ``compute.fused`` on this CPU."""
-    return _alone() and arithmetic("bf16", "cpu") is not None and is_there()
+    alone = torch.get_num_threads() // num_shards() == 1
+    return alone and arithmetic("bf16", "cpu") is not None and is_there()
 
 
-def _alone() -> bool:
-    """Whether each shard has a single thread."""
-    return torch.get_num_threads() // num_shards() == 1
+def fused_in_shards(network: nn.Module, precision: str) -> bool:
+    """Whether shards of ``network`` have the fused norm where it lies, which gains more than compiling (ADR 0037)."""
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    normed = any(isinstance(part, nn.GroupNorm) for part in network.modules())
+    return precision == "bf16" and on_cpu and normed and can_shard(network) and own_norms()
 
 
 @cache
@@ -87,7 +90,7 @@ class Sharded(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
-        parts = shards_of(x) if self._gains() else [slice(0, len(x))]
+        parts = shards_of(x)
         if len(parts) < 2 or _learns(c_noise, cond):
             with differentiated_once():
                 whole: Tensor = self.network(x, c_noise, cond)
@@ -98,10 +101,6 @@ class Sharded(nn.Module):
         tasks = [self._task(x, c_noise, cond, part, True) for part in parts]
         out: Tensor = _Shards.apply(tasks, [x.detach()[part] for part in parts], x, *parameters)  # type: ignore[no-untyped-call]
         return out
-
-    def _gains(self) -> bool:
-        """Whether shards are quicker than the whole batch: of a compiled network only with the fused norm in them."""
-        return self.network._compiled_call_impl is None or (_alone() and wanted_here())
 
     def _task(self, x: Tensor, c_noise: Tensor, cond: Any, part: slice, grad: bool) -> Callable[..., Tensor]:
         like = _arithmetic(x.device.type)
@@ -124,7 +123,9 @@ def shards_of(x: Tensor) -> list[slice]:
 
 
 def can_shard(network: nn.Module) -> bool:
-    """Does a forward pass of ``network`` neither draw random numbers nor change the network?"""
+    """Does a forward pass of ``network`` neither draw random numbers nor change the network, nor is it compiled?"""
+    if network._compiled_call_impl is not None:
+        return False
     return not any(
         (isinstance(part, nn.Dropout) and part.p > 0) or isinstance(part, nn.modules.batchnorm._BatchNorm)
         for part in network.modules()

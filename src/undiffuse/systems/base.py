@@ -123,8 +123,9 @@ class System(nn.Module):
         """What the optimizer of this phase moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def compile_networks(self) -> None:
-        """Let torch compile the networks in place."""
+    def compile_networks(self) -> str:
+        """Let torch compile the networks in place; if that is better left, the reason why it was."""
+        return ""
 
     def after_step(self, average: System, images: int) -> None:
         """Called after each optimizer step, with the averaged system and the images seen so far."""

@@ -314,8 +314,9 @@ class GanSystem(AdversarialSystem):
     def sampling_facts(self) -> dict[str, Any]:
         return {}
 
-    def compile_networks(self) -> None:
+    def compile_networks(self) -> str:
         self.generator.compile()  # a compiled discriminator has no second derivative, which penalties need
+        return ""
 
 
 #: What of a request is about denoising.

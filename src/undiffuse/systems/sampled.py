@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.compiled import compile_in_place
 from undiffuse.compute.inference import InferenceNetwork
-from undiffuse.compute.shards import sharded
+from undiffuse.compute.shards import fused_in_shards, sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
@@ -277,8 +277,14 @@ class SampledSystem(DenoisingSystem):
         free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
         return self.cut(free)  # what guidance has pushed beyond, too
 
-    def compile_networks(self) -> None:
+    def compile_networks(self) -> str:
+        if fused_in_shards(self.network, self.config.precision):
+            return (
+                "compile=true was passed over: uncompiled, this network has the norms of our own and is faster; "
+                "UNDIFFUSE_COMPUTE=fused=off compiles it all the same"
+            )
         compile_in_place(self.network)
+        return ""
 
 
 def _guidance_facts(name: str, scale: float, interval: tuple[float, float] | None) -> dict[str, Any]:

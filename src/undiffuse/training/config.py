@@ -83,7 +83,7 @@ class RunConfig(FrozenModel):
         micro_batch_images: images a forward pass; a divisor of ``batch_images``, all of it by default. Randomness
             is drawn by micro-batch, so this is part of the result.
         loader: how items get to the device; no part of the result, so it may differ when a run is resumed.
-        compile: let torch compile the networks; on a CPU quicker in few cases, see the guide on speed.
+        compile: let torch compile the networks, where they are not faster without.
         random_flip: mirror half of the pictures left to right, without a word to the network.
         augment: transformations of the training pictures, a row of ``AUGMENTATIONS`` with its options.
         log_every_images, validate_every_images, preview_every_images: 0 for never.

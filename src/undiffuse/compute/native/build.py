@@ -14,7 +14,7 @@ import threading
 import warnings
 from pathlib import Path
 
-from undiffuse.compute.cache import cache_folder
+from undiffuse.compute.compiled import cache_folder
 
 SOURCE = Path(__file__).with_name("norm.cpp")
 #: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
