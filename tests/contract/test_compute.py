@@ -256,14 +256,6 @@ def test_without_the_variable_all_is_automatic(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def untouched_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
@@ -307,9 +299,7 @@ def to_compile(dropout: float = 0.0, **options: object) -> DiffusionSystem:
     return DiffusionSystem(validate(DiffusionConfig, {"network": network, **options}), (1, 8, 8), ())
 
 
-def test_what_our_norms_make_faster_is_not_compiled(
-    untouched_cache: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
+def test_what_our_norms_make_faster_is_not_compiled(untouched_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if library() is None:
         pytest.skip("no C++ compiler for the kernels, or not Linux on x86")
     system = to_compile(precision="bf16")

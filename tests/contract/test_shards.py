@@ -132,7 +132,7 @@ def test_threads_keep_their_share_and_the_caller_its_cores() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_a_frozen_network_gives_the_gradient_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_network_gives_the_gradient_of_its_input() -> None:
     frozen = network().requires_grad_(False)
     x, c_noise, cond = inputs(16)
     found = []
