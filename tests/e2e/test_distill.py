@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, CommandLine, assert_same_run, state_of
+from command_line import TINY, CommandLine, assert_same_run, run_until, state_of, trainer_of
 
 from undiffuse.app import training
 from undiffuse.app.distilling import configure
@@ -88,20 +88,20 @@ def test_a_checkpoint_within_a_stage_holds_that_stages_teacher(teacher: Path, tm
     assert not torch.equal(kept, first) and not torch.equal(kept, state[f"model.{stem}"])
 
 
-def test_a_run_stopped_within_a_later_stage_ends_as_in_one(teacher: Path, tmp_path: Path) -> None:
-    config = configure(teacher, 1, "progressive", [*SMALL, *OPTIONS["progressive"]], None)
-    assert Trainer(config, *split_data(config), tmp_path / "whole").run()
-    stopped = Trainer(config, *split_data(config), tmp_path / "parts")
-    one_step = stopped._one_step
-
-    def one_step_and_look() -> None:
-        one_step()
-        if stopped.images >= 112:  # two steps into the second stage
-            stopped.request_stop()
-
-    stopped._one_step = one_step_and_look  # type: ignore[method-assign]
-    assert not stopped.run()
-    again = Trainer(config, *split_data(config), tmp_path / "parts")
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        pytest.param("progressive", OPTIONS["progressive"], id="within a later stage"),
+        pytest.param("distribution_matching", ('system.game={"student": 0.5, "judge": 1.0}',), id="within a game"),
+    ],
+)
+def test_a_run_stopped_midway_ends_as_in_one(
+    method: str, options: tuple[str, ...], teacher: Path, tmp_path: Path
+) -> None:
+    config = configure(teacher, 1, method, [*SMALL, *options], None)
+    assert trainer_of(config, tmp_path / "whole").run()
+    run_until(config, tmp_path / "parts", images=112)  # two steps into the progressive student's second stage
+    again = trainer_of(config, tmp_path / "parts")
     assert again.resume() and again.run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
