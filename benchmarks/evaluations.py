@@ -5,10 +5,11 @@
 
 Every way draws the same number of pictures against the same reference from disjoint seeds for each sampling seed, the
 same ones for all ways. A way is a sampler and the number of its steps, on the model's own grid; ``default`` is how the
-model samples by itself. Beside each distance stands its ratio to the first ancestral way of the same sampling seed, and
-the mean ratio with its interval of 95 % by Student's t over the sampling seeds: ways share their seeds and reference,
-so the ratio is surer than either distance. Pictures are kept in ``--work`` in pieces, so an interrupted command, or one
-with ``--stop-after``, goes on where it was.
+model samples by itself. After an @ stands a temperature, as in ``default@0.9``; the model's own by default. Beside each
+distance stands its ratio to the first ancestral way of the same sampling seed, and the mean ratio with its interval of
+95 % by Student's t over the sampling seeds: ways share their seeds and reference, so the ratio is surer than either
+distance. Pictures are kept in ``--work`` in pieces, so an interrupted command, or one with ``--stop-after``, goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -58,13 +59,18 @@ class Cell:
 
 
 def request_of(way: str, seeds: range) -> SampleRequest:
-    """``sampler:steps``, or ``default``; a sampler's options stand before the steps."""
-    if way == "default":
-        return SampleRequest(seeds=seeds)
-    sampler, _, steps = way.rpartition(":")
+    """``sampler:steps``, or ``default``; a sampler's options stand before the steps, a temperature after an @."""
+    path, _, degree = way.partition("@")
+    try:
+        temperature = float(degree) if degree else None
+    except ValueError:
+        raise SystemExit(f"a temperature is a number such as 0.9, got {way!r}") from None
+    if path == "default":
+        return SampleRequest(seeds=seeds, temperature=temperature)
+    sampler, _, steps = path.rpartition(":")
     if not sampler or not steps.isdigit():
         raise SystemExit(f"a way is default or SAMPLER:STEPS such as heun:5, got {way!r}")
-    return SampleRequest(seeds=seeds, sampler=sampler, num_steps=int(steps))
+    return SampleRequest(seeds=seeds, sampler=sampler, num_steps=int(steps), temperature=temperature)
 
 
 def facts_of(model: Model) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def interval(ratios: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="runs, model folders or bundled models")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), help="default, or SAMPLER:STEPS")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), help="default or SAMPLER:STEPS, then perhaps @0.9")
     parser.add_argument("--num", type=int, default=2000)
     parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="MNIST-format files, where the model's own are not at hand")

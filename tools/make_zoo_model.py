@@ -127,6 +127,7 @@ def card_of(
         steps=facts["steps"],
         grid=str(facts["grid"]),
         evaluations=evaluations,
+        temperature=facts.get("temperature", 1.0),
         metrics=metrics,
         weights_sha256=model.weights_sha256,
         made_with=f"undiffuse {__version__}, torch {torch.__version__}",

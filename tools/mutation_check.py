@@ -364,8 +364,20 @@ MUTATIONS = [
     Mutation(
         "prior: unit deviation",
         "samplers/base.py",
-        "denoiser.process.start_std(float(times[0])) * noise.prior(like)",
-        "noise.prior(like)",
+        "std = temperature * denoiser.process.start_std(float(times[0]))",
+        "std = temperature",
+    ),
+    Mutation(
+        "prior: temperature forgotten",
+        "samplers/base.py",
+        "std = temperature * denoiser.process.start_std(float(times[0]))",
+        "std = denoiser.process.start_std(float(times[0]))",
+    ),
+    Mutation(
+        "prior: a request's temperature forgotten",
+        "systems/sampling.py",
+        '"temperature": None if request.temperature is None else check_temperature(request.temperature),',
+        '"temperature": None,',
     ),
     # losses
     Mutation(

@@ -21,6 +21,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.recipes import get_recipe
+from undiffuse.systems.base import SampleRequest
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,6 +257,18 @@ def test_evaluations_do_not_mix_a_model_with_what_it_was(run: Run, model: Path, 
     (tmp_path / "evaluations-found.json").unlink()
     (_, other) = run("evaluations", *words)["rows"]  # drawn anew, though the folder of pieces is the same
     assert other["grid"] == "karras" and other["frechet"] != row["frechet"]
+
+
+def test_a_way_names_sampler_steps_and_temperature() -> None:
+    evaluations = importlib.import_module("evaluations")
+    seeds = range(2)
+    assert evaluations.request_of("default", seeds) == SampleRequest(seeds)
+    assert evaluations.request_of("default@0.9", seeds) == SampleRequest(seeds, temperature=0.9)
+    way = evaluations.request_of("ddim:eta=0.5:20@0", seeds)
+    assert way == SampleRequest(seeds, sampler="ddim:eta=0.5", num_steps=20, temperature=0.0)
+    for wrong in ("heun", "heun:5@warm", "@0.9"):
+        with pytest.raises(SystemExit, match="got"):
+            evaluations.request_of(wrong, seeds)
 
 
 def test_the_interval_of_a_ratio_is_students() -> None:

@@ -24,7 +24,7 @@ PROMISED = {
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
         *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),
         *("--guidance", "--guidance-interval", "--autoguidance", "--reuse"),
-        "--autoguidance-interval",
+        *("--autoguidance-interval", "--temperature"),
     ],
     "distill": [
         *("MODEL", "KEY=VALUE", "--steps", "--method", "--data", "--out", "--resume", "--stop-after", "--dry-run"),

@@ -186,6 +186,14 @@ def test_samples_are_guided_where_asked(
     assert "needs a model trained with classes" in line
 
 
+def test_samples_are_cooled_where_asked(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    options = ("--metrics", "kernel", "--features", "pixels", "--num", 30, "--steps", 2)
+    plain = evaluated(undiffuse, quick_chain, tmp_path / "plain.json", *options)
+    cool = evaluated(undiffuse, quick_chain, tmp_path / "cool.json", *options, "--temperature", 0.5)
+    assert "temperature" not in plain["sampling"] and cool["sampling"]["temperature"] == 0.5
+    assert plain["results"][0]["value"] != cool["results"][0]["value"]
+
+
 def test_too_few_samples_says_how_many(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     line = undiffuse.refused("evaluate", quick_chain, "--metrics", "frechet", "--num", 20, "--out", tmp_path / "x")
     assert "20" in line and any(int(word) > 20 for word in line.replace(",", "").split() if word.isdigit())

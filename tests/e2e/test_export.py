@@ -116,6 +116,52 @@ def test_nothing_else_is_overwritten(trained: Path, undiffuse: CommandLine, tmp_
     assert "is the model itself" in undiffuse.refused("export", out, "--out", out, "--overwrite")
 
 
+# --- temperature ----------------------------------------------------------------------------------------------------
+
+
+def test_a_temperature_is_asked_for_or_kept(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    def sampled(name: str, model: Path, *options: object) -> tuple[dict[str, bytes], float]:
+        out = tmp_path / name
+        undiffuse.fine("sample", model, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
+        return pictures(out), json.loads((out / "samples.json").read_text())["temperature"]
+
+    plain, cool = sampled("plain", trained), sampled("cool", trained, "--temperature", 0.8)
+    assert (plain[1], cool[1]) == (1.0, 0.8) and plain[0] != cool[0]
+    assert sampled("one", trained, "--temperature", 1) == plain
+    undiffuse.fine("export", trained, "--out", tmp_path / "kept", "--temperature", 0.8)
+    assert "At temperature 0.8." in (tmp_path / "kept" / "model_card.md").read_text()
+    assert sampled("own", tmp_path / "kept") == cool
+    assert sampled("back", tmp_path / "kept", "--temperature", 1) == plain
+    undiffuse.fine("export", tmp_path / "kept", "--out", tmp_path / "again")
+    assert sampling_of(tmp_path / "again")["temperature"] == 0.8
+    at_four = {"steps": 4, "sampler": "euler"}
+    both = (
+        package.load(trained).sample(3, temperature=0.8, **at_four),
+        package.load(tmp_path / "kept").sample(3, **at_four),
+    )
+    assert torch.equal(*both)
+
+
+def test_a_grid_is_tuned_at_the_model_s_temperature(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    """With no noise at all every sample of a class is the same; the errors say so."""
+    errors = {}
+    for temperature in (0, 1):
+        out = tmp_path / str(temperature)
+        undiffuse.fine("export", trained, "--out", out, *TUNED, "--temperature", temperature)
+        errors[temperature] = json.loads((out / "config.json").read_text())["tuning"]["rms_error_of_named_grids"]
+    assert errors[0] != errors[1]
+
+
+@pytest.mark.parametrize("temperature", ["-1", "nan", "inf"])
+def test_a_senseless_temperature_is_refused(
+    temperature: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    for command in (("sample", trained, "-n", 1), ("export", trained)):
+        line = undiffuse.refused(*command, "--temperature", temperature, "--out", tmp_path / "out")
+        assert "the temperature must be a number from 0 on" in line
+    assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
+
+
 # --- guidance -------------------------------------------------------------------------------------------------------
 
 

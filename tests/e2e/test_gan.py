@@ -201,7 +201,14 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
     undiffuse.fine("sample", model, "-n", 3, "--class", "4", "--out", tmp_path / "drawn")
     record = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert record["nfe"] == 1 and record["images"][0]["class"] == "4"
-    denoising = (("--steps", 5), ("--sampler", "heun"), ("--grid", "uniform"), ("--process", "ve"), ("--reuse", 2))
+    denoising = (
+        ("--temperature", 0.9),
+        ("--steps", 5),
+        ("--sampler", "heun"),
+        ("--grid", "uniform"),
+        ("--process", "ve"),
+        ("--reuse", 2),
+    )
     for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance-interval", "-3,4")):
         line = undiffuse.refused("sample", model, "-n", 1, *option, "--out", tmp_path / "no")
         assert "in one go" in line
@@ -210,6 +217,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
     )
     undiffuse.fine("evaluate", model, *FEW, "--metrics", "kernel", "--out", tmp_path / "e.json")
     assert "denoises" in undiffuse.refused("evaluate", model, *FEW, "--metrics", "nll")
+    assert "denoises" in undiffuse.refused("export", model, "--temperature", 0.9, "--out", tmp_path / "no")
     undiffuse.fine("doctor", model, *FEW)
     undiffuse.fine("report", model, "--out", tmp_path / "report.html")
 

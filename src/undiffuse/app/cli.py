@@ -22,6 +22,7 @@ from undiffuse.app.cli_options import (
     SamplerOption,
     SeedOption,
     StepsOption,
+    TemperatureOption,
     WeightsOption,
     list_rows,
     parse_interval,
@@ -119,6 +120,7 @@ def sample(
     steps: StepsOption = None,
     grid: GridOption = None,
     process: ProcessOption = None,
+    temperature: TemperatureOption = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
     class_name: Annotated[
@@ -149,6 +151,7 @@ def sample(
         steps=steps,
         grid=grid,
         process=process,
+        temperature=temperature,
         seed=seed,
         batch_size=batch_size,
         class_names=class_name or [],

@@ -20,6 +20,9 @@ def export(
     sampler: Annotated[str, typer.Option(help="that the grid is tuned for: unipc, dpmpp_2m, heun, ...")] = "unipc",
     tolerance: Annotated[float, typer.Option(help="root-mean-square error, of values in [-1, 1]")] = 0.1,
     seeds: Annotated[int, typer.Option(help="that the grid is tuned with, and as many to measure it on")] = 64,
+    temperature: Annotated[
+        float | None, typer.Option(help="that the exported model samples at; the model's own by default")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="keep the weights in bfloat16, half as large")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
     weights: WeightsOption = "ema",
@@ -36,6 +39,7 @@ def export(
         sampler=sampler,
         tolerance=tolerance,
         seeds=seeds,
+        temperature=temperature,
         bf16=bf16,
         overwrite=overwrite,
     )

@@ -21,6 +21,7 @@ from undiffuse.app.cli_options import (
     SamplerOption,
     SeedOption,
     StepsOption,
+    TemperatureOption,
     WeightsOption,
     parse_interval,
 )
@@ -42,6 +43,7 @@ def evaluate(
     steps: StepsOption = None,
     grid: GridOption = None,
     process: ProcessOption = None,
+    temperature: TemperatureOption = None,
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
     autoguidance: AutoguidanceOption = None,
@@ -70,6 +72,7 @@ def evaluate(
         steps=steps,
         grid=grid,
         process=process,
+        temperature=temperature,
         guidance=guidance,
         guidance_interval=parse_interval("--guidance-interval", guidance_interval),
         autoguidance=autoguidance,

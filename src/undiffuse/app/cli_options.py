@@ -33,6 +33,12 @@ ProcessOption = Annotated[
     str | None,
     typer.Option(help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default"),
 ]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        help="scale of the noise that it begins with, such as 0.9: surer, less varied; the model's own by default"
+    ),
+]
 FeaturesOption = Annotated[
     str, typer.Option(help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data")
 ]

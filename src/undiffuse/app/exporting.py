@@ -18,6 +18,7 @@ from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.systems.base import DenoisingSystem, System, denoising
+from undiffuse.systems.sampling import check_temperature
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
@@ -38,6 +39,7 @@ def export_model(
     sampler: str = "unipc",
     tolerance: float = 0.1,
     seeds: int = NUM_SEEDS,
+    temperature: float | None = None,
     bf16: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -50,26 +52,31 @@ def export_model(
         sampler: that the grid is for.
         tolerance: root-mean-square error of a value in [-1, 1].
         seeds: that the grid is tuned with, and as many others to measure it on.
+        temperature: that the exported model samples at; the model's own by default.
         bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
     Raises:
-        UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for.
+        UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
+            temperature that is none or for a model that has none.
     """
     check_own_folder(out, "an exported model", "config.json", _OWN, overwrite=overwrite)
     if out.exists() and out.resolve() == model.path.resolve():
         raise UsageError(f"--out {out} is the model itself; name another folder")
     tensors = _weights(model.system, bf16)
-    tuned = _tuned(model, tune_steps, sampler, tolerance, seeds) if tune_steps else None
+    kept = _kept_temperature(model, temperature)
+    tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
     record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
     if tuned is not None:
         chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
         record["config"]["system"]["sampling"] = {**record["config"]["system"]["sampling"], **chosen}
         record["tuning"] = _facts(tuned, seeds)
+    if temperature is not None:
+        record["config"]["system"]["sampling"]["temperature"] = kept
     with replacing(out) as folder:
         folder.mkdir()
         save_weights(folder / WEIGHTS["ema"], tensors)
         (folder / "config.json").write_text(json_text(record), encoding="utf-8")
-        (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16), encoding="utf-8")
+        (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
     say(f"exported: {out}; next: undiffuse sample {out} -n 64")
     return out
 
@@ -97,7 +104,18 @@ def _weights(system: System, bf16: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _tuned(model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int) -> Tuned:
+def _kept_temperature(model: Model, asked: float | None) -> float:
+    """That the exported model will sample at."""
+    own: float = model.system.sampling_facts().get("temperature", 1.0)
+    if asked is None:
+        return own
+    denoising(model.system, "a temperature")
+    return check_temperature(asked)
+
+
+def _tuned(
+    model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int, temperature: float
+) -> Tuned:
     """The grid of the fewest steps that is good enough."""
     system, sampler = denoising(model.system, "tuning a time grid"), make_sampler(spec)
     own = model.system.sampling_facts().get("sampler")
@@ -109,9 +127,9 @@ def _tuned(model: Model, tune_steps: Sequence[int], spec: str, tolerance: float,
         raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
     with counting("solving finely") as tell:
         tell(0, 2)
-        trial = _trial(model, system, _TUNING_SEED, seeds).solved()
+        trial = _trial(model, system, _TUNING_SEED, seeds, temperature).solved()
         tell(1, 2)
-        check = _trial(model, system, _CHECKING_SEED, seeds).solved()
+        check = _trial(model, system, _CHECKING_SEED, seeds, temperature).solved()
         tell(2, 2)
     return _first_within(trial, check, sampler, tune_steps, tolerance)
 
@@ -132,10 +150,11 @@ def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequ
     return tuned
 
 
-def _trial(model: Model, system: DenoisingSystem, seed: int, count: int) -> Trial:
+def _trial(model: Model, system: DenoisingSystem, seed: int, count: int, temperature: float) -> Trial:
     cond = model.condition(model.classes_of(None, count))
     denoiser = system.sampling_denoiser().eval()
-    return Trial(denoiser, tuple(system.shape), range(seed, seed + count), cond, system.device)
+    seeds = range(seed, seed + count)
+    return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)
 
 
 def _facts(tuned: Tuned, seeds: int) -> dict[str, Any]:
@@ -152,12 +171,13 @@ def _facts(tuned: Tuned, seeds: int) -> dict[str, Any]:
     }
 
 
-def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool) -> str:
+def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool, temperature: float) -> str:
     """The card that the model came with, and what export did to it."""
     path = model.path / "model_card.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
     lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
     lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
+    lines += [f"At temperature {temperature:g}.", ""] if temperature != 1 else []
     lines += _tuning_lines(_facts(tuned, seeds), tuned) if tuned is not None else ["By the model's own defaults."]
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,7 @@ class Protocol:
         seed: of the first sample.
         sampler, steps, grid: ``None`` for the model's own.
         process: that samples are drawn under; ``None`` for the model's own.
+        temperature: of the noise that samples begin with; ``None`` for the model's own.
         guidance: weight of the samples' classifier-free guidance; ``None`` for the model's own.
         guidance_interval: (smallest, largest) log-SNR that is guided; ``None`` for the model's own.
         autoguidance: weight of the samples' guidance by the model's guide; ``None`` for the model's own.
@@ -58,6 +59,7 @@ class Protocol:
     likelihood_images: int = 64
     likelihood_probes: int = 1
     process: str | None = None
+    temperature: float | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     autoguidance: float | None = None

@@ -126,6 +126,7 @@ class Subject:
                 num_steps=protocol.steps,
                 grid=protocol.grid,
                 process=protocol.process,
+                temperature=protocol.temperature,
                 guidance=protocol.guidance,
                 guidance_interval=protocol.guidance_interval,
                 autoguidance=protocol.autoguidance,
@@ -183,7 +184,7 @@ class Subject:
         """How the samples were made."""
         asked = {
             key: getattr(self.protocol, key)
-            for key in ("sampler", "steps", "grid", "process", "guidance", "autoguidance")
+            for key in ("sampler", "steps", "grid", "process", "temperature", "guidance", "autoguidance")
         }
         for name in ("guidance_interval", "autoguidance_interval"):
             if (interval := getattr(self.protocol, name)) is not None:

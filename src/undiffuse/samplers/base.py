@@ -160,6 +160,7 @@ def sample(
     cond: Condition | None = None,
     noise: NoiseSource | None = None,
     x_start: Tensor | None = None,
+    temperature: float = 1.0,
     finish: bool = True,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -176,7 +177,8 @@ def sample(
         cond: one row a sample.
         noise: where draws come from; by default from (seed, step).
         x_start: (B, ...) at times[0], which also says the device; by default the seed's own noise times the process's
-            ``start_std``.
+            ``start_std`` and ``temperature``.
+        temperature: less than 1 begins nearer the middle of the prior: surer samples, less variety.
         finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
         callback: called after every step.
     Returns:
@@ -189,7 +191,8 @@ def sample(
     noise = noise if noise is not None else SeededNoise(seeds)
     batch, count = len(seeds), len(times) - 1
     like = torch.empty(batch, *shape, device=device, dtype=dtype)
-    x = denoiser.process.start_std(float(times[0])) * noise.prior(like) if x_start is None else x_start
+    std = temperature * denoiser.process.start_std(float(times[0]))
+    x = std * noise.prior(like) if x_start is None else x_start
     watch, memory = Watch(denoiser, cond), sampler.init(x)
     for index in range(count):
         final = finish and index == count - 1

@@ -88,6 +88,7 @@ class Trial:
         cond: one row a seed.
         device: of the denoiser.
         solution: x* (B, *shape), see ``solved``.
+        temperature: of the noise that it begins with.
     """
 
     denoiser: Denoiser
@@ -96,11 +97,19 @@ class Trial:
     cond: Condition | None = None
     device: torch.device | str = "cpu"
     solution: Tensor | None = None
+    temperature: float = 1.0
 
     def run(self, sampler: Sampler, times: Tensor) -> tuple[Tensor, int]:
         """Samples (B, *shape) and the evaluations of each."""
         sampled = sample(
-            self.denoiser, sampler, times, shape=self.shape, seeds=self.seeds, cond=self.cond, device=self.device
+            self.denoiser,
+            sampler,
+            times,
+            shape=self.shape,
+            seeds=self.seeds,
+            cond=self.cond,
+            temperature=self.temperature,
+            device=self.device,
         )
         return sampled.x, sampled.nfe
 

@@ -52,6 +52,7 @@ class SampleRequest:
         num_steps: of the time grid.
         grid: a row of ``samplers.grids.GRIDS``.
         process: sample under another process than the one of training, ``name`` or ``name:option=value``.
+        temperature: from 0 on; the noise that sampling begins with is multiplied by it.
         guidance: weight of classifier-free guidance, from 0 on; 1 is without. Needs a model with classes.
         guidance_interval: (smallest, largest) log-SNR that is guided.
         autoguidance: weight of guidance by the model's own guide, from 0 on; 1 is without. Needs a model that kept one.
@@ -75,6 +76,7 @@ class SampleRequest:
     autoguidance: float | None = None
     autoguidance_interval: tuple[float, float] | None = None
     reuse: int = 1
+    temperature: float | None = None
 
 
 class System(nn.Module):

@@ -330,6 +330,7 @@ _OF_DENOISING = (
     "autoguidance",
     "autoguidance_interval",
     "reuse",
+    "temperature",
 )
 
 

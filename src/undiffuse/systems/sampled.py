@@ -175,14 +175,16 @@ class SampledSystem(DenoisingSystem):
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        parts = self._batches(denoiser, sampler, times, request)
+        parts = self._batches(denoiser, sampler, times, wanted.temperature, request)
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0, note)
         x = torch.cat([part.x for part in parts])
         _check_finite(x, f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}")
         return Sampled(x, max(part.nfe for part in parts), note, max(part.partial_nfe for part in parts))
 
-    def _batches(self, denoiser: Denoiser, sampler: Sampler, times: Tensor, request: SampleRequest) -> list[Sampled]:
+    def _batches(
+        self, denoiser: Denoiser, sampler: Sampler, times: Tensor, temperature: float, request: SampleRequest
+    ) -> list[Sampled]:
         """The samples asked for, ``batch_size`` at a time."""
         seeds, size = list(request.seeds), request.batch_size
         was_training = self.training
@@ -196,6 +198,7 @@ class SampledSystem(DenoisingSystem):
                     shape=self.shape,
                     seeds=seeds[start : start + size],
                     cond=None if request.cond is None else request.cond.select(slice(start, start + size)),
+                    temperature=temperature,
                     device=self.device,
                     callback=None if request.callback is None else partial(request.callback, start),
                 )
@@ -211,6 +214,7 @@ class SampledSystem(DenoisingSystem):
             "steps": sampling.num_steps,
             "grid": sampling.grid,
             "process": self.config.process.name,
+            **({"temperature": sampling.temperature} if sampling.temperature != 1 else {}),
             **_guidance_facts("guidance", sampling.guidance, sampling.guidance_interval),
             **_guidance_facts("autoguidance", auto.scale, sampling.autoguidance_interval if auto.scale != 1 else None),
         }

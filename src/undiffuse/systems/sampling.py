@@ -31,6 +31,7 @@ class SamplingConfig(FrozenModel):
         num_steps: of the time grid.
         grid: a row of ``GRIDS``, with options after a colon; ``through:knots=...`` is one tuned for this model.
         clip_x_0: cut each x_0-hat of a picture to [-1, 1]; points are never cut.
+        temperature: the noise that sampling begins with is multiplied by it; training always has 1.
         guidance: weight of classifier-free guidance; 1 is none.
         guidance_interval: (smallest, largest) log-SNR that is guided; everywhere by default.
         autoguidance: weight of guidance by the worse model that training kept; 1 is none.
@@ -41,23 +42,30 @@ class SamplingConfig(FrozenModel):
     num_steps: Annotated[int, Field(ge=1)] = 10
     grid: str = "log_snr"
     clip_x_0: bool = True
+    temperature: float = 1.0
     guidance: Annotated[float, Field(ge=0)] = 1.0
     guidance_interval: tuple[float, float] | None = None
     autoguidance: Annotated[float, Field(ge=0)] = 1.0
     autoguidance_interval: tuple[float, float] | None = None
 
     @model_validator(mode="after")
-    def _intervals_hold_something(self) -> Self:
+    def _makes_sense(self) -> Self:
+        check_temperature(self.temperature)
         for interval in (self.guidance_interval, self.autoguidance_interval):
             check_interval(interval or EVERYWHERE)
         return self
 
     def asked(self, request: SampleRequest) -> SamplingConfig:
-        """These defaults with the sampler, steps and grid that a request asks for in their place."""
+        """These defaults with the sampler, steps, grid and temperature that a request asks for in their place.
+
+        Raises:
+            UsageError: a temperature that is none.
+        """
         asked = {
             "sampler": request.sampler,
             "num_steps": request.num_steps,
             "grid": request.grid,
+            "temperature": None if request.temperature is None else check_temperature(request.temperature),
         }
         return self.model_copy(update={key: value for key, value in asked.items() if value is not None})
 
@@ -77,6 +85,17 @@ class SamplingConfig(FrozenModel):
         scale, interval = (getattr(request, key, None) for key in (name, f"{name}_interval"))
         interval = interval or getattr(self, f"{name}_interval") or EVERYWHERE
         return Guidance(getattr(self, name) if scale is None else scale, check_interval(interval))
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature, if it is one.
+
+    Raises:
+        UsageError: below 0 or not finite.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise UsageError(f"the temperature must be a number from 0 on, got {temperature:g}; 1 is that of training")
+    return temperature
 
 
 def written_interval(interval: tuple[float, float]) -> str:

@@ -76,6 +76,7 @@ class Model:
         sampler: str | None = None,
         grid: str | None = None,
         process: str | None = None,
+        temperature: float | None = None,
         class_name: str | Sequence[str] | None = None,
         batch_size: int = 64,
         guidance: float | None = None,
@@ -90,6 +91,7 @@ class Model:
             steps: of the time grid; more is slower and, up to a point, better.
             sampler: ``heun``, ``ddim:eta=0.5``, ...
             process: sample under another one than the model was trained under, ``ve``, ``vp``, ``ve:sigma_max=80``, ...
+            temperature: the noise that sampling begins with is multiplied by it; below 1 surer and less varied.
             class_name: one for all, or one a sample; see ``classes_of``.
             guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
             guidance_interval: (smallest, largest) log-SNR that is guided.
@@ -106,6 +108,7 @@ class Model:
             num_steps=steps,
             grid=grid,
             process=process,
+            temperature=temperature,
             cond=self.condition(self.classes_of(class_name, num)),
             batch_size=batch_size,
             guidance=guidance,

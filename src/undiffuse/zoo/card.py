@@ -69,6 +69,7 @@ class Card(FrozenModel):
         parameters: of the network.
         sampler, steps, grid: that it samples by unless asked otherwise.
         evaluations: of the network that a sample then costs.
+        temperature: that it samples at.
         metrics: measured on the weights as they ship.
         weights_sha256: of ``model.safetensors``.
         made_with: versions that it was made with.
@@ -85,6 +86,7 @@ class Card(FrozenModel):
     steps: Annotated[int, Field(ge=1)]
     grid: Text
     evaluations: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0)] = 1.0
     metrics: tuple[Measured, ...] = ()
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     made_with: Text
@@ -158,7 +160,7 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
         "seen in training": f"{card.images:,} pictures, seed {config['seed']}",
         "system": f"{config['system']['name']}, recipe `{config['recipe']}`",
         "parameters": f"{card.parameters:,}, bfloat16 in the file, float32 when read",
-        "samples by": f"`{card.sampler}`, {card.steps} steps on the grid `{card.grid}`: {card.evaluations} evaluations",
+        "samples by": _way(card),
         "SHA-256 of the weights": f"`{card.weights_sha256}`",
         "made with": card.made_with,
     }
@@ -172,6 +174,12 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
             *(f"    undiffuse sample {name} -n 64", f'    undiffuse.load("{name}").sample(64)', ""),
         ]
     )
+
+
+def _way(card: Card) -> str:
+    temperature = f", temperature {card.temperature:g}" if card.temperature != 1 else ""
+    way = f"`{card.sampler}`, {card.steps} steps on the grid `{card.grid}`{temperature}"
+    return f"{way}: {card.evaluations} evaluations"
 
 
 def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
