@@ -2,14 +2,15 @@
 
     python benchmarks/evaluations.py runs/flow-mnist runs/flow-fashion --out benchmarks/evaluations
     python benchmarks/evaluations.py mnist --ways default heun:5 ancestral:1000 --num 2000 --sampling-seeds 0 1 2
+    python benchmarks/evaluations.py mnist mnist-2step mnist-1step --ways default --teacher mnist
 
 Every way draws the same number of pictures against the same reference from disjoint seeds for each sampling seed, the
 same ones for all ways. A way is a sampler and the number of its steps, on the model's own grid; ``default`` is how the
 model samples by itself. After an @ stands a temperature, as in ``default@0.9``; the model's own by default. Beside each
-distance stands its ratio to the first ancestral way of the same sampling seed, and the mean ratio with its interval of
-95 % by Student's t over the sampling seeds: ways share their seeds and reference, so the ratio is surer than either
-distance. Pictures are kept in ``--work`` in pieces, so an interrupted command, or one with ``--stop-after``, goes on
-where it was.
+distance stands its ratio to the first ancestral way of the same sampling seed, or to the ``default`` way of
+``--teacher``, and the mean ratio with its interval of 95 % by Student's t over the sampling seeds: all share their
+seeds and reference, so the ratio is surer than either distance. Pictures are kept in ``--work`` in pieces, so an
+interrupted command, or one with ``--stop-after``, goes on where it was.
 """
 
 from __future__ import annotations
@@ -149,12 +150,12 @@ def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
 def page(record: dict[str, Any]) -> str:
     """The record as a table a model."""
     lines = interleaved.head(record, "Quality against evaluations")
-    distance = "Fréchet" if metric_of(record) == "frechet" else "Kernel"
+    distance, teacher = "Fréchet" if metric_of(record) == "frechet" else "Kernel", record.get("teacher")
     lines += [
         f"{record['num']} pictures a cell. {distance} distances are over the features that the rows of the record name "
         "and, unless those are inception, neither FID nor KID; mean and range over the sampling seeds. The ratio is to "
-        "the row that says 1, of the same sampling seed, with its interval of 95 % by Student's t over them (none with "
-        "one).",
+        f"{'the row that says 1' if teacher is None else f'`default` of `{teacher}`'}, of the same sampling seed, with "
+        "its interval of 95 % by Student's t over them (none with one).",
     ]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         lines += ["", f"## {model}", ""]
@@ -188,11 +189,12 @@ def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
     rows = [row for row in record["rows"] if row["model"] == model]
     ways = sorted({row["way"]: row["nfe"] for row in rows}.items(), key=lambda item: item[1])
     base = next((way for way, _ in reversed(ways) if way.startswith("ancestral")), ways[-1][0])
-    distances = {(row["way"], row["sampling_seed"]): row[metric] for row in rows}
+    beside = (model, base) if record.get("teacher") is None else (record["teacher"], "default")
+    distances = {(row["model"], row["way"], row["sampling_seed"]): row[metric] for row in record["rows"]}
     for way, nfe in ways:
         own = [row for row in rows if row["way"] == way]
         values = [row[metric] for row in own]
-        seeds = [row["sampling_seed"] for row in own if (base, row["sampling_seed"]) in distances]
+        seeds = [row["sampling_seed"] for row in own if (*beside, row["sampling_seed"]) in distances]
         shares = [row["confident_share"] for row in own if "confident_share" in row]
         yield [
             f"`{way}`",
@@ -201,7 +203,7 @@ def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
             f"{statistics.mean(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})",
             f"{statistics.mean(row['standard_error'] for row in own):{digits}}",
             f"{100 * statistics.mean(shares):.1f} %" if shares else "",
-            interval([distances[way, seed] / distances[base, seed] for seed in seeds]),
+            interval([distances[model, way, seed] / distances[*beside, seed] for seed in seeds]),
         ]
 
 
@@ -217,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="runs, model folders or bundled models")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="default or SAMPLER:STEPS, then perhaps @0.9")
+    parser.add_argument("--teacher", help="of the models, whose default way all ratios are to")
     parser.add_argument("--num", type=int, default=2000)
     parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="MNIST-format files, where the model's own are not at hand")
@@ -236,7 +239,10 @@ def main() -> None:
     out = arguments.out or interleaved.default_out("evaluations")
     path = out.with_name(out.name + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), rows=[])
+    teacher = Path(arguments.teacher).name if arguments.teacher is not None else None
+    if teacher is not None and ("default" not in arguments.ways or arguments.teacher not in arguments.models):
+        raise SystemExit(f"--teacher {arguments.teacher} must be one of the models, and default one of the ways")
+    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), teacher=teacher, rows=[])
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
     check_same(record, arguments, path)
     if fill(arguments, record, path):

@@ -231,6 +231,20 @@ def test_evaluations(run: Run, model: Path, tmp_path: Path) -> None:
     assert few.endswith(f"{ratio:.3f} |") and many.endswith("1.000 |")
 
 
+def test_evaluations_beside_a_teacher() -> None:
+    evaluations = importlib.import_module("evaluations")
+
+    def row(model: str, way: str, seed: int, value: float) -> dict[str, object]:
+        facts = {"model": model, "way": way, "sampling_seed": seed, "nfe": 1}
+        return {**facts, "frechet": value, "standard_error": 0.1}
+
+    told = [("big", "default", 0, 1.0), ("big", "default", 1, 2.0), ("big", "heun:5", 0, 5.0)]
+    told += [("small", "default", 0, 3.0), ("small", "default", 1, 6.0), ("small", "default", 2, 7.0)]
+    record = {"teacher": "big", "rows": [row(*one) for one in told]}
+    assert [line[-1] for line in evaluations.lines_of(record, "small")] == ["3.000 ± 0.000"]
+    assert [line[-1] for line in evaluations.lines_of(record, "big")] == ["1.000 ± 0.000", "5.000"]
+
+
 def test_evaluations_by_the_kernel_distance_over_named_features(run: Run, model: Path, tmp_path: Path) -> None:
     words = (str(model), "--work", str(tmp_path / "work"))
     record = run("evaluations", *words, "--metric", "kernel", "--features", "pixels")
