@@ -35,7 +35,9 @@ from torch import Tensor
 
 from undiffuse.app.evaluating import real_data
 from undiffuse.app.models import load
+from undiffuse.errors import UsageError
 from undiffuse.files import write_json
+from undiffuse.samplers.base import check_temperature
 from undiffuse.systems.base import SampleRequest, to_uint8
 from undiffuse.systems.saved import Model
 
@@ -56,16 +58,17 @@ class Cell:
     @property
     def folder(self) -> str:
         """Of its pictures."""
-        return "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in vars(self).values())
+        parts = (str(part) for part in vars(self).values())
+        return "-".join("".join(c if c.isalnum() or c == "+" else "_" for c in part) for part in parts)
 
 
 def request_of(way: str, seeds: range) -> SampleRequest:
     """``sampler:steps``, or ``default``; a sampler's options stand before the steps, a temperature after an @."""
-    path, _, degree = way.partition("@")
+    path, marked, degree = way.partition("@")
     try:
-        temperature = float(degree) if degree else None
-    except ValueError:
-        raise SystemExit(f"a temperature is a number such as 0.9, got {way!r}") from None
+        temperature = check_temperature(float(degree)) if marked else None
+    except (ValueError, UsageError):
+        raise SystemExit(f"after the @ of a way stands a temperature such as 0.9, got {way!r}") from None
     if path == "default":
         return SampleRequest(seeds=seeds, temperature=temperature)
     sampler, _, steps = path.rpartition(":")
@@ -76,7 +79,9 @@ def request_of(way: str, seeds: range) -> SampleRequest:
 
 def facts_of(model: Model) -> dict[str, Any]:
     """What a picture depends on beside its cell: the weights and how the model samples, grid, guidance and all."""
-    sampling = model.system.config.sampling.model_dump_json()
+    own = model.system.config.sampling
+    # records older than temperatures knew none but 1
+    sampling = own.model_dump_json(exclude={"temperature"} if own.temperature == 1 else None)
     both = hashlib.sha256(f"{model.weights_sha256} {sampling}".encode()).hexdigest()
     return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": model.system.config.sampling.grid}
 
@@ -235,16 +240,20 @@ def main() -> None:
     arguments = interleaved.parse(parser)
     if arguments.smoke:
         arguments.ways, arguments.num, arguments.sampling_seeds = ["dpmpp_2m:2", "ancestral:3"], 250, [0]
-        arguments.reference = 250
+        arguments.reference, arguments.teacher = 250, None
+    for way in arguments.ways:
+        request_of(way, range(0))
     out = arguments.out or interleaved.default_out("evaluations")
     path = out.with_name(out.name + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     teacher = Path(arguments.teacher).name if arguments.teacher is not None else None
     if teacher is not None and ("default" not in arguments.ways or arguments.teacher not in arguments.models):
         raise SystemExit(f"--teacher {arguments.teacher} must be one of the models, and default one of the ways")
-    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), teacher=teacher, rows=[])
+    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), rows=[])
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
     check_same(record, arguments, path)
+    if teacher is not None:
+        record["teacher"] = teacher
     if fill(arguments, record, path):
         interleaved.write(record, page(record), out)
 

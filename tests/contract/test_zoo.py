@@ -59,6 +59,9 @@ def test_it_samples_what_its_sheet_shows(name: str) -> None:
     samples = model.system.sample(SampleRequest(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
+    facts, card = model.system.sampling_facts(), bundled(name).card
+    assert (card.sampler, card.grid, card.steps) == (facts["sampler"], facts["grid"], facts["steps"])
+    assert card.temperature == facts.get("temperature", 1.0)
     drawn = model.finish(samples.x).numpy().astype(float)
     shown = sheet_pictures(bundled_models()[name] / "samples.png", drawn.shape[1:], columns)[:4]
     apart = np.abs(drawn - drawn[::-1]).mean()

@@ -32,11 +32,12 @@ PROMISED = {
     ],
     "export": [
         *("MODEL", "--out", "--tune-steps", "--sampler", "--tolerance", "--seeds", "--bf16", "--overwrite"),
-        *("--weights", "--device"),
+        *("--weights", "--device", "--temperature"),
     ],
     "ema": ["RUN", "--sigma-rel", "--out", "--overwrite"],
     "evaluate": [
         *("MODEL", "--data", "--metrics", "--num", "--out", "--sampler", "--steps", "--grid", "--seed", "--batch-size"),
+        "--temperature",
         *("--features", "--bound-images", "--bound-random-images", "--likelihood-images", "--likelihood-probes"),
         *("--process", "--weights", "--device", "--no-cache"),
     ],

@@ -68,6 +68,15 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     assert "neighbour_ratio" in found and "training_gap" not in found, "its loss needs what is gone"
 
 
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_student_samples_at_its_teacher_s_temperature(
+    method: str, teacher: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    undiffuse.fine("export", teacher, "--temperature", 0.8, "--out", tmp_path / "cool")
+    assert configure(tmp_path / "cool", 2, method, SMALL, None).system.sampling.temperature == 0.8
+    assert configure(teacher, 2, method, SMALL, None).system.sampling.temperature == 1
+
+
 @pytest.mark.parametrize("method", ["progressive", "mean_flow", "distribution_matching"])
 def test_a_student_begins_as_its_teacher(method: str, teacher: Path, tmp_path: Path) -> None:
     config = configure(teacher, 2, method, SMALL, None)

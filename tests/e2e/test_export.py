@@ -131,7 +131,9 @@ def test_a_temperature_is_asked_for_or_kept(trained: Path, undiffuse: CommandLin
     undiffuse.fine("export", trained, "--out", tmp_path / "kept", "--temperature", 0.8)
     assert "At temperature 0.8." in (tmp_path / "kept" / "model_card.md").read_text()
     assert sampled("own", tmp_path / "kept") == cool
-    assert sampled("back", tmp_path / "kept", "--temperature", 1) == plain
+    assert sampled("warm", tmp_path / "kept", "--temperature", 1) == plain
+    undiffuse.fine("export", tmp_path / "kept", "--out", tmp_path / "back", "--temperature", 1)
+    assert "numbers above this section were measured at 0.8" in (tmp_path / "back" / "model_card.md").read_text()
     undiffuse.fine("export", tmp_path / "kept", "--out", tmp_path / "again")
     assert sampling_of(tmp_path / "again")["temperature"] == 0.8
     at_four = {"steps": 4, "sampler": "euler"}
@@ -148,15 +150,17 @@ def test_a_grid_is_tuned_at_the_model_s_temperature(trained: Path, undiffuse: Co
     for temperature in (0, 1):
         out = tmp_path / str(temperature)
         undiffuse.fine("export", trained, "--out", out, *TUNED, "--temperature", temperature)
-        errors[temperature] = json.loads((out / "config.json").read_text())["tuning"]["rms_error_of_named_grids"]
-    assert errors[0] != errors[1]
+        errors[temperature] = json.loads((out / "config.json").read_text())["tuning"]
+    assert errors[0]["temperature"] == 0 and errors[1]["temperature"] == 1
+    assert errors[0]["rms_error_of_named_grids"] != errors[1]["rms_error_of_named_grids"]
 
 
 @pytest.mark.parametrize("temperature", ["-1", "nan", "inf"])
 def test_a_senseless_temperature_is_refused(
     temperature: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    for command in (("sample", trained, "-n", 1), ("export", trained)):
+    measured = ("evaluate", trained, "--metrics")
+    for command in (("sample", trained, "-n", 1), ("export", trained), (*measured, "kernel"), (*measured, "vlb")):
         line = undiffuse.refused(*command, "--temperature", temperature, "--out", tmp_path / "out")
         assert "the temperature must be a number from 0 on" in line
     assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)

@@ -85,3 +85,15 @@ def test_what_is_no_temperature_is_refused(temperature: float) -> None:
         SamplingConfig().asked(SampleRequest(seeds=(), temperature=temperature))
     with pytest.raises(UsageError, match="temperature"):
         validate(SamplingConfig, {"temperature": temperature})
+    with pytest.raises(UsageError, match="a number from 0 on"):
+        drawn("heun", temperature)
+
+
+def test_a_start_of_one_s_own_has_its_own_temperature() -> None:
+    made = make_process("flow")
+    times = time_grid("uniform", made, 2, (-6.0, 6.0))
+    start = torch.zeros(3, 2)
+    run = partial(sample, MixtureDenoiser(DATA, made), make_sampler("heun"), times, shape=(2,), seeds=range(3))
+    assert torch.equal(run(x_start=start).x, run(x_start=start, temperature=1.0).x)
+    with pytest.raises(UsageError, match="with x_start say 1"):
+        run(x_start=start, temperature=0.9)

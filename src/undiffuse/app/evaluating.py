@@ -22,6 +22,7 @@ from undiffuse.files import check_writable, write_json
 from undiffuse.images import grid_of, save_png
 from undiffuse.registry import make
 from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import check_temperature
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
@@ -52,12 +53,13 @@ def evaluate_to_file(
 
 
 def _check_sampling(protocol: Protocol) -> None:
-    """Refuse an unknown name before any work, also where no metric asks for samples."""
+    """Refuse an unknown name or no temperature before any work, also where no metric asks for samples."""
     if protocol.sampler is not None:
         make_sampler(protocol.sampler)
     process = make(PROCESSES, "flow" if protocol.process is None else protocol.process, "process")
     steps = 1 if protocol.steps is None else min(protocol.steps, 1)
     time_grid("uniform" if protocol.grid is None else protocol.grid, process, steps)
+    check_temperature(1.0 if protocol.temperature is None else protocol.temperature)
 
 
 def _defaults(subject: Subject) -> list[str]:

@@ -15,10 +15,9 @@ from undiffuse.app.show import counting, say, warn
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, json_text, replacing
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.base import Sampler, check_temperature
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.systems.base import DenoisingSystem, System, denoising
-from undiffuse.systems.sampling import check_temperature
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
@@ -69,7 +68,7 @@ def export_model(
     if tuned is not None:
         chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
         record["config"]["system"]["sampling"] = {**record["config"]["system"]["sampling"], **chosen}
-        record["tuning"] = _facts(tuned, seeds)
+        record["tuning"] = _facts(tuned, seeds, kept)
     if temperature is not None:
         record["config"]["system"]["sampling"]["temperature"] = kept
     with replacing(out) as folder:
@@ -104,11 +103,15 @@ def _weights(system: System, bf16: bool) -> dict[str, Tensor]:
     return tensors
 
 
+def _own_temperature(model: Model) -> float:
+    own: float = model.system.sampling_facts().get("temperature", 1.0)
+    return own
+
+
 def _kept_temperature(model: Model, asked: float | None) -> float:
     """That the exported model will sample at."""
-    own: float = model.system.sampling_facts().get("temperature", 1.0)
     if asked is None:
-        return own
+        return _own_temperature(model)
     denoising(model.system, "a temperature")
     return check_temperature(asked)
 
@@ -157,12 +160,13 @@ def _trial(model: Model, system: DenoisingSystem, seed: int, count: int, tempera
     return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)
 
 
-def _facts(tuned: Tuned, seeds: int) -> dict[str, Any]:
+def _facts(tuned: Tuned, seeds: int, temperature: float) -> dict[str, Any]:
     return {
         "sampler": tuned.sampler,
         "steps": tuned.num_steps,
         "nfe": tuned.nfe,
         "grid": tuned.grid,
+        "temperature": temperature,
         "rms_error": tuned.error,
         "log_snrs": [round(knot, 3) for knot in tuned.log_snrs],
         "rms_error_of_tuned_grid": tuned.tuned_error,
@@ -177,9 +181,16 @@ def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool, temperature
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
     lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
     lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
-    lines += [f"At temperature {temperature:g}.", ""] if temperature != 1 else []
-    lines += _tuning_lines(_facts(tuned, seeds), tuned) if tuned is not None else ["By the model's own defaults."]
+    cooled = _temperature_lines(_own_temperature(model), temperature)
+    own = ["Otherwise by the model's own defaults." if cooled else "By the model's own defaults."]
+    lines += cooled + (_tuning_lines(_facts(tuned, seeds, temperature), tuned) if tuned is not None else own)
     return "\n".join(lines) + "\n"
+
+
+def _temperature_lines(own: float, kept: float) -> list[str]:
+    if own == kept:
+        return [f"At temperature {kept:g}.", ""] if kept != 1 else []
+    return [f"At temperature {kept:g}; numbers above this section were measured at {own:g}.", ""]
 
 
 def _tuning_lines(facts: Mapping[str, Any], tuned: Tuned) -> list[str]:

@@ -169,6 +169,7 @@ class RunSubject:
         """How the samples were drawn, in words."""
         facts = self.model.system.sampling_facts()
         words = f"{facts.get('sampler', 'its sampler')}, {facts.get('steps', '?')} steps"
+        words += f" at temperature {facts['temperature']:g}" if "temperature" in facts else ""
         return f"{counted(len(self.samples), 'sample')} by {words}"
 
 

@@ -61,7 +61,6 @@ def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: in
     Raises:
         UsageError: a parameterization that no consistency function can be made of, such as ``eps``.
     """
-    clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
     system = ConsistencyConfig(
         **_of_the_teacher(run),
         teacher=teacher,
@@ -71,7 +70,7 @@ def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: in
         doubling_images=max(num_images // 3, 1),
         weighting="output",
         time_density=row(TIME_DENSITIES, "uniform"),
-        sampling=SamplingConfig(sampler="consistency", num_steps=steps, grid="angle", clip_x_0=clip),
+        sampling=_sampling(run, "consistency", steps, "angle"),
     )
     return _distilling(run, system, num_images)
 
@@ -123,14 +122,13 @@ def halved(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int =
     """
     start = max(8, steps)
     stages = (start // steps).bit_length()
-    clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
     system = ProgressiveConfig(
         **_of_the_teacher(run),
         teacher=teacher,
         start_steps=start,
         end_steps=steps,
         stage_images=max(num_images // (stages + 1), 1),
-        sampling=SamplingConfig(sampler="ddim", num_steps=steps, grid="uniform", clip_x_0=clip),
+        sampling=_sampling(run, "ddim", steps, "uniform"),
     )
     return _distilling(run, system, num_images)
 
@@ -147,7 +145,7 @@ def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int
         teacher=teacher,
         equal_share=0.25,
         time_density=row(TIME_DENSITIES, "uniform"),
-        sampling=SamplingConfig(sampler="mean_velocity", num_steps=steps, grid="uniform", clip_x_0=False),
+        sampling=_sampling(run, "mean_velocity", steps, "uniform").model_copy(update={"clip_x_0": False}),
     )
     optimizer = OptimizerConfig(learning_rate=2e-3, warmup_images=2_000, decay="cosine")
     return _distilling(run, system, num_images).model_copy(update={"optimizer": optimizer})
@@ -159,14 +157,13 @@ def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int 
     The student moves at a fifth of the fake score's rate, which has to keep up with it: at equal rates its samples get
     specks and faint strokes.
     """
-    clip = run.system.sampling.clip_x_0  # type: ignore[attr-defined]
     told = _of_the_teacher(run)
     if told["process"].name != "flow":  # uniform times suit the flow; what suits others their own training says
         told |= {key: getattr(run.system, key) for key in ("time_density", "weighting") if hasattr(run.system, key)}
     system = DistributionMatchingConfig(
         **told,
         teacher=teacher,
-        sampling=SamplingConfig(sampler="consistency", num_steps=steps, grid="angle", clip_x_0=clip),
+        sampling=_sampling(run, "consistency", steps, "angle"),
     )
     made = _distilling(run, system, num_images)
     optimizer = made.optimizer.model_copy(update={"phase_rates": {STUDENT: made.optimizer.learning_rate / 5}})
@@ -176,6 +173,13 @@ def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int 
 def _of_the_teacher(run: RunConfig) -> dict[str, Any]:
     """What a student has of its teacher: process, parameterization, network, precision, classes."""
     return {key: getattr(run.system, key) for key in SampledConfig.model_fields if key not in ("name", "sampling")}
+
+
+def _sampling(run: RunConfig, sampler: str, steps: int, grid: str) -> SamplingConfig:
+    """In these steps; cut and as cool as the teacher's samples are."""
+    teacher: SamplingConfig = run.system.sampling  # type: ignore[attr-defined]
+    kept = {"clip_x_0": teacher.clip_x_0, "temperature": teacher.temperature}
+    return SamplingConfig(sampler=sampler, num_steps=steps, grid=grid, **kept)
 
 
 def _distilling(run: RunConfig, system: SampledConfig, num_images: int) -> RunConfig:

@@ -53,6 +53,7 @@ GIST = {  # what of a protocol a reader wants without asking, and how it is said
     "variance": "variance {}",
     "samples.num": "{} samples",
     "samples.sampler": "{}",
+    "samples.temperature": "temperature {}",
     "samples.nfe": "{} network evaluations each",
     "reference_images": "{} real images",
     "held_out_images": "{} held-out images",

@@ -131,6 +131,7 @@ AT_A_GLANCE = {
     "Precision": "system.precision",
     "Sampler": "system.sampling.sampler",
     "Sampling steps": "system.sampling.num_steps",
+    "Temperature": "system.sampling.temperature",
     "Autoguidance": "system.sampling.autoguidance",
     "Optimizer": "optimizer.name",
     "Learning rate": "optimizer.learning_rate",

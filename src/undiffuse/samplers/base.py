@@ -8,6 +8,7 @@ server may call the same step with rows that are at different times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -178,14 +179,17 @@ def sample(
         noise: where draws come from; by default from (seed, step).
         x_start: (B, ...) at times[0], which also says the device; by default the seed's own noise times the process's
             ``start_std`` and ``temperature``.
-        temperature: less than 1 begins nearer the middle of the prior: surer samples, less variety.
+        temperature: of the seed's own noise, from 0 on; less than 1 begins nearer the middle of the prior.
         finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
         callback: called after every step.
     Returns:
         Samples of shape (B, *shape), and evaluations a row.
     Raises:
-        UsageError: times that do not descend within [0, 1].
+        UsageError: times that do not descend within [0, 1], a temperature that is none or that ``x_start`` leaves
+            nothing to do.
     """
+    if check_temperature(temperature) != 1 and x_start is not None:
+        raise UsageError(f"temperature {temperature:g} is of the noise of seeds; with x_start say 1 and scale that")
     device = x_start.device if x_start is not None else torch.device(device)
     times, cond = check_times(times).to(device), cond.to(device) if cond is not None else None
     noise = noise if noise is not None else SeededNoise(seeds)
@@ -202,6 +206,17 @@ def sample(
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
     return Sampled(x, watch.nfe, partial_nfe=watch.partial_nfe)
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature, if it is one.
+
+    Raises:
+        UsageError: below 0 or not finite.
+    """
+    if not 0 <= temperature < math.inf:
+        raise UsageError(f"the temperature must be a number from 0 on, got {temperature:g}; 1 is that of training")
+    return temperature
 
 
 def check_times(times: Tensor) -> Tensor:

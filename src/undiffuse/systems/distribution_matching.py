@@ -66,7 +66,7 @@ class DistributionMatchingConfig(SampledConfig):
     """Process, parameterization and network are those of the teacher.
 
     Args:
-        teacher: the model whose distribution is matched, as it samples by default, guidance included.
+        teacher: the model whose distribution is matched: guidance included, its temperature aside.
         start: a model whose weights the student begins with, best one of few steps already; the teacher by default.
         fake_score_steps: of the fake score for each of the student.
         weighting: of the fake score's denoising loss.

@@ -179,7 +179,8 @@ class SampledSystem(DenoisingSystem):
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0, note)
         x = torch.cat([part.x for part in parts])
-        _check_finite(x, f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}")
+        heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
+        _check_finite(x, f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}{heat}")
         return Sampled(x, max(part.nfe for part in parts), note, max(part.partial_nfe for part in parts))
 
     def _batches(

@@ -11,7 +11,7 @@ from torch import nn
 from undiffuse.config import FrozenModel
 from undiffuse.errors import UsageError
 from undiffuse.guidance.classifier_free import EVERYWHERE, check_interval
-from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.base import Sampler, check_temperature
 from undiffuse.samplers.reuse import reusing
 from undiffuse.systems.base import SampleRequest
 
@@ -85,17 +85,6 @@ class SamplingConfig(FrozenModel):
         scale, interval = (getattr(request, key, None) for key in (name, f"{name}_interval"))
         interval = interval or getattr(self, f"{name}_interval") or EVERYWHERE
         return Guidance(getattr(self, name) if scale is None else scale, check_interval(interval))
-
-
-def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
-
-    Raises:
-        UsageError: below 0 or not finite.
-    """
-    if not 0 <= temperature < float("inf"):
-        raise UsageError(f"the temperature must be a number from 0 on, got {temperature:g}; 1 is that of training")
-    return temperature
 
 
 def written_interval(interval: tuple[float, float]) -> str:
