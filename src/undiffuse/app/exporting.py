@@ -190,7 +190,7 @@ def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool, temperature
 def _temperature_lines(own: float, kept: float) -> list[str]:
     if own == kept:
         return [f"At temperature {kept:g}.", ""] if kept != 1 else []
-    return [f"At temperature {kept:g}; numbers above this section were measured at {own:g}.", ""]
+    return [f"At temperature {kept:g}; numbers above, if there are any, are of {own:g}.", ""]
 
 
 def _tuning_lines(facts: Mapping[str, Any], tuned: Tuned) -> list[str]:
