@@ -372,12 +372,14 @@ MUTATIONS = [
         "samplers/base.py",
         "std = temperature * denoiser.process.start_std(float(times[0]))",
         "std = denoiser.process.start_std(float(times[0]))",
+        tests=("tests/oracle/test_temperature.py",),
     ),
     Mutation(
         "prior: a request's temperature forgotten",
         "systems/sampling.py",
         '"temperature": None if request.temperature is None else check_temperature(request.temperature),',
         '"temperature": None,',
+        tests=("tests/oracle/test_temperature.py",),
     ),
     # losses
     Mutation(
