@@ -83,7 +83,7 @@ def facts_of(model: Model) -> dict[str, Any]:
     # records older than temperatures knew none but 1
     sampling = own.model_dump_json(exclude={"temperature"} if own.temperature == 1 else None)
     both = hashlib.sha256(f"{model.weights_sha256} {sampling}".encode()).hexdigest()
-    return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": model.system.config.sampling.grid}
+    return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": own.grid}
 
 
 def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tuple[Tensor, int] | None:

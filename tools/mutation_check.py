@@ -364,14 +364,14 @@ MUTATIONS = [
     Mutation(
         "prior: unit deviation",
         "samplers/base.py",
-        "std = temperature * denoiser.process.start_std(float(times[0]))",
-        "std = temperature",
+        "temperature * denoiser.process.start_std(float(times[0])) * noise.prior(like)",
+        "temperature * noise.prior(like)",
     ),
     Mutation(
         "prior: temperature forgotten",
         "samplers/base.py",
-        "std = temperature * denoiser.process.start_std(float(times[0]))",
-        "std = denoiser.process.start_std(float(times[0]))",
+        "temperature * denoiser.process.start_std(float(times[0])) * noise.prior(like)",
+        "denoiser.process.start_std(float(times[0])) * noise.prior(like)",
         tests=("tests/oracle/test_temperature.py",),
     ),
     Mutation(

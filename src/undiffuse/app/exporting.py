@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool, temperature
     lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
     cooled = _temperature_lines(_own_temperature(model), temperature)
     own = ["Otherwise by the model's own defaults." if cooled else "By the model's own defaults."]
-    lines += cooled + (_tuning_lines(_facts(tuned, seeds, temperature), tuned) if tuned is not None else own)
+    lines += cooled + (_tuning_lines(tuned, seeds) if tuned is not None else own)
     return "\n".join(lines) + "\n"
 
 
@@ -193,12 +193,12 @@ def _temperature_lines(own: float, kept: float) -> list[str]:
     return [f"At temperature {kept:g}; numbers above, if there are any, are of {own:g}.", ""]
 
 
-def _tuning_lines(facts: Mapping[str, Any], tuned: Tuned) -> list[str]:
+def _tuning_lines(tuned: Tuned, seeds: int) -> list[str]:
     rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
     grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
     return [
         f"By {tuned.sampler} in {tuned.num_steps} steps, {tuned.nfe} network evaluations, on {grid}.",
-        f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {facts['seeds']} seeds that",
+        f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {seeds} seeds that",
         "tuning did not see:",
         "",
         "| grid | error |",

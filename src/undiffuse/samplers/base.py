@@ -195,8 +195,9 @@ def sample(
     noise = noise if noise is not None else SeededNoise(seeds)
     batch, count = len(seeds), len(times) - 1
     like = torch.empty(batch, *shape, device=device, dtype=dtype)
-    std = temperature * denoiser.process.start_std(float(times[0]))
-    x = std * noise.prior(like) if x_start is None else x_start
+    x = x_start
+    if x is None:
+        x = temperature * denoiser.process.start_std(float(times[0])) * noise.prior(like)
     watch, memory = Watch(denoiser, cond), sampler.init(x)
     for index in range(count):
         final = finish and index == count - 1
