@@ -143,6 +143,7 @@ def test_a_subset_is_a_data_set(source: tuple[SourceConfig, Dataset]) -> None:
 def test_every_source_can_be_described_and_looked_at(source: tuple[SourceConfig, Dataset]) -> None:
     config, dataset = source
     facts = describe(dataset, config)
+    assert facts["num_looked_at"] <= facts["num_items"]
     assert facts["num_items"] == len(dataset) == sum(facts["split"].values())
     assert facts["shape"] == list(dataset.shape) and facts["fingerprint"] == dataset.fingerprint
     assert not facts["classes"] or sum(facts["classes"].values()) == len(dataset)

@@ -18,7 +18,7 @@ NEVER_FOR_SAMPLING = (
 )
 ROOMS_FOR_SAMPLING = (
     *("app", "compute", "core", "guidance", "losses", "networks", "samplers", "systems", "zoo"),
-    *("config", "errors", "files", "images", "registry", "version"),
+    *("config", "errors", "files", "images", "registry", "version", "wording"),
     "studies",  # the names alone, see below
 )
 

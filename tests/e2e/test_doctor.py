@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,81 @@ def test_a_leak_between_two_sets_by_content_and_by_look(undiffuse: CommandLine, 
     assert shared["severity"] == "problem" and shared["details"]["items"] == ["same.png"]
     (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of pictures in")]
     assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("dog/006.png", "compressed.jpg")]
+
+
+def colours(folder: Path, count: int, **equal: str) -> None:
+    """``count`` PNGs of random colours, 00.png ...; those named in ``equal`` (as ``p21``) are copies of another."""
+    folder.mkdir(parents=True)
+    for number, levels in enumerate(np.random.default_rng(3).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(levels).save(folder / f"{number:02d}.png")
+    for copy, original in equal.items():
+        shutil.copy(folder / f"{original}.png", folder / f"{copy.removeprefix('p')}.png")
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "tar"])
+def test_images_without_a_caption_are_looked_at_too(undiffuse: CommandLine, tmp_path: Path, archive: bool) -> None:
+    colours(tmp_path / "some", 40, p21="20", p39="20")
+    for number in range(10):
+        (tmp_path / "some" / f"{number:02d}.txt").write_text(f"caption {number}")
+    subject = tmp_path / "some"
+    if archive:
+        subject = tmp_path / "some.tar"
+        with tarfile.open(subject, "w") as tar:
+            for path in sorted((tmp_path / "some").iterdir()):
+                tar.add(path, path.name)
+    found = examined(undiffuse, subject, out=tmp_path / "found.json")
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert (record["looked_at"], record["items"]) == (40, 40)
+    missing = found["captions that are missing"]
+    assert (missing["severity"], missing["details"]["count"], missing["details"]["of"]) == ("problem", 30, 40)
+    assert found["exact duplicates"]["details"]["extra"] == 2
+    (group,) = found["exact duplicates"]["details"]["groups"]
+    assert [name[-6:] for name in group] == ["20.png", "21.png", "39.png"]
+    assert found["very few pictures"]["evidence"].startswith("40 pictures")
+    out = undiffuse.fine("doctor", subject).out
+    assert out.splitlines()[0].startswith(f"{subject}: 1 problem, ") and " in 40 of 40 items; " in out
+
+
+def test_images_without_a_label_are_looked_at_and_keep_the_labels_of_the_others(
+    undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    colours(tmp_path / "some", 30, p28="02", p29="03")  # of 02 and 03 a copy without a label
+    lines = [{"file_name": f"{number:02d}.png", "label": number % 2} for number in range(20)]
+    (tmp_path / "some" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = examined(undiffuse, tmp_path / "some", out=tmp_path / "found.json")
+    assert found["labels that are missing"]["details"]["count"] == 10
+    assert found["tiny classes"]["details"]["counts"] == {"0": 10, "1": 10}
+    assert found["exact duplicates"]["details"]["extra"] == 2
+    assert "one picture in several classes" not in found  # none is no class
+    assert found["no contradicting labels"]["evidence"] == "2 classes"
+
+
+def test_equal_content_is_found_among_all_and_a_part_is_never_taken_for_the_whole(
+    undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours(tmp_path / "many", 30, p02="01")
+    monkeypatch.setattr("undiffuse.doctor.pictures.MOST", 4)  # 0, 10, 19 and 29: neither of the two
+    monkeypatch.setattr("undiffuse.doctor.amounts.MOST", 4)
+    found = examined(undiffuse, tmp_path / "many", out=tmp_path / "found.json")
+    assert found["exact duplicates"]["details"]["groups"] == [["01.png", "02.png"]]
+    assert found["no near-duplicates"]["evidence"].startswith("4 pictures")
+    assert " in 4 of 30 items; " in undiffuse.fine("doctor", tmp_path / "many").out
+    shutil.copytree(tmp_path / "many", tmp_path / "again")
+    against = examined(undiffuse, tmp_path / "many", "--against", tmp_path / "again", out=tmp_path / "found.json")
+    (shared,) = [row for title, row in against.items() if title.startswith("pictures shared with")]
+    assert shared["details"]["count"] == 30
+
+
+def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_says_so(undiffuse: CommandLine, tmp_path: Path) -> None:
+    save_all(shapes(10, seed=7), tmp_path / "colour")
+    (tmp_path / "grey").mkdir()
+    with Image.open(tmp_path / "colour" / "003.png") as picture:
+        picture.convert("L").save(tmp_path / "grey" / "a.png")
+    found = examined(undiffuse, tmp_path / "colour", "--against", tmp_path / "grey", out=tmp_path / "found.json")
+    (told,) = [row for title, row in found.items() if title.startswith("one set is grey")]
+    assert "by brightness alone" in told["evidence"]
+    (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of pictures in")]
+    assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("003.png", "a.png")]
 
 
 def test_strict_fails_where_something_is_wrong(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:

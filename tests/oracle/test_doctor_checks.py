@@ -19,7 +19,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import DiscreteVP, EDMProcess, FlowProcess
 from undiffuse.doctor.copying import judge_copying
 from undiffuse.doctor.duplicates import groups_of, near_pairs, signature, softened, thumbnails
-from undiffuse.doctor.findings import Finding, examine, some
+from undiffuse.doctor.findings import Finding, examine
 from undiffuse.doctor.journal import epochs, judge_losses, judge_validation
 from undiffuse.doctor.levels import LevelErrors, judge_levels, judge_prior, prior_mismatch, trivial_error
 from undiffuse.doctor.pictures import bars_of, values_of
@@ -30,6 +30,7 @@ from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.neighbours import copying_summary
 from undiffuse.samplers.noise import SeededNoise
+from undiffuse.wording import some
 
 
 def smooth(count: int, side: int = 32, channels: int = 1, seed: int = 0) -> Tensor:
@@ -361,6 +362,16 @@ def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> No
     assert [f.title for f in found.findings][1] == "could not be checked: a, c"
     assert found.findings[1].evidence == "no pictures in x" and "KeyError" in found.findings[2].evidence
     assert found.findings[0].check == "b" and not found.is_well and found.checked == ["a", "b", "c", "d"]
+    assert found.not_made == ["a", "c", "d"]
+
+
+def test_what_a_check_found_before_it_broke_off_is_kept() -> None:
+    def half(subject: str) -> Iterable[Finding]:
+        yield Finding("problem", "bad", "2", "mend it")
+        raise UsageError("and no further")
+
+    found = examine({"a": half}, "x")
+    assert [finding.title for finding in found.findings] == ["bad", "could not be checked: a"] and not found.is_well
 
 
 def test_long_lists_are_cut() -> None:

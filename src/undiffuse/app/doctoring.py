@@ -27,6 +27,7 @@ from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
+from undiffuse.wording import counted
 from undiffuse.zoo import bundled_models
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
@@ -62,12 +63,13 @@ def doctor(
     with counting("examining") as tell:
         if is_run:
             check_seeds(seed, num or 1)
-            found = examine(RUN_CHECKS, _run(subject, against, num, seed, device), tell)
+            found, looked_at = examine(RUN_CHECKS, _run(subject, against, num, seed, device), tell), None
         else:
-            found = examine(DATA_CHECKS, _data(subject, against, NEAR if near is None else near), tell)
-    _print(subject, found)
+            data = _data(subject, against, NEAR if near is None else near)
+            found, looked_at = examine(DATA_CHECKS, data, tell), data.coverage
+    _print(subject, found, looked_at)
     if out is not None:
-        write_json(out, _record("run" if is_run else "data", subject, against, found))
+        write_json(out, _record("run" if is_run else "data", subject, against, found, looked_at))
         say(f"all numbers and names: {out}")
     return found.is_well or not strict
 
@@ -158,8 +160,8 @@ def _checkpoint(path: Path) -> CheckpointState:
     return CheckpointState(path.name, size, "")
 
 
-def _print(subject: str, found: Examination) -> None:
-    console().print(Text(f"{subject}: {_summary(found)}", style="bold"), soft_wrap=True)
+def _print(subject: str, found: Examination, looked_at: tuple[int, int] | None) -> None:
+    console().print(Text(f"{subject}: {_summary(found, looked_at)}", style="bold"), soft_wrap=True)
     for finding in found.findings:
         _print_finding(finding)
 
@@ -175,12 +177,18 @@ def _print_finding(finding: Finding) -> None:
         console().print(Text(f"         do: {finding.advice}"), soft_wrap=True)
 
 
-def _summary(found: Examination) -> str:
+def _summary(found: Examination, looked_at: tuple[int, int] | None) -> str:
+    """How much was found, in how many of all items, and by how many checks: a part is never taken for the whole."""
     counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
-    named = [f"{counts[name]} {name}{'s' if counts[name] != 1 else ''}" for name in ("problem", "warning", "note")]
-    return f"{', '.join(named)}; {len(found.checked)} checks in {found.seconds:.0f} s"
+    named = [counted(counts[name], name) for name in ("problem", "warning", "note")]
+    where = f" in {looked_at[0]:,} of {counted(looked_at[1], 'item')}" if looked_at is not None else ""
+    not_made = f", {len(found.not_made)} of them could not be made" if found.not_made else ""
+    return f"{', '.join(named)}{where}; {counted(len(found.checked), 'check')} in {found.seconds:.0f} s{not_made}"
 
 
-def _record(kind: str, subject: str, against: str | None, found: Examination) -> dict[str, Any]:
+def _record(
+    kind: str, subject: str, against: str | None, found: Examination, looked_at: tuple[int, int] | None
+) -> dict[str, Any]:
     name = Path(subject).expanduser().resolve().name if kind == "run" else subject
-    return {"doctor": kind, "subject": name, "against": against, "undiffuse": __version__, **found.to_dict()}
+    items = {"looked_at": looked_at[0], "items": looked_at[1]} if looked_at is not None else {}
+    return {"doctor": kind, "subject": name, "against": against, **items, "undiffuse": __version__, **found.to_dict()}

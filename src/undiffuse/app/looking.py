@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from undiffuse.app.show import say, table
 from undiffuse.app.sources import configured
@@ -38,7 +39,7 @@ def show_data(source: str, sheet: Path | None, augment: str | None = None, optio
         *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(facts["captions"])],
         ["split", f"{facts['split']['train']} training, {facts['split']['validation']} held out"],
         ["duplicates", str(facts["num_duplicates"])],
-        ["values", f"{facts['value_range'][0]:g} to {facts['value_range'][1]:g}"],
+        ["values", _values(facts)],
         ["fingerprint", facts["fingerprint"]],
         *[[key, value] for key, value in facts["provenance"].items()],
     ]
@@ -52,3 +53,10 @@ def show_data(source: str, sheet: Path | None, augment: str | None = None, optio
         with replacing(sheet) as path:
             contact_sheet(dataset).save(path, format="PNG")
     say(f"contact sheet: {sheet}")
+
+
+def _values(facts: Mapping[str, Any]) -> str:
+    """The range of values, and of how many items where not all were read."""
+    looked_at, total = facts["num_looked_at"], facts["num_items"]
+    part = "" if looked_at == total else f" in {looked_at:,} of {total:,}, evenly spaced"
+    return f"{facts['value_range'][0]:g} to {facts['value_range'][1]:g}{part}"

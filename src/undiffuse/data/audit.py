@@ -16,7 +16,9 @@ from undiffuse.data.source import Dataset, count_distinct
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 
-_LOOKED_AT = 4096  # items read for the range of values
+_LOOKED_AT = 4096  # items read for the range of values, at least
+_READ_BYTES = 2**26  # or so many bytes of them
+_CHUNK = 512
 _SHOWN = 3  # captions
 _TILE_SIDE = 32  # smaller pictures are enlarged in whole steps on the sheet
 _PLOT_SIDE = 512
@@ -28,12 +30,13 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
 
     Returns:
         name, kind (``pictures`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
-        ``validation`` counts), num_duplicates, value_range and captions (of evenly spaced items; the captions of a
+        ``validation`` counts), num_duplicates, value_range (of ``num_looked_at`` evenly spaced items), captions (of a
         few, none where the set has none), fingerprint and provenance.
     """
     captions = dataset.captions
     train, validation = split_by_content(dataset, config.validation_fraction)
-    looked_at = dataset.items(evenly_spaced(len(dataset), _LOOKED_AT))
+    rows = evenly_spaced(len(dataset), max(_LOOKED_AT, _READ_BYTES // math.prod(dataset.shape)))
+    low, high = _value_range(dataset, rows)
     return {
         "name": dataset.name,
         "kind": "pictures" if len(dataset.shape) == 3 else "points",
@@ -42,11 +45,18 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
         "classes": class_counts(dataset),
         "split": {"train": len(train), "validation": len(validation)},
         "num_duplicates": len(dataset) - count_distinct(dataset.hashes()),
-        "value_range": [float(looked_at.min()), float(looked_at.max())],
+        "value_range": [low, high],
+        "num_looked_at": len(rows),
         "captions": [captions[row] for row in evenly_spaced(len(dataset), _SHOWN)] if captions else [],
         "fingerprint": dataset.fingerprint,
         "provenance": dict(dataset.provenance),
     }
+
+
+def _value_range(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
+    parts = (dataset.items(rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK))
+    ends = [(float(part.min()), float(part.max())) for part in parts]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:

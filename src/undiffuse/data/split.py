@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.data.source import Dataset
+    from undiffuse.data.source import Dataset, Hashes
 
 
 def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Dataset, Dataset]:
@@ -30,15 +31,20 @@ def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Data
     Raises:
         UsageError: a fraction outside [0, 1).
     """
+    held_out = held_out_rows(dataset.hashes(), validation_fraction)
+    return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+
+
+def held_out_rows(hashes: Hashes, validation_fraction: float) -> npt.NDArray[np.bool_]:
+    """(N,) whether each item of these hashes (N, 16) is held out; see ``split_by_content``."""
     if not 0 <= validation_fraction < 1:
         raise UsageError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
-    hashes = dataset.hashes()
     leading = np.ascontiguousarray(hashes[:, :8]).view(">u8")[:, 0]
     held_out = leading < np.uint64(int(validation_fraction * 2**64))
     if len(hashes) and held_out.all():
         last = max(item.tobytes() for item in hashes)
         held_out = (hashes != np.frombuffer(last, dtype=np.uint8)).any(axis=1)
-    return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+    return held_out
 
 
 def few_by_content(dataset: Dataset, count: int | None) -> Dataset:

@@ -13,6 +13,7 @@ __all__ = ["DATA_CHECKS", "RUN_CHECKS", "SEVERITIES", "Examination", "Finding", 
 #: Of a set of pictures.
 DATA_CHECKS: dict[str, str] = {
     "broken": "undiffuse.doctor.survey:broken",
+    "incomplete": "undiffuse.doctor.survey:incomplete",
     "modes": "undiffuse.doctor.survey:modes",
     "sizes": "undiffuse.doctor.survey:sizes",
     "amount": "undiffuse.doctor.amounts:amount",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from undiffuse.data.audit import class_counts
-from undiffuse.doctor.findings import Finding, counted, some
+from undiffuse.doctor.findings import Finding
 from undiffuse.doctor.pictures import MOST, DataSubject
+from undiffuse.wording import counted, some
 
 #: Below the first, recipes of this project have been seen to repeat their pictures; below the second, watch for it.
 FEW, SOME = 1_000, 10_000
@@ -17,10 +17,13 @@ _UNEVEN = 5.0
 
 def amount(subject: DataSubject) -> Iterable[Finding]:
     """Whether there are enough pictures for a model to learn from rather than by heart."""
-    total, held_out = len(subject.dataset), sum(subject.held_out)
+    total, held_out = len(subject.dataset), int(subject.held_out.sum())
     details = {"items": total, "held_out": held_out}
     if total > MOST:
-        text = f"{MOST:,} of {total:,}, evenly spread; what two of the others share is not seen"
+        text = (
+            f"the pixels of {MOST:,} of {total:,}, evenly spread; equal content was looked for in all, near-duplicates "
+            "and odd values among the others were not"
+        )
         yield Finding("note", "not all were looked at", text, "examine parts of the set one by one", details)
     if not subject.has_pictures:
         yield Finding("ok", "amount", counted(total, "point"), details=details)
@@ -57,7 +60,7 @@ def amount(subject: DataSubject) -> Iterable[Finding]:
 
 def classes(subject: DataSubject) -> Iterable[Finding]:
     """Empty classes, tiny ones, uneven ones."""
-    counts = class_counts(subject.dataset)
+    counts = subject.class_counts
     if not counts:
         yield Finding("ok", "no classes", "pictures without labels")
         return

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.data.source import Hashes
 from undiffuse.doctor.duplicates import groups_of, near_pairs, thumbnails
-from undiffuse.doctor.findings import Finding, counted, percent, some
-from undiffuse.doctor.pictures import DataSubject
-from undiffuse.errors import UsageError
+from undiffuse.doctor.findings import Finding, percent
+from undiffuse.doctor.pictures import DataSubject, as_items
+from undiffuse.wording import counted, some
 
+_NONE = -1  # the label of an item without one
 _LISTED = 500  # groups or pairs in the details
 _MANY = 0.01  # share of a set from which duplicates are worth a warning
 
@@ -22,7 +25,7 @@ def exact(subject: DataSubject) -> Iterable[Finding]:
     groups = _exact_groups(subject)
     extra = sum(len(group) - 1 for group in groups)
     if not groups:
-        yield Finding("ok", "no exact duplicates", f"{counted(len(subject.hashes), 'item')} by hash of content")
+        yield Finding("ok", "no exact duplicates", f"all {counted(len(subject.hashes), 'item')} by hash of content")
         return
     yield Finding(
         "warning" if extra > _MANY * len(subject.hashes) else "note",
@@ -41,7 +44,7 @@ def near(subject: DataSubject) -> Iterable[Finding]:
     extra = sum(len(group) - 1 for group in groups)
     protocol = f"d <= {subject.near:g} on thumbnails"
     if not groups:
-        yield Finding("ok", "no near-duplicates", f"{counted(len(subject.hashes))}, all pairs, {protocol}")
+        yield Finding("ok", "no near-duplicates", f"{counted(len(subject.rows))}, all pairs, {protocol}")
         return
     closest = [
         {"first": a, "second": b, "distance": round(float(d), 4), "mirrored": bool(m)}
@@ -49,9 +52,9 @@ def near(subject: DataSubject) -> Iterable[Finding]:
     ]
     mirrored = int(pairs.mirrored.sum())
     yield Finding(
-        "warning" if extra > _MANY * len(subject.hashes) else "note",
+        "warning" if extra > _MANY * len(subject.rows) else "note",
         "near-duplicates",
-        f"{counted(extra)} ({percent(extra / len(subject.hashes))}) are all but the same as another ({protocol}), in "
+        f"{counted(extra)} ({percent(extra / len(subject.rows))}) are all but the same as another ({protocol}), in "
         f"{counted(len(groups), 'group')}, {mirrored} of {counted(len(pairs), 'pair')} mirrored; the nearest: "
         f"{closest[0]['first']} and {closest[0]['second']}",
         "look at the pairs in the JSON (--json FILE); keep one of each group, or lower --near if they differ",
@@ -68,11 +71,11 @@ def near(subject: DataSubject) -> Iterable[Finding]:
 
 def labels(subject: DataSubject) -> Iterable[Finding]:
     """The same picture in two classes."""
-    numbers, names = subject.labels, subject.dataset.class_names
+    numbers, names = subject.labels, subject.class_names
     if numbers is None:
         return
     groups = _exact_groups(subject)
-    torn = [_with_classes(subject, group) for group in groups if len({numbers[row] for row in group}) > 1]
+    torn = [_with_classes(subject, group) for group in groups if len({numbers[row] for row in group} - {_NONE}) > 1]
     if torn:
         yield Finding(
             "problem",
@@ -83,7 +86,11 @@ def labels(subject: DataSubject) -> Iterable[Finding]:
         )
     if not subject.has_pictures:
         return
-    unlike = [_with_classes(subject, pair) for pair in _rows_of(subject.pairs) if numbers[pair[0]] != numbers[pair[1]]]
+    unlike = [
+        _with_classes(subject, pair)
+        for pair in _rows_of(subject.pairs)
+        if len({numbers[row] for row in pair} - {_NONE}) > 1
+    ]
     if unlike:
         yield Finding(
             "warning",
@@ -93,13 +100,13 @@ def labels(subject: DataSubject) -> Iterable[Finding]:
             {"pairs": unlike[:_LISTED]},
         )
     if not torn and not unlike:
-        yield Finding("ok", "no contradicting labels", f"{counted(len(names), 'class').replace('classs', 'classes')}")
+        yield Finding("ok", "no contradicting labels", counted(len(names), "class"))
 
 
 def split(subject: DataSubject) -> Iterable[Finding]:
     """Pictures that the project's own split puts on both sides; exact duplicates never are."""
     held_out = subject.held_out
-    num_held_out = sum(held_out)
+    num_held_out = int(held_out.sum())
     leaked = {a if held_out[a] else b for a, b in _rows_of(subject.pairs) if held_out[a] != held_out[b]}
     if not leaked:
         text = f"no near-duplicate of the {counted(num_held_out)} held out is trained on"
@@ -132,9 +139,13 @@ def against(subject: DataSubject) -> Iterable[Finding]:
             "delete them from one of the two: what was trained on cannot test",
             {"items": other.names(same)[:_LISTED], "count": len(same)},
         )
-    known = set(same)
-    rest = [row for row in range(len(other.hashes)) if row not in known]
-    leaks = _near_leaks(subject, other, rest)
+    if subject.dataset.shape[0] != other.dataset.shape[0]:
+        yield Finding(
+            "note",
+            f"one set is grey, {other.name} is compared in grey",
+            f"{_colours(subject)} and {_colours(other)}; near-duplicates are looked for by brightness alone",
+        )
+    leaks = _near_leaks(subject, other, known=set(same))
     if leaks:
         told = [f"{there} is all but {here}" for here, there, _, _ in leaks]
         yield Finding(
@@ -155,31 +166,45 @@ def against(subject: DataSubject) -> Iterable[Finding]:
         )
 
 
-def _near_leaks(subject: DataSubject, other: DataSubject, rest: list[int]) -> list[tuple[str, str, Any, Any]]:
-    """(name here, name there, d, mirrored) of near-duplicates across two sets, the nearest first."""
-    here, there = subject.small, other.small[rest]
+def _colours(subject: DataSubject) -> str:
+    return f"{subject.name} is {'grey' if subject.dataset.shape[0] == 1 else 'coloured'}"
+
+
+def _near_leaks(subject: DataSubject, other: DataSubject, known: set[int]) -> list[tuple[str, str, Any, Any]]:
+    """(name here, name there, d, mirrored) of near-duplicates across two sets, the nearest first; ``known`` apart."""
+    places = [place for place, item in enumerate(other.rows.tolist()) if item not in known]
+    here, there = subject.small, other.small[places]
     if here.shape[1] != there.shape[1]:
-        raise UsageError(
-            f"{subject.name} has {here.shape[1]} channels and {other.name} {there.shape[1]}: compared by content alone"
-        )
+        here, there = _grey(here), _grey(there)
     sides = (min(here.shape[-2], there.shape[-2]), min(here.shape[-1], there.shape[-1]))
     joined: Tensor = torch.cat([thumbnails(here, sides), thumbnails(there, sides)])
     pairs = near_pairs(joined, subject.near, boundary=len(here))
-    names = subject.names(pairs.first.tolist())
-    theirs = other.names([rest[row - len(here)] for row in pairs.second.tolist()])
+    names = subject.names(subject.rows[row] for row in pairs.first.tolist())
+    theirs = other.names(other.rows[places[row - len(here)]] for row in pairs.second.tolist())
     return list(zip(names, theirs, pairs.distance, pairs.mirrored, strict=True))
 
 
-def _shared(mine: Sequence[bytes], theirs: Sequence[bytes]) -> list[int]:
-    known = set(mine)
-    return [row for row, item in enumerate(theirs) if item in known]
+def _grey(thumbnails: Tensor) -> Tensor:
+    """uint8 (N, 1, h, w): their brightness, as data is turned grey (ITU-R 601)."""
+    if thumbnails.shape[1] == 1:
+        return thumbnails
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (thumbnails * weights).sum(1, keepdim=True).round().to(torch.uint8)
+
+
+def _shared(mine: Hashes, theirs: Hashes) -> list[int]:
+    known = {item.tobytes() for item in mine}
+    return [row for row, item in enumerate(theirs) if item.tobytes() in known]
 
 
 def _exact_groups(subject: DataSubject) -> list[list[int]]:
-    rows: dict[bytes, list[int]] = {}
-    for row, item in enumerate(subject.hashes):
-        rows.setdefault(item, []).append(row)
-    return sorted((group for group in rows.values() if len(group) > 1), key=lambda group: (-len(group), group))
+    """Numbers of all items of equal content, the largest group first."""
+    items = as_items(subject.hashes)
+    _, kind, times = np.unique(items, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(times[kind] > 1)
+    order = repeated[np.argsort(kind[repeated], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1) if len(order) else []
+    return sorted((group.tolist() for group in groups), key=lambda group: (-len(group), group))
 
 
 def _rows_of(pairs: Any) -> list[tuple[int, int]]:
@@ -192,7 +217,8 @@ def _named_pairs(subject: DataSubject, other: DataSubject, pairs: Any) -> list[t
 
 
 def _with_classes(subject: DataSubject, rows: Sequence[int]) -> str:
-    numbers, names = subject.labels or [], subject.dataset.class_names
+    numbers, classes = subject.labels, ("no class", *subject.class_names)
+    assert numbers is not None
     return " = ".join(
-        f"{name} [{names[numbers[row]]}]" for name, row in zip(subject.names(list(rows)), rows, strict=True)
+        f"{name} [{classes[numbers[row] + 1]}]" for name, row in zip(subject.names(rows), rows, strict=True)
     )

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.doctor.duplicates import thumbnails
-from undiffuse.doctor.findings import Finding, percent, some
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, nearest_neighbours, summarise_copying
+from undiffuse.wording import some
 
 #: Training pictures searched at most, as thumbnails.
 _MOST = 200_000

@@ -16,9 +16,6 @@ SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "problem")
 
 Tell = Callable[[int, int], None]
 
-#: Things named one by one in a line; all of them are in the details.
-NAMED = 3
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -47,11 +44,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """The findings, the worst first, and the checks that were made."""
+    """The findings, the worst first, the checks that were asked for, and those of them that could not be made."""
 
     findings: list[Finding]
     checked: list[str]
     seconds: float
+    not_made: list[str] = field(default_factory=list)
 
     @property
     def is_well(self) -> bool:
@@ -63,6 +61,7 @@ class Examination:
         return {
             "findings": [finding.to_dict() for finding in self.findings],
             "checked": self.checked,
+            "not_made": self.not_made,
             "seconds": round(self.seconds, 2),
         }
 
@@ -80,19 +79,23 @@ def examine(checks: Mapping[str, Any], subject: Any, tell: Tell | None = None) -
         if tell is not None:
             tell(number, len(checks))
         found += [replace(finding, check=name) for finding in _attempt(resolve(row), subject)]
+    not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
-    return Examination(findings, list(checks), time.monotonic() - started)
+    return Examination(findings, list(checks), time.monotonic() - started, not_made)
 
 
 def _attempt(check: Callable[[Any], Iterable[Finding]], subject: Any) -> list[Finding]:
+    found: list[Finding] = []
     try:
-        return list(check(subject))
+        for finding in check(subject):
+            found.append(finding)
+        return found
     except UndiffuseError as error:
         reason = " ".join(str(error).split())
     except Exception as error:  # a slip in one check must not hide what the others find
         reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-    return [Finding("note", _NOT_MADE, reason)]
+    return [*found, Finding("note", _NOT_MADE, reason)]
 
 
 _NOT_MADE = "could not be checked"
@@ -111,18 +114,6 @@ def _joined(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.title != _NOT_MADE] + notes
 
 
-def some(names: Iterable[object], named: int = NAMED) -> str:
-    """``a, b, c and 4 more``."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - named} more" if len(listed) > named else ""
-    return ", ".join(listed[:named]) + more
-
-
 def percent(share: float) -> str:
     """``12 %``, ``0.3 %``."""
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
-
-
-def counted(count: int, noun: str = "picture") -> str:
-    """``1 picture``, ``1,200 pictures``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.game import is_game, judge_balance, judge_gap
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
+from undiffuse.wording import counted, some
 
 Rows = Sequence[Mapping[str, Any]]
 

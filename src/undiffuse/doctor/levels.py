@@ -30,12 +30,13 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.process import Process
-from undiffuse.doctor.findings import Finding, counted, percent
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.systems.base import denoising
+from undiffuse.wording import counted
 
 #: Share of the signal that does no harm, and bits, a dimension and in all, that are nothing.
 _SIGNAL, _BITS, _BITS_IN_ALL = 0.05, 1e-3, 0.05

@@ -5,24 +5,27 @@ The pass keeps a thumbnail and a few numbers of each picture: about 3 KB of memo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from undiffuse.data import load_dataset
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.config import FolderConfig, SourceConfig
-from undiffuse.data.source import Dataset
-from undiffuse.data.split import split_by_content
+from undiffuse.data.config import EncodedConfig, FolderConfig, PictureConfig, SourceConfig
+from undiffuse.data.listing import list_source
+from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices
+from undiffuse.data.split import held_out_rows
 from undiffuse.doctor.duplicates import NEAR, Pairs, near_pairs, thumbnails
 from undiffuse.doctor.findings import Tell
 from undiffuse.doctor.survey import Survey, survey_folder
 from undiffuse.errors import UsageError
 
-#: Pictures looked at; of a larger set an even choice.
+#: Pictures whose pixels are looked at; of a larger set an even choice. Hashes are compared of all.
 MOST = 100_000
 _CHUNK = 512
 #: Grey levels of difference that compression makes in a plain area, and that are seen as an edge.
@@ -65,7 +68,7 @@ class DataSubject:
         name: what the user called it.
         config: of the source.
         against: another set that must share no picture with it, such as the test set.
-        near: the limit on the distance of near-duplicates, see ``doctor.duplicates``.
+        near: the limit on the distance of near-duplicates, see ``doctor.duplicates``; looked for among ``MOST`` items.
         tell: called with (pictures looked at, pictures in all).
     """
 
@@ -82,9 +85,37 @@ class DataSubject:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """All items that can be read."""
+        """All items that can be read, those too that lack a label or a caption which others have."""
+        asked = dict.fromkeys(self.lacking, "none") if self.lacking else {}
+        return load_dataset(self._skipping.model_copy(update=asked))
+
+    @property
+    def _skipping(self) -> SourceConfig:
+        """The source as it is read where what cannot be used is passed over."""
         skipping = {"on_error": "skip"} if hasattr(self.config, "on_error") else {}
-        return load_dataset(self.config.model_copy(update=skipping))
+        return self.config.model_copy(update=skipping)
+
+    @cached_property
+    def lacking(self) -> dict[str, list[str]]:
+        """Key of the source, ``captions`` or ``labels`` -> the items without one where others have it.
+
+        A training refuses such a set, or leaves these items out.
+        """
+        config = self._skipping
+        keys = _optional(config)
+        if not keys or len(self._listed) == len(every := _listed(config, dict.fromkeys(keys, "none"))):
+            return {}
+        lacking = {}
+        for key in keys:
+            complete = set(_item_names(_listed(config, {other: "none" for other in keys if other != key})))
+            if without := [name for name in _item_names(every) if name not in complete]:
+                lacking[key] = without
+        return lacking
+
+    @cached_property
+    def _listed(self) -> Dataset:
+        """What training would take, found and not decoded."""
+        return _listed(self._skipping, {})
 
     @property
     def has_pictures(self) -> bool:
@@ -92,32 +123,60 @@ class DataSubject:
         return len(self.dataset.shape) == 3
 
     @cached_property
-    def rows(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Numbers of the items looked at."""
+    def rows(self) -> Indices:
+        """Numbers of the items whose pixels are looked at."""
         return evenly_spaced(len(self.dataset), MOST)
 
-    def names(self, rows: list[int]) -> list[str]:
-        """What to call items, by their place in ``rows``."""
-        root = f"{getattr(self.config, 'location', '')}/"
-        return [self.dataset.item_name(int(self.rows[row])).removeprefix(root) for row in rows]
+    @property
+    def coverage(self) -> tuple[int, int]:
+        """(items looked at, items found); none where the set cannot be read."""
+        if "dataset" not in vars(self):
+            return 0, 0
+        survey = vars(self).get("survey")
+        broken = len(survey.broken) if survey is not None else 0
+        return len(self.rows), len(self.dataset) + broken
+
+    def names(self, items: Iterable[int]) -> list[str]:
+        """What to call items, by their numbers in the set."""
+        return [self.short(self.dataset.item_name(int(item))) for item in items]
+
+    def short(self, name: str) -> str:
+        """The name of an item without the folder that all of them lie in."""
+        return name.removeprefix(f"{getattr(self.config, 'location', '')}/")
 
     @cached_property
-    def hashes(self) -> list[bytes]:
-        """Of the items looked at."""
-        hashes = self.dataset.hashes()
-        return [bytes(hashes[row]) for row in self.rows]
+    def hashes(self) -> Hashes:
+        """(N, 16) of all items."""
+        return self.dataset.hashes()
 
     @cached_property
-    def labels(self) -> list[int] | None:
-        """Of the items looked at."""
-        return None if self.dataset.labels is None else self.dataset.labels[self.rows].tolist()
+    def labels(self) -> Indices | None:
+        """(N,) of all items, -1 where one has none; ``None`` where no item has."""
+        if "labels" not in self.lacking:
+            return self.dataset.labels
+        numbers = self._listed.labels
+        if numbers is None:
+            return None
+        number_of = dict(zip(_item_names(self._listed), numbers.tolist(), strict=True))
+        return np.array([number_of.get(name, -1) for name in _item_names(self.dataset)], dtype=np.int64)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class."""
+        return (self._listed if "labels" in self.lacking else self.dataset).class_names
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many items each class has; empty where there are no labels."""
+        if self.labels is None:
+            return {}
+        times = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).tolist()
+        return dict(zip(self.class_names, times, strict=True))
 
     @cached_property
-    def held_out(self) -> list[bool]:
-        """Whether the project's own split holds the item out, of the items looked at."""
-        _, validation = split_by_content(self.dataset, self.config.validation_fraction)
-        held_out = {bytes(item) for item in validation.hashes()}
-        return [item in held_out for item in self.hashes]
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether the project's own split holds each item out."""
+        return held_out_rows(self.hashes, self.config.validation_fraction)
 
     @cached_property
     def _looked_at(self) -> tuple[Values, Tensor]:
@@ -146,10 +205,32 @@ class DataSubject:
     @cached_property
     def pairs(self) -> Pairs:
         """Near-duplicates within the set, exact ones apart: of those one each is compared."""
-        first = {item: row for row, item in reversed(list(enumerate(self.hashes)))}
-        rows = torch.tensor(sorted(first.values()), dtype=torch.int64)
-        found = near_pairs(self.small[rows], self.near)
-        return Pairs(rows[found.first], rows[found.second], found.distance, found.mirrored, found.limit)
+        _, first = np.unique(as_items(self.hashes[self.rows]), return_index=True)
+        places = torch.from_numpy(np.sort(first))
+        found = near_pairs(self.small[places], self.near)
+        items = torch.from_numpy(self.rows)[places]
+        return Pairs(items[found.first], items[found.second], found.distance, found.mirrored, found.limit)
+
+
+def as_items(hashes: Hashes) -> npt.NDArray[np.void]:
+    """(N,) from (N, 16): each hash as one thing that can be sorted and compared."""
+    return np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}")[:, 0]
+
+
+def _optional(config: SourceConfig) -> list[str]:
+    """What may be asked of each item and is not said to be read of none; a choice of classes needs its labels."""
+    keys = [key for key in ("captions", "labels") if isinstance(config, EncodedConfig) and hasattr(config, key)]
+    chosen = isinstance(config, PictureConfig) and bool(config.classes)
+    return [key for key in keys if getattr(config, key) != "none" and not (key == "labels" and chosen)]
+
+
+def _listed(config: SourceConfig, update: Mapping[str, str]) -> Dataset:
+    assert isinstance(config, EncodedConfig)
+    return list_source(config.model_copy(update=dict(update)))
+
+
+def _item_names(dataset: Dataset) -> list[str]:
+    return [dataset.item_name(row) for row in range(len(dataset))]
 
 
 def values_of(pictures: Tensor) -> Values:

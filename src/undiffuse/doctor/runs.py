@@ -15,13 +15,14 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.source import Batch, Dataset
-from undiffuse.doctor.findings import Finding, Tell, counted, some
+from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.modes import Modes
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
+from undiffuse.wording import counted, some
 
 #: Samples tried first, from which the time of the others is told.
 _TRIED = 16

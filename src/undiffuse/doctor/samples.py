@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from undiffuse.doctor.duplicates import thumbnails
-from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.coverage import coverage as coverage_of
 from undiffuse.samplers import make_sampler
+from undiffuse.wording import counted, some
 
 _FINER, _COMPARED = 4, 16
 _ENOUGH = 48  # samples for statistics

@@ -16,8 +16,9 @@ from PIL import Image
 from undiffuse.data.config import FolderConfig
 from undiffuse.data.formats.folder_files import list_pictures
 from undiffuse.data.pictures import automatic_side, read_picture, without_warnings
-from undiffuse.doctor.findings import Finding, Tell, counted, some
+from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
+from undiffuse.wording import counted, some
 
 if TYPE_CHECKING:
     from undiffuse.doctor.pictures import DataSubject
@@ -124,9 +125,25 @@ def broken(subject: DataSubject) -> Iterable[Finding]:
             "fetch them again or delete them; training passes them over with data.on_error=skip",
             {"files": survey.broken},
         )
+    if not survey.broken and (left_out := vars(subject)["dataset"].provenance.get("skipped")):
+        yield Finding("problem", "left out by the reader", left_out, "mend them; they are passed over meanwhile")
     if survey.num_others:
         yield Finding(
             "note", "other files", f"{counted(survey.num_others, 'file')} without a picture's ending, passed over"
+        )
+
+
+def incomplete(subject: DataSubject) -> Iterable[Finding]:
+    """Items without the label or the caption that others have: looked at here, and not trained on."""
+    total = len(subject.dataset)
+    for key, names in subject.lacking.items():
+        yield Finding(
+            "problem",
+            f"{key} that are missing",
+            f"{len(names):,} of {counted(total)} have none, though others have: {some(map(subject.short, names))}; "
+            "a training refuses the set as it is",
+            f"give them one; train on all without with data.{key}=none, or leave these out with data.on_error=skip",
+            {"key": key, "items": list(map(subject.short, names[:1000])), "count": len(names), "of": total},
         )
 
 

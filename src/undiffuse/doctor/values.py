@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.pictures import DataSubject
+from undiffuse.wording import counted, some
 
 _LISTED = 1000  # pictures named in the details
 _FAINT = 8.0  # grey levels of standard deviation
@@ -147,4 +148,4 @@ def _listed(named: list[str], **facts: float) -> dict[str, Any]:
 
 
 def _names(subject: DataSubject, mask: Tensor) -> list[str]:
-    return subject.names(mask.nonzero()[:, 0].tolist())
+    return subject.names(subject.rows[place] for place in mask.nonzero()[:, 0].tolist())

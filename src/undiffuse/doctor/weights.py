@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from undiffuse.doctor.findings import Finding, counted, percent, some
+from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
+from undiffuse.wording import counted, some
 
 _IMMATURE = 0.01  # of the average still made of the first weights
 _LAGGING = 0.2  # of the run within one half-life
