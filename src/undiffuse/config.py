@@ -33,6 +33,10 @@ class ComponentConfig(FrozenModel):
     name: str
 
 
+class AsWritten:
+    """Annotation of an option that is a text: on the command line ``3`` and ``null`` are texts too, not numbers."""
+
+
 class Component:
     """Annotation of a field that holds a component: ``Annotated[ComponentConfig, Component(NETWORKS, "network")]``.
 

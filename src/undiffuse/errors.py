@@ -18,6 +18,10 @@ class UsageError(UndiffuseError, ValueError):
     exit_code = 2
 
 
+class UsageWarning(UserWarning):
+    """Something that a user should know while the work goes on; the command line prints it as a note."""
+
+
 class RunError(UndiffuseError, RuntimeError):
     """A failure while work was under way: a full disk, a non-finite loss (exit code 1)."""
 

@@ -18,9 +18,15 @@ from undiffuse.errors import UsageError
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint such as ``did you mean 'ddim'? known: ...`` for an unknown name."""
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(known)}"
+    folded = {row.casefold(): row for row in reversed(known)}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
+    return f"{hint}known: {', '.join(map(_as_listed, known))}"
+
+
+def _as_listed(name: str) -> str:
+    """In quotes where a list with commas would leave it in doubt."""
+    return name if name and name == name.strip() and "," not in name else repr(name)
 
 
 def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:

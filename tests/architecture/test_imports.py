@@ -31,7 +31,9 @@ RULE: dict[str, tuple[str, ...]] = {
     "systems": ("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
     "training": ("core", "systems.SYSTEMS", "systems.base", "systems.saved", "data", "compute"),
     "evaluation": ("core", "compute", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
-    "studies": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "studies": (
+        *("core", "losses", "samplers", "systems.base", "systems.classes", "systems.saved", "data", "metrics"),
+    ),
     "doctor": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "report": ("evaluation", "studies", "doctor"),
     "recipes": ("core", "losses", "networks.config", "networks.gan.config", "systems", "data", "training.config"),

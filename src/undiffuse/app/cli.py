@@ -28,6 +28,7 @@ from undiffuse.app.cli_options import (
     parse_interval,
 )
 from undiffuse.app.cli_study import study_app
+from undiffuse.app.show import notes_of_warnings
 from undiffuse.app.visible import visible
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import next_free
@@ -126,6 +127,9 @@ def sample(
     class_name: Annotated[
         list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")
     ] = None,
+    no_class: Annotated[
+        bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
+    ] = False,
     guidance: GuidanceOption = None,
     guidance_interval: GuidanceIntervalOption = None,
     autoguidance: AutoguidanceOption = None,
@@ -154,7 +158,7 @@ def sample(
         temperature=temperature,
         seed=seed,
         batch_size=batch_size,
-        class_names=class_name or [],
+        class_names=[*(class_name or []), *([None] if no_class else [])],
         guidance=guidance,
         guidance_interval=parse_interval("--guidance-interval", guidance_interval),
         autoguidance=autoguidance,
@@ -235,7 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments  # understood anywhere on the line
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
+        with notes_of_warnings():
+            code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
     except typer.Abort:  # the parser's word for Ctrl-C

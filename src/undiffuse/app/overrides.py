@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from undiffuse.config import ComponentConfig, M, validate
+from undiffuse.config import AsWritten, ComponentConfig, M, validate
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
@@ -49,7 +49,7 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
             raise UsageError(f"expected key=value, got {option!r}; options of {what}: {', '.join(model.model_fields)}")
         if key in values:
             raise UsageError(f"option {key!r} of {what} is given twice; give it once")
-        values[key] = read_value(text)
+        values[key] = _read_text(text) if _is_text(model, key) else read_value(text)
     return validate(model, values, what)
 
 
@@ -66,6 +66,16 @@ def read_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _is_text(model: type[M], key: str) -> bool:
+    return key in model.model_fields and any(isinstance(mark, AsWritten) for mark in model.model_fields[key].metadata)
+
+
+def _read_text(text: str) -> str:
+    """A text as it is; one in JSON's double quotes, which shells and scripts may want, without them."""
+    value = read_value(text)
+    return value if isinstance(value, str) else text
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:

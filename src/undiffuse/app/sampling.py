@@ -37,7 +37,7 @@ def sample_to_folder(
     temperature: float | None = None,
     seed: int,
     batch_size: int,
-    class_names: Sequence[str],
+    class_names: Sequence[str | None],
     progressive: bool,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
@@ -93,7 +93,7 @@ def sample_to_folder(
     return out
 
 
-def _record(model: Model, request: SampleRequest, names: Sequence[str], sampled: Sampled) -> dict[str, Any]:
+def _record(model: Model, request: SampleRequest, names: Sequence[str | None], sampled: Sampled) -> dict[str, Any]:
     defaults = model.system.sampling_facts()
     shared = {
         "model": model.path.resolve().name,

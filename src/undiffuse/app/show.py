@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from undiffuse.app.visible import visible
+from undiffuse.errors import UsageWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +35,23 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """One line on standard error."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {visible(text)}", file=sys.stderr)
+
+
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """What a user should know of, as a note for the terminal instead of a warning with its line of code."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, UsageWarning):
+            warn(str(message))
+        else:
+            as_before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        as_before, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", UsageWarning)
+        yield
 
 
 def duration(seconds: float) -> str:

@@ -81,7 +81,7 @@ class Dataset(ABC):
     ) -> None:
         self.name = name
         self.shape = tuple(int(side) for side in shape)
-        self.class_names = tuple(class_names)
+        self.class_names = _apart(class_names)
         self.provenance = dict(provenance)
 
     @abstractmethod
@@ -270,7 +270,8 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         raise UsageError(f"classes={','.join(names)}, but the data has no classes; leave the option out")
     for name in names:
         if name not in dataset.class_names:
-            raise UsageError(f"the data has no class {name!r}; {nearest(name, dataset.class_names)}")
+            commas = """; in JSON a name may hold commas: '["a, b"]'""" if "," in "".join(dataset.class_names) else ""
+            raise UsageError(f"the data has no class {name!r}; {nearest(name, dataset.class_names)}{commas}")
     kept = np.array([number for number, name in enumerate(dataset.class_names) if name in names], dtype=np.int64)
     chosen = _OfClasses(dataset, dataset.labels, kept)
     if len(chosen) == 0:
@@ -287,6 +288,20 @@ def hash_rows(array: npt.NDArray[Any]) -> Hashes:
     """(N, 16) uint8: the hash of each row of an array; rows that are equal have equal hashes."""
     hashes = b"".join(hash_item(row.tobytes()) for row in array)
     return np.frombuffer(hashes, dtype=np.uint8).reshape(-1, HASH_BYTES)
+
+
+def _apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names with a number behind each that came before: of two classes of one name only the first could be asked
+    for.
+    """
+    apart: dict[str, None] = {}
+    for name in names:
+        number, own = 1, name
+        while own in apart:
+            number += 1
+            own = f"{name} ({number})"
+        apart[own] = None
+    return tuple(apart)
 
 
 def count_distinct(hashes: Hashes) -> int:

@@ -16,6 +16,7 @@ from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.studies.canvas import ORANGE
 from undiffuse.studies.pictures import PictureSubject
 from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.classes import Classes
 
 #: Of the frames around likely copies: red that the orange beside it is not mistaken for.
 COPY = "#C00000"
@@ -37,7 +38,7 @@ def draw(
     *,
     sampler: str | None = None,
     steps: int | None = None,
-    class_name: str | None = None,
+    class_name: Classes = None,
 ) -> tuple[Tensor, int]:
     """``num`` samples, uint8 (N, C, H, W), and the evaluations that each cost.
 

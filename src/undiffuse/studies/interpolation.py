@@ -21,7 +21,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from undiffuse.config import FrozenModel
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
@@ -33,7 +32,7 @@ from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
-from undiffuse.studies.pictures import ClassName, PictureSubject, Plan, Tell, real_pairs, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, real_pairs, sampling_plan
 from undiffuse.studies.times import Fraction, Fractions, matched_times, time_label
 
 #: DDPM's figures: 500 of 1000 steps, and every 125.
@@ -45,7 +44,7 @@ _ODE_STEPS = 32
 _BLOCK = 4
 
 
-class InterpolationOptions(FrozenModel):
+class InterpolationOptions(ClassOptions):
     """Options of the study ``interpolation``.
 
     Args:
@@ -61,6 +60,7 @@ class InterpolationOptions(FrozenModel):
             the ODE itself, or a sampler that draws no noise.
         steps: of the sampler's whole grid, or of the ODE from end to end.
         class_name: of both pictures; a class-conditional model is given pairs of one class, all in turn by default.
+        no_class: of no class in particular.
     """
 
     t: Fraction | None = None
@@ -72,7 +72,6 @@ class InterpolationOptions(FrozenModel):
     frames: Annotated[int, Field(ge=3, le=33)] = 11
     sampler: str | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    class_name: ClassName | None = None
 
     @model_validator(mode="after")
     def _pair_is_there(self) -> Self:
@@ -239,7 +238,7 @@ def study_interpolation(
 ) -> list[Plate]:
     """``interpolation.png``: pairs at one t; ``coarse_to_fine.png``: the first pair over t."""
     way, weights = way_of(subject, options), evenly(options.frames)
-    a, b, cond = real_pairs(subject, options.pairs, options.class_name)
+    a, b, cond = real_pairs(subject, options.pairs, options.asked)
     pairs = Pairs(subject.to_x(a), subject.to_x(b), cond, subject.seeds(options.pairs))
     t = options.t if options.t is not None else matched_times(subject, [_DEFAULT_FRACTION])[0]
     asked = options.levels if options.levels is not None else matched_times(subject, _FRACTIONS)

@@ -89,7 +89,7 @@ def predicted_noise(
     t = process.time_of_log_snr(level)
     eps = subject.noise(len(x_0)).numbered(x_0, number)
     x_t = process.diffuse(x_0, eps, t)
-    cond = subject.condition(len(x_0), "none") if subject.model.class_names else None
+    cond = subject.condition(len(x_0), [None])
     return x_t, eps, eps_of(process, x_t, denoiser(x_t, t, cond).x_0, t)
 
 

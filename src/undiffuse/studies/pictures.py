@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
+from undiffuse.config import AsWritten, FrozenModel
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
@@ -30,13 +31,12 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
+from undiffuse.systems.classes import Classes
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 
 Tell = Callable[[int, int], None]
 Pictures = npt.NDArray[np.uint8]
-#: A class in a study's options; the class called 3 may be written without quotes.
-ClassName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 #: Steps of a first-order stochastic sampler that is not the model's own.
 _ANCESTRAL_STEPS = 100
 
@@ -103,7 +103,7 @@ class PictureSubject:
         """uint8 pictures as x_0 in [-1, 1], float32 on the model's device."""
         return pictures.to(self.device).float() / 127.5 - 1
 
-    def condition(self, count: int, class_name: str | Sequence[str] | None = None) -> Condition | None:
+    def condition(self, count: int, class_name: Classes = None) -> Condition | None:
         """Labels of ``count`` samples, all classes in turn by default; ``None`` for a model without classes."""
         return self.model.condition(self.model.classes_of(class_name, count))
 
@@ -171,6 +171,31 @@ class PictureSubject:
         return finished
 
 
+class ClassOptions(FrozenModel):
+    """The class in a study's options; the class called 3 may be written without quotes.
+
+    Args:
+        class_name: of all samples; all classes in turn by default.
+        no_class: samples of no class in particular.
+    """
+
+    class_name: Annotated[
+        str | None, AsWritten(), BeforeValidator(lambda value: str(value) if type(value) is int else value)
+    ] = None
+    no_class: bool = False
+
+    @property
+    def asked(self) -> Classes:
+        """What ``PictureSubject.condition`` takes."""
+        return [None] if self.no_class else self.class_name
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.no_class and self.class_name is not None:
+            raise ValueError(f"class_name={self.class_name} and no_class=true exclude each other; say one of them")
+        return self
+
+
 class Plan(NamedTuple):
     """A sampler's name with its options, and the steps of its whole grid."""
 
@@ -194,7 +219,7 @@ def sampling_plan(subject: PictureSubject, sampler: str | None, steps: int | Non
 
 
 def real_pairs(
-    subject: PictureSubject, count: int, class_name: str | None = None
+    subject: PictureSubject, count: int, class_name: Classes = None
 ) -> tuple[Tensor, Tensor, Condition | None]:
     """``count`` pairs of different real pictures, uint8 (N, C, H, W) each, and what the model is told of each pair.
 
@@ -205,14 +230,14 @@ def real_pairs(
     """
     names = subject.model.classes_of(class_name, count)
     train, held_out = subject.data
-    enough = all(len(_rows_of_class(held_out, name)) >= 2 for name in names or [""])
+    enough = all(len(_rows_of_class(held_out, name)) >= 2 for name in names or [None])
     dataset = held_out if enough and len(held_out) >= 2 * count else train
     chosen: list[npt.NDArray[np.int64]] = []
     for number in range(count):
-        name = names[number] if names else ""
+        name = names[number] if names else None
         rows = _rows_of_class(dataset, name)
         if len(rows) < 2:
-            of = f" of class {name!r}" if name else ""
+            of = f" of class {name!r}" if name is not None else ""
             raise UsageError(f"a pair{of} needs 2 real pictures, the data has {len(rows)}")
         spread = evenly_spaced(len(rows), 2 * count)
         chosen.append(rows[spread[np.array([2 * number, 2 * number + 1]) % len(spread)]])
@@ -220,9 +245,9 @@ def real_pairs(
     return dataset.fetch(first).items, dataset.fetch(second).items, subject.model.condition(names)
 
 
-def _rows_of_class(dataset: Dataset, name: str) -> npt.NDArray[np.int64]:
-    """All rows for a name that is no class."""
-    if name not in dataset.class_names or dataset.labels is None:
+def _rows_of_class(dataset: Dataset, name: str | None) -> npt.NDArray[np.int64]:
+    """All rows for no class, or a name that is none."""
+    if name is None or name not in dataset.class_names or dataset.labels is None:
         return np.arange(len(dataset))
     return np.flatnonzero(dataset.labels == dataset.class_names.index(name))
 

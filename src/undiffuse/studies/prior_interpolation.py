@@ -22,7 +22,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.config import FrozenModel
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
@@ -31,13 +30,14 @@ from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
-from undiffuse.studies.pictures import ClassName, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, sampling_plan
 from undiffuse.systems.base import LatentSystem
+from undiffuse.systems.classes import Classes
 
 _COLOURS = {"spherical": canvas.BLUE, "linear": canvas.RED}
 
 
-class PriorInterpolationOptions(FrozenModel):
+class PriorInterpolationOptions(ClassOptions):
     """Options of the study ``prior-interpolation``.
 
     Args:
@@ -47,6 +47,7 @@ class PriorInterpolationOptions(FrozenModel):
         frames: pictures of a pair, both ends among them.
         sampler, steps: the model's own by default.
         class_name: of all samples; by default a class a pair, all in turn.
+        no_class: of no class in particular.
     """
 
     mix: Literal["spherical", "linear", "both"] = "spherical"
@@ -55,7 +56,6 @@ class PriorInterpolationOptions(FrozenModel):
     frames: Annotated[int, Field(ge=3, le=33)] = 11
     sampler: str | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    class_name: ClassName | None = None
 
 
 class Frames(NamedTuple):
@@ -160,7 +160,7 @@ def way_of(subject: PictureSubject, options: PriorInterpolationOptions) -> Way:
 
 
 def frames_between(
-    subject: PictureSubject, way: Way, mix: str, pairs: int, weights: list[float], class_name: str | None, tell: Tell
+    subject: PictureSubject, way: Way, mix: str, pairs: int, weights: list[float], class_name: Classes, tell: Tell
 ) -> Frames:
     """Samples that start between the noises of ``pairs`` pairs of seeds.
 
@@ -190,7 +190,7 @@ def study_prior_interpolation(
         def part(step: int, count: int, number: int = number) -> None:
             tell(number * count + step, parts * count)
 
-        done[mix] = frames_between(subject, way, mix, options.pairs, weights, options.class_name, part)
+        done[mix] = frames_between(subject, way, mix, options.pairs, weights, options.asked, part)
     legibility = Legibility(subject)
     legible = {mix: _legible(subject, frames, legibility) for mix, frames in done.items()}
     figure, axes = sheets.draw([_table(subject, options, way, done, weights)], num_charts=3, chart_height=400)

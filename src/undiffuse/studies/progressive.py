@@ -20,12 +20,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.config import FrozenModel
 from undiffuse.samplers.base import Progress
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
-from undiffuse.studies.pictures import ClassName, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, sampling_plan
 from undiffuse.studies.times import time_label, visible
+from undiffuse.systems.classes import Classes
 
 #: Columns of the filmstrips, the finished picture apart.
 _COLUMNS = 11
@@ -35,7 +35,7 @@ _STEPS = 50
 _LARGE = 2.0
 
 
-class ProgressiveOptions(FrozenModel):
+class ProgressiveOptions(ClassOptions):
     """Options of the study ``progressive``.
 
     Args:
@@ -44,13 +44,13 @@ class ProgressiveOptions(FrozenModel):
         sampler: the model's own by default.
         steps: of the grid; at least 50 by default.
         class_name: of all samples; all classes in turn by default.
+        no_class: of no class in particular.
     """
 
     num: Annotated[int, Field(ge=2)] = 16
     rows: Annotated[int, Field(ge=1, le=16)] = 3
     sampler: str | None = None
     steps: Annotated[int, Field(ge=2)] | None = None
-    class_name: ClassName | None = None
 
 
 class Film(NamedTuple):
@@ -62,7 +62,7 @@ class Film(NamedTuple):
     final: Tensor
 
 
-def film(subject: PictureSubject, plan: Plan, num: int, class_name: str | None, tell: Tell) -> Film:
+def film(subject: PictureSubject, plan: Plan, num: int, class_name: Classes, tell: Tell) -> Film:
     """Draw samples and keep every step."""
     times = subject.times(plan.steps)
     noise = subject.noise(num)
@@ -119,7 +119,7 @@ def study_progressive(subject: PictureSubject, options: ProgressiveOptions, fold
     """``progressive.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from what comes out."""
     own = sampling_plan(subject, options.sampler, options.steps)
     plan = own if options.steps is not None else own._replace(steps=max(own.steps, _STEPS))
-    done = film(subject, plan, options.num, options.class_name, tell)
+    done = film(subject, plan, options.num, options.asked, tell)
     limits = _LARGE, max(2 * _LARGE, max(subject.shape[1:]) / 4)
     share = missing(done, limits)
     figure, axes = sheets.draw(_strips(subject, done, options.rows), num_charts=2, chart_height=430, chart_gap=210)

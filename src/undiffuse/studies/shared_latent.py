@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.config import FrozenModel
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
@@ -25,14 +24,14 @@ from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
-from undiffuse.studies.pictures import ClassName, Pictures, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, Pictures, PictureSubject, Plan, Tell, sampling_plan
 from undiffuse.studies.times import Fractions, matched_times, time_label, visible
 
 #: Fractions of DDPM's steps, by the noise there; see ``pictures.matched_times``.
 _FRACTIONS = (1.0, 0.8, 0.6, 0.5, 0.4, 0.25)
 
 
-class SharedLatentOptions(FrozenModel):
+class SharedLatentOptions(ClassOptions):
     """Options of the study ``shared-latent``.
 
     Args:
@@ -44,6 +43,7 @@ class SharedLatentOptions(FrozenModel):
         sampler: a stochastic one; the model's own if it is, else ancestral.
         steps: of the whole grid from t = 1.
         class_name: of all samples; all classes in turn by default.
+        no_class: of no class in particular.
     """
 
     t: Fractions | None = None
@@ -52,7 +52,6 @@ class SharedLatentOptions(FrozenModel):
     rows: Annotated[int, Field(ge=1, le=8)] = 2
     sampler: str | None = None
     steps: Annotated[int, Field(ge=2)] | None = None
-    class_name: ClassName | None = None
 
 
 class Family(NamedTuple):
@@ -125,7 +124,7 @@ def study_shared_latent(subject: PictureSubject, options: SharedLatentOptions, f
     levels = sorted({min(float(t), noisiest) for t in asked}, reverse=True)
     if levels[-1] == 0:
         raise UsageError("at t = 0 there is nothing left to denoise; give times above 0")
-    cond = subject.condition(options.num, options.class_name)
+    cond = subject.condition(options.num, options.asked)
     total, shares = len(levels) + 1, 1000
 
     def part(number: int) -> Tell:

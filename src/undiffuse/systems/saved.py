@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ from torch import Tensor
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
-from undiffuse.errors import UsageError
+from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
-from undiffuse.registry import lookup, nearest
+from undiffuse.registry import lookup
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems.base import SampleRequest, System, to_uint8
+from undiffuse.systems.classes import Classes, asked_classes
 
 #: Version of the layout of ``config.json``, weights and checkpoints.
 FORMAT_VERSION = 1
@@ -34,9 +36,6 @@ FORMAT_VERSION = 1
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
 #: Key of a weights file's metadata; the only one, for safetensors keeps no order among several.
 _CHECKSUM = "sha256_of_tensors"
-
-#: The class name that stands for no class in particular.
-NO_CLASS = "none"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Model:
         grid: str | None = None,
         process: str | None = None,
         temperature: float | None = None,
-        class_name: str | Sequence[str] | None = None,
+        class_name: Classes = None,
         batch_size: int = 64,
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -92,7 +91,8 @@ class Model:
             sampler: ``heun``, ``ddim:eta=0.5``, ...
             process: sample under another one than the model was trained under, ``ve``, ``vp``, ``ve:sigma_max=80``, ...
             temperature: the noise that sampling begins with is multiplied by it; below 1 surer and less varied.
-            class_name: one for all, or one a sample; see ``classes_of``.
+            class_name: one for all, such as ``3`` or ``"cat"``, or several in turn; ``[None]`` for no class in
+                particular. All classes in turn by default.
             guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
             guidance_interval: (smallest, largest) log-SNR that is guided.
             autoguidance: weight of guidance by the worse model that training kept, where it did; 1 is none.
@@ -122,28 +122,29 @@ class Model:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
         return (to_uint8(x) if len(self.system.shape) == 3 else x.float()).cpu()
 
-    def classes_of(self, asked: str | Sequence[str] | None, num: int) -> list[str]:
+    def classes_of(self, asked: Classes, num: int) -> list[str | None]:
         """The class of each of ``num`` samples; an empty list for a model without classes.
 
         Args:
-            asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. The name ``none`` asks
-                a class-conditional model for a sample of no class in particular.
+            asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
+                ``None`` asks for a sample of no class in particular.
+        Returns:
+            Names of classes, and ``None`` for those of no class.
         Raises:
             UsageError: an unknown class, or any class of a model without.
         """
-        names = [asked] if isinstance(asked, str) else list(asked or self.class_names)
-        for name in names:
-            if not self.class_names:
-                raise UsageError(f"this model was trained without classes, got class {name!r}; leave the class out")
-            if name not in (*self.class_names, NO_CLASS):
-                raise UsageError(f"unknown class {name!r}; {nearest(name, (*self.class_names, NO_CLASS))}")
-        return [names[index % len(names)] for index in range(num)] if names else []
+        names = asked_classes(asked, self.class_names)
+        if self.class_names and None in names and not getattr(getattr(self.system, "config", None), "label_dropout", 0):
+            warnings.warn(
+                "this model was never trained without a class: samples of none come by chance", UsageWarning, 3
+            )
+        return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
-    def condition(self, names: Sequence[str]) -> Condition | None:
-        """Labels of the rows with these class names; nothing for an empty list."""
+    def condition(self, names: Sequence[str | None]) -> Condition | None:
+        """Labels of the rows with these class names, ``None`` for no class; nothing for an empty list."""
         if not names:
             return None
-        labels = [-1 if name == NO_CLASS else self.class_names.index(name) for name in names]
+        labels = [-1 if name is None else self.class_names.index(name) for name in names]
         return Condition(class_label=torch.tensor(labels)).to(self.system.device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -39,17 +40,28 @@ def _checked_colour(value: Any) -> Any:
 
 
 def _checked_classes(value: Any) -> Any:
-    """Names, also as one text with commas, ``3,5``; a number is the name of a class that is called so."""
-    names = list(filter(None, value.split(","))) if isinstance(value, str) else value
+    """Names, also as one text with commas, ``3,5``; a number is the name of a class that is called so.
+
+    In a list, which may be JSON in a text, a name is taken as it is, whatever commas or spaces are in it.
+    """
+    names = _names_in(value) if isinstance(value, str) else value
     names = [names] if isinstance(names, int) and not isinstance(names, bool) else names
-    if not isinstance(names, (list, tuple)) or not all(
-        type(name) in (str, int) and str(name).strip() for name in names
-    ):
+    if not isinstance(names, (list, tuple)) or not all(type(name) in (str, int) for name in names):
         raise ValueError(f'expected names of classes such as 3,5 or ["cat", "dog"], got {value!r}')
-    chosen = tuple(str(name).strip() for name in names)
+    chosen = tuple(map(str, names))
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"a class is named twice in {value!r}; name each once")
     return chosen
+
+
+def _names_in(text: str) -> Any:
+    """Of ``3,5`` or ``["a, b", "c"]``."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # a class may be called [x
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 Colour = Annotated[int | tuple[int, int, int], BeforeValidator(_checked_colour)]

@@ -141,7 +141,7 @@ def _pictures_name(config: ArraysConfig, archive: Npz) -> str:
 
 
 def _labels_name(config: ArraysConfig, archive: Npz, pictures: str) -> str | None:
-    if config.labels not in ("auto", "none"):
+    if config.labels not in ("auto", "none") or config.labels == "none" in archive.headers:
         return _known(config.labels, archive, "labels")
     split = config.split
     beside = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]

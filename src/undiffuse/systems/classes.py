@@ -1,0 +1,67 @@
+"""Which of a model's classes a user means: the data's names always win; "no class" is no name, it is ``None``."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
+
+from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.registry import nearest
+
+#: A class to draw: its name, a number for one that is called by a number, or ``None`` for no class in particular.
+ClassName = str | SupportsIndex | None
+#: What is asked for: one name for all samples, several in turn (``[None]`` for no class), ``None`` for all in turn.
+Classes = str | SupportsIndex | Iterable[ClassName] | None
+
+#: What asked for no class in earlier versions; it still does where no class of the model is called so.
+_OLD_WORD = "none"
+_INSTEAD = "no class in particular is asked for with --no-class, and in Python with class_name=[None]"
+
+
+def asked_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
+    """The classes in turn that ``asked`` names; all of them if it names none.
+
+    Args:
+        known: the model's own names.
+    Raises:
+        UsageError: an unknown class, or any class of a model without.
+    Example:
+        >>> asked_classes([3, None], ["1", "3", "none"]), asked_classes("none", ["1", "3", "none"])
+        (['3', None], ['none'])
+    """
+    if asked is None:
+        return list(known)
+    many = [asked] if isinstance(asked, str) or _is_number(asked) else list(asked)  # type: ignore[arg-type]
+    return [class_called(name, known) for name in many] or list(known)  # type: ignore[arg-type]
+
+
+def class_called(name: ClassName, known: Sequence[str]) -> str | None:
+    """The one of the ``known`` classes that ``name`` is, or ``None`` for no class in particular."""
+    if name is None:
+        return None
+    text = name if isinstance(name, str) else str(operator.index(name)) if _is_number(name) else repr(name)
+    if text in known:
+        return str(text)
+    is_word = text.casefold() == _OLD_WORD
+    if text == _OLD_WORD and known and not any(one.casefold() == _OLD_WORD for one in known):
+        warnings.warn(
+            f"class 'none' is none of this model's: taken for no class; {_INSTEAD}", UsageWarning, stacklevel=5
+        )
+        return None
+    if not known:
+        hint = f"; {_INSTEAD}" if is_word else ""
+        raise UsageError(f"this model was trained without classes, got class {text!r}; leave the class out{hint}")
+    raise UsageError(f"unknown class {text!r}; {nearest(text, known)}{f'; {_INSTEAD}' if is_word else ''}")
+
+
+def _is_number(value: object) -> bool:
+    """Whole numbers of Python, NumPy and torch; ``True`` is none."""
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
+        return False
+    return True
