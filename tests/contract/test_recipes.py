@@ -33,6 +33,7 @@ SMALLER_STILL = {
     "dit-cifar10": ["data.size=16", "system.network.num_heads=2"],
     "ncsnpp-ffhq256": ["data.size=48", "system.network.num_blocks=1"],
     "dcgan-bedroom64": ["data.size=48"],
+    "photos-64": ["data.size=48"],
 }
 
 

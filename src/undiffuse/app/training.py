@@ -27,7 +27,7 @@ from undiffuse.recipes import get_recipe
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
-from undiffuse.training.trainer import Trainer
+from undiffuse.training.trainer import Trainer, settled
 
 #: How long the measurement of a dry run may take on a slow machine.
 _MEASURED_SECONDS = 5.0
@@ -149,6 +149,7 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
+    config = settled(config, read_config(out)["model"]["class_names"])
     old, new = saved_config(out).model_dump(mode="json"), config.model_dump(mode="json")
     if lines := differences(old, new):
         raise UsageError(

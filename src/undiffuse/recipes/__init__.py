@@ -18,6 +18,11 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
+    "photos-64": Recipe(
+        "photographs of one's own at 64x64, in colour, with their classes: an hour", "photos:photos_64"
+    ),
+    "photos-48": Recipe("the same at 48x48", "photos:photos_48"),
+    "photos-32": Recipe("the same at 32x32", "photos:photos_32"),
     "ddpm-digits": Recipe("DDPM on scikit-learn's 8x8 digits: the demo, two minutes on two cores", "small:ddpm_digits"),
     "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "families:ddpm_mnist"),
     "iddpm-mnist": Recipe(

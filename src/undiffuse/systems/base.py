@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -216,6 +216,10 @@ class AdversarialSystem(LatentSystem):
 
 class SystemConfig(ComponentConfig):
     """Configuration of a system, which builds it for data of a given shape."""
+
+    def settled(self, class_names: Sequence[str]) -> Self:
+        """The same with everything said that it leaves to the data's classes."""
+        return self
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> System:
         """A fresh system, its weights drawn from torch's global generator.

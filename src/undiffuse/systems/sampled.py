@@ -45,7 +45,8 @@ class SampledConfig(SystemConfig):
         parameterization: what the network predicts.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: tell the network the class of each picture; data without classes is refused.
+        class_conditional: tell the network the class of each picture; data without classes is refused. ``auto`` tells
+            it where the data has classes, and is settled for good before training.
         label_dropout: share of the rows trained without their label, so that the model also knows none.
         sampling: defaults.
     """
@@ -54,9 +55,18 @@ class SampledConfig(SystemConfig):
     parameterization: str = "flow"
     network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
-    class_conditional: bool = False
+    class_conditional: bool | Literal["auto"] = False
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     sampling: SamplingConfig = SamplingConfig()
+
+    def settled(self, class_names: Sequence[str]) -> Self:
+        """``auto`` as yes or no; without classes there is no guidance by them either."""
+        if self.class_conditional != "auto":
+            return self
+        changed: dict[str, Any] = {"class_conditional": bool(class_names)}
+        if not class_names:
+            changed["sampling"] = self.sampling.model_copy(update={"guidance": 1.0, "guidance_interval": None})
+        return self.model_copy(update=changed)
 
     @property
     def says_variance(self) -> bool:
@@ -82,7 +92,7 @@ class SampledConfig(SystemConfig):
                 f"sampling.sampler={self.sampling.sampler!r} needs learned_variance=true; say ancestral:variance=beta"
             )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
-        check_guidance(self.sampling.guidance, self.class_conditional, self.label_dropout)
+        check_guidance(self.sampling.guidance, bool(self.class_conditional), self.label_dropout)
         if self.sampling.autoguidance != 1 and not self.keeps_guide:
             raise UsageError(
                 f"sampling.autoguidance={self.sampling.autoguidance:g} needs a guide kept in training; say "
@@ -113,6 +123,7 @@ class SampledSystem(DenoisingSystem):
         num_augment_labels: int = 0,
     ) -> None:
         super().__init__()
+        config = config.settled(class_names)
         self.config, self.shape = config, tuple(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
@@ -257,7 +268,7 @@ class SampledSystem(DenoisingSystem):
         Raises:
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
-        check_guidance(classifier_free.scale, self.config.class_conditional, self.config.label_dropout)
+        check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
         return self._finished(self._evaluated(auto), classifier_free)
 
     def _evaluated(self, auto: Guidance, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:

@@ -7,6 +7,7 @@ about what it trains.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import remove_leftovers, write_json
-from undiffuse.systems.base import LossReport, System
+from undiffuse.systems.base import LossReport, System, SystemConfig
 from undiffuse.systems.saved import FORMAT_VERSION, WEIGHTS, build_system, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import Augmenter
@@ -53,6 +54,12 @@ class Silent:
         """Something worth a line happened."""
 
 
+def settled(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
+    """``config`` with everything said that its system leaves to the data's classes, as it is written down and trained."""
+    assert isinstance(config.system, SystemConfig)
+    return config.model_copy(update={"system": config.system.settled(class_names)})
+
+
 class Trainer:
     """One training run in one folder.
 
@@ -76,6 +83,7 @@ class Trainer:
         observer: Observer | None = None,
         measure: Measure | None = None,
     ) -> None:
+        config = settled(config, train.class_names)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer: Observer = observer or Silent()
