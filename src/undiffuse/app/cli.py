@@ -76,7 +76,9 @@ def demo(
 
 @app.command()
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="see 'undiffuse recipes'")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="see 'undiffuse recipes'; with --data alone one that fits is chosen")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
     ] = None,
@@ -91,13 +93,13 @@ def train(
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a model from a recipe; any key of its configuration can be overridden."""
+    """Train a model on your own images (--data alone chooses a recipe), or from a recipe with any key overridden."""
     from undiffuse.app import training
 
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     seconds = training.parse_duration(stop_after) if stop_after is not None else None
-    config = training.configure(recipe, overrides or [], data, out, resume)
+    config = training.configure(recipe, overrides or [], data, out, resume, device)
     if dry_run:
         training.dry_run(config, device)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import torch
 
 from undiffuse.app.models import pick_device
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
 from undiffuse.app.show import TrainingView, console, duration, say, table, warn
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
@@ -23,7 +25,7 @@ from undiffuse.data.split import few_by_content
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable
-from undiffuse.recipes import get_recipe
+from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
@@ -36,21 +38,47 @@ BUNDLED_SHEET = "bundled.png"
 
 
 def configure(
-    recipe: str | None, overrides: Sequence[str], data: str | None, out: Path | None, resume: bool
+    recipe: str | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    device: str = "auto",
 ) -> RunConfig:
-    """The configuration that a command line asks for; without a recipe, that of the run to be resumed.
+    """The configuration that a command line asks for; without a recipe that of the run to be resumed, or of the recipe
+    that fits the data, which is said.
 
     Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
     its features too many.
     """
     source = source_config_for(data) if data is not None else None
+    if recipe is not None:
+        _refuse_data_as_recipe(recipe, data)
+    elif data is not None and source is not None and not resume:
+        proposal = proposal_for(source, overrides, device)
+        say(proposal_text(proposal, data))
+        recipe, overrides = proposal.recipe, apply_proposal(proposal, overrides)
     if source is not None and recipe is not None:
         overrides = ["quality_every_images=0", *overrides]
     if recipe is not None:
         return apply_overrides(get_recipe(recipe), overrides, source)
     if not resume or out is None:
-        raise UsageError("name a recipe ('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR")
+        raise UsageError(
+            "name your images with --data FOLDER, and a recipe that fits them is chosen; or name a recipe "
+            "('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR"
+        )
     return apply_overrides(saved_config(out), overrides, source)
+
+
+def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
+    """Say what to type where a recipe is expected and data is named.
+
+    Raises:
+        UsageError: no recipe is called so, but a file or folder is.
+    """
+    if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
+        command = shlex.join(["undiffuse", "train", "--data", recipe])
+        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {command}")
 
 
 def saved_config(out: Path) -> RunConfig:

@@ -10,13 +10,10 @@ from undiffuse.data.augment.config import NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.networks.config import UNetConfig
+from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR
 from undiffuse.recipes.parts import flow, row
 from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
-
-#: Images that two cores without vector products in bfloat16 see in an hour, by size; with them it is three times as
-#: many, and the run is done in a third of the time.
-HOUR = {32: 460_000, 48: 200_000, 64: 115_000}
 
 _NETWORK = UNetConfig(channels=48, multipliers=(1, 2, 2), num_blocks=1, patch_size=2, attention_levels=())
 #: Rare and mild, and told to the network, so that few images can be looked at often and no sample is turned or cut.
@@ -39,7 +36,7 @@ def photos_64() -> RunConfig:
 
 
 def _photos(size: int) -> RunConfig:
-    images = HOUR[size]
+    images = IMAGES_OF_AN_HOUR[size]
     return RunConfig(
         recipe=f"photos-{size}",
         data=FolderConfig(path="data/photos", size=size, channels=3, validation_fraction=0.02),

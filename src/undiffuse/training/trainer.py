@@ -55,7 +55,7 @@ class Silent:
 
 
 def settled(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """``config`` with everything said that its system leaves to the data's classes, as it is written down and trained."""
+    """``config`` with everything said that its system leaves to the data's classes, as it is written and trained."""
     assert isinstance(config.system, SystemConfig)
     return config.model_copy(update={"system": config.system.settled(class_names)})
 

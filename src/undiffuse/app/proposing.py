@@ -1,0 +1,117 @@
+"""``undiffuse train --data SRC`` without a recipe: look at data and machine, and say which recipe fits and why."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.app.models import pick_device
+from undiffuse.app.sources import configured
+from undiffuse.compute.machine import machine
+from undiffuse.data import load_dataset
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.encoded import EncodedFiles
+from undiffuse.data.listing import Listed, list_source
+from undiffuse.data.pictures import read_header, without_warnings
+from undiffuse.data.source import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
+
+#: Headers of so many files are read at most, evenly spaced: a second or two.
+_MOST_HEADERS = 4_000
+_KEY = "data."
+
+
+def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
+    """Its overrides before those of the command line, without the ones that the command line speaks about itself."""
+    said = {text.partition("=")[0].partition(".")[0] for text in overrides}
+    said |= {text.partition("=")[0] for text in overrides}
+    mirrored = {"augment", "random_flip"}  # each says something about the other
+    if said & mirrored:
+        said |= mirrored
+    return [*(text for text in proposal.overrides if text.partition("=")[0] not in said), *overrides]
+
+
+def proposal_text(proposal: Proposal, data: str) -> str:
+    """What is proposed and why, and the command that says so without being asked."""
+    command = shlex.join(["undiffuse", "train", proposal.recipe, "--data", data, *proposal.overrides])
+    return f"{proposal.recipe} fits: {'; '.join(proposal.reasons)}\nthe same as: {command}"
+
+
+def proposal_for(source: SourceConfig, overrides: Sequence[str], device: str = "auto") -> Proposal:
+    """The recipe to begin with on this data and the machine at hand.
+
+    Args:
+        source: what ``--data`` stands for.
+        overrides: those of the command line; what they say of the data counts.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    Raises:
+        UsageError: options that the source does not have, or nothing in it that can be used.
+    """
+    options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
+    facts = data_facts(configured(source, options))
+    gpu = pick_device(device) != "cpu"
+    return propose(facts, MachineFacts(cores=machine("cpu").threads, gpu=gpu))
+
+
+def data_facts(config: SourceConfig) -> DataFacts:
+    """What the choice of a recipe rests on; encoded images are listed, and only their headers are read.
+
+    Raises:
+        UsageError: nothing in it that can be used.
+    """
+    found = list_source(config) if isinstance(config, PictureConfig) else load_dataset(config)
+    num_items, num_classes = _counts(found, getattr(config, "classes", ()))
+    told: dict[str, Any] = {
+        "source": config.name,
+        "num_items": num_items,
+        "num_classes": num_classes,
+        "path": getattr(config, "path", ""),
+    }
+    if not isinstance(found, Listed) and len(found.shape) != 3:
+        return DataFacts(points=True, **told)
+    return DataFacts(**told, **_image_facts(found, config))
+
+
+def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:
+    """Items and classes, of the ones that were asked for alone."""
+    if not classes or found.labels is None:
+        return len(found), found.num_classes
+    kept = [number for number, name in enumerate(found.class_names) if name in classes]
+    return int(np.isin(found.labels, kept).sum()), len(kept)
+
+
+def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
+    if isinstance(found, Listed):
+        headers, all_read = _some_headers(found.files, config)
+    else:
+        headers, all_read = np.array([[*found.shape[1:], found.shape[0] == 1]]), True
+    shorter = np.sort(headers[:, :2].min(axis=1))
+    target = getattr(config, "target", None)
+    channels = getattr(config, "channels", None)
+    return {
+        "side": min(target) if target is not None else int(shorter[len(shorter) // 2]),
+        "asked": target is not None,
+        "smallest": int(shorter[0]) if all_read else None,
+        "grey": bool(headers[:, 2].all()) if channels is None else channels == 1,
+    }
+
+
+def _some_headers(files: EncodedFiles, config: SourceConfig) -> tuple[npt.NDArray[np.int32], bool]:
+    """(K, 3) height, width and whether grey, and whether they are of all files; damaged ones are for the reader."""
+    count = min(len(files), _MOST_HEADERS)
+    rows = np.linspace(0, len(files) - 1, count).round().astype(int).tolist() if count else []
+    headers, background = [], getattr(config, "background", 255)
+    with without_warnings():
+        for row in rows:
+            try:
+                headers.append(read_header(files.source(row), background, files.title(row)))
+            except UsageError as error:
+                first = error
+    if not headers:
+        raise first if rows else UsageError(f"{files.location} holds no images; name a folder or archive of them")
+    return np.array(headers, dtype=np.int32), count == len(files)

@@ -1,0 +1,124 @@
+"""Which recipe fits data and machine: facts in, a name with its reasons out. Reads nothing and imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Images that two cores without products in bfloat16 see in an hour, by the size of the recipe for photographs.
+IMAGES_OF_AN_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
+
+#: Grey images up to this side are taken for digits, letters and their kin, which ``flow-mnist`` is made for.
+_SMALL_GREY = 32
+#: Fewer images than this are soon known by heart; ``augment=document`` is made for about so many.
+_FEW = 1_000
+#: A GPU gets this many times the images of an hour on two cores.
+_GPU_TIMES = 10
+
+
+class DataFacts(NamedTuple):
+    """What is known of data before anything of it is decoded.
+
+    Args:
+        source: its name among the data sources.
+        points: vectors rather than images.
+        side: pixels of the square to train on that the user asked for, or of the shorter side that half of them reach.
+        asked: the user asked for that side.
+        smallest: the shortest side of any image; ``None`` where only some were looked at.
+        grey: all images are, or the user asked for grey ones.
+        num_items: images or points.
+        num_classes: 0 where they have none.
+        path: where they lie, as the user wrote it.
+    """
+
+    source: str
+    points: bool = False
+    side: int = 0
+    asked: bool = False
+    smallest: int | None = None
+    grey: bool = False
+    num_items: int = 0
+    num_classes: int = 0
+    path: str = ""
+
+
+class MachineFacts(NamedTuple):
+    """What there is to compute with: cores that may be used, and whether a GPU will be."""
+
+    cores: int
+    gpu: bool = False
+
+
+class Proposal(NamedTuple):
+    """A recipe, the overrides that fit it to data and machine, and why: a line each."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
+    """The recipe to begin with on this data and this machine.
+
+    Example:
+        >>> propose(DataFacts("folder", side=96, smallest=96, num_items=3670, num_classes=5), MachineFacts(2)).recipe
+        'photos-64'
+    """
+    if data.points:
+        return Proposal(
+            "flow-swissroll", (), (f"{data.num_items:,} points, not images: flow matching by a perceptron",)
+        )
+    if data.source == "digits":
+        return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own: two minutes",))
+    if data.grey and data.side <= _SMALL_GREY:
+        return _small_grey(data)
+    return _photographs(data, machine)
+
+
+def _small_grey(data: DataFacts) -> Proposal:
+    recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
+    overrides = (f"data.size={data.side}",) if data.asked else ()
+    what = f"{data.num_items:,} grey images of {data.side}x{data.side}"
+    return Proposal(recipe, overrides, (f"{what}, small like digits and letters; ten minutes on two cores",))
+
+
+def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
+    size, why = _recipe_size(data, machine)
+    side = data.side if data.asked else min(size, data.side)
+    overrides, reasons = [], [f"{_described(data)}; {_how_long(machine)}", *why]
+    if side != size:
+        overrides.append(f"data.size={side}")
+    if data.grey:
+        overrides.append("data.channels=1")
+    if data.smallest is None or data.smallest < side:
+        overrides.append("data.upscale=true")
+        if data.smallest is not None:
+            reasons.append(f"some of them are smaller than {side}x{side} and are enlarged")
+    if data.num_items < _FEW:
+        overrides += ["random_flip=false", "augment=document"]
+        reasons.append(f"fewer than {_FEW:,} images: augment=document keeps it from learning them by heart")
+    elif machine.gpu:
+        overrides.append(f"num_images={_GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
+    return Proposal(f"photos-{size}", tuple(overrides), tuple(reasons))
+
+
+def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]]:
+    """The largest size that the images reach and one core can bear, and why it is not a larger one."""
+    sizes = sorted(IMAGES_OF_AN_HOUR, reverse=True)
+    reached = next((size for size in sizes if data.side >= size), sizes[-1])
+    if reached == sizes[0] and machine.cores == 1 and not machine.gpu and not data.asked:
+        return sizes[1], [f"{sizes[1]}x{sizes[1]}, for there is one core; photos-{reached} sees half as many images"]
+    return reached, []
+
+
+def _described(data: DataFacts) -> str:
+    kind = "grey" if data.grey else "colour"
+    classes = f" in {data.num_classes} classes" if data.num_classes else " without classes"
+    return f"{data.num_items:,} {kind} images, {data.side} pixels across{classes}"
+
+
+def _how_long(machine: MachineFacts) -> str:
+    if machine.gpu:
+        return f"on a GPU it sees {_GPU_TIMES} times the images of an hour on two cores"
+    if machine.cores == 1:
+        return "about two hours on one core"
+    return "about an hour on two cores" + (f", less on these {machine.cores}" if machine.cores > 2 else "")

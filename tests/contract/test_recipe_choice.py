@@ -1,0 +1,144 @@
+"""Data and machine to a recipe: the choice as a pure function, and what is found out about data for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from undiffuse.app.cli import main
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.proposing import apply_proposal, data_facts
+from undiffuse.app.training import check_folder, configure, split_data
+from undiffuse.data import source_config_for
+from undiffuse.errors import UsageError
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR, DataFacts, MachineFacts, propose
+from undiffuse.training.trainer import Trainer
+
+LAPTOP, ONE_CORE, GPU = MachineFacts(cores=2), MachineFacts(cores=1), MachineFacts(cores=16, gpu=True)
+FLOWERS = DataFacts("zip", side=96, smallest=96, num_items=3670, num_classes=5, path="flowers.zip")
+
+
+@pytest.mark.parametrize(
+    ("data", "machine", "recipe", "overrides"),
+    [
+        (FLOWERS, LAPTOP, "photos-64", ()),
+        (FLOWERS._replace(side=64, smallest=64), LAPTOP, "photos-64", ()),
+        (FLOWERS._replace(side=63, smallest=63), LAPTOP, "photos-48", ()),
+        (FLOWERS._replace(side=32, smallest=32), LAPTOP, "photos-32", ()),
+        (FLOWERS._replace(side=20, smallest=20), LAPTOP, "photos-32", ("data.size=20",)),
+        (FLOWERS, ONE_CORE, "photos-48", ()),
+        (FLOWERS, GPU, "photos-64", ("num_images=1150000",)),
+        (FLOWERS, MachineFacts(cores=1, gpu=True), "photos-64", ("num_images=1150000",)),
+        (FLOWERS._replace(smallest=40), LAPTOP, "photos-64", ("data.upscale=true",)),
+        (FLOWERS._replace(smallest=None), LAPTOP, "photos-64", ("data.upscale=true",)),
+        (FLOWERS._replace(grey=True), LAPTOP, "photos-64", ("data.channels=1",)),
+        (FLOWERS._replace(side=40, asked=True), LAPTOP, "photos-32", ("data.size=40",)),
+        (FLOWERS._replace(side=128, asked=True, smallest=128), LAPTOP, "photos-64", ("data.size=128",)),
+        (FLOWERS._replace(num_items=999), LAPTOP, "photos-64", ("random_flip=false", "augment=document")),
+        (DataFacts("idx", side=28, smallest=28, grey=True, num_items=60_000, num_classes=10), LAPTOP, "flow-mnist", ()),
+        (
+            DataFacts("idx", side=28, smallest=28, grey=True, num_items=60_000, path="data/Fashion-MNIST"),
+            LAPTOP,
+            "flow-fashion",
+            (),
+        ),
+        (DataFacts("digits", side=8, smallest=8, grey=True, num_items=1797), LAPTOP, "ddpm-digits", ()),
+        (DataFacts("rings", points=True, num_items=10_000), LAPTOP, "flow-swissroll", ()),
+    ],
+)
+def test_facts_give_a_recipe(data: DataFacts, machine: MachineFacts, recipe: str, overrides: tuple[str, ...]) -> None:
+    proposal = propose(data, machine)
+    assert (proposal.recipe, proposal.overrides) == (recipe, overrides)
+    assert proposal.recipe in RECIPES and proposal.reasons
+    apply_overrides(get_recipe(recipe), overrides)  # nothing that the recipe does not know
+
+
+def test_the_reason_names_what_was_found() -> None:
+    said = " ".join(propose(FLOWERS, LAPTOP).reasons)
+    for fact in ("3,670", "colour", "96", "5 classes", "an hour on two cores"):
+        assert fact in said
+
+
+def test_the_user_has_the_last_word() -> None:
+    proposal = propose(FLOWERS._replace(num_items=100, smallest=20), LAPTOP)
+    assert apply_proposal(proposal, ["augment=flip", "seed=1"]) == ["data.upscale=true", "augment=flip", "seed=1"]
+    assert apply_proposal(proposal, ["data.upscale=false"]) == [
+        *("random_flip=false", "augment=document"),
+        "data.upscale=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve colour images of two classes, one of them small."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for index in range(12):
+        place = folder / ("cats" if index % 2 else "dogs")
+        place.mkdir(exist_ok=True)
+        side = 30 if index == 3 else 50
+        Image.fromarray(rng.integers(0, 256, (side, 70, 3), dtype=np.uint8)).save(place / f"{index:02d}.png")
+    return folder
+
+
+def test_facts_of_a_folder(photos: Path) -> None:
+    found = data_facts(source_config_for(str(photos)))
+    assert found == DataFacts("folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos))
+    cats = source_config_for(str(photos)).model_copy(update={"classes": ("cats",), "size": 24, "channels": 1})
+    assert data_facts(cats) == found._replace(side=24, asked=True, grey=True, num_items=6, num_classes=1)
+
+
+def test_facts_of_arrays_and_of_points() -> None:
+    assert data_facts(source_config_for("digits")) == DataFacts(
+        "digits", side=8, smallest=8, grey=True, num_items=1797, num_classes=10
+    )
+    assert data_facts(source_config_for("swissroll")).points
+
+
+def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(None, ["num_images=32"], str(photos), None, False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "photos-48 fits: 12 colour images, 50 pixels across in 2 classes" in said
+    assert "the same as: undiffuse train photos-48 --data" in said
+    assert config.recipe == "photos-48" and config.num_images == 32
+    assert config.augment.name == "document" and not config.random_flip
+    assert config.data.size == 48 and config.data.upscale  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("classes", "told"), [("", ("cats", "dogs")), ("data.labels=none", ())])
+def test_classes_are_told_where_there_are_any_and_a_resume_agrees(
+    photos: Path, tmp_path: Path, classes: str, told: tuple[str, ...]
+) -> None:
+    smaller = ["num_images=2", "batch_images=2", "system.network.channels=8", "data.size=16", "preview_every_images=0"]
+    config = configure("photos-48", [*smaller, *filter(None, [classes])], str(photos), None, False)
+    assert config.system.class_conditional == "auto"  # type: ignore[attr-defined]
+    config = config.model_copy(update={"data": config.data.model_copy(update={"upscale": True})})
+    trainer = Trainer(config, *split_data(config), tmp_path / "run")
+    assert trainer.run()
+    written = trainer.config.system
+    assert trainer.system.class_names == told
+    assert written.class_conditional is bool(told)  # type: ignore[attr-defined]
+    assert (written.sampling.guidance == 1) is (not told)  # type: ignore[attr-defined]
+    check_folder(config, tmp_path / "run", resume=True)  # the recipe's "auto" is what the run settled on
+    assert torch.isfinite(next(trainer.system.parameters())).all()
+
+
+def test_data_in_the_place_of_a_recipe(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"is data and no recipe; .* undiffuse train --data "):
+        configure(str(photos), [], None, None, False)
+
+
+def test_neither_recipe_nor_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 2
+    assert "--data FOLDER" in capsys.readouterr().err
+
+
+def test_the_recipes_see_what_an_hour_holds() -> None:
+    for size, images in IMAGES_OF_AN_HOUR.items():
+        assert get_recipe(f"photos-{size}").num_images == images
