@@ -100,21 +100,31 @@ def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor
 
 
 def measured(images: Tensor, extractor: FeatureExtractor, real: Tensor) -> dict[str, float]:
-    """Distances to all real images, shares against as many of them as there are samples."""
+    """Distances to all real images (Fréchet's where they suffice), shares against as many of them as samples."""
     features = extractor.features(images)
     kernel = kernel_distance(features, real)
-    frechet = frechet_estimate(GroupedStatistics.of(features), GroupedStatistics.of(real))
     as_many = real[torch.linspace(0, len(real) - 1, min(len(real), len(features))).round().long()]
     shares = coverage(as_many, features)
-    found = {
-        "kernel": kernel.value,
-        "kernel_error": kernel.standard_error,
-        "frechet": frechet.value,
-        "frechet_error": frechet.standard_error,
-    }
+    found = {"kernel": kernel.value, "kernel_error": kernel.standard_error}
+    if min(len(features), len(real)) > features.shape[1]:
+        frechet = frechet_estimate(GroupedStatistics.of(features), GroupedStatistics.of(real))
+        found |= {"frechet": frechet.value, "frechet_error": frechet.standard_error}
     for name in ("precision", "recall", "density", "coverage"):
         found[name], found[f"{name}_error"] = getattr(shares, name), getattr(shares, f"{name}_error")
     return {key: round(float(value), 6) for key, value in found.items()}
+
+
+def real_features(train: Dataset, extractor: FeatureExtractor, arguments: argparse.Namespace) -> Tensor:
+    """Features (N, D) of the reference, kept beside the images."""
+    count = min(arguments.reference, len(train))
+    path = arguments.work / f"real-{train.fingerprint[:12]}-{extractor.name}-{count}.npz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp.npz")
+        np.savez(partial, features=extractor.features(spread(train, count)).numpy())
+        partial.replace(path)
+    with np.load(path) as kept:
+        return torch.from_numpy(kept["features"])
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,7 +149,7 @@ def fill(model: Model, arguments: argparse.Namespace, record: dict[str, Any], pa
         return
     train = training_part(model, arguments.data)
     extractor = pick_features(arguments.features, train.shape, train.name)
-    real = extractor.features(spread(train, min(arguments.reference, len(train))))
+    real = real_features(train, extractor, arguments)
     record |= {"features": extractor.protocol(), "real_images": len(real)}
     for way in missing:
         images, nfe = drawn(model, way, arguments)
@@ -160,7 +170,7 @@ def page(record: dict[str, Any]) -> str:
         mark = "**" if row is chosen else ""
         numbers = [f"{row[key]:.3f} ± {row[f'{key}_error']:.3f}" for key in shares]
         kernel = f"{mark}{row['kernel']:.4f} ± {row['kernel_error']:.4f}{mark}"
-        frechet = f"{row['frechet']:.1f} ± {row['frechet_error']:.1f}"
+        frechet = f"{row['frechet']:.1f} ± {row['frechet_error']:.1f}" if "frechet" in row else ""
         rows.append([f"{mark}{row['weight']:g}{mark}", row["interval"], row["nfe"], kernel, frechet, *numbers])
     lines += interleaved.grid(["guidance", "log-SNR", "evaluations", "kernel", "Fréchet", *shares], rows)
     return "\n".join(lines) + "\n"

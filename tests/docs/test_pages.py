@@ -33,6 +33,7 @@ from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS
 from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS
@@ -147,6 +148,7 @@ def test_contributing_names_every_room_and_folder_of_tests() -> None:
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28), "swissroll": (2,)}
 SHAPES |= {"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256)}
 SHAPES |= {"rings": (2,), "bedroom64": (3, 64, 64)}
+SHAPES |= {str(side): (3, side, side) for side in IMAGES_OF_AN_HOUR}  # photos-64 and its kin
 CLASSES = {"ddpm-digits": 10}
 
 
@@ -156,7 +158,7 @@ def test_readme_counts_the_parameters_right(recipe: str) -> None:
     row = re.search(rf"^\| `{recipe}` \|.*\| ([\d.]+) M \|$", text, re.MULTILINE)
     assert row is not None
     config: Any = get_recipe(recipe).system
-    shape, classes = SHAPES[recipe.rpartition("-")[2]], CLASSES[recipe] if config.class_conditional else 0
+    shape, classes = SHAPES[recipe.rpartition("-")[2]], CLASSES.get(recipe, 0) if config.class_conditional else 0
     with torch.device("meta"):
         if isinstance(config, GanConfig):
             network: torch.nn.Module = config.build(shape, ())

@@ -46,7 +46,7 @@ def check_command(words: list[str]) -> None:
     if words[:1] in (["--help"], ["--version"]):
         return
     name, params = parse(typer.main.get_command(app), words)
-    if name == "train" and params["recipe"] is not None:
+    if name == "train" and params["recipe"] is not None and "=" not in params["recipe"]:  # else data chooses it
         apply_overrides(get_recipe(params["recipe"]), params["overrides"] or [])
     if params.get("sampler") is not None:
         make_sampler(params["sampler"])

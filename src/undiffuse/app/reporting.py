@@ -205,7 +205,7 @@ def _commands(model: Model) -> dict[str, str]:
         "measure again, with more samples": f"undiffuse evaluate {run} --num 5000",
         "set it beside another run": f"undiffuse report {run} OTHER",
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
-        "train on your own pictures": "undiffuse train ddpm-church48 --data FOLDER",
+        "train on your own pictures": "undiffuse train --data FOLDER",
     }
     if isinstance(model.system, DenoisingSystem):
         commands["see the denoising"] = f"undiffuse sample {run} -n 8 --progressive"
