@@ -74,6 +74,13 @@ def written_options(
     """
     parameters = inspect.signature(factory).parameters.items()
     known = {key: row.default for key, row in parameters if row.default is not row.empty}
+    return read_written(known, text, name, kind, read)
+
+
+def read_written(
+    known: Mapping[str, Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
+) -> dict[str, Any]:
+    """``written_options`` by the options' names and defaults."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")

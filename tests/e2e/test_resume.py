@@ -25,7 +25,8 @@ from command_line import (
     trainer_of,
 )
 
-from undiffuse.app.training import configure, parse_duration, split_data
+from undiffuse.app.cli_options import parse_duration
+from undiffuse.app.training import configure, split_data
 from undiffuse.errors import UsageError
 from undiffuse.systems import saved
 from undiffuse.training.config import RunConfig

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure
+from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, early
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
@@ -25,6 +25,7 @@ from undiffuse.app.cli_options import (
     TemperatureOption,
     WeightsOption,
     list_rows,
+    parse_duration,
     parse_interval,
 )
 from undiffuse.app.cli_study import study_app
@@ -69,6 +70,7 @@ def demo(
     device: DeviceOption = "auto",
 ) -> None:
     """Show the bundled models, then train on digits, sample, measure, report: a few minutes, no download."""
+    early.check_device(device)
     from undiffuse.app.demo import run_demo
 
     run_demo(out, device)
@@ -94,11 +96,15 @@ def train(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model on your own images (--data alone chooses a recipe), or from a recipe with any key overridden."""
-    from undiffuse.app import training
-
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
-    seconds = training.parse_duration(stop_after) if stop_after is not None else None
+    seconds = parse_duration(stop_after) if stop_after is not None else None
+    early.check_device(device)
+    early.check_recipe(recipe)
+    early.check_overrides(overrides or [])
+    early.check_data(data)
+    from undiffuse.app import training
+
     config = training.configure(recipe, overrides or [], data, out, resume, device)
     if dry_run:
         training.dry_run(config, device)
@@ -146,6 +152,11 @@ def sample(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
+    folder = early.check_model(model, device, weights)
+    early.check_sampling(sampler, grid, process)
+    early.check_classes(folder, class_name or [])
+    guided = parse_interval("--guidance-interval", guidance_interval)
+    autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import models, sampling
 
     loaded = models.load(model, device, weights)
@@ -162,9 +173,9 @@ def sample(
         batch_size=batch_size,
         class_names=[*(class_name or []), *([None] if no_class else [])],
         guidance=guidance,
-        guidance_interval=parse_interval("--guidance-interval", guidance_interval),
+        guidance_interval=guided,
         autoguidance=autoguidance,
-        autoguidance_interval=parse_interval("--autoguidance-interval", autoguidance_interval),
+        autoguidance_interval=autoguided,
         reuse=reuse,
         progressive=progressive,
         overwrite=overwrite,
@@ -188,6 +199,9 @@ def encode(
     device: DeviceOption = "auto",
 ) -> None:
     """Turn pictures into their latents by the probability-flow ODE, and back, to see what is lost."""
+    early.check_model(model, device, weights)
+    early.check_data(source)
+    early.check_solver(sampler)
     from undiffuse.app import encoding, models
 
     encoding.encode_to_folder(

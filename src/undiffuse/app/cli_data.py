@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.app import early
 from undiffuse.app.cli_options import list_rows
 
 data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -37,6 +38,7 @@ def data_info(
     ] = None,
 ) -> None:
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
+    early.check_source(source, options or [], augment)
     from undiffuse.app.looking import show_data
 
     show_data(source, sheet, augment, options or [])
@@ -76,6 +78,7 @@ def data_prepare(
 
     Stopped or killed, the same command goes on where it was. Any tool that reads StyleGAN's and EDM's zip reads it.
     """
+    early.check_source(source, options or [])
     from undiffuse.app import preparing
 
     given = {"size": size, "fit": fit, "channels": channels, "background": background, "classes": classes}

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app.cli_options import DeviceOption, ModelArgument
+from undiffuse.app import early
+from undiffuse.app.cli_options import DeviceOption, ModelArgument, parse_duration
 from undiffuse.errors import UsageError
 from undiffuse.files import next_free
 
@@ -34,11 +35,17 @@ def distill(
     device: DeviceOption = "auto",
 ) -> None:
     """Make a model that samples in a few steps out of a trained one."""
-    from undiffuse.app import distilling, training
-
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
-    seconds = training.parse_duration(stop_after) if stop_after is not None else None
+    seconds = parse_duration(stop_after) if stop_after is not None else None
+    early.check_model(model, device)
+    early.check_name("distillation method", method)
+    early.check_overrides(overrides or [])
+    early.check_data(data)
+    if start is not None:
+        early.check_model(start)
+    from undiffuse.app import distilling, training
+
     config = distilling.configure(model, steps, method, overrides or [], data, start)
     if dry_run:
         training.dry_run(config, device)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.errors import UsageError
+
 
 def ema(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run that was trained with ema.posthoc={}")],
@@ -15,6 +17,8 @@ def ema(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
 ) -> None:
     """Average the weights of a finished run over another length, and write the model."""
+    if not (run / "config.json").is_file():
+        raise UsageError(f"no run at {run}; give the folder of a run that was trained with ema.posthoc={{}}")
     from undiffuse.app.averaging import average
 
     average(run, sigma_rel, out, overwrite=overwrite)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app.cli_options import DeviceOption, ModelArgument, WeightsOption
+from undiffuse.app import early
+from undiffuse.app.cli_options import DeviceOption, ModelArgument, WeightsOption, parse_steps
 
 
 def export(
@@ -29,9 +30,11 @@ def export(
     device: DeviceOption = "auto",
 ) -> None:
     """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked."""
+    early.check_model(model, device, weights)
+    early.check_sampling(sampler)
+    steps = parse_steps(tune_steps)
     from undiffuse.app import exporting, models
 
-    steps = exporting.parse_steps(tune_steps)
     exporting.export_model(
         models.load(model, device, weights),
         out,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.app import early
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
     AutoguidanceOption,
@@ -23,6 +24,7 @@ from undiffuse.app.cli_options import (
     StepsOption,
     TemperatureOption,
     WeightsOption,
+    parse_counts,
     parse_interval,
 )
 from undiffuse.errors import UsageError
@@ -61,6 +63,15 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model; every number goes into the JSON file with the protocol that made it."""
+    early.check_model(model, device, weights)
+    early.check_sampling(sampler, grid, process)
+    early.check_features(features)
+    names = _named_metrics(metrics)
+    for name in names:
+        early.check_name("metric", name)
+    early.check_data(data)
+    guided = parse_interval("--guidance-interval", guidance_interval)
+    autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import evaluating, models
     from undiffuse.evaluation import Protocol
 
@@ -74,9 +85,9 @@ def evaluate(
         process=process,
         temperature=temperature,
         guidance=guidance,
-        guidance_interval=parse_interval("--guidance-interval", guidance_interval),
+        guidance_interval=guided,
         autoguidance=autoguidance,
-        autoguidance_interval=parse_interval("--autoguidance-interval", autoguidance_interval),
+        autoguidance_interval=autoguided,
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,
@@ -84,7 +95,6 @@ def evaluate(
         likelihood_images=likelihood_images,
         likelihood_probes=likelihood_probes,
     )
-    names = _named_metrics(metrics)
     path = out or models.results_folder(loaded.path) / "evaluation.json"
     evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache)
 
@@ -113,14 +123,21 @@ def compare(
     no_cache: NoCacheOption = False,
 ) -> None:
     """Measure a set of pictures, whatever made it, against real ones."""
+    names = _named_metrics(metrics)
+    for name in names:
+        early.check_name("pair metric", name)
+    early.check_features(features)
+    at_counts = parse_counts(counts)
+    early.check_data(pictures)
+    early.check_data(reference)
     from undiffuse.app import comparing
 
     comparing.compare_to_file(
         pictures,
         reference,
-        _named_metrics(metrics),
+        names,
         num=num,
-        counts=comparing.parse_counts(counts),
+        counts=at_counts,
         features=features,
         size=size,
         out=out,
@@ -148,6 +165,8 @@ def report(
     device: DeviceOption = "auto",
 ) -> None:
     """Write one HTML page of a run: curves, quality, samples, studies, metrics; of several runs, a comparison."""
+    for model in models:
+        early.check_model(model, device)
     from undiffuse.app import reporting
 
     typer.echo(f"report: {reporting.report(models, out, study or [], device)}")
@@ -171,6 +190,9 @@ def doctor(
     device: DeviceOption = "auto",
 ) -> None:
     """Examine data or a run: what is wrong, the numbers that show it, and what to do."""
+    early.check_device(device)
+    early.check_subject(subject)
+    early.check_data(against)
     from undiffuse.app import doctoring
 
     if not doctoring.doctor(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.app import early
 from undiffuse.app.cli_options import DeviceOption, FeaturesOption, ModelArgument, SeedOption, WeightsOption, list_rows
 from undiffuse.studies import MODEL_STUDIES
 
@@ -38,6 +39,7 @@ def study_theory(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
+    early.check_theory(model, process, device, weights)
     from undiffuse.app import studying
 
     studying.theory(model, out, process=process, num=num, seed=seed, weights=weights, device=device)
@@ -53,6 +55,8 @@ def study_parameterization(
     device: DeviceOption = "auto",
 ) -> None:
     """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
+    early.check_device(device)
+    early.check_data(data)
     from undiffuse.app import parameterizing
 
     parameterizing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
@@ -76,6 +80,8 @@ def study_one_class(
     device: DeviceOption = "auto",
 ) -> None:
     """Train one recipe on one class, on all, and on all with their names, alike, and compare what comes out."""
+    early.check_training_study(recipe, overrides or [], data, device)
+    early.check_features(features)
     from undiffuse.app import budgeting
 
     budgeting.one_class(
@@ -110,6 +116,7 @@ def study_small_data(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a recipe on few pictures, with and without augmentation, and measure quality and overfitting as it goes."""
+    early.check_training_study(recipe, overrides or [], data, device)
     from undiffuse.app import small_data
 
     small_data.small_data(
@@ -139,6 +146,8 @@ def _add_model_study(name: str, summary: str) -> None:
         weights: WeightsOption = "ema",
         device: DeviceOption = "auto",
     ) -> None:
+        early.check_model(model, device, weights)
+        early.check_study_options(name, options or [])
         from undiffuse.app import studying
 
         studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device)

@@ -115,15 +115,6 @@ def _table_by_count(result: dict[str, Any]) -> None:
     table("by the number of pictures on each side", ["metric", *[str(part["num"]) for part in parts]], rows)
 
 
-def parse_counts(text: str | None) -> list[int]:
-    """Whole numbers of ``250,500,1000``, each above the one before."""
-    words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    counts = [int(word) if word.isdecimal() else 0 for word in words]
-    if (text is not None and not counts) or min(counts, default=1) < 1 or counts != sorted(set(counts)):
-        raise UsageError(f"--counts must be rising numbers of pictures such as 250,500,1000, got {text!r}")
-    return counts
-
-
 def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:
     fewest = min(len(made), len(held))
     if counts and counts[-1] > fewest:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.app.early import check_solver
 from undiffuse.app.evaluating import real_data
 from undiffuse.app.show import counting, say
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
-from undiffuse.registry import nearest
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
 from undiffuse.systems.base import denoising
@@ -85,12 +85,11 @@ def encode_to_folder(
 
 
 def _num_steps(sampler: str, steps: int | None) -> int | None:
+    check_solver(sampler)
     if sampler == "heun":
         if steps is not None and steps < 1:
             raise UsageError(f"--steps must be at least 1, got {steps}")
         return steps if steps is not None else _DEFAULT_STEPS
-    if sampler != "rk45":
-        raise UsageError(f"unknown solver {sampler!r}; {nearest(sampler, ('heun', 'rk45'))}")
     if steps is not None:
         raise UsageError("rk45 picks its own steps; leave --steps out or take --sampler heun")
     return None

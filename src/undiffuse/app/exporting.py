@@ -80,18 +80,6 @@ def export_model(
     return out
 
 
-def parse_steps(text: str | None) -> tuple[int, ...]:
-    """``10`` or ``6,8,10`` as numbers in ascending order; nothing for nothing.
-
-    Raises:
-        UsageError: not whole numbers of at least 2 steps.
-    """
-    parts = [part.strip() for part in text.split(",")] if text is not None else []
-    if not all(part.isdecimal() and int(part) >= 2 for part in parts):
-        raise UsageError(f"--tune-steps must be whole numbers of at least 2 steps, such as 10 or 6,8,10, got {text!r}")
-    return tuple(sorted({int(part) for part in parts}))
-
-
 def _weights(system: System, bf16: bool) -> dict[str, Tensor]:
     """What is saved; with ``bf16`` the system goes on with the rounded parameters, so that they are what is tuned."""
     tensors = dict(system.state_dict())

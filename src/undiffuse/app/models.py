@@ -23,9 +23,11 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model
     Raises:
         UsageError: no such model, or one that is damaged or from a newer version.
     """
-    from undiffuse.systems import saved
+    check_device(device)
+    folder = find_model(model)
+    from undiffuse.systems import saved  # seconds of importing, for what names a model
 
-    return saved.load(find_model(model), pick_device(device), weights)
+    return saved.load(folder, pick_device(device), weights)
 
 
 def find_model(model: str | Path) -> Path:
@@ -55,12 +57,17 @@ def spoken_name(model: Path) -> str:
 
 def pick_device(device: str) -> str:
     """``auto`` as ``cuda`` or ``cpu``; any other name is checked."""
+    check_device(device)
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"device must be auto, cpu or cuda, got {device!r}")
     return device
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device's name; whether it is there, torch knows."""
+    if device != "auto" and device.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu or cuda, got {device!r}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from undiffuse.app.early import EXACT
 from undiffuse.app.evaluating import own_data
 from undiffuse.app.models import load
 from undiffuse.app.overrides import read_options
@@ -27,9 +28,6 @@ from undiffuse.systems.saved import Model
 
 #: The names of all files that a study of a model writes.
 _OWN_FILES = re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md")
-
-#: ``exact:swissroll`` stands for the exact denoiser of that source.
-EXACT = "exact:"
 
 
 def study(

@@ -1,0 +1,313 @@
+"""What a command line says wrongly, found before anything heavy is imported: it is answered at once.
+
+Only what is certain by names alone is refused here, in the words of the rooms that would refuse it later; whatever
+passes is looked at again there, with its values.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from undiffuse.app.models import check_device as check_device  # beside the others, for the commands
+from undiffuse.app.models import find_model
+from undiffuse.app.outline import UNKNOWN, Option, Place, defaults_in, definition, names_in, options_of, resolved
+from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.registry import nearest, read_written
+from undiffuse.systems.classes import asked_classes
+from undiffuse.zoo import bundled_models
+
+#: Registries by the word for a row.
+REGISTRIES = {
+    "sampler": "undiffuse.samplers:SAMPLERS",
+    "time grid": "undiffuse.samplers.grids:GRIDS",
+    "process": "undiffuse.core.processes:PROCESSES",
+    "parameterization": "undiffuse.core.parameterization:PARAMETERIZATIONS",
+    "metric": "undiffuse.evaluation:METRICS",
+    "pair metric": "undiffuse.evaluation.compare:PAIR_METRICS",
+    "features": "undiffuse.metrics.features:FEATURES",
+    "distillation method": "undiffuse.recipes.few_step:DISTILLATIONS",
+    "exact distribution": "undiffuse.studies.truth:TRUTHS",
+}
+#: Solvers of ``encode``.
+SOLVERS = ("heun", "rk45")
+#: ``exact:swissroll`` stands for the exact denoiser of that source.
+EXACT = "exact:"
+#: Keys of a system's configuration whose values name rows.
+_NAMING = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "parameterization": "parameterization"}
+#: Annotations of components, whose models their registry tells.
+_OF_COMPONENTS = ("ComponentConfig", "AugmentConfig", "SourceConfig")
+_RUN = "undiffuse.training.config:RunConfig"
+#: Files of weights by what they are called; see ``systems.saved``.
+_WEIGHTS = ("ema", "raw")
+
+
+def check_model(model: str | Path, device: str = "auto", weights: str = "ema") -> Path:
+    """The folder of a model, or of a run, with a configuration in it.
+
+    Raises:
+        UsageError: no such model, or no such device or kind of weights.
+    """
+    check_device(device)
+    if weights not in _WEIGHTS:
+        raise UsageError(f"unknown kind of weights {weights!r}; {nearest(weights, _WEIGHTS)}")
+    folder = find_model(model)
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} is no run or model folder: it has no config.json")
+    return folder
+
+
+def check_spec(kind: str, spec: str | None) -> None:
+    """Refuse ``name:option=value`` of an unknown row, an option that it does not have, or a value of another type."""
+    if spec is None:
+        return
+    name, _, rest = spec.partition(":")
+    check_name(kind, name)
+    known = defaults_in(REGISTRIES[kind], name)
+    read = None if kind != "time grid" and UNKNOWN not in known.values() else _as_text
+    read_written(known, rest, name, kind, read)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse an unknown row."""
+    names = names_in(REGISTRIES[kind])
+    if name not in names:
+        raise UsageError(f"unknown {kind.removeprefix('pair ')} {name!r}; {nearest(name, names)}")
+
+
+def check_sampling(sampler: str | None = None, grid: str | None = None, process: str | None = None) -> None:
+    """Refuse what ``--sampler``, ``--grid`` and ``--process`` do not name."""
+    check_spec("sampler", sampler)
+    check_spec("time grid", grid)
+    check_spec("process", process)
+
+
+def check_features(name: str) -> None:
+    """Refuse what ``--features`` does not know."""
+    if name != "auto":
+        check_name("features", name)
+
+
+def check_classes(folder: Path, asked: Iterable[str]) -> None:
+    """Refuse classes that the model in ``folder`` does not have, where its configuration says so."""
+    names = _class_names(folder)
+    if names is None or not (given := list(asked)):
+        return
+    with warnings.catch_warnings(action="ignore", category=UsageWarning):  # said when it is acted on
+        asked_classes(given, names)
+
+
+def check_data(spec: str | None) -> None:
+    """Refuse what names no data, and a source whose file or folder is not there."""
+    if spec is None:
+        return
+    from undiffuse.data.formats.tar_files import names_shards
+    from undiffuse.data.spec import source_config_for  # it knows pydantic's models, a fifth of a second
+
+    location = getattr(source_config_for(spec), "location", None)
+    if location is not None and not location.exists() and not names_shards(str(location)):
+        raise UsageError(f"no such file or folder: {location}")
+
+
+def check_source(spec: str, options: Sequence[str], augment: str | None = None) -> None:
+    """Refuse what names no data, options that it does not have, and an augmentation that is none."""
+    from undiffuse.app.sources import configured
+    from undiffuse.data.augment.config import AUGMENTATIONS
+    from undiffuse.data.spec import source_config_for
+
+    if augment is not None and augment not in AUGMENTATIONS:
+        raise UsageError(f"unknown augmentation {augment!r}; {nearest(augment, AUGMENTATIONS)}")
+    check_data(spec)
+    configured(source_config_for(spec), options)
+
+
+def check_recipe(name: str | None) -> None:
+    """Refuse an unknown recipe."""
+    from undiffuse.recipes import RECIPES
+
+    if name is not None and name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}")
+
+
+def check_solver(name: str) -> None:
+    """Refuse what ``encode`` does not know."""
+    if name not in SOLVERS:
+        raise UsageError(f"unknown solver {name!r}; {nearest(name, SOLVERS)}")
+
+
+def check_subject(subject: str) -> None:
+    """Refuse what is neither a model nor data."""
+    folder = Path(subject).expanduser()
+    if not (folder / "config.json").is_file() and (folder.exists() or subject not in bundled_models()):
+        check_data(subject)
+
+
+def check_theory(model: str, process: str | None, device: str, weights: str) -> None:
+    """Refuse what is neither a model nor the exact one of a source, or a process that is none."""
+    check_spec("process", process)
+    if not model.startswith(EXACT):
+        check_model(model, device, weights)
+    elif (name := model.removeprefix(EXACT)) not in (names := names_in(REGISTRIES["exact distribution"])):
+        raise UsageError(f"no exact distribution {name!r}; {nearest(name, names)}")
+
+
+def check_training_study(recipe: str, overrides: Sequence[str], data: str | None, device: str) -> None:
+    """Refuse what no training of a study could be made of."""
+    check_device(device)
+    check_recipe(recipe)
+    check_overrides(overrides)
+    check_data(data)
+
+
+def check_study_options(name: str, options: Sequence[str]) -> None:
+    """Refuse options that the study of this name does not have."""
+    from undiffuse.studies import MODEL_STUDIES
+
+    known = options_of(definition(MODEL_STUDIES[name].options))
+    for option in options:
+        key, equals, _ = option.partition("=")
+        if equals and key and key not in known:
+            raise UsageError(f"study {name!r} has no key {key!r}; {nearest(key, known)}")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse keys that no run's configuration has, and names of rows that are none.
+
+    A key of a component is known here if any row of its registry has it; which row a recipe chose is seen later.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
+        _check_key(key, text)
+
+
+def _check_key(key: str, text: str) -> None:
+    path = tuple(key.split("."))
+    names = path[:-1] if path[-1] == "name" and _held(path[:-1]).component else path
+    for depth in range(len(names)):
+        held = _held(names[:depth])
+        if not held.models:
+            return  # a dictionary of the user's own
+        if names[depth] not in held.fields:
+            raise UsageError(_unknown(key, names[: depth + 1], last=depth == len(path) - 1))
+    rows = _held(names).rows
+    name = text.strip('"')
+    if rows and name not in rows and not (name in ("null", "None") or name.startswith("{")):
+        kind = _KINDS.get(names[-1], names[-1])
+        raise UsageError(f"config key {key!r}: unknown {kind} {name!r}; {nearest(name, rows)}")
+    if path[0] == "system" and ".".join(path[1:]) in _NAMING:
+        check_spec(_NAMING[".".join(path[1:])], name)
+    if path[0] != "system":
+        _check_value(path, text)
+
+
+_KINDS = {"data": "data source", "augment": "augmentation", "times": "time density", "objective": "objective"}
+
+
+class _Held(NamedTuple):
+    """What may lie under a key of a configuration: models and their fields.
+
+    ``component`` says that it may hold a row of a registry; ``rows`` are those by name where it holds nothing else.
+    """
+
+    models: list[Place]
+    fields: dict[str, list[Option]]
+    rows: dict[str, Place]
+    component: bool = False
+
+
+@cache
+def _held(path: tuple[str, ...]) -> _Held:
+    """What a run's configuration may hold under these keys, whatever rows are chosen."""
+    if not path:
+        return _with_fields([definition(_RUN)], {})
+    options = _held(path[:-1]).fields.get(path[-1], [])
+    registries = [rows for option in options for rows in _registries(option)]
+    rows = {name: place for registry in registries for name, place in registry.items()}
+    plain = [place for option in options for place in _plain_models(option)]
+    every = len(registries) == len(options)
+    held = _with_fields([*plain, *rows.values()], rows if every else {})
+    return held._replace(component=bool(registries))
+
+
+def _with_fields(models: list[Place], rows: dict[str, Place]) -> _Held:
+    fields: dict[str, list[Option]] = {}
+    for model in models:
+        for name, option in options_of(model).items():
+            fields.setdefault(name, []).append(option)
+    return _Held(models, fields, rows)
+
+
+def _unknown(key: str, path: tuple[str, ...], *, last: bool) -> str:
+    """The last of ``path`` is no key."""
+    fields = _held(path[:-1]).fields
+    if last:
+        return f"config has no key {key!r}; {nearest(path[-1], fields)}"
+    sections = [name for name in fields if _held((*path[:-1], name)).models]
+    return f"config has no section {path[-1]!r} (in {key!r}); {nearest(path[-1], sections)}"
+
+
+def _registries(option: Option) -> list[dict[str, Place]]:
+    nodes = ast.walk(option.annotation) if option.annotation is not None else ()
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Component"]
+    return [_rows_at(resolved(option.module, call.args[0])) for call in calls]
+
+
+def _plain_models(option: Option) -> list[Place]:
+    nodes = list(ast.walk(option.annotation)) if option.annotation is not None else []
+    names = [node for node in nodes if isinstance(node, ast.Name) and node.id.endswith("Config")]
+    places = [resolved(option.module, name) for name in names if name.id not in _OF_COMPONENTS]
+    return [place for place in places if isinstance(place.node, ast.ClassDef)]
+
+
+def _rows_at(registry: Place) -> dict[str, Place]:
+    assert isinstance(registry.node, ast.Dict)
+    keys = [ast.literal_eval(key) for key in registry.node.keys if key is not None]
+    return dict(zip(keys, (resolved(registry.module, value) for value in registry.node.values), strict=True))
+
+
+def _check_value(path: Sequence[str], text: str) -> None:
+    """Refuse a value that a plain key of the run itself cannot have; components are left for later."""
+    from typing import Annotated
+
+    from pydantic import BaseModel, TypeAdapter, ValidationError
+
+    from undiffuse.app.overrides import read_value
+    from undiffuse.training.config import RunConfig
+
+    model: type[BaseModel] = RunConfig
+    for part in path[:-1]:
+        held = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(held, type) and issubclass(held, BaseModel)) or model.model_fields[part].metadata:
+            return
+        model = held
+    field = model.model_fields.get(path[-1])
+    if field is None or any(type(one).__name__ == "Component" for one in field.metadata):
+        return
+    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    try:
+        TypeAdapter(kind).validate_python(read_value(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([*path, *map(str, first["loc"])])
+        raise UsageError(f"config key {where!r}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+def _class_names(folder: Path) -> Sequence[str] | None:
+    """What a model's configuration says of its classes; None where it says nothing that can be understood."""
+    try:
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        conditional = record["config"]["system"].get("class_conditional", False)
+        return tuple(map(str, record["model"]["class_names"])) if conditional else ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _as_text(text: str, default: object, what: str) -> str:
+    return text

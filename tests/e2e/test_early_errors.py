@@ -1,0 +1,199 @@
+"""A name that is wrong is answered before anything heavy is imported: that costs seconds."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from undiffuse.app.early import REGISTRIES, check_overrides
+from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of
+from undiffuse.config import model_of
+from undiffuse.core.parameterization import PARAMETERIZATIONS
+from undiffuse.core.processes import PROCESSES
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import METRICS
+from undiffuse.evaluation.compare import PAIR_METRICS
+from undiffuse.losses.adversarial import OBJECTIVES
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.metrics.features import FEATURES
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.recipes.few_step import DISTILLATIONS
+from undiffuse.registry import resolve
+from undiffuse.samplers import SAMPLERS
+from undiffuse.samplers.grids import GRIDS
+from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies.truth import TRUTHS
+from undiffuse.systems import SYSTEMS
+
+#: Every command with one thing wrong, and a word that the answer has.
+WRONG: dict[str, tuple[str, str]] = {
+    "train ddpm-digit": ("ddpm-digits", ""),
+    "train ddpm-digits num_image=5": ("num_images", ""),
+    "train ddpm-digits num_images=many": ("'many'", ""),
+    "train ddpm-digits num_images": ("key=value", ""),
+    "train ddpm-digits optimizer.learning_rat=1": ("learning_rate", ""),
+    "train ddpm-digits optimiser.learning_rate=1": ("optimizer", ""),
+    "train ddpm-digits optimizer.learning_rate=-1": ("greater than 0", ""),
+    "train ddpm-digits ema.posthoc.snapshot_every_image=3": ("snapshot_every_images", ""),
+    "train ddpm-digits system.network.chanels=8": ("channels", ""),
+    "train ddpm-digits system.process=vpsd": ("unknown process", ""),
+    "train ddpm-digits system.process.beta_strat=1": ("beta_start", ""),
+    "train ddpm-digits system.network.name=uent": ("unet", ""),
+    "train ddpm-digits system.sampling.sampler=hune": ("heun", ""),
+    "train ddpm-digits system.parameterization=epsilon": ("eps", ""),
+    "train ddpm-digits --data nowhere": ("nowhere", ""),
+    "train ddpm-digits --device tpu": ("cuda", ""),
+    "train ddpm-digits --stop-after soon": ("10m", ""),
+    "sample nowhere": ("nowhere", ""),
+    "sample mnst": ("mnist", ""),
+    "sample mnist --sampler hune": ("heun", ""),
+    "sample mnist --sampler ddim:et=1": ("eta", ""),
+    "sample mnist --sampler ddim:eta=lots": ("number", ""),
+    "sample mnist --grid karas": ("karras", ""),
+    "sample mnist --grid karras:rh=1": ("rho", ""),
+    "sample mnist --process vee": ("unknown process", ""),
+    "sample mnist --class eleven": ("unknown class", ""),
+    "sample mnist --device tpu": ("cuda", ""),
+    "sample mnist --weights best": ("ema", ""),
+    "sample mnist --guidance-interval 3": ("LO,HI", ""),
+    "encode nowhere digits --out x": ("nowhere", ""),
+    "encode mnist nowhere --out x": ("nowhere", ""),
+    "encode mnist digits --out x --sampler rk4": ("rk45", ""),
+    "evaluate nowhere": ("nowhere", ""),
+    "evaluate mnist --metrics fid": ("unknown metric", ""),
+    "evaluate mnist --features incepton": ("inception", ""),
+    "evaluate mnist --sampler hune": ("heun", ""),
+    "evaluate mnist --data nowhere": ("nowhere", ""),
+    "compare nowhere digits": ("nowhere", ""),
+    "compare digits digits --metrics fid": ("unknown metric", ""),
+    "compare digits digits --features incepton": ("inception", ""),
+    "compare digits digits --counts 3,2": ("250", ""),
+    "report nowhere": ("nowhere", ""),
+    "doctor nowhere": ("nowhere", ""),
+    "doctor digits --against nowhere": ("nowhere", ""),
+    "distill nowhere": ("nowhere", ""),
+    "distill mnist --method consistent": ("consistency", ""),
+    "distill mnist num_image=3": ("num_images", ""),
+    "export nowhere --out x": ("nowhere", ""),
+    "export mnist --out x --tune-steps few": ("whole numbers", ""),
+    "export mnist --out x --sampler unpic": ("unipc", ""),
+    "ema nowhere --sigma-rel 0.1 --out x": ("nowhere", ""),
+    "models mnst": ("mnist", ""),
+    "demo --device tpu": ("cuda", ""),
+    "data info nowhere": ("nowhere", ""),
+    "data info digits size_=3": ("size", ""),
+    "data info digits --augment kars --sheet x.png": ("karras", ""),
+    "data prepare nowhere --out x.zip": ("nowhere", ""),
+    "data get mnst": ("mnist", ""),
+    "study theory exact:swisroll": ("swissroll", ""),
+    "study theory nowhere": ("nowhere", ""),
+    "study theory exact:rings --process vee": ("unknown process", ""),
+    "study sweep nowhere": ("nowhere", ""),
+    "study sweep mnist sampler_=3": ("samplers", ""),
+    "study parameterization --data nowhere": ("nowhere", ""),
+    "study one-class --data nowhere": ("nowhere", ""),
+    "study one-class --data digits --recipe flow-mnst": ("flow-mnist", ""),
+    "study one-class --data digits --features incepton": ("inception", ""),
+    "study small-data --data digits num_image=3": ("num_images", ""),
+}
+
+PROGRAM = """
+import contextlib, io, json, shlex, sys
+from undiffuse.app.cli import main
+told = {}
+for line in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(shlex.split(line))
+        except SystemExit as stop:
+            told[line] = (stop.code, err.getvalue(), "torch" in sys.modules)
+print(json.dumps(told))
+"""
+
+
+def test_a_wrong_name_is_answered_without_torch(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", PROGRAM, json.dumps(list(WRONG))]
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=tmp_path)
+    for line, (code, complaint, torch) in json.loads(ran.stdout).items():
+        assert not torch, line
+        assert code == 2 and WRONG[line][0] in complaint and len(complaint.splitlines()) == 1, (line, complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "sampler": SAMPLERS,
+    "time grid": GRIDS,
+    "process": PROCESSES,
+    "parameterization": PARAMETERIZATIONS,
+    "metric": METRICS,
+    "pair metric": PAIR_METRICS,
+    "features": FEATURES,
+    "distillation method": DISTILLATIONS,
+    "exact distribution": TRUTHS,
+}
+
+
+def test_outlines_have_all_names() -> None:
+    assert KINDS.keys() == REGISTRIES.keys()
+    for kind, registry in KINDS.items():
+        assert names_in(REGISTRIES[kind]) == tuple(registry), kind
+
+
+@pytest.mark.parametrize("kind", ["sampler", "time grid", "process"])
+def test_outlines_have_all_options_and_defaults(kind: str) -> None:
+    for name, row in KINDS[kind].items():
+        parameters = inspect.signature(resolve(row)).parameters.items()
+        truth = {key: one.default for key, one in parameters if one.default is not one.empty}
+        found = defaults_in(REGISTRIES[kind], name)
+        assert found.keys() == truth.keys(), name
+        assert all(found[key] in (truth[key], UNKNOWN) for key in truth), name
+
+
+def test_outlines_have_all_fields_of_studies_and_of_runs() -> None:
+    for name, study in MODEL_STUDIES.items():
+        assert options_of(definition(study.options)).keys() == resolve(study.options).model_fields.keys(), name
+    for row in [*SYSTEMS.values(), "undiffuse.training.config:RunConfig"]:
+        assert options_of(definition(row)).keys() == resolve(row).model_fields.keys(), row
+    for place, registry in (
+        ("undiffuse.losses.weighting:WEIGHTINGS", WEIGHTINGS),
+        ("undiffuse.losses.density:TIME_DENSITIES", TIME_DENSITIES),
+        ("undiffuse.losses.adversarial:OBJECTIVES", OBJECTIVES),
+    ):
+        for name, row in registry.items():
+            assert defaults_in(place, name).keys() == model_of(name, row).model_fields.keys() - {"name"}, name
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key=value`` for each leaf of a dumped configuration."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found += leaves(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value)}")
+    return found
+
+
+def test_no_key_of_a_recipe_is_refused() -> None:
+    """Right values: each leaf of each recipe's own configuration is one that it may be given."""
+    check_overrides(sorted({leaf for name in RECIPES for leaf in leaves(get_recipe(name).model_dump(mode="json"))}))
+
+
+@pytest.mark.parametrize(
+    "override", ["ema.posthoc={}", 'optimizer.phase_rates={"generator": 1e-3}', "system.guide_images=3"]
+)
+def test_what_a_recipe_leaves_out_may_be_given(override: str) -> None:
+    check_overrides([override])
+
+
+def test_a_key_of_no_row_is_refused() -> None:
+    with pytest.raises(UsageError, match="did you mean 'guide_images'"):
+        check_overrides(["system.guide_image=3"])
