@@ -30,7 +30,8 @@ from undiffuse.data import load_dataset, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.evaluation import spread
 from undiffuse.files import write_json
-from undiffuse.metrics import GroupedStatistics, coverage, frechet_estimate, kernel_distance
+from undiffuse.metrics import GroupedStatistics, frechet_estimate, kernel_distance
+from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.systems.base import SampleRequest, to_uint8
 from undiffuse.systems.saved import Model

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import undiffuse
+from undiffuse.app.overrides import apply_overrides
 from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
 from undiffuse.networks import UNetConfig, build_network
@@ -26,7 +27,7 @@ from undiffuse.systems.base import SampleRequest
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48")
+PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance")
 TINY = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, time_injection="add", norm_groups=2)
 Run = Callable[..., dict[str, Any]]
 
@@ -62,6 +63,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     update = {"system": system, "data": DigitsConfig(), "num_images": 2, "batch_images": 2, "validation_images": 0}
     train, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
     assert Trainer(config.model_copy(update=update), train, held_out, folder).run()
+    return folder
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """The same of a model that knows classes."""
+    folder = tmp_path / "told"
+    config = apply_overrides(get_recipe("ddpm-digits"), ["system.network.channels=8", "num_images=2", "batch_images=2"])
+    train, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
+    config = config.model_copy(update={"validation_images": 0, "quality_every_images": 0})
+    assert Trainer(config, train, held_out, folder).run()
     return folder
 
 
@@ -318,6 +330,20 @@ def test_scaling(run: Run, tmp_path: Path) -> None:
 def test_church48(run: Run) -> None:
     record = run("church48")
     assert record["evaluations"] == 1 and len(record["seconds"]["sampling"]) == 1
+
+
+def test_guidance(run: Run, told: Path, tmp_path: Path) -> None:
+    record = run("guidance", str(told), "--features", "pixels", "--work", str(tmp_path / "work"))
+    assert [(row["weight"], row["nfe"]) for row in record["rows"]] == [(1.0, 2), (2.0, 4)]
+
+
+def test_the_guidance_to_ship_is_the_best_that_still_covers() -> None:
+    guidance = importlib.import_module("guidance")
+    columns = ("weight", "kernel", "kernel_error", "coverage", "coverage_error")
+    numbers = [(1.0, 0.10, 0.01, 0.40, 0.02), (2.0, 0.065, 0.01, 0.45, 0.02), (3.0, 0.06, 0.01, 0.44, 0.02)]
+    rows = [dict(zip(columns, row, strict=True)) for row in [*numbers, (4.0, 0.03, 0.01, 0.30, 0.02)]]
+    assert guidance.best(rows)["weight"] == 2.0  # 3 is no better by more than its error, and 4 covers less
+    assert guidance.best(rows[:1])["weight"] == 1.0
 
 
 def test_start(run: Run, model: Path) -> None:

@@ -33,6 +33,7 @@ SMALLER_STILL = {
     "dit-cifar10": ["data.size=16", "system.network.num_heads=2"],
     "ncsnpp-ffhq256": ["data.size=48", "system.network.num_blocks=1"],
     "dcgan-bedroom64": ["data.size=48"],
+    "ddpm-bedroom64": ["data.size=48", "system.network.attention_levels=[]"],
     "photos-64": ["data.size=48"],
 }
 
@@ -122,6 +123,16 @@ def test_recipes_of_paper_size_have_the_networks_they_name(name: str, count: int
     with torch.device("meta"):
         network = build_network(recipe.system.network, (3, size, size), 0)  # type: ignore[attr-defined]
     assert sum(value.numel() for value in network.parameters()) == count
+
+
+def test_the_diffusion_beside_dcgan_has_as_many_parameters_and_the_same_data() -> None:
+    gan, ddpm = get_recipe("dcgan-bedroom64"), get_recipe("ddpm-bedroom64")
+    with torch.device("meta"):
+        players = gan.system.build((3, 64, 64), ())  # type: ignore[attr-defined]
+        network = build_network(ddpm.system.network, (3, 64, 64), 0)  # type: ignore[attr-defined]
+    counts = [sum(value.numel() for value in module.parameters()) for module in (players, network)]
+    assert abs(counts[1] / counts[0] - 1) < 0.05
+    assert (gan.data, gan.num_images, gan.batch_images) == (ddpm.data, ddpm.num_images, ddpm.batch_images)
 
 
 def test_a_dry_run_says_all_and_writes_nothing(

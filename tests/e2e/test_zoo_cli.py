@@ -107,8 +107,13 @@ def test_the_sheet_has_a_row_a_model(elsewhere: Path) -> None:
     names = save_bundled_sheet(elsewhere / "sheet.png", "cpu")
     assert names == list(bundled_models())
     with Image.open(elsewhere / "sheet.png") as sheet:
-        assert sheet.mode == "RGB" and sheet.size == (16 * 97 + 1, len(names) * 97 + 1)
-        assert len(np.unique(np.asarray(sheet)[:97])) > 50
+        beside = sheet.width - (16 * 97 + 1)
+        assert sheet.mode == "RGB" and sheet.height == len(names) * 97 + 1 and 60 < beside < 200
+        pixels = np.asarray(sheet)
+    assert len(np.unique(pixels[:97, beside:])) > 50
+    for row in range(len(names)):  # the name stands beside its row, dark on white
+        label = pixels[row * 97 : (row + 1) * 97, :beside]
+        assert label[:25].min() == 255 and label[30:70].min() < 60
 
 
 def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +12,19 @@ import numpy as np
 
 from undiffuse.app.show import say
 from undiffuse.errors import UsageError
+from undiffuse.files import replacing
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import Bundled, bundled
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from undiffuse.images import Bytes
 
 #: Samples of each model on the sheet, and the side of a sample's cell.
 _SHOWN, _SIDE = 16, 96
+#: Of the names beside the rows, in pixels.
+_TEXT = 18
 
 
 def list_models(name: str | None, as_json: bool) -> None:
@@ -66,20 +73,40 @@ def _json(value: Any) -> str:
 
 
 def save_bundled_sheet(path: Path, device: str = "auto", seed: int = 0) -> list[str]:
-    """Write a picture with a row of fresh samples for each bundled model; returns the models' names, top to bottom.
+    """Write a picture with a row of fresh samples for each bundled model, its name beside it; returns the names.
 
     Raises:
         UsageError: no model is bundled.
     """
     from undiffuse.app.models import load
-    from undiffuse.images import grid_of, save_png
+    from undiffuse.images import grid_of
 
     names = list(bundled_models())
     if not names:
         raise UsageError("no models are bundled with this installation; put the package's folder zoo back")
     rows = [_cells(load(name, device).sample(_SHOWN, seed=seed).numpy()) for name in names]
-    save_png(path, grid_of(np.concatenate(rows), columns=_SHOWN, smallest_side=_SIDE))
+    sheet = _labelled(grid_of(np.concatenate(rows), columns=_SHOWN, smallest_side=_SIDE), names)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
     return names
+
+
+def _labelled(sheet: Bytes, names: Sequence[str]) -> Image:
+    """The sheet with the name of each row's model at its left."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from undiffuse.images import to_image
+
+    font = ImageFont.load_default(_TEXT)
+    left = math.ceil(max(font.getlength(name) for name in names)) + _TEXT
+    drawn = to_image(sheet)
+    paper = Image.new("RGB", (left + drawn.width, drawn.height), "white")
+    paper.paste(drawn, (left, 0))
+    row_height = drawn.height / len(names)
+    for row, name in enumerate(names):
+        place = (left - _TEXT // 2, (row + 0.5) * row_height)
+        ImageDraw.Draw(paper).text(place, name, fill="black", font=font, anchor="rm")
+    return paper
 
 
 def _cells(samples: Bytes) -> Bytes:

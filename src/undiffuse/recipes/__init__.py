@@ -71,6 +71,10 @@ RECIPES = {
         "DCGAN at 64x64 on any folder of pictures, the network of the LSUN bedroom pictures",
         "adversarial:dcgan_bedroom64",
     ),
+    "ddpm-bedroom64": Recipe(
+        "DDPM at 64x64 on any folder of images, as large as dcgan-bedroom64 and trained as long",
+        "large:ddpm_bedroom64",
+    ),
     "ddpm-church48": Recipe(
         "DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"
     ),
