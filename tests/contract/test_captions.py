@@ -70,7 +70,7 @@ def test_metadata_lists_captions_and_labels(load: Load) -> None:
         {"file_name": "b.png", "text": "second", "label": 0},
     )
     found = load({**PICTURES, "metadata.jsonl": lines + "\n\n"})
-    assert found.captions == ["first", "second", "third"] and "other_files_passed_over" not in found.provenance
+    assert found.captions == ["first", "second", "third"] and "passed_over" not in found.provenance
     assert found.class_names == ("0", "1", "2") and labels_of(found) == ["0", "0", "2"]
 
 
@@ -206,7 +206,7 @@ def test_notes_without_a_picture_are_refused_or_counted(load: Load, kind: str) -
 
 def test_texts_and_tables_that_are_no_captions_are_passed_over(load: Load) -> None:
     found = load({**PICTURES, "notes.txt": "about", "list.json": "[1]", "sub/x.txt": "y"})
-    assert found.captions is None and found.provenance["other_files_passed_over"] == "3"
+    assert found.captions is None and found.provenance["passed_over"].startswith("3 files without")
     captions = {f"{name}.txt": name for name in "abc"}
     others = {"LICENSE.txt": "free", "sub/x.txt": "elsewhere", "metadata.json": "{"}
     assert load({**PICTURES, **captions, **others}).captions == ["a", "b", "c"]

@@ -70,7 +70,7 @@ def test_the_split_of_the_partition(tmp_path: Path) -> None:
         found = load(tmp_path, split=split)
         assert [found.item_name(n)[-10:-4] for n in range(4)] == [f"{n + 1:06}" for n in range(place, COUNT, 3)]
     (tmp_path / "list_eval_partition.txt").unlink()
-    with pytest.raises(UsageError, match=r"split=test, but no list_eval_partition\.txt lies there"):
+    with pytest.raises(UsageError, match=r"split=test, but no list_eval_partition\.txt \(or \.csv\) lies there"):
         load(tmp_path, split="test")
 
 

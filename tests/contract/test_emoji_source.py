@@ -99,7 +99,7 @@ def test_missing_and_damaged_pictures_are_told_or_skipped(tmp_path: Path) -> Non
         load(damaged)
     assert len(load(damaged, on_error="skip")) == COUNT - 1
     more = write_zip(tmp_path / "c.zip", {**files, "img/twitter/64/ffff.png": b""})
-    assert load(more).provenance["other_files_passed_over"] == "1"
+    assert load(more).provenance["left_out"].startswith("1 image that is none of the set's: img/twitter/64/ffff.png")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ __all__ = ["DATA_CHECKS", "RUN_CHECKS", "SEVERITIES", "Examination", "Finding", 
 DATA_CHECKS: dict[str, str] = {
     "broken": "undiffuse.doctor.survey:broken",
     "incomplete": "undiffuse.doctor.survey:incomplete",
+    "left_out": "undiffuse.doctor.survey:left_out",
     "modes": "undiffuse.doctor.survey:modes",
     "sizes": "undiffuse.doctor.survey:sizes",
     "amount": "undiffuse.doctor.amounts:amount",

@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from undiffuse.data.config import FolderConfig
-from undiffuse.data.formats.folder_files import list_pictures
+from undiffuse.data.formats.folder_files import list_names
+from undiffuse.data.formats.left_out import LEFT_OUT, PASSED_OVER
+from undiffuse.data.formats.parts import Folders
 from undiffuse.data.pictures import automatic_side, read_picture, without_warnings
 from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
@@ -35,6 +37,14 @@ _TREATED = {
     "lab": ("LAB colours", "converted to sRGB; nothing to do"),
     "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
 }
+#: What a set's provenance says of what is not read, and what to call it.
+_LEFT_OUT = {
+    "splits": "parts of the set",
+    "masks": "images and masks",
+    LEFT_OUT: "files left out",
+    PASSED_OVER: "other files",
+    "classes_joined": "classes whose names look the same",
+}
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
-    """All files of a folder: those that can be read, why others cannot, and how many are no pictures at all."""
+    """The images of a folder that training would read: those that can be read, and why others cannot."""
 
     entries: list[Entry]
     broken: dict[str, str]
-    num_others: int
 
     @property
     def transparent(self) -> float:
@@ -70,8 +79,8 @@ def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
         UsageError: no such folder, or no picture's name in it.
     """
     root = config.location
-    listing = list_pictures(root)
-    names = [str(picture) for picture in listing.pictures]
+    pictures = list_names(root).pictures
+    names = list(filter(Folders(pictures, config.split, root).takes, pictures))
     entries, broken = [], {}
     with without_warnings():
         for number, (name, found) in enumerate(zip(names, _inspected(root, names, config), strict=True)):
@@ -81,7 +90,7 @@ def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
                 broken[name] = found
             if tell is not None and number % _BLOCK == 0:
                 tell(number, len(names))
-    return Survey(entries, broken, listing.num_others)
+    return Survey(entries, broken)
 
 
 def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[Entry | str]:
@@ -125,12 +134,18 @@ def broken(subject: DataSubject) -> Iterable[Finding]:
             "fetch them again or delete them; training passes them over with data.on_error=skip",
             {"files": survey.broken},
         )
-    if not survey.broken and (left_out := vars(subject)["dataset"].provenance.get("skipped")):
-        yield Finding("problem", "left out by the reader", left_out, "mend them; they are passed over meanwhile")
-    if survey.num_others:
-        yield Finding(
-            "note", "other files", f"{counted(survey.num_others, 'file')} without a picture's ending, passed over"
-        )
+    if not survey.broken and (skipped := vars(subject)["dataset"].provenance.get("skipped")):
+        yield Finding("problem", "left out by the reader", skipped, "mend them; they are passed over meanwhile")
+
+
+def left_out(subject: DataSubject) -> Iterable[Finding]:
+    """What lies in the data and is not read: parts for testing, masks, images of other formats, other files."""
+    if "dataset" not in vars(subject):
+        return
+    about = subject.dataset.provenance
+    for key, title in _LEFT_OUT.items():
+        if key in about:
+            yield Finding("note", title, about[key], "nothing to do if that is meant", {key: about[key]})
 
 
 def incomplete(subject: DataSubject) -> Iterable[Finding]:

@@ -9,9 +9,9 @@ from undiffuse.data.config.base import EncodedConfig, LocationText, PictureConfi
 
 Split = Literal["train", "test"]
 
-#: Names of CelebA's and CelebA-HQ's lists of attributes, and of CelebA's list of the parts.
-ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "CelebAMask-HQ-attribute-anno.txt")
-PARTITION = "list_eval_partition.txt"
+#: Names of CelebA's and CelebA-HQ's lists of attributes, and of its list of the parts; Kaggle's are ``.csv``.
+ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-HQ-attribute-anno.txt")
+PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
 class CifarConfig(PictureConfig):
@@ -138,7 +138,7 @@ class CelebaConfig(EncodedConfig):
     Args:
         path: the folder that holds the pictures and the lists, the folder of pictures with the lists beside it, or
             ``img_align_celeba.zip`` with the lists in or beside it.
-        split: of ``list_eval_partition.txt``; ``None`` takes all.
+        split: of ``list_eval_partition.txt`` or ``.csv``; ``None`` takes all.
         attribute: the attribute that makes two classes, such as ``Smiling``; none is taken unless named.
         captions: ``auto`` makes a text of the attributes that a picture has.
         labels: ``none`` reads no classes, whatever ``attribute`` says.
@@ -154,7 +154,7 @@ class CelebaConfig(EncodedConfig):
     @property
     def read_beside(self) -> tuple[Path, ...]:
         """The lists, which may lie beside the folder or archive of pictures."""
-        return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, PARTITION))
+        return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, *PARTITIONS))
 
 
 class FfhqConfig(EncodedConfig):

@@ -1,8 +1,9 @@
 """What is written about pictures in files beside them: a caption, a label.
 
-For each picture the nearest word counts: its caption is that of the ``.txt`` file of its name, else of the ``.json``
-file of its name, else of its line in ``metadata.jsonl``; its label that of its ``.json`` file, else of its line in
-``metadata.jsonl``, else in ``dataset.json``.
+For each picture the nearest word counts: its caption is that of the ``.txt`` file of its name (``x.txt`` or
+``x.png.txt``), else of the ``.json`` file of its name, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its
+label that of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``, else in ``dataset.json``.
+A list that gives a picture two labels is refused; of two captions the last is taken, and the others are counted.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ import numpy.typing as npt
 from undiffuse.data.config import TreeConfig
 from undiffuse.data.encoded import Skips
 from undiffuse.data.formats.classes import Classes, LabelColumn, depth_remark, folder_classes, prefix_of
-from undiffuse.data.formats.folder_files import Names
+from undiffuse.data.formats.folder_files import Names, is_picture
+from undiffuse.data.formats.left_out import Kind
 from undiffuse.data.formats.metadata import (
     DATASET,
     MAX_LIST_BYTES,
     MAX_NOTE_BYTES,
     METADATA,
+    METADATA_CSV,
+    Line,
     Said,
     caption_text,
     parse_json,
     read_dataset_json,
     read_metadata,
+    read_metadata_csv,
     said_in,
 )
+from undiffuse.data.formats.parts import Folders
+from undiffuse.data.formats.readable import composed
 from undiffuse.data.source import Indices
 from undiffuse.data.texts import TextIndex, Texts
 from undiffuse.errors import UsageError
@@ -38,7 +45,11 @@ from undiffuse.errors import UsageError
 _DOCUMENTS = frozenset(
     {"readme", "license", "licence", "copying", "copyright", "notice", "changelog", "citation", "authors"}
 )
+_LISTS = (DATASET, METADATA_CSV, METADATA)  # the last one counts
 _TABLES = frozenset({METADATA, DATASET, "metadata.json", "manifest.json", "package.json", "info.json", "config.json"})
+
+
+EARLIER_CAPTION = Kind("caption of an image that has a later one", "captions of images that have a later one")
 
 
 class NoteReader(ABC):
@@ -66,7 +77,7 @@ class Annotated(NamedTuple):
     classes: Classes
     captions: Texts | None
     remarks: dict[str, str]
-    num_notes: int  # files that were read for it
+    unread: Texts  # names of other files that tell nothing of a picture
 
 
 def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips) -> Annotated:
@@ -78,26 +89,30 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     Raises:
         UsageError: what ``skips`` does not take; labels that are asked for and not there; a damaged list.
     """
-    notes = _Notes(reader, names, config, skips)
-    remarks: dict[str, str] = {}
+    parts = Folders(names.pictures, config.split, reader.location)
+    chosen = np.fromiter(map(parts.takes, names.pictures), np.bool_) if not parts.all_taken else None
+    notes = _Notes(reader, names, config, skips, chosen)
+    remarks = dict(parts.remarks)
     if config.labels == "metadata" and not notes.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file beside a "
             "picture gives a label; take another of labels=folders, leaf, prefix, none"
         )
     if config.labels in ("folders", "leaf") or (config.labels == "auto" and not notes.decided):
-        folders = folder_classes(names.pictures, config.labels, reader.location)
+        paths = notes.paths if parts.all_taken else Texts(map(parts.class_path, notes.paths))
+        folders = folder_classes(paths, config.labels, reader.location)
         if folders is not None:
             notes.label_all(folders)
         else:
-            remarks = depth_remark(names.pictures)
+            remarks |= depth_remark(paths)
     if config.labels == "prefix":
-        notes.label_all(_prefixes(names.pictures))
+        notes.label_all(_prefixes(notes.paths))
     rows = notes.complete_rows()
     captions = notes.captions.select(notes.caption_of[rows]) if notes.captions else None
     classes = notes.column.classes(notes.codes, notes.class_names, reader.location)
     labels = classes.labels if classes.labels is None or len(rows) == len(names.pictures) else classes.labels[rows]
-    return Annotated(rows, Classes(labels, classes.names), captions, remarks, notes.num_read)
+    remarks |= notes.column.remarks
+    return Annotated(rows, Classes(labels, classes.names), captions, remarks, notes.unread)
 
 
 def _prefixes(pictures: Sequence[str]) -> Iterator[str | UsageError]:
@@ -111,29 +126,42 @@ def _prefixes(pictures: Sequence[str]) -> Iterator[str | UsageError]:
 class _Notes:
     """What is found, by the picture's place in the listing: -1 where nothing is."""
 
-    def __init__(self, reader: NoteReader, names: Names, config: TreeConfig, skips: Skips) -> None:
-        self._reader, self._pictures, self._skips = reader, names.pictures, skips
+    def __init__(
+        self, reader: NoteReader, names: Names, config: TreeConfig, skips: Skips, chosen: npt.NDArray[np.bool_] | None
+    ) -> None:
+        self._reader, self._pictures, self._skips, self._left_out = reader, names.pictures, skips, names.left_out
         count = len(names.pictures)
+        self._absent = np.zeros(count, dtype=bool) if chosen is None else ~chosen
         self.captions, self.caption_of = Texts(), np.full(count, -1, dtype=np.int32)
         self.column, self.codes = LabelColumn(), np.full(count, -1, dtype=np.int32)
-        self._rejected = np.zeros(count, dtype=bool)
+        self._rejected = self._absent.copy()
         self.class_names: tuple[str, ...] = ()
-        self.num_read = 0
+        self._others, self._was_read = names.others, np.zeros(len(names.others), dtype=bool)
         self.decided = False  # there is a list of labels, which may say that there are none
         self._wants_labels = config.labels in ("auto", "metadata")
         self._wants_captions = config.captions == "auto"
         if self._wants_labels or self._wants_captions:
-            self._read(names.others)
+            self._read()
+
+    @property
+    def unread(self) -> Texts:
+        """The other files that were not read for a picture."""
+        return self._others.select(np.flatnonzero(~self._was_read))
 
     @property
     def labelled(self) -> bool:
         """Whether a label is known of any picture."""
         return bool((self.codes >= 0).any())
 
+    @property
+    def paths(self) -> Texts:
+        """The names of the pictures that are wanted."""
+        return self._pictures.select(np.flatnonzero(~self._absent)) if self._absent.any() else self._pictures
+
     def label_all(self, labels: Iterable[str | UsageError]) -> None:
-        """Give each picture the label that its own name says, or reject it."""
+        """Give each picture that is wanted the label that its own name says, or reject it."""
         self.column = LabelColumn()
-        for place, label in enumerate(labels):
+        for place, label in zip(np.flatnonzero(~self._absent).tolist(), labels, strict=True):
             title = self._title(place)
             if isinstance(label, UsageError):
                 self._reject(place, UsageError(f"{title}: {label}"))
@@ -152,54 +180,87 @@ class _Notes:
         self._skips.take(error)
         self._rejected[place] = True
 
-    def _read(self, others: Texts) -> None:
+    def _read(self) -> None:
         """From the farthest to the nearest, so that the nearest word is the last."""
-        lists = [name for name in others if name.rpartition("/")[2] in (DATASET, METADATA)]
-        place_of = TextIndex.of(self._pictures if lists else ())
-        for name in sorted(lists, key=lambda name: (name.rpartition("/")[2] != DATASET, name.count("/"), name)):
-            self._read_list(name, place_of)
+        lists = [row for row, name in enumerate(self._others) if name.rpartition("/")[2] in _LISTS]
+        place_of = TextIndex.of(self._pictures if lists else (), composed)
+        for row in sorted(lists, key=self._rank_of_list):
+            self._was_read[row] = self._read_list(self._others[row], place_of)
         for ending in (".json", ".txt"):
-            self._read_beside(others, ending)
+            self._read_beside(ending)
 
-    def _read_list(self, name: str, place_of: TextIndex) -> None:
+    def _rank_of_list(self, row: int) -> tuple[int, int, str]:
+        name = self._others[row]
+        return _LISTS.index(name.rpartition("/")[2]), name.count("/"), name
+
+    def _read_list(self, name: str, place_of: TextIndex) -> bool:
+        """Take up what a list says; ``False`` where it is a file of another kind."""
         folder, _, basename = name.rpartition("/")
-        title, content = self._reader.title_of(name), self._reader.read_note(name, MAX_LIST_BYTES)
-        self.num_read += 1
-        for picture, said in self._lines(basename, content, folder, title):
-            place = place_of.first(picture)
+        title = self._reader.title_of(name)
+        lines = self._lines(basename, self._reader.read_note(name, MAX_LIST_BYTES), folder, title)
+        listed = _Listed(len(self._pictures)) if lines is not None else None
+        for line in lines or ():
+            place = self._place(line.picture, place_of)
             if place is None:
-                self._skips.take(UsageError(f"{title}: names {picture}, and there is no such picture"))
-            else:
-                self._note(place, said, f"{title}: {picture}")
+                self._skips.take(UsageError(f"{title}: names {line.picture}, and there is no such picture"))
+            elif not self._absent[place] and listed is not None and self._agrees(place, line, listed, title):
+                self._note(place, line.said, f"{title}: {line.picture}")
+                listed.add(place, line, int(self.codes[place]), int(self.caption_of[place]))
+        return lines is not None
 
-    def _lines(self, basename: str, content: bytes, folder: str, title: str) -> Iterable[tuple[str, Said]]:
+    def _place(self, picture: str, place_of: TextIndex) -> int | None:
+        """Of the picture of this name, else of one whose name looks the same."""
+        alike = list(place_of.all_of(composed(picture)))
+        return next((place for place in alike if self._pictures[place] == picture), alike[0] if alike else None)
+
+    def _agrees(self, place: int, line: Line, listed: _Listed, title: str) -> bool:
+        """Whether an earlier line of the list, if any, gives no other label; a picture with two is rejected."""
+        earlier, code, caption = listed.of(place)
+        word = "entry" if title.endswith(DATASET) else "line"
+        if self._wants_labels and code >= 0 and line.said.label is not None:
+            label = self.column.label_of(code)
+            if composed(str(label)) != composed(str(line.said.label)):
+                where = f"{label!r} in {word} {earlier}, {line.said.label!r} in {word} {line.number}"
+                self._reject(place, UsageError(f"{title}: gives {line.picture} two labels: {where}"))
+                return False
+        if self._wants_captions and caption >= 0 and line.said.caption not in (None, self.captions[caption]):
+            self._left_out.add(EARLIER_CAPTION, f"{line.picture} ({word}s {earlier} and {line.number} of {title})")
+        return True
+
+    def _lines(self, basename: str, content: bytes, folder: str, title: str) -> Iterable[Line] | None:
         if basename == METADATA:
             return read_metadata(content, folder, title, self._skips.take)
+        if basename == METADATA_CSV:
+            return read_metadata_csv(content, folder, title, self._skips.take)
         found = read_dataset_json(content, folder, title) if self._wants_labels else None
         if found is None:
-            return ()
+            return None
         self.decided, self.class_names = True, found.class_names
-        return ((name, Said(None, label)) for name, label in found.labels.items())
+        return found.labels
 
-    def _read_beside(self, others: Texts, ending: str) -> None:
+    def _read_beside(self, ending: str) -> None:
         """Files of the pictures' own names; another such file among them lacks its picture."""
         if not self._wants_captions and ending != ".json":
             return
-        chosen = (row for row, name in enumerate(others) if name.lower().endswith(ending) and not is_document(name))
-        notes = others.select(np.fromiter(chosen, np.int64))
-        places = TextIndex.of(self._pictures if notes else (), _stem)
-        used = {name.rpartition("/")[0] for name in notes if places.first(name[: -len(ending)]) is not None}
-        for name in notes:
-            owners = list(places.all_of(name[: -len(ending)]))
-            if not owners and name.rpartition("/")[0] in used:
+        rows = [row for row, name in enumerate(self._others) if name.lower().endswith(ending) and not is_document(name)]
+        notes = [self._others[row][: -len(ending)] for row in rows]
+        by_stem = TextIndex.of(self._pictures if notes else (), lambda name: composed(_stem(name)))
+        by_name = TextIndex.of(self._pictures if any(map(is_picture, notes)) else (), composed)
+        owners = [[*by_stem.all_of(composed(note)), *by_name.all_of(composed(note))] for note in notes]
+        used = {note.rpartition("/")[0] for note, places in zip(notes, owners, strict=True) if places}
+        for row, note, places in zip(rows, notes, owners, strict=True):
+            name = self._others[row]
+            if not places and note.rpartition("/")[0] in used:
                 self._skips.take(
                     UsageError(f"{self._reader.title_of(name)}: lies among notes on pictures without its picture")
                 )
-            self.num_read += bool(owners)
-            for place in owners:
+            self._was_read[row] = bool(places)
+            for place in places:
                 self._read_note(place, name)
 
     def _read_note(self, place: int, name: str) -> None:
+        if self._absent[place]:
+            return
         title = self._reader.title_of(name)
         try:
             content = self._reader.read_note(name, MAX_NOTE_BYTES)
@@ -222,6 +283,27 @@ class _Notes:
                 self.decided = True
             except UsageError as error:
                 self._reject(place, error)
+
+
+class _Listed:
+    """Which line of a list spoke of each picture last, and what it said: twelve bytes a picture."""
+
+    def __init__(self, count: int) -> None:
+        self._lines = np.zeros((count, 3), dtype=np.int32)  # of nothing: memory that is not touched is not taken
+
+    def add(self, place: int, line: Line, code: int, caption: int) -> None:
+        """A line that was taken up, with the numbers that stand for its label and its caption."""
+        said = line.said
+        self._lines[place] = (
+            line.number,
+            code + 1 if said.label is not None else self._lines[place, 1],
+            caption + 1 if said.caption is not None else self._lines[place, 2],
+        )
+
+    def of(self, place: int) -> tuple[int, int, int]:
+        """(number of the line, number of its label, of its caption) of a picture; -1 where it had none."""
+        number, code, caption = self._lines[place].tolist()
+        return number, code - 1, caption - 1
 
 
 def complete_rows(

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import CelebaConfig
-from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITION
+from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITIONS
 from undiffuse.data.encoded import Skips, load_encoded
 from undiffuse.data.formats.attributes import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.formats.left_out import NOT_OF_THE_SET, LeftOut
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
 from undiffuse.data.source import Dataset
 from undiffuse.data.texts import Texts
@@ -26,6 +27,7 @@ from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
 _NUMBERED = re.compile(r"\d{1,6}\.(jpg|png|webp)")
+_LISTS = (*ATTRIBUTE_LISTS, *PARTITIONS)
 _LICENCE = "non-commercial research alone, as its authors say"
 
 
@@ -55,8 +57,18 @@ def load(config: CelebaConfig) -> Dataset:
         labels, classes = _classes(config, faces.attributes, rows)
         captions = Texts(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
     files = faces.tree.files([faces.pictures[name] for name in faces.kept])
-    about = {"licence": _LICENCE, "split": config.split or "all"}
+    about = {"licence": _LICENCE, "split": config.split or "all", **_left_out(faces).remarks}
     return load_encoded(config, files, labels, classes, captions, about, skips)
+
+
+def _left_out(faces: _Faces) -> LeftOut:
+    """What lies there beside the faces; their lists are no part of it."""
+    found, taken = faces.tree.names.left_out, set(faces.pictures.values())
+    for name in faces.tree.names.pictures:
+        if name not in taken:
+            found.add(NOT_OF_THE_SET, name)
+    found.add_others(name for name in faces.tree.names.others if name.rpartition("/")[2] not in _LISTS)
+    return found
 
 
 def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
@@ -120,13 +132,13 @@ def _of_split(config: CelebaConfig, tree: Tree, pictures: Mapping[str, str], ski
     """The names of the pictures of the split that is asked for."""
     if config.split is None:
         return list(pictures)
-    listed = _read_list(tree, PARTITION)
+    listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
     if listed is None:
-        raise UsageError(f"{config.location}: split={config.split}, but no {PARTITION} lies there")
+        raise UsageError(f"{config.location}: split={config.split}, but no {PARTITIONS[0]} (or .csv) lies there")
     split_of = read_partition(listed[1], listed[0], skips.take)
     for name in pictures:
         if name not in split_of:
-            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in {PARTITION}"))
+            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in {listed[0].rpartition('/')[2]}"))
     return [name for name in pictures if split_of.get(name) == config.split]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.data.formats.readable import composed, readable
 from undiffuse.data.source import Indices
 from undiffuse.errors import UsageError
 
@@ -51,7 +52,8 @@ def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> Iter
         return None
     loose = next((name for name in pictures if name.count("/") <= depth), None)
     if loose is not None:
-        raise UsageError(f"{location}: labels={labels}, but {loose} lies in no sub-folder; move it or take labels=none")
+        shown = readable(loose)
+        raise UsageError(f"{location}: labels={labels}, but {shown} lies in no sub-folder; move it or take labels=none")
     last = None if labels == "leaf" else depth + 1
     return ("/".join(name.split("/")[:-1][depth:last]) for name in pictures)
 
@@ -103,12 +105,16 @@ class LabelColumn:
     """The label of each picture as it is found, numbered at the end; 8 bytes a picture.
 
     Labels are all names or all whole numbers from 0; numbers are the class indices, and their classes are called so
-    unless names are given.
+    unless names are given. Names that look the same (accents composed or apart) are one class, and a name that is no
+    text is called as it can be read.
     """
 
     def __init__(self) -> None:
         self._numbers: dict[Label, int] = {}
+        self._labels: list[Label] = []
         self._first: dict[type, str] = {}
+        self._looks: dict[str, str] = {}
+        self._joined: dict[str, None] = {}
 
     def code(self, label: object, title: str) -> int:
         """The number that stands for a label until ``classes``.
@@ -128,7 +134,34 @@ class LabelColumn:
             other = next(where for kind, where in self._first.items() if kind is not type(label))
             kinds = ("name", "number") if isinstance(label, str) else ("number", "name")
             raise UsageError(f"{title}: its label {label!r} is a {kinds[0]}, but that of {other} a {kinds[1]}")
-        return self._numbers.setdefault(label, len(self._numbers))
+        if isinstance(label, str) and not label.isascii():
+            label = self._as_met_first(label)
+        if label not in self._numbers:
+            self._numbers[label] = len(self._labels)
+            self._labels.append(label)
+        return self._numbers[label]
+
+    def _as_met_first(self, name: str) -> str:
+        """The spelling in which a name of this look was met first."""
+        look = readable(composed(name))
+        first = self._looks.setdefault(look, name)
+        if first != name:
+            self._joined[look] = None
+        return first
+
+    def label_of(self, code: int) -> Label:
+        """The label that a number stands for."""
+        return self._labels[code]
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """Which classes have names of one look, for a set's provenance."""
+        text = f"{', '.join(self._joined)}: spelled in two ways (accents composed and apart), taken for one class each"
+        return {"classes_joined": text} if self._joined else {}
+
+    def _shown(self, label: Label) -> str:
+        name = readable(str(label))
+        return composed(name) if composed(name) in self._joined else name
 
     def classes(
         self, codes: npt.NDArray[np.integer[Any]], names: Sequence[str] = (), location: Path | str = ""
@@ -147,7 +180,7 @@ class LabelColumn:
             if names and largest >= len(names):
                 raise UsageError(f"{location}: label {largest}, but only {len(names)} names of classes")
             return Classes(numbers[codes], tuple(names) or tuple(map(str, range(largest + 1))))
-        used = sorted({str(known[code]) for code in np.unique(codes)})
+        used = sorted({self._shown(known[code]) for code in np.unique(codes)})
         place = {name: index for index, name in enumerate(used)}
-        order = np.array([place.get(str(name), -1) for name in known], dtype=np.int64)
+        order = np.array([place.get(self._shown(name), -1) for name in known], dtype=np.int64)
         return Classes(order[codes], tuple(used))

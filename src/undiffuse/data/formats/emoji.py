@@ -17,6 +17,7 @@ import numpy as np
 from undiffuse.data.config import EmojiConfig
 from undiffuse.data.encoded import Skips, load_encoded
 from undiffuse.data.formats.classes import Classes, LabelColumn
+from undiffuse.data.formats.left_out import NOT_OF_THE_SET
 from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
 from undiffuse.data.source import Dataset
@@ -61,8 +62,10 @@ def load(config: EmojiConfig) -> Dataset:
         "skin_tones": f"{config.skin_tones}: {len(every) - len(wanted)} of {len(every)} pictures left out",
         "licence": f"that of {vendor}'s emoji; the list is under the MIT licence",
     }
-    unlisted = len(name_of) - len({emoji.image for emoji in every} & set(name_of))
-    about |= {"other_files_passed_over": str(unlisted)} if unlisted else {}
+    listed = {emoji.image for emoji in every}
+    for image in sorted(set(name_of) - listed):
+        tree.names.left_out.add(NOT_OF_THE_SET, name_of[image])
+    about |= tree.names.left_out.remarks
     files = tree.files([name_of[emoji.image] for emoji in kept])
     classes = _classes(config, kept)
     captions = Texts(emoji.caption for emoji in kept) if config.captions == "auto" else None

@@ -48,7 +48,9 @@ def load(config: FfhqConfig) -> Dataset:
     if not kept:
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
         raise UsageError(f"{config.location}: no picture of split={config.split or 'any'}; expected 00000/00000.png")
+    tree.names.left_out.add_others(tree.names.others)
     about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_PICTURES} that were published"}
+    about |= tree.names.left_out.remarks
     return load_encoded(config, tree.files(kept), provenance=about, skips=skips)
 
 

@@ -8,6 +8,7 @@ from undiffuse.data.config import FolderConfig
 from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.folder_files import list_names
+from undiffuse.data.formats.readable import readable
 from undiffuse.data.source import Dataset
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
@@ -35,7 +36,7 @@ class FolderFiles(EncodedFiles):
             raise UsageError(f"{self.title(index)}: cannot be read ({error.strerror})") from None
 
     def title(self, index: int) -> str:
-        return self._prefix + self._names[index]
+        return readable(self._prefix + self._names[index])
 
     def source(self, index: int) -> Path:
         return self.location / self._names[index]
@@ -48,20 +49,20 @@ class FolderNotes(NoteReader):
         self.location, self._prefix = root, _prefix_of(root)
 
     def title_of(self, name: str) -> str:
-        return self._prefix + name
+        return readable(self._prefix + name)
 
     def read_note(self, name: str, most: int) -> bytes:
-        path = self.location / name
+        path, title = self.location / name, self.title_of(name)
         try:
             if not path.is_file():
-                raise UsageError(f"{path}: no plain file; expected a text")
+                raise UsageError(f"{title}: no plain file; expected a text")
             if path.stat().st_size > most:
                 raise UsageError(
-                    f"{path}: {path.stat().st_size} bytes are more than the {most} that are read of a text"
+                    f"{title}: {path.stat().st_size} bytes are more than the {most} that are read of a text"
                 )
             return path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+            raise UsageError(f"{title}: cannot be read ({error.strerror})") from None
 
 
 def _prefix_of(root: Path) -> str:
@@ -80,7 +81,6 @@ def load(config: FolderConfig) -> Dataset:
     names = list_names(root)
     found = annotate(FolderNotes(root), names, config, skips)
     files = FolderFiles(root, names.pictures.select(found.rows))
-    num_others = names.num_others - found.num_notes
-    others = {"other_files_passed_over": str(num_others)} if num_others else {}
-    about = {**others, **found.remarks}
+    names.left_out.add_others(found.unread)
+    about = {**found.remarks, **names.left_out.remarks}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

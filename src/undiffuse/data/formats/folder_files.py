@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
+from undiffuse.data.formats.left_out import FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
+from undiffuse.data.formats.readable import readable
+from undiffuse.data.formats.within import sources_within
 from undiffuse.data.texts import Texts, sorted_rows
 from undiffuse.errors import UsageError
 
@@ -21,34 +25,16 @@ EXTENSIONS = frozenset(
 class Names(NamedTuple):
     """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files.
 
-    ``num_more`` files are neither, and have no name here.
+    ``left_out`` has what is neither.
     """
 
     pictures: Texts
     others: Texts
-    num_more: int = 0
-
-    @property
-    def num_others(self) -> int:
-        """How many files are no pictures."""
-        return len(self.others) + self.num_more
-
-
-class Listing(NamedTuple):
-    """Paths relative to the folder in sorted order, and how many other files there are."""
-
-    pictures: list[PurePosixPath]
-    num_others: int
-
-
-def list_pictures(root: Path) -> Listing:
-    """``list_names`` as paths, for those who read few of them."""
-    names = list_names(root)
-    return Listing(list(map(PurePosixPath, names.pictures)), names.num_others)
+    left_out: LeftOut
 
 
 def list_names(root: Path) -> Names:
-    """All files below ``root``; those with a picture's extension are pictures. Hidden ones are passed over.
+    """All files below ``root``; those with a picture's extension are pictures. Hidden ones are left out.
 
     Links to folders are followed, each real folder once, so that a loop of links ends.
 
@@ -57,7 +43,7 @@ def list_names(root: Path) -> Names:
     """
     if not root.is_dir():
         raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of pictures")
-    found = Names(Texts(), Texts())
+    found = Names(Texts(), Texts(), LeftOut())
     seen = {os.path.realpath(root)}
     waiting = [""]  # folders, each with its slash; the next one last
     while waiting:
@@ -65,7 +51,7 @@ def list_names(root: Path) -> Names:
         folders = _take_files(root, here, found)
         new = [name for name in sorted(folders) if _is_new(root / here / name, seen)]
         waiting.extend(f"{here}{name}/" for name in reversed(new))
-    refuse_without_pictures(found, root, "folder")
+    refuse_without_pictures(found, root, "folder", "" if found.pictures else sources_within(root))
     return found._replace(pictures=found.pictures.select(sorted_rows(found.pictures)))
 
 
@@ -76,13 +62,14 @@ def _take_files(root: Path, here: str, found: Names) -> list[str]:
         with os.scandir(root / here) as entries:
             for entry in entries:  # one at a time: a folder may hold millions
                 if not is_shown(entry.name):
-                    continue
-                if _is_folder(entry):
+                    found.left_out.add(HIDDEN, here + entry.name)
+                elif _is_folder(entry):
                     folders.append(entry.name)
                 else:
                     (found.pictures if is_picture(entry.name) else found.others).append(here + entry.name)
     except OSError as error:
-        raise UsageError(f"{error.filename or root / here}: the folder cannot be read ({error.strerror})") from None
+        where = readable(str(error.filename or root / here))
+        raise UsageError(f"{where}: the folder cannot be read ({error.strerror})") from None
     return folders
 
 
@@ -93,11 +80,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def refuse_without_pictures(names: Names, location: Path, noun: str) -> None:
-    """Raise where there is no picture among the names."""
-    if not names.pictures:
-        found = f"{names.num_others} other files" if names.num_others else "no files"
-        raise UsageError(f"{location}: no pictures in this {noun} ({found}); expected {', '.join(sorted(EXTENSIONS))}")
+def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str = "") -> None:
+    """Raise where there is no picture among the names; the message says what there is, and ``advice`` where given."""
+    if names.pictures:
+        return
+    names.left_out.add_others(names.others)
+    parts = [text for text in (names.left_out.text(True), names.left_out.text(False)) if text]
+    expected = f"expected {', '.join(sorted(EXTENSIONS))}"
+    raise UsageError(
+        f"{readable(str(location))}: no images in this {noun} ({'; '.join(parts) or 'no files'}); {advice or expected}"
+    )
 
 
 def is_picture(name: str) -> bool:
@@ -116,3 +108,17 @@ def _is_new(folder: Path, seen: set[str]) -> bool:
     new = real not in seen
     seen.add(real)
     return new
+
+
+def add_beside(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
+    """What lies directly in a folder beside the files of it that are known, and the folders that these lie in."""
+    known = {name for path in taken for name in (path, path.parent)}
+    for path in sorted(folder.iterdir()):
+        if path in known:
+            continue
+        if path.name.startswith("."):
+            left_out.add(HIDDEN, path.name)
+        elif path.is_dir():
+            left_out.add(FOLDER_BESIDE, path.name)
+        else:
+            left_out.add(IMAGE_BESIDE if is_picture(path.name) else kind_of(path.name), path.name)

@@ -2,7 +2,7 @@
 
 The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) and
 follow each other are one sample, with the picture (``.jpg``, ``.png`` ...), its class (``.cls``), its caption
-(``.txt``) and more of either in ``.json``.
+(``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several pictures.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ import numpy.typing as npt
 from undiffuse.data import encoded
 from undiffuse.data.config import TarConfig
 from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
-from undiffuse.data.formats.captions import complete_rows, is_document
+from undiffuse.data.formats.captions import complete_rows
 from undiffuse.data.formats.classes import Classes, LabelColumn, depth_remark, folder_classes
 from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.folder_files import is_picture, is_shown
+from undiffuse.data.formats.folder_files import add_beside
+from undiffuse.data.formats.left_out import LeftOut
 from undiffuse.data.formats.metadata import MAX_NOTE_BYTES, Said, caption_text, parse_json, said_in
-from undiffuse.data.formats.tar_files import find_shards
-from undiffuse.data.formats.tar_index import Member, MemoryAt, OpenedEachTime, Place, read_members
+from undiffuse.data.formats.parts import Folders, take_files
+from undiffuse.data.formats.readable import readable
+from undiffuse.data.formats.tar_files import find_shards, names_each
+from undiffuse.data.formats.tar_index import MemoryAt, OpenedEachTime, Place, read_members
+from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of
 from undiffuse.data.source import Dataset, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 
 MAX_PICTURE_BYTES = 2**28
 _MOST_OPEN = 256  # shards; more are opened for each reading
-_NOTES = ("cls", "txt", "json")
 
 
 class TarFiles(EncodedFiles):
@@ -51,7 +54,7 @@ class TarFiles(EncodedFiles):
         return len(self._names)
 
     def title(self, index: int) -> str:
-        return f"{self._shards[self._table[index, 0]].path}!{self._names[index]}"
+        return readable(f"{self._shards[self._table[index, 0]].path}!{self._names[index]}")
 
     def read(self, index: int) -> bytes:
         shard, offset, size = (int(number) for number in self._table[index])
@@ -69,51 +72,34 @@ class _Samples:
     """The samples of all shards, in columns: 24 bytes of place, 16 of label and caption, and the names."""
 
     def __init__(self, config: TarConfig, skips: Skips) -> None:
-        self._skips = skips
+        self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
         self._wants_labels, self._wants_captions = config.labels == "auto", config.captions == "auto"
         self.names, self.captions, self.column = Texts(), Texts(), LabelColumn()
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
-        self.num_others = self.num_links = 0
 
     def add_shard(self, number: int, shard: Place) -> None:
         """Take up the samples of one shard; those before its damage where it is skipped."""
         seen: set[int] = set()
         try:
-            for key, members in _grouped(self._relevant(shard)):
+            members = relevant(read_members(shard), shard.path, self._skips, self.left_out)
+            for sample in samples_of(members, self._image_column):
                 try:
-                    if hash(key) in seen:
-                        raise UsageError(f"{shard.path}!{key}: there are two samples of this key")
-                    seen.add(hash(key))
-                    self._add(number, shard, key, members)
+                    if hash(sample.key) in seen:
+                        where = readable(f"{shard.path}!{sample.key}")
+                        raise UsageError(f"{where}: there are two samples of this key")
+                    seen.add(hash(sample.key))
+                    self._add(number, shard, sample)
                 except UsageError as error:
                     self._skips.take(error)
         except UsageError as error:
             self._skips.take(error)
 
-    def _relevant(self, shard: Place) -> Iterator[Member]:
-        """Pictures and notes with their names cleaned; the rest is counted."""
-        for member in read_members(shard):
-            parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
-            if not member.is_plain:
-                self.num_links += 1
-            elif not is_picture(parts[-1]) and _ending(parts[-1]) not in _NOTES:
-                self.num_others += 1
-            elif ".." in parts or parts[0] == "":
-                where = f"{shard.path}!{member.name!r}"
-                self._skips.take(
-                    UsageError(f"{where}: the member's name leads out of the shard; expected one below it")
-                )
-            elif not all(map(is_shown, parts)) or is_document(parts[-1]):
-                self.num_others += 1
-            else:
-                yield member._replace(name="/".join(parts))
-
-    def _add(self, number: int, shard: Place, key: str, members: dict[str, list[Member]]) -> None:
-        picture = _picture_of(members, f"{shard.path}!{key}")
-        title = f"{shard.path}!{picture.name}"
+    def _add(self, number: int, shard: Place, sample: Sample) -> None:
+        picture = picture_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
+        title = readable(f"{shard.path}!{picture.name}")
         if picture.size > MAX_PICTURE_BYTES:
             raise UsageError(f"{title}: {picture.size} bytes are more than the {MAX_PICTURE_BYTES} read of a picture")
-        said = _said(shard, members)
+        said = _said(shard, sample.notes)
         code = self.column.code(said.label, title) if self._wants_labels and said.label is not None else -1
         self.names.append(picture.name)
         self.places.extend((number, picture.offset, picture.size))
@@ -124,61 +110,24 @@ class _Samples:
             self.captions.append(str(said.caption))
 
 
-def _ending(basename: str) -> str:
-    """All after the first dot, as WebDataset takes it."""
-    return basename.partition(".")[2].lower()
-
-
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, list[Member]]]]:
-    """(key, members by ending) of each run of members that share a key."""
-    running, group = "", dict[str, list[Member]]()
-    for member in members:
-        folder, slash, basename = member.name.rpartition("/")
-        key = folder + slash + basename.partition(".")[0]
-        if group and key != running:
-            yield running, group
-            group = {}
-        running = key
-        group.setdefault(_ending(basename), []).append(member)
-    if group:
-        yield running, group
-
-
-def _picture_of(members: dict[str, list[Member]], title: str) -> Member:
-    """The member ``key.png``; where there is none, the one of a longer ending such as ``key.v1.png``."""
-    plain = [
-        member
-        for ending, found in members.items()
-        if is_picture(f"x.{ending}") and "." not in ending
-        for member in found
-    ]
-    longer = [member for ending, found in members.items() if "." in ending for member in found]
-    pictures = plain or longer
-    if not pictures:
-        raise UsageError(f"{title}: a sample without a picture (it has .{', .'.join(members)})")
-    if len(pictures) > 1:
-        raise UsageError(f"{title}: a sample with {len(pictures)} pictures; expected one")
-    return pictures[0]
-
-
-def _said(shard: Place, members: dict[str, list[Member]]) -> Said:
+def _said(shard: Place, notes: Members) -> Said:
     """Class and caption of a sample; ``.cls`` and ``.txt`` count before ``.json``."""
     said, texts = Said(None, None), dict[str, bytes]()
-    for ending in _NOTES:
-        for member in members.get(ending, []):
-            title = f"{shard.path}!{member.name}"
+    for ending in NOTES:
+        for member in notes.get(ending, []):
+            title = readable(f"{shard.path}!{member.name}")
             if member.size > MAX_NOTE_BYTES or ending in texts:
                 what = "is there twice" if ending in texts else f"has {member.size} bytes; expected a short text"
                 raise UsageError(f"{title}: {what}")
             texts[ending] = shard.read(member.offset, member.size)
-    base = f"{shard.path}!"
+    base = readable(f"{shard.path}!")
     if "json" in texts:
-        title = base + members["json"][0].name
+        title = base + readable(notes["json"][0].name)
         said = said_in(parse_json(texts["json"], title), title)
     if "txt" in texts:
-        said = said._replace(caption=caption_text(texts["txt"], base + members["txt"][0].name))
+        said = said._replace(caption=caption_text(texts["txt"], base + readable(notes["txt"][0].name)))
     if "cls" in texts:
-        label = caption_text(texts["cls"], base + members["cls"][0].name)
+        label = caption_text(texts["cls"], base + readable(notes["cls"][0].name))
         said = said._replace(label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label)
     return said
 
@@ -193,26 +142,44 @@ def load(config: TarConfig) -> Dataset:
     """
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[Place]()
-    for path in _shards(config.location, skips):
-        shards.append(path)
-        samples.add_shard(len(shards) - 1, path)
+    paths, about = _paths(config, samples.left_out)
+    for shard in _shards(paths, skips):
+        shards.append(shard)
+        samples.add_shard(len(shards) - 1, shard)
     if not len(samples.names):
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
-        raise UsageError(f"{config.location}: no picture in the shards; expected members such as 000001.jpg")
+        found = samples.left_out.text(aloud=True) or samples.left_out.text(aloud=False) or "no files"
+        where = readable(str(config.location))
+        raise UsageError(f"{where}: no picture in the shards ({found}); expected members such as 000001.jpg")
     table = np.frombuffer(samples.places, dtype=np.int64).reshape(-1, 3)
     codes, caption_of = (np.frombuffer(column, dtype=np.int64) for column in (samples.codes, samples.caption_of))
     every = TarFiles(config.location, shards, samples.names, table)
-    nobody = np.zeros(len(every), dtype=bool)
-    rows = complete_rows({"label": codes, "caption": caption_of}, nobody, every.title, skips)
-    classes, remarks = _classes(config, samples, codes, rows)
+    parts = Folders(samples.names, None if about else config.split, config.location)
+    absent = np.zeros(len(every), dtype=bool)
+    if not parts.all_taken:
+        absent = np.fromiter((not parts.takes(name) for name in samples.names), np.bool_)
+    rows = complete_rows({"label": codes, "caption": caption_of}, absent, every.title, skips)
+    classes, remarks = _classes(config, samples, codes, rows, parts)
     captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
     files = TarFiles(config.location, shards, samples.names.select(rows), table[rows])
-    return load_encoded(config, files, classes.labels, classes.names, captions, {**_counts(samples), **remarks}, skips)
+    about |= {**parts.remarks, **remarks, **samples.column.remarks, **samples.left_out.remarks}
+    return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 
-def _shards(location: Path, skips: Skips) -> Iterator[Place]:
-    """What can be opened, one after another; what is unpacked into memory is limited over all of them."""
+def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, str]]:
+    """The shards that are read, and what to say of their choice; shards that were named each are all read."""
+    location = config.location
     paths = find_shards(location)
+    if location.is_dir():
+        add_beside(left_out, location, paths)
+    if names_each(location):
+        return paths, {}
+    chosen, remark = take_files(paths, config.split, location)
+    return chosen, {"splits": remark} if remark else {}
+
+
+def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
+    """What can be opened, one after another; what is unpacked into memory is limited over all of them."""
     left = encoded.MAX_BYTES_IN_MEMORY
     for path in paths:
         try:
@@ -229,19 +196,18 @@ def _shards(location: Path, skips: Skips) -> Iterator[Place]:
             skips.take(error)
 
 
-def _classes(config: TarConfig, samples: _Samples, codes: Indices, rows: Indices) -> tuple[Classes, dict[str, str]]:
+def _classes(
+    config: TarConfig, samples: _Samples, codes: Indices, rows: Indices, parts: Folders
+) -> tuple[Classes, dict[str, str]]:
     """The classes of the kept samples, from their folders where that is asked for or nothing else tells."""
     if config.labels == "none" or (config.labels == "auto" and (codes >= 0).any()):
         kept = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
         return (Classes(kept.labels[rows], kept.names) if kept.labels is not None else kept), {}
     names = samples.names.select(rows)
+    names = names if parts.all_taken else Texts(map(parts.class_path, names))
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
         return Classes(None, ()), depth_remark(names)
     column = LabelColumn()
-    return column.classes(np.fromiter((column.code(folder, str(config.location)) for folder in folders), np.int64)), {}
-
-
-def _counts(samples: _Samples) -> dict[str, str]:
-    counts = {"other_files_passed_over": samples.num_others, "links_passed_over": samples.num_links}
-    return {what: str(count) for what, count in counts.items() if count}
+    codes = np.fromiter((column.code(folder, str(config.location)) for folder in folders), np.int64)
+    return column.classes(codes), column.remarks

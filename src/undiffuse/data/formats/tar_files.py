@@ -11,6 +11,7 @@ import re
 import zlib
 from pathlib import Path
 
+from undiffuse.data.formats.parts import are_parts
 from undiffuse.errors import UsageError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -43,8 +44,24 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tar files that lie directly in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if _is_shard_name(path.name) and path.is_file())
+    """The tar files directly in a folder, by name; without such, those in its folders train, test and so on."""
+    direct = _shards_directly_in(folder)
+    if direct:
+        return direct
+    inner = {path: found for path in sorted(folder.iterdir()) if path.is_dir() and (found := _shards_directly_in(path))}
+    return [path for found in inner.values() for path in found] if are_parts(path.name for path in inner) else []
+
+
+def _shards_directly_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if _is_shard_name(path.name) and path.is_file())
+    except OSError:
+        return []
+
+
+def names_each(path: Path) -> bool:
+    """Whether a path names one shard, or writes out in braces which."""
+    return not path.is_dir() and not (is_pattern(str(path)) and not path.exists() and glob.has_magic(str(path)))
 
 
 def is_pattern(text: str) -> bool:

@@ -1,7 +1,8 @@
 """The members of a tar archive by their place in it; nothing is extracted and no link followed.
 
 Layout after POSIX.1-2001 (ustar and its extended headers of type ``x``) and GNU tar's long names (type ``L``): blocks
-of 512 bytes, a header before each member's content, two blocks of zeros at the end.
+of 512 bytes, a header before each member's content, two blocks of zeros at the end. What stands behind that end is read
+too where it is another archive, as ``cat a.tar b.tar`` makes it.
 """
 
 from __future__ import annotations
@@ -95,13 +96,15 @@ class Member(NamedTuple):
 
 
 def read_members(place: Place) -> Iterator[Member]:
-    """The members in the order they lie in; folders are left out.
+    """The members in the order they lie in, also those of an archive behind the end of another; folders are left out.
 
     Raises:
         UsageError: not a tar archive, damaged or cut short; what came before was sound.
     """
     offset, long_name, long_size = 0, "", -1
-    while header := _header(place, offset):
+    while (header := _header(place, offset)) or (offset := _next_archive(place, offset)):
+        if not header:
+            continue
         kind, name, size = _fields(header, place, offset)
         if kind in b"xL" and size > _MAX_EXTRA:
             raise _damaged(place, offset)
@@ -132,6 +135,17 @@ def _header(place: Place, offset: int) -> bytes:
     if not has_checksum(block):
         raise _damaged(place, offset)
     return block
+
+
+def _next_archive(place: Place, offset: int) -> int:
+    """Where another archive begins behind the blocks of zeros at ``offset``; 0 where there is none."""
+    while chunk := place.read(offset, _CHUNK):
+        blank = len(chunk) - len(chunk.lstrip(b"\0"))
+        if blank < len(chunk):
+            offset += blank // BLOCK * BLOCK
+            return offset if has_checksum(place.read(offset, BLOCK)) else 0
+        offset += len(chunk)
+    return 0
 
 
 def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:

@@ -17,6 +17,8 @@ from undiffuse.data.encoded import EncodedFiles, Skips
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder import FolderFiles, FolderNotes
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, list_names
+from undiffuse.data.formats.left_out import HIDDEN, LINK, REPEATED, LeftOut
+from undiffuse.data.formats.readable import composed, readable
 from undiffuse.data.formats.tar import TarFiles
 from undiffuse.data.formats.tar_files import looks_like_tar
 from undiffuse.data.formats.tar_index import MemoryAt, Place, read_members
@@ -87,19 +89,25 @@ class _ZipTree(ZipNotes):
 
 class _TarTree:
     def __init__(self, place: Place) -> None:
-        self.location, self._place, self.names = place.path, place, Names(Texts(), Texts())
+        self.location, self._place, self.names = place.path, place, Names(Texts(), Texts(), LeftOut())
         self._where: dict[str, tuple[int, int]] = {}
         for member in read_members(place):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
-            if member.is_plain and ".." not in parts and parts and all(map(is_shown, parts)):
+            if not member.is_plain:
+                self.names.left_out.add(LINK, member.name)
+            elif ".." in parts or not all(map(is_shown, parts)):
+                self.names.left_out.add(HIDDEN, member.name)
+            elif parts:
                 name = "/".join(parts)
-                if name not in self._where:
+                if name in self._where:
+                    self.names.left_out.add(REPEATED, name)
+                else:
                     (self.names.pictures if is_picture(name) else self.names.others).append(name)
                 self._where[name] = (member.offset, member.size)
         self.names = self.names._replace(pictures=self.names.pictures.select(sorted_rows(self.names.pictures)))
 
     def title_of(self, name: str) -> str:
-        return f"{self.location}!{name}"
+        return readable(f"{self.location}!{name}")
 
     def read_note(self, name: str, most: int) -> bytes:
         offset, size = self._where[name]
@@ -124,5 +132,5 @@ def open_tar(path: Path) -> Place:
 
 def find_list(tree: Tree, basename: str) -> str | None:
     """The name of the shallowest file called ``basename``, or ``None``."""
-    found = [name for name in tree.names.others if name.rpartition("/")[2] == basename]
+    found = [name for name in tree.names.others if composed(name.rpartition("/")[2]) == basename]
     return min(found, key=lambda name: (name.count("/"), name), default=None)

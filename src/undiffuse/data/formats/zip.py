@@ -18,7 +18,9 @@ from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
+from undiffuse.data.formats.left_out import ARCHIVE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.formats.metadata import parse_json
+from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.zip_index import DEFLATED, ENCRYPTED, STORED, Entry, MemberTable, read_entries
 from undiffuse.data.source import Dataset, Hashes, Indices
 from undiffuse.data.texts import TextIndex, Texts, sorted_rows
@@ -30,7 +32,7 @@ _LOCAL_HEADER = 30
 ORIGINAL_HASHES, MANIFEST = "hashes.bin", "manifest.json"
 _MAX_MANIFEST_BYTES = 2**20
 _ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each picture, in the order of the names
-_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+_READ = (".txt", ".json", ".jsonl", ".csv", ORIGINAL_HASHES)
 
 
 class ZipFiles(EncodedFiles):
@@ -51,7 +53,7 @@ class ZipFiles(EncodedFiles):
         return len(self._names)
 
     def title(self, index: int) -> str:
-        return f"{self.location}!{self._names[index]}"
+        return readable(f"{self.location}!{self._names[index]}")
 
     def read(self, index: int) -> bytes:
         return read_member(self._file, self._table, index, self.title(index))
@@ -120,7 +122,7 @@ class ZipNotes(NoteReader):
         self.location, self._file, self._members = file.path, file, members
 
     def title_of(self, name: str) -> str:
-        return f"{self.location}!{name}"
+        return readable(f"{self.location}!{name}")
 
     def read_note(self, name: str, most: int) -> bytes:
         row, title, table = self._members.row_of(name), self.title_of(name), self._members.table
@@ -132,37 +134,32 @@ class ZipNotes(NoteReader):
 
 
 class ZipIndex:
-    """The members that may be read, pictures in sorted order, and how many are passed over."""
+    """The members that may be read, pictures in sorted order, and those that are left out."""
 
     def __init__(self, file: FileAt, skips: Skips) -> None:
-        self.pictures, self.others = Members(), Members()
-        self.num_unread = self.num_links = self.num_archives = 0
+        self.pictures, self.others, self.left_out = Members(), Members(), LeftOut()
         for entry in read_entries(file):
-            if is_picture(entry.name) or entry.name.lower().endswith((".txt", ".json", ".jsonl", ORIGINAL_HASHES)):
+            if is_picture(entry.name) or entry.name.lower().endswith(_READ):
                 self._take(entry, file.path, skips)
-            elif entry.name.lower().endswith(_ARCHIVES):
-                self.num_archives += 1
             else:
-                self.num_unread += _all_shown(entry.name)
+                self.left_out.add(kind_of(entry.name) if _all_shown(entry.name) else HIDDEN, entry.name)
         self.pictures.sort()
 
     @property
     def names(self) -> Names:
         """Of the pictures, and of the others that may be read."""
-        return Names(self.pictures.names, self.others.names, self.num_unread)
+        return Names(self.pictures.names, self.others.names, self.left_out)
 
     def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
         if _is_unsafe(entry.name):
             where = f"{location}!{entry.name!r}"
             skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a name below it"))
             return
-        if not _all_shown(entry.name):
-            return
-        if entry.is_link:
-            self.num_links += 1
+        if entry.is_link or not _all_shown(entry.name):
+            self.left_out.add(LINK if entry.is_link else HIDDEN, entry.name)
             return
         members = self.pictures if is_picture(entry.name) else self.others
-        if (error := self._error_of(entry, members, f"{location}!{entry.name}")) is not None:
+        if (error := self._error_of(entry, members, readable(f"{location}!{entry.name}"))) is not None:
             skips.take(error)
         else:
             members.add(entry)
@@ -181,15 +178,6 @@ class ZipIndex:
                 f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest picture"
             )
         return None
-
-    def remarks(self, num_notes: int) -> dict[str, str]:
-        """What was passed over, for a set's provenance."""
-        counts = {
-            "other_files_passed_over": self.names.num_others - num_notes,
-            "links_passed_over": self.num_links,
-            "nested_archives_passed_over": self.num_archives,
-        }
-        return {what: str(count) for what, count in counts.items() if count}
 
 
 def _is_unsafe(name: str) -> bool:
@@ -212,11 +200,13 @@ def load(config: ZipConfig) -> Dataset:
     index = ZipIndex(file, skips)
     if skips.count and not index.pictures.names:
         skips.refuse_nothing_left(0, skips.count)
-    refuse_without_pictures(index.names, config.location, "archive")
-    found = annotate(ZipNotes(file, index.others), index.names, config, skips)
-    hashes = _original_hashes(file, index)
-    num_read = found.num_notes + sum(index.others.row_of(name) is not None for name in (ORIGINAL_HASHES, MANIFEST))
-    about = {**index.remarks(num_read), **found.remarks, **_prepared(file, index)}
+    names = index.names
+    nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
+    refuse_without_pictures(names, config.location, "archive", nested)
+    found = annotate(ZipNotes(file, index.others), names, config, skips)
+    hashes, prepared = _original_hashes(file, index), _prepared(file, index)
+    index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
+    about = {**found.remarks, **index.left_out.remarks, **prepared}
     files = zip_files(file, index.pictures, found.rows, hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
 

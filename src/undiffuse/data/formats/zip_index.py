@@ -7,6 +7,7 @@ throughout. A member's name is text to this module, never a place to write to.
 from __future__ import annotations
 
 import struct
+import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from undiffuse.errors import UsageError
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x1 | 0x40 | 0x2000
-_UTF8 = 0x800
+_UTF8, _UNICODE_PATH = 0x800, 0x7075
 _END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 _END_FIELDS, _END64_FIELDS = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
 _ENTRY_FIELDS = struct.Struct("<4s6H3L5H2L")
@@ -112,7 +113,7 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
             size, stored, offset = _wide(extra, (size, stored, offset), file.path)
         if offset + shift + stored > start:
             raise UsageError(f"{file.path}: damaged: its directory says that a member ends behind it; fetch it again")
-        name = _text(texts[: lengths[0]], flags)
+        name = _text(texts[: lengths[0]], texts[lengths[0] : lengths[0] + lengths[1]], flags)
         if not name.endswith("/"):
             is_link = attributes >> 16 & 0o170000 == _LINK
             yield Entry(name, flags, method, crc, stored, size, offset + shift, is_link)
@@ -176,13 +177,26 @@ def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, 
     raise _damaged(path)
 
 
-def _text(name: bytes, flags: int) -> str:
-    """Many writers use UTF-8 without saying so; else it is the code page of the first PCs."""
+def _text(name: bytes, extra: bytes, flags: int) -> str:
+    """Many writers use UTF-8 without saying so, or in a field of its own; else it is the code page of the first PCs."""
     try:
-        text = name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
+        told = "" if flags & _UTF8 or name.isascii() else _unicode_path(name, extra)
+        text = told or name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
     except UnicodeDecodeError:
         text = name.decode("cp437")
     return text.replace("\\", "/")
+
+
+def _unicode_path(name: bytes, extra: bytes) -> str:
+    """The name in Info-ZIP's field 0x7075 (APPNOTE 4.6.9), if it is of this very name: a version, a checksum, UTF-8."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        field = extra[place + 4 : place + 4 + length]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == struct.pack("<L", zlib.crc32(name)):
+            return field[5:].decode("utf-8", "replace")
+        place += 4 + length
+    return ""
 
 
 def _no_end(file: FileAt) -> UsageError:
