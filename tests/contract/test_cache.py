@@ -87,7 +87,7 @@ def test_a_large_set_is_decoded_once(kind: str, pictures: Path, monkeypatch: pyt
     first = load_dataset(config)
     with monkeypatch.context() as patch:
         patch.setattr(encoded, "load_encoded", None)  # nothing is decoded from here on
-        patch.setattr(encoded, "read_picture", None)
+        patch.setattr(encoded, "decode_picture", None)
         again = load_dataset(config)
     for kept in (first, again):
         assert isinstance(kept, MappedSet) and not kept.decodes

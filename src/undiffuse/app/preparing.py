@@ -75,6 +75,7 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *([["left out by the reader", source["skipped"]]] if "skipped" in source else []),
+        *([["decoding", manifest["decoding"]]] if "decoding" in manifest else []),
         ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
         ["settings", json.dumps(settings)],
         ["hash of all", pictures["hash"]],

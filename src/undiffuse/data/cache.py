@@ -25,6 +25,7 @@ from undiffuse.data.config import EncodedConfig
 from undiffuse.data.formats.folder_files import is_shown
 from undiffuse.data.formats.tar_files import find_shards
 from undiffuse.data.mapped import HASHES, INFO, LABELS, PIXELS, MappedSet, read_info, write_info, write_texts
+from undiffuse.data.pictures import DECODING
 from undiffuse.data.progress import Progress
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UndiffuseError, UsageError
@@ -63,7 +64,7 @@ def stamp_of(config: EncodedConfig) -> str:
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
-    return f"{total % 2**128:032x} undiffuse {__version__} pillow {PIL.__version__}"
+    return f"{total % 2**128:032x} undiffuse {__version__} decoding {DECODING} pillow {PIL.__version__}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,15 @@ from PIL import Image
 
 from undiffuse.data.cache import Store, keeping, tell
 from undiffuse.data.config import EncodedConfig, PictureConfig
+from undiffuse.data.decoding.remarks import Remarks
 from undiffuse.data.listing import Listed, only_lists
 from undiffuse.data.pictures import (
+    Decoded,
     automatic_side,
+    decode_picture,
     fit_picture,
     from_array,
     read_header,
-    read_picture,
     to_array,
     with_channels,
     without_warnings,
@@ -107,6 +109,14 @@ class Titles(Sequence[str]):
         return self._files.title(int(self._rows[index]))
 
 
+class LookedAt(NamedTuple):
+    """One picture as it is made, the hash of it as it was found, and what is to be said of its file."""
+
+    pixels: Pixels
+    hash: bytes
+    remarks: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every picture is made into."""
@@ -134,26 +144,27 @@ class Plan:
         plain = self._plain(source)
         return self._made(source, files.title(index))[0] if plain is None else plain
 
-    def pixels_and_hash(self, files: EncodedFiles, index: int) -> tuple[Pixels, bytes]:
-        """The same, and the hash of the picture as found."""
+    def looked_at(self, files: EncodedFiles, index: int) -> LookedAt:
+        """The same, with the hash of the picture as found and the remarks of its decoder."""
         source = files.source(index)
         plain = self._plain(source)
-        pixels, image = self._made(source, files.title(index)) if plain is None else (plain, from_array(plain))
+        pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
         leading = files.split_hash(index)
-        return pixels, leading + content_hash(image)[len(leading) :]
+        digest = content_hash(from_array(pixels) if found is None else found.image)
+        return LookedAt(pixels, leading + digest[len(leading) :], () if found is None else found.remarks)
 
     def _plain(self, source: Path | bytes) -> Pixels | None:
         """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""
         return read_plain_png(source, self.shape) if isinstance(source, bytes) else None
 
-    def _made(self, source: Path | bytes, title: str) -> tuple[Pixels, Image.Image]:
+    def _made(self, source: Path | bytes, title: str) -> tuple[Pixels, Decoded]:
         """(C, H, W), and the picture as found."""
-        image = read_picture(source, self.background, title)
+        found = decode_picture(source, self.background, title)
         try:
-            fitted = fit_picture(image, self.size, self.fit, self.upscale, self.background)
+            fitted = fit_picture(found.image, self.size, self.fit, self.upscale, self.background)
         except UsageError as error:
             raise UsageError(f"{title}: {error}") from None
-        return to_array(with_channels(fitted, self.channels)), image
+        return to_array(with_channels(fitted, self.channels)), found
 
 
 def content_hash(image: Image.Image) -> bytes:
@@ -234,8 +245,9 @@ def load_encoded(
         plan, rows, remarks = _make_plan(config, files, skips)
         size = math.prod(plan.shape)
         with keeping(config, len(rows), size, len(rows) * size <= MAX_BYTES_IN_MEMORY) as store:
-            array, hashes, rows = _decode(plan, files, rows, skips, store)
-            about = _about(plan, files, {**(provenance or {}), **skips.report, **remarks})
+            decoding = Remarks()
+            array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
+            about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **remarks})
             kept_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
             texts = None if captions is None else Texts.of(captions).select(rows)
             lazy = _Lazy(config.name, plan, files, rows, kept_labels, class_names, about, hashes, texts)
@@ -299,7 +311,7 @@ def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Pla
 
 
 def _decode(
-    plan: Plan, files: EncodedFiles, rows: Indices, skips: Skips, store: Store | None
+    plan: Plan, files: EncodedFiles, rows: Indices, skips: Skips, store: Store | None, decoding: Remarks
 ) -> tuple[Pixels | None, Hashes, Indices]:
     """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
     fits = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
@@ -307,15 +319,16 @@ def _decode(
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
-    for position, result in enumerate(_threaded(lambda row: plan.pixels_and_hash(files, row), rows, _block(plan))):
+    for position, result in enumerate(_threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))):
         if isinstance(result, UsageError):
             skips.take(result)
             continue
         if array is not None:
-            array[count] = result[0]
+            array[count] = result.pixels
         if store is not None:
-            store.add(result[0])
-        hashes[count] = np.frombuffer(result[1], dtype=np.uint8)
+            store.add(result.pixels)
+        decoding.take(result.remarks)
+        hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
         kept[position] = True
         count += 1
     skips.refuse_nothing_left(count, len(files))

@@ -1,16 +1,14 @@
 """One picture file, of any mode and size, to an upright 8-bit grey or RGB picture of the training size.
 
 What is done, in order: the header is checked (a decompression bomb is refused before anything is decoded), the first
-frame is decoded, turned as its EXIF orientation says, brought to 8 bits (16-bit levels are divided by 257, not
-clipped), laid on the background where it is transparent, converted to RGB or grey, and resized with an antialiased
-filter.
+frame is decoded with all its bits, brought to sRGB as its colour profile says, to 8 bits (each level to the nearest),
+turned upright, laid on the background where it is transparent, converted to RGB or grey, and resized with an
+antialiased filter.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
 import math
 import warnings
 from collections.abc import Iterator
@@ -19,16 +17,24 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from undiffuse.data.decoding.colour import to_srgb
+from undiffuse.data.decoding.depth import read_levels
+from undiffuse.data.decoding.opening import Opened, opened
+from undiffuse.data.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
 from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
 
-_ORIENTATION = 0x0112  # the EXIF tag; its values 5..8 exchange rows and columns
+#: Counts up whenever some file comes to other pixels than before: what was decoded earlier and kept is decoded anew.
+DECODING = 2
+
+BROKEN_EXIF = "with EXIF that cannot be read, passed over"
+FRAMES = "of several frames, of which the first is read"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
+_GREY_PNG = (0, 4)  # colour types
 _REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: not told apart by eye
 
 
@@ -38,6 +44,22 @@ class Header(NamedTuple):
     height: int
     width: int
     grey: bool
+
+
+class Decoded(NamedTuple):
+    """A picture file's content.
+
+    Attributes:
+        image: upright, in mode ``L`` or ``RGB``.
+        mode: Pillow's, of the file.
+        turned: whether it is stored in another way up.
+        remarks: what a person should know was done or not done, as it goes on after "12 images".
+    """
+
+    image: Image.Image
+    mode: str
+    turned: bool
+    remarks: tuple[str, ...]
 
 
 def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
@@ -51,78 +73,65 @@ def read_header(source: Path | bytes, background: Colour = 255, title: str = "")
     Raises:
         UsageError: empty, not a picture, unreadable, or a decompression bomb; the message begins with the title.
     """
-    with _opened(source, title) as image:
-        width, height = _upright_size(image)
-        colourful_ground = isinstance(background, tuple) and len(set(background)) > 1 and image.has_transparency_data
-        grey = (image.mode in _GREY_MODES or image.mode.startswith("I;")) and not colourful_ground
+    with opened(source, title, header_only=True) as found:
+        width, height = _upright_size(found)
+        colourful_ground = isinstance(background, tuple) and len(set(background)) > 1
+        grey = _is_grey(found) and not (colourful_ground and found.image.has_transparency_data)
         return Header(height, width, grey)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) once the EXIF orientation is undone."""
-    # A PNG is asked only where its header has EXIF: Pillow would decode all of it to look behind the pixels.
-    has_exif = image.format != "PNG" or "exif" in image.info
-    turned = has_exif and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    stored = image.size
-    if image.format == "TIFF":  # newer versions of Pillow have counted the turn already, older ones have not
-        tags: Any = getattr(image, "tag_v2", {})
+def _is_grey(found: Opened) -> bool:
+    if found.png is not None and found.png.depth == 16:  # Pillow calls grey with opacity RGBA
+        return found.png.colour_type in _GREY_PNG
+    return found.image.mode in _GREY_MODES or found.image.mode.startswith("I;")
+
+
+def _upright_size(found: Opened) -> tuple[int, int]:
+    """(width, height) once the orientation is undone."""
+    stored = found.image.size
+    if found.image.format == "TIFF":  # newer versions of Pillow have counted the turn already, older ones have not
+        tags: Any = getattr(found.image, "tag_v2", {})
         stored = (tags.get(_TIFF_WIDTH, stored[0]), tags.get(_TIFF_HEIGHT, stored[1]))
+    turned = orientation_of(found.image, found.png)[0] in SIDEWAYS
     return (stored[1], stored[0]) if turned else stored
 
 
 def read_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
-    """The upright picture, 8-bit, in mode ``L`` or ``RGB``.
+    """The upright picture, 8-bit, in sRGB, in mode ``L`` or ``RGB``.
 
     Args:
         source, background, title: as for ``read_header``.
 
     Raises:
-        UsageError: as ``read_header``, and a file that is damaged or cut short.
+        UsageError: as ``decode_picture``.
     """
-    with _opened(source, title) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _flat(_eight_bit(upright), background)
+    return decode_picture(source, background, title).image
 
 
-@contextlib.contextmanager
-def _opened(source: Path | bytes, title: str) -> Iterator[Image.Image]:
-    title = title or (str(source) if isinstance(source, Path) else "a picture in memory")
-    try:
-        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
-            raise UsageError(f"{title}: the file is empty (0 bytes)")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
-            _refuse_bomb(image)
-            yield image
-    except UsageError as error:
-        message = str(error)
-        raise UsageError(message if message.startswith(title) else f"{title}: {message}") from None
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise UsageError(f"{title}: not a picture that can be read, whatever its name says") from None
-    except Image.DecompressionBombError as error:
-        raise UsageError(f"{title}: too large to be decoded safely ({error})") from None
-    except OSError as error:
-        what = f"cannot be read ({error.strerror})" if error.strerror else f"damaged or cut short ({error})"
-        raise UsageError(f"{title}: {what}") from None
-    except Exception as error:  # Pillow's decoders meet damage with errors of a dozen types
-        raise UsageError(f"{title}: damaged or cut short ({error or type(error).__name__})") from None
+def decode_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Decoded:
+    """The same, and how it was stored.
+
+    Args:
+        source, background, title: as for ``read_header``.
+
+    Raises:
+        UsageError: as ``read_header``, and a file that is damaged or cut short, or whose levels have no known meaning.
+    """
+    with opened(source, title, header_only=False) as found:
+        image, mode, several = found.image, found.image.mode, _has_frames(found)
+        orientation, broken_exif = orientation_of(image, found.png)
+        levels = read_levels(image, found.again, found.png)
+        converted, remark = to_srgb(levels, found.profile)
+        flat = _flat(upright(converted, orientation), background)
+        remarks = (remark, BROKEN_EXIF if broken_exif or found.broken_exif else "", FRAMES if several else "")
+        return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of ``_FORMATS`` that this Pillow reads: it would hand PostScript, whatever its name, to an interpreter."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _refuse_bomb(image: Image.Image) -> None:
-    """Pillow only warns between its limit and twice that; here the limit is one."""
-    limit = Image.MAX_IMAGE_PIXELS
-    width, height = image.size
-    if limit is not None and width * height > limit:
-        raise UsageError(f"{width}x{height} pixels are more than the {limit} that are decoded safely; make it smaller")
+def _has_frames(found: Opened) -> bool:
+    """Whether there are more frames; a JPEG's others are previews and maps of brightness, and no more pictures."""
+    if found.png is not None:
+        return found.png.num_frames > 1
+    return found.image.format not in ("JPEG", "MPO") and getattr(found.image, "is_animated", False)
 
 
 @contextlib.contextmanager
@@ -131,37 +140,6 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        return Image.fromarray(_float_levels(np.asarray(image)))
-    if image.mode == "I" or image.mode.startswith("I;"):
-        return Image.fromarray(_sixteen_bit_levels(np.asarray(image)))
-    if image.mode == "LAB":
-        return _lab_to_rgb(image)
-    return image
-
-
-def _sixteen_bit_levels(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    if levels.min() < 0 or levels.max() > 65535:
-        raise UsageError(f"levels {levels.min()}..{levels.max()} are outside 0..65535; expected 16 bits at most")
-    return np.asarray(np.rint(levels / 257), dtype=np.uint8)
-
-
-def _float_levels(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Floating-point levels are taken for 0..1 where none is above 1, else for 0..255."""
-    low, high = float(levels.min()), float(levels.max())
-    if not (low >= 0 and high <= 255):
-        raise UsageError(f"floating-point levels {low:g}..{high:g} are outside 0..1 and 0..255; convert the file")
-    return np.asarray(np.rint(levels * (255 if high <= 1 else 1)), dtype=np.uint8)
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return cast(Image.Image, ImageCms.applyTransform(image, ImageCms.buildTransform(lab, rgb, "LAB", "RGB")))
 
 
 def _flat(image: Image.Image, background: Colour) -> Image.Image:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from undiffuse.data.config import FolderConfig
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.left_out import LEFT_OUT, PASSED_OVER
 from undiffuse.data.formats.parts import Folders
-from undiffuse.data.pictures import automatic_side, read_picture, without_warnings
+from undiffuse.data.pictures import FRAMES, automatic_side, decode_picture, without_warnings
 from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
 from undiffuse.wording import counted, some
@@ -26,14 +25,13 @@ if TYPE_CHECKING:
     from undiffuse.doctor.pictures import DataSubject
 
 _BLOCK = 256
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 #: What is done to each kind of file, by Pillow's mode, and which key changes it.
 _TREATED = {
     "alpha": ("transparency", "laid on data.background, 255 (white) by default: set it, as in data.background=0"),
     "palette": ("a palette", "read as RGB; nothing to do"),
     "sixteen": ("16 bits a value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
-    "float": ("floating-point values", "read as 0..1, or as 0..255 where any is above 1: check that this is meant"),
-    "cmyk": ("CMYK (for print)", "converted without a colour profile, so colours shift: convert the files to sRGB"),
+    "float": ("floating-point values", "read as 0 (black) to 1 (white): check that this is meant"),
+    "cmyk": ("CMYK (for print)", "without a colour profile their colours shift: convert such files to sRGB"),
     "lab": ("LAB colours", "converted to sRGB; nothing to do"),
     "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
 }
@@ -49,12 +47,12 @@ _LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that can be read: its name, how it is stored, upright height and width."""
+    """A file that can be read: its name, how it is stored, what decoding has to say, upright height and width."""
 
     name: str
     mode: str
     turned: bool
-    num_frames: int
+    remarks: tuple[str, ...]
     height: int
     width: int
 
@@ -96,12 +94,10 @@ def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
 def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[Entry | str]:
     def attempt(name: str) -> Entry | str:
         try:
-            picture = read_picture(root / name, config.background)
+            found = decode_picture(root / name, config.background)
         except UsageError as error:
             return str(error).removeprefix(f"{root / name}: ")
-        with Image.open(root / name) as found:  # sound, so this raises nothing
-            turned = found.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            return Entry(name, found.mode, turned, getattr(found, "n_frames", 1), picture.height, picture.width)
+        return Entry(name, found.mode, found.turned, found.remarks, found.image.height, found.image.width)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(names), _BLOCK):
@@ -178,10 +174,24 @@ def modes(subject: DataSubject) -> Iterable[Finding]:
     if turned:
         advice = "turned upright as EXIF says; nothing to do"
         yield _stored("an EXIF orientation", turned, len(survey.entries), advice, "turned")
-    moving = [entry.name for entry in survey.entries if entry.num_frames > 1]
+    moving = [entry.name for entry in survey.entries if FRAMES in entry.remarks]
     if moving:
         advice = "the first frame alone is read; save the others as files to train on them"
         yield _stored("several frames", moving, len(survey.entries), advice, "frames")
+    yield from _remarked(survey)
+
+
+def _remarked(survey: Survey) -> Iterator[Finding]:
+    """What else decoding has to say."""
+    said: dict[str, list[str]] = {}
+    for entry in survey.entries:
+        for remark in entry.remarks:
+            if remark != FRAMES:
+                said.setdefault(remark, []).append(entry.name)
+    for remark, names in sorted(said.items()):
+        evidence = f"{len(names):,} of {counted(len(survey.entries))}: {some(names)}"
+        details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
+        yield Finding("note", f"images {remark}", evidence, "nothing to do, if they look right", details)
 
 
 def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from undiffuse.data.decoding.remarks import Remarks
 from undiffuse.data.prepare.journal import Row
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.seen import SeenHashes
@@ -82,11 +83,13 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
     """The parts of the manifest that tell of the pictures: ``pictures``, ``dropped`` and the ``fingerprint``."""
     reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
     found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
+    decoding = Remarks()
     for index, row in enumerate(rows):
         label = -1 if originals.labels is None else int(originals.labels[index])
         found.update(row.found_hash + label.to_bytes(8, "little", signed=True) + _caption(originals, index))
         if row.reason == KEPT:
             content.update(row.pixel_hash)
+            decoding.take(row.text.splitlines())
             classes[label] += 1
             num_kept += 1
         else:
@@ -99,6 +102,7 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
         "fingerprint": found.hexdigest(),
         "pictures": {"num": num_kept, "classes": counts, "captions": captions, "hash": content.hexdigest()},
         "dropped": {"num": sum(reasons.values()), "reasons": dict(sorted(reasons.items())), "first": named},
+        **decoding.report,
     }
 
 
@@ -123,9 +127,10 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
         "format": FORMAT,
         "made_by": f"undiffuse {__version__}",
         "source": {**source, "fingerprint": found["fingerprint"], **originals.about},
-        "settings": {key: value for key, value in settings.items() if key not in ("format", "source")},
+        "settings": {key: value for key, value in settings.items() if key not in ("format", "decoding", "source")},
         "pictures": {"channels": settings["channels"], "height": height, "width": width, **found["pictures"]},
         "dropped": found["dropped"],
+        **({"decoding": found["decoding"]} if "decoding" in found else {}),
     }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.encoded import content_hash
 from undiffuse.data.listing import Listed, list_source
-from undiffuse.data.pictures import Header, from_array, read_header, read_picture
+from undiffuse.data.pictures import Header, decode_picture, from_array, read_header
 from undiffuse.data.source import Dataset, Indices, hash_item, of_classes
 from undiffuse.errors import UsageError
 
@@ -21,10 +21,11 @@ KEY_BYTES = 8
 
 
 class Found(NamedTuple):
-    """A picture in mode ``L`` or ``RGB``, and the 16 bytes that stand for it in its source's ``hashes``."""
+    """A picture in mode ``L`` or ``RGB``, the 16 bytes that stand for it in its source's ``hashes``, and remarks."""
 
     image: Image.Image
     hash: bytes
+    remarks: tuple[str, ...] = ()
 
 
 class Originals(ABC):
@@ -110,9 +111,9 @@ class EncodedOriginals(Originals):
 
     def read(self, index: int) -> Found:
         row = self._row(index)
-        image = read_picture(self._files.source(row), self._background, self.title(index))
+        found = decode_picture(self._files.source(row), self._background, self.title(index))
         leading = self._files.split_hash(row)
-        return Found(image, leading + content_hash(image)[len(leading) :])
+        return Found(found.image, leading + content_hash(found.image)[len(leading) :], found.remarks)
 
 
 class ArrayOriginals(Originals):

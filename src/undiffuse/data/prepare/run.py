@@ -18,6 +18,7 @@ import numpy as np
 
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
 from undiffuse.data.encoded import Plan, plan_for
+from undiffuse.data.pictures import DECODING
 from undiffuse.data.prepare import manifest
 from undiffuse.data.prepare.crew import Block, in_order, num_cores
 from undiffuse.data.prepare.journal import Journal, Row, read_head, read_rows
@@ -160,10 +161,16 @@ class _Task:
 
     def _wanted(self) -> dict[str, Any]:
         source = self._config.model_dump(mode="json", exclude=_IGNORED)
-        return {"format": manifest.FORMAT, "source": self._config.name, **source, **self._settings.model_dump()}
+        what = {"format": manifest.FORMAT, "decoding": DECODING, "source": self._config.name}
+        return {**what, **source, **self._settings.model_dump()}
 
     def _refuse_other(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
         before = old.get("wanted", {})
+        if before.get("decoding") != DECODING:
+            raise UsageError(
+                f"{self._data} was begun by another version, which decodes some images otherwise; add --overwrite to "
+                "start anew, or name another --out"
+            )
         for key, value in json.loads(json.dumps(wanted)).items():
             if key != "on_error" and before.get(key) != value:  # a fault is met anew, see _done_already
                 raise UsageError(

@@ -48,7 +48,7 @@ class Made(NamedTuple):
         png: the file; empty where it is left out.
         pixel_hash: of the prepared pixels.
         found_hash: of the picture as found.
-        text: what to say about it where it is left out.
+        text: why it is left out; what decoding has to say, a line each, where it is kept.
     """
 
     reason: int
@@ -79,7 +79,7 @@ class Work:
         if self._originals.captions is not None and not self._originals.captions[index].strip():
             return Made(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
-            image, found_hash = self._originals.read(index)
+            image, found_hash, remarks = self._originals.read(index)
         except UsageError as error:
             return Made(UNREADABLE, text=str(error))
         reason = unwanted(self._filters, image.height, image.width)
@@ -95,7 +95,7 @@ class Work:
         if self._filters.min_contrast and pixels.std() < self._filters.min_contrast:
             text = f"{self._originals.title(index)}: a contrast of {pixels.std():.2f}"
             return Made(LOW_CONTRAST, found_hash=found_hash, text=text)
-        return Made(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash)
+        return Made(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(remarks))
 
 
 class Look:

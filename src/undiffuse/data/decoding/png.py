@@ -1,0 +1,143 @@
+"""A PNG file cut into what its pixels need and what is said beside them.
+
+Pillow gets the pixels' chunks alone. So what stands in the others can neither stop a sound image from being read nor be
+seen by one part of the code and missed by another: EXIF may lie behind the pixels, where Pillow looks only once it has
+decoded them. Layout after the PNG specification (third edition), sections 5 and 11.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import BinaryIO, NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEAD = struct.Struct(">I4s")
+_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_TOLD = frozenset({b"eXIf", b"iCCP", b"cICP", b"acTL"}) | _TEXTS
+_MOST = 2**24  # bytes of one chunk that is not pixels, packed and unpacked; more is an attack
+_XMP = b"XML:com.adobe.xmp"
+_RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
+
+
+class Png(NamedTuple):
+    """What a PNG file holds.
+
+    Attributes:
+        pixels: the file without all that is not pixels; where only the header was read, it ends before them.
+        depth: bits a value.
+        colour_type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA.
+        exif: of all places that it may stand in, in the order in which they are believed.
+        xmp: empty for none.
+        profile: the ICC profile, empty for none.
+        cicp: primaries, transfer, matrix, full range; empty for none.
+        num_frames: of an animation, else 1.
+        broken: the kinds of chunk that could not be read.
+    """
+
+    pixels: bytes
+    depth: int = 0
+    colour_type: int = 0
+    exif: tuple[bytes, ...] = ()
+    xmp: bytes = b""
+    profile: bytes = b""
+    cicp: bytes = b""
+    num_frames: int = 1
+    broken: frozenset[str] = frozenset()
+
+
+def read_png(file: BinaryIO, header_only: bool) -> Png:
+    """Read a file to its end; of its pixels nothing where only the header is wanted.
+
+    A file that is cut short, or no PNG inside, gives pixels that are so too: Pillow will say what is wrong with them.
+    """
+    pixels, told = [file.read(len(SIGNATURE))], _Told()
+    at_pixels = False
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        length, kind = _HEAD.unpack(head)
+        if kind == b"IDAT" and header_only:
+            pixels += [] if at_pixels else [head]  # as far as Pillow reads to know the size
+            at_pixels = True
+            file.seek(length + 4, 1)
+        elif kind in _PIXELS or not kind[0] & 0x20:  # a critical one that is not known is Pillow's to judge
+            pixels += [] if at_pixels else [head, file.read(length + 4)]
+        elif kind in _TOLD and length <= _MOST:
+            told.take(kind, file.read(length), file.read(4))
+        else:
+            file.seek(length + 4, 1)
+        if kind == b"IEND":
+            break
+    start = b"".join(pixels[:3])
+    depth, colour_type = start[24:26] if len(start) > 25 else (0, 0)
+    return told.png(b"".join(pixels), depth, colour_type)
+
+
+class _Told:
+    """What the chunks say that are not pixels; of two of a kind the first."""
+
+    def __init__(self) -> None:
+        self._chunks, self._texts, self._broken = dict[bytes, bytes](), dict[bytes, bytes](), set[str]()
+
+    def take(self, kind: bytes, content: bytes, check: bytes) -> None:
+        """One chunk and its checksum."""
+        try:
+            if zlib.crc32(kind + content) != int.from_bytes(check, "big"):
+                raise ValueError("checksum")
+            if kind in _TEXTS:
+                key, text = _text(kind, content)
+                if key in (_XMP, *_RAW_EXIF):
+                    self._texts.setdefault(key, text)
+            else:
+                self._chunks.setdefault(kind, _profile(content) if kind == b"iCCP" else content)
+        except (ValueError, zlib.error):
+            self._broken.add(kind.decode("latin-1"))
+
+    def png(self, pixels: bytes, depth: int, colour_type: int) -> Png:
+        """All of it."""
+        raw = [self._raw_exif(self._texts[key]) for key in _RAW_EXIF if key in self._texts]
+        exif = tuple(part for part in (self._chunks.get(b"eXIf", b""), *raw) if part)
+        return Png(
+            *(pixels, depth, colour_type, exif),
+            xmp=self._texts.get(_XMP, b""),
+            profile=self._chunks.get(b"iCCP", b""),
+            cicp=self._chunks.get(b"cICP", b""),
+            num_frames=max(1, int.from_bytes(self._chunks.get(b"acTL", b"")[:4], "big")),
+            broken=frozenset(self._broken),
+        )
+
+    def _raw_exif(self, text: bytes) -> bytes:
+        """Of ImageMagick's text: a line with its name, one with its length, and lines of hexadecimal digits."""
+        try:
+            return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+        except ValueError:
+            self._broken.add("eXIf")
+            return b""
+
+
+def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Key and text."""
+    key, _, text = content.partition(b"\0")
+    if kind == b"tEXt":
+        return key, text
+    if kind == b"zTXt":
+        return key, _unpacked(text[1:])
+    packed, rest = text[:1] == b"\1", text[2:].split(b"\0", 2)
+    if len(rest) < 3:
+        raise ValueError("an iTXt chunk without its parts")
+    return key, _unpacked(rest[2]) if packed else rest[2]
+
+
+def _profile(content: bytes) -> bytes:
+    found = _unpacked(content.partition(b"\0")[2][1:])
+    if not found:
+        raise ValueError("an empty profile")
+    return found
+
+
+def _unpacked(data: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, _MOST)
+    if not stream.eof:
+        raise ValueError("more than is unpacked, or cut short")
+    return found
