@@ -1,12 +1,15 @@
 """Put a trained model into the package, so that ``undiffuse sample NAME`` works right after installation.
 
     python tools/make_zoo_model.py runs/mnist mnist --title "handwritten digits" --set mnist --images 210048
+    python tools/make_zoo_model.py src/undiffuse/zoo/flowers flowers --sampling guidance=2 --num 500
     python tools/make_zoo_model.py --tables
 
 The first form writes src/undiffuse/zoo/NAME: the averaged weights in bfloat16, config.json without any path of this
 machine and with a card, model_card.md, samples.png. What the card says of quality is measured on those weights, with
-the data where the run found it. RUN is a run's folder or an exported model's. Then, or alone with --tables, the tables
-of LICENSES.md and docs/guides/zoo.md are written anew from the cards of all bundled models; a test compares them.
+the data where the run found it. RUN is a run's folder or an exported model's, or that of a bundled model, whose card
+then says what is not said here: so one is given another way to sample (--sampling), measured and shown anew. Then, or
+alone with --tables, the tables of LICENSES.md and docs/guides/zoo.md are written anew from the cards of all bundled
+models; a test compares them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.evaluating import evaluate_to_file
+from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.reproducing import reproducing_command
+from undiffuse.config import validate
 from undiffuse.data.download import SETS, PublicSet
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
@@ -33,6 +38,7 @@ from undiffuse.images import fill_png, grid_of
 from undiffuse.registry import lookup
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
+from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
 from undiffuse.zoo import FOLDER, bundled_models
 from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, Bundled, Card, Measured, TrainedOn, bundled, card_text
@@ -55,6 +61,9 @@ def main() -> None:
     parser.add_argument("--title", help="what it makes, in a few words")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="of 'undiffuse data get'; repeatable")
     parser.add_argument("--command", help="that trains it again; found out where a recipe and overrides say it")
+    parser.add_argument(
+        "--sampling", action="append", default=[], help="KEY=VALUE of its own way to sample; repeatable"
+    )
     parser.add_argument("--images", type=int, help="seen in training; the journal's, or else the configuration's")
     parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
     parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
@@ -65,6 +74,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only write the pages' tables anew")
     asked = parser.parse_args()
     if not asked.tables:
+        take_from_card(asked)
         if asked.run is None or not asked.name or not asked.title or not asked.sets:
             parser.error("needs RUN NAME --title TITLE --set SET, or --tables alone")
         print(make(asked))
@@ -79,7 +89,7 @@ def make(asked: argparse.Namespace) -> Path:
         UsageError: an unknown set, a path of this machine left over, or a model that is too large.
     """
     sets = tuple(trained_on(name) for name in asked.sets)
-    original = load(asked.run)
+    original = sampling_by(load(asked.run), asked.sampling)
     with tempfile.TemporaryDirectory() as scratch:
         model = in_bfloat16(original, Path(scratch) / asked.name)
         metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
@@ -128,10 +138,41 @@ def card_of(
         grid=str(facts["grid"]),
         evaluations=evaluations,
         temperature=facts.get("temperature", 1.0),
+        guidance=facts.get("guidance", 1.0),
+        guidance_interval=facts.get("guidance_interval", ""),
         metrics=metrics,
         weights_sha256=model.weights_sha256,
         made_with=f"undiffuse {__version__}, torch {torch.__version__}",
     )
+
+
+def take_from_card(asked: argparse.Namespace) -> None:
+    """What a bundled model's card says of how it came to be, where the command line does not."""
+    path = asked.run / "config.json" if asked.run is not None else None
+    if path is None or not path.is_file():
+        return
+    card = json.loads(path.read_text(encoding="utf-8")).get("card")
+    if card is None:
+        return
+    asked.title = asked.title or card["title"]
+    asked.sets = asked.sets or [one["name"] for one in card["sets"]]
+    asked.images = asked.images or card["images"]
+    asked.terms = card["terms"] if asked.terms is None else asked.terms
+
+
+def sampling_by(model: Model, options: Sequence[str]) -> Model:
+    """The same weights with ``key=value`` of ``system.sampling`` changed for good."""
+    if not options:
+        return model
+    config = validate(RunConfig, model.config["config"])
+    changed = apply_overrides(config, [f"system.sampling.{option}" for option in options])
+    record = {**model.config, "config": changed.model_dump(mode="json")}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / model.path.name
+        place.mkdir()
+        (place / "config.json").write_text(json_text(record), encoding="utf-8")
+        save_weights(place / WEIGHTS["ema"], dict(model.system.state_dict()))
+        return load(place)
 
 
 def _refuse(option: str, why: str) -> str:

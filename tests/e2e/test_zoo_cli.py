@@ -148,6 +148,7 @@ def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere
 def asked(run: Path, **options: Any) -> argparse.Namespace:
     given: dict[str, Any] = {"run": run, "name": "tiny", "title": "digits", "sets": ["mnist"], "command": "train it"}
     given |= {"images": None, "terms": "None.", "licence": "MIT", "data_path": None, "num": 0, "features": "auto"}
+    given |= {"sampling": []}
     return argparse.Namespace(**{**given, "metrics": "precision_recall", **options})
 
 
@@ -166,6 +167,12 @@ def test_a_run_becomes_a_bundled_model(
         assert {str(file.get_tensor(key).dtype) for key in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     a, b = package.load(trained, "cpu").sample(2, steps=3), package.load("tiny", "cpu").sample(2, steps=3)
     assert (a.float() - b.float()).abs().mean() < 3
+    again = asked(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
+    zoo_tool.take_from_card(again)
+    zoo_tool.make(again)
+    told = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
+    assert (told["steps"], told["sampler"], told["title"]) == (3, "euler", "digits")
+    assert told["weights_sha256"] == card["weights_sha256"]  # the weights are the same bytes
 
 
 def test_a_model_that_is_too_large_leaves_nothing(

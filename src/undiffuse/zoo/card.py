@@ -70,6 +70,8 @@ class Card(FrozenModel):
         sampler, steps, grid: that it samples by unless asked otherwise.
         evaluations: of the network that a sample then costs.
         temperature: that it samples at.
+        guidance: by its classes, unless asked otherwise; 1 is none.
+        guidance_interval: log-SNRs that are guided; everywhere where it is empty.
         metrics: measured on the weights as they ship.
         weights_sha256: of ``model.safetensors``.
         made_with: versions that it was made with.
@@ -87,6 +89,8 @@ class Card(FrozenModel):
     grid: Text
     evaluations: Annotated[int, Field(ge=1)]
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance_interval: str = ""
     metrics: tuple[Measured, ...] = ()
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     made_with: Text
@@ -178,7 +182,9 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
 
 def _way(card: Card) -> str:
     temperature = f", temperature {card.temperature:g}" if card.temperature != 1 else ""
-    way = f"`{card.sampler}`, {card.steps} steps on the grid `{card.grid}`{temperature}"
+    within = f" within log-SNR {card.guidance_interval}" if card.guidance_interval else ""
+    guidance = f", guidance {card.guidance:g}{within}" if card.guidance != 1 else ""
+    way = f"`{card.sampler}`, {card.steps} steps on the grid `{card.grid}`{temperature}{guidance}"
     return f"{way}: {card.evaluations} evaluations"
 
 
