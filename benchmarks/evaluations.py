@@ -33,8 +33,8 @@ from quality import Judge, two_parts
 from scipy.stats import t as student
 from torch import Tensor
 
-from undiffuse.app.evaluating import real_data
 from undiffuse.app.models import load
+from undiffuse.app.real import real_data
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.samplers.base import check_temperature

@@ -11,6 +11,11 @@ class UndiffuseError(Exception):
 
     exit_code = 1
 
+    @property
+    def reason(self) -> str:
+        """The message without advice that another message may replace."""
+        return str(self)
+
 
 class UsageError(UndiffuseError, ValueError):
     """A request, a configuration or a file that cannot be served as given (exit code 2)."""

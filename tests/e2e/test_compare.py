@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,56 @@ def test_values_by_count(undiffuse: CommandLine, tmp_path: Path) -> None:
 
 def test_the_size_and_channels_of_the_reference(undiffuse: CommandLine, tmp_path: Path) -> None:
     large = write_pictures(tmp_path / "large", noise(20, 0, 12, 12, 3))
-    record = compared(undiffuse, tmp_path / "x.json", large, "digits", "--metrics", "kernel", "--num", 20)
+    assert "data.channels=1 to judge in grey" in undiffuse.refused("compare", large, "digits")
+    grey = ("--metrics", "kernel", "--num", 20, "data.channels=1")
+    record = compared(undiffuse, tmp_path / "x.json", large, "digits", *grey)
     assert "size=8x8" in str(record["pictures"]["options"]) or "size=(8, 8)" in str(record["pictures"]["options"])
-    line = undiffuse.refused("compare", "digits", large, "--metrics", "kernel")
+    assert "data.channels=3 to repeat" in undiffuse.refused("compare", "digits", large)
+    line = undiffuse.refused("compare", "digits", large, "--metrics", "kernel", "data.channels=3")
     assert "8x8" in line and "12x12" in line and "--size 8x8" in line
-    both = compared(undiffuse, tmp_path / "y.json", "digits", large, "--metrics", "kernel", "--size", 8, "--num", 20)
+    coloured = ("--metrics", "kernel", "--size", 8, "--num", 20, "data.channels=3")
+    both = compared(undiffuse, tmp_path / "y.json", "digits", large, *coloured)
     assert values(both)["kernel_pixels"] > 0
+
+
+def test_a_coloured_set_is_not_judged_in_grey_unsaid(undiffuse: CommandLine, tmp_path: Path) -> None:
+    levels = noise(40, 5)
+    red_blue = np.stack([levels, np.zeros_like(levels), 255 - levels], axis=-1)
+    colour, grey = write_pictures(tmp_path / "colour", red_blue), write_pictures(tmp_path / "grey", noise(40, 6))
+    for pair in ((colour, grey), (grey, colour)):
+        line = undiffuse.refused("compare", *pair, "--metrics", "kernel")
+        assert f"{colour} is coloured" in line and f"{grey} is grey" in line
+    found = {}
+    for way in re.findall(r"data\.channels=\d", line):  # what the line says works
+        record = compared(
+            undiffuse, tmp_path / "x.json", colour, grey, "--metrics", "kernel", "--features", "pixels", way
+        )
+        assert f"channels={way[-1]}" in record["pictures"]["options"]
+        found[way] = values(record)["kernel_pixels"]
+    stored = write_pictures(tmp_path / "stored", np.stack([noise(40, 7)] * 3, axis=-1))  # grey in three channels
+    for pair in ((stored, grey), (grey, stored)):
+        compared(undiffuse, tmp_path / "x.json", *pair, "--metrics", "kernel", "--features", "pixels")
+    assert len(found) == 2 and found["data.channels=3"] != found["data.channels=1"]
+
+
+def test_images_of_another_size_are_brought_to_one_and_it_is_said(undiffuse: CommandLine, tmp_path: Path) -> None:
+    large, small = write_pictures(tmp_path / "large", noise(12, 0, 12, 12)), write_pictures(tmp_path / "s", noise(12))
+    told = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
+    assert told == f"note: the images of {large} are 12x12 and brought to the 8x8 of {small}\n"
+
+
+def test_a_broken_image_is_passed_over_as_the_message_says(undiffuse: CommandLine, tmp_path: Path) -> None:
+    clean, broken = write_pictures(tmp_path / "clean", noise(30, 1)), write_pictures(tmp_path / "broken", noise(30, 2))
+    (broken / "005.png").write_bytes((broken / "005.png").read_bytes()[:60])
+    call = ("--metrics", "kernel", "--features", "pixels")
+    for pair in ((clean, broken), (broken, clean)):
+        line = undiffuse.refused("compare", *pair, *call)
+        (way,) = re.findall(r"data\.\w+=\w+", line)
+        record = compared(undiffuse, tmp_path / "x.json", *pair, *call, way)
+        assert {record["pictures"]["of"], record["reference"]["of"]} == {29, 30}
+    assert "no key 'on_eror'; did you mean 'on_error'" in undiffuse.refused(
+        "compare", clean, broken, "data.on_eror=skip"
+    )
 
 
 def test_the_accuracy_of_labelled_pictures(undiffuse: CommandLine, tmp_path: Path) -> None:

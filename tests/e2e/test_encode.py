@@ -64,3 +64,8 @@ def test_pictures_of_another_size_are_fitted_to_the_model(
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index}.png")
     encoded(undiffuse, trained, str(tmp_path / "pictures"), tmp_path / "out", "--sampler", "heun", "--steps", 2)
     assert np.load(tmp_path / "out" / "latents.npy").shape == (3, 1, 8, 8)
+    pixels[..., 2] = 255  # the others were grey, if stored in three channels
+    Image.fromarray(pixels).save(tmp_path / "pictures" / "blue.png")
+    call = ("encode", trained, tmp_path / "pictures", "--sampler", "heun", "--steps", 2, "--out", tmp_path / "blue")
+    assert "say data.channels=1 to judge in grey" in undiffuse.refused(*call)
+    undiffuse.fine(*call, "data.channels=1")

@@ -13,6 +13,7 @@ from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
     AutoguidanceOption,
+    DataOptions,
     DeviceOption,
     GridOption,
     GuidanceIntervalOption,
@@ -191,6 +192,7 @@ def encode(
     model: ModelArgument,
     source: Annotated[str, typer.Argument(metavar="SRC", help="a source's name, a folder, or an MNIST-format file")],
     out: Annotated[Path, typer.Option(help="folder")],
+    options: DataOptions = None,
     num: Annotated[int, typer.Option("-n", "--num", help="how many, evenly spaced over the source")] = 16,
     sampler: Annotated[str, typer.Option(help="solver: rk45, adaptive, or heun with --steps")] = "rk45",
     steps: Annotated[int | None, typer.Option(help="steps of heun, even in the log-SNR; 50 by default")] = None,
@@ -205,7 +207,14 @@ def encode(
     from undiffuse.app import encoding, models
 
     encoding.encode_to_folder(
-        models.load(model, device, weights), source, out, num=num, sampler=sampler, steps=steps, overwrite=overwrite
+        models.load(model, device, weights),
+        source,
+        out,
+        num=num,
+        sampler=sampler,
+        steps=steps,
+        overwrite=overwrite,
+        options=options or [],
     )
 
 

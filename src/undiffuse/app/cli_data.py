@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from undiffuse.app import early
-from undiffuse.app.cli_options import list_rows
+from undiffuse.app.cli_options import RecipeReadsOption, list_rows
 
 data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,7 +16,8 @@ SourceArgument = Annotated[
     str, typer.Argument(metavar="SRC", help="a source's name, a folder of pictures, an archive or another file of them")
 ]
 SourceOptions = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the source, such as labels=leaf split=test")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="of the source, such as labels=leaf, also data.labels=leaf"),
 ]
 
 
@@ -36,12 +37,14 @@ def data_info(
     augment: Annotated[
         str | None, typer.Option(help="the sheet shows this augmentation instead: flip, document or karras")
     ] = None,
+    recipe: RecipeReadsOption = None,
 ) -> None:
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
     early.check_source(source, options or [], augment)
+    early.check_recipe(recipe)
     from undiffuse.app.looking import show_data
 
-    show_data(source, sheet, augment, options or [])
+    show_data(source, sheet, augment, options or [], recipe)
 
 
 @data_app.command("prepare")

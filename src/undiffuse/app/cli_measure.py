@@ -11,14 +11,17 @@ from undiffuse.app import early
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
     AutoguidanceOption,
+    DataOptions,
     DeviceOption,
     FeaturesOption,
     GridOption,
     GuidanceIntervalOption,
     GuidanceOption,
     ModelArgument,
+    MovedDataOption,
     NoCacheOption,
     ProcessOption,
+    RecipeReadsOption,
     SamplerOption,
     SeedOption,
     StepsOption,
@@ -32,7 +35,11 @@ from undiffuse.errors import UsageError
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[str | None, typer.Option(help="other held-out pictures than the run's own")] = None,
+    options: DataOptions = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="other held-out images than the run's own, or where the run's own lie now if they moved"),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +103,7 @@ def evaluate(
         likelihood_probes=likelihood_probes,
     )
     path = out or models.results_folder(loaded.path) / "evaluation.json"
-    evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache)
+    evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache, options=options or [])
 
 
 def compare(
@@ -104,6 +111,7 @@ def compare(
         str, typer.Argument(metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...")
     ],
     reference: Annotated[str, typer.Argument(metavar="B", help="the real pictures that they are judged by")],
+    options: DataOptions = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +150,7 @@ def compare(
         size=size,
         out=out,
         use_cache=not no_cache,
+        options=options or [],
     )
 
 
@@ -162,14 +171,16 @@ def report(
     study: Annotated[
         list[Path] | None, typer.Option("--study", help="folder of a study to show as well; repeat for several")
     ] = None,
+    data: MovedDataOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Write one HTML page of a run: curves, quality, samples, studies, metrics; of several runs, a comparison."""
     for model in models:
         early.check_model(model, device)
+    early.check_data(data)
     from undiffuse.app import reporting
 
-    typer.echo(f"report: {reporting.report(models, out, study or [], device)}")
+    typer.echo(f"report: {reporting.report(models, out, study or [], device, data)}")
 
 
 def doctor(
@@ -177,8 +188,13 @@ def doctor(
         str,
         typer.Argument(metavar="DATA|RUN", help="a folder of pictures, MNIST-format files, a source's name, or a run"),
     ],
+    options: DataOptions = None,
     against: Annotated[
         str | None, typer.Option(help="data that must share no picture with it, such as a test set")
+    ] = None,
+    recipe: RecipeReadsOption = None,
+    data: Annotated[
+        str | None, typer.Option(help="run: where the data that it was trained on lies now, if it was moved")
     ] = None,
     near: Annotated[
         float | None, typer.Option(help="data: how far apart near-duplicates may be, over their contrast; 0.07 if none")
@@ -193,9 +209,21 @@ def doctor(
     early.check_device(device)
     early.check_subject(subject)
     early.check_data(against)
+    early.check_data(data)
+    early.check_recipe(recipe)
     from undiffuse.app import doctoring
 
     if not doctoring.doctor(
-        subject, against=against, near=near, num=num, seed=seed, json=json, strict=strict, device=device
+        subject,
+        against=against,
+        options=options or [],
+        recipe=recipe,
+        data=data,
+        near=near,
+        num=num,
+        seed=seed,
+        json=json,
+        strict=strict,
+        device=device,
     ):
         raise typer.Exit(1)

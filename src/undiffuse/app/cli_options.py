@@ -44,6 +44,16 @@ FeaturesOption = Annotated[
     str, typer.Option(help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data")
 ]
 NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="of the data named here, such as data.on_error=skip"),
+]
+MovedDataOption = Annotated[
+    str | None, typer.Option(help="where the data that the model was trained on lies now, if it was moved")
+]
+RecipeReadsOption = Annotated[
+    str | None, typer.Option(help="read the data as this recipe does, see 'undiffuse recipes'")
+]
 SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from undiffuse.app import early
-from undiffuse.app.cli_options import DeviceOption, FeaturesOption, ModelArgument, SeedOption, WeightsOption, list_rows
+from undiffuse.app.cli_options import (
+    DataOptions,
+    DeviceOption,
+    FeaturesOption,
+    ModelArgument,
+    MovedDataOption,
+    SeedOption,
+    WeightsOption,
+    list_rows,
+)
 from undiffuse.studies import MODEL_STUDIES
 
 study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
@@ -47,6 +56,7 @@ def study_theory(
 
 @study_app.command("parameterization")
 def study_parameterization(
+    options: DataOptions = None,
     data: Annotated[str | None, typer.Option(help="a source's name or a folder; digits by default")] = None,
     out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
     images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
@@ -59,7 +69,9 @@ def study_parameterization(
     early.check_data(data)
     from undiffuse.app import parameterizing
 
-    parameterizing.parameterization(data, out, images=images, samples=num, seed=seed, device=device)
+    parameterizing.parameterization(
+        data, out, images=images, samples=num, seed=seed, device=device, options=options or []
+    )
 
 
 @study_app.command("one-class")
@@ -142,15 +154,17 @@ def _add_model_study(name: str, summary: str) -> None:
             list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the study, see the guide")
         ] = None,
         out: Annotated[Path | None, typer.Option(help="folder; studies/STUDY-MODEL by default")] = None,
+        data: MovedDataOption = None,
         seed: SeedOption = 0,
         weights: WeightsOption = "ema",
         device: DeviceOption = "auto",
     ) -> None:
         early.check_model(model, device, weights)
         early.check_study_options(name, options or [])
+        early.check_data(data)
         from undiffuse.app import studying
 
-        studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device)
+        studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device, data=data)
 
     study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.")(command)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
-from undiffuse.app.evaluating import fitted_source
+from undiffuse.app.real import fitted_data, has_colour, refuse_other_colours, tell_of_resizing
 from undiffuse.app.show import counting, results_table, table, warn
+from undiffuse.app.sources import configured, known_options, read_option
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
@@ -36,6 +37,7 @@ def compare(
     size: int | str | None = None,
     use_cache: bool = False,
     tell: Any = None,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure ``pictures`` against ``reference``.
 
@@ -48,6 +50,7 @@ def compare(
         size: bring both to this size first (of sets that are read from files).
         use_cache: take results and summaries from the user's cache, and keep new ones in it.
         tell: called with (pictures read, pictures to read).
+        options: ``key=value`` of both sources where they know the key, such as ``data.on_error=skip``.
     Returns:
         ``results`` with the protocol of each, and what was compared.
     Raises:
@@ -55,7 +58,7 @@ def compare(
     """
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
-    made, held = load_pair(pictures, reference, size)
+    made, held = load_pair(pictures, reference, size, options)
     return _compared(Pair(made, held, num, features, Cache.of_user(use_cache), tell), metrics)
 
 
@@ -77,6 +80,7 @@ def compare_to_file(
     size: str | None,
     out: Path | None,
     use_cache: bool = True,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare, print a table, write ``out`` where one is named.
 
@@ -89,7 +93,7 @@ def compare_to_file(
         raise UsageError(f"--out {out} is a folder; name a file such as {out / 'comparison.json'}")
     if out is not None:
         check_writable(out)
-    made, held = load_pair(pictures, reference, size)
+    made, held = load_pair(pictures, reference, size, options)
     cache = Cache.of_user(use_cache)
     _check_counts(counts, made, held)
     with counting("comparing") as tell:
@@ -121,31 +125,61 @@ def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:
         raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} pictures; ask for fewer")
 
 
-def load_pair(pictures: Pictures, reference: Pictures, size: int | str | None = None) -> tuple[Dataset, Dataset]:
-    """Both sets, the first brought to the channels and the size of the second where it is read from files.
+def load_pair(
+    pictures: Pictures, reference: Pictures, size: int | str | None = None, options: Sequence[str] = ()
+) -> tuple[Dataset, Dataset]:
+    """Both sets, the first brought to the size of the second where it is read from files.
 
     Raises:
-        UsageError: unreadable, points, or pictures that would have to be enlarged.
+        UsageError: unreadable, points, pictures that would have to be enlarged, or a grey set beside a coloured one.
     """
-    held = _dataset(reference, size)
+    _refuse_unknown(pictures, reference, options)
+    held = _dataset(reference, size, options)
     if len(held.shape) != 3:
         raise UsageError(f"pictures are compared, {_called(reference)} holds points; name a set of pictures")
-    made = _dataset(pictures, None)
+    made = _dataset(pictures, None, options)
     if made.shape == held.shape or not isinstance(pictures, str | Path):
         return made, held
+    if len(made.shape) != 3:
+        raise UsageError(f"pictures are compared, {pictures} holds points; name a set of pictures")
+    if made.shape[0] != held.shape[0] and (has_colour(made) or has_colour(held)):
+        _refuse_other_colours(pictures, made, reference, held)
     _refuse_enlarging(str(pictures), made, _called(reference), held)
-    made = load_dataset(fitted_source(str(pictures), held.shape))
-    if made.shape != held.shape:
-        raise UsageError(f"{pictures} holds items of shape {made.shape}, {_called(reference)} of {held.shape}")
-    return made, held
+    tell_of_resizing(str(pictures), made.shape[1:], _called(reference), held.shape[1:])
+    options = [*options, f"channels={held.shape[0]}"]  # nothing is lost by it, as was just seen
+    own = known_options(source_config_for(str(pictures)), [option for option in options if not _is_size(option)])
+    return fitted_data(str(pictures), held.shape, _called(reference), options=own), held
 
 
-def _dataset(given: Pictures, size: int | str | None) -> Dataset:
+def _refuse_other_colours(pictures: str | Path, made: Dataset, reference: Pictures, held: Dataset) -> None:
+    """A reference that was handed over as an array stays as it is; of a file, either may be asked for if it can be."""
+    if not isinstance(reference, str | Path):
+        ways = [held.shape[0]]
+    else:
+        grey = pictures if made.shape[0] == 1 else reference
+        ways = [1, *([3] if isinstance(source_config_for(str(grey)), PictureConfig) else [])]
+    refuse_other_colours(str(pictures), made.shape[0], _called(reference), held.shape[0], ways)
+
+
+def _is_size(option: str) -> bool:
+    return read_option(option)[0] == "size"
+
+
+def _refuse_unknown(pictures: Pictures, reference: Pictures, options: Sequence[str]) -> None:
+    """An option that neither source knows is refused in the words of the second."""
+    sources = [source_config_for(str(given)) for given in (pictures, reference) if isinstance(given, str | Path)]
+    for option in options:
+        if sources and not any(known_options(source, [option]) for source in sources):
+            configured(sources[-1], [option])
+
+
+def _dataset(given: Pictures, size: int | str | None, options: Sequence[str]) -> Dataset:
     if isinstance(given, Dataset):
         return given
     if isinstance(given, str | Path):
         _refuse_run(given)
-        return load_dataset(_sized(source_config_for(str(given)), size))
+        source = source_config_for(str(given))
+        return load_dataset(_sized(configured(source, known_options(source, options)), size))
     import torch
 
     images = check_pictures(torch.as_tensor(given))
@@ -170,8 +204,6 @@ def _refuse_run(given: str | Path) -> None:
 
 def _refuse_enlarging(pictures: str, made: Dataset, reference: str, held: Dataset) -> None:
     """Say what to do where A is smaller than B; the data's own message speaks of a training."""
-    if len(made.shape) != 3:
-        raise UsageError(f"pictures are compared, {pictures} holds points; name a set of pictures")
     (height, width), (other_height, other_width) = made.shape[1:], held.shape[1:]
     if height < other_height or width < other_width:
         raise UsageError(

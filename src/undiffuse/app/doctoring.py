@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from undiffuse.app.evaluating import own_data, real_data
 from undiffuse.app.models import find_model, pick_device
+from undiffuse.app.real import held_out_data, own_data
 from undiffuse.app.show import console, counting, say
+from undiffuse.app.sources import as_recipe_reads, configured, known_options
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.source import Dataset
@@ -37,6 +39,9 @@ def doctor(
     subject: str,
     *,
     against: str | None = None,
+    options: Sequence[str] = (),
+    recipe: str | None = None,
+    data: str | None = None,
     near: float | None = None,
     num: int | None = None,
     seed: int = 0,
@@ -49,6 +54,9 @@ def doctor(
     Args:
         subject: a run folder, a model folder, a bundled model's name, or anything that names data.
         against: data that ``subject`` must share nothing with; of a run, pictures to take as held out.
+        options: ``key=value`` of the data, and of what ``against`` names.
+        recipe: of data, look at it as this recipe reads it.
+        data: of a run, where the data it was trained on lies now.
         near: of data, the limit on the distance of near-duplicates.
         num: of a run, samples to draw.
         seed: of the first of them.
@@ -58,15 +66,15 @@ def doctor(
         UsageError: nothing of that name, options that do not fit it, or a file that cannot be written.
     """
     is_run = _is_run(subject)
-    _check_options(is_run, near, num)
+    _check_options(is_run, near, num, recipe, data)
     out = _place(subject, is_run, json)
     with counting("examining") as tell:
         if is_run:
             check_seeds(seed, num or 1)
-            found, looked_at = examine(RUN_CHECKS, _run(subject, against, num, seed, device), tell), None
+            found, looked_at = examine(RUN_CHECKS, _run(subject, against, options, data, num, seed, device), tell), None
         else:
-            data = _data(subject, against, NEAR if near is None else near)
-            found, looked_at = examine(DATA_CHECKS, data, tell), data.coverage
+            looked = _data(subject, against, options, recipe, NEAR if near is None else near)
+            found, looked_at = examine(DATA_CHECKS, looked, tell), looked.coverage
     _print(subject, found, looked_at)
     if out is not None:
         write_json(out, _record("run" if is_run else "data", subject, against, found, looked_at))
@@ -90,9 +98,13 @@ def _is_run(subject: str) -> bool:
     return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
 
 
-def _check_options(is_run: bool, near: float | None, num: int | None) -> None:
+def _check_options(is_run: bool, near: float | None, num: int | None, recipe: str | None, data: str | None) -> None:
     if is_run and near is not None:
         raise UsageError("--near is for data, and this is a run; leave it out")
+    if is_run and recipe is not None:
+        raise UsageError("--recipe is for data, and this is a run, which has its own; leave it out")
+    if not is_run and data is not None:
+        raise UsageError("--data is for runs, and this is data itself; leave it out")
     if not is_run and num is not None:
         raise UsageError("--num is for runs, and this is data; leave it out")
     if near is not None and not 0 < near < 1:
@@ -101,23 +113,35 @@ def _check_options(is_run: bool, near: float | None, num: int | None) -> None:
         raise UsageError(f"--num must be at least 1, got {num}")
 
 
-def _data(subject: str, against: str | None, near: float) -> DataSubject:
+def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataSubject:
     """Nothing is read yet, but a name that stands for nothing is refused."""
-    other = DataSubject(against, source_config_for(against)) if against is not None else None
-    config = source_config_for(subject)
+    config, other = source_config_for(subject), None
+    if against is not None:
+        beside = source_config_for(against)
+        other = DataSubject(against, configured(as_recipe_reads(beside, recipe), known_options(beside, options)))
     location = getattr(config, "location", None)
     if location is not None and not location.exists():
-        raise UsageError(f"no such file or folder: {location}")
-    return DataSubject(subject, config, other, near)
+        raise UsageError(f"no such file or folder: {location}; check the path")
+    return DataSubject(subject, configured(as_recipe_reads(config, recipe), options), other, near)
 
 
-def _run(name: str, against: str | None, num: int | None, seed: int, device: str) -> RunSubject:
+def _run(
+    name: str,
+    against: str | None,
+    options: Sequence[str],
+    data: str | None,
+    num: int | None,
+    seed: int,
+    device: str,
+) -> RunSubject:
+    if options and against is None:
+        raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
     folder = find_model(name)
     record = read_config(folder)
     subject = RunSubject(
         folder=folder,
         record=record,
-        load_data=lambda: _real(subject, against),
+        load_data=lambda: _real(subject, against, options, data),
         journal=read_journal(folder),
         checkpoints=_checkpoints(folder),
         config_error=_config_error(record),
@@ -131,11 +155,11 @@ def _run(name: str, against: str | None, num: int | None, seed: int, device: str
     return subject
 
 
-def _real(subject: RunSubject, against: str | None) -> tuple[Dataset, Dataset]:
-    if against is None:
-        return own_data(subject.model)
-    load_train, held_out = real_data(subject.model, against)
-    return load_train(), held_out
+def _real(
+    subject: RunSubject, against: str | None, options: Sequence[str], moved_to: str | None
+) -> tuple[Dataset, Dataset]:
+    train, held_out = own_data(subject.model, moved_to)
+    return train, held_out if against is None else held_out_data(subject.model, against, options)
 
 
 def _config_error(record: dict[str, Any]) -> str:

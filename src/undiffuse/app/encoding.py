@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.early import check_solver
-from undiffuse.app.evaluating import real_data
+from undiffuse.app.real import held_out_data
 from undiffuse.app.show import counting, say
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
@@ -37,6 +38,7 @@ def encode_to_folder(
     sampler: str = "rk45",
     steps: int | None = None,
     overwrite: bool = False,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) to ``out``.
 
@@ -44,6 +46,7 @@ def encode_to_folder(
         source: any data of the model's shape.
         num: how many of its items, evenly spaced.
         sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
+        options: ``key=value`` of the source.
     Returns:
         What ``encode.json`` holds.
     Raises:
@@ -53,7 +56,7 @@ def encode_to_folder(
     if num < 1:
         raise UsageError(f"at least 1 item must be asked for, got {num}")
     check_own_folder(out, "latents", "encode.json", _OWN, overwrite=overwrite)
-    dataset = real_data(model, source)[1]
+    dataset = held_out_data(model, source, options)
     rows = evenly_spaced(len(dataset), num)
     items = dataset.fetch(rows).x_0
     latents, back, nfe = _there_and_back(model, items, num_steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.app.show import say, table
-from undiffuse.app.sources import configured
+from undiffuse.app.sources import as_recipe_reads, configured
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
 from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
@@ -17,19 +17,26 @@ from undiffuse.images import save_png
 from undiffuse.registry import lookup
 
 
-def show_data(source: str, sheet: Path | None, augment: str | None = None, options: Sequence[str] = ()) -> None:
+def show_data(
+    source: str,
+    sheet: Path | None,
+    augment: str | None = None,
+    options: Sequence[str] = (),
+    recipe: str | None = None,
+) -> None:
     """Print the facts of a data set and, if asked, write a contact sheet.
 
     Args:
         augment: a row of ``AUGMENTATIONS``, which the sheet then shows at work.
         options: ``key=value`` of the source's configuration.
+        recipe: show it as this recipe reads it.
     Raises:
         UsageError: options that the source does not have, no such row, none without a sheet, or one for points.
     """
     if augment is not None and sheet is None:
         raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
     augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
-    config = configured(source_config_for(source), options)
+    config = configured(as_recipe_reads(source_config_for(source), recipe), options)
     dataset = load_dataset(config)
     facts = describe(dataset, config)
     classes = ", ".join(f"{name}: {count}" for name, count in facts["classes"].items()) or "none"
@@ -37,7 +44,7 @@ def show_data(source: str, sheet: Path | None, augment: str | None = None, optio
         ["items", f"{facts['num_items']} {facts['kind']} of shape {tuple(facts['shape'])}"],
         ["classes", classes],
         *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(facts["captions"])],
-        ["split", f"{facts['split']['train']} training, {facts['split']['validation']} held out"],
+        ["split", _split(facts, config.validation_fraction, recipe)],
         ["duplicates", str(facts["num_duplicates"])],
         ["values", _values(facts)],
         ["fingerprint", facts["fingerprint"]],
@@ -60,3 +67,10 @@ def _values(facts: Mapping[str, Any]) -> str:
     looked_at, total = facts["num_looked_at"], facts["num_items"]
     part = "" if looked_at == total else f" in {looked_at:,} of {total:,}, evenly spaced"
     return f"{facts['value_range'][0]:g} to {facts['value_range'][1]:g}{part}"
+
+
+def _split(facts: Mapping[str, Any], fraction: float, recipe: str | None) -> str:
+    """Both parts, and by which share: a recipe may hold out another one than the source does by itself."""
+    of = f"recipe {recipe}" if recipe is not None else "by default; --recipe NAME shows the share of a recipe"
+    parts = f"{facts['split']['train']} training, {facts['split']['validation']} held out"
+    return f"{parts} (data.validation_fraction={fraction:g}, {of})"

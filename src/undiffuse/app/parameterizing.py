@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
+from undiffuse.app.sources import configured
 from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import check_study, trained
 from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.config import SourceConfig
 from undiffuse.data.source import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
@@ -39,7 +42,14 @@ _IMAGES = {"pictures": 30_000, "points": 500_000}
 
 
 def parameterization(
-    data: str | None, out: Path, *, images: int | None, samples: int, seed: int, device: str
+    data: str | None,
+    out: Path,
+    *,
+    images: int | None,
+    samples: int,
+    seed: int,
+    device: str,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train what is not trained yet, measure every cell, write ``table.md`` and ``study.json``.
 
@@ -48,17 +58,18 @@ def parameterization(
         out: a folder; a study that was interrupted there goes on where it was.
         images: seen by each training; by default about ten minutes' worth on two cores.
         samples: drawn in each cell.
+        options: ``key=value`` of the source.
     Returns:
         The content of ``study.json``.
     Raises:
         UsageError: senseless numbers, or a folder that holds something else.
     """
     check_study(out, images=images, samples=samples, seed=seed)
-    source = source_config_for(data or "digits")
+    source = configured(source_config_for(data or "digits"), options)
     points = len(load_dataset(source).shape) == 1
     images = images if images is not None else _IMAGES["points" if points else "pictures"]
     rows = []
-    configure = partial(_configuration, data or "digits", points, images, seed)
+    configure = partial(_configuration, source, points, images, seed)
     for number, cell in enumerate(cells(), 1):
         say(f"cell {number} of {len(cells())}: {cell.name}")
         rows.append(_cell(cell, configure(cell), out, samples, device, points))
@@ -83,7 +94,7 @@ def parameterization(
     return result
 
 
-def _configuration(data: str, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
+def _configuration(source: SourceConfig, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
     """The run of a cell: a DDPM that differs from the others' in what the cell names alone."""
     base = get_recipe("ddpm-swissroll" if points else "ddpm-digits")
     shared = [
@@ -99,7 +110,7 @@ def _configuration(data: str, points: bool, images: int, seed: int, cell: Cell) 
         "log_every_images=5000",
     ]
     shared += [] if points else ["system.class_conditional=false", "system.network.channels=32"]
-    config = apply_overrides(base, [*shared, *cell.overrides()], source_config_for(data))
+    config = apply_overrides(base, [*shared, *cell.overrides()], source)
     return config.model_copy(update={"recipe": f"study-{cell.training}"})
 
 

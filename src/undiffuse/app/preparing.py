@@ -43,13 +43,13 @@ def prepare_to_file(
     """
     if workers is not None and not 1 <= workers <= 1024:
         raise UsageError(f"--workers must be in 1..1024, got {workers}")
+    config = configured(_source_of_pictures(source), options, given)
     words = {
         "filters": read_options(Filters, filters, "--filter").model_dump(),
         "duplicates": "keep" if keep_duplicates else "drop",
-        "on_error": on_error,
+        "on_error": "skip" if getattr(config, "on_error", "fail") == "skip" else on_error,
     }
     settings = validate(PrepareSettings, words, "prepare")
-    config = configured(_source_of_pictures(source), options, given)
     with Working() as tell:
         manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, tell=tell)
     _show(manifest, out)

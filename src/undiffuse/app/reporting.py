@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.app.evaluating import real_data
 from undiffuse.app.models import load, results_folder, spoken_name
+from undiffuse.app.real import own_data
 from undiffuse.app.reproducing import reproducing_command
 from undiffuse.app.show import counting, warn
 from undiffuse.config import Component
@@ -35,7 +35,11 @@ _FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
 
 
 def report(
-    runs: Sequence[str | Path], out: Path | None = None, studies: Sequence[Path] = (), device: str = "auto"
+    runs: Sequence[str | Path],
+    out: Path | None = None,
+    studies: Sequence[Path] = (),
+    device: str = "auto",
+    data: str | None = None,
 ) -> Path:
     """Write the page of one run, or one that compares several; returns its path.
 
@@ -43,6 +47,7 @@ def report(
         runs: run folders, model folders or bundled names.
         out: the page; ``report.html`` in the run's folder, or ``comparison.html`` here for several.
         studies: folders of more studies to show than those that are found beside a run.
+        data: where the data that the runs were trained on lies now; by default where it lay.
     Raises:
         UsageError: no such run, one without weights, a run named twice, no such study, or nowhere to write.
     """
@@ -57,7 +62,8 @@ def report(
         materials = []
         for number, (model, name) in enumerate(zip(models, names, strict=True)):
             tell(number, len(models))
-            materials.append(_material(model, name, asked if number == 0 else [], single=len(models) == 1))
+            shown = asked if number == 0 else []
+            materials.append(_material(model, name, shown, single=len(models) == 1, moved_to=data))
     if len(materials) == 1:
         return write_report(path, materials[0])
     return write_comparison(path, materials)
@@ -68,12 +74,14 @@ def report_run(model: Model) -> Path:
     return write_report(model.path / "report.html", _material(model, _name(model), [], single=True))
 
 
-def _material(model: Model, name: str, studies: Sequence[Study], single: bool) -> ReportMaterial:
+def _material(
+    model: Model, name: str, studies: Sequence[Study], single: bool, moved_to: str | None = None
+) -> ReportMaterial:
     points = len(model.system.shape) != 3
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count)
     denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
-    data = _real(model, count)
+    data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
     results = results_folder(model.path)
     return ReportMaterial(
@@ -135,10 +143,10 @@ def found_studies(run: Path) -> list[Study]:
     return studies
 
 
-def _real(model: Model, count: int) -> Any:
+def _real(model: Model, count: int, moved_to: str | None) -> Any:
     """Training items to show beside the samples; none where an exported model came without its data."""
     try:
-        return spread(real_data(model, None)[0](), count).numpy()
+        return spread(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
         warn(f"the page shows no real data: {error}")
         points = len(model.system.shape) != 3

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.app.early import EXACT
-from undiffuse.app.evaluating import own_data
 from undiffuse.app.models import load
 from undiffuse.app.overrides import read_options
+from undiffuse.app.real import own_data
 from undiffuse.app.show import counting, say, table
 from undiffuse.config import Component
 from undiffuse.core.processes import PROCESSES
@@ -39,6 +39,7 @@ def study(
     seed: int = 0,
     weights: str = "ema",
     device: str = "auto",
+    data: str | None = None,
 ) -> dict[str, Any]:
     """One study of a trained model of pictures; returns the content of ``study.json``.
 
@@ -47,6 +48,7 @@ def study(
         model: a run folder, a model folder or a bundled name.
         out: folder of the pictures, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
         options: of the study, as ``key=value``.
+        data: where the data that the model was trained on lies now; by default where it lay.
     Raises:
         UsageError: no such study, model or option, a model of points, or a folder that holds something else.
     """
@@ -58,7 +60,7 @@ def study(
     check_pictures(loaded, name)
     folder = out or Path("studies") / f"{name}-{loaded.path.resolve().name}"
     check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
-    subject = PictureSubject(loaded, lambda: own_data(loaded), seed)
+    subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
     with replacing(folder) as temporary, counting(name) as tell:
         temporary.mkdir(parents=True)
         result = run_study(name, subject, temporary, chosen, _facts(loaded), tell)

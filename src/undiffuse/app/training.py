@@ -89,7 +89,7 @@ def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
     """(training, held-out) parts of the configured data."""
     location = getattr(config.data, "location", None)
     if location is not None and not location.exists():
-        raise UsageError(f"no such file or folder: {location}; name your own pictures with --data")
+        raise UsageError(f"no such file or folder: {location}; say where the data lies with --data")
     fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
     training, held_out = split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
     return few_by_content(training, config.train_items), held_out

@@ -175,6 +175,14 @@ def content_hash(image: Image.Image) -> bytes:
 class _RefusedError(UsageError):
     """What is not to be skipped, with the advice of how it might be."""
 
+    def __init__(self, error: UsageError) -> None:
+        super().__init__(f"{error}; mend or remove it, or pass it over with data.on_error=skip")
+        self._reason = str(error)
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
 
 class Skips:
     """Counts what is left out, or makes the first of it an error.
@@ -195,7 +203,7 @@ class Skips:
         if isinstance(error, _RefusedError):  # by this very set of skips, further inside
             raise error
         if self._on_error != "skip":
-            raise _RefusedError(f"{error}; mend or remove it, or pass it over with on_error=skip") from None
+            raise _RefusedError(error) from None
         self.count += 1
         if self.count <= _NAMED:
             self._first.append(str(error))
@@ -305,7 +313,7 @@ def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Pla
     smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
     remark = (
         f"the pictures differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
-        f"taking size={side}, {(shorter < side).sum()} smaller ones enlarged; set size to choose another"
+        f"taking data.size={side}, {(shorter < side).sum()} smaller ones enlarged; set it to choose another"
     )
     return Plan((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
 
