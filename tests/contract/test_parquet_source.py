@@ -307,3 +307,86 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'undiffuse\[parquet\]'"):
         load(path)
+
+
+def images(count: int = 3) -> list[dict[str, object]]:
+    """Cells of a column of images, the noise of seeds 0, 1, ..."""
+    return [{"bytes": png(seed), "path": None} for seed in range(count)]
+
+
+IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+@pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.stream.arrow"])
+def test_columns_of_dictionaries_views_and_large_types(tmp_path: Path, name: str) -> None:
+    labels, texts = ["owl", "cat", "owl"], ["x", "y", "x"]
+    plain = {"image": images(), "label": labels, "text": texts}
+    expected = load(written(tmp_path / f"plain.{name}", pyarrow.table(plain)))
+    assert expected.class_names == ("cat", "owl") and expected.captions == texts
+    columns = {
+        "pandas' categories": (IMAGE, pyarrow.dictionary(pyarrow.int32(), pyarrow.string())),
+        "large": (pyarrow.large_binary(), pyarrow.large_string()),
+    }
+    if not name.endswith("parquet"):  # whose types these are not
+        columns["views"] = (pyarrow.struct([("bytes", pyarrow.binary_view())]), pyarrow.string_view())
+        columns["bare views"] = (pyarrow.binary_view(), pyarrow.string_view())
+    for what, (image, text) in columns.items():
+        cells = images() if pyarrow.types.is_struct(image) else [cell["bytes"] for cell in images()]
+        arrays = [pyarrow.array(cells).cast(image) if "views" in what else pyarrow.array(cells, image)]
+        arrays += [pyarrow.array(values).cast(text) for values in (labels, texts)]
+        found = load(written(tmp_path / name, pyarrow.table(arrays, ["image", "label", "text"])))
+        assert found.fingerprint == expected.fingerprint, what
+
+
+def test_of_a_list_of_captions_one_is_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+    content = {
+        "image": images(),
+        "captions": [["a0", "a1"], ["b0"], ["c0", "c1"]],
+        "url": ["", "", ""],
+        "id": [1, 2, 3],
+    }
+    path = written(tmp_path / "set.parquet", pyarrow.table(content))
+    found = load(path, caption_column="captions")
+    assert found.captions == ["a0", "b0", "c0"]
+    assert found.provenance["left_out"].startswith(
+        "2 images with further captions: set.parquet row 0, set.parquet row 2"
+    )
+    assert found.provenance["columns_not_read"] == "url, id"
+    assert load(path, caption_column="captions", caption_index=1).captions == ["a1", "b0", "c1"]
+    only = written(tmp_path / "only.parquet", pyarrow.table({"image": images(), "captions": [["a"], ["b"], ["c"]]}))
+    assert load(only).captions == ["a", "b", "c"] and "left_out" not in load(only).provenance
+    bare = written(tmp_path / "bare.parquet", pyarrow.table({"image": images()}))
+    with pytest.raises(
+        UsageError, match=r"caption_column=image is no column of texts; it has none; take captions=none"
+    ):
+        load(bare, caption_column="image")
+
+
+def test_labels_of_truth_values_are_two_classes(tmp_path: Path) -> None:
+    found = load(written(tmp_path / "x.parquet", pyarrow.table({"image": images(), "label": [True, False, True]})))
+    assert found.class_names == ("false", "true") and labels_of(found) == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "names", ["data/{}-00000-of-00001.parquet", "{}.parquet", "{}/0000.parquet", "flowers-{}.arrow"], ids=str
+)
+def test_splits_are_said_and_known_in_any_case_and_by_what_they_mean(tmp_path: Path, names: str) -> None:
+    for place, split in enumerate(("Train", "VAL", "test")):
+        path = tmp_path / names.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written(path, pyarrow.table({"image": [{"bytes": png(place), "path": None}]}))
+    root = str(tmp_path)
+    found = load_dataset(source_config_for(root))
+    assert len(found) == 1 and is_of(found, 0, 0)
+    assert found.provenance["splits"].startswith("tables by split: Train (1) taken, VAL (1), test (1) left out")
+    assert "left_out" not in found.provenance
+    for asked, seed in (("val", 1), ("validation", 1), ("test", 2), ("train", 0)):
+        assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": asked})), 0, seed)
+    assert len(load_dataset(source_config_for(root).model_copy(update={"split": "all"}))) == 3
+
+
+def test_a_list_beside_images_is_no_table_of_them(tmp_path: Path) -> None:
+    written(tmp_path / "metadata.parquet", pyarrow.table({"file_name": ["0.png"], "text": ["x"]}))
+    (tmp_path / "0.png").write_bytes(png(0))
+    found = load_dataset(source_config_for(str(tmp_path)))
+    assert found.name == "folder" and "metadata.parquet" in found.provenance["left_out"]

@@ -34,6 +34,8 @@ from undiffuse.version import __version__
 
 #: What a set may take unasked of the free space of the disk.
 SHARE_OF_FREE = 0.5
+#: Raised when more or other things are read of the same files, so that no cache of before is taken for the set.
+READING = 2
 _NOT_OF_THE_KEY = {"validation_fraction", "classes", "cache"}
 
 _STAMPED: ContextVar[tuple[Path, str] | None] = ContextVar("stamped", default=None)
@@ -64,7 +66,8 @@ def stamp_of(config: EncodedConfig) -> str:
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
-    return f"{total % 2**128:032x} undiffuse {__version__} decoding {DECODING} pillow {PIL.__version__}"
+    made_by = f"undiffuse {__version__} reading {READING} decoding {DECODING} pillow {PIL.__version__}"
+    return f"{total % 2**128:032x} {made_by}"
 
 
 @contextmanager

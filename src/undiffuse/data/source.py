@@ -20,6 +20,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
+from undiffuse.data.formats.readable import composed
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest, resolve
@@ -268,11 +269,13 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         return dataset
     if dataset.labels is None:
         raise UsageError(f"classes={','.join(names)}, but the data has no classes; leave the option out")
+    # a name that is typed has its accents composed, a folder of macOS has them apart
+    looks, known = set(map(composed, names)), [composed(name) for name in dataset.class_names]
     for name in names:
-        if name not in dataset.class_names:
+        if composed(name) not in known:
             commas = """; in JSON a name may hold commas: '["a, b"]'""" if "," in "".join(dataset.class_names) else ""
             raise UsageError(f"the data has no class {name!r}; {nearest(name, dataset.class_names)}{commas}")
-    kept = np.array([number for number, name in enumerate(dataset.class_names) if name in names], dtype=np.int64)
+    kept = np.array([number for number, name in enumerate(known) if name in looks], dtype=np.int64)
     chosen = _OfClasses(dataset, dataset.labels, kept)
     if len(chosen) == 0:
         raise UsageError(f"classes={','.join(names)}: the data has no item of them; name others")

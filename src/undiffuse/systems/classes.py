@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
@@ -42,8 +43,9 @@ def class_called(name: ClassName, known: Sequence[str]) -> str | None:
     if name is None:
         return None
     text = name if isinstance(name, str) else str(operator.index(name)) if _is_number(name) else repr(name)
-    if text in known:
-        return str(text)
+    alike = [one for one in known if one == text] or [one for one in known if _look(one) == _look(text)]
+    if alike:
+        return alike[0]
     is_word = text.casefold() == _OLD_WORD
     if text == _OLD_WORD and known and not any(one.casefold() == _OLD_WORD for one in known):
         warnings.warn(
@@ -54,6 +56,11 @@ def class_called(name: ClassName, known: Sequence[str]) -> str | None:
         hint = f"; {_INSTEAD}" if is_word else ""
         raise UsageError(f"this model was trained without classes, got class {text!r}; leave the class out{hint}")
     raise UsageError(f"unknown class {text!r}; {nearest(text, known)}{f'; {_INSTEAD}' if is_word else ''}")
+
+
+def _look(name: str) -> str:
+    """A name with its accents composed, as it is typed; a folder of macOS has them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_number(value: object) -> bool:

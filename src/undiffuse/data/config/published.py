@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from undiffuse.data.config.base import EncodedConfig, LocationText, PictureConfig
 
@@ -96,13 +98,14 @@ class ParquetConfig(EncodedConfig):
     Args:
         path: a file, or a folder of shards such as ``train-00000-of-00002.parquet`` (also in its ``data`` folder, or in
             a folder for each split).
-        split: the shards of which split; ``None`` means ``train``, or the only one there is, and for a file that very
-            file.
+        split: the shards of which split, as its files are called, or ``all``; ``None`` means ``train``, or the only one
+            there is, and for a file that very file.
         image_column: the column of pictures, a struct of ``bytes`` and ``path`` or plain bytes; ``auto`` finds it.
         label_column: the column of classes; ``auto`` takes the first that the table declares as classes, else one
             called ``label``, ``labels`` or ``class``.
-        caption_column: the column of texts; ``auto`` takes one called ``caption``, ``text`` or ``prompt``, else the
-            only column of texts.
+        caption_column: the column of texts or of lists of texts; ``auto`` takes one called ``caption``, ``text`` or
+            ``prompt``, also with an s, or ``sentences``, else the only column of texts.
+        caption_index: which of a list of captions is taken, from 0; of a shorter list the last.
         labels: ``none`` reads no classes.
     """
 
@@ -113,6 +116,7 @@ class ParquetConfig(EncodedConfig):
     image_column: str = "auto"
     label_column: str = "auto"
     caption_column: str = "auto"
+    caption_index: Annotated[int, Field(ge=0, le=1000)] = 0
     labels: Literal["auto", "none"] = "auto"
 
 

@@ -33,6 +33,7 @@ class Kind(NamedTuple):
 
 OTHER_FORMAT = Kind("image of a format that is not read", "images of formats that are not read", "convert to PNG")
 VIDEO = Kind("video", "videos", "save its frames as images")
+LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
 ARCHIVE = Kind("archive within", "archives within", "unpack it, or name it alone, if images are in it")
 FURTHER = Kind("further image of a sample", "further images of samples", "image_column=ENDING takes another")
 REPEATED = Kind("file of a name that comes again later", "files of names that come again later")
@@ -86,7 +87,9 @@ _ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "7z", "rar", "bz2", "tbz2", "x
 
 def kind_of(name: str) -> Kind:
     """What a file is that no reader takes, by its name."""
-    ending = name.rpartition(".")[2].lower()
+    stem, _, ending = name.rpartition("/")[2].lower().rpartition(".")
+    if stem == "metadata" and ending in ("parquet", "tsv", "xlsx"):
+        return LIST
     if ending in _OTHER_FORMATS:
         return OTHER_FORMAT
     return VIDEO if ending in _VIDEOS else ARCHIVE if ending in _ARCHIVES else OTHER

@@ -17,8 +17,11 @@ from undiffuse.data.config import ParquetConfig
 from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import complete_rows
 from undiffuse.data.formats.classes import LabelColumn
+from undiffuse.data.formats.folder_files import add_beside
+from undiffuse.data.formats.left_out import Kind, LeftOut
+from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.table_files import find_tables
-from undiffuse.data.formats.tables import Tables, arrow, whole_numbers
+from undiffuse.data.formats.tables import Tables, arrow, is_text, is_texts, plain_type, whole_numbers
 from undiffuse.data.source import Dataset, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
@@ -28,8 +31,9 @@ MAX_PICTURE_BYTES = 2**28
 _IMAGES, _LABELS, _CAPTIONS = (
     ("image", "img", "jpg", "png", "picture"),
     ("label", "labels", "class"),
-    ("caption", "text"),
+    ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
 )
+FURTHER_CAPTIONS = Kind("image with further captions", "images with further captions", "caption_index=N takes others")
 
 
 class TableFiles(EncodedFiles):
@@ -71,7 +75,7 @@ class TableFiles(EncodedFiles):
 def row_title(tables: Tables, row: int) -> str:
     """What to call a row in a message: its file, and its number there counted from 0."""
     place = tables.place(row)
-    return f"{tables.paths[place.table]} row {place.row_in_table}"
+    return f"{readable(str(tables.paths[place.table]))} row {place.row_in_table}"
 
 
 class Columns(NamedTuple):
@@ -93,19 +97,23 @@ def load(config: ParquetConfig) -> Dataset:
             have; the message names the file and the row.
     """
     arrow()
-    skips = Skips(config.on_error)
-    tables = Tables(_sound(find_tables(config.location, config.split, skips.take), skips))
+    skips, left_out = Skips(config.on_error), LeftOut()
+    found = find_tables(config.location, config.split, skips.take)
+    if config.location.is_dir():
+        add_beside(left_out, config.location, [*found.paths, *found.others])
+    tables = Tables(_sound(found.paths, skips))
     columns = _columns(config, tables)
     if not len(tables):
         raise UsageError(f"{config.location}: the table has no rows; expected at least one picture")
     codes, labels = _labels(config, tables, columns)
-    captions, caption_of = _captions(tables, columns)
+    captions, caption_of = _captions(tables, columns, config.caption_index, left_out)
     nobody = np.zeros(len(tables), dtype=bool)
     rows = complete_rows({"label": codes, "caption": caption_of}, nobody, lambda row: row_title(tables, row), skips)
     classes = labels.classes(codes, columns.class_names, str(config.location))
     kept = None if classes.labels is None else classes.labels[rows]
     texts = captions.select(caption_of[rows]) if len(captions) else None
-    about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.remarks}
+    about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.remarks, **labels.remarks}
+    about |= {**found.remarks, **left_out.remarks}
     files = TableFiles(tables, columns.image, rows)
     return load_encoded(config, files, kept, classes.names, texts, about, skips)
 
@@ -116,7 +124,7 @@ def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:
     for path in paths:
         try:
             found = Tables([path]).tables[0].schema
-            if schema is not None and (found.names, found.types) != (schema.names, schema.types):
+            if schema is not None and _plain_columns(found) != _plain_columns(schema):
                 raise UsageError(f"{path}: its columns are not those of {kept[0].name}; name one table at a time")
         except UsageError as error:
             skips.take(error)
@@ -127,12 +135,17 @@ def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:
     return kept
 
 
+def _plain_columns(schema: Any) -> list[tuple[str, Any]]:
+    return [(field.name, plain_type(field.type)) for field in schema]
+
+
 def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     schema, where = tables.tables[0].schema, str(tables.paths[0])
     declared = _declared(schema.metadata or {}, where)
-    types = arrow().types
-    pictures = [field.name for field in schema if _may_be_picture(field.type)]
-    texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+    types = dict(_plain_columns(schema))
+    pictures = [name for name, kind in types.items() if _may_be_picture(kind)]
+    texts = [name for name, kind in types.items() if is_text(kind)]
+    several = [name for name, kind in types.items() if is_texts(kind)]
     classes = [name for name in schema.names if declared.get(name, {}).get("_type") == "ClassLabel"]
     images = [name for name in pictures if declared.get(name, {}).get("_type") == "Image"]
     image = _chosen(
@@ -145,17 +158,23 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
         )
     label = _chosen(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
     label = None if config.labels == "none" else label
-    likely = [*(name for name in (*_CAPTIONS, "prompt") if name in texts), *(texts if len(texts) == 1 else ())]
+    likely = [
+        *(name for name in _CAPTIONS if name in texts),
+        *(texts if len(texts) == 1 and texts[0] != label else ()),
+        *(name for name in _CAPTIONS if name in several),
+    ]
     caption = _chosen(config.caption_column, [name for name in likely if name != label], schema, where)
     caption = None if config.captions == "none" else caption
-    if caption is not None and caption not in texts:
-        raise UsageError(
-            f"{where}: caption_column={caption} is no column of texts; expected one of: {', '.join(texts)}"
-        )
+    if caption is not None and caption not in (*texts, *several):
+        instead = ", ".join((*texts, *several))
+        hint = f"expected one of: {instead}" if instead else "it has none; take captions=none"
+        raise UsageError(f"{where}: caption_column={caption} is no column of texts; {hint}")
     names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
     remarks = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
     also = {"other_classes": f"{', '.join(others)} (label_column= takes one)"} if others else {}
+    unread = [name for name in schema.names if name not in (image, label, caption, *others)]
+    also |= {"columns_not_read": ", ".join(unread)} if unread else {}
     return Columns(image, label, caption, names, {**{k: v for k, v in remarks.items() if v is not None}, **also})
 
 
@@ -210,17 +229,21 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
             raise UsageError(f"{title}: label {numbers.min()}; expected class numbers from 0")
         used, places = np.unique(numbers, return_inverse=True)
         return np.array([found.code(int(n), title) if n >= 0 else -1 for n in used], dtype=np.int64)[places.reshape(-1)]
-    if types.is_string(column.type) or types.is_large_string(column.type):
-        texts = column.to_pylist()
+    if is_text(column.type) or types.is_boolean(column.type):
+        texts = column.cast(arrow().string()).to_pylist()
         return np.array([found.code(text, title) if text else -1 for text in texts], dtype=np.int64)
     raise UsageError(f"{title}: values of type {column.type} are no classes; name another with label_column")
 
 
-def _captions(tables: Tables, columns: Columns) -> tuple[Texts, Indices]:
-    """The texts, and (N,) which of them is whose, -1 for none."""
+def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[Texts, Indices]:
+    """The texts, and (N,) which of them is whose, -1 for none; of a list of them that of ``index``, else its last."""
     texts, caption_of, start = Texts(), np.full(len(tables), -1, dtype=np.int64), 0
     for column in tables.each(columns.caption) if columns.caption is not None else ():
         for place, text in enumerate(column.to_pylist()):
+            if isinstance(text, list):
+                if len(text) > 1:
+                    left_out.add(FURTHER_CAPTIONS, row_title(tables, start + place).rpartition("/")[2])
+                text = text[min(index, len(text) - 1)] if text else None
             line = " ".join(text.split()) if text else ""
             if line:
                 caption_of[start + place] = len(texts)

@@ -70,6 +70,12 @@ def part_of(name: str) -> Named | None:
     return Named(_WORDS[match["word"]], "-".join(filter(None, rest)))
 
 
+def means(name: str, asked: str) -> bool:
+    """Whether a name is that of the part that is asked for, by what both mean: ``val`` is ``validation``."""
+    found, role = part_of(name), _WORDS.get(asked.casefold())
+    return found is not None and found.role == role
+
+
 def are_parts(names: Iterable[str]) -> bool:
     """Whether names are those of the parts of one set: all tell of a part, of two or more, and else say the same."""
     rests: dict[str, set[str]] = {}
@@ -117,8 +123,7 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
 def _wanted(counts: Mapping[str, int], asked: str) -> frozenset[str]:
     """The names that are asked for, literally or by what they mean."""
     literal = frozenset(name for name in counts if name.casefold() == asked.casefold())
-    role = _WORDS.get(asked.casefold())
-    return literal or frozenset(name for name in counts if role and (found := part_of(name)) and found.role == role)
+    return literal or frozenset(name for name in counts if means(name, asked))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

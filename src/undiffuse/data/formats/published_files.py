@@ -14,6 +14,7 @@ from pathlib import Path
 
 from undiffuse.data.config.published import ATTRIBUTE_LISTS
 from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.formats.parts import are_parts, part_of
 from undiffuse.data.formats.tar_files import BLOCK, has_checksum
 from undiffuse.data.formats.zip_files import looks_like_zip
 from undiffuse.errors import UsageError
@@ -61,15 +62,22 @@ def looks_like_table(path: Path) -> bool:
 
 def has_tables(folder: Path) -> bool:
     """Whether a folder holds tables, itself or in the folder ``data`` or those of splits."""
-    return any(
-        path.suffix.lower() in TABLES and path.is_file() for place in table_folders(folder) for path in place.iterdir()
-    )
+    return any(is_table(path) for place in table_folders(folder) for path in place.iterdir())
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is called a table; a list of what is said of images that lie beside it is none."""
+    name = path.name.lower()
+    return path.suffix.lower() in TABLES and name != "metadata.parquet" and name[0] != "." and path.is_file()
 
 
 def table_folders(folder: Path) -> list[Path]:
-    """Where tables are looked for: here, in ``data``, and in the folder of each split that was saved to disk."""
-    splits = sorted(path.parent for path in folder.glob("*/dataset_info.json"))
-    return [folder, *(place for place in (folder / "data",) if place.is_dir()), *splits]
+    """Where tables are looked for: here, in ``data``, and in the folder of each split, as it is saved or called."""
+    saved = {path.parent for path in folder.glob("*/dataset_info.json")}
+    inner = [path for path in folder.iterdir() if path.is_dir() and part_of(path.name) is not None]
+    named = {path for path in inner if any(map(is_table, itertools.islice(path.iterdir(), _LOOKED_AT)))}
+    named = named if are_parts(path.name for path in named) else set()
+    return [folder, *(place for place in (folder / "data",) if place.is_dir()), *sorted(saved | named)]
 
 
 def looks_like_lmdb(path: Path) -> bool:

@@ -67,7 +67,7 @@ class Table:
             raise self._damaged(f"{rows} rows in {path.stat().st_size} bytes")
 
     def column(self, group: int, name: str) -> Any:
-        """A column of a group of rows, as pyarrow has it, its lengths and offsets checked.
+        """A column of a group of rows, as pyarrow has it, of plain types, its lengths and offsets checked.
 
         Raises:
             UsageError: the file is damaged.
@@ -80,7 +80,15 @@ class Table:
                 raise ValueError(f"group {group} has {len(column)} rows of {self.group_sizes[group]}")
             return column
 
-        return self._attempt(read)
+        column = self._attempt(read)
+        plain = plain_type(column.type)
+        if plain == column.type:
+            return column
+        try:
+            return column.cast(plain)
+        except arrow().ArrowException as error:  # a pyarrow that knows the type and cannot convert it
+            what = f"column {name!r} of type {column.type} cannot be read by this pyarrow ({error})"
+            raise UsageError(f"{self.path}: {what}; pip install -U pyarrow") from None
 
     def _attempt(self, function: Callable[[], T]) -> T:
         try:
@@ -196,6 +204,41 @@ class Tables:
     def release(self) -> None:
         """Let go of the groups that are held."""
         self._held.clear()
+
+
+def plain_type(kind: Any) -> Any:
+    """The type without dictionaries, views and fixed lengths that holds the same values, in lists and structs too."""
+    types, root = arrow().types, arrow()
+    if types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if types.is_struct(kind):
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        plain = [field.with_type(plain_type(field.type)) for field in fields]
+        return kind if plain == fields else root.struct(plain)
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = plain_type(kind.value_type)
+        return kind if inner == kind.value_type else root.large_list(inner)
+    if types.is_fixed_size_list(kind) or _is(kind, "list_view") or _is(kind, "large_list_view"):
+        return root.large_list(plain_type(kind.value_type))
+    if _is(kind, "string_view"):
+        return root.large_string()
+    return root.large_binary() if _is(kind, "binary_view") or types.is_fixed_size_binary(kind) else kind
+
+
+def _is(kind: Any, name: str) -> bool:
+    """Whether a type is one that older versions of pyarrow do not know."""
+    return bool(getattr(arrow().types, f"is_{name}", lambda _: False)(kind))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a plain type is of texts."""
+    return bool(arrow().types.is_string(kind) or arrow().types.is_large_string(kind))
+
+
+def is_texts(kind: Any) -> bool:
+    """Whether a plain type is of lists of texts."""
+    types = arrow().types
+    return bool((types.is_list(kind) or types.is_large_list(kind)) and is_text(kind.value_type))
 
 
 def whole_numbers(column: Any) -> npt.NDArray[np.int64]:
