@@ -120,13 +120,13 @@ def test_progressive(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> N
 
 
 def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    def sampled(name: str, *options: object) -> list[str]:
+    def sampled(name: str, *options: object) -> list[str | None]:
         undiffuse.fine("sample", trained, "-n", 3, "--steps", 2, "--out", tmp_path / name, *options)
         return [row["class"] for row in json.loads((tmp_path / name / "samples.json").read_text())["images"]]
 
     assert sampled("one", "--class", "7") == ["7", "7", "7"]
     assert sampled("two", "--class", "7", "--class", "1") == ["7", "1", "7"]
-    assert sampled("none", "--class", "none") == ["none"] * 3
+    assert sampled("none", "--no-class") == [None] * 3
     assert pictures(tmp_path / "one")["000000.png"] == pictures(tmp_path / "two")["000000.png"]
     model = package.load(trained)
     seven, one = (

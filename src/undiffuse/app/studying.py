@@ -11,8 +11,9 @@ from undiffuse.app.early import EXACT
 from undiffuse.app.models import load
 from undiffuse.app.overrides import read_options
 from undiffuse.app.real import own_data
-from undiffuse.app.show import counting, say, table
+from undiffuse.app.show import counting, say, table, warn
 from undiffuse.config import Component
+from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import SOURCES
 from undiffuse.errors import UsageError
@@ -121,6 +122,9 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
     config = SOURCES[name](name=name)
     truth = truth_of(config)
     denoiser = truth.denoiser(make(PROCESSES, process, "process"))
+    start = noise_end(denoiser.process)
+    if not start.is_noise(float((truth.variance + truth.mean**2).mean().sqrt())):
+        warn(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
     subject = Subject(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
     return subject, {"process": process, "data": config.model_dump(mode="json"), "exact": True}
 

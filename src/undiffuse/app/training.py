@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from undiffuse.app.models import pick_device
+from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
 from undiffuse.app.show import TrainingView, console, duration, say, table, warn
@@ -111,6 +112,7 @@ def train(
     check_folder(config, out, resume)
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
+    tell_of_signal_left(config.system, training)
     trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
         model = Model(trainer.ema.average, trainer.record, out, "")
@@ -206,6 +208,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     """Show what a run would be, its size and its measured cost; nothing is written."""
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
+    tell_of_signal_left(config.system, training)
     trainer = Trainer(config, training, held_out, Path("unused"), pick_device(device))
     parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
     seconds = _seconds_a_thousand(trainer)

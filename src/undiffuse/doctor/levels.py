@@ -22,14 +22,16 @@ arXiv:2305.08891.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from undiffuse.core.noise_end import noise_end, that_would_do
 from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES
 from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
@@ -40,39 +42,55 @@ from undiffuse.wording import counted
 
 #: Share of the signal that does no harm, and bits, a dimension and in all, that are nothing.
 _SIGNAL, _BITS, _BITS_IN_ALL = 0.05, 1e-3, 0.05
+_NOTHING_LEFT = -6.6  # the log-SNR of both
+_DEVIATION = 0.5  # of images in [-1, 1], about
 _LEVELS, _WIDEST = 9, 6.0  # levels evenly spaced over log-SNRs -6 ... 6, or as far as the model was trained
 _ITEMS, _FOR_VARIANCE = 48, 2000
 
 
 def prior(subject: RunSubject) -> Iterable[Finding]:
     """Whether the process ends in the noise that sampling starts from."""
-    yield judge_prior(denoising(subject.model.system, "the noise end").process, math.prod(subject.shape))
+    process = denoising(subject.model.system, "the noise end").process
+    written = subject.config["system"].get("process")
+    yield judge_prior(process, math.prod(subject.shape), written if isinstance(written, Mapping) else None)
 
 
 def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
     """(alpha / sqrt(alpha^2 + sigma^2) at t = 1, the signal's share of x_1; L_T in bits a dimension at ``x_0``)."""
-    end = torch.ones(1, dtype=torch.float64)
-    alpha, sigma, std = float(process.alpha(end)), float(process.sigma(end)), process.prior_std
-    ratio = (sigma / std) ** 2
-    nats = 0.5 * ((alpha * x_0 / std) ** 2 + ratio - 1 - math.log(ratio))
-    return alpha / math.hypot(alpha, sigma), nats / math.log(2)
+    end = noise_end(process)
+    ratio = (end.sigma / end.std) ** 2
+    nats = 0.5 * ((end.alpha * x_0 / end.std) ** 2 + ratio - 1 - math.log(ratio))
+    return end.signal, nats / math.log(2)
 
 
-def judge_prior(process: Process, num_dims: int = 784) -> Finding:
-    """See ``prior``; of points a mismatch that is large a dimension may yet be nothing in all."""
+def judge_prior(process: Process, num_dims: int = 784, written: Mapping[str, Any] | None = None) -> Finding:
+    """See ``prior``; of points a mismatch that is large a dimension may yet be nothing in all.
+
+    Args:
+        written: the name and the options of the process, to say which of them would do.
+    """
     signal, bits = prior_mismatch(process)
     details = {"signal_left": signal, "bits_per_dim": bits}
     text = f"{percent(signal)} of the signal's amplitude is left at t = 1; L_T = {bits:.2g} bits/dim at |x_0| = 1"
     if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
         return Finding("ok", "the process ends in noise", text, details=details)
+    details |= {"log_snr": (end := noise_end(process)).log_snr}
     return Finding(
         "problem" if bits > 0.01 else "warning",
         "signal is left at the noisy end",
-        f"{text}: the model was never shown the pure noise that sampling starts from, so samples are biased",
-        "train with a process that ends in noise: 1000 steps of a linear schedule (system.process.num_steps=1000), a "
-        "larger beta_end or sigma_max, or ddpm_cosine or flow",
+        f"{text}: the model was never shown the pure noise that sampling starts from. {end.consequence(_DEVIATION)}",
+        f"train with a process that ends in noise: {' or '.join(_ways(written)) or 'ddpm_cosine, or flow'}",
         details,
     )
+
+
+def _ways(written: Mapping[str, Any] | None) -> list[str]:
+    """Overrides with which this process would end in noise."""
+    if written is None or written.get("name") not in PROCESSES:
+        return []
+    options = {key: value for key, value in written.items() if key != "name"}
+    found = that_would_do(PROCESSES[written["name"]], options, limit=_NOTHING_LEFT)
+    return [f"system.process.{key}={value:g}" for key, value in found.items()]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from undiffuse.compute.shards import fused_in_shards, sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
+from undiffuse.core.noise_end import noise_end, specs_that_would_do
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
@@ -35,6 +36,8 @@ from undiffuse.systems.sampling import Guidance, SamplingConfig, check_guidance,
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
+#: Of images in [-1, 1], about; in what is said of sampling, where the data are not at hand.
+_DEVIATION = 0.5
 
 
 class SampledConfig(SystemConfig):
@@ -184,6 +187,7 @@ class SampledSystem(DenoisingSystem):
         if request.process is not None:
             denoiser, note = transferred(denoiser, request.process)
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
+        note = "; ".join(filter(None, [note, _signal_at_start(denoiser.process, float(times[0]), request.process)]))
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
         parts = self._batches(denoiser, sampler, times, wanted.temperature, request)
@@ -331,6 +335,15 @@ def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
     prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
     starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
     return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
+
+
+def _signal_at_start(process: Process, time: float, spec: str | None) -> str:
+    """Told where samples begin as noise alone though the process leaves signal there; ``spec`` if it was asked for."""
+    start = noise_end(process, time)
+    if start.is_noise():
+        return ""
+    ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
+    return f"sampling begins at {start.consequence(_DEVIATION)}{f'; take process {ways}' if ways else ''}"
 
 
 def _check_finite(x: Tensor, how: str) -> None:

@@ -116,7 +116,10 @@ class Model:
             autoguidance=autoguidance,
             autoguidance_interval=autoguidance_interval,
         )
-        return self.finish(self.system.sample(request).x)
+        sampled = self.system.sample(request)
+        if sampled.note:
+            warnings.warn(sampled.note, UsageWarning, stacklevel=2)
+        return self.finish(sampled.x)
 
     def finish(self, x: Tensor) -> Tensor:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""

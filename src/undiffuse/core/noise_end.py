@@ -1,0 +1,132 @@
+"""Where sampling begins: whether a process has come to noise there, what it costs if not, and what would do.
+
+At time t a process leaves x_t = alpha x_0 + sigma eps; sampling begins with N(0, p^2 I) instead, p = ``start_std(t)``.
+For Gaussian data of deviation s and an exact model, with M = alpha^2 s^2 + sigma^2 the variance of x_t, samples have
+
+    s p / sqrt(M)                              by the probability-flow ODE, which maps x_t to (s / sqrt(M)) x_t,
+    sqrt((alpha s^2 p / M)^2 + s^2 sigma^2 / M)   by the reverse SDE, which draws from q(x_0 | x_t),
+
+both s exactly where p^2 = M. Signal that is left makes them wider where p is larger than sqrt(M) (variance preserving,
+s < 1) and narrower where it is smaller (variance exploding); the data's mean is lost in part as well.
+
+Source: Song et al. 2021, arXiv:2011.13456, secs. 3.3 and 4.3, for a Gaussian; Lin et al. 2024, "Common Diffusion Noise
+Schedules and Sample Steps are Flawed", arXiv:2305.08891, sec. 3.1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from undiffuse.core.process import Process
+from undiffuse.core.processes import PROCESSES
+from undiffuse.errors import UsageError
+from undiffuse.registry import lookup, resolve, written_options
+
+#: The largest log-SNR that passes for noise: 13% of the amplitude are signal.
+NOISE_LOG_SNR = -4.0
+#: Options that make a process go on for longer, each with the largest value tried; not all rows have all of them.
+_LONGER = {"num_steps": 100_000, "beta_end": 0.9, "beta_max": 1e4, "sigma_max": 1e6}
+
+
+@dataclass(frozen=True)
+class NoiseEnd:
+    """``alpha`` and ``sigma`` where sampling begins, and the deviation ``std`` of what it begins with."""
+
+    alpha: float
+    sigma: float
+    std: float
+
+    @property
+    def log_snr(self) -> float:
+        """2 log(alpha / sigma); -inf where no signal is left."""
+        return 2 * math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def signal(self) -> float:
+        """alpha / sqrt(alpha^2 + sigma^2), the signal's share of the amplitude."""
+        return self.alpha / math.hypot(self.alpha, self.sigma)
+
+    def is_noise(self, scale: float = 1.0) -> bool:
+        """Whether the log-SNR, of data whose root mean square is ``scale`` if that is more than 1, is low enough."""
+        return self.log_snr + 2 * math.log(max(scale, 1.0)) <= NOISE_LOG_SNR
+
+    def deviations(self, data: float) -> tuple[float, float]:
+        """Of an exact model's samples of Gaussian data of this deviation, by (the reverse SDE, the ODE)."""
+        variance = (self.alpha * data) ** 2 + self.sigma**2
+        told = self.alpha * data**2 * self.std / variance
+        return math.hypot(told, data * self.sigma / math.sqrt(variance)), data * self.std / math.sqrt(variance)
+
+    def consequence(self, data: float) -> str:
+        """Both in words, for data of this deviation."""
+        sde, ode = self.deviations(data)
+        return (
+            f"log-SNR {self.log_snr:+.2f}, where {100 * self.signal:.0f}% of the amplitude is signal; samples begin as "
+            f"noise alone, and of data with deviation {data:.2g} an exact model's have {sde:.2g} by stochastic "
+            f"samplers, {ode:.2g} by the ODE"
+        )
+
+
+def noise_end(process: Process, time: float = 1.0) -> NoiseEnd:
+    """Where sampling under ``process`` begins; at ``time`` if the grid begins earlier."""
+    t = torch.tensor([time], dtype=torch.float64)
+    return NoiseEnd(float(process.alpha(t)), float(process.sigma(t)), process.start_std(time))
+
+
+def that_would_do(
+    row: Any, options: Mapping[str, Any], scale: float = 1.0, limit: float = NOISE_LOG_SNR
+) -> dict[str, float]:
+    """The smallest value of each single option, to two digits, with which this process ends in noise.
+
+    Args:
+        row: of ``PROCESSES``.
+        options: its options as they are.
+        scale: root mean square of the data.
+    Returns:
+        Nothing for options that alone do not help.
+    """
+    factory = resolve(row)
+    known = inspect.signature(factory).parameters
+    found: dict[str, float] = {}
+    for key in known.keys() & _LONGER.keys():
+        whole = isinstance(known[key].default, int)
+
+        def ends(value: float, key: str = key, whole: bool = whole) -> bool:
+            try:
+                process = factory(**{**options, key: int(value) if whole else value})
+            except UsageError:
+                return False
+            return noise_end(process).log_snr + 2 * math.log(max(scale, 1.0)) <= limit
+
+        value = _smallest(ends, float(options.get(key, known[key].default)), _LONGER[key])
+        if value is not None:
+            found[key] = int(value) if whole else value
+    return dict(sorted(found.items(), key=lambda item: list(_LONGER).index(item[0])))
+
+
+def specs_that_would_do(spec: str) -> list[str]:
+    """``name:option=value`` for each single option with which ``spec`` ends in noise."""
+    name, _, text = spec.partition(":")
+    row = lookup(PROCESSES, name, "process")
+    options = written_options(row, text, name, "process")
+    found = that_would_do(row, options)
+    changed = [{**options, key: value} for key, value in found.items()]
+    return [f"{name}:{','.join(f'{key}={value:g}' for key, value in row.items())}" for row in changed]
+
+
+def _smallest(ends: Callable[[float], bool], low: float, most: float) -> float | None:
+    """The smallest two-digit number above ``low`` that ``ends``, up to ``most``; ``ends`` must not change back."""
+    if low >= most or not ends(most):
+        return None
+    high = most
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if ends(middle) else (middle, high)
+    unit = 10.0 ** (math.floor(math.log10(high)) - 1)
+    rounded = float(f"{math.ceil(high / unit) * unit:.2g}")
+    return rounded if ends(rounded) else most

@@ -1,0 +1,42 @@
+"""Chains too short to end in noise are said by train, dry-run and sampling, and what is advised is taken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import TINY, CommandLine
+
+import undiffuse as package
+from undiffuse.app.training import configure
+from undiffuse.config import build
+from undiffuse.core.noise_end import noise_end
+from undiffuse.core.processes import PROCESSES
+from undiffuse.errors import UsageWarning
+
+SHORT = ("train", "ddpm-digits", *TINY, "num_images=16", "validate_every_images=0", "system.process.num_steps=10")
+
+
+def test_a_short_chain_is_said_wherever_it_is_met(undiffuse: CommandLine, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = undiffuse.fine(*SHORT, "--out", run).complaint
+    assert "ends at log-SNR +2.24, where 95% of the amplitude is signal" in told
+    ways = re.findall(r"system\.process\S*=\S+", told)
+    assert ways == ["system.process.num_steps=400", "system.process.beta_end=0.61"]
+    for way in ways:
+        config = configure("ddpm-digits", [*SHORT[2:], way], None, None, False)
+        assert noise_end(build(PROCESSES, config.system.process)).is_noise()  # type: ignore[attr-defined]
+    assert undiffuse.fine(*SHORT, "--dry-run").complaint == told
+    assert "+2.24" in undiffuse.fine("sample", run, "-n", 1, "--steps", 1, "--out", tmp_path / "a").complaint
+    with pytest.warns(UsageWarning, match=r"\+2\.24"):
+        package.load(run).sample(1, steps=1)
+
+
+def test_a_process_of_sampling_that_begins_with_signal_is_said(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    common = ("sample", trained, "-n", 1, "--steps", 1)
+    told = undiffuse.fine(*common, "--process", "ve:sigma_max=2", "--out", tmp_path / "a").complaint
+    assert "log-SNR -1.39" in told and told.endswith("take process ve:sigma_max=7.4")
+    assert not undiffuse.fine(*common, "--process", "ve:sigma_max=7.4", "--out", tmp_path / "b").err

@@ -1,0 +1,123 @@
+"""Where sampling begins: a process that keeps its signal is found out, with the deviation that follows from it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from undiffuse.config import build
+from undiffuse.core.gaussian import GaussianMixture
+from undiffuse.core.noise_end import NOISE_LOG_SNR, noise_end, specs_that_would_do, that_would_do
+from undiffuse.core.process import Process
+from undiffuse.core.processes import (
+    PROCESSES,
+    VESDE,
+    CosineProcess,
+    DiscreteVP,
+    EDMProcess,
+    FlowProcess,
+    GeometricVE,
+    RescaledProcess,
+    SubVPSDE,
+    make_process,
+)
+from undiffuse.doctor.levels import judge_prior
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import sample
+from undiffuse.samplers.grids import time_grid
+
+SHORT = (DiscreteVP.linear(10), SubVPSDE(0.1, 3.0), VESDE(0.01, 1.0))
+
+
+def test_ten_steps_of_the_linear_schedule_end_with_more_signal_than_noise() -> None:
+    end = noise_end(DiscreteVP.linear(10))
+    assert end.log_snr == pytest.approx(2.2395, abs=1e-4) and not end.is_noise()
+    stochastic, ode = end.deviations(0.25)
+    alpha_bar = math.prod(1 - (1e-4 + k * 0.0199 / 9) for k in range(10))
+    assert ode == pytest.approx(0.25 / math.sqrt(alpha_bar / 16 + 1 - alpha_bar)) == pytest.approx(0.6397, abs=1e-4)
+    assert stochastic == pytest.approx(0.4367, abs=1e-4)
+    assert "log-SNR +2.24, where 95% of the amplitude is signal" in end.consequence(0.25)
+
+
+@pytest.mark.parametrize("process", SHORT, ids=lambda process: type(process).__name__)
+def test_samples_of_the_exact_denoiser_have_the_deviation_foretold(process: Process) -> None:
+    truth = GaussianMixture.gaussian(torch.zeros(8_000), torch.full((8_000,), 0.25**2))
+    expected = noise_end(process).deviations(0.25)
+    for sampler, steps, deviation in (("euler_maruyama", 80, expected[0]), ("heun", 16, expected[1])):
+        times = time_grid("uniform", process, steps)
+        x = sample(truth.denoiser(process), make_sampler(sampler), times, shape=(8_000,), seeds=[0]).x
+        assert float(x.std()) == pytest.approx(deviation, rel=0.05), sampler
+
+
+@pytest.mark.parametrize(
+    ("process", "log_snr"),
+    [
+        (VESDE(0.01, 2.0), -2 * math.log(2)),
+        (GeometricVE(20, 0.01, 3.0), -2 * math.log(3)),
+        (RescaledProcess(EDMProcess(2.0), 2.0), -2 * math.log(4)),
+        (FlowProcess(), -math.inf),
+        (CosineProcess(), -math.inf),
+        (EDMProcess(80.0), -2 * math.log(80)),
+    ],
+)
+def test_the_end_of_every_kind_of_process(process: Process, log_snr: float) -> None:
+    end = noise_end(process)
+    assert end.log_snr == pytest.approx(log_snr) and end.is_noise() == (log_snr <= NOISE_LOG_SNR)
+    assert judge_prior(process).severity == ("ok" if end.is_noise() else "problem")
+
+
+def test_data_of_large_scale_want_more_noise() -> None:
+    end = noise_end(VESDE(0.01, 10.0))
+    assert end.is_noise() and end.is_noise(0.1) and not end.is_noise(5.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys"),
+    [
+        ("ddpm_linear:num_steps=10", ["num_steps", "beta_end"]),
+        ("ddpm_linear:beta_end=0.001", ["num_steps", "beta_end"]),
+        ("ddpm_cosine:num_steps=10,beta_max=0.05", ["num_steps", "beta_max"]),
+        ("vp:beta_max=1", ["beta_max"]),
+        ("sub_vp:beta_max=1", ["beta_max"]),
+        ("ve:sigma_max=1", ["sigma_max"]),
+        ("ncsn:num_steps=5,sigma_max=1", ["sigma_max"]),
+        ("edm:sigma_max=1", ["sigma_max"]),
+    ],
+)
+def test_the_values_that_are_named_would_do_and_are_not_far_too_large(spec: str, keys: list[str]) -> None:
+    name, _, text = spec.partition(":")
+    options = {key: float(value) for key, value in (item.split("=") for item in text.split(","))}
+    options |= {key: int(value) for key, value in options.items() if key == "num_steps"}
+    assert not noise_end(make_process(spec)).is_noise()
+    found = that_would_do(PROCESSES[name], options)
+    assert set(found) <= set(keys) and set(found) & set(keys)
+    for key, value in found.items():
+        assert noise_end(PROCESSES[name](**{**options, key: value})).is_noise()
+        assert not noise_end(
+            PROCESSES[name](**{**options, key: int(value * 0.9) if key == "num_steps" else value * 0.9})
+        ).is_noise()
+
+
+def test_recipes_end_in_noise_but_for_the_chain_of_200_steps() -> None:
+    systems = {name: get_recipe(name).system for name in RECIPES}
+    kept = {
+        name
+        for name, system in systems.items()
+        if hasattr(system, "process") and not noise_end(build(PROCESSES, system.process)).is_noise()
+    }
+    assert kept == {"ddpm-swissroll"}
+
+
+def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() -> None:
+    assert specs_that_would_do("ve:sigma_max=2,sigma_min=0.02") == ["ve:sigma_max=7.4,sigma_min=0.02"]
+
+
+def test_the_doctor_names_values_that_leave_nothing() -> None:
+    written = {"name": "ddpm_linear", "num_steps": 10, "beta_start": 1e-4, "beta_end": 0.02}
+    finding = judge_prior(DiscreteVP.linear(10), 64, written)
+    assert finding.severity == "problem" and "log-SNR +2.24" in finding.evidence
+    assert "system.process.num_steps=660 or system.process.beta_end=0.83" in finding.advice
+    assert judge_prior(DiscreteVP.linear(660), 64).severity == "ok"
