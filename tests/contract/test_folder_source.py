@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from undiffuse.data import FolderConfig, contact_sheet, describe, load_dataset, source_config_for
-from undiffuse.data.pictures import fit_picture, read_picture, to_array
+from undiffuse.data.pictures import automatic_side, fit_picture, read_picture, to_array
 
 HEIGHT, WIDTH = 12, 20
 
@@ -227,10 +227,28 @@ def test_one_sub_folder_is_a_class_only_when_asked(tmp_path: Path) -> None:
 def test_pictures_of_many_sizes_just_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_all(tmp_path, {"a.png": (50, 70), "b.png": (45, 41), "c.png": (10, 90), "d.png": (200, 300)})
     dataset = load_dataset(FolderConfig(path=str(tmp_path)))
-    assert dataset.shape == (3, 40, 40)
-    assert "size=40, 1 smaller ones enlarged" in dataset.provenance["size_chosen"]
-    assert "size=40" in caplog.text
+    assert dataset.shape == (3, 48, 48)
+    assert "10x90 to 200x300" in dataset.provenance["size_chosen"]
+    assert "size=48, which 2 of 4 reach, the others enlarged" in dataset.provenance["size_chosen"]
+    assert "size=48" in caplog.text
     assert load_dataset(FolderConfig(path=str(tmp_path), size=(8, 10))).shape == (3, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("sides", "chosen"),
+    [
+        ([8, 8, 64, 64], 64),  # half of them reach it
+        ([8, 8, 8, 64, 64], 8),
+        ([1, 64], 64),
+        ([1, 2, 3, 64], 64),  # strips are no reason to train on one pixel
+        ([3, 5, 5], 5),
+        ([7, 8], 8),
+        ([100, 200, 300], 64),
+        ([41, 45, 50], 40),
+    ],
+)
+def test_the_size_chosen_is_one_that_half_of_the_images_reach(sides: list[int], chosen: int) -> None:
+    assert automatic_side(np.array(sides)) == chosen
 
 
 def test_grey_and_colour_together_are_colour(tmp_path: Path) -> None:

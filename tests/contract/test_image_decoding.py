@@ -395,3 +395,44 @@ def test_a_converted_set_has_another_fingerprint_and_others_keep_theirs(tmp_path
 def test_every_level_of_16_bits_goes_to_the_nearest_of_8() -> None:
     levels = np.arange(65536).reshape(256, 256)
     assert np.array_equal(decoded(write_png(levels, 16, 0)), nearest(levels))
+
+
+# Files that phones and browsers write
+
+
+HEIC_START = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
+
+
+def test_formats_that_are_not_read_are_known_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: False)
+    with pytest.raises(
+        UsageError, match=r"IMG_1.jpg: a HEIC image, whatever its name says; pip install 'undiffuse\[heic"
+    ):
+        read_picture(HEIC_START + bytes(300), title="IMG_1.jpg")
+    for start in (b"\xff\x0a\x4f", b"\0\0\0\x0cJXL \r\n\x87\n"):
+        with pytest.raises(UsageError, match=r"a.png: a JPEG XL image, .* convert it to PNG or JPEG"):
+            read_picture(start + bytes(50), title="a.png")
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_heic_files_are_images_where_they_are_read_and_else_named(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: installed)
+    if installed:
+        pytest.importorskip("pi_heif")
+    write_tree(
+        tmp_path, {"a.HEIC": HEIC_START + bytes(300), "b.png": write_png(LYING, 8, 0), "c.apng": write_png(LYING, 8, 0)}
+    )
+    found = load_dataset(FolderConfig(path=str(tmp_path), on_error="skip"))
+    assert len(found) == 2
+    if installed:
+        assert "a.HEIC" in found.provenance["skipped"]
+    else:
+        assert found.provenance["left_out"].startswith("1 HEIC image: a.HEIC (pip install 'undiffuse[heic]'")
+
+
+def test_a_heic_file_is_decoded(shared_data: Path) -> None:
+    pytest.importorskip("pi_heif")
+    path = shared_data / "faults" / "heic" / "a.heic"
+    assert np.abs(np.asarray(read_picture(path)).astype(int) - [9, 99, 200]).max() <= 2

@@ -98,14 +98,21 @@ OTHERS: dict[str, Content] = {
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
 def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
-    tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: False)
     writers = {"folder": write_tree, "zip": write_zip, "tar": write_tar}
     path = tmp_path / f"set.{form}"
     writers[form](path, OTHERS)
     found = load_dataset(source_config_for(str(path)))
     aloud, quiet = found.provenance["left_out"], found.provenance["passed_over"]
-    for said in ("2 images of formats that are not read: ", "IMG_1.HEIC", "b.jxl", "1 video: walk.mp4", "1 archive"):
+    for said in (
+        "1 HEIC image: IMG_1.HEIC (pip install",
+        "1 image of a format that is not read: ",
+        "b.jxl",
+        "1 video: walk.mp4",
+        "1 archive",
+    ):
         assert said in aloud
     assert "2 files without an image's ending" in quiet and "README.md" in quiet and "Thumbs.db" in quiet
     assert "2 hidden files or folders" in quiet and ".DS_Store" in quiet

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import PIL
 
 from undiffuse.data.config import EncodedConfig
+from undiffuse.data.decoding import heic
 from undiffuse.data.formats.folder_files import is_shown
 from undiffuse.data.formats.tar_files import find_shards
 from undiffuse.data.mapped import HASHES, INFO, LABELS, PIXELS, MappedSet, read_info, write_info, write_texts
@@ -66,8 +67,8 @@ def stamp_of(config: EncodedConfig) -> str:
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
-    made_by = f"undiffuse {__version__} reading {READING} decoding {DECODING} pillow {PIL.__version__}"
-    return f"{total % 2**128:032x} {made_by}"
+    decoders = f"decoding {DECODING} pillow {PIL.__version__} heic {heic.version() or 'not read'}"
+    return f"{total % 2**128:032x} undiffuse {__version__} reading {READING} {decoders}"
 
 
 @contextmanager

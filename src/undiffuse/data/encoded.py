@@ -311,9 +311,11 @@ def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Pla
     shorter = headers[:, :2].min(axis=1)
     side = automatic_side(shorter)
     smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
+    reach, count = int((shorter >= side).sum()), len(shorter)
+    others = ", the others enlarged" if reach < count else ""
     remark = (
         f"the pictures differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
-        f"taking data.size={side}, {(shorter < side).sum()} smaller ones enlarged; set it to choose another"
+        f"taking data.size={side}, which {reach:,} of {count:,} reach{others}; set it to choose another"
     )
     return Plan((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
 

@@ -35,6 +35,7 @@ FRAMES = "of several frames, of which the first is read"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
 _GREY_PNG = (0, 4)  # colour types
+_SMALLEST = 8  # side in pixels of what one would train on
 _REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: not told apart by eye
 
 
@@ -224,7 +225,11 @@ def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
-    """A training size for pictures of different sizes: a multiple of 8, at most 64, that half of them reach."""
+    """A training size for pictures of different sizes: the largest multiple of 8 up to 64 that half of them reach.
+
+    Those with a side below 8, strips and icons by mistake, do not count unless there are no others.
+    """
     sides = np.sort(shorter_sides)
-    median = int(sides[(len(sides) - 1) // 2])
-    return median if median < 8 else 8 * math.floor(min(64, median) / 8)
+    counted = sides[sides >= _SMALLEST] if sides[-1] >= _SMALLEST else sides
+    median = int(counted[len(counted) // 2])  # the upper one of two: half of them reach it
+    return median if median < _SMALLEST else 8 * math.floor(min(64, median) / 8)

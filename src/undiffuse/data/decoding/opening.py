@@ -12,11 +12,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from undiffuse.data.decoding import heic
 from undiffuse.data.decoding.png import SIGNATURE, Png, read_png
 from undiffuse.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _AVIF_EXIF = re.compile(rb"(infe.{8})Exif", re.DOTALL)
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _TIFF_STARTS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
 
 
@@ -93,22 +95,25 @@ def _opened(file: BinaryIO, header_only: bool) -> Opened:
         png = read_png(file, header_only)
         pixels = io.BytesIO(png.pixels)
         return Opened(Image.open(pixels, formats=("PNG",)), pixels, png, False)
+    is_heic = heic.is_heic(start) and heic.is_installed()
     try:
-        return Opened(Image.open(file, formats=_formats()), file, None, False)
+        return Opened(Image.open(file, formats=_formats(is_heic)), file, None, False)
     except Exception:  # AVIF's decoder judges EXIF before it gives any pixels
         file.seek(0)
         content = file.read() if start[4:8] == b"ftyp" else b""
         plain = io.BytesIO(_AVIF_EXIF.sub(rb"\1free", content))
         if plain.getvalue() == content:
             raise
-        return Opened(Image.open(plain, formats=_formats()), plain, None, True)
+        return Opened(Image.open(plain, formats=_formats(is_heic)), plain, None, True)
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _formats(with_heic: bool = False) -> tuple[str, ...]:
     """Those of ``_FORMATS`` that this Pillow reads: it would hand PostScript, whatever its name, to an interpreter."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    if with_heic:
+        heic.register()
+    return tuple(name for name in (*_FORMATS, *([heic.FORMAT] if with_heic else [])) if name in Image.OPEN)
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -122,12 +127,16 @@ def _refuse_bomb(image: Image.Image) -> None:
 def _unidentified(source: Path | bytes) -> str:
     """Why a file is not opened."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        return _odd_tiff(file) or "not a picture that can be read, whatever its name says"
+        start = file.read(16)
+        if heic.is_heic(start) and not heic.is_installed():
+            return f"a HEIC image, whatever its name says; {heic.ADVICE}"
+        if start.startswith(_JPEG_XL):
+            return "a JPEG XL image, whatever its name says, which is not read; convert it to PNG or JPEG"
+        return _odd_tiff(start, file) or "not a picture that can be read, whatever its name says"
 
 
-def _odd_tiff(file: BinaryIO) -> str:
+def _odd_tiff(start: bytes, file: BinaryIO) -> str:
     """What a TIFF is that Pillow does not read; empty for another file, or one whose directory is broken."""
-    start = file.read(16)
     if not start.startswith(_TIFF_STARTS):
         return ""
     try:

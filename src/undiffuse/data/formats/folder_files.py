@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from undiffuse.data.decoding import heic
 from undiffuse.data.formats.left_out import FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.within import sources_within
@@ -16,7 +17,7 @@ from undiffuse.errors import UsageError
 EXTENSIONS = frozenset(
     f".{ending}"
     for ending in (
-        *("png", "jpg", "jpeg", "jpe", "jfif", "jp2", "bmp", "dib", "gif", "webp", "avif", "tif", "tiff"),
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "jp2", "bmp", "dib", "gif", "webp", "avif", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm", "tga"),
     )
 )
@@ -95,7 +96,8 @@ def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str
 def is_picture(name: str) -> bool:
     """Whether a file's name ends as a picture's does."""
     stem, dot, ending = name.rpartition(".")
-    return bool(stem) and f"{dot}{ending.lower()}" in EXTENSIONS
+    ending = ending.lower()
+    return bool(stem) and (f"{dot}{ending}" in EXTENSIONS or (ending in heic.ENDINGS and heic.is_installed()))
 
 
 def is_shown(name: str) -> bool:

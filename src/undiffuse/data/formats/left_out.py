@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from undiffuse.data.decoding import heic
 from undiffuse.data.formats.readable import readable
 
 LEFT_OUT, PASSED_OVER = "left_out", "passed_over"
@@ -32,6 +33,7 @@ class Kind(NamedTuple):
 
 
 OTHER_FORMAT = Kind("image of a format that is not read", "images of formats that are not read", "convert to PNG")
+HEIC = Kind("HEIC image", "HEIC images", heic.ADVICE)
 VIDEO = Kind("video", "videos", "save its frames as images")
 LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
 ARCHIVE = Kind("archive within", "archives within", "unpack it, or name it alone, if images are in it")
@@ -46,11 +48,7 @@ LINK = Kind("link", "links", "links in archives are not followed")
 
 _OTHER_FORMATS = frozenset(
     {
-        "heic",
-        "heif",
-        "hif",
         "jxl",
-        "apng",
         "svg",
         "svgz",
         "psd",
@@ -90,6 +88,8 @@ def kind_of(name: str) -> Kind:
     stem, _, ending = name.rpartition("/")[2].lower().rpartition(".")
     if stem == "metadata" and ending in ("parquet", "tsv", "xlsx"):
         return LIST
+    if ending in heic.ENDINGS:
+        return HEIC
     if ending in _OTHER_FORMATS:
         return OTHER_FORMAT
     return VIDEO if ending in _VIDEOS else ARCHIVE if ending in _ARCHIVES else OTHER
