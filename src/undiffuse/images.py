@@ -64,3 +64,16 @@ def save_png(path: Path, array: Bytes) -> None:
 def fill_png(path: Path, array: Bytes) -> None:
     """The same without the care: for files of a folder that is put in place, and synced, as a whole."""
     to_image(array).save(path, format="PNG")
+
+
+def as_bytes_advice(low: float, high: float) -> str:
+    """How numbers x from ``low`` to ``high`` are likely to become levels 0..255; of no known range, that it is none."""
+    if low >= 0 and high <= 1:
+        return "x * 255, rounded"
+    if low >= -1 and high <= 1:
+        return "(x + 1) * 127.5, rounded"
+    if low >= 0 and high <= 255:
+        return "x, rounded"
+    if low >= 0 and 255 < high <= 65535:
+        return "x / 257, rounded"
+    return "levels that you choose: no range of images is known that they fill"

@@ -81,7 +81,15 @@ def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
         (noise(9, 8), "9x8; expected pictures as NxHxW"),
         (noise(9, 8, 8, 4), "no axis of 1 or 3 channels"),
         (noise(0, 8, 8), "0x8x8; expected pictures"),
-        (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; say what they mean"),
+        (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; they go from 0 to 0: say "),
+        (
+            noise(9, 8, 8) / 255,
+            r"from 0 to 1: say what they mean with levels=0\.\.1, or save x \* 255, rounded",
+        ),
+        (noise(9, 8, 8) / 127.5 - 1, r"levels=-1\.\.1, or save \(x \+ 1\) \* 127\.5, rounded, as numpy.uint8"),
+        (noise(9, 8, 8) * 1.0, r"from 0 to 255: save x, rounded, as numpy.uint8"),
+        (noise(9, 8, 8) * np.uint16(257), r"uint16; .*: save x / 257, rounded, as numpy.uint8"),
+        (noise(9, 8, 8) - 300.0, r"from -300 to -45: save levels that you choose"),
         (np.zeros((9, 8, 8), dtype=np.int64), "type int64; expected unsigned bytes.*numpy.uint8"),
         (np.zeros((9, 8, 8), dtype="U3"), "expected unsigned bytes"),
         (np.array(3, dtype=np.uint8), "one number; expected pictures"),
@@ -102,7 +110,7 @@ def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str,
     np.savez(tmp_path / "set.npz", x=floats)
     for path in (saved(tmp_path / "set.npy", floats), tmp_path / "set.npz"):
         assert np.array_equal(pictures(load(path, levels=levels))[:, 0], whole)
-        with pytest.raises(UsageError, match=r"levels=0\.\.1 or levels=-1\.\.1"):
+        with pytest.raises(UsageError, match=f"say what they mean with levels={levels}"):
             load(path)
     floats[290, 0, 0] = np.nan
     np.savez(tmp_path / "set.npz", x=floats)

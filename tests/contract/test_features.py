@@ -137,7 +137,11 @@ def test_input_is_left_alone(extractor: FeatureExtractor) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(2, 1, 8, 8), "must be uint8"),
+        (
+            torch.zeros(2, 1, 8, 8),
+            r"must be uint8 in 0\.\.255, got torch.float32 from 0 to 0; make them x \* 255, rounded",
+        ),
+        (torch.full((2, 1, 8, 8), -1.0), r"from -1 to -1; make them \(x \+ 1\) \* 127\.5, rounded"),
         (torch.full((2, 1, 8, 8), float("nan")), "2 of 2 pictures hold NaN"),
         (torch.zeros(8, 8, dtype=torch.uint8), r"\(B, C, H, W\), got shape \(8, 8\)"),
         (torch.zeros(2, 1, 0, 8, dtype=torch.uint8), "at least one pixel"),

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
+from undiffuse.images import as_bytes_advice
 from undiffuse.metrics.features import FeatureExtractor
 
 
@@ -23,7 +24,7 @@ def check_pictures(images: Tensor, channels: int | None = None, what: str = "pic
         bad = int((~torch.isfinite(images)).flatten(1).any(1).sum())
         raise UsageError(f"{bad} of {len(images)} {what} hold NaN or infinite values; drop them or repair the sampler")
     if images.dtype != torch.uint8:
-        raise UsageError(f"{what} must be uint8 in 0..255, got {images.dtype}; map [-1, 1] by (x + 1) * 127.5, rounded")
+        raise UsageError(f"{what} must be uint8 in 0..255, got {images.dtype}{_advice(images)}")
     if 0 in images.shape[1:]:
         raise UsageError(f"{what} must have at least one pixel, got shape {tuple(images.shape)}")
     if channels is not None and images.shape[1] != channels:
@@ -32,6 +33,14 @@ def check_pictures(images: Tensor, channels: int | None = None, what: str = "pic
             f"convert them to grey or take other features"
         )
     return images
+
+
+def _advice(images: Tensor) -> str:
+    """What to do, by the numbers that are there."""
+    if images.numel() == 0 or images.is_complex():
+        return ""
+    low, high = float(images.min()), float(images.max())
+    return f" from {low:.4g} to {high:.4g}; make them {as_bytes_advice(low, high)}"
 
 
 def resize_pictures(images: Tensor, size: int) -> Tensor:

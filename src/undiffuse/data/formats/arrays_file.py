@@ -6,7 +6,7 @@ MedMNIST (``train_images``, ``train_labels``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,13 @@ from undiffuse.data.formats.npy import Array, Header, Npz, map_npy
 from undiffuse.data.pictures import fit_picture, from_array, to_array, with_channels
 from undiffuse.data.source import Dataset, Hashes, Indices, hash_item
 from undiffuse.errors import UsageError
+from undiffuse.images import as_bytes_advice
 from undiffuse.registry import nearest
 
 _CHUNK = 256  # pictures that are hashed or checked at once
 _MAX_CLASSES = 1_000_000
 _PICTURES = ("images", "x", "data", "samples", "arr_0")
 _LABELS = ("labels", "y", "label", "targets", "arr_1")
-_ADVICE = {
-    "f": "say what they mean with levels=0..1 or levels=-1..1",
-    "iu": "convert them to numpy.uint8 if they are 0..255",
-}
 
 
 class _Mapped(Dataset):
@@ -104,6 +101,7 @@ def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
     if config.array != "auto" or config.labels not in ("auto", "none"):
         raise UsageError(f"{path}: a .npy file holds one array without a name; leave array and labels out")
     array = map_npy(path)
+    refuse_no_levels(config, array.dtype, lambda: array, str(path))
     axes = axes_of(config, Header(array.shape, array.dtype), str(path))
     return _Mapped(config, array, axes, _provenance(str(path), axes))
 
@@ -112,6 +110,7 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     archive = Npz(path)
     name = _pictures_name(config, archive)
     title = archive.title(name)
+    refuse_no_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
     axes = axes_of(config, archive.headers[name], title)
     pictures = to_bytes(in_planes(archive.read(name), axes), config, title)
     label_name = _labels_name(config, archive, name)
@@ -175,7 +174,6 @@ def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
         UsageError: an array that cannot be one of pictures, or whose axes cannot be told.
     """
     shape = header.shape
-    refuse_no_levels(config, header, title)
     if len(shape) not in (3, 4) or 0 in shape:
         raise UsageError(f"{title}: {_text(shape)}; expected pictures as NxHxW, NxHxWxC or NxCxHxW, at least one")
     able = [a for a in (("NHW",) if len(shape) == 3 else ("NHWC", "NCHW")) if _channels(shape, a) in (1, 3)]
@@ -193,14 +191,24 @@ def _channels(shape: Sequence[int], axes: str) -> int:
     return shape[axes.index("C")] if "C" in axes else 1
 
 
-def refuse_no_levels(config: ArraysConfig, header: Header, title: str) -> None:
-    """Raise where the numbers are not what ``levels`` says."""
-    kind, whole = header.dtype.kind, config.levels == "0..255"
-    if whole and header.dtype != np.uint8:
-        advice = next((text for kinds, text in _ADVICE.items() if kind in kinds), "save them as numpy.uint8")
-        raise UsageError(f"{title}: numbers of type {header.dtype}; expected unsigned bytes 0..255; {advice}")
-    if not whole and kind != "f":
-        raise UsageError(f"{title}: numbers of type {header.dtype}; levels={config.levels} is for floating-point ones")
+def refuse_no_levels(config: ArraysConfig, dtype: np.dtype[Any], read: Callable[[], Array], title: str) -> None:
+    """Raise where the numbers are not what ``levels`` says; ``read`` gives them, to say what they might be."""
+    if config.levels == "0..255" and dtype != np.uint8:
+        advice = _advice(read()) if dtype.kind in "fiub" else "save them as numpy.uint8"
+        raise UsageError(f"{title}: numbers of type {dtype}; expected unsigned bytes 0..255; {advice}")
+    if config.levels != "0..255" and dtype.kind != "f":
+        raise UsageError(f"{title}: numbers of type {dtype}; levels={config.levels} is for floating-point ones")
+
+
+def _advice(array: Array) -> str:
+    """What to do, by the first numbers."""
+    part = array[:_CHUNK]
+    if part.size == 0:
+        return "save them as numpy.uint8"
+    low, high = float(part.min()), float(part.max())
+    declared = array.dtype.kind == "f" and low >= -1 and high <= 1
+    levels = f"say what they mean with levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
+    return f"they go from {low:.4g} to {high:.4g}: {levels}save {as_bytes_advice(low, high)}, as numpy.uint8"
 
 
 def in_planes(array: Array, axes: str) -> Array:
