@@ -37,6 +37,7 @@ from undiffuse.files import json_text, replacing, write_text
 from undiffuse.images import fill_png, grid_of
 from undiffuse.registry import lookup
 from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
@@ -105,7 +106,7 @@ def make(asked: argparse.Namespace) -> Path:
         with replacing(folder) as place:
             place.mkdir()
             shutil.copyfile(model.path / WEIGHTS["ema"], place / WEIGHTS["ema"])
-            (place / "config.json").write_text(json_text(record), encoding="utf-8")
+            write_record(place, record)
             (place / "model_card.md").write_text(card_text(asked.name, card, record), encoding="utf-8")
             fill_png(place / "samples.png", sheet)
             check_sizes(asked.name, place)
@@ -231,7 +232,8 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
 def portable_record(record: Mapping[str, Any], data_path: str | None = None) -> dict[str, Any]:
     """``config.json`` with every path of this machine reduced to a name, that of the data to ``data/NAME``."""
     clean: dict[str, Any] = _without_folders(json.loads(json.dumps(dict(record))))
-    clean.pop("card", None)
+    for key in ("card", REPLACES):
+        clean.pop(key, None)
     path = clean["config"]["data"].get("path")
     if isinstance(path, str):
         clean["config"]["data"]["path"] = data_path or f"data/{PurePath(path).name}"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "undiffuse"
 
 #: Anyone may import these; they import each other only.
-GROUND_FLOOR = ("errors", "registry", "config", "files", "images", "version", "wording")
+GROUND_FLOOR = ("errors", "registry", "config", "files", "images", "sealed", "version", "wording")
 
 #: room -> what it may import beside the ground floor and itself, as prefixes of module names.
 #: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the
@@ -29,7 +29,7 @@ RULE: dict[str, tuple[str, ...]] = {
     "data": ("core.condition",),
     "metrics": (),
     "systems": ("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
-    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.saved", "data", "compute"),
+    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data", "compute"),
     "evaluation": ("core", "compute", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "studies": (
         *("core", "losses", "samplers", "systems.base", "systems.classes", "systems.saved", "data", "metrics"),

@@ -24,6 +24,8 @@ from undiffuse.data import DigitsConfig, load_dataset, split_by_content
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.record import accept
+from undiffuse.systems.saved import kept_configs
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,6 +281,7 @@ def test_evaluations_do_not_mix_a_model_with_what_it_was(run: Run, model: Path, 
     assert row["grid"] == sampling["grid"]
     sampling["grid"] = "karras"
     (copy / "config.json").write_text(json.dumps(config))
+    accept(copy, kept_configs(copy))
     with pytest.raises(SystemExit, match=r"copy has .* now, its rows .*; name another --out"):
         run("evaluations", *words)
     (tmp_path / "evaluations-found.json").unlink()

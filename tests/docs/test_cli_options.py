@@ -15,7 +15,7 @@ from undiffuse.studies import MODEL_STUDIES, STUDIES
 PROMISED = {
     "": [
         *("demo", "train", "sample", "evaluate", "compare", "encode", "report", "doctor"),
-        *("distill", "export", "ema", "models", "recipes", "samplers", "data", "study"),
+        *("distill", "export", "ema", "seal", "models", "recipes", "samplers", "data", "study"),
         *("--debug", "--version"),
     ],
     "demo": ["--out", "--device"],
@@ -35,6 +35,7 @@ PROMISED = {
         *("--weights", "--device", "--temperature"),
     ],
     "ema": ["RUN", "--sigma-rel", "--out", "--overwrite"],
+    "seal": ["MODEL", "--restore"],
     "evaluate": [
         *(
             "MODEL",

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from undiffuse.app.cli import main
 from undiffuse.app.training import split_data
+from undiffuse.systems.record import accept
+from undiffuse.systems.saved import kept_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -93,6 +95,12 @@ def _run_child(log: str, arguments: list[str]) -> None:
     with Path(log).open("a", buffering=1) as file:
         sys.stdout = sys.stderr = file
         main(arguments)
+
+
+def change_config(folder: Path, record: dict[str, Any]) -> None:
+    """Write another ``config.json`` into a run or a model folder, and say that it is meant."""
+    (folder / "config.json").write_text(json.dumps(record))
+    accept(folder, kept_configs(folder))
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TINY, CommandLine, no_leftovers
+from command_line import TINY, CommandLine, change_config, no_leftovers
 from PIL import Image
 
 from undiffuse.app.cli import main
@@ -253,7 +253,7 @@ def spoil(model: Path, what: str) -> None:
     elif what == "another network":
         record = json.loads(config.read_text())
         record["config"]["system"]["network"]["channels"] = 16
-        config.write_text(json.dumps(record))
+        change_config(model, record)
     elif what == "no weights":
         weights.unlink()
     elif what == "weights cut":

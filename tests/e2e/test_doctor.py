@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import CommandLine
+from command_line import CommandLine, change_config
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -265,7 +265,7 @@ def test_planted_defects_of_a_run_are_each_found(undiffuse: CommandLine, run: Pa
         "beta_start": 1e-4,
         "beta_end": 0.02,
     }
-    (run / "config.json").write_text(json.dumps(config))
+    change_config(run, config)
     checkpoint = max((run / "checkpoints").iterdir())
     content = bytearray((checkpoint / "state.safetensors").read_bytes())
     content[-1] ^= 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, change_config
 from PIL import Image
 
 from undiffuse.app.training import configure, train
@@ -37,7 +37,7 @@ def quick_chain(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     model = Path(shutil.copytree(trained, tmp_path_factory.mktemp("chain") / "model"))
     config = json.loads((model / "config.json").read_text())
     config["config"]["system"]["process"]["num_steps"] = 20
-    (model / "config.json").write_text(json.dumps(config))
+    change_config(model, config)
     return model
 
 
@@ -286,7 +286,7 @@ def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: Co
         shutil.copy(colour / "run" / name, model)
     config = json.loads((model / "config.json").read_text())
     config["config"]["data"]["path"] = str(tmp_path / "gone")
-    (model / "config.json").write_text(json.dumps(config))
+    change_config(model, config)
     other = ("--data", colour / "data")
     undiffuse.fine("evaluate", model, *COLOUR, *other, "--metrics", "vlb")
     line = undiffuse.refused("evaluate", model, *COLOUR, *other, "--metrics", "copying")
@@ -310,7 +310,7 @@ def test_a_model_without_classes_lists_none(colour: Path, trained: Path) -> None
 
 def test_changed_data_is_refused(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     model = Path(shutil.copytree(quick_chain, tmp_path / "model"))
-    text = (model / "config.json").read_text()
-    fingerprint = json.loads(text)["data"]["fingerprint"]
-    (model / "config.json").write_text(text.replace(fingerprint, "0" * 32))
+    config = json.loads((model / "config.json").read_text())
+    config["data"]["fingerprint"] = "0" * 32
+    change_config(model, config)
     assert "changed" in undiffuse.refused("evaluate", model, "--out", tmp_path / "x.json")

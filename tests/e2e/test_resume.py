@@ -28,6 +28,7 @@ from command_line import (
 from undiffuse.app.cli_options import parse_duration
 from undiffuse.app.training import configure, split_data
 from undiffuse.errors import UsageError
+from undiffuse.sealed import sealed
 from undiffuse.systems import saved
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Silent, Trainer
@@ -170,6 +171,7 @@ def test_another_configuration_is_refused_with_the_difference(half_done: Path, u
 
 def test_changed_data_is_refused(half_done: Path, undiffuse: CommandLine) -> None:
     edit_json(half_done / "config.json", lambda record: record["data"].update(fingerprint="0" * 32))
+    undiffuse.fine("seal", half_done)
     assert "data" in undiffuse.refused("train", "--resume", "--out", half_done)
 
 
@@ -181,11 +183,8 @@ def test_a_newer_config_is_refused_by_name(half_done: Path, undiffuse: CommandLi
 
 
 def test_a_newer_checkpoint_is_refused_by_name(half_done: Path, undiffuse: CommandLine) -> None:
-    from undiffuse.training.checkpoint import _checksum
-
     def newer(record: dict[str, object]) -> None:
-        payload = {key: value for key, value in record.items() if key != "checksum"} | {"format_version": 99}
-        record.update(payload, checksum=_checksum(payload))
+        record.update(sealed({**record, "format_version": 99}))
 
     newest = last_checkpoint(half_done)
     edit_json(newest / "state.json", newer)
@@ -262,8 +261,6 @@ def test_the_checkpoint_holds_weights_averages_and_optimizer(half_done: Path) ->
 
 
 def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
-    from undiffuse.training.checkpoint import _checksum
-
     class Listening(Silent):
         def message(self, text: str) -> None:
             heard.append(text)
@@ -275,7 +272,7 @@ def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
 
     def on_a_gpu(record: dict[str, dict[str, object]]) -> None:
         record["counters"]["device"] = "cuda"
-        record["checksum"] = _checksum({key: value for key, value in record.items() if key != "checksum"})  # type: ignore
+        record.update(sealed(record))
 
     edit_json(last_checkpoint(half_done) / "state.json", on_a_gpu)
     assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()

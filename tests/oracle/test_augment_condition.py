@@ -23,7 +23,8 @@ from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
-from undiffuse.systems.saved import load
+from undiffuse.systems.record import accept
+from undiffuse.systems.saved import kept_configs, load
 from undiffuse.training.trainer import Trainer
 
 LABELS = 9
@@ -219,6 +220,7 @@ def test_a_saved_model_knows_what_it_was_told(tmp_path: Path) -> None:
     lacking = json.loads((tmp_path / "config.json").read_text())
     del lacking["model"]["augment_labels"]
     (tmp_path / "config.json").write_text(json.dumps(lacking))
+    accept(tmp_path, kept_configs(tmp_path))
     with pytest.raises(Exception, match="does not fit its config"):
         load(tmp_path)
 
@@ -228,4 +230,5 @@ def test_models_from_before_labels_still_load(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "config.json").read_text())
     del record["model"]["augment_labels"], record["config"]["augment"]
     (tmp_path / "config.json").write_text(json.dumps(record))
+    accept(tmp_path, kept_configs(tmp_path))
     assert load(tmp_path).sample(2).shape == (2, *SHAPE)

@@ -24,6 +24,7 @@ from undiffuse.files import write_json, write_text
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
+from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.comparing import draw, fetch
 from undiffuse.studies.one_class import (
     SETS,
@@ -164,7 +165,7 @@ class _Study:
             row["failed"] = f"broke down: {error}"
             warn(f"{name} {row['failed']}")
             return row, None
-        write_json(path, row)
+        write_json(path, sealed(row))
         return row, few
 
     def real_row(self, name: str) -> dict[str, Any]:
@@ -243,8 +244,8 @@ def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     """An earlier result of the same set, trained alike on the same data."""
     try:
-        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        earlier = read_sealed(path, "it is measured again")
+    except UsageError:
         return None
     same = all(earlier.get(key) == row[key] for key in ("class_name", "config", "samples", "features"))
     return earlier if same else None
@@ -260,7 +261,7 @@ def _write(
 ) -> dict[str, Any]:
     result = {**facts, "rows": rows}
     draw_samples(out / "samples.png", shown)
-    write_json(out / "study.json", result)
+    write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
     head = ["trained on", "asked for", f"Fréchet to {facts['class']}", "precision", "recall", "Fréchet to all"]
     texts = [row_texts(row) for row in rows]

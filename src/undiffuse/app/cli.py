@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, early
+from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_seal, early
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
@@ -120,6 +120,7 @@ def train(
 app.command()(cli_distill.distill)
 app.command()(cli_export.export)
 app.command()(cli_ema.ema)
+app.command()(cli_seal.seal)
 
 
 @app.command()

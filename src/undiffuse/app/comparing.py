@@ -22,6 +22,7 @@ from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, defaul
 from undiffuse.files import check_writable, write_json
 from undiffuse.metrics import check_pictures
 from undiffuse.registry import lookup
+from undiffuse.sealed import sealed
 from undiffuse.systems.saved import WEIGHTS
 
 Pictures = str | Path | Dataset | Tensor | npt.NDArray[Any]
@@ -104,7 +105,7 @@ def compare_to_file(
             {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
         ]
     if out is not None:
-        write_json(out, result)
+        write_json(out, sealed(result))
     results_table(result, f"{pictures} against {reference}")
     if by_count:
         _table_by_count(result)

@@ -24,6 +24,8 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import check_writable, write_json
 from undiffuse.metrics.features import fitting_features
+from undiffuse.sealed import sealed
+from undiffuse.systems.record import read_record
 from undiffuse.systems.saved import check_seeds, read_config
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
@@ -77,7 +79,7 @@ def doctor(
             found, looked_at = examine(DATA_CHECKS, looked, tell), looked.coverage
     _print(subject, found, looked_at)
     if out is not None:
-        write_json(out, _record("run" if is_run else "data", subject, against, found, looked_at))
+        write_json(out, sealed(_record("run" if is_run else "data", subject, against, found, looked_at)))
         say(f"all numbers and names: {out}")
     return found.is_well or not strict
 
@@ -137,14 +139,14 @@ def _run(
     if options and against is None:
         raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
     folder = find_model(name)
-    record = read_config(folder)
+    record = read_record(folder)
     subject = RunSubject(
         folder=folder,
         record=record,
         load_data=lambda: _real(subject, against, options, data),
         journal=read_journal(folder),
         checkpoints=_checkpoints(folder),
-        config_error=_config_error(record),
+        config_error=_config_error(folder),
         num=num or 256,
         seed=seed,
         device=pick_device(device),
@@ -162,9 +164,9 @@ def _real(
     return train, held_out if against is None else held_out_data(subject.model, against, options)
 
 
-def _config_error(record: dict[str, Any]) -> str:
+def _config_error(folder: Path) -> str:
     try:
-        validate(RunConfig, record["config"], "config.json: config")
+        validate(RunConfig, read_config(folder)["config"], "config.json: config")
     except UsageError as error:
         return str(error)
     return ""

@@ -20,6 +20,7 @@ from undiffuse.files import check_own_folder, replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
+from undiffuse.sealed import sealed
 from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 
@@ -138,4 +139,4 @@ def _write(
     else:
         clouds = np.stack([picture_of(originals), picture_of(back)])
         save_png(folder / "roundtrip.png", grid_of(clouds, columns=1))
-    write_json(folder / "encode.json", record)
+    write_json(folder / "encode.json", sealed(record))

@@ -19,6 +19,7 @@ from undiffuse.registry import make
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import check_temperature
 from undiffuse.samplers.grids import time_grid
+from undiffuse.sealed import sealed
 from undiffuse.systems.saved import Model
 
 
@@ -49,7 +50,7 @@ def evaluate_to_file(
     with counting("evaluating") as tell:
         subject = Subject(model, load_train, held_out, protocol, tell, Cache.of_user(use_cache))
         result = evaluate(subject, metrics or _defaults(subject))
-    write_json(out, result)
+    write_json(out, sealed(result))
     results_table(result)
     _draw_closest(result, subject, out.with_name(f"{out.stem}_neighbours.png"))
     return result

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from undiffuse.app.show import counting, say, warn
 from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder, json_text, replacing
+from undiffuse.files import check_own_folder, replacing
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler, check_temperature
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.systems.base import DenoisingSystem, System, denoising
+from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
@@ -65,6 +66,7 @@ def export_model(
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
     record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
+    record.pop(REPLACES, None)
     if tuned is not None:
         chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
         record["config"]["system"]["sampling"] = {**record["config"]["system"]["sampling"], **chosen}
@@ -73,8 +75,7 @@ def export_model(
         record["config"]["system"]["sampling"]["temperature"] = kept
     with replacing(out) as folder:
         folder.mkdir()
-        save_weights(folder / WEIGHTS["ema"], tensors)
-        (folder / "config.json").write_text(json_text(record), encoding="utf-8")
+        save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
         (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
     say(f"exported: {out}; next: undiffuse sample {out} -n 64")
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from undiffuse.files import write_json, write_text
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.noise import SeededNoise
+from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.parameterization import (
     NUM_STEPS,
     SCHEDULE,
@@ -73,7 +73,7 @@ def parameterization(
     for number, cell in enumerate(cells(), 1):
         say(f"cell {number} of {len(cells())}: {cell.name}")
         rows.append(_cell(cell, configure(cell), out, samples, device, points))
-        write_json(out / "cells" / f"{cell.name}.json", rows[-1])
+        write_json(out / "cells" / f"{cell.name}.json", sealed(rows[-1]))
     facts = {
         "study": "parameterization",
         "data": source.name,
@@ -86,7 +86,7 @@ def parameterization(
         "undiffuse": __version__,
     }
     result = {**facts, "cells": rows}
-    write_json(out / "study.json", result)
+    write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
     head = ["predicts", "loss", "variance", facts["quality"], facts["bound"]]
     table(f"{source.name}, {images:,} images a training", list(map(str, head)), [row_texts(row) for row in rows])
@@ -144,8 +144,8 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        earlier = read_sealed(path, "it is measured again")
+    except UsageError:
         return None
     same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
     return earlier if same and "failed" not in earlier else None

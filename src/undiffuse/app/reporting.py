@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from undiffuse.evaluation.schedule import schedule_of
 from undiffuse.files import check_writable
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
+from undiffuse.sealed import read_sealed
 from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_journal
@@ -184,15 +184,7 @@ def _json(path: Path) -> Any:
     Raises:
         UsageError: it is damaged.
     """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged ({error}); make it anew or move it away") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is no file of results: expected a JSON object; make it anew or move it away")
-    return content
+    return read_sealed(path, "make it anew or move it away") if path.is_file() else None
 
 
 def _findings(path: Path) -> Any:

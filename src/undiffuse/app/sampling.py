@@ -14,6 +14,7 @@ from undiffuse.app.show import counting, say, warn
 from undiffuse.files import check_own_folder, json_text, replacing
 from undiffuse.images import fill_png, picture_of
 from undiffuse.samplers.base import Progress, Sampled
+from undiffuse.sealed import sealed
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sampling import written_interval
 from undiffuse.systems.saved import Model, check_seeds
@@ -145,7 +146,7 @@ def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) 
         }
         np.save(folder / "samples.npy", samples)
     fill_png(folder / "grid.png", picture_of(samples))
-    (folder / "samples.json").write_text(json_text(record), encoding="utf-8")
+    (folder / "samples.json").write_text(json_text(sealed(record)), encoding="utf-8")
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:

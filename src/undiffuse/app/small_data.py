@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from undiffuse.files import write_json, write_text
 from undiffuse.images import grid_of, save_png
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.recipes import get_recipe
+from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.small_data import (
     ARMS,
     HEAD,
@@ -170,7 +170,7 @@ def _budget(base: RunConfig, out: Path, pictures: int, every: int, fewest: int, 
     """From a short trial of the plain training; kept, for another trial would say a little other."""
     path = out / "runs" / "budget.json"
     if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_sealed(path, "remove it, and another trial is made")
         if kept["every"] == every and kept["config"] == base.model_dump(mode="json"):
             return Budget(**_Planned.model_validate(kept["budget"]).model_dump())
     say("a short trial, to see what a pass and a sample cost")
@@ -186,7 +186,7 @@ def _budget(base: RunConfig, out: Path, pictures: int, every: int, fewest: int, 
     train(apply_overrides(base, own), trial, device=device)
     budget = budget_of(*trial_costs(read_journal(trial), pictures), every, fewest)
     shutil.rmtree(trial)
-    write_json(path, {"every": every, "config": base.model_dump(mode="json"), "budget": budget._asdict()})
+    write_json(path, sealed({"every": every, "config": base.model_dump(mode="json"), "budget": budget._asdict()}))
     return budget
 
 
@@ -207,7 +207,7 @@ def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: 
     draw_curves(out / "small_data.png", rows, facts["features"])
     if shown:
         save_png(out / "samples.png", grid_of(np.concatenate(shown), columns=_SHOWN // 2))
-    write_json(out / "study.json", result)
+    write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
     title = f"{facts['data']}, {facts['train_items']:,} pictures, {facts['epochs']} epochs"
     table(title, list(HEAD), [row_texts(row) for row in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from undiffuse.errors import UsageError
 from undiffuse.report.wording import number
+from undiffuse.sealed import read_sealed
 
 #: Numbers of a picture that are shown with it; all are in ``study.json``.
 MOST_NUMBERS = 6
@@ -47,13 +47,13 @@ def read_study(folder: Path) -> Study:
         UsageError: no study there, or a damaged one.
     """
     path = folder / "study.json"
+    if not path.exists():
+        raise UsageError(f"{folder} holds no study: it has no study.json; make one with: undiffuse study")
+    content = read_sealed(path, "run the study again")
+    pictures = content.get("pictures", {})
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        pictures = content.get("pictures", {})
         entries = [(str(file), dict(facts)) for file, facts in pictures.items()] if isinstance(pictures, dict) else []
-    except FileNotFoundError:
-        raise UsageError(f"{folder} holds no study: it has no study.json; make one with: undiffuse study") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); run the study again") from None
     captions = _captions(folder / "README.md")
     shown = [

@@ -28,6 +28,7 @@ from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
+from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
@@ -295,7 +296,7 @@ def run_study(
         "undiffuse": __version__,
         "pictures": {plate.file: {"title": plate.title, **plain(plate.numbers)} for plate in plates},
     }
-    write_json(folder / "study.json", result)
+    write_json(folder / "study.json", sealed(result))
     write_text(folder / "README.md", _page(name, row.summary, plates))
     return result
 

@@ -10,6 +10,7 @@ from typing import Any
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.registry import resolve
+from undiffuse.sealed import sealed
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.truth import TRUTHS
@@ -76,7 +77,7 @@ def study_theory(
         "undiffuse": __version__,
         "pictures": {plate.file: {"title": plate.title, **plain(plate.numbers)} for plate in plates},
     }
-    write_json(folder / "study.json", result)
+    write_json(folder / "study.json", sealed(result))
     write_text(folder / "README.md", _page(subject, plates))
     return result
 

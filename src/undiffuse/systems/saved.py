@@ -6,13 +6,15 @@ else, builds no code from data and unpickles nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,17 +27,18 @@ from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
 from undiffuse.registry import lookup
+from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
 from undiffuse.systems import SYSTEMS
+from undiffuse.systems import record as records
 from undiffuse.systems.base import SampleRequest, System, to_uint8
+from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
-
-#: Version of the layout of ``config.json``, weights and checkpoints.
-FORMAT_VERSION = 1
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
-#: Key of a weights file's metadata; the only one, for safetensors keeps no order among several.
-_CHECKSUM = "sha256_of_tensors"
+#: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
+#: of its tensors, or JSON with that and the configuration that they were saved with.
+_CHECKSUM, _FACTS = "sha256_of_tensors", "undiffuse"
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,55 @@ def check_seeds(seed: int, num: int) -> range:
     return range(seed, seed + num)
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write weights in one piece, with a checksum inside; returns the file's SHA-256."""
+def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> str:
+    """Write weights in one piece, with a checksum inside; returns the file's SHA-256.
+
+    Args:
+        record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
+    """
     on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    checksum = _sha256_of_tensors(on_cpu)
+    metadata = {_CHECKSUM: checksum}
+    if record is not None:
+        kept = records.of_the_result(record)
+        facts = {_CHECKSUM: checksum, "config_sha256": checksum_of(kept), "config": kept}
+        metadata = {_FACTS: json.dumps(facts)}
     with replacing(path) as temporary:
-        save_file(on_cpu, temporary, metadata={_CHECKSUM: _sha256_of_tensors(on_cpu)})
+        save_file(on_cpu, temporary, metadata=metadata)
     return sha256_of(path)
+
+
+class Header(NamedTuple):
+    """What a weights file says of itself before any weight is read.
+
+    Attributes:
+        shapes: of its tensors, by name.
+        checksum: of its tensors; none in a hand-made file.
+        config: the ``config.json`` that they were saved with; none where nobody noted it.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    checksum: str | None
+    config: dict[str, Any] | None
+
+
+def read_header(path: Path) -> Header:
+    """The header of a weights file.
+
+    Raises:
+        UsageError: damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        facts = parsed(metadata[_FACTS]) if _FACTS in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
+        config = facts.get("config")
+        if config is not None and checksum_of(config) != facts["config_sha256"]:
+            raise ValueError("its copy of the configuration does not match its checksum")
+        return Header(shapes, facts.get(_CHECKSUM), config)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); put a sound copy back") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -179,9 +225,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: damaged.
     """
+    stated = read_header(path).checksum
     try:
-        with safe_open(path, "pt") as file:
-            stated = (file.metadata() or {}).get(_CHECKSUM)
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]})") from None
@@ -199,41 +244,43 @@ def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class NewerFormatError(UsageError):
-    """Written by a later version of this program."""
-
-
-def check_format(version: object, what: str) -> None:
-    """Refuse a layout that this version does not know."""
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise NewerFormatError(
-            f"{what} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
-        )
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a run or model folder.
 
     Raises:
-        UsageError: not there, not readable, or written by a newer version.
+        UsageError: not there, not readable, changed since it was written, or written by a newer version.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UsageError(f"{folder} is no run or model folder: it has no config.json")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format_version"]
-        lacking = {"config", "model", "data"} - set(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged or no configuration of undiffuse ({error})") from None
-    check_format(version, str(path))
-    if lacking:
-        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}; it is damaged or not from undiffuse")
-    return dict(record)
+        record = records.read_record(folder)
+    except records.NewerFormatError:
+        raise
+    except UsageError as error:
+        if not (folder / "config.json").is_file() or not kept_configs(folder):
+            raise
+        raise UsageError(f"{error}; put it back with: undiffuse seal --restore {shlex.quote(str(folder))}") from None
+    if is_changed(record):
+        raise records.changed(folder, record, next(iter(kept_configs(folder)), None), "it was written")
+    return record
+
+
+def kept_configs(folder: Path) -> list[dict[str, Any]]:
+    """The copies of ``config.json`` in a folder's weights and checkpoints, as far as these are sound, newest first."""
+    kept = []
+    for name in WEIGHTS.values():
+        with contextlib.suppress(UsageError):
+            kept += [read_header(folder / name).config] if (folder / name).is_file() else []
+    for path in sorted(folder.glob("checkpoints/images_*/state.json"), reverse=True):
+        with contextlib.suppress(UsageError):
+            kept.append(read_sealed(path, "").get("config"))
+    return [record for record in kept if isinstance(record, dict)]
 
 
 def build_system(record: Mapping[str, Any]) -> System:
-    """A system with fresh weights from a read ``config.json``."""
+    """A system with fresh weights from a read ``config.json``.
+
+    Raises:
+        UsageError: no system can be built of it.
+    """
     try:
         config = Component(SYSTEMS, "system").pick(record["config"]["system"])
         shape, class_names = tuple(record["model"]["shape"]), tuple(record["model"]["class_names"])
@@ -241,6 +288,29 @@ def build_system(record: Mapping[str, Any]) -> System:
     except (KeyError, TypeError) as error:
         raise UsageError(f"config.json lacks {error}; it is damaged or not from undiffuse") from None
     system: System = config.build(shape, class_names, num_augment_labels)  # type: ignore[attr-defined]
+    return system
+
+
+def build_fitting(record: Mapping[str, Any], header: Header, file: Path) -> System:
+    """The system of a read ``config.json``, which is never larger than the file that holds its weights.
+
+    Raises:
+        UsageError: the two do not fit each other, or no system can be built.
+    """
+    what = f"{file} is damaged or does not fit its config.json"
+    try:
+        with at_most(header.shapes.values()):
+            system = build_system(record)
+    except UsageError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{what} ({first})") from None
+    for name, value in system.state_dict().items():
+        stored = header.shapes.get(name)
+        if stored != tuple(value.shape):
+            found = "lacks it" if stored is None else f"has {stored}"
+            raise UsageError(f"{what} ({name} should be {tuple(value.shape)}, the file {found})")
     return system
 
 
@@ -263,8 +333,11 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
     file = folder / lookup(WEIGHTS, weights, "kind of weights")
     if not file.is_file():
         raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
-    system = build_system(record)
-    tensors = read_weights(file)
+    header = read_header(file)
+    records.check_belongs(folder, record, header.config, file.name)
+    system = build_fitting(record, header, file)
+    tensors, sha256 = read_weights(file), sha256_of(file)
+    _check_card(record, sha256, file)
     try:
         system.load_state_dict(tensors)
     except RuntimeError as error:
@@ -272,7 +345,18 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
     if torch.device(device).type == "cpu":
         keep_freed_memory()
-    return Model(system.to(device).eval(), record, folder, sha256_of(file), weights)
+    return Model(system.to(device).eval(), record, folder, sha256, weights)
+
+
+def _check_card(record: Mapping[str, Any], sha256: str, file: Path) -> None:
+    """A bundled model's card names its weights."""
+    card = record.get("card")
+    stated = card.get("weights_sha256") if isinstance(card, Mapping) else None
+    if stated is not None and stated != sha256:
+        raise UsageError(
+            f"{file} has SHA-256 {sha256[:12]}..., its config.json names {str(stated)[:12]}...; reinstall undiffuse, "
+            "or put a sound copy back"
+        )
 
 
 def _where_from(folder: Path) -> str:

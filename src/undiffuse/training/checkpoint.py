@@ -7,8 +7,6 @@ that comes later is found by its checksums, and the newest sound checkpoint is u
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +18,27 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of, write_json
-from undiffuse.systems.saved import FORMAT_VERSION, NewerFormatError, check_format
+from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
+from undiffuse.systems.record import FORMAT_VERSION, NewerFormatError, check_format, of_the_result
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and plain counters."""
+    """Tensors by name, plain counters, and the kept part of ``config.json`` (earlier versions kept none)."""
 
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
+    config: dict[str, Any] | None = None
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], keep: int) -> Path:
-    """Write one checkpoint named after ``counters['images']`` and drop all but the newest ``keep``."""
-    path = folder / _name(counters["images"])
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], keep: int, config: Mapping[str, Any]
+) -> Path:
+    """Write one checkpoint named after ``counters['images']`` and drop all but the newest ``keep``.
+
+    Args:
+        config: the run's ``config.json``; of what decides on the result a copy is kept.
+    """
+    path, kept = folder / _name(counters["images"]), of_the_result(config)
     with replacing(path) as temporary:
         temporary.mkdir()
         save_file(
@@ -43,8 +49,10 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mappi
             "format_version": FORMAT_VERSION,
             "counters": dict(counters),
             "sha256": {"state.safetensors": sha256_of(temporary / "state.safetensors")},
+            "config_sha256": checksum_of(kept),
+            "config": kept,
         }
-        write_json(temporary / "state.json", {**payload, "checksum": _checksum(payload)})
+        write_json(temporary / "state.json", sealed(payload))
     for old in _paths(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -79,14 +87,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UsageError: cut short, changed, or written by a newer version.
     """
     try:
-        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        payload = {key: value for key, value in record.items() if key != "checksum"}
-        if record["checksum"] != _checksum(payload):
+        payload = read_json(path / "state.json")
+        if "checksum" not in payload or is_changed(payload):
             raise ValueError("state.json does not match its checksum")
         check_format(payload["format_version"], f"checkpoint {path.name}")
         if sha256_of(path / "state.safetensors") != payload["sha256"]["state.safetensors"]:
             raise ValueError("state.safetensors does not match its checksum")
-        return Checkpoint(load_file(path / "state.safetensors"), payload["counters"])
+        return Checkpoint(load_file(path / "state.safetensors"), payload["counters"], payload.get("config"))
     except NewerFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -100,7 +107,3 @@ def _name(images: int) -> str:
 def _paths(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     return sorted(folder.glob("images_*"), reverse=True) if folder.is_dir() else []
-
-
-def _checksum(payload: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
 from undiffuse.images import picture_of, save_png
+from undiffuse.sealed import sealed
 from undiffuse.systems.base import to_uint8
 
 
@@ -132,7 +133,7 @@ def stop(folder: Path, evidence: Evidence) -> None:
         tensors = {name: value.detach().contiguous() for name, value in evidence.tensors.items()}
         save_file(tensors, temporary / "batch.safetensors")
         report = {key: value for key, value in vars(evidence).items() if key not in ("items", "tensors")}
-        write_json(temporary / "report.json", report)
+        write_json(temporary / "report.json", sealed(report))
         if evidence.items.ndim == 4:
             items = evidence.items if evidence.items.dtype == torch.uint8 else to_uint8(evidence.items)
             save_png(temporary / "images.png", picture_of(items.numpy()))

@@ -19,13 +19,14 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import RunError, UsageError
-from undiffuse.files import remove_leftovers, write_json
+from undiffuse.files import remove_leftovers
 from undiffuse.systems.base import LossReport, System, SystemConfig
-from undiffuse.systems.saved import FORMAT_VERSION, WEIGHTS, build_system, save_weights
+from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, write_record
+from undiffuse.systems.saved import WEIGHTS, build_system, read_config, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import Augmenter
 from undiffuse.training.card import write_model_card
-from undiffuse.training.checkpoint import newest_checkpoint, save_checkpoint, set_aside_damaged
+from undiffuse.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, set_aside_damaged
 from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import Journal
@@ -110,6 +111,7 @@ class Trainer:
         self._window = Window()
         self._seconds = 0.0
         self._saved_step: int | None = None
+        self._written: dict[str, Any] = {}  # what ``config.json`` holds
         self._stop_requested = False
 
     @property
@@ -139,6 +141,7 @@ class Trainer:
         remove_leftovers(self.folder / "checkpoints")
         if checkpoint is None:
             return False
+        self._check_config(checkpoint)
         set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
@@ -152,6 +155,14 @@ class Trainer:
         self._seconds = float(checkpoint.counters["seconds"])
         self._note_other_device(checkpoint.counters.get("device", self.device.type))
         return True
+
+    def _check_config(self, checkpoint: Checkpoint) -> None:
+        """Refuse a ``config.json`` that was changed since this checkpoint; say it where the change was accepted."""
+        self._written = read_config(self.folder)
+        name = f"the checkpoint at {checkpoint.counters['images']} images"
+        check_belongs(self.folder, self._written, checkpoint.config, name)
+        if text := "; ".join(differences(self._written, checkpoint.config) if checkpoint.config is not None else ()):
+            self.observer.message(f"the configuration was changed since {name}: {text}")
 
     def _note_other_device(self, before: str) -> None:
         if before != self.device.type:
@@ -167,7 +178,7 @@ class Trainer:
             NonFiniteError: a loss or gradient is not finite; the weights are those before the step.
         """
         if self.step == 0:
-            write_json(self.folder / "config.json", self.record)
+            self._written = write_record(self.folder, self.record)
             if self.augmenter.note:
                 self.observer.message(self.augmenter.note)
         journal = Journal(self.folder, self.images, self.config.tensorboard)
@@ -361,9 +372,9 @@ class Trainer:
             "seconds": self._spend(),
             "device": self.device.type,
         }
-        save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints)
-        save_weights(self.folder / WEIGHTS["ema"], self.ema.average.state_dict())
-        save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict())
+        save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints, self._written)
+        save_weights(self.folder / WEIGHTS["ema"], self.ema.average.state_dict(), self._written)
+        save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict(), self._written)
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 

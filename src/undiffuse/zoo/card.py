@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import Field
 from undiffuse.config import FrozenModel, validate
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
+from undiffuse.sealed import read_sealed
 from undiffuse.zoo import bundled_models
 
 #: What a bundled model, and all of them together, may weigh.
@@ -131,7 +131,7 @@ def bundled(name: str) -> Bundled:
     if name not in folders:
         raise UsageError(f"no bundled model {name!r}; {nearest(name, folders)}")
     folder = folders[name]
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    record = read_sealed(folder / "config.json", "reinstall undiffuse")
     told = bool(record["config"]["system"].get("class_conditional"))
     return Bundled(
         name=name,

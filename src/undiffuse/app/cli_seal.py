@@ -1,0 +1,21 @@
+"""The command ``seal``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from undiffuse.app.cli_options import ModelArgument
+
+
+def seal(
+    model: ModelArgument,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="put back the configuration that the weights were saved with")
+    ] = False,
+) -> None:
+    """Accept config.json of a run or model that was edited on purpose, or put back the one that was."""
+    from undiffuse.app import sealing
+
+    sealing.seal(model, restore)
