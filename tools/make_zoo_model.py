@@ -33,13 +33,14 @@ from undiffuse.config import validate
 from undiffuse.data.download import SETS, PublicSet
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
-from undiffuse.files import json_text, replacing, write_text
+from undiffuse.files import replacing, write_text
 from undiffuse.images import fill_png, grid_of
 from undiffuse.registry import lookup
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
 from undiffuse.training.config import RunConfig
+from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
 from undiffuse.zoo import FOLDER, bundled_models
 from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, Bundled, Card, Measured, TrainedOn, bundled, card_text
@@ -171,9 +172,14 @@ def sampling_by(model: Model, options: Sequence[str]) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / model.path.name
         place.mkdir()
-        (place / "config.json").write_text(json_text(record), encoding="utf-8")
+        write_record(place, without_card(record))
         save_weights(place / WEIGHTS["ema"], dict(model.system.state_dict()))
         return load(place)
+
+
+def without_card(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundled model's card names the hash of its weights, and those of a copy are others."""
+    return {key: value for key, value in record.items() if key != "card"}
 
 
 def _refuse(option: str, why: str) -> str:
@@ -197,7 +203,7 @@ def in_bfloat16(model: Model, folder: Path) -> Model:
         for key, value in model.system.state_dict().items()
     }
     folder.mkdir()
-    (folder / "config.json").write_text(json_text(dict(model.config)), encoding="utf-8")
+    write_record(folder, without_card(model.config))
     save_weights(folder / WEIGHTS["ema"], tensors)
     return load(folder)
 
@@ -272,9 +278,7 @@ def sampled_sheet(model: Model) -> tuple[Any, int]:
 
 def images_seen(run: Path, record: Mapping[str, Any]) -> int:
     """The last count in the run's journal; without one what the configuration asked for."""
-    journal = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
-    return int(max((row.get("images", 0) for row in rows), default=record["config"]["num_images"]))
+    return int(max((row["images"] for row in read_journal(run)), default=record["config"]["num_images"]))
 
 
 def check_sizes(name: str, folder: Path) -> None:

@@ -29,7 +29,7 @@ from undiffuse.systems.record import read_record
 from undiffuse.systems.saved import check_seeds, read_config
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
-from undiffuse.training.journal import read_journal
+from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 from undiffuse.zoo import bundled_models
@@ -139,12 +139,13 @@ def _run(
     if options and against is None:
         raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
     folder = find_model(name)
-    record = read_record(folder)
+    record, journal = read_record(folder), read_rows(folder)
     subject = RunSubject(
         folder=folder,
         record=record,
         load_data=lambda: _real(subject, against, options, data),
-        journal=read_journal(folder),
+        journal=journal.rows,
+        journal_note=journal.note,
         checkpoints=_checkpoints(folder),
         config_error=_config_error(folder),
         num=num or 256,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from undiffuse.config import AsWritten, ComponentConfig, M, validate
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
+from undiffuse.sealed import parsed
 from undiffuse.training.config import RunConfig
 
 
@@ -63,7 +63,7 @@ def _merged_source(old: ComponentConfig, new: SourceConfig) -> dict[str, Any]:
 def read_value(text: str) -> Any:
     """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
     try:
-        return json.loads(text)
+        return parsed(text)
     except ValueError:
         return {"True": True, "False": False, "None": None}.get(text, text)
 

@@ -26,7 +26,7 @@ from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
 from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
-from undiffuse.training.journal import read_journal
+from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
 
 _SHOWN, _COMPARED = 64, 32
@@ -83,10 +83,12 @@ def _material(
     denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
-    results = results_folder(model.path)
+    results, journal = results_folder(model.path), read_rows(model.path)
+    if journal.note:
+        warn(f"{name}: {journal.note}")
     return ReportMaterial(
         record=model.config,
-        journal=read_journal(model.path),
+        journal=journal.rows,
         samples=samples,
         data=data,
         name=name,

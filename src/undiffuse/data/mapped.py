@@ -20,6 +20,7 @@ import numpy.typing as npt
 from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
+from undiffuse.sealed import is_changed, read_json, sealed
 
 INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
 FORMAT = 1
@@ -128,7 +129,9 @@ def read_info(folder: Path) -> dict[str, Any]:
         UsageError: they are not.
     """
     try:
-        info: dict[str, Any] = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        info: dict[str, Any] = read_json(folder / INFO)
+        if is_changed(info):
+            raise UsageError(f"{folder / INFO}: damaged: it does not match its checksum")
         if info["format"] != FORMAT:
             raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
         if any(not isinstance(info[key], kind) for key, kind in _FACTS.items()):
@@ -165,4 +168,4 @@ def write_info(folder: Path, dataset: Dataset, stamp: str) -> None:
         "provenance": dataset.provenance,
         "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
-    (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
+    (folder / INFO).write_text(json.dumps(sealed(info), indent=1), encoding="utf-8")

@@ -46,6 +46,7 @@ class RunSubject:
         record: the content of its ``config.json``.
         load_data: gives (training, held-out) items; called once, by the first check that needs them.
         journal: the rows of ``metrics.jsonl``.
+        journal_note: what is not sound in that file, or "".
         checkpoints: the newest first.
         config_error: why ``config.json`` is not what this version writes, or "".
         features: a row of ``metrics.FEATURES``, of classes and coverage.
@@ -61,6 +62,7 @@ class RunSubject:
     record: Mapping[str, Any]
     load_data: Callable[[], tuple[Dataset, Dataset]]
     journal: Sequence[Mapping[str, Any]] = ()
+    journal_note: str = ""
     checkpoints: Sequence[CheckpointState] = ()
     config_error: str = ""
     features: str = "pixels"
@@ -183,6 +185,9 @@ def files(subject: RunSubject) -> Iterable[Finding]:
             subject.config_error,
             "put the original back, or read it with the version of undiffuse that wrote it",
         )
+    if subject.journal_note:
+        advice = "the numbers of the other rows stand; put a sound copy back to have the whole curve"
+        yield Finding("warning", "the journal is damaged", subject.journal_note, advice)
     yield from _checkpoints(subject.checkpoints, subject.folder)
     leftovers = [path.name for path in sorted(subject.folder.glob("nonfinite_step_*"))]
     if leftovers:

@@ -23,6 +23,7 @@ from torch import Tensor
 from undiffuse.errors import UndiffuseError
 from undiffuse.evaluation.provenance import source_sha256
 from undiffuse.files import write_json
+from undiffuse.sealed import read_json
 from undiffuse.systems.saved import read_weights, save_weights
 from undiffuse.version import __version__
 
@@ -135,7 +136,7 @@ def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
 
 def _read_results(path: Path) -> Rows | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         rows = record["results"]
         sound = record["sha256"] == _digest(rows)
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,19 +1,50 @@
 """The run's journal: one JSON object a line in ``metrics.jsonl``, and TensorBoard's files on request.
 
-What depends on the clock sits under the key ``wall``; all else is the same in a resumed run as in one that never
-stopped.
+What depends on the clock sits under the key ``wall``, and in ``crc32``, the checksum of a row; all else is the same in
+a resumed run as in one that never stopped. Rows are numbered, so that one that is missing is missed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.files import explained, write_text
+from undiffuse.files import explained, replacing, write_text
+from undiffuse.sealed import parsed
+
+_CHECK, _NUMBER = "crc32", "row"
+_NAME, _DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"
+
+
+class Rows(NamedTuple):
+    """What a journal holds.
+
+    Attributes:
+        rows: those that are sound, in order.
+        unreadable: lines that are none, cut short or changed.
+        gaps: (images before, images after) of each place where rows are missing; 0 before the first.
+    """
+
+    rows: list[dict[str, Any]]
+    unreadable: int = 0
+    gaps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What is not sound, in words; "" for nothing."""
+        said = []
+        if self.unreadable:
+            lines = "1 line" if self.unreadable == 1 else f"{self.unreadable} lines"
+            said.append(f"{lines} of {_NAME} cannot be read and {'is' if self.unreadable == 1 else 'are'} left out")
+        if self.gaps:
+            where = ", ".join(f"{before:,} and {after:,}" for before, after in self.gaps[:3])
+            said.append(f"rows are missing between {where}{' and elsewhere' if self.gaps[3:] else ''} images")
+        return "; ".join(said)
 
 
 class Journal:
@@ -26,10 +57,16 @@ class Journal:
     """
 
     def __init__(self, folder: Path, images: int = 0, tensorboard: bool = False) -> None:
-        self.path = folder / "metrics.jsonl"
-        rows = [row for row in read_journal(folder) if row["images"] <= images] if images else []
+        self.path = folder / _NAME
+        found = read_rows(folder) if images else Rows([])
+        rows = [row for row in found.rows if row["images"] <= images]
+        if found.unreadable:
+            with replacing(folder / _DAMAGED) as temporary:
+                temporary.write_bytes(self.path.read_bytes())
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.note = found._replace(gaps=tuple(gap for gap in found.gaps if gap[1] <= images)).note
         self._kept = {(row["kind"], row["images"]) for row in rows}
+        self._next = rows[-1].get(_NUMBER, len(rows) - 1) + 1 if rows else 0
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard", images) if tensorboard else None
 
@@ -39,9 +76,13 @@ class Journal:
 
     def write(self, kind: str, images: int, values: Mapping[str, Any], wall: Mapping[str, float]) -> None:
         """Append one row of numbers."""
+        row = json.loads(
+            json.dumps({"kind": kind, "images": images, _NUMBER: self._next, **values, "wall": dict(wall)})
+        )
         with explained(self.path):
-            self._file.write(json.dumps({"kind": kind, "images": images, **values, "wall": dict(wall)}) + "\n")
+            self._file.write(json.dumps({**row, _CHECK: _check_of(row)}) + "\n")
             self._file.flush()
+        self._next += 1
         if self._board is not None:
             for name, value in {**values, **wall}.items():
                 if isinstance(value, int | float):
@@ -56,17 +97,50 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All whole rows of a run's journal; a line cut short by a crash is left out."""
-    path = folder / "metrics.jsonl"
+    """All sound rows of a run's journal."""
+    return read_rows(folder).rows
+
+
+def read_rows(folder: Path) -> Rows:
+    """A run's journal, line by line; a line that is not sound is counted and left out."""
+    path = folder / _NAME
     if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+        return Rows([])
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    rows = [row for line in lines if (row := _row(line)) is not None]
+    return Rows(rows, len(lines) - len(rows), _gaps(rows))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row; None for what is none, or was changed. Rows of earlier versions have neither number nor checksum."""
+    try:
+        row = parsed(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not _is_count(row.get("images")):
+        return None
+    sound = row.get(_CHECK, check := _check_of(row)) == check and _is_count(row.get(_NUMBER, 0))
+    return row if sound else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_of(row: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in row.items() if key != _CHECK}
+    return f"{zlib.crc32(json.dumps(rest, sort_keys=True).encode()):08x}"
+
+
+def _gaps(rows: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
+    """Places where the numbers of rows leave some out."""
+    found, before, expected = [], 0, 0
+    for position, row in enumerate(rows):
+        number = row.get(_NUMBER, position)
+        if number != expected:
+            found.append((before, row["images"]))
+        before, expected = row["images"], number + 1
+    return tuple(found)
 
 
 def _board(folder: Path, images: int) -> Any:

@@ -182,6 +182,8 @@ class Trainer:
             if self.augmenter.note:
                 self.observer.message(self.augmenter.note)
         journal = Journal(self.folder, self.images, self.config.tensorboard)
+        if journal.note:
+            self.observer.message(journal.note)
         if self.config.compile and (note := self.system.compile_networks()):
             self.observer.message(note)
         started = self._mark = self._saved_at = time.monotonic()

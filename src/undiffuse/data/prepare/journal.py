@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from undiffuse.sealed import is_changed, parsed, sealed
+
 _FIELDS = struct.Struct("<8sB2L16s16sH")  # key, reason, size, crc, pixel hash, found hash, length of the text
 _CHECK = struct.Struct("<L")
-_MAX_TEXT = 2000
+_MAX_TEXT, _MAX_HEAD = 2000, 2**20
 _COMMIT_SECONDS, _COMMIT_ROWS = 1.0, 8192
 
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -44,13 +46,13 @@ class Row(NamedTuple):
 
 
 def read_head(path: Path) -> dict[str, Any] | None:
-    """The first line of a journal; ``None`` where there is none that is whole."""
+    """The first line of a journal; ``None`` where there is none that is whole and as it was written."""
     try:
         with path.open("rb") as file:
-            head = json.loads(file.readline())
+            head = parsed(file.readline(_MAX_HEAD))
     except (OSError, ValueError):
         return None
-    return head if isinstance(head, dict) else None
+    return head if isinstance(head, dict) and not is_changed(head) else None
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
@@ -81,7 +83,7 @@ class Journal:
     def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, journal_end: int = 0) -> None:
         self._data, self._file = _open_at(data, data_end), _open_at(path, journal_end)
         if journal_end == 0:
-            self._file.write(json.dumps(head).encode() + b"\n")
+            self._file.write(json.dumps(sealed(head)).encode() + b"\n")
             self._file.flush()
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
 
