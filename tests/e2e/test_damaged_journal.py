@@ -55,7 +55,8 @@ def test_report_and_doctor_say_it_and_go_on(run: Path, undiffuse: CommandLine) -
     note = read_rows(run).note
     assert note.startswith("1 line of metrics.jsonl")
     assert note in " ".join(undiffuse.fine("report", run).err.split())
-    findings = {finding.title: finding.evidence for finding in examine_files(_run(str(run), None, 1, 0, "cpu"))}
+    subject = _run(str(run), None, (), None, 1, 0, "cpu")
+    findings = {finding.title: finding.evidence for finding in examine_files(subject)}
     assert findings["the journal is damaged"] == note
 
 

@@ -86,7 +86,8 @@ def test_all_that_read_it_refuse_it(run: Path, undiffuse: CommandLine, tmp_path:
 def test_the_doctor_has_it_among_its_findings(run: Path) -> None:
     old, new, named = EDITS["beta_start"]
     edit(run, old, new)
-    findings = {finding.title: finding.evidence for finding in examine_files(_run(str(run), None, 1, 0, "cpu"))}
+    subject = _run(str(run), None, (), None, 1, 0, "cpu")
+    findings = {finding.title: finding.evidence for finding in examine_files(subject)}
     assert named in findings["config.json is not sound"]
 
 
