@@ -10,6 +10,7 @@ from picture_files import Content, is_of, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, load_dataset, source_config_for
 from undiffuse.data.formats.left_out import FURTHER, LeftOut
+from undiffuse.data.prepare import prepare
 from undiffuse.errors import UsageError
 
 
@@ -54,20 +55,22 @@ def test_a_mask_beside_each_image_is_left_out_and_counted(tmp_path: Path) -> Non
 
 def test_of_several_images_of_a_sample_one_is_chosen_by_its_column(tmp_path: Path) -> None:
     pair = {"0.left.png": png(0), "0.right.png": png(1), "1.left.png": png(2), "1.right.png": png(3)}
-    choices = r"x\.tar!0: a sample with 2 images; choose one of each sample by image_column=left\.png or right\.png"
+    choices = (
+        r"x\.tar!0: a sample with 2 images; choose one of each sample by data.image_column=left\.png or right\.png"
+    )
     with pytest.raises(UsageError, match=choices):
         tar(tmp_path, pair)
     for column in ("right", "Right", "right.png", ".right.png"):
         found = tar(tmp_path, pair, image_column=column)
         assert names(found) == ["0.right.png", "1.right.png"] and is_of(found, 1, 3)
         assert found.provenance["left_out"].startswith("2 further images of samples: 0.left.png, 1.left.png")
-    with pytest.raises(UsageError, match=r"without an image 'up'; take image_column=left\.png or right\.png"):
+    with pytest.raises(UsageError, match=r"without an image 'up'; take data.image_column=left\.png or right\.png"):
         tar(tmp_path, pair, image_column="up")
     told: dict[str, Content] = {"0.input.jpg": png(0), "0.output.jpg": png(1), "0.txt": "make it red"}
     found = tar(tmp_path, told, image_column="output")
     assert found.captions == ["make it red"] and is_of(found, 0, 1)
     views: dict[str, Content] = {"0.0.png": png(0), "0.1.png": png(1), "0.txt": "both"}
-    with pytest.raises(UsageError, match=r"image_column=0\.png or 1\.png"):  # whose is the text?
+    with pytest.raises(UsageError, match=r"data.image_column=0\.png or 1\.png"):  # whose is the text?
         tar(tmp_path, views)
     assert is_of(tar(tmp_path, views, image_column="1"), 0, 1)
 
@@ -123,7 +126,7 @@ def test_a_few_names_are_kept_of_however_many() -> None:
     found = LeftOut()
     for number in range(1234):
         found.add(FURTHER, f"{number}.png")
-    assert found.text(aloud=True).startswith("1,234 further images of samples: 0.png, 1.png, 2.png and 1,231 more (")
+    assert found.text(aloud=True).startswith("1,234 further images of samples: 0.png, 1.png, 10.png and 1,231 more (")
     assert found.text(aloud=False) == ""
 
 
@@ -150,7 +153,7 @@ def test_a_folder_without_images_says_what_to_name_instead(tmp_path: Path, kind:
     write_tree(tmp_path, files)
     with pytest.raises(UsageError, match="no images in this folder") as caught:
         load_dataset(FolderConfig(path=str(tmp_path)))
-    named = str(caught.value).partition("; name ")[2].partition(", which")[0]
+    named = str(caught.value).partition("; name what is in it: ")[2]
     assert named == str(tmp_path / place)
     assert source_config_for(named).name != "folder"  # the advice can be followed
 
@@ -186,3 +189,24 @@ def test_two_folders_of_one_look_are_one_class(tmp_path: Path, form: str) -> Non
     write_tree(tmp_path / "mac", alone)
     found = load_dataset(FolderConfig(path=str(tmp_path / "mac")))
     assert found.class_names == (spellings[1], "the") and "classes_joined" not in found.provenance
+
+
+def test_a_path_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"caf\\xe9: a path that is no text \(UTF-8\), .*; rename it"):
+        source_config_for(str(tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")))
+
+
+def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -> None:
+    images = tmp_path / "t10k-images-idx3-ubyte"
+    images.write_bytes(bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 4, 4)) + bytes(32))
+    with pytest.raises(UsageError, match=r"no IDX images of the split 'train'.*, or name .*ubyte itself") as caught:
+        load_dataset(source_config_for(str(tmp_path)))
+    named = str(caught.value).partition("or name ")[2].partition(" itself")[0]
+    assert len(load_dataset(source_config_for(named))) == 2
+
+
+def test_what_a_prepared_archive_says_of_its_source(tmp_path: Path) -> None:
+    write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.heic": "x"})
+    source = prepare(source_config_for(str(tmp_path / "x")), tmp_path / "x.zip", workers=1)["source"]
+    assert source["num_pictures"] == 1 and source["splits"].startswith("images by part: train (1) taken, test (1) left")
+    assert source["left_out"].startswith("1 image of a format that is not read: train/b.heic")

@@ -67,7 +67,7 @@ def test_shards_of_a_split_in_their_order(tmp_path: Path) -> None:
     assert found.provenance["shards"] == "2"
     test = load(tmp_path, split="test")
     assert len(test) == 4 and is_of(test, 0, 100)
-    with pytest.raises(UsageError, match=r"no table of the split 'dev'; take one of split=test, train"):
+    with pytest.raises(UsageError, match=r"no table of the split 'dev'; take one of data.split=test, train"):
         load(tmp_path, split="dev")
 
 
@@ -116,7 +116,7 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     found = load(path)
     assert found.class_names == ("a", "b", "c") and is_of(found, 1, 1)
     assert found.captions is not None and found.captions[2] == "t2"
-    assert found.provenance["other_classes"] == "coarse (label_column= takes one)"
+    assert found.provenance["other_classes"] == "coarse (data.label_column= takes one)"
     other = load(path, label_column="coarse", image_column="thumb")
     assert labels_of(other) == [0, 1] * 3 and other.class_names == ("x", "y") and is_of(other, 1, 51)
     for options, message in [
@@ -357,7 +357,7 @@ def test_of_a_list_of_captions_one_is_taken_and_the_others_are_counted(tmp_path:
     assert load(only).captions == ["a", "b", "c"] and "left_out" not in load(only).provenance
     bare = written(tmp_path / "bare.parquet", pyarrow.table({"image": images()}))
     with pytest.raises(
-        UsageError, match=r"caption_column=image is no column of texts; it has none; take captions=none"
+        UsageError, match=r"caption_column=image is no column of texts; it has none; take data\.captions=none"
     ):
         load(bare, caption_column="image")
 

@@ -37,7 +37,7 @@ def test_the_training_part_is_taken_and_its_folders_are_no_classes(load, others:
     assert len(found) == 2 and found.labels is None
     assert "Train (2) taken" in found.provenance["splits"] and f"{sorted(others)[0]} (1)" in found.provenance["splits"]
     for part in others:
-        assert found.provenance["splits"].count("split=") == 2 and len(load(sorted(names), split=part)) == 1
+        assert found.provenance["splits"].count("data.split=") == 2 and len(load(sorted(names), split=part)) == 1
     assert len(load(sorted(names), split="all")) == 2 + len(others)
     assert load(sorted(names), split="none").class_names == tuple(sorted(["Train", *others]))
 
@@ -64,13 +64,13 @@ def test_a_class_called_test_or_train_among_others_is_a_class(load) -> None:  # 
 
 def test_parts_without_one_for_training_and_parts_that_are_not_there_are_refused(load) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        UsageError, match=r"none for training among test \(1\), val \(1\); take split=test or validation"
+        UsageError, match=r"none for training among test \(1\), val \(1\); take data.split=test or validation"
     ):
         load(["test/0.png", "val/0.png"])
     assert len(load(["test/0.png", "val/0.png"], split="validation")) == 1
     with pytest.raises(UsageError, match="no part 'dev' among test"):
         load(["test/0.png", "train/0.png"], split="dev")
-    with pytest.raises(UsageError, match="split=test, but no folder is called test"):
+    with pytest.raises(UsageError, match=r"data\.split=test, but no folder is called test"):
         load(["a/0.png", "b/0.png"], split="test")
 
 

@@ -162,14 +162,14 @@ def test_links_and_devices_are_never_followed(tmp_path: Path) -> None:
     add(path, "null.png", tarfile.CHRTYPE)
     add(path, "folder.png", tarfile.DIRTYPE)
     found = load(path)
-    assert len(found) == 2 and found.provenance["left_out"].startswith("3 links: link.png, hard.png, null.png (")
+    assert len(found) == 2 and found.provenance["left_out"].startswith("3 links: hard.png, link.png, null.png (")
 
 
 BAD: dict[str, tuple[dict[str, Content], str]] = {
     "no picture": ({"9.cls": "1", "9.txt": "x"}, r"x\.tar!9: a sample without a picture \(it has \.cls, \.txt\)"),
     "two pictures": (
         {"9.png": png(0), "9.jpg": png(1)},
-        r"!9: a sample with 2 images; .* by image_column=jpg or png",
+        r"!9: a sample with 2 images; .* by data.image_column=jpg or png",
     ),
     "key again": ({"000000.png": png(1), "000000.cls": "1"}, r"x\.tar!000000: there are two samples of this key"),
     "no class": ({"9.png": png(0), "9.txt": "x"}, r"x\.tar!9\.png: has no label though others have one"),

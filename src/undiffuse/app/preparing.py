@@ -18,6 +18,13 @@ from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
 
 _MOST_CLASSES = 20  # named with their counts
+_OF_THE_SOURCE = {
+    "skipped": "left out by the reader",
+    "left_out": "not read",
+    "splits": "parts",
+    "masks": "masks",
+    "classes_joined": "classes joined",
+}
 _SHOWN = 5  # pictures left out that are named on the terminal
 
 
@@ -74,7 +81,7 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
         ["captions", "yes" if pictures["captions"] else "none"],
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
-        *([["left out by the reader", source["skipped"]]] if "skipped" in source else []),
+        *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
         *([["decoding", manifest["decoding"]]] if "decoding" in manifest else []),
         ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
         ["settings", json.dumps(settings)],

@@ -24,6 +24,7 @@ from undiffuse.data.config import (
 )
 from undiffuse.data.formats import published_files as published
 from undiffuse.data.formats.idx_files import has_idx_files, looks_like_idx
+from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import looks_like_tar, names_shards, shards_in
 from undiffuse.data.formats.zip_files import looks_like_zip
 from undiffuse.errors import UsageError
@@ -66,6 +67,10 @@ def source_config_for(spec: str) -> SourceConfig:
     Raises:
         UsageError: nothing of the kind is there; the message says what would do.
     """
+    if readable(spec) != spec:
+        raise UsageError(
+            f"{readable(spec)}: a path that is no text (UTF-8), which no configuration can hold; rename it"
+        )
     name, colon, path = spec.partition(":")
     if name in SOURCES and (not colon or path):
         return _named(name, path)

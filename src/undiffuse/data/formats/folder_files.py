@@ -86,7 +86,7 @@ def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str
     if names.pictures:
         return
     names.left_out.add_others(names.others)
-    parts = [text for text in (names.left_out.text(True), names.left_out.text(False)) if text]
+    parts = [text for aloud in (True, False) if (text := names.left_out.text(aloud, advice=not advice))]
     expected = f"expected {', '.join(sorted(EXTENSIONS))}"
     raise UsageError(
         f"{readable(str(location))}: no images in this {noun} ({'; '.join(parts) or 'no files'}); {advice or expected}"

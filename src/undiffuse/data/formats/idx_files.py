@@ -66,9 +66,11 @@ def _in_folder(folder: Path, split: str) -> Path:
         if match and path.is_file() and _split_of(match) == split:
             found.setdefault(match["set"].lower(), path)
     if not found:
+        others = [path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name) and path.is_file()]
+        instead = f", or name {others[0]} itself to take those" if others else ""
         raise UsageError(
             f"{folder} has no IDX images of the split {split!r}; expected a file such as "
-            f"{'t10k' if split == 'test' else 'train'}-images-idx3-ubyte.gz"
+            f"{'t10k' if split == 'test' else 'train'}-images-idx3-ubyte.gz there{instead}"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found.values())

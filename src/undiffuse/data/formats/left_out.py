@@ -7,6 +7,7 @@ a set is opened, under ``left_out`` of its provenance; what nobody misses (texts
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -36,8 +37,8 @@ OTHER_FORMAT = Kind("image of a format that is not read", "images of formats tha
 HEIC = Kind("HEIC image", "HEIC images", heic.ADVICE)
 VIDEO = Kind("video", "videos", "save its frames as images")
 LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
-ARCHIVE = Kind("archive within", "archives within", "unpack it, or name it alone, if images are in it")
-FURTHER = Kind("further image of a sample", "further images of samples", "image_column=ENDING takes another")
+ARCHIVE = Kind("archive within", "archives within", "unpack them here, or name one alone, if images are in them")
+FURTHER = Kind("further image of a sample", "further images of samples", "data.image_column=ENDING takes another")
 REPEATED = Kind("file of a name that comes again later", "files of names that come again later")
 IMAGE_BESIDE = Kind("image beside what is read", "images beside what is read", "folder:PATH reads images alone")
 FOLDER_BESIDE = Kind("folder beside what is read", "folders beside what is read", "name it alone to read it")
@@ -106,8 +107,8 @@ class LeftOut:
         """One more file."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         names = self._names.setdefault(kind, [])
-        if len(names) < _NAMED:
-            names.append(name)
+        insort(names, name)  # the first by name, in whatever order a file system lists them
+        del names[_NAMED:]
 
     def add_others(self, names: Iterable[str]) -> None:
         """Files that are no images to any reader, each of the kind that its name says."""
@@ -118,10 +119,10 @@ class LeftOut:
         """How many there are of a kind."""
         return self._counts.get(kind, 0)
 
-    def text(self, aloud: bool) -> str:
-        """What is said aloud, or what is not: each kind with its count and some names."""
+    def text(self, aloud: bool, advice: bool = True) -> str:
+        """What is said aloud, or what is not: each kind with its count, some names and what to do about it."""
         kinds = sorted((kind for kind in self._counts if kind.aloud == aloud), key=lambda kind: kind.several)
-        return "; ".join(map(self._of_kind, kinds))
+        return "; ".join(self._of_kind(kind, advice) for kind in kinds)
 
     @property
     def remarks(self) -> dict[str, str]:
@@ -129,8 +130,8 @@ class LeftOut:
         texts = {LEFT_OUT: self.text(aloud=True), PASSED_OVER: self.text(aloud=False)}
         return {key: text for key, text in texts.items() if text}
 
-    def _of_kind(self, kind: Kind) -> str:
+    def _of_kind(self, kind: Kind, with_advice: bool) -> str:
         count, names = self._counts[kind], self._names[kind]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
-        advice = f" ({kind.advice})" if kind.advice else ""
+        advice = f" ({kind.advice})" if kind.advice and with_advice else ""
         return f"{count:,} {kind.one if count == 1 else kind.several}: {', '.join(map(readable, names))}{more}{advice}"

@@ -33,7 +33,9 @@ _IMAGES, _LABELS, _CAPTIONS = (
     ("label", "labels", "class"),
     ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
 )
-FURTHER_CAPTIONS = Kind("image with further captions", "images with further captions", "caption_index=N takes others")
+FURTHER_CAPTIONS = Kind(
+    "image with further captions", "images with further captions", "data.caption_index=N takes others"
+)
 
 
 class TableFiles(EncodedFiles):
@@ -167,12 +169,12 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     caption = None if config.captions == "none" else caption
     if caption is not None and caption not in (*texts, *several):
         instead = ", ".join((*texts, *several))
-        hint = f"expected one of: {instead}" if instead else "it has none; take captions=none"
+        hint = f"expected one of: {instead}" if instead else "it has none; take data.captions=none"
         raise UsageError(f"{where}: caption_column={caption} is no column of texts; {hint}")
     names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
     remarks = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
-    also = {"other_classes": f"{', '.join(others)} (label_column= takes one)"} if others else {}
+    also = {"other_classes": f"{', '.join(others)} (data.label_column= takes one)"} if others else {}
     unread = [name for name in schema.names if name not in (image, label, caption, *others)]
     also |= {"columns_not_read": ", ".join(unread)} if unread else {}
     return Columns(image, label, caption, names, {**{k: v for k, v in remarks.items() if v is not None}, **also})
@@ -232,7 +234,7 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     if is_text(column.type) or types.is_boolean(column.type):
         texts = column.cast(arrow().string()).to_pylist()
         return np.array([found.code(text, title) if text else -1 for text in texts], dtype=np.int64)
-    raise UsageError(f"{title}: values of type {column.type} are no classes; name another with label_column")
+    raise UsageError(f"{title}: values of type {column.type} are no classes; name another with data.label_column")
 
 
 def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[Texts, Indices]:

@@ -116,7 +116,7 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
     others = {name: count for name, count in counts.items() if name not in wanted}
     taken = f"{_listed({name: counts[name] for name in wanted})} taken"
     left = f", {_listed(others)} left out" if others else ""
-    advice = f"{_choices(counts)} takes another; with split=none the names are classes"
+    advice = f"{_choices(others or counts)} takes others; with data.split=none the names are classes"
     return Taken(wanted, f"{noun} by part: {taken}{left} ({advice})")
 
 
@@ -133,7 +133,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _choices(counts: Mapping[str, int]) -> str:
     roles = dict.fromkeys(found.role for name in sorted(counts) if (found := part_of(name)))
-    return "split=" + " or ".join([*(roles or map(readable, sorted(counts)[:_NAMED])), ALL])
+    return "data.split=" + " or ".join([*(roles or map(readable, sorted(counts)[:_NAMED])), ALL])
 
 
 class Folders:
@@ -161,7 +161,7 @@ class Folders:
                 self._take_part()
         if asked not in (None, ALL, NONE) and "splits" not in self.remarks:
             what = f"no folder is called {asked}, and none after a part such as train or test"
-            raise UsageError(f"{readable(str(location))}: split={asked}, but {what}; leave it out")
+            raise UsageError(f"{readable(str(location))}: data.split={asked}, but {what}; leave it out")
 
     @property
     def all_taken(self) -> bool:
@@ -200,7 +200,7 @@ class Folders:
                 masks = {name: count for name, count in counts.items() if name not in images}
                 self.remarks["masks"] = (
                     f"{_listed({name: counts[name] for name in images})} taken, {_listed(masks)} left out as masks or "
-                    "labels of these images (with split=none the names are classes)"
+                    "labels of these images (with data.split=none the names are classes)"
                 )
                 self._instead |= {(level, name): "" for name in images}
                 self._keep(level, images)

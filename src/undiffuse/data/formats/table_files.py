@@ -82,7 +82,7 @@ def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set
     wanted = next(filter(None, alike), None)
     if wanted is None:
         choices = ", ".join(sorted(counts))
-        raise UsageError(f"{location}: no table of the split {name!r}; take one of split={choices}")
+        raise UsageError(f"{location}: no table of the split {name!r}; take one of data.split={choices}")
     return wanted
 
 
@@ -93,7 +93,9 @@ def _remarks(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
         ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in wanted) is there)
         for there in (True, False)
     )
-    text = f"tables by split: {taken} taken" + (f", {left} left out (split= takes another, or all)" if left else "")
+    text = f"tables by split: {taken} taken" + (
+        f", {left} left out (data.split= takes another, or all)" if left else ""
+    )
     return {"splits": text}
 
 

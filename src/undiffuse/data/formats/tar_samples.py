@@ -79,7 +79,7 @@ def picture_of(sample: Sample, title: str, image_column: str | None, left_out: L
     if not images:
         raise UsageError(f"{title}: a sample without a picture (it has .{', .'.join(sample.notes)})")
     taken = _asked(images, image_column) if image_column else _plain(images) or images
-    choices = f"image_column={' or '.join(sorted({ending for ending, _ in images}))}"
+    choices = f"data.image_column={' or '.join(sorted({ending for ending, _ in images}))}"
     if not taken:
         raise UsageError(f"{title}: a sample without an image {image_column!r}; take {choices}")
     if len(taken) > 1:

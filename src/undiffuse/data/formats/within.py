@@ -26,11 +26,11 @@ _ENDINGS = (
 
 
 def sources_within(folder: Path) -> str:
-    """``name PATH`` of what is in a folder or the folders in it; nothing where nothing is known there."""
+    """``name what is in it: PATH`` of a folder or the folders in it; nothing where nothing is known there."""
     found = list(_found(folder))
     named = " or ".join(readable(str(path)) for path in found[:_NAMED])
-    more = f" (or one of {len(found) - _NAMED} more)" if len(found) > _NAMED else ""
-    return f"name {named}{more}, which is of a kind that is read" if found else ""
+    more = f" or one of {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"name what is in it: {named}{more}" if found else ""
 
 
 def _found(folder: Path) -> Iterator[Path]:

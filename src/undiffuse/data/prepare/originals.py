@@ -12,12 +12,15 @@ from PIL import Image
 
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.encoded import content_hash
+from undiffuse.data.formats.left_out import LEFT_OUT
 from undiffuse.data.listing import Listed, list_source
 from undiffuse.data.pictures import Header, decode_picture, from_array, read_header
 from undiffuse.data.source import Dataset, Indices, hash_item, of_classes
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
+#: What a prepared archive says of its source.
+_TOLD = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined")
 
 
 class Found(NamedTuple):
@@ -41,9 +44,7 @@ class Originals(ABC):
     def __init__(self, chosen: Dataset) -> None:
         self.chosen = chosen
         self.labels, self.captions, self.class_names = chosen.labels, chosen.captions, chosen.class_names
-        self.about: dict[str, str] = {
-            key: chosen.provenance[key] for key in ("licence", "skipped") if key in chosen.provenance
-        }
+        self.about: dict[str, str] = {key: chosen.provenance[key] for key in _TOLD if key in chosen.provenance}
         self._container, self._state = "", b""
 
     def __len__(self) -> int:
