@@ -248,7 +248,7 @@ def test_only_what_is_decoded_each_time_has_workers_by_itself(
     lazy: Dataset, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for cores, workers in ((1, 1), (2, 1), (4, 3), (64, 8)):
-        monkeypatch.setattr(loader_module, "_num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(loader_module, "num_cores", lambda cores=cores: cores)
         assert num_workers(lazy, LoaderConfig()) == num_workers(lazy.subset([1, 2]), LoaderConfig()) == workers
     assert num_workers(points(), LoaderConfig()) == 0 and num_workers(points(), LoaderConfig(workers=3)) == 3
     monkeypatch.undo()

@@ -32,6 +32,7 @@ from undiffuse.app.cli_options import (
 from undiffuse.app.cli_study import study_app
 from undiffuse.app.show import notes_of_warnings
 from undiffuse.app.visible import visible
+from undiffuse.cores import leave_room
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import next_free
 
@@ -262,6 +263,7 @@ def samplers() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    leave_room()
     debug = "--debug" in arguments  # understood anywhere on the line
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:

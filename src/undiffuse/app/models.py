@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from undiffuse.cores import leave_room
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 from undiffuse.zoo import bundled_models
@@ -25,6 +26,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model
     """
     check_device(device)
     folder = find_model(model)
+    leave_room()
     from undiffuse.systems import saved  # seconds of importing, for what names a model
 
     return saved.load(folder, pick_device(device), weights)

@@ -28,6 +28,8 @@ class ComputeConfig(FrozenModel):
         copies: sample with a copy of the weights that is cast once; otherwise they are cast in every evaluation.
         fused: normalise and activate maps by kernels of our own where they can be compiled; otherwise by torch's.
         graphs: record an evaluation on CUDA once and replay it.
+        waiting: ``auto`` lets threads that wait for each other sleep beside other work and spin on a machine of their
+            own; ``sleep`` and ``spin`` say which. It changes no result.
         memory: keep what is freed for the next evaluation; otherwise the C library gives it back to the system.
     """
 
@@ -36,6 +38,7 @@ class ComputeConfig(FrozenModel):
     fused: Literal["auto", "off"] = "auto"
     graphs: Literal["auto", "off"] = "auto"
     memory: Literal["auto", "off"] = "auto"
+    waiting: Literal["auto", "sleep", "spin"] = "auto"
 
 
 def chosen() -> ComputeConfig:

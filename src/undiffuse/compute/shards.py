@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from undiffuse.compute import waiting
 from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.fused import differentiated_once, is_there
 
@@ -65,6 +66,7 @@ def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
     An error of the first task to fail, in their order, is raised when all have ended.
     """
     cores = torch.get_num_threads()
+    waiting.look()
     if len(tasks) < 2 or cores < 2:
         return [task() for task in tasks]
     workers = min(len(tasks), cores)

@@ -7,7 +7,6 @@ picture costs 16 bytes of hash and some numbers beside its pixels, whatever it w
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from undiffuse.cores import num_cores
 from undiffuse.data.cache import Store, keeping, tell
 from undiffuse.data.config import EncodedConfig, PictureConfig
 from undiffuse.data.decoding.remarks import Remarks
@@ -44,7 +44,7 @@ _MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished 
 _TASK = 8  # files a thread takes at once: to hand over one costs as much as to read a small one
 _NAMED = 3  # skipped files named in the report; the rest are counted
 
-num_threads = min(8, os.cpu_count() or 1)  # one in a worker process, which is one of several
+num_threads = min(8, num_cores())  # one in a worker process, which is one of several
 
 Pixels = npt.NDArray[np.uint8]
 R = TypeVar("R")

@@ -8,11 +8,11 @@ together see what one process would, every item once an epoch, nothing padded an
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import torch
 
+from undiffuse.cores import num_cores
 from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.order import Stream
 from undiffuse.data.resident import Resident, wants_resident
@@ -101,9 +101,4 @@ def num_workers(dataset: Dataset, config: LoaderConfig) -> int:
     """How many worker processes a set is fetched by."""
     if config.workers != "auto":
         return config.workers
-    return min(_MAX_WORKERS, max(1, _num_cores() - 1)) if dataset.decodes else 0
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MAX_WORKERS, max(1, num_cores() - 1)) if dataset.decodes else 0

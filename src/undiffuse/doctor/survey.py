@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from undiffuse.cores import num_cores
 from undiffuse.data.config import FolderConfig
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.left_out import LEFT_OUT, PASSED_OVER
@@ -99,7 +99,7 @@ def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[E
             return str(error).removeprefix(f"{root / name}: ")
         return Entry(name, found.mode, found.turned, found.remarks, found.image.height, found.image.width)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, num_cores())) as pool:
         for start in range(0, len(names), _BLOCK):
             yield from pool.map(attempt, names[start : start + _BLOCK])
 

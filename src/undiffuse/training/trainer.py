@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undiffuse.compute import waiting
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
@@ -211,6 +212,7 @@ class Trainer:
         return system.to(self.device)
 
     def _one_step(self) -> None:
+        waiting.look()
         self.system.train()
         first, *others = [(phase, *self._turn(phase)) for phase in self.system.turns(self.step)]
         self._window.add_step(*first[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,6 @@ Block = tuple[int, int]
 
 _AHEAD = 4  # blocks for each worker that may be under way or wait for their turn
 _AT_ONCE = 2  # blocks that a worker has been given, so that it need not wait for the next
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(job: Job[R], blocks: Sequence[Block], workers: int) -> Iterator[R]:

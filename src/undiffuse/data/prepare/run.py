@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from undiffuse.cores import num_cores
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
 from undiffuse.data.encoded import Plan, plan_for
 from undiffuse.data.pictures import DECODING
 from undiffuse.data.prepare import manifest
-from undiffuse.data.prepare.crew import Block, in_order, num_cores
+from undiffuse.data.prepare.crew import Block, in_order
 from undiffuse.data.prepare.journal import Journal, Row, read_head, read_rows
 from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
 from undiffuse.data.prepare.seen import SeenHashes
