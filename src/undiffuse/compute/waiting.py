@@ -8,7 +8,7 @@ reads its settings once, when it is loaded.
 
 It has a rule of its own, though: while a process has more OpenMP threads than cores, they spin a hundred rounds in
 place of 300,000. So beside other work a thread is kept here that holds some more of them, asleep; when the machine is
-ours again, it ends. No operation is divided otherwise, so no bit of any result depends on it (ADR 0044).
+ours again, it ends. No operation is divided otherwise, so no bit of any result depends on it (ADR 0047).
 
 Source: the manual of libgomp, "GOMP_SPINCOUNT".
 """
