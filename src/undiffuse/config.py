@@ -54,9 +54,16 @@ class Component:
             raise UsageError(
                 f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}"
             )
-        row = lookup(self.registry, str(value["name"]), self.kind)
-        model = row if isinstance(row, type) and issubclass(row, ComponentConfig) else model_of(value["name"], row)
-        return validate(model, value, f"{self.kind} {value['name']!r}")
+        return validate(self.model(str(value["name"])), value, f"{self.kind} {value['name']!r}")
+
+    def model(self, name: str) -> type[ComponentConfig]:
+        """The model of the row ``name``.
+
+        Raises:
+            UsageError: no such row.
+        """
+        row = lookup(self.registry, name, self.kind)
+        return row if isinstance(row, type) and issubclass(row, ComponentConfig) else model_of(name, row)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(lambda model: model.model_dump(mode="json"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from undiffuse.config import AsWritten, ComponentConfig, M, validate
+from undiffuse.app.placing import Asked, merged_source, put
+from undiffuse.config import AsWritten, M, validate
 from undiffuse.data.config import SourceConfig
-from undiffuse.errors import UsageError
-from undiffuse.registry import nearest
+from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.sealed import parsed
 from undiffuse.training.config import RunConfig
 
 
 def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceConfig | None = None) -> RunConfig:
-    """A configuration with other data and other values under dotted keys.
+    """A configuration with other data and other values under dotted keys, whatever their order.
+
+    Where a ``name`` changes, what the configuration said of the old row stays as far as the new one takes it; what does
+    not is said in a ``UsageWarning``. Of two values for one key the last counts.
 
     Args:
         config: the recipe's.
@@ -23,15 +27,20 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
     Raises:
         UsageError: an unknown key (the nearest is named), or a value of the wrong type or range.
     """
-    values = config.model_dump(mode="json")
+    values, notes = config.model_dump(mode="json"), list[str]()
     if data is not None:
-        values["data"] = _merged_source(config.data, data)
+        values["data"] = merged_source(config.data, data, notes)
+    asked = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
-        _put(values, key.split("."), read_value(text), key)
-    return validate(RunConfig, values)
+        asked.append(Asked(tuple(key.split(".")), read_value(text), key))
+    put(RunConfig, values, asked, notes)
+    result = validate(RunConfig, values)
+    for note in notes:
+        warnings.warn(note, UsageWarning, stacklevel=2)
+    return result
 
 
 def read_options(model: type[M], options: Sequence[str], what: str) -> M:
@@ -53,13 +62,6 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
     return validate(model, values, what)
 
 
-def _merged_source(old: ComponentConfig, new: SourceConfig) -> dict[str, Any]:
-    """``new`` with what ``old`` says beyond its own defaults, which are not those of another source."""
-    said, chosen = old.model_dump(mode="json", exclude_defaults=True), new.model_dump(mode="json", exclude_unset=True)
-    known = type(new).model_fields.keys() - {"name", "path"}
-    return {**{key: value for key, value in said.items() if key in known}, **chosen, "name": new.name}
-
-
 def read_value(text: str) -> Any:
     """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
     try:
@@ -76,23 +78,3 @@ def _read_text(text: str) -> str:
     """A text as it is; one in JSON's double quotes, which shells and scripts may want, without them."""
     value = read_value(text)
     return value if isinstance(value, str) else text
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    parent = values
-    for part in path[:-1]:
-        child = parent.get(part)
-        if not isinstance(child, dict):
-            known = [name for name, entry in parent.items() if isinstance(entry, dict)]
-            raise UsageError(f"config has no section {part!r} (in {key!r}); {nearest(part, known)}")
-        parent = child
-    if path[-1] == "name" and parent.get("name") not in (None, value):
-        parent.clear()  # another row of the registry has other options
-    parent[path[-1]] = _component(parent.get(path[-1]), value)
-
-
-def _component(old: Any, value: Any) -> Any:
-    """``system.process=flow`` is short for ``system.process.name=flow``."""
-    if isinstance(old, dict) and "name" in old and isinstance(value, str):
-        return old if old["name"] == value else {"name": value}
-    return value
