@@ -50,7 +50,13 @@ def write_png(
 
 
 def write_tiff(
-    planes: Sequence[bytes], size: tuple[int, int], bits: Sequence[int], photometric: int, order: str = "<", **tags: int
+    planes: Sequence[bytes],
+    size: tuple[int, int],
+    bits: Sequence[int],
+    photometric: int,
+    order: str = "<",
+    palette: Sequence[int] = (),
+    **tags: int,
 ) -> bytes:
     """A TIFF file of one directory.
 
@@ -60,6 +66,7 @@ def write_tiff(
         bits: of each channel.
         photometric: 0 where white is 0, 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr, 8 LAB.
         order: ``<`` little-endian, ``>`` big-endian.
+        palette: all reds, all greens, all blues.
         tags: ``compression`` (8 deflates the strips), ``planar``, ``extra``, ``format`` (1 unsigned, 2 signed, 3
             floating-point), ``orientation``, ``big`` (1 for a BigTIFF).
     """
@@ -76,6 +83,7 @@ def write_tiff(
         (279, 4, list(map(len, planes))),
         (284, 3, [tags.get("planar", 1)]),
     ]
+    entries += [(320, 3, palette)] if palette else []
     known = {"orientation": 274, "extra": 338, "format": 339}
     entries += [
         (known[name], 3, [value] * (len(bits) if name == "format" else 1))
@@ -160,3 +168,24 @@ def srgb_curve(num: int = 1024) -> np.ndarray:
     """The linear light of ``num`` evenly spaced levels in sRGB (IEC 61966-2-1)."""
     v = np.linspace(0, 1, num)
     return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def write_ink_profile(name: str) -> bytes:
+    """An ICC profile of four inks by a table: cyan, magenta or yellow alone give L* = 50 without colour, black 0."""
+    ramp = bytes(range(256))
+    table = b""
+    for cyan, magenta, yellow, black in np.ndindex(2, 2, 2, 2):
+        lightness = 0 if black else 255 - 127 * min(cyan + magenta + yellow, 2)
+        table += bytes([max(lightness, 0), 128, 128])
+    head = struct.pack(">4s4x4B9i", b"mft1", 4, 3, 2, 0, 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    lut = head + 4 * ramp + table + 3 * ramp
+    text = name.encode("ascii") + b"\0"
+    desc = b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(4 + 4 + 2 + 1 + 67)
+    tags = {b"desc": desc, b"wtpt": _xyz(np.array([0.9642, 1.0, 0.8249])), b"A2B0": lut, b"A2B1": lut}
+    place, entries, body = 128 + 4 + 12 * len(tags), b"", b""
+    for tag, content in tags.items():
+        content += bytes(-len(content) % 4)
+        entries += tag + struct.pack(">II", place + len(body), len(content))
+        body += content
+    start = struct.pack(">I4xI", place + len(body), 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp" + bytes(28)
+    return start + _xyz(np.array([0.9642, 1.0, 0.8249]))[8:] + bytes(48) + struct.pack(">I", len(tags)) + entries + body

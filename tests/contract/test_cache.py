@@ -352,3 +352,14 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     assert grown[1][0] - grown[0][0] < 2_000, grown
     assert grown[1][1] < 4 * 256 * 64  # four files, 64 KiB around each of the last 256 pictures at most
     print(grown)
+
+
+@pytest.mark.parametrize(("what", "value"), [("DECODING", 10**6), ("heic.version", lambda: "10.0")])
+def test_what_was_decoded_otherwise_is_decoded_anew(
+    what: str, value: object, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FolderConfig(path=str(pictures))
+    before = stamp_of(config)
+    assert stamp_of(config) == before
+    monkeypatch.setattr(f"undiffuse.data.cache.{what}", value)
+    assert stamp_of(config) != before

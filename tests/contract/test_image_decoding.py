@@ -15,14 +15,16 @@ from image_bytes import (
     png_chunk,
     srgb_curve,
     to_d50,
+    write_ink_profile,
     write_png,
     write_profile,
     write_tiff,
 )
 from picture_files import write_tree
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from undiffuse.data import FolderConfig, load_dataset
+from undiffuse.data.decoding.code_points import NOT_READ
 from undiffuse.data.decoding.colour import BROKEN, UNFIT
 from undiffuse.data.pictures import BROKEN_EXIF, FRAMES, decode_picture, read_header, read_picture
 from undiffuse.errors import UsageError
@@ -42,6 +44,8 @@ def nearest(levels: object, white: int = 65535) -> np.ndarray:
 
 
 def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow does not write AVIF")
     image.save(content := io.BytesIO(), form, **options)
     return content.getvalue()
 
@@ -436,3 +440,77 @@ def test_a_heic_file_is_decoded(shared_data: Path) -> None:
     pytest.importorskip("pi_heif")
     path = shared_data / "faults" / "heic" / "a.heic"
     assert np.abs(np.asarray(read_picture(path)).astype(int) - [9, 99, 200]).max() <= 2
+
+
+def cicp(*points: int) -> bytes:
+    return png_chunk(b"cICP", bytes(points))
+
+
+def test_code_points_name_colours_and_go_before_a_png_s_profile() -> None:
+    expected = in_srgb(COLOURS, 1.0, P3_PRIMARIES)
+    linear = write_png(COLOURS, 8, 2, cicp(12, 8, 0, 1) + iccp(LINEAR))
+    assert np.abs(decoded(linear) - expected).max() <= 0.8
+    assert decode_picture(linear).remarks == ("converted from Display P3 in linear light to sRGB",)
+    usual = write_png(COLOURS, 8, 2, cicp(12, 13, 0, 1))
+    assert decoded(usual)[0, 0].tolist() == [217, 42, 23]  # 217.5, 41.6, 22.7 by the formulas
+    for points in [(1, 13, 0, 1), (2, 2, 0, 1), (1, 1, 0, 1)]:
+        plain = write_png(COLOURS, 8, 2, cicp(*points))
+        assert np.array_equal(decoded(plain), COLOURS) and decode_picture(plain).remarks == ()
+    for points in [(9, 16, 0, 1), (12, 13, 0, 0), (99, 13, 0, 1)]:  # of high dynamic range, of part of the range
+        other = write_png(COLOURS, 8, 2, cicp(*points))
+        assert np.array_equal(decoded(other), COLOURS) and decode_picture(other).remarks == (NOT_READ,)
+
+
+def test_an_avif_s_code_points_count_where_it_has_no_profile() -> None:
+    image = Image.fromarray(np.full((8, 8, 3), [200, 60, 40], dtype=np.uint8))
+    content = saved(image, "AVIF", quality=100, subsampling="4:4:4")
+    place = content.index(b"colrnclx") + 8
+    p3 = content[:place] + struct.pack(">HH", 12, 13) + content[place + 4 :]
+    assert np.abs(decoded(p3)[4, 4] - [217, 42, 23]).max() <= 3
+    assert decode_picture(p3).remarks == ("converted from Display P3 to sRGB",)
+    assert decode_picture(content).remarks == ()
+
+
+def test_levels_of_gamma_and_chromaticities_alone_are_left() -> None:
+    chunks = png_chunk(b"gAMA", struct.pack(">I", 100_000)) + png_chunk(b"cHRM", bytes(32))
+    content = write_png(COLOURS, 8, 2, chunks)
+    assert np.array_equal(decoded(content), COLOURS) and decode_picture(content).remarks == ()
+
+
+@pytest.mark.parametrize("scale", [257, 1])
+def test_palettes_of_tiffs_are_rounded_and_those_of_8_bits_known(scale: int) -> None:
+    colours = np.zeros((3, 256), dtype=int)
+    colours[:, 1] = [200, 60, 40]
+    colours[0, 2] = 255
+    palette = colours * scale + (127 if scale == 257 else 0) * (colours > 0) * (colours < 255)
+    content = write_tiff([bytes([0, 1, 2])], (1, 3), [8], 3, palette=palette.reshape(-1).tolist())
+    assert decoded(content).tolist() == [[[0, 0, 0], [200, 60, 40], [255, 0, 0]]]
+    if scale == 257:
+        less = np.where(colours > 0, colours * 257 - 127, 0)
+        content = write_tiff([bytes([0, 1, 2])], (1, 3), [8], 3, palette=less.reshape(-1).tolist())
+        assert decoded(content).tolist() == [[[0, 0, 0], [200, 60, 40], [255, 0, 0]]]  # 199 by the upper bytes
+
+
+def test_lab_and_ink_of_tiffs() -> None:
+    # red, white and black in CIE L*a*b* under D50
+    lab = write_tiff([bytes([138, 81, 70, 255, 0, 0, 0, 0, 0])], (1, 3), [8] * 3, 8)
+    assert np.abs(decoded(lab) - [[[255, 0, 0], [255, 255, 255], [0, 0, 0]]]).max() <= 8
+    ink = write_tiff([bytes([0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 255])], (1, 3), [8] * 4, 5)
+    assert decoded(ink).tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 0]]]
+
+
+def test_ink_is_converted_by_its_own_profile() -> None:
+    levels = np.array([[[255, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 255]]], dtype=np.uint8)
+    ink = Image.fromarray(levels.repeat(8, 1).repeat(8, 0), "CMYK")
+    profile = write_ink_profile("Grey ink")
+    for form in ("TIFF", "JPEG"):
+        content = saved(ink, form, icc_profile=profile, **({"quality": 100} if form == "JPEG" else {}))
+        found = decoded(content)[4, 4::8]
+        assert np.abs(found - [[119] * 3, [255] * 3, [0] * 3]).max() <= 4  # L* = 50 is 118.9 in sRGB
+        assert decode_picture(content).remarks == ("converted from Grey ink to sRGB",)
+
+
+def test_the_first_page_of_a_tiff_is_read_and_said() -> None:
+    pages = [Image.new("L", (4, 4), level) for level in (200, 10)]
+    content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert (decoded(content) == 200).all() and decode_picture(content).remarks == (FRAMES,)

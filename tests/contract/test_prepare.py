@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_bytes import png_chunk, write_png, write_profile
 from picture_files import jsonl, pixels, png, write_tree, write_zip
 from PIL import Image
 
@@ -577,3 +578,30 @@ def test_a_picture_of_the_real_world(shared_data: Path, tmp_path: Path) -> None:
     prepare(config, tmp_path / "out.zip", workers=2)
     source, prepared = load_dataset(config), load_dataset(ZipConfig(path=str(tmp_path / "out.zip")))
     assert np.array_equal(all_of(source), all_of(prepared)) and source.class_names == prepared.class_names
+
+
+def test_prepared_images_are_in_srgb_and_the_manifest_counts_them(tmp_path: Path) -> None:
+    levels = np.full((SIZE, SIZE), 55)
+    profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(write_profile(1.0, name="Linear grey")))
+    files = {"a.png": write_png(levels, 8, 0, profile), "b.png": write_png(levels + 1, 8, 0)}
+    folder = write_tree(tmp_path / "images", files)
+    manifest = prepare(config_of(folder), out := tmp_path / "out.zip", workers=1)
+    assert manifest["decoding"] == "1 image converted from Linear grey to sRGB"
+    prepared, source = load_dataset(ZipConfig(path=str(out))), load_dataset(config_of(folder))
+    assert prepared.items(np.arange(2))[:, 0, 0, 0].tolist() == [128, 56]
+    assert np.array_equal(prepared.items(np.arange(2)), source.items(np.arange(2)))
+    assert "decoding" not in prepared.provenance
+
+
+def test_an_archive_begun_by_a_version_that_decodes_otherwise_is_not_gone_on_with(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = many.with_name("begun.zip")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(running, "DECODING", 1)
+        earlier.setattr(running._Task, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(config_of(many), out, workers=1)
+    with pytest.raises(UsageError, match=r"begun by another version, which decodes .*; add --overwrite"):
+        prepare(config_of(many), out, workers=1)
+    assert prepare(config_of(many), out, workers=1, overwrite=True)["pictures"]["num"] == 135

@@ -122,9 +122,10 @@ def decode_picture(source: Path | bytes, background: Colour = 255, title: str = 
         image, mode, several = found.image, found.image.mode, _has_frames(found)
         orientation, broken_exif = orientation_of(image, found.png)
         levels = read_levels(image, found.again, found.png)
-        converted, remark = to_srgb(levels, found.profile)
+        profile, told = found.colours()
+        converted, remark = to_srgb(levels, profile)
         flat = _flat(upright(converted, orientation), background)
-        remarks = (remark, BROKEN_EXIF if broken_exif or found.broken_exif else "", FRAMES if several else "")
+        remarks = (told, remark, BROKEN_EXIF if broken_exif or found.broken_exif else "", FRAMES if several else "")
         return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
 
 

@@ -49,16 +49,16 @@ class Profile(NamedTuple):
     transform: ImageCms.ImageCmsTransform
 
 
-def to_srgb(pixels: Image.Image | Deep, content: bytes | None) -> tuple[Image.Image, str]:
+def to_srgb(pixels: Image.Image | Deep, content: bytes) -> tuple[Image.Image, str]:
     """The image with 8 bits in sRGB, and what is to be said of it; nothing where its profile changes nothing.
 
     Args:
         pixels: as stored, upright or not.
-        content: of the profile; empty for none, ``None`` for one that is broken.
+        content: of the profile; empty for none.
     """
-    if content == b"":
+    if not content:
         return _eight_bits(pixels), ""
-    profile = None if content is None else read_profile(content)
+    profile = read_profile(content)
     if profile is None:
         return _eight_bits(pixels), BROKEN
     if profile.is_srgb:

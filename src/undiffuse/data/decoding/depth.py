@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImagePalette
 
 from undiffuse.data.decoding.png import Png
 from undiffuse.errors import UsageError
 
 _WHITE_16 = 65535
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 258, 259, 262
-_TIFF_PLANES, _TIFF_EXTRA, _TIFF_FORMAT = 284, 338, 339
+_TIFF_PLANES, _TIFF_COLOURS, _TIFF_EXTRA, _TIFF_FORMAT = 284, 320, 338, 339
 _MIN_IS_WHITE, _ASSOCIATED, _SIGNED, _SEPARATE = 0, 1, 2, 2
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -97,13 +97,16 @@ def _of_png(image: Image.Image, reopen: Callable[[], Image.Image], png: Png) -> 
     transparent = image.info.pop("transparency", None) if png.depth != 8 and png.colour_type in (0, 2) else None
     if png.depth != 16:
         image.load()
-        if transparent is not None and image.mode == "L":  # Pillow spreads levels of 2 and 4 bits over 0..255, not this
-            transparent *= 255 // (2**png.depth - 1)
-        if transparent is not None:
-            image.info["transparency"] = transparent
-        return image
+        return image if transparent is None else _with_transparent(image, transparent, png.depth)
     deep = _of_png_16(image, reopen, png.colour_type)
     return deep if transparent is None else _with_alpha(deep, transparent)
+
+
+def _with_transparent(image: Image.Image, transparent: int, depth: int) -> Image.Image:
+    """A grey image of fewer than 8 bits: Pillow spreads its levels over 0..255, but not always the transparent one."""
+    grey = image.convert("L")
+    grey.info["transparency"] = 255 * min(transparent, 1) if depth == 1 else transparent * (255 // (2**depth - 1))
+    return grey
 
 
 def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_type: int) -> Deep:
@@ -134,11 +137,19 @@ def _of_tiff(image: Any, reopen: Callable[[], Image.Image]) -> Image.Image | Dee
         associated = _ASSOCIATED in tags.get(_TIFF_EXTRA, ())
         deep = _both_bytes(image, reopen, (lambda raw: raw.replace("RGBa;", "RGBA;")) if associated else str)
         return _unassociated(deep) if associated else deep
+    if _TIFF_COLOURS in tags and image.mode in ("P", "PA"):
+        image.palette = ImagePalette.raw("RGB;L", _palette(tags[_TIFF_COLOURS]))
     image.load()
     if not _is_deep_grey(image.mode):
         return cast(Image.Image, image)
     deep = _of_grey(image, 2**bits - 1 if bits < 16 else _WHITE_16)
     return deep._replace(levels=np.asarray(deep.white - deep.levels, deep.levels.dtype)) if negative else deep
+
+
+def _palette(levels: tuple[int, ...]) -> bytes:
+    """Of 16 bits a level, each the nearest of 0..255; some writers put levels of 8 there."""
+    found = np.array(levels)
+    return (found if found.max() < 256 else (found * 255 + 32895) >> 16).astype(np.uint8).tobytes()
 
 
 def _refuse_signed(tags: dict[int, Any], bits: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,10 +14,13 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from undiffuse.data.decoding import heic
+from undiffuse.data.decoding.code_points import NOT_READ, colours_of
+from undiffuse.data.decoding.colour import BROKEN
 from undiffuse.data.decoding.png import SIGNATURE, Png, read_png
 from undiffuse.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
+_AVIF_COLOURS, _HEADER_BYTES = re.compile(rb"colrnclx(.{4})", re.DOTALL), 2**16
 _AVIF_EXIF = re.compile(rb"(infe.{8})Exif", re.DOTALL)
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _TIFF_STARTS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
@@ -37,13 +41,26 @@ class Opened(NamedTuple):
     png: Png | None
     broken_exif: bool
 
-    @property
-    def profile(self) -> bytes | None:
-        """The ICC profile, empty for none, ``None`` for one that cannot be unpacked."""
+    def colours(self) -> tuple[bytes, str]:
+        """The ICC profile, empty for none, and what is to be said of the colours' description.
+
+        A PNG's code points go before its profile, an AVIF's behind it.
+        """
         if self.png is None:
             content = self.image.info.get("icc_profile") or b""
-            return content if isinstance(content, bytes) else None
-        return None if "iCCP" in self.png.broken else self.png.profile
+            if not isinstance(content, bytes):
+                return b"", BROKEN
+            return (content, "") if content or self.image.format != "AVIF" else self._of_avif()
+        if self.png.cicp:
+            primaries, transfer, matrix, full_range = self.png.cicp
+            return colours_of(primaries, transfer) if (matrix, full_range) == (0, 1) else (b"", NOT_READ)
+        return self.png.profile, BROKEN if "iCCP" in self.png.broken else ""
+
+    def _of_avif(self) -> tuple[bytes, str]:
+        """By the code points in its header, which Pillow does not tell."""
+        self.file.seek(0)
+        found = _AVIF_COLOURS.search(self.file.read(_HEADER_BYTES))
+        return colours_of(*struct.unpack(">HH", found[1])) if found else (b"", "")
 
     def again(self) -> Image.Image:
         """The same once more, not decoded."""
@@ -80,10 +97,15 @@ def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Open
     except Image.DecompressionBombError as error:
         raise UsageError(f"{title}: too large to be decoded safely ({error})") from None
     except OSError as error:
-        what = f"cannot be read ({error.strerror})" if error.strerror else f"damaged or cut short ({error})"
+        what = f"cannot be read ({error.strerror})" if error.strerror else _damaged(error)
         raise UsageError(f"{title}: {what}") from None
     except Exception as error:  # Pillow's decoders meet damage with errors of a dozen types
-        raise UsageError(f"{title}: damaged or cut short ({error or type(error).__name__})") from None
+        raise UsageError(f"{title}: {_damaged(error)}") from None
+
+
+def _damaged(error: Exception) -> str:
+    """In one line, whatever the decoder wrote."""
+    return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
 
 
 def _opened(file: BinaryIO, header_only: bool) -> Opened:

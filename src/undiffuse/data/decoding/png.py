@@ -88,7 +88,7 @@ class _Told:
                 key, text = _text(kind, content)
                 if key in (_XMP, *_RAW_EXIF):
                     self._texts.setdefault(key, text)
-            else:
+            elif kind != b"cICP" or len(content) == 4:
                 self._chunks.setdefault(kind, _profile(content) if kind == b"iCCP" else content)
         except (ValueError, zlib.error):
             self._broken.add(kind.decode("latin-1"))
