@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.compute import compiled, inference
+from undiffuse.compute import compiled, graphs, inference
 from undiffuse.compute.choice import VARIABLE, ComputeConfig, arithmetic, chosen
 from undiffuse.compute.graphs import Graphed
 from undiffuse.compute.inference import InferenceNetwork
@@ -329,6 +332,44 @@ def test_without_cuda_a_graph_is_the_network() -> None:
     network = network_of("unet")
     with torch.no_grad():
         assert torch.equal(Graphed(network)(*inputs()), network(*inputs()))
+
+
+class _OnCPU:
+    """What stands for a recording: it works on one piece of memory, and takes its time."""
+
+    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor, cond: Condition) -> None:
+        self.network, self.held, self.out = network, (x.clone(), c_noise.clone(), cond.map(torch.clone)), x.clone()
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        time.sleep(0.002)
+        self.out.copy_(self.network(*self.held))
+        time.sleep(0.002)
+
+    def wait(self) -> None: ...
+
+    def record(self) -> None: ...
+
+
+def test_threads_that_replay_one_recording_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recorded(*arguments: Any) -> graphs._Recording:
+        time.sleep(0.002)
+        stand_in = _OnCPU(*arguments)
+        return graphs._Recording(stand_in, *stand_in.held, stand_in.out, stand_in)
+
+    monkeypatch.setattr(graphs, "_recorded", recorded)
+    monkeypatch.setattr(graphs, "_can_be_recorded", lambda x: True)
+    network = network_of("unet")
+    graphed = Graphed(network)
+    x, c_noise, cond = inputs()
+
+    @torch.no_grad()
+    def right(number: int) -> bool:
+        return torch.equal(graphed(x + number, c_noise, cond), network(x + number, c_noise, cond))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(24)))
+    assert len(graphed._recordings) == 1
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no CUDA device")

@@ -1,12 +1,14 @@
 """CUDA graphs: an evaluation is recorded once for each shape of its inputs, then replayed in one launch.
 
 A small network is bound by the calls that start its kernels; a replay starts them all at once. Sampling evaluates
-blocks of one fixed size (``samplers.base.Blocked``), so one recording serves a whole run.
+blocks of one fixed size (``samplers.base.Blocked``), so one recording serves a whole run. Its inputs and its output lie
+at fixed places in memory, so threads that sample from one network take turns.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -26,15 +28,19 @@ class _Recording(NamedTuple):
     c_noise: Tensor
     cond: Any
     out: Tensor
+    free: Any  # an event of the device: the last replay's output has been copied
 
     def replay(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
         """The output for these inputs, in memory of its own."""
+        self.free.wait()  # another thread's stream may be behind this one's
         self.x.copy_(x)
         self.c_noise.copy_(c_noise)
         for (_, held), (_, given) in zip(_tensors(self.cond), _tensors(cond), strict=True):
             held.copy_(given)
         self.graph.replay()
-        return self.out.clone()
+        out = self.out.clone()
+        self.free.record()
+        return out
 
 
 class Graphed(nn.Module):
@@ -50,15 +56,16 @@ class Graphed(nn.Module):
         self.network = network
         self._recordings: dict[Any, _Recording] = {}
         self._fails = False
+        self._turn = threading.Lock()
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
-        if x.device.type != "cuda" or self._fails or torch.is_grad_enabled():
-            plain: Tensor = self.network(x, c_noise, cond)
-            return plain
-        key = _key(x, c_noise, cond)
-        if key not in self._recordings and not self._record(key, x, c_noise, cond):
-            return self.forward(x, c_noise, cond)
-        return self._recordings[key].replay(x, c_noise, cond)
+        if not self._fails and _can_be_recorded(x):
+            key = _key(x, c_noise, cond)
+            with self._turn:
+                if key in self._recordings or self._record(key, x, c_noise, cond):
+                    return self._recordings[key].replay(x, c_noise, cond)
+        plain: Tensor = self.network(x, c_noise, cond)
+        return plain
 
     def _record(self, key: Any, x: Tensor, c_noise: Tensor, cond: Any) -> bool:
         """Record this shape; False, once and for all, if the network cannot be recorded."""
@@ -71,6 +78,10 @@ class Graphed(nn.Module):
             first = str(error).strip().splitlines()[0]
             warnings.warn(f"no CUDA graph of this network ({first}); it runs without", RuntimeWarning, stacklevel=2)
         return not self._fails
+
+
+def _can_be_recorded(x: Tensor) -> bool:
+    return x.device.type == "cuda" and not torch.is_grad_enabled()
 
 
 def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any) -> _Recording:
@@ -87,7 +98,7 @@ def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any) -> _Rec
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             out: Tensor = network(x, c_noise, cond)
-    return _Recording(graph, x, c_noise, cond, out)
+    return _Recording(graph, x, c_noise, cond, out, torch.cuda.Event())  # type: ignore[no-untyped-call]
 
 
 def _tensors(cond: Any) -> Iterator[tuple[str, Tensor]]:
