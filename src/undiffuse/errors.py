@@ -17,6 +17,14 @@ class UndiffuseError(Exception):
         return str(self)
 
 
+class StoppedError(UndiffuseError):
+    """Work was stopped by a signal, or for want of a reader, and can be gone on with (exit code 128 + the signal)."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 class UsageError(UndiffuseError, ValueError):
     """A request, a configuration or a file that cannot be served as given (exit code 2)."""
 

@@ -5,28 +5,36 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
-import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import RunError, UndiffuseError, UsageError
+from undiffuse.leftovers import aside, is_temporary, remove, temporary_beside
+
+#: How the name of a lock ends, see ``claims``.
+LOCK_ENDING = ".lock"
+
+_log = logging.getLogger("undiffuse")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write a file or fill a folder at; synced and renamed when the block ends.
 
+    A link to a file gives way to the new file, and what it leads to is left alone: a folder that came from elsewhere
+    may hold links to anywhere. A link to a folder is followed.
+
     Raises:
         RunError: the disk is full or fails.
         UsageError: the folder may not be written to.
     """
-    asked, path = path, path.resolve()  # "." has no name
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+    asked, path = path, real_place(path)
+    temporary = temporary_beside(path)
     try:
         with explained(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +43,12 @@ def replacing(path: Path) -> Iterator[Path]:
             _put_in_place(temporary, path)
             _sync_entry(path.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
+
+
+def real_place(path: Path) -> Path:
+    """Where ``path`` is written: with links followed on the way there and to a folder, but not to a file."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 @contextmanager
@@ -69,6 +82,7 @@ _REFUSALS = {
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link stands where a file of ours is needed",
 }
 
 
@@ -121,7 +135,7 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    held = sorted(out.iterdir()) if out.is_dir() else []
+    held = sorted(path for path in out.iterdir() if not is_passing(path)) if out.is_dir() else []
     others = [path.name for path in held if path.is_dir() or not own.fullmatch(path.name)]
     named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
     if held and not (out / marker).is_file():
@@ -135,18 +149,14 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     check_writable(out)
 
 
-def next_free(parent: Path, stem: str) -> Path:
-    """``parent/stem-001`` or the first number that is free."""
-    number = 1
-    while (parent / f"{stem}-{number:03d}").exists():
-        number += 1
-    return parent / f"{stem}-{number:03d}"
+def is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing but what writers have there for a while: locks and temporaries."""
+    return all(is_passing(path) for path in folder.iterdir())
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed process left in ``folder``."""
-    for path in sorted(folder.glob(".*.tmp")):
-        _remove(path)
+def is_passing(path: Path) -> bool:
+    """Whether a name is that of a lock or a temporary."""
+    return is_temporary(path) or (path.name.startswith(".") and path.name.endswith(LOCK_ENDING))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -175,36 +185,37 @@ def sha256_of(path: Path) -> str:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename; a folder that stands there is moved aside first, for a rename replaces no full folder."""
-    if not (temporary.is_dir() and path.is_dir()):
-        temporary.replace(path)
-        return
-    if path.samefile(Path.cwd()):
+    """Rename; a full folder that stands there is moved aside first, for a rename replaces an empty one only."""
+    if path.is_symlink():
+        _log.warning("note: %s was a link to %s; it is a file of its own now", path, path.readlink())
+    if temporary.is_dir() and path.is_dir() and path.samefile(Path.cwd()):
         _move_entries(temporary, path)
         return
-    aside = temporary.with_suffix(".old.tmp")
-    path.replace(aside)
     try:
         temporary.replace(path)
     except OSError:
-        aside.replace(path)
+        if not (temporary.is_dir() and path.is_dir()):
+            raise
+        _exchange(temporary, path)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    before = aside(temporary)
+    path.replace(before)
+    try:
+        temporary.replace(path)
+    except OSError:
+        before.replace(path)
         raise
-    _remove(aside)
+    remove(before)
 
 
 def _move_entries(temporary: Path, folder: Path) -> None:
     """Fill the folder that the user stands in: a shell would be left in a removed one if it were replaced."""
     for entry in folder.iterdir():
-        _remove(entry)
+        remove(entry)
     for entry in sorted(temporary.iterdir()):
         entry.replace(folder / entry.name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "undiffuse"
 
 #: Anyone may import these; they import each other only.
-GROUND_FLOOR = ("cores", "errors", "registry", "config", "files", "images", "sealed", "version", "wording")
+GROUND_FLOOR = (
+    *("cores", "errors", "registry", "config", "files", "leftovers", "claims", "images", "sealed", "version"),
+    "wording",
+)
 
 #: room -> what it may import beside the ground floor and itself, as prefixes of module names.
 #: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the

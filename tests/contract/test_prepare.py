@@ -8,6 +8,7 @@ import os
 import time
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from image_bytes import png_chunk, write_png, write_profile
 from picture_files import jsonl, pixels, png, write_tree, write_zip
 from PIL import Image
 
+from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
 from undiffuse.data.formats.file_at import FileAt
@@ -298,8 +300,8 @@ def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None
 
     def tell(what: str, done: int, total: int) -> None:
         if what == when:
-            with pytest.raises(RunError, match="another run is writing"):
-                prepare(config_of(many), out, workers=1, overwrite=overwrite)
+            with ThreadPoolExecutor(1) as second, pytest.raises(HeldError, match=r"out\.zip is being written by "):
+                second.submit(prepare, config_of(many), out, workers=1, overwrite=overwrite).result()
             met.append(done)
 
     prepare(config_of(many), out, workers=1, tell=tell)

@@ -106,8 +106,10 @@ def wait_for_a_new_checkpoint(out: Path, process: object) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_ends_well(number: int, tmp_path: Path, undiffuse: CommandLine) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_writes_a_checkpoint_and_ends_with_its_number(
+    number: int, tmp_path: Path, undiffuse: CommandLine
+) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     options = (*TINY, "num_images=100000000", "checkpoint_every_images=0")
     process = child(log, "train", "ddpm-digits", *options, "--out", out)
@@ -117,7 +119,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_well(number: int, tmp_path: Path,
         time.sleep(0.01)
     os.kill(process.pid or 0, number)
     process.join(20)
-    assert process.exitcode == 0, log.read_text()
+    assert process.exitcode == 128 + number, log.read_text()
     assert signal.Signals(number).name in log.read_text()
     assert "--resume --out" in log.read_text()
     rows = journal_of(out)
@@ -242,7 +244,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     half_done: Path, trained: Path, undiffuse: CommandLine
 ) -> None:
     shutil.rmtree(half_done / "checkpoints")
-    (half_done / ".config.json.123.tmp").write_text("{")
+    (half_done / ".config.json.999999999.tmp").write_text("{")  # larger than any process's number
+    (half_done / "snapshots").mkdir()
+    (half_done / "snapshots" / ".images_16.safetensors.999999999-5.tmp").write_text("")
     outcome = undiffuse.fine("train", "--resume", "--out", half_done)
     assert "starting from the beginning" in outcome.out.replace("\n", " ")
     assert_same_run(trained, half_done)

@@ -10,6 +10,7 @@ from undiffuse.app.exporting import export_model
 from undiffuse.app.models import load
 from undiffuse.app.show import say, warn
 from undiffuse.app.training import saved_config
+from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.files import write_text
 from undiffuse.training.posthoc import Reconstruction, reconstruct
@@ -18,6 +19,7 @@ from undiffuse.training.posthoc import Reconstruction, reconstruct
 _WORTH_A_WORD = 0.1
 
 
+@writes_to("out")
 def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) -> Path:
     """Write the model of a run with its weights averaged over a relative width of ``sigma_rel``.
 

@@ -16,6 +16,7 @@ from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
 from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import check_study, trained
+from undiffuse.claims import writes_to
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.source import Dataset
@@ -74,6 +75,7 @@ class Ground:
         }
 
 
+@writes_to("out")
 def one_class(
     data: str,
     out: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,10 +32,11 @@ from undiffuse.app.cli_options import (
 )
 from undiffuse.app.cli_study import study_app
 from undiffuse.app.show import notes_of_warnings
+from undiffuse.app.stopping import READER_GONE, ending_by_signals, is_gone, silence
 from undiffuse.app.visible import visible
+from undiffuse.claims import chosen_folder
 from undiffuse.cores import leave_room
 from undiffuse.errors import UndiffuseError, UsageError
-from undiffuse.files import next_free
 
 app = typer.Typer(
     name="undiffuse",
@@ -113,9 +115,9 @@ def train(
         return
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
-    folder = out or next_free(Path("runs"), config.recipe)
-    if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
-        typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+    with chosen_folder(out, Path("runs"), config.recipe) as folder:
+        if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
+            typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
 
 
 app.command()(cli_distill.distill)
@@ -163,26 +165,27 @@ def sample(
     from undiffuse.app import models, sampling
 
     loaded = models.load(model, device, weights)
-    sampling.sample_to_folder(
-        loaded,
-        out or next_free(Path("samples"), loaded.path.resolve().name),
-        num=num,
-        sampler=sampler,
-        steps=steps,
-        grid=grid,
-        process=process,
-        temperature=temperature,
-        seed=seed,
-        batch_size=batch_size,
-        class_names=[*(class_name or []), *([None] if no_class else [])],
-        guidance=guidance,
-        guidance_interval=guided,
-        autoguidance=autoguidance,
-        autoguidance_interval=autoguided,
-        reuse=reuse,
-        progressive=progressive,
-        overwrite=overwrite,
-    )
+    with chosen_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
+        sampling.sample_to_folder(
+            loaded,
+            folder,
+            num=num,
+            sampler=sampler,
+            steps=steps,
+            grid=grid,
+            process=process,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+            class_names=[*(class_name or []), *([None] if no_class else [])],
+            guidance=guidance,
+            guidance_interval=guided,
+            autoguidance=autoguidance,
+            autoguidance_interval=autoguided,
+            reuse=reuse,
+            progressive=progressive,
+            overwrite=overwrite,
+        )
 
 
 app.command()(cli_measure.evaluate)
@@ -267,10 +270,12 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments  # understood anywhere on the line
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with notes_of_warnings():
+        with notes_of_warnings(), ending_by_signals():
             code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
+    except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
+        code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code
     except typer.Abort:  # the parser's word for Ctrl-C
         typer.echo("interrupted", err=True)
         code = 130
@@ -280,7 +285,9 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo("interrupted", err=True)
         code = 130
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
+        if is_gone(error):
+            code = 128 + READER_GONE
+        elif type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))
             code = 2
         elif hasattr(error, "format_message"):
@@ -291,7 +298,8 @@ def main(arguments: list[str] | None = None) -> None:
             )
         else:
             code = _complain(error, 1, debug, f"unexpected {type(error).__name__}: {error} (--debug shows where)")
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    sys.exit(128 + READER_GONE if silence() and code == 0 else code)
 
 
 def _parser_message(error: Any, arguments: list[str]) -> str:
@@ -316,5 +324,6 @@ def _complain(error: BaseException, code: int, debug: bool, text: str | None = N
     if debug:
         raise error
     line = visible(" ".join((text if text is not None else str(error)).split()))
-    typer.echo(f"undiffuse: {line}", err=True)
+    with contextlib.suppress(OSError):  # whoever read it is gone
+        typer.echo(f"undiffuse: {line}", err=True)
     return code

@@ -9,8 +9,8 @@ import typer
 
 from undiffuse.app import early
 from undiffuse.app.cli_options import DeviceOption, ModelArgument, parse_duration
+from undiffuse.claims import chosen_folder
 from undiffuse.errors import UsageError
-from undiffuse.files import next_free
 
 
 def distill(
@@ -50,6 +50,6 @@ def distill(
     if dry_run:
         training.dry_run(config, device)
         return
-    folder = out or next_free(Path("runs"), config.recipe)
-    if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
-        typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+    with chosen_folder(out, Path("runs"), config.recipe) as folder:
+        if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
+            typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")

@@ -13,6 +13,7 @@ from torch import Tensor
 from undiffuse.app.real import fitted_data, has_colour, refuse_other_colours, tell_of_resizing
 from undiffuse.app.show import counting, results_table, table, warn
 from undiffuse.app.sources import configured, known_options, read_option
+from undiffuse.claims import writes_to
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
@@ -70,6 +71,7 @@ def _compared(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     return compare_sets(pair, names)
 
 
+@writes_to("out")
 def compare_to_file(
     pictures: str,
     reference: str,

@@ -11,6 +11,7 @@ from undiffuse.app.reporting import report_run
 from undiffuse.app.show import duration, say
 from undiffuse.app.training import BUNDLED_SHEET, check_folder, train
 from undiffuse.app.zoo import save_bundled_sheet
+from undiffuse.claims import writes_to
 from undiffuse.evaluation import Protocol
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.saved import read_config
@@ -18,6 +19,7 @@ from undiffuse.systems.saved import read_config
 RECIPE = "ddpm-digits"
 
 
+@writes_to("out")
 def run_demo(out: Path, device: str) -> None:
     """Show the bundled models, then train, sample, measure, report.
 

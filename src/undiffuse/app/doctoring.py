@@ -13,6 +13,7 @@ from undiffuse.app.models import find_model, pick_device
 from undiffuse.app.real import held_out_data, own_data
 from undiffuse.app.show import console, counting, say
 from undiffuse.app.sources import as_recipe_reads, configured, known_options
+from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.source import Dataset
@@ -70,7 +71,7 @@ def doctor(
     is_run = _is_run(subject)
     _check_options(is_run, near, num, recipe, data)
     out = _place(subject, is_run, json)
-    with counting("examining") as tell:
+    with claimed(out), counting("examining") as tell:
         if is_run:
             check_seeds(seed, num or 1)
             found, looked_at = examine(RUN_CHECKS, _run(subject, against, options, data, num, seed, device), tell), None

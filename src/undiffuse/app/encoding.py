@@ -14,6 +14,7 @@ from torch import Tensor
 from undiffuse.app.early import check_solver
 from undiffuse.app.real import held_out_data
 from undiffuse.app.show import counting, say
+from undiffuse.claims import writes_to
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing, write_json
@@ -30,6 +31,7 @@ _DEFAULT_STEPS = 50
 _OWN = re.compile(r"latents\.npy|encode\.json|roundtrip\.png")
 
 
+@writes_to("out")
 def encode_to_folder(
     model: Model,
     source: str,

@@ -10,6 +10,7 @@ import numpy as np
 
 from undiffuse.app.real import real_data
 from undiffuse.app.show import counting, results_table, say, warn
+from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, default_metrics, evaluate
@@ -23,6 +24,7 @@ from undiffuse.sealed import sealed
 from undiffuse.systems.saved import Model
 
 
+@writes_to("out")
 def evaluate_to_file(
     model: Model,
     protocol: Protocol,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.show import counting, say, warn
+from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.samplers import make_sampler
@@ -31,6 +32,7 @@ _SECTION = "## Sampling"
 _STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
 
 
+@writes_to("out")
 def export_model(
     model: Model,
     out: Path,

@@ -8,6 +8,7 @@ from typing import Any
 
 from undiffuse.app.show import say, table
 from undiffuse.app.sources import as_recipe_reads, configured
+from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
 from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
@@ -17,6 +18,7 @@ from undiffuse.images import save_png
 from undiffuse.registry import lookup
 
 
+@writes_to("sheet")
 def show_data(
     source: str,
     sheet: Path | None,

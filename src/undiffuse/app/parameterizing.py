@@ -13,6 +13,7 @@ from undiffuse.app.show import say, table, warn
 from undiffuse.app.sources import configured
 from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import check_study, trained
+from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.source import Dataset
@@ -41,6 +42,7 @@ _BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
 _IMAGES = {"pictures": 30_000, "points": 500_000}
 
 
+@writes_to("out")
 def parameterization(
     data: str | None,
     out: Path,

@@ -14,6 +14,7 @@ from undiffuse.app.models import load, results_folder, spoken_name
 from undiffuse.app.real import own_data
 from undiffuse.app.reproducing import reproducing_command
 from undiffuse.app.show import counting, warn
+from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.data.augment import AUGMENTATIONS, AugmentConfig, augmentation_sheet, sheet_columns
 from undiffuse.data.source import ArrayDataset
@@ -58,15 +59,16 @@ def report(
     check_writable(path)
     names = _names(models)
     asked = [read_study(folder) for folder in studies]
-    with counting("sampling") as tell:
-        materials = []
-        for number, (model, name) in enumerate(zip(models, names, strict=True)):
-            tell(number, len(models))
-            shown = asked if number == 0 else []
-            materials.append(_material(model, name, shown, single=len(models) == 1, moved_to=data))
-    if len(materials) == 1:
-        return write_report(path, materials[0])
-    return write_comparison(path, materials)
+    with claimed(path):
+        with counting("sampling") as tell:
+            materials = []
+            for number, (model, name) in enumerate(zip(models, names, strict=True)):
+                tell(number, len(models))
+                shown = asked if number == 0 else []
+                materials.append(_material(model, name, shown, single=len(models) == 1, moved_to=data))
+        if len(materials) == 1:
+            return write_report(path, materials[0])
+        return write_comparison(path, materials)
 
 
 def report_run(model: Model) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from undiffuse.app.show import counting, say, warn
+from undiffuse.claims import writes_to
 from undiffuse.files import check_own_folder, json_text, replacing
 from undiffuse.images import fill_png, picture_of
 from undiffuse.samplers.base import Progress, Sampled
@@ -26,6 +27,7 @@ _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
 _OWN = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz")
 
 
+@writes_to("out")
 def sample_to_folder(
     model: Model,
     out: Path,

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,11 @@ def console() -> Console:
     """The terminal; what draws on it is imported here, for plain lines need none of it."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the error that called it; rich would end the program here, whatever is under way
+
+    return Plain(highlight=False)
 
 
 def say(text: str) -> None:
@@ -112,7 +116,8 @@ class TrainingView:
         return self
 
     def __exit__(self, *args: object) -> None:
-        self.bar.stop()
+        with suppress(OSError):  # a terminal that is gone
+            self.bar.stop()
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
         """A row of the journal."""

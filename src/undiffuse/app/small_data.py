@@ -13,6 +13,7 @@ from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
 from undiffuse.app.training import split_data, train
 from undiffuse.app.training_studies import check_study, trained
+from undiffuse.claims import writes_to
 from undiffuse.config import FrozenModel
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
@@ -45,6 +46,7 @@ _TRIAL_STEPS, _TRIAL_LOGS = 24, 4
 _SHOWN = 32
 
 
+@writes_to("out")
 def small_data(
     data: str,
     out: Path,

@@ -12,6 +12,7 @@ from undiffuse.app.models import load
 from undiffuse.app.overrides import read_options
 from undiffuse.app.real import own_data
 from undiffuse.app.show import counting, say, table, warn
+from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
@@ -62,7 +63,7 @@ def study(
     folder = out or Path("studies") / f"{name}-{loaded.path.resolve().name}"
     check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
     subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
-    with replacing(folder) as temporary, counting(name) as tell:
+    with claimed(folder), replacing(folder) as temporary, counting(name) as tell:
         temporary.mkdir(parents=True)
         result = run_study(name, subject, temporary, chosen, _facts(loaded), tell)
     for file, picture in result["pictures"].items():
@@ -101,7 +102,7 @@ def theory(
         subject, facts = _trained(loaded, model, num, seed)
         folder = out or Path("studies") / f"theory-{loaded.path.resolve().name}"
     check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
-    with replacing(folder) as temporary, counting("drawing") as bar:
+    with claimed(folder), replacing(folder) as temporary, counting("drawing") as bar:
         temporary.mkdir(parents=True)
 
         def tell(done: int, total: int, name: str) -> None:

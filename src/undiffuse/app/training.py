@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -17,24 +17,29 @@ from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
 from undiffuse.app.show import TrainingView, console, duration, say, table, warn
+from undiffuse.app.stopping import stopping
+from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.data.split import few_by_content
-from undiffuse.errors import UsageError
+from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
-from undiffuse.files import check_writable
+from undiffuse.files import check_writable, is_passing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
+from undiffuse.training.folder import is_unbegun, refuse_links, take_back
 from undiffuse.training.trainer import Trainer, settled
 
 #: How long the measurement of a dry run may take on a slow machine.
 _MEASURED_SECONDS = 5.0
 #: The picture that the demo puts into its folder before there is a run.
 BUNDLED_SHEET = "bundled.png"
+#: Where launchers of several processes say how many they started.
+_NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def configure(
@@ -104,11 +109,18 @@ def train(
     stop_after_seconds: float | None = None,
     device: str = "auto",
 ) -> bool:
-    """Train in ``out``; True if the run reached its end.
+    """Train in ``out``; True if the run reached its end, False after ``stop_after_seconds``.
 
     Raises:
-        UsageError: ``out`` holds another run, or one with another configuration.
+        UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
+        StoppedError: a signal came, or whoever read the output is gone; there is a checkpoint.
     """
+    _refuse_several_processes()
+    with claimed(out), _leaving_nothing(out):
+        return _train(config, out, resume, stop_after_seconds, device)
+
+
+def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float | None, device: str) -> bool:
     check_folder(config, out, resume)
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
@@ -122,12 +134,43 @@ def train(
         _announce_resume(trainer, out)
     else:
         say(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
-    with TrainingView(config.num_images, trainer.images) as view, _stopping_cleanly(trainer):
-        trainer.observer = view
+    with TrainingView(config.num_images, trainer.images) as view, stopping(trainer, view) as stop:
+        trainer.observer = stop
         finished = trainer.run(stop_after_seconds)
     if not finished:
-        say(f"stopped at {trainer.images} images with a checkpoint; go on with: undiffuse train --resume --out {out}")
+        because = f" ({stop.cause})" if stop.number else ""
+        again = f"undiffuse train --resume --out {shlex.quote(str(out))}"
+        told = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
+        if stop.number:
+            raise StoppedError(told, stop.number)
+        say(told)
     return finished
+
+
+def _refuse_several_processes() -> None:
+    """Each would train the same run by itself."""
+    for name in _NUMBERS_OF_PROCESSES:
+        told = os.environ.get(name, "1")
+        if told.isdecimal() and int(told) > 1:
+            raise UsageError(
+                f"started as {told} processes ({name}={told}), and a run trains in one; start one process, without "
+                f"torchrun or the like, or say {name}=1"
+            )
+
+
+@contextmanager
+def _leaving_nothing(out: Path) -> Iterator[None]:
+    """What cannot start, or breaks down before it has come to anything, must not keep ``out`` from another start."""
+    was_there, was_run = out.is_dir(), (out / "config.json").is_file()
+    try:
+        yield
+    except BaseException:
+        if out.is_dir() and not was_run:
+            take_back(out)
+        if not was_there:
+            with suppress(OSError):  # something of value stands in it
+                out.rmdir()
+        raise
 
 
 def _tell_of_late_guide(config: RunConfig) -> None:
@@ -143,16 +186,24 @@ def _tell_of_late_guide(config: RunConfig) -> None:
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:
-    recorded = read_config(out)["data"]["fingerprint"] if (out / "config.json").is_file() else None
-    if recorded is not None and recorded != trainer.record["data"]["fingerprint"]:  # type: ignore[index]
-        raise UsageError(
-            f"the data of {out} has changed since it was started; put it back, or start anew in another --out"
-        )
+    if (out / "config.json").is_file() and not is_unbegun(out):
+        _refuse_other_data(trainer, out)
     trainer.observer = _Notes()
     if trainer.resume():
         say(f"resuming {out} at {trainer.images} images")
     else:
         say(f"no sound checkpoint in {out}; starting from the beginning")
+
+
+def _refuse_other_data(trainer: Trainer, out: Path) -> None:
+    """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
+    record, now = read_config(out), trainer.record
+    if record["data"]["fingerprint"] != now["data"]["fingerprint"]:  # type: ignore[index]
+        lines = differences(record["config"]["data"], now["config"]["data"])  # type: ignore[index]
+        named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
+        raise UsageError(
+            f"the data are not those that {out} was started with{named}; put them back, or start anew in another --out"
+        )
 
 
 class _Notes:
@@ -172,9 +223,12 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
     check_writable(out)
+    refuse_links(out)
     if not (out / "config.json").is_file():
-        if out.is_dir() and any(not path.match(".*.tmp") and path.name != BUNDLED_SHEET for path in out.iterdir()):
+        if out.is_dir() and any(not is_passing(path) and path.name != BUNDLED_SHEET for path in out.iterdir()):
             raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
+        return
+    if is_unbegun(out):
         return
     if not resume:
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
@@ -185,23 +239,6 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
             f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
             "or start anew in another --out"
         )
-
-
-@contextmanager
-def _stopping_cleanly(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the step under way and write a checkpoint; a second Ctrl-C stops at once."""
-
-    def ask(number: int, frame: object) -> None:
-        trainer.request_stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        warn(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def dry_run(config: RunConfig, device: str = "auto") -> None:

@@ -31,6 +31,7 @@ from undiffuse.data.progress import Progress
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
+from undiffuse.leftovers import remove_leftovers_of, temporary_beside
 from undiffuse.version import __version__
 
 #: What a set may take unasked of the free space of the disk.
@@ -131,7 +132,7 @@ class Store:
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
         self.place, self._config, self._stamp = place_of(config), config, _stamp_to_keep(config)
-        self._folder = self.place.with_name(f".{self.place.name}.{os.getpid()}.pixels.tmp")
+        self._folder = temporary_beside(self.place).with_suffix(".pixels.tmp")
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")
         self._progress = Progress(f"{config.location}: decoding into {self.place}", count)
@@ -217,7 +218,7 @@ def keeping(config: EncodedConfig, count: int, picture_bytes: int, fits_in_memor
 
 def _store_for(config: EncodedConfig, count: int, needed: int) -> Store | None:
     place = place_of(config)
-    _remove_leftovers(place)
+    remove_leftovers_of(place)
     share = SHARE_OF_FREE if config.cache == "auto" else 1.0
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -251,21 +252,3 @@ def _files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 elif (real := Path(entry.path).resolve()) not in seen:
                     seen.add(real)
                     waiting.append(Path(entry.path))
-
-
-def _remove_leftovers(place: Path) -> None:
-    """What processes that are no more have left of this set."""
-    for path in place.parent.glob(f".{place.name}.*.tmp"):
-        owner = path.name.removeprefix(f".{place.name}.").split(".")[0]
-        if owner.isdecimal() and not _is_alive(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from undiffuse.claims import claimed
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import explained, sha256_of
 from undiffuse.registry import lookup
@@ -221,8 +222,7 @@ def download(key: str, folder: Path | None = None, url: str | None = None) -> Pa
     if target.is_file() and sha256_of(target) == row.sha256:
         return target
     partial = target.with_name(f"{row.name}.part")
-    with explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(target), explained(target):
         _fetch(url, partial, row)
         _accept(partial, row)
         partial.replace(target)

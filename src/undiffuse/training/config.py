@@ -154,15 +154,31 @@ class RunConfig(FrozenModel):
         return -(-self.num_images // self.batch_images)
 
 
-#: Keys that decide how long a run takes and nothing else; it may be resumed with others.
-NO_PART_OF_THE_RESULT = frozenset({"loader", "data.cache"})
+#: Keys of a run that decide what its weights are.
+PART_OF_THE_RESULT = frozenset(
+    {
+        *("recipe", "seed", "system", "optimizer", "ema", "num_images", "batch_images", "micro_batch_images"),
+        *("compile", "random_flip", "augment", "train_items"),
+    }
+)
+#: Keys that decide how long it takes, what is seen and kept on the way; it may be resumed with others.
+NO_PART_OF_THE_RESULT = frozenset(
+    {
+        *("loader", "log_every_images", "tensorboard"),
+        *("validate_every_images", "validation_images", "preview_every_images", "preview_samples"),
+        *("quality_every_images", "quality_samples", "quality_reference"),
+        *("checkpoint_every_images", "checkpoint_every_seconds", "keep_checkpoints"),
+    }
+)
+#: Keys that say where the data are and how they are read; the data's fingerprint decides whether they are the same.
+DECIDED_BY_FINGERPRINT = frozenset({"data"})
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
     """``key: old -> new`` for every leaf that differs between two dumped configurations, where it matters."""
     lines: list[str] = []
     for key in sorted(set(old) | set(new)):
-        if prefix + key in NO_PART_OF_THE_RESULT:
+        if prefix + key in NO_PART_OF_THE_RESULT | DECIDED_BY_FINGERPRINT:
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

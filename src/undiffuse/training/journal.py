@@ -57,6 +57,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, images: int = 0, tensorboard: bool = False) -> None:
+        check_board(tensorboard)
         self.path = folder / _NAME
         found = read_rows(folder) if images else Rows([])
         rows = [row for row in found.rows if row["images"] <= images]
@@ -143,9 +144,23 @@ def _gaps(rows: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _board(folder: Path, images: int) -> Any:
+def check_board(wanted: bool) -> None:
+    """Refuse before any work a journal that cannot be written.
+
+    Raises:
+        UsageError: TensorBoard's files are wanted and their writer is not installed.
+    """
+    if not wanted:
+        return
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise UsageError("tensorboard=true needs the extra undiffuse[tensorboard]") from None
+        raise UsageError(
+            "tensorboard=true needs the extra undiffuse[tensorboard]; install it, or say tensorboard=false"
+        ) from None
+
+
+def _board(folder: Path, images: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=images + 1 if images else None)

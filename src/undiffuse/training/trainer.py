@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undiffuse.claims import claimed
 from undiffuse.compute import waiting
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import RunError, UsageError
-from undiffuse.files import remove_leftovers
+from undiffuse.leftovers import remove_leftovers
 from undiffuse.systems.base import LossReport, System, SystemConfig
 from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, write_record
 from undiffuse.systems.saved import WEIGHTS, build_system, read_config, save_weights
@@ -30,7 +31,7 @@ from undiffuse.training.card import write_model_card
 from undiffuse.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, set_aside_damaged
 from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
-from undiffuse.training.journal import Journal
+from undiffuse.training.journal import Journal, check_board
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, save_preview
@@ -85,6 +86,7 @@ class Trainer:
         observer: Observer | None = None,
         measure: Measure | None = None,
     ) -> None:
+        check_board(config.tensorboard)
         config = settled(config, train.class_names)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
@@ -138,12 +140,11 @@ class Trainer:
             )
         for line in damaged:
             self.observer.message(f"{line}; set aside, the newest sound one is used")
-        remove_leftovers(self.folder)
-        remove_leftovers(self.folder / "checkpoints")
         if checkpoint is None:
             return False
         self._check_config(checkpoint)
-        set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
+        with claimed(self.folder):
+            set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
         self.ema.average.load_state_dict(parts["ema"])
@@ -177,7 +178,13 @@ class Trainer:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the weights are those before the step.
+            HeldError: another process trains in this folder.
         """
+        with claimed(self.folder):
+            remove_leftovers(self.folder)
+            return self._run(stop_after_seconds)
+
+    def _run(self, stop_after_seconds: float | None) -> bool:
         if self.step == 0:
             self._written = write_record(self.folder, self.record)
             if self.augmenter.note:

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from undiffuse.claims import writes_to
 from undiffuse.data.download.fetch import Tell, UnreachableError, check, fetch
 from undiffuse.data.download.sets import PublicSet, Remote
 from undiffuse.errors import RunError, UsageError
@@ -33,6 +34,7 @@ class Gotten:
     reason: str = ""
 
 
+@writes_to("folder")
 def get(public: PublicSet, folder: Path, tell: Tell = lambda what, done, total: None) -> Gotten:
     """Have all files of a set in ``folder``, each of the size and checksum that are known of it.
 

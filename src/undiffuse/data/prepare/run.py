@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from undiffuse.claims import writes_to
 from undiffuse.cores import num_cores
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
 from undiffuse.data.encoded import Plan, plan_for
@@ -28,7 +28,7 @@ from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
-from undiffuse.errors import RunError, UsageError
+from undiffuse.errors import UsageError
 from undiffuse.files import check_writable, explained
 
 Tell = Callable[[str, int, int], object]
@@ -43,6 +43,7 @@ _IGNORED = {
 }  # of the source: not what the pictures look like
 
 
+@writes_to("out")
 def prepare(
     config: SourceConfig,
     out: Path,
@@ -70,7 +71,8 @@ def prepare(
     Raises:
         UsageError: a source without pictures, options that do not fit it, an archive that may not be replaced, or
             (unless ``on_error=skip``) a picture that cannot be read or is too small.
-        RunError: a full disk, a worker that was killed, or another run that is writing the same archive.
+            HeldError, one of them: another process is writing the same archive.
+        RunError: a full disk, or a worker that was killed.
     """
     settings = settings or PrepareSettings()
     _check_out(out, overwrite)
@@ -128,18 +130,17 @@ class _Task:
         self._kept = array("I", [0]) * len(originals)  # by the number among the kept
 
     def run(self, overwrite: bool) -> dict[str, Any]:
-        with _only_one(self._index, self._out):
-            if overwrite or not self._data.exists():
-                os.truncate(self._index, 0)  # to remove it would take the lock from under another run
-            start = self._start(overwrite)
-            journal = Journal(self._data, self._index, start.head, start.data_end, start.journal_end)
-            try:
-                self._work(start, journal)
-                found = self._finish(start.plan, journal)
-            finally:
-                journal.close()
-            self._data.replace(self._out)
-            self._index.unlink()
+        if overwrite or not self._data.exists():
+            self._index.unlink(missing_ok=True)
+        start = self._start(overwrite)
+        journal = Journal(self._data, self._index, start.head, start.data_end, start.journal_end)
+        try:
+            self._work(start, journal)
+            found = self._finish(start.plan, journal)
+        finally:
+            journal.close()
+        self._data.replace(self._out)
+        self._index.unlink()
         return found
 
     def _start(self, overwrite: bool) -> _Start:
@@ -288,19 +289,3 @@ def _plan_of(values: dict[str, Any]) -> Plan:
     background = values["background"]
     ground = tuple(background) if isinstance(background, list) else background
     return Plan(**{**values, "size": tuple(values["size"]), "background": ground})
-
-
-@contextlib.contextmanager
-def _only_one(index: Path, out: Path) -> Iterator[None]:
-    """Hold the journal against another run that would write into it; systems without such locks have none."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with index.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another run is writing {out}; wait for it to end") from None
-        yield

@@ -1,0 +1,180 @@
+"""What cannot start keeps no folder from another start; a resumed run may change what is no part of its result."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import TINY, CommandLine, journal_of, last_checkpoint, no_leftovers, run_until, state_of, trainer_of
+from PIL import Image
+
+from undiffuse.app.training import configure
+from undiffuse.files import write_json
+from undiffuse.training.config import (
+    DECIDED_BY_FINGERPRINT,
+    NO_PART_OF_THE_RESULT,
+    PART_OF_THE_RESULT,
+    RunConfig,
+    differences,
+)
+from undiffuse.training.trainer import Trainer
+
+ALL_OTHER = (
+    *("loader.workers=1", "loader.resident=false", "log_every_images=48", "tensorboard=true"),
+    *("validate_every_images=48", "validation_images=8", "preview_every_images=192", "preview_samples=2"),
+    *("quality_every_images=256", "quality_samples=97", "quality_reference=held_out"),
+    *("checkpoint_every_images=64", "checkpoint_every_seconds=1", "keep_checkpoints=7"),
+)
+
+
+def test_every_key_of_a_run_is_told_apart() -> None:
+    groups = [PART_OF_THE_RESULT, NO_PART_OF_THE_RESULT, DECIDED_BY_FINGERPRINT]
+    assert sorted(key for group in groups for key in group) == sorted(RunConfig.model_fields)
+    assert {word.split("=")[0].split(".")[0] for word in ALL_OTHER} == NO_PART_OF_THE_RESULT
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=1", "optimizer.betas=[0.9,0.99]", "ema.rampup=null", "system.network.channels=16", "augment=flip"]
+)
+def test_what_is_a_part_is_a_difference(change: str) -> None:
+    old, new = (configure("ddpm-digits", [*TINY, *more], None, None, False) for more in ((), (change,)))
+    assert any(line.startswith(change.split("=")[0]) for line in differences(old.model_dump(), new.model_dump()))
+
+
+def test_what_is_no_part_of_the_result_may_be_another_when_a_run_is_resumed(
+    trained: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    run_until(configure("ddpm-digits", [*TINY], None, None, False), run, 112)
+    undiffuse.fine("train", *ALL_OTHER, "--resume", "--out", run)
+    assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    one, other = state_of(trained), state_of(run)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert {row["kind"] for row in journal_of(run)} == {"train", "validation", "quality"}
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_tensorboard_without_its_extra_is_refused_before_anything_is_made(
+    tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "undiffuse[tensorboard]" in undiffuse.refused("train", "ddpm-digits", *TINY, "tensorboard=true")
+    assert not list(tmp_path.iterdir())
+
+
+def broken_at(step: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_step = Trainer._one_step
+
+    def broken(trainer: Trainer) -> None:
+        if trainer.step == step:
+            raise error
+        one_step(trainer)
+
+    monkeypatch.setattr(Trainer, "_one_step", broken)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_out_of_memory_in_the_first_step_leaves_nothing(
+    named: bool, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken_at(0, MemoryError(), monkeypatch)
+    out = ["--out", "runs/mine"] if named else []
+    assert "batch_images" in undiffuse.refused("train", "ddpm-digits", *TINY, *out, code=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_come_to_something_stays(
+    tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_at(4, MemoryError(), monkeypatch)  # two rows of the journal and two checkpoints are there
+    undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=1)
+    assert len(journal_of(tmp_path / "run")) == 2 and last_checkpoint(tmp_path / "run").name == "images_000000000064"
+    assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", "seed=1", "--out", tmp_path / "run")
+
+
+def test_a_number_that_is_not_finite_at_once_leaves_its_evidence_and_gives_way(
+    tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_checked_loss", lambda self, report, batch, *_: self._stop("spoilt", "none", [batch]))
+        line = undiffuse.refused("train", "ddpm-digits", *TINY, "--out", run, code=1)
+    assert str(run / "nonfinite_step_0") in line and (run / "nonfinite_step_0" / "report.json").is_file()
+    undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=16", "optimizer.learning_rate=1e-5", "--out", run)
+    assert (run / "nonfinite_step_0").is_dir()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_run_that_was_killed_at_once_gives_way(
+    resume: tuple[str, ...], tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    trainer = trainer_of(configure("ddpm-digits", [*TINY], None, None, False), run)
+    write_json(run / "config.json", trainer.record)
+    (run / "metrics.jsonl").touch()
+    undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=16", "seed=1", "--out", run, *resume)
+    assert no_leftovers(run)
+
+
+def test_a_configuration_of_somebody_else_does_not_give_way(tmp_path: Path, undiffuse: CommandLine) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "another"}')
+    assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "another"}'
+
+
+def some_pictures(folder: Path, **changed: Any) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse: CommandLine) -> None:
+    data, run = some_pictures(tmp_path / "pictures"), tmp_path / "run"
+    options = (
+        "system.class_conditional=false",
+        "data.size=8",
+        "num_images=64",
+        "batch_images=16",
+        "checkpoint_every_images=16",
+    )
+    first = ("train", "ddpm-digits", *TINY, *options, "--data", data, "--out", run)
+    undiffuse.fine(*first, "--stop-after", "0.001s")
+    data = data.rename(tmp_path / "moved")
+    undiffuse.fine("train", "--resume", "--out", run, "--data", data, "--stop-after", "0.001s")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", data))
+    assert "resuming" in undiffuse.fine("train", "--resume", "--out", run, "--data", archive).out
+    (data / "0.png").write_bytes((data / "1.png").read_bytes())
+    line = undiffuse.refused("train", "--resume", "--out", run, "--data", data)
+    assert f"data.path: '{tmp_path / 'pictures'}' -> '{data}'" in line
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "snapshots", "previews", "tensorboard"])
+def test_a_run_whose_folders_lead_elsewhere_is_not_written_to(
+    folder: str, trained: Path, tmp_path: Path, undiffuse: CommandLine
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(trained, run)
+    shutil.copytree(trained / "checkpoints", elsewhere)
+    shutil.rmtree(run / folder, ignore_errors=True)
+    (run / folder).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    assert f"{run / folder} is a link to {elsewhere}" in undiffuse.refused("train", "--resume", "--out", run)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_several_processes_are_refused(
+    name: str, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "2")
+    assert f"{name}=1" in undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run")
+    monkeypatch.setenv(name, "1")
+    undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=16", "--out", tmp_path / "run")

@@ -1,0 +1,102 @@
+"""A reader that is gone and a signal are requests to stop: with a checkpoint, no traceback, and a code that says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import TINY, CommandLine, assert_same_run, last_checkpoint
+
+from undiffuse.app import show, stopping
+from undiffuse.app.cli import main
+from undiffuse.app.training import configure, train
+from undiffuse.files import replacing
+
+
+def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From that row of the journal on, nobody is there to be shown it."""
+    seen: list[int] = []
+
+    def fail(view: show.TrainingView, kind: str, values: dict[str, Any]) -> None:
+        seen.append(values["images"])
+        if len(seen) >= row:
+            raise OSError(number, "gone")
+
+    monkeypatch.setattr(show.TrainingView, "row", fail)
+    monkeypatch.setattr(stopping, "silence", lambda: True)
+
+
+def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(
+    trained: Path, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        gone_at(2, errno.EPIPE, patch)
+        line = undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=128 + 13)
+    assert "stopped at 64 images with a checkpoint (nobody reads the output any more)" in line
+    assert last_checkpoint(tmp_path / "run").name == "images_000000000064"
+    undiffuse.fine(*line.split("go on with: undiffuse ")[1].split())
+    assert_same_run(trained, tmp_path / "run")
+
+
+def test_a_terminal_that_is_gone_without_a_signal_does_not(
+    trained: Path, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone_at(2, errno.EIO, monkeypatch)
+    undiffuse.fine("train", "ddpm-digits", *TINY, "--out", tmp_path / "run")
+    assert_same_run(trained, tmp_path / "run")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+@pytest.mark.parametrize("command", [["recipes"], ["--help"], ["train", "--none-such"]])
+def test_a_command_whose_reader_is_gone_ends_in_silence(command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-c", "from undiffuse.app.cli import main; main()", *command]
+    try:
+        refused = command[0] == "train"  # by a complaint, which nobody reads either
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stderr" if refused else "stdout": writer}
+        ended = subprocess.run(program, **streams, check=False)
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr or b"", ended.stdout or b"") == (2 if refused else 141, b"", b"")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
+@pytest.mark.parametrize("number", [15, 1])
+def test_a_signal_ends_any_other_command_cleanly(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from undiffuse.app import cli
+
+    def long_work(rows: object) -> None:
+        with replacing(tmp_path / "out.json") as temporary:
+            temporary.write_text("{")
+            os.kill(os.getpid(), number)
+            threading.Event().wait(5)
+
+    monkeypatch.setattr(cli, "list_rows", long_work)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        main(["recipes"])
+    assert stop.value.code == 128 + number and not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "") and signal.getsignal(number) == before
+
+
+def test_nohup_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: ignored.get(number, signal.SIG_DFL))
+    assert list(stopping._ending(lambda number, frame: None)) == [signal.SIGTERM]
+
+
+def test_a_training_in_another_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    config = configure("ddpm-digits", [*TINY, "num_images=16"], None, None, False)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, config, tmp_path / "run", device="cpu").result()
