@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from PIL import Image
 
 from undiffuse.app.training import configure
 from undiffuse.files import write_json
+from undiffuse.systems.saved import read_config
 from undiffuse.training.config import (
     DECIDED_BY_FINGERPRINT,
     NO_PART_OF_THE_RESULT,
@@ -129,9 +129,9 @@ def test_a_configuration_of_somebody_else_does_not_give_way(tmp_path: Path, undi
     assert (tmp_path / "config.json").read_text() == '{"model_type": "another"}'
 
 
-def some_pictures(folder: Path, **changed: Any) -> Path:
+def some_pictures(folder: Path, seed: int = 0) -> Path:
     folder.mkdir()
-    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
+    for number, image in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
         Image.fromarray(image).save(folder / f"{number}.png")
     return folder
 
@@ -149,11 +149,14 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse:
     undiffuse.fine(*first, "--stop-after", "0.001s")
     data = data.rename(tmp_path / "moved")
     undiffuse.fine("train", "--resume", "--out", run, "--data", data, "--stop-after", "0.001s")
+    assert read_config(run)["config"]["data"]["path"] == str(data)
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", data))
     assert "resuming" in undiffuse.fine("train", "--resume", "--out", run, "--data", archive).out
     (data / "0.png").write_bytes((data / "1.png").read_bytes())
     line = undiffuse.refused("train", "--resume", "--out", run, "--data", data)
-    assert f"data.path: '{tmp_path / 'pictures'}' -> '{data}'" in line
+    assert f"the data are not those that {run} was started with" in line
+    line = undiffuse.refused("train", "--resume", "--out", run, "--data", some_pictures(tmp_path / "others", seed=1))
+    assert f"data.path: '{data}' -> '{tmp_path / 'others'}'" in line
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "snapshots", "previews", "tensorboard"])

@@ -23,7 +23,7 @@ from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
 from undiffuse.systems.base import LossReport, System, SystemConfig
-from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, write_record
+from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
 from undiffuse.systems.saved import WEIGHTS, build_system, read_config, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import Augmenter
@@ -145,6 +145,7 @@ class Trainer:
         self._check_config(checkpoint)
         with claimed(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
+            self._note_moved_data()
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
         self.ema.average.load_state_dict(parts["ema"])
@@ -165,6 +166,13 @@ class Trainer:
         check_belongs(self.folder, self._written, checkpoint.config, name)
         if text := "; ".join(differences(self._written, checkpoint.config) if checkpoint.config is not None else ()):
             self.observer.message(f"the configuration was changed since {name}: {text}")
+
+    def _note_moved_data(self) -> None:
+        """Have ``config.json`` say where the data lie now, for whoever measures the run; no part of the result."""
+        config = {**self._written["config"], "data": self.record["config"]["data"]}  # type: ignore[index]
+        moved = {**self._written, "config": config}
+        if config != self._written["config"] and of_the_result(moved) == of_the_result(self._written):
+            self._written = write_record(self.folder, moved)
 
     def _note_other_device(self, before: str) -> None:
         if before != self.device.type:
