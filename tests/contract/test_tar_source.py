@@ -171,6 +171,7 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
         {"9.png": png(0), "9.jpg": png(1)},
         r"!9: a sample with 2 images; .* by data.image_column=jpg or png",
     ),
+    "name again": ({"000001.png": png(1)}, r"x\.tar!000001: there are two samples of this key"),
     "key again": ({"000000.png": png(1), "000000.cls": "1"}, r"x\.tar!000000: there are two samples of this key"),
     "no class": ({"9.png": png(0), "9.txt": "x"}, r"x\.tar!9\.png: has no label though others have one"),
     "no caption": ({"9.png": png(0), "9.cls": "1"}, r"x\.tar!9\.png: has no caption though others have one"),
@@ -335,3 +336,29 @@ def test_classes_that_no_kept_sample_has_keep_their_number(tmp_path: Path) -> No
     files = {"0.png": png(0), "0.cls": "4", "1.png": png(1), "1.cls": "1"}
     found = load(write_tar(tmp_path / "x.tar", files))
     assert found.num_classes == 5 and found.labels is not None and np.array_equal(found.labels, [4, 1])
+
+
+def test_members_of_a_sample_need_not_follow_each_other(tmp_path: Path) -> None:
+    files = samples(0, 4)
+    images_first = dict(sorted(files.items(), key=lambda pair: not pair[0].endswith("png")))
+    found = load(write_tar(tmp_path / "x.tar", images_first))
+    assert found.captions == [f"number {item}" for item in range(4)]
+    assert all(is_of(found, item, item) for item in range(4)) and found.class_names == ("0", "1", "2")
+
+
+def test_two_members_of_one_name_beside_each_other_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for content in (png(0), png(1)):
+            member = tarfile.TarInfo("a.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UsageError, match=r"x\.tar!a: 2 members of one name"):
+        load(path)
+
+
+def test_shards_that_are_called_by_number_alone_are_no_parts(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"{number:05d}.tar", {"base.png": png(number)})
+    found = load(tmp_path, labels="none")
+    assert len(found) == 3 and "splits" not in found.provenance

@@ -28,6 +28,7 @@ from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
 MAX_PICTURE_BYTES = 2**28
+_TYPE_SHOWN = 40  # letters of a type in a message
 _IMAGES, _LABELS, _CAPTIONS = (
     ("image", "img", "jpg", "png", "picture"),
     ("label", "labels", "class"),
@@ -154,10 +155,9 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
         config.image_column, [*images, *(n for n in _IMAGES if n in pictures), *pictures[:1]], schema, where
     )
     if image is None or image not in pictures:
-        raise UsageError(
-            f"{where}: no column of pictures ({config.image_column}); expected bytes, or a struct with bytes, among: "
-            + ", ".join(schema.names)
-        )
+        held = ", ".join(f"{name} ({_short(kind)})" for name, kind in types.items())
+        what = f"no column of pictures ({config.image_column})"
+        raise UsageError(f"{where}: {what}; expected bytes, or a struct with bytes, one image a row, among: {held}")
     label = _chosen(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
     label = None if config.labels == "none" else label
     likely = [
@@ -187,6 +187,12 @@ def _chosen(asked: str, likely: Sequence[str], schema: Any, where: str) -> str |
     if asked not in schema.names:
         raise UsageError(f"{where}: no column {asked!r}; {nearest(asked, schema.names)}")
     return asked
+
+
+def _short(kind: Any) -> str:
+    """A type as it is named in a message."""
+    text = str(kind)
+    return text if len(text) <= _TYPE_SHOWN else f"{text[:_TYPE_SHOWN]}..."
 
 
 def _may_be_picture(kind: Any) -> bool:

@@ -107,7 +107,7 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
     Raises:
         UsageError: no part for training among them, or not the one that is asked for.
     """
-    if asked == NONE or not (are_parts(counts) or _wanted(counts, asked or "")):
+    if asked == NONE or not (are_parts(counts) or (asked and _wanted(counts, asked))):
         return None
     wanted = frozenset(counts) if asked == ALL else _wanted(counts, asked or TRAIN)
     if not wanted:

@@ -1,8 +1,8 @@
 """Tar shards of pictures as a data set, read in place.
 
-The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) and
-follow each other are one sample, with the picture (``.jpg``, ``.png`` ...), its class (``.cls``), its caption
-(``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several pictures.
+The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) are
+one sample, whether they follow each other or not: the picture (``.jpg``, ``.png`` ...), its class (``.cls``), its
+caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from undiffuse.data.formats.parts import Folders, take_files
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import find_shards, names_each
 from undiffuse.data.formats.tar_index import MemoryAt, OpenedEachTime, Place, read_members
-from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of
+from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of, scattered_keys
 from undiffuse.data.source import Dataset, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
@@ -82,7 +82,7 @@ class _Samples:
         seen: set[int] = set()
         try:
             members = relevant(read_members(shard), shard.path, self._skips, self.left_out)
-            for sample in samples_of(members, self._image_column):
+            for sample in samples_of(members, self._image_column, _scattered(shard)):
                 try:
                     if hash(sample.key) in seen:
                         where = readable(f"{shard.path}!{sample.key}")
@@ -108,6 +108,14 @@ class _Samples:
         self.caption_of.append(len(self.captions) if has_caption else -1)
         if has_caption:
             self.captions.append(str(said.caption))
+
+
+def _scattered(shard: Place) -> frozenset[str]:
+    """See ``scattered_keys``; damage is left to the reading itself, which says it."""
+    try:
+        return scattered_keys(lambda: read_members(shard))
+    except UsageError:
+        return frozenset()
 
 
 def _said(shard: Place, notes: Members) -> Said:

@@ -1,14 +1,14 @@
 """The samples of a tar shard: which members are one sample, and which of its images is taken.
 
-Members that share a key and follow each other are one sample. What stands between the key and the last ending is the
-name of a column (``left`` and ``right`` in ``0001.left.png``, ``0001.right.png``), unless it is a number or has a
-space: such names (``frame.0001.png``, ``cat.1.png``, ``St. Mary.png``) are those of different images.
+Members that share a key are one sample. What stands between the key and the last ending is the name of a column
+(``left`` and ``right`` in ``0001.left.png``, ``0001.right.png``), unless it is a number or has a space: such names
+(``frame.0001.png``, ``cat.1.png``, ``St. Mary.png``) are those of different images.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +53,48 @@ def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: Lef
             yield member._replace(name="/".join(parts))
 
 
-def samples_of(members: Iterator[Member], image_column: str | None) -> Iterator[Sample]:
-    """The samples that members make, in their order; a column that is named is looked for in all of a key."""
-    for key, group in _grouped(members):
+def scattered_keys(members: Callable[[], Iterator[Member]]) -> frozenset[str]:
+    """The keys whose members do not all follow each other, as in a shard written without sorting its names.
+
+    Keys that have a member of the same ending again are no such: those are two samples of one key.
+
+    Args:
+        members: gives those of one shard, from the first; read twice where there are such keys.
+    """
+    running, seen, scattered = "", set[int](), dict[str, set[str]]()
+    for key, _ in _named(members()):
+        if key != running:
+            if hash(key) in seen:
+                scattered[key] = set()
+            seen.add(hash(key))
+        running = key
+    again = set[str]()
+    for key, ending in _named(members()) if scattered else ():
+        if key in scattered:
+            again |= {key} if ending in scattered[key] else set()
+            scattered[key].add(ending)
+    return frozenset(scattered) - again
+
+
+def _named(members: Iterator[Member]) -> Iterator[tuple[str, str]]:
+    """(key, ending) of the members that may be images or notes."""
+    for member in members:
+        parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
+        if is_picture(parts[-1]) or parts[-1].rpartition(".")[2].lower() in NOTES:
+            yield _key("/".join(parts)), _ending(parts[-1])
+
+
+def samples_of(
+    members: Iterator[Member], image_column: str | None, scattered: frozenset[str] = frozenset()
+) -> Iterator[Sample]:
+    """The samples that members make, in their order; a column that is named is looked for in all of a key.
+
+    Args:
+        members: of one shard.
+        image_column: of samples of several images, or ``None``.
+        scattered: keys that are put together from all over the shard, and come last.
+    """
+    for key, group in _grouped(members, scattered):
         if image_column is not None or not _is_of_names(group):
             yield _sample(key, group)
             continue
@@ -82,6 +121,8 @@ def picture_of(sample: Sample, title: str, image_column: str | None, left_out: L
     choices = f"data.image_column={' or '.join(sorted({ending for ending, _ in images}))}"
     if not taken:
         raise UsageError(f"{title}: a sample without an image {image_column!r}; take {choices}")
+    if len({ending for ending, _ in taken}) < len(taken):
+        raise UsageError(f"{title}: {len(taken)} members of one name; a sample has one image of a name")
     if len(taken) > 1:
         raise UsageError(
             f"{title}: a sample with {len(taken)} images; choose one of each sample by {choices}, or unpack the shard "
@@ -130,16 +171,25 @@ def _middle(ending: str) -> str:
     return middle if _OF_THE_NAME.fullmatch(middle) else ""
 
 
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, Members]]:
-    """(key, members by ending) of each run of members that share a key."""
-    running, group = "", Members()
+def _key(name: str) -> str:
+    """All of a member's name before the first dot of its last part."""
+    folder, slash, basename = name.rpartition("/")
+    return folder + slash + basename.partition(".")[0]
+
+
+def _grouped(members: Iterator[Member], scattered: frozenset[str]) -> Iterator[tuple[str, Members]]:
+    """(key, members by ending) of each run of members that share a key; those of scattered keys are joined."""
+    running, group, held_back = "", Members(), dict[str, Members]()
     for member in members:
-        folder, slash, basename = member.name.rpartition("/")
-        key = folder + slash + basename.partition(".")[0]
+        key, ending = _key(member.name), _ending(member.name.rpartition("/")[2])
+        if key in scattered:
+            held_back.setdefault(key, {}).setdefault(ending, []).append(member)
+            continue
         if group and key != running:
             yield running, group
             group = {}
         running = key
-        group.setdefault(_ending(basename), []).append(member)
+        group.setdefault(ending, []).append(member)
     if group:
         yield running, group
+    yield from held_back.items()
