@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from picture_files import Content, is_of, png, write_tar, write_tree, write_zip
 
@@ -130,6 +131,20 @@ def test_a_few_names_are_kept_of_however_many() -> None:
     assert found.text(aloud=False) == ""
 
 
+def test_a_zip_before_a_zip_is_said_and_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    first, second = (write_zip(tmp_path / f"{name}.zip", {f"{name}.png": png(0)}) for name in "ab")
+    path = tmp_path / "both.zip"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    found = load_dataset(source_config_for(str(path)))
+    assert names(found) == ["b.png"] and found.provenance["left_out"].startswith("1 archive before the last")
+    path.write_bytes(b"#!/bin/sh\n" + second.read_bytes())  # it unpacks itself
+    assert "left_out" not in load_dataset(source_config_for(str(path))).provenance
+    np.savez(
+        tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 1]), masks=np.zeros((2, 4, 4))
+    )
+    assert load_dataset(source_config_for(str(tmp_path / "x.npz"))).provenance["arrays_not_read"] == "masks"
+
+
 def test_images_and_folders_beside_shards_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "x-0.tar", {"0.png": png(0)})
     write_tree(tmp_path, {"loose.png": png(1), "more/1.png": png(2), "index.json": "{}"})
@@ -206,7 +221,7 @@ def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -
 
 
 def test_what_a_prepared_archive_says_of_its_source(tmp_path: Path) -> None:
-    write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.heic": "x"})
+    write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.jxl": "x"})
     source = prepare(source_config_for(str(tmp_path / "x")), tmp_path / "x.zip", workers=1)["source"]
     assert source["num_pictures"] == 1 and source["splits"].startswith("images by part: train (1) taken, test (1) left")
-    assert source["left_out"].startswith("1 image of a format that is not read: train/b.heic")
+    assert source["left_out"].startswith("1 image of a format that is not read: train/b.jxl")

@@ -85,6 +85,19 @@ def test_images_and_masks_are_no_classes(load) -> None:  # type: ignore[no-untyp
     assert load(["images/0.png", "masks/0.png"], split="none").class_names == ("images", "masks")
 
 
+def test_masks_beside_their_images_and_in_folders_of_their_own_are_left_out(load) -> None:  # type: ignore[no-untyped-def]
+    beside = ["a/1.png", "a/1_mask.png", "a/1_mask_1.png", "b/2.png", "b/2_Mask.png"]
+    found = load(beside)
+    assert len(found) == 2 and labels_of(found) == ["a", "b"] and is_of(found, 1, 3)
+    assert found.provenance["masks"].startswith("3 masks of images beside them left out, as of a/1 (data.split=none")
+    assert len(load(beside, split="none")) == 5
+    assert len(load(["a/1.png", "a/face_mask.png", "b/2.png"])) == 3  # a mask of nothing that is there
+    folders = load(["test/1.png", "train/0.png", "train_masks/0.png"])
+    assert len(folders) == 1 and is_of(folders, 0, 1)
+    named = load(["Test_Images/1.png", "Train_Images/0.png", "Train_Masks/0.png"])
+    assert len(named) == 1 and named.labels is None and is_of(named, 0, 1)
+
+
 def test_lists_and_notes_of_other_parts_are_no_errors(tmp_path: Path) -> None:
     lines = [{"file_name": f"{part}/{n}.png", "text": f"{part} {n}"} for part in ("train", "test") for n in range(2)]
     files: dict[str, Content] = {str(line["file_name"]): png(n) for n, line in enumerate(lines)}

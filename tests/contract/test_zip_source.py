@@ -224,7 +224,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
 
 
 def test_an_archive_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no images in this archive \(no files\); expected \.avif"):
+    with pytest.raises(UsageError, match=r"no images in this archive \(no files\); expected \.apng"):
         load(write_zip(tmp_path / "empty.zip", {}))
     with pytest.raises(UsageError, match=r"no images in this archive \(2 files without .*: a\.txt, b\.md\)"):
         load(write_zip(tmp_path / "text.zip", {"a.txt": "x", "b.md": "y"}))

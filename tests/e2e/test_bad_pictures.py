@@ -149,11 +149,18 @@ def test_a_crop_larger_than_the_picture_is_refused_with_both_sizes(tmp_path: Pat
     assert load_dataset(FolderConfig(path=str(tmp_path), size=20, fit="letterbox")).shape == (3, 20, 20)
 
 
-@pytest.mark.parametrize("content", [[], ["notes.txt", "set.zip"]])
-def test_a_folder_without_pictures(tmp_path: Path, content: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"\(no files\); expected .*\.png"),
+        (["notes.txt"], r"\(1 file without an image's ending: notes\.txt\); expected .*\.png"),
+        (["notes.txt", "set.zip"], r"\(1 archive within: set\.zip; 1 file .*\); name what is in it: .*/set\.zip"),
+    ],
+)
+def test_a_folder_without_pictures(tmp_path: Path, content: list[str], message: str) -> None:
     for name in content:
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"no pictures in this folder .*expected .*\.png"):
+    with pytest.raises(UsageError, match=f"no images in this folder {message}"):
         load_dataset(FolderConfig(path=str(tmp_path)))
 
 

@@ -117,6 +117,8 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     labels = None if label_name is None else _labels(archive, label_name, len(pictures))
     names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
     about = {**_provenance(title, axes), "labels": "none found" if label_name is None else archive.title(label_name)}
+    unread = [other for other in archive.headers if other not in (name, label_name)]
+    about |= {"arrays_not_read": ", ".join(unread)} if unread else {}
     return picture_dataset(config, pictures, labels, names, about)
 
 

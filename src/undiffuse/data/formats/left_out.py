@@ -38,6 +38,9 @@ HEIC = Kind("HEIC image", "HEIC images", heic.ADVICE)
 VIDEO = Kind("video", "videos", "save its frames as images")
 LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
 ARCHIVE = Kind("archive within", "archives within", "unpack them here, or name one alone, if images are in them")
+ARCHIVE_BEFORE = Kind(
+    "archive before the last in the file", "archives before the last", "keep them in files of their own"
+)
 FURTHER = Kind("further image of a sample", "further images of samples", "data.image_column=ENDING takes another")
 REPEATED = Kind("file of a name that comes again later", "files of names that come again later")
 IMAGE_BESIDE = Kind("image beside what is read", "images beside what is read", "folder:PATH reads images alone")

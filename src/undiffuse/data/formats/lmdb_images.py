@@ -81,8 +81,18 @@ def load(config: LmdbConfig) -> Dataset:
     labels, classes = _labels([len(values.keys) for *_, values in found], names)
     if config.labels == "none" or len(classes) < 2:
         labels, classes = None, ()
-    about = {"categories": ", ".join(sorted(set(names)))}
+    about = {"categories": ", ".join(sorted(set(names))), **_others(config, [path for path, *_ in found])}
     return load_encoded(config, files, labels, classes, None, about, skips)
+
+
+def _others(config: LmdbConfig, taken: Sequence[Path]) -> dict[str, str]:
+    """What to say of the databases of a folder that are not read."""
+    others = sorted(set(_inner(config.location)) - set(taken)) if len(_inner(config.location)) > 1 else []
+    named = ", ".join(path.name for path in others)
+    read = ", ".join(path.name for path in taken)
+    return (
+        {"splits": f"databases by split: {read} taken, {named} left out (data.split= takes others)"} if others else {}
+    )
 
 
 def _labels(counts: Sequence[int], names: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
@@ -107,7 +117,7 @@ def _databases(config: LmdbConfig) -> list[Path]:
         if config.split is not None and known and known != config.split:
             raise UsageError(f"{location}: is of the split {known!r}, not {config.split!r}; name another folder")
         return [location]
-    inner = sorted(path.parent for path in location.glob("*_lmdb/data.mdb")) if location.is_dir() else []
+    inner = _inner(location)
     if not inner:
         raise UsageError(f"{location}: no LMDB there; expected data.mdb, or folders such as church_outdoor_train_lmdb")
     wanted = config.split or ("train" if any(_split(path) == "train" for path in inner) else _split(inner[0]))
@@ -115,6 +125,11 @@ def _databases(config: LmdbConfig) -> list[Path]:
     if not chosen:
         raise UsageError(f"{location}: no folder of the split {wanted!r}; it has {', '.join(p.name for p in inner)}")
     return chosen
+
+
+def _inner(location: Path) -> list[Path]:
+    """The databases in a folder of several."""
+    return sorted(path.parent for path in location.glob("*_lmdb/data.mdb")) if location.is_dir() else []
 
 
 def _category(path: Path) -> str:

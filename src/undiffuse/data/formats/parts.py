@@ -46,6 +46,9 @@ _MASKS = frozenset(
     }
 )
 _TOKEN = re.compile(rf"(?P<word>{'|'.join(_WORDS)})(?P<filler>set|data|images)?(?P<year>\d*)(?P<domain>[a-d]?)")
+_MASK_BESIDE = re.compile(  # what ends in a mask's word, and the image that it is of
+    r"(?P<stem>.*[^/])[-_. ](masks?|seg|segmentation|gt|groundtruth|trimap|matte)([-_. ]?\d+)?\.[^./]+", re.IGNORECASE
+)
 _DEEPEST = 4  # levels of folders that are looked at
 _NAMED = 8
 
@@ -123,7 +126,9 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
 def _wanted(counts: Mapping[str, int], asked: str) -> frozenset[str]:
     """The names that are asked for, literally or by what they mean."""
     literal = frozenset(name for name in counts if name.casefold() == asked.casefold())
-    return literal or frozenset(name for name in counts if means(name, asked))
+    meant = frozenset(name for name in counts if means(name, asked))
+    images = frozenset(name for name in meant if not _MASKS & set(re.split(r"[-_. ]+", name.casefold())))
+    return literal or images or meant
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -141,20 +146,21 @@ class Folders:
 
     Args:
         pictures: the names of all images, with slashes.
-        asked: see ``take_parts``.
+        asked: see ``take_parts``; ``none`` takes all.
         location: for messages.
 
     Raises:
         UsageError: as ``take_parts``.
     """
 
-    def __init__(self, pictures: Iterable[str], asked: str | None, location: Path) -> None:
-        self._all = Counter(name.rpartition("/")[0] for name in pictures)
-        self._kept, self._asked, self._location = dict(self._all), asked, location
+    def __init__(self, pictures: Sequence[str], asked: str | None, location: Path) -> None:
+        self._kept = dict(Counter(name.rpartition("/")[0] for name in pictures))
+        self._asked, self._location = asked, location
         self._instead: dict[tuple[int, str], str] = {}  # what a folder of a level counts for in the path to a class
         self.remarks: dict[str, str] = {}
-        self.num_masks, self.masks = 0, ""
+        self._has_masks_beside = False
         if asked != NONE:
+            self._find_masks_beside(pictures)
             self._take_part()
             self._take_images()
             if "splits" not in self.remarks:
@@ -166,11 +172,12 @@ class Folders:
     @property
     def all_taken(self) -> bool:
         """Whether every image is taken, by its own path."""
-        return not self._instead
+        return not self._instead and not self._has_masks_beside
 
     def takes(self, picture: str) -> bool:
-        """Whether an image lies in a folder that is taken."""
-        return picture.rpartition("/")[0] in self._kept
+        """Whether an image lies in a folder that is taken, and is no mask of one beside it."""
+        is_mask = self._has_masks_beside and _MASK_BESIDE.fullmatch(picture) is not None
+        return picture.rpartition("/")[0] in self._kept and not is_mask
 
     def class_path(self, picture: str) -> str:
         """The name of an image without the folders that name parts."""
@@ -185,7 +192,7 @@ class Folders:
             found = take_parts(counts, self._asked, self._location)
             if found is not None:
                 self.remarks["splits"] = found.remark + (f"; {loose:,} beside them left out" if loose else "")
-                rests = {part.rest for name in counts if (part := part_of(name))}
+                rests = {part.rest for name in found.names if (part := part_of(name))}
                 for name in counts:
                     part = part_of(name)
                     self._instead[level, name] = part.rest if part and len(rests) > 1 else ""
@@ -205,6 +212,20 @@ class Folders:
                 self._instead |= {(level, name): "" for name in images}
                 self._keep(level, images)
                 return
+
+    def _find_masks_beside(self, pictures: Sequence[str]) -> None:
+        """Masks that lie beside their images, ``x.png`` and ``x_mask.png``: all that are called so must have theirs."""
+        matches = filter(None, map(_MASK_BESIDE.fullmatch, pictures))
+        owners = Counter(match["stem"] for match in matches)
+        if not owners:
+            return
+        there = {stem for name in pictures if (stem := name.rpartition(".")[0]) in owners}
+        if len(there) == len(owners):
+            self._has_masks_beside = True
+            shown = readable(next(iter(owners)))
+            self.remarks["masks"] = (
+                f"{owners.total():,} masks of images beside them left out, as of {shown} (data.split=none takes all)"
+            )
 
     @property
     def _common(self) -> int:

@@ -18,10 +18,18 @@ from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
-from undiffuse.data.formats.left_out import ARCHIVE, HIDDEN, LINK, LeftOut, kind_of
+from undiffuse.data.formats.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.readable import readable
-from undiffuse.data.formats.zip_index import DEFLATED, ENCRYPTED, STORED, Entry, MemberTable, read_entries
+from undiffuse.data.formats.zip_index import (
+    DEFLATED,
+    ENCRYPTED,
+    STORED,
+    Entry,
+    MemberTable,
+    has_another_before,
+    read_entries,
+)
 from undiffuse.data.source import Dataset, Hashes, Indices
 from undiffuse.data.texts import TextIndex, Texts, sorted_rows
 from undiffuse.errors import UsageError
@@ -143,6 +151,8 @@ class ZipIndex:
                 self._take(entry, file.path, skips)
             else:
                 self.left_out.add(kind_of(entry.name) if _all_shown(entry.name) else HIDDEN, entry.name)
+        if has_another_before(file):
+            self.left_out.add(ARCHIVE_BEFORE, file.path.name)
         self.pictures.sort()
 
     @property

@@ -119,6 +119,12 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
             yield Entry(name, flags, method, crc, stored, size, offset + shift, is_link)
 
 
+def has_another_before(file: FileAt) -> bool:
+    """Whether an archive of its own stands before this one in the file, as ``cat a.zip b.zip`` makes it."""
+    *_, shift = _directory(file)
+    return shift > 0 and file.read(0, 4) == b"PK\3\4"
+
+
 def _directory(file: FileAt) -> tuple[int, int, int, int]:
     """(number of members, where their directory starts, its size, what to add to every offset)."""
     tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
