@@ -70,7 +70,7 @@ def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
         return RunError(f"the disk failed while writing {path}; look after it, then go on")
     if code not in _REFUSALS or (code == errno.ENOENT and not _is_beside(error, path)):
         return None
-    return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place with --out")
+    return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place")
 
 
 _REFUSALS = {

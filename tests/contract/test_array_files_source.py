@@ -68,7 +68,7 @@ def test_the_same_pictures_have_the_same_hashes_in_either_file(tmp_path: Path) -
 
 def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "set.npy", noise(4, 3, 8, 3))
-    with pytest.raises(UsageError, match="4x3x8x3: the channels may be first or last; say it with axes="):
+    with pytest.raises(UsageError, match="4x3x8x3: the channels may be first or last; say it with data\.axes="):
         load(path)
     assert load(path, axes="NHWC").shape == (3, 3, 8) and load(path, axes="NCHW").shape == (3, 8, 3)
     with pytest.raises(UsageError, match="does not fit axes=NCHW"):
@@ -84,7 +84,7 @@ def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
         (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; they go from 0 to 0: say "),
         (
             noise(9, 8, 8) / 255,
-            r"from 0 to 1: say what they mean with levels=0\.\.1, or save x \* 255, rounded",
+            r"from 0 to 1: say what they mean with data.levels=0\.\.1, or save x \* 255, rounded",
         ),
         (noise(9, 8, 8) / 127.5 - 1, r"levels=-1\.\.1, or save \(x \+ 1\) \* 127\.5, rounded, as numpy.uint8"),
         (noise(9, 8, 8) * 1.0, r"from 0 to 255: save x, rounded, as numpy.uint8"),
@@ -110,7 +110,7 @@ def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str,
     np.savez(tmp_path / "set.npz", x=floats)
     for path in (saved(tmp_path / "set.npy", floats), tmp_path / "set.npz"):
         assert np.array_equal(pictures(load(path, levels=levels))[:, 0], whole)
-        with pytest.raises(UsageError, match=f"say what they mean with levels={levels}"):
+        with pytest.raises(UsageError, match=f"say what they mean with data.levels={levels}"):
             load(path)
     floats[290, 0, 0] = np.nan
     np.savez(tmp_path / "set.npz", x=floats)

@@ -287,7 +287,10 @@ def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: Co
     config = json.loads((model / "config.json").read_text())
     config["config"]["data"]["path"] = str(tmp_path / "gone")
     change_config(model, config)
-    other = ("--data", colour / "data")
+    undiffuse.fine("evaluate", model, *COLOUR, "--data", colour / "data", "--metrics", "copying")  # its own, moved
+    shutil.copytree(colour / "data", tmp_path / "other")
+    next(path for path in (tmp_path / "other").rglob("*.png")).unlink()
+    other = ("--data", tmp_path / "other")
     undiffuse.fine("evaluate", model, *COLOUR, *other, "--metrics", "vlb")
     line = undiffuse.refused("evaluate", model, *COLOUR, *other, "--metrics", "copying")
     assert "trained on" in line and "gone" in line and "--metrics" in line

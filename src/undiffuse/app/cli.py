@@ -37,6 +37,7 @@ from undiffuse.app.visible import visible
 from undiffuse.claims import chosen_folder
 from undiffuse.cores import leave_room
 from undiffuse.errors import UndiffuseError, UsageError
+from undiffuse.wording import command
 
 app = typer.Typer(
     name="undiffuse",
@@ -117,7 +118,7 @@ def train(
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     with chosen_folder(out, Path("runs"), config.recipe) as folder:
         if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
-            typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+            typer.echo(f"done: {folder}; next: {command('sample', folder, '-n', 64)}")
 
 
 app.command()(cli_distill.distill)

@@ -11,6 +11,7 @@ from undiffuse.app import early
 from undiffuse.app.cli_options import DeviceOption, ModelArgument, parse_duration
 from undiffuse.claims import chosen_folder
 from undiffuse.errors import UsageError
+from undiffuse.wording import command
 
 
 def distill(
@@ -52,4 +53,4 @@ def distill(
         return
     with chosen_folder(out, Path("runs"), config.recipe) as folder:
         if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
-            typer.echo(f"done: {folder}; next: undiffuse sample {folder} -n 64")
+            typer.echo(f"done: {folder}; next: {command('sample', folder, '-n', 64)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from undiffuse.metrics import check_pictures
 from undiffuse.registry import lookup
 from undiffuse.sealed import sealed
 from undiffuse.systems.saved import WEIGHTS
+from undiffuse.wording import command
 
 Pictures = str | Path | Dataset | Tensor | npt.NDArray[Any]
 
@@ -200,8 +200,8 @@ def _refuse_run(given: str | Path) -> None:
     folder = Path(given).expanduser()
     if (folder / "config.json").is_file() and (folder / WEIGHTS["ema"]).is_file():
         raise UsageError(
-            f"{given} is a run, and sets of pictures are compared; measure it with: undiffuse evaluate "
-            f"{shlex.quote(str(given))}, or draw pictures first with: undiffuse sample {shlex.quote(str(given))}"
+            f"{given} is a run, and sets of pictures are compared; measure it with: {command('evaluate', given)}, or "
+            f"draw pictures first with: {command('sample', given)}"
         )
 
 

@@ -15,6 +15,7 @@ from undiffuse.claims import writes_to
 from undiffuse.evaluation import Protocol
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.saved import read_config
+from undiffuse.wording import command
 
 RECIPE = "ddpm-digits"
 
@@ -37,4 +38,4 @@ def run_demo(out: Path, device: str) -> None:
     evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json")
     page = report_run(model)
     say(f"report: {page}   ({duration(time.monotonic() - started)})")
-    say(f"go on with: undiffuse sample {out} -n 64")
+    say(f"go on with: {command('sample', out, '-n', 64)}")

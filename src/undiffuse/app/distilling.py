@@ -20,6 +20,7 @@ from undiffuse.systems.sampled import SampledConfig
 from undiffuse.systems.saved import WEIGHTS
 from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.config import RunConfig
+from undiffuse.wording import command
 
 #: Steps that a student may be made for.
 STEPS = (1, 2, 4, 8)
@@ -70,5 +71,6 @@ def _named(folder: Path) -> TeacherConfig:
     """The model in this folder with the checksum of its weights."""
     weights = folder / WEIGHTS["ema"]
     if not weights.is_file():
-        raise UsageError(f"{folder} has no {weights.name} yet; train it on with --resume until a checkpoint is written")
+        on = command("train", "--resume", "--out", folder)
+        raise UsageError(f"{folder} has no {weights.name} yet; train it on until a checkpoint is written: {on}")
     return TeacherConfig(path=str(folder), sha256=sha256_of(weights))

@@ -21,6 +21,7 @@ from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.systems.base import DenoisingSystem, System, denoising
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
+from undiffuse.wording import command
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
 NUM_SEEDS = 64
@@ -79,7 +80,7 @@ def export_model(
         folder.mkdir()
         save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
         (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
-    say(f"exported: {out}; next: undiffuse sample {out} -n 64")
+    say(f"exported: {out}; next: {command('sample', out, '-n', 64)}")
     return out
 
 

@@ -8,6 +8,7 @@ from undiffuse.app.show import Working, say
 from undiffuse.data.download import SETS, Gotten, PublicSet, Remote, get
 from undiffuse.errors import RunError, UsageError
 from undiffuse.registry import lookup
+from undiffuse.wording import command, counted, quoted
 
 
 def list_sets() -> None:
@@ -32,8 +33,8 @@ def get_set(name: str, out: Path | None) -> None:
         found = get(public, folder, tell)
     if found.missing:
         _refuse_missing(name, public, folder, found)
-    what = f"fetched {len(found.fetched)} files" if found.fetched else "all files were there"
-    say(f"{what} and checked; next: undiffuse data info {found.data}, or train with --data {found.data}")
+    what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"
+    say(f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}")
     if public.hint:
         say(f"note: {public.hint}")
 
@@ -43,7 +44,8 @@ def _refuse_missing(name: str, public: PublicSet, folder: Path, found: Gotten) -
     say(f"to be put into {folder}:")
     for file in found.missing:
         say(f"  {_line(file)}")
-    again = f"put the {len(found.missing)} files above into {folder} and run 'undiffuse data get {name}' again"
+    get_again = command("data", "get", name, "--out", folder)
+    again = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {get_again}"
     if found.reason:
         raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {again}")
     raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {again}")

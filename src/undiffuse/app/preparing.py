@@ -16,6 +16,7 @@ from undiffuse.data.config import PictureConfig
 from undiffuse.data.prepare import PrepareSettings, prepare
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
+from undiffuse.wording import command, quoted
 
 _MOST_CLASSES = 20  # named with their counts
 _OF_THE_SOURCE = {
@@ -88,7 +89,8 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
         ["hash of all", pictures["hash"]],
     ]
     table(str(out), ["", ""], rows)
-    say(f"done: {out}; next: undiffuse data info {out} --sheet sheet.png, or train with --data {out}")
+    look = command("data", "info", out, "--sheet", "sheet.png")
+    say(f"done: {out}; next: {look}, or train with --data {quoted(out)}")
 
 
 def _colours(pictures: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
+from undiffuse.wording import command
 
 _SHOWN, _COMPARED = 64, 32
 _SHOWN_POINTS = 2000
@@ -197,22 +197,22 @@ def _findings(path: Path) -> Any:
         return None
     rows = content.get("findings")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} holds no list of findings; make it anew with: undiffuse doctor {path.parent}")
+        raise UsageError(f"{path} holds no list of findings; make it anew with: {command('doctor', path.parent)}")
     return rows
 
 
 def _commands(model: Model) -> dict[str, str]:
-    run = shlex.quote(spoken_name(model.path))
+    run = spoken_name(model.path)
     points = len(model.system.shape) != 3
     commands = {
-        f"sample 64 {'points' if points else 'pictures'}": f"undiffuse sample {run} -n 64",
-        "measure again, with more samples": f"undiffuse evaluate {run} --num 5000",
-        "set it beside another run": f"undiffuse report {run} OTHER",
+        f"sample 64 {'points' if points else 'pictures'}": command("sample", run, "-n", 64),
+        "measure again, with more samples": command("evaluate", run, "--num", 5000),
+        "set it beside another run": command("report", run, "OTHER"),
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
         "train on your own pictures": "undiffuse train --data FOLDER",
     }
     if isinstance(model.system, DenoisingSystem):
-        commands["see the denoising"] = f"undiffuse sample {run} -n 8 --progressive"
+        commands["see the denoising"] = command("sample", run, "-n", 8, "--progressive")
     if model.class_names:
-        commands["one class only"] = f"undiffuse sample {run} --class {shlex.quote(model.class_names[-1])} -n 16"
+        commands["one class only"] = command("sample", run, "--class", model.class_names[-1], "-n", 16)
     return commands

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
+from undiffuse.wording import command
 
 
 def reproducing_command(record: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def reproducing_command(record: Mapping[str, Any]) -> str:
             return ""
     except UsageError:
         return ""
-    return shlex.join(["undiffuse", "train", wanted.recipe, *overrides])
+    return command("train", wanted.recipe, *overrides)
 
 
 def overrides_for(config: RunConfig) -> list[str]:

@@ -228,12 +228,12 @@ def _store_for(config: EncodedConfig, count: int, needed: int) -> Store | None:
     except OSError as error:
         store, problem = None, error.strerror or str(error)
     if problem and config.cache != "auto":
-        raise UsageError(f"cannot keep the decoded pictures in cache={config.cache}: {problem}; name another place")
+        raise UsageError(f"cannot keep decoded pictures in data.cache={config.cache}: {problem}; name another place")
     if problem:
         _log.warning("%s: not kept decoded in %s: %s; decoded while training", config.location, place.parent, problem)
     elif config.cache == "auto":
         size = f"{needed / 1e9:.1f} GB"
-        _log.warning("%s: kept decoded in %s, %s; prevented by cache=none", config.location, place, size)
+        _log.warning("%s: kept decoded in %s, %s; prevented by data.cache=none", config.location, place, size)
     return store
 
 

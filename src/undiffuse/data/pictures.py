@@ -183,7 +183,7 @@ def fit_picture(
         side = min(image.width, image.height)
         raise UsageError(
             f"the picture of {image.height}x{image.width} (height x width) is smaller than the training size "
-            f"{height}x{width}; take size={side} or less, or allow enlarging with upscale=true"
+            f"{height}x{width}; take data.size={side} or less, or allow enlarging with data.upscale=true"
         )
     if scale == 1:  # whole pixels, so that nothing is resampled
         left, top = (image.width - width) // 2, (image.height - height) // 2

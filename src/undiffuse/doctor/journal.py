@@ -11,7 +11,7 @@ from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.game import is_game, judge_balance, judge_gap
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
-from undiffuse.wording import counted, some
+from undiffuse.wording import command, counted, some
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -32,7 +32,7 @@ def progress(subject: RunSubject) -> Iterable[Finding]:
             "warning",
             "training is not finished",
             f"{seen:,} of {asked:,} images ({percent(seen / asked)})",
-            f"go on with: undiffuse train --resume --out {subject.folder}",
+            f"go on with: {command('train', '--resume', '--out', subject.folder)}",
             {"images": seen, "num_images": asked},
         )
     else:

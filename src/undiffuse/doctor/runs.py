@@ -22,7 +22,7 @@ from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.modes import Modes
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
-from undiffuse.wording import counted, some
+from undiffuse.wording import command, counted, some
 
 #: Samples tried first, from which the time of the others is told.
 _TRIED = 16
@@ -201,7 +201,7 @@ def files(subject: RunSubject) -> Iterable[Finding]:
     try:
         subject.model  # noqa: B018 (weights that do not match their checksum are refused here)
     except UsageError as error:
-        advice = "put a sound copy back, or train on with: undiffuse train --resume --out RUN"
+        advice = f"put a sound copy back, or train on with: {command('train', '--resume', '--out', subject.folder)}"
         yield Finding("problem", "the model cannot be loaded", str(error), advice)
         return
     yield Finding("ok", "model", f"weights match their checksum, {subject.model.weights_sha256[:12]}")

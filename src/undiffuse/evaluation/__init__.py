@@ -87,7 +87,7 @@ def default_metrics(subject: Subject) -> tuple[list[str], str]:
     if len(beside) < len(wanted):
         left_out.append(
             f"{len(subject.held_out)} held-out pictures are too few for {' and '.join(wanted)}: give others with "
-            "--data, or train with a data.validation_fraction"
+            "--data, or train with a data.validation_fraction above 0"
         )
     return [*compared, *beside], "; ".join(left_out)
 

@@ -144,16 +144,18 @@ class UNetConfig(EmbeddedConfig):
         if not residual and (self.resample_filter == "fir" or self.resample_projection):
             raise UsageError(
                 f"resample_filter={self.resample_filter!r} and resample_projection={self.resample_projection} are for "
-                f"downsample='residual' and upsample='residual', got {self.downsample!r} and {self.upsample!r}"
+                f"system.network.downsample=residual and system.network.upsample=residual, got {self.downsample!r} and "
+                f"{self.upsample!r}"
             )
         if self.resample_filter != "fir" and "residual" in (self.progressive_input, self.progressive_output):
             raise UsageError(
-                f"a 'residual' pyramid needs resample_filter='fir', got {self.resample_filter!r} with "
+                f"a 'residual' pyramid needs system.network.resample_filter=fir, got {self.resample_filter!r} with "
                 f"progressive_input={self.progressive_input!r} and progressive_output={self.progressive_output!r}"
             )
         if self.progressive_combine == "cat" and self.progressive_input != "input_skip":
             raise UsageError(
-                f"progressive_combine='cat' is for progressive_input='input_skip', got {self.progressive_input!r}"
+                f"progressive_combine='cat' is for system.network.progressive_input=input_skip, got "
+                f"{self.progressive_input!r}"
             )
         return self
 

@@ -260,7 +260,9 @@ def check_pictures(model: Model, study: str) -> None:
         UsageError: says which study fits.
     """
     if len(model.system.shape) != 3:
-        raise UsageError(f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory' fits")
+        raise UsageError(
+            f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory MODEL' fits"
+        )
     if lookup(MODEL_STUDIES, study, "study").denoises:
         denoising(model.system, f"the study {study!r}")
 

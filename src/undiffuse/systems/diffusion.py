@@ -181,19 +181,20 @@ def _check_objective(config: DiffusionConfig) -> None:
     objective, process = config.objective, build(PROCESSES, config.process)
     if config.learned_variance and objective == "denoising":
         raise UsageError(
-            "learned_variance=true with objective='denoising', which trains no variance; say objective=hybrid or "
-            "objective=variational"
+            "learned_variance=true with objective='denoising', which trains no variance; say "
+            "system.objective=hybrid or system.objective=variational"
         )
     if objective != "denoising" and not config.learned_variance:
         raise UsageError(
-            f"objective={objective!r} trains a learned variance; say learned_variance=true, or for a fixed one "
-            "objective=denoising with weighting=variational"
+            f"objective={objective!r} trains a learned variance; say system.learned_variance=true, or for a fixed one "
+            "system.objective=denoising with system.weighting=variational"
         )
     what = f"objective={objective!r}" if objective != "denoising" else "time_draws='importance'"
     if objective == "denoising" and config.time_draws != "importance":
         return
     if (process.num_steps or 0) < 2 or config.time_density.name != "knots":
         raise UsageError(
-            f"{what} needs a process with num_steps of at least 2, such as ddpm_cosine, and time_density=knots; got "
+            f"{what} needs a process with num_steps of at least 2, such as system.process=ddpm_cosine, and "
+            "system.time_density=knots; got "
             f"process={config.process.name} and time_density={config.time_density.name}"
         )

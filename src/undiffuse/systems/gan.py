@@ -86,12 +86,13 @@ class GanConfig(SystemConfig):
         if self.adaptive is not None and not objective.signed:
             raise UsageError(
                 f"system.adaptive counts outputs that say 'real' by their sign, and those of objective="
-                f"{self.objective.name} have no zero; say adaptive=null, or objective=non_saturating or hinge"
+                f"{self.objective.name} have no zero; say system.adaptive=null, or "
+                "system.objective=non_saturating or system.objective=hinge"
             )
         if objective.penalties.any and getattr(self.discriminator, "norm", "none") == "batch":
             raise UsageError(
                 f"objective={self.objective.name} penalises the slope at each picture by itself, which batch norm "
-                "ties to the others; say discriminator.norm=layer, none or spectral, or set its penalties to 0"
+                "ties to the others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
             )
         return self
 

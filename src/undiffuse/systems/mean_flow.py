@@ -68,7 +68,7 @@ class MeanFlowConfig(SampledConfig):
     def _velocities(self) -> Self:
         if self.process.name != "flow" or self.parameterization != "flow":
             raise UsageError(
-                f"mean_flow knows process=flow with parameterization=flow, got {self.process.name} with "
+                f"mean_flow knows system.process=flow with system.parameterization=flow, got {self.process.name} with "
                 f"{self.parameterization}; leave both out (a teacher may have any)"
             )
         build(TIME_DENSITIES, self.time_density)(build(PROCESSES, self.process), torch.full((1,), 0.5))

@@ -99,7 +99,8 @@ class ProgressiveConfig(SampledConfig):
         fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))
         if not torch.allclose(fine[::2], coarse, rtol=0, atol=1e-9):
             raise UsageError(
-                f"sampling.grid={self.sampling.grid!r} has other knots for half the steps; use uniform or quadratic"
+                f"sampling.grid={self.sampling.grid!r} has other knots for half the steps; use "
+                "system.sampling.grid=uniform or system.sampling.grid=quadratic"
             )
         return self
 

@@ -92,14 +92,15 @@ class SampledConfig(SystemConfig):
         Parameterization(self.parameterization, process)
         if make_sampler(self.sampling.sampler).needs_learned_variance and not self.says_variance:
             raise UsageError(
-                f"sampling.sampler={self.sampling.sampler!r} needs learned_variance=true; say ancestral:variance=beta"
+                f"sampling.sampler={self.sampling.sampler!r} needs system.learned_variance=true; say "
+                "system.sampling.sampler=ancestral:variance=beta"
             )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
         check_guidance(self.sampling.guidance, bool(self.class_conditional), self.label_dropout)
         if self.sampling.autoguidance != 1 and not self.keeps_guide:
             raise UsageError(
                 f"sampling.autoguidance={self.sampling.autoguidance:g} needs a guide kept in training; say "
-                "guide_images=30000 on a system that has it, or autoguidance=1"
+                "system.guide_images=30000 on a system that has it, or system.sampling.autoguidance=1"
             )
         return self
 

@@ -33,6 +33,7 @@ from undiffuse.systems import record as records
 from undiffuse.systems.base import SampleRequest, System, to_uint8
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
+from undiffuse.wording import command
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
@@ -363,4 +364,5 @@ def _where_from(folder: Path) -> str:
     """What to do about weights that are not there: a run will have them, an exported model has the averaged ones."""
     if (folder / "model_card.md").is_file() and (folder / WEIGHTS["ema"]).is_file():
         return "; this model has the averaged weights alone, --weights ema"
-    return " yet; train on with --resume until a checkpoint is written"
+    on = command("train", "--resume", "--out", folder)
+    return f" yet; train on until a checkpoint is written: {on}"

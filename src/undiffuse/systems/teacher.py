@@ -184,7 +184,7 @@ def begin_as(student: Student, model: DenoisingSystem) -> None:
     if taken < len(network.state_dict()):
         raise UsageError(
             "such a student has the process, parameterization, network and classes of the model that it begins as, and "
-            "these differ here; start it with 'undiffuse distill', which takes them over from the teacher"
+            "these differ here; start it with 'undiffuse distill MODEL', which takes them over from the teacher"
         )
 
 

@@ -123,7 +123,8 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
 
 
 def _provenance(source: str, axes: str) -> dict[str, str]:
-    return {"source": source, "licence": "not stated in the file", "axes": f"{axes} (axes=NHW, NHWC or NCHW says else)"}
+    said = f"{axes} (data.axes=NHW, NHWC or NCHW says else)"
+    return {"source": source, "licence": "not stated in the file", "axes": said}
 
 
 def _pictures_name(config: ArraysConfig, archive: Npz) -> str:
@@ -135,8 +136,8 @@ def _pictures_name(config: ArraysConfig, archive: Npz) -> str:
     able = [name for name, header in archive.headers.items() if len(header.shape) in (3, 4)]
     if name is None and len(able) != 1:
         raise UsageError(
-            f"{archive.path}: {len(able)} arrays that may be of pictures for split={split}; name one with array=, of: "
-            + ", ".join(archive.headers)
+            f"{archive.path}: {len(able)} arrays that may be of pictures for split={split}; name one with "
+            f"data.array=NAME, of: {', '.join(archive.headers)}"
         )
     return name or able[0]
 
@@ -185,7 +186,7 @@ def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
         return config.axes
     if len(able) != 1:
         why = "no axis of 1 or 3 channels" if not able else "the channels may be first or last"
-        raise UsageError(f"{title}: {_text(shape)}: {why}; say it with axes=NHWC or axes=NCHW")
+        raise UsageError(f"{title}: {_text(shape)}: {why}; say it with data.axes=NHWC or data.axes=NCHW")
     return able[0]
 
 
@@ -209,7 +210,7 @@ def _advice(array: Array) -> str:
         return "save them as numpy.uint8"
     low, high = float(part.min()), float(part.max())
     declared = array.dtype.kind == "f" and low >= -1 and high <= 1
-    levels = f"say what they mean with levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
+    levels = f"say what they mean with data.levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
     return f"they go from {low:.4g} to {high:.4g}: {levels}save {as_bytes_advice(low, high)}, as numpy.uint8"
 
 

@@ -96,7 +96,7 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     if config.labels == "metadata" and not notes.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file beside a "
-            "picture gives a label; take another of labels=folders, leaf, prefix, none"
+            "picture gives a label; take another, data.labels=folders, leaf, prefix or none"
         )
     if config.labels in ("folders", "leaf") or (config.labels == "auto" and not notes.decided):
         paths = notes.paths if parts.all_taken else Texts(map(parts.class_path, notes.paths))
@@ -325,7 +325,7 @@ def complete_rows(
         lacking = (numbers < 0) & ~rejected & ~missing if (numbers >= 0).any() else missing[:0]
         for place in np.flatnonzero(lacking):
             title = title_of(int(place))
-            skips.take(UsageError(f"{title}: has no {what} though others have one ({what}s=none reads none)"))
+            skips.take(UsageError(f"{title}: has no {what} though others have one (data.{what}s=none reads none)"))
             missing[place] = True
     rows = np.flatnonzero(~rejected & ~missing)
     skips.refuse_nothing_left(len(rows), len(rejected))

@@ -52,8 +52,8 @@ def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> Iter
         return None
     loose = next((name for name in pictures if name.count("/") <= depth), None)
     if loose is not None:
-        shown = readable(loose)
-        raise UsageError(f"{location}: labels={labels}, but {shown} lies in no sub-folder; move it or take labels=none")
+        told = f"labels={labels}, but {readable(loose)} lies in no sub-folder"
+        raise UsageError(f"{location}: {told}; move it or take data.labels=none")
     last = None if labels == "leaf" else depth + 1
     return ("/".join(name.split("/")[:-1][depth:last]) for name in pictures)
 
@@ -72,7 +72,8 @@ def depth_remark(pictures: Sequence[str]) -> dict[str, str]:
         return {}
     first = {name.split("/")[depth] for name in pictures}
     leaves = {name.rpartition("/")[0] for name in pictures}
-    text = f"none read: labels=folders makes {len(first)} of the outer folders, labels=leaf {len(leaves)} of the inner"
+    outer = f"data.labels=folders makes {len(first)} of the outer folders"
+    text = f"none read: {outer}, data.labels=leaf {len(leaves)} of the inner"
     return {"classes_possible": text}
 
 
@@ -85,7 +86,7 @@ def prefix_of(name: str) -> str:
     stem = name.rpartition("/")[2].rpartition(".")[0]
     match = _PREFIX.fullmatch(stem)
     if match is None:
-        raise UsageError("labels=prefix expects a name such as cat_001.png: a class, _ or -, and a number")
+        raise UsageError("data.labels=prefix expects a name such as cat_001.png: a class, _ or -, and a number")
     return match["prefix"]
 
 

@@ -218,7 +218,7 @@ def read_dataset_json(content: bytes, folder: str, title: str) -> DatasetJson | 
         return None
     labels, names = found["labels"], found.get("class_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{title}: its class_names are no list of texts; mend it or take labels=none")
+        raise UsageError(f"{title}: its class_names are no list of texts; mend it or take data.labels=none")
     if labels is None:
         return DatasetJson((), tuple(names))
     return DatasetJson(_entries(labels, folder, title), tuple(names))

@@ -94,7 +94,7 @@ def _remarks(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
         for there in (True, False)
     )
     text = f"tables by split: {taken} taken" + (
-        f", {left} left out (data.split= takes another, or all)" if left else ""
+        f", {left} left out (data.split=NAME takes another, or all)" if left else ""
     )
     return {"splits": text}
 
