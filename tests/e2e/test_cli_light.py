@@ -18,7 +18,19 @@ NEVER_FOR_SAMPLING = (
 )
 ROOMS_FOR_SAMPLING = (
     *("app", "compute", "core", "guidance", "losses", "networks", "samplers", "systems", "zoo"),
-    *("config", "errors", "files", "images", "registry", "version", "wording"),
+    *(
+        "claims",
+        "config",
+        "cores",
+        "errors",
+        "files",
+        "images",
+        "leftovers",
+        "registry",
+        "sealed",
+        "version",
+        "wording",
+    ),
     "studies",  # the names alone, see below
 )
 

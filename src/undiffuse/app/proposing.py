@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from undiffuse.data.pictures import read_header, without_warnings
 from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
+from undiffuse.wording import command
 
 #: Headers of so many files are read at most, evenly spaced: a second or two.
 _MOST_HEADERS = 4_000
@@ -38,8 +38,8 @@ def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
 
 def proposal_text(proposal: Proposal, data: str) -> str:
     """What is proposed and why, and the command that says so without being asked."""
-    command = shlex.join(["undiffuse", "train", proposal.recipe, "--data", data, *proposal.overrides])
-    return f"{proposal.recipe} fits: {'; '.join(proposal.reasons)}\nthe same as: {command}"
+    typed = command("train", proposal.recipe, "--data", data, *proposal.overrides)
+    return f"{proposal.recipe} fits: {'; '.join(proposal.reasons)}\nthe same as: {typed}"
 
 
 def proposal_for(source: SourceConfig, overrides: Sequence[str], device: str = "auto") -> Proposal:

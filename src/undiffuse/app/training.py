@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.folder import is_unbegun, refuse_links, take_back
 from undiffuse.training.trainer import Trainer, settled
+from undiffuse.wording import command
 
 #: How long the measurement of a dry run may take on a slow machine.
 _MEASURED_SECONDS = 5.0
@@ -82,8 +82,8 @@ def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
         UsageError: no recipe is called so, but a file or folder is.
     """
     if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
-        command = shlex.join(["undiffuse", "train", "--data", recipe])
-        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {command}")
+        typed = command("train", "--data", recipe)
+        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {typed}")
 
 
 def saved_config(out: Path) -> RunConfig:
@@ -139,7 +139,7 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
         finished = trainer.run(stop_after_seconds)
     if not finished:
         because = f" ({stop.cause})" if stop.number else ""
-        again = f"undiffuse train --resume --out {shlex.quote(str(out))}"
+        again = command("train", "--resume", "--out", out)
         told = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
         if stop.number:
             raise StoppedError(told, stop.number)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.sealed import CHECKSUM, changes, checksum_of, read_json, sealed
+from undiffuse.wording import command
 
 #: Version of the layout of ``config.json``, weights and checkpoints.
 FORMAT_VERSION = 1
@@ -154,12 +154,13 @@ def differences(record: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]
 
 def changed(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | None, since: str) -> UsageError:
     """The complaint about a configuration that was changed: what differs, and both ways out."""
-    place, differs = shlex.quote(str(folder)), differences(record, kept) if kept is not None else []
+    differs = differences(record, kept) if kept is not None else []
     more = f"; and {len(differs) - _SHOWN_CHANGES} more" if len(differs) > _SHOWN_CHANGES else ""
     named = f" ({'; '.join(differs[:_SHOWN_CHANGES])}{more})" if differs else ""
-    back = f"put it back with: undiffuse seal --restore {place}" if kept is not None else "put a sound copy back"
+    back = f"put it back with: {command('seal', '--restore', folder)}" if kept is not None else "put a sound copy back"
     return UsageError(
-        f"{folder / 'config.json'} was changed after {since}{named}; {back}, or if it is meant: undiffuse seal {place}"
+        f"{folder / 'config.json'} was changed after {since}{named}; {back}, or if it is meant: "
+        f"{command('seal', folder)}"
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -258,7 +257,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except UsageError as error:
         if not (folder / "config.json").is_file() or not kept_configs(folder):
             raise
-        raise UsageError(f"{error}; put it back with: undiffuse seal --restore {shlex.quote(str(folder))}") from None
+        raise UsageError(f"{error}; put it back with: {command('seal', '--restore', folder)}") from None
     if is_changed(record):
         raise records.changed(folder, record, next(iter(kept_configs(folder)), None), "it was written")
     return record
