@@ -115,7 +115,7 @@ def open_kept(config: EncodedConfig) -> Dataset | None:
 
 def tell(location: Path, provenance: Mapping[str, str]) -> None:
     """Say what a person should know of a set when it is opened."""
-    for key in ("skipped", "left_out", "splits", "masks", "classes_joined", "size_chosen"):
+    for key in ("skipped", "left_out", "splits", "masks", "classes_joined", "classes_called", "size_chosen"):
         if key in provenance:
             _log.warning("%s: %s", location, provenance[key])
 

@@ -116,6 +116,7 @@ class LabelColumn:
         self._first: dict[type, str] = {}
         self._looks: dict[str, str] = {}
         self._joined: dict[str, None] = {}
+        self._no_text: dict[str, None] = {}
 
     def code(self, label: object, title: str) -> int:
         """The number that stands for a label until ``classes``.
@@ -144,6 +145,8 @@ class LabelColumn:
 
     def _as_met_first(self, name: str) -> str:
         """The spelling in which a name of this look was met first."""
+        if readable(name) != name:
+            self._no_text[readable(name)] = None
         look = readable(composed(name))
         first = self._looks.setdefault(look, name)
         if first != name:
@@ -156,9 +159,11 @@ class LabelColumn:
 
     @property
     def remarks(self) -> dict[str, str]:
-        """Which classes have names of one look, for a set's provenance."""
-        text = f"{', '.join(self._joined)}: spelled in two ways (accents composed and apart), taken for one class each"
-        return {"classes_joined": text} if self._joined else {}
+        """Which classes have names of one look, or names that are no text, for a set's provenance."""
+        joined = f"{', '.join(self._joined)}: spelled in two ways (accents composed and apart), one class each"
+        shown = f"{', '.join(self._no_text)}: names that are no text (UTF-8), called by their bytes as shown"
+        remarks = {"classes_joined": joined if self._joined else "", "classes_called": shown if self._no_text else ""}
+        return {key: text for key, text in remarks.items() if text}
 
     def _shown(self, label: Label) -> str:
         name = readable(str(label))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undiffuse.data.decoding import heic
-from undiffuse.data.formats.left_out import FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
+from undiffuse.data.formats.left_out import FOLDER_AGAIN, FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.within import sources_within
 from undiffuse.data.texts import Texts, sorted_rows
@@ -51,6 +51,8 @@ def list_names(root: Path) -> Names:
         here = waiting.pop()
         folders = _take_files(root, here, found)
         new = [name for name in sorted(folders) if _is_new(root / here / name, seen)]
+        for name in sorted(set(folders) - set(new)):
+            found.left_out.add(FOLDER_AGAIN, f"{here}{name}")
         waiting.extend(f"{here}{name}/" for name in reversed(new))
     refuse_without_pictures(found, root, "folder", "" if found.pictures else sources_within(root))
     return found._replace(pictures=found.pictures.select(sorted_rows(found.pictures)))

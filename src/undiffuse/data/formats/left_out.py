@@ -46,6 +46,7 @@ REPEATED = Kind("file of a name that comes again later", "files of names that co
 IMAGE_BESIDE = Kind("image beside what is read", "images beside what is read", "folder:PATH reads images alone")
 FOLDER_BESIDE = Kind("folder beside what is read", "folders beside what is read", "name it alone to read it")
 NOT_OF_THE_SET = Kind("image that is none of the set's", "images that are none of the set's", "folder:PATH takes all")
+FOLDER_AGAIN = Kind("link to a folder that is read already", "links to folders that are read already", aloud=False)
 OTHER = Kind("file without an image's ending", "files without an image's ending", aloud=False)
 HIDDEN = Kind("hidden file or folder", "hidden files or folders", aloud=False)
 LINK = Kind("link", "links", "links in archives are not followed")

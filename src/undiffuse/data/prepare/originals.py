@@ -20,7 +20,7 @@ from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
 #: What a prepared archive says of its source.
-_TOLD = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined")
+_TOLD = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "classes_called")
 
 
 class Found(NamedTuple):
