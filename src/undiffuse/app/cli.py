@@ -152,6 +152,7 @@ def sample(
         int, typer.Option(help="evaluate a U-Net's coarse levels every so many steps only: faster, not the same")
     ] = 1,
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
+    shown: Annotated[int, typer.Option("--shown", help="images in grid.png: the first so many")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
     weights: WeightsOption = "ema",
@@ -185,6 +186,7 @@ def sample(
             autoguidance_interval=autoguided,
             reuse=reuse,
             progressive=progressive,
+            shown=shown,
             overwrite=overwrite,
         )
 

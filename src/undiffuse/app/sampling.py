@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
-from undiffuse.files import check_own_folder, json_text, replacing
+from undiffuse.errors import UsageError
+from undiffuse.files import check_own_folder
 from undiffuse.images import fill_png, picture_of
 from undiffuse.samplers.base import Progress, Sampled
-from undiffuse.sealed import sealed
 from undiffuse.systems.base import SampleRequest
-from undiffuse.systems.sampling import written_interval
+from undiffuse.systems.sample_record import shared_record
+from undiffuse.systems.sample_set import OWN_FILES, SHOWN, SampleSet
 from undiffuse.systems.saved import Model, check_seeds
+from undiffuse.version import __version__
+from undiffuse.wording import counted
 
 #: Pictures and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all pictures.
 _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
 
-#: The files that sampling writes; --overwrite deletes no other.
-_OWN = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz")
+#: Bytes of them that are held in memory at most.
+_MOST_HISTORY = 2**29
 
 
 @writes_to("out")
@@ -47,108 +49,112 @@ def sample_to_folder(
     autoguidance: float | None = None,
     autoguidance_interval: tuple[float, float] | None = None,
     reuse: int = 1,
+    shown: int = SHOWN,
     overwrite: bool = False,
 ) -> Path:
-    """Sample ``num`` pictures and write them to ``out`` in one piece.
+    """Sample ``num`` images and write them to ``out``, which is there when all are; see ``SampleSet``.
 
+    Args:
+        shown: images in ``grid.png``, the first so many.
     Returns:
         ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
     Raises:
         UsageError: ``out`` holds something already, or a request that the model cannot serve.
     """
-    check_own_folder(out, "samples", "samples.json", _OWN, overwrite=overwrite)
+    check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
-    history: dict[int, dict[int, torch.Tensor]] = {}
-    with counting("sampling") as tell:
-
-        def callback(first: int, progress: Progress) -> None:
-            tell(first * progress.count + len(progress.x) * (progress.index + 1), num * progress.count)
-            if progressive:
-                history.setdefault(progress.index, {})[first] = model.finish(progress.x_0)
-
-        request = SampleRequest(
-            seeds=seeds,
-            sampler=sampler,
-            num_steps=steps,
-            grid=grid,
-            process=process,
-            temperature=temperature,
-            cond=model.condition(names),
-            batch_size=batch_size,
-            callback=callback,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            autoguidance=autoguidance,
-            autoguidance_interval=autoguidance_interval,
-            reuse=reuse,
-        )
-        sampled = model.system.sample(request)
-    samples = model.finish(sampled.x).numpy()
-    with replacing(out) as folder:
-        folder.mkdir()
-        _write(folder, samples, _record(model, request, names, sampled))
-        if progressive:
-            _write_progress(folder, history)
-    if sampled.note:
-        warn(sampled.note)
-    say(f"{num} samples in {out} ({_cost(sampled)} each)")
+    request = SampleRequest(
+        seeds=seeds,
+        sampler=sampler,
+        num_steps=steps,
+        grid=grid,
+        process=process,
+        temperature=temperature,
+        batch_size=batch_size,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        autoguidance=autoguidance,
+        autoguidance_interval=autoguidance_interval,
+        reuse=reuse,
+    )
+    made_by = f"undiffuse {__version__} {model.system.device.type}"
+    gathered = SampleSet(out, shared_record(model, request), seeds, names, model.system.shape, shown, made_by)
+    history = _History(model, num) if progressive else None
+    if history is not None:
+        gathered.discard()  # what was predicted on the way to them is gone
+    note = _filled(model, gathered, request, history)
+    gathered.finish({} if history is None else {"progressive.npz": history.write})
+    if note:
+        warn(note)
+    say(f"{counted(num, 'sample')} in {out} ({_cost(gathered)} each)")
     return out
 
 
-def _record(model: Model, request: SampleRequest, names: Sequence[str | None], sampled: Sampled) -> dict[str, Any]:
-    defaults = model.system.sampling_facts()
-    shared = {
-        "model": model.path.resolve().name,
-        "model_sha256": model.weights_sha256,
-        "recipe": model.config["config"]["recipe"],
-        "sampler": request.sampler or defaults.get("sampler"),
-        "steps": request.num_steps or defaults.get("steps"),
-        "grid": request.grid or defaults.get("grid"),
-        "process": request.process or "the model's own",
-        "temperature": request.temperature if request.temperature is not None else defaults.get("temperature", 1.0),
-        "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
-        "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
-        **_autoguidance(request, defaults),
-        "reuse": request.reuse,
-        "nfe": sampled.nfe,
-        "partial_nfe": sampled.partial_nfe,
-    }
-    images = [
-        {"file": f"{index:06d}.png", "seed": seed, "class": names[index] if names else None, **shared}
-        for index, seed in enumerate(request.seeds)
-    ]
-    return {**shared, "images": images}
+def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: _History | None) -> str:
+    """Make the samples that are not there yet; returns the note of sampling. What is made stays if it breaks off."""
+    missing, num = gathered.missing(), len(gathered)
+    if done := num - len(missing):
+        say(f"{done} of {num} are there from a command that was stopped; going on")
+    for other in gathered.others():
+        warn(f"unfinished samples of another request lie in {other}; delete that folder if they are not wanted")
+    try:
+        with counting("sampling") as tell:
+
+            def callback(first: int, progress: Progress) -> None:
+                steps = (done + first) * progress.count + len(progress.x) * (progress.index + 1)
+                tell(steps / progress.count, num)
+                if history is not None:
+                    history.keep(first, progress)
+
+            def take(first: int, sampled: Sampled) -> None:
+                numbers = missing[first : first + len(sampled.x)]
+                gathered.take(numbers, model.finish(sampled.x).numpy(), sampled.nfe, sampled.partial_nfe)
+
+            seeds = [gathered.seeds[number] for number in missing]
+            cond = model.condition([gathered.names[number] for number in missing] if gathered.names else [])
+            asked = replace(request, seeds=seeds, cond=cond, callback=callback, take=take)
+            return model.system.sample(asked).note if missing else ""
+    except BaseException:
+        kept = num - len(gathered.missing())
+        if kept and history is None:
+            warn(f"{kept} of {num} samples are kept; the same command goes on with them")
+        else:
+            gathered.discard()
+        raise
 
 
-def _cost(sampled: Sampled) -> str:
-    partial = f" and {sampled.partial_nfe} of its finest level" if sampled.partial_nfe else ""
-    return f"{sampled.nfe} network evaluations{partial}"
+def _cost(gathered: SampleSet) -> str:
+    partial = f" and {gathered.partial_nfe} of its finest level" if gathered.partial_nfe else ""
+    return f"{counted(gathered.nfe, 'network evaluation')}{partial}"
 
 
-def _autoguidance(request: SampleRequest, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Its weight, and where it was at work."""
-    scale = request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
-    interval = _written(request.autoguidance_interval) or defaults.get("autoguidance_interval")
-    return {"autoguidance": scale, "autoguidance_interval": interval if scale != 1 else None}
+class _History:
+    """x_0-hat of all samples after every step, held in memory.
 
+    Raises:
+        UsageError: at the first step, where that would be too much.
+    """
 
-def _written(interval: tuple[float, float] | None) -> str | None:
-    return None if interval is None else written_interval(interval)
+    def __init__(self, model: Model, num: int) -> None:
+        self._model, self._num = model, num
+        self._steps: dict[int, dict[int, torch.Tensor]] = {}
 
+    def keep(self, first: int, progress: Progress) -> None:
+        """What is predicted after one step of one batch."""
+        x_0 = self._model.finish(progress.x_0)
+        size = x_0[0].numel() * x_0.element_size() * self._num * progress.count
+        if size > _MOST_HISTORY:
+            raise UsageError(
+                f"--progressive holds every step of all samples in memory, {size / 2**30:.1f} GiB for {self._num} of "
+                f"{progress.count} steps; ask for {max(1, self._num * _MOST_HISTORY // size)} at most (-n), or fewer "
+                "--steps"
+            )
+        self._steps.setdefault(progress.index, {})[first] = x_0
 
-def _write(folder: Path, samples: np.ndarray[Any, Any], record: dict[str, Any]) -> None:
-    if samples.ndim == 4:
-        for index, image in enumerate(samples):
-            fill_png(folder / f"{index:06d}.png", image)
-    else:
-        record = {
-            **record,
-            "images": [{**row, "file": "samples.npy", "row": i} for i, row in enumerate(record["images"])],
-        }
-        np.save(folder / "samples.npy", samples)
-    fill_png(folder / "grid.png", picture_of(samples))
-    (folder / "samples.json").write_text(json_text(sealed(record)), encoding="utf-8")
+    def write(self, path: Path) -> None:
+        """``progressive.npz`` and, beside it, ``progressive.png``."""
+        _write_progress(path.parent, self._steps)
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:

@@ -61,6 +61,8 @@ class SampleRequest:
         cond: one row a seed.
         batch_size: pictures in memory at a time; changes no bit of any picture.
         callback: sees every step of every batch: (number of the batch's first picture, progress).
+        take: is given each batch when it is done, (number of its first picture, samples), which are then kept no
+            longer: what is returned holds none.
     """
 
     seeds: Sequence[int]
@@ -77,6 +79,14 @@ class SampleRequest:
     autoguidance_interval: tuple[float, float] | None = None
     reuse: int = 1
     temperature: float | None = None
+    take: Callable[[int, Sampled], None] | None = None
+
+    def taken(self, first: int, sampled: Sampled) -> Sampled:
+        """A batch that is done: given to ``take`` and emptied, or as it is where nobody takes it."""
+        if self.take is None:
+            return sampled
+        self.take(first, sampled)
+        return sampled._replace(x=sampled.x[:0])
 
 
 class System(nn.Module):

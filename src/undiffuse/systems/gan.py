@@ -304,12 +304,13 @@ class GanSystem(AdversarialSystem):
         _check_plain(request)
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        seeds, parts = list(request.seeds), []
+        seeds, parts = list(request.seeds), list[Tensor]()
         for start in range(0, len(seeds), request.batch_size):
             rows = slice(start, start + request.batch_size)
-            parts.append(self.decode(self.latents(seeds[rows]), request.cond.select(rows) if request.cond else None))
+            x = self.decode(self.latents(seeds[rows]), request.cond.select(rows) if request.cond else None)
             if request.callback is not None:
-                request.callback(start, Progress(0, 1, parts[-1], parts[-1]))
+                request.callback(start, Progress(0, 1, x, x))
+            parts.append(request.taken(start, Sampled(x, 1)).x)
         return Sampled(torch.cat(parts) if parts else torch.empty(0, *self.shape), 1 if parts else 0)
 
     def sampling_facts(self) -> dict[str, Any]:

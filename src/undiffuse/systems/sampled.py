@@ -191,24 +191,25 @@ class SampledSystem(DenoisingSystem):
         note = "; ".join(filter(None, [note, _signal_at_start(denoiser.process, float(times[0]), request.process)]))
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
-        parts = self._batches(denoiser, sampler, times, wanted.temperature, request)
+        heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
+        how = f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}{heat}"
+        parts = self._batches(denoiser, sampler, times, wanted.temperature, request, how)
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0, note)
         x = torch.cat([part.x for part in parts])
-        heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
-        _check_finite(x, f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}{heat}")
         return Sampled(x, max(part.nfe for part in parts), note, max(part.partial_nfe for part in parts))
 
     def _batches(
-        self, denoiser: Denoiser, sampler: Sampler, times: Tensor, temperature: float, request: SampleRequest
+        self, denoiser: Denoiser, sampler: Sampler, times: Tensor, temperature: float, request: SampleRequest, how: str
     ) -> list[Sampled]:
-        """The samples asked for, ``batch_size`` at a time."""
+        """The samples asked for, ``batch_size`` at a time; ``how`` they are made, for messages."""
         seeds, size = list(request.seeds), request.batch_size
         was_training = self.training
         self.eval()
+        parts = []
         try:
-            return [
-                sample(
+            for start in range(0, len(seeds), size):
+                part = sample(
                     denoiser,
                     sampler,
                     times,
@@ -219,8 +220,9 @@ class SampledSystem(DenoisingSystem):
                     device=self.device,
                     callback=None if request.callback is None else partial(request.callback, start),
                 )
-                for start in range(0, len(seeds), size)
-            ]
+                _check_finite(part.x, how)
+                parts.append(request.taken(start, part))
+            return parts
         finally:
             self.train(was_training)
 

@@ -1,0 +1,95 @@
+"""What is said of samples beside them: in ``samples.json``, and of those that Python holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
+
+from undiffuse.files import json_text
+from undiffuse.sealed import CHECKSUM
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.sampling import written_interval
+
+if TYPE_CHECKING:
+    from undiffuse.systems.saved import Model
+
+
+_NO_ROWS = '"images": []'
+
+
+def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
+    """What all samples of a request have in common, but for what they cost, which is known when they are made."""
+    defaults = model.system.sampling_facts()
+    return {
+        "model": model.path.resolve().name,
+        "model_sha256": model.weights_sha256,
+        "recipe": model.config["config"]["recipe"],
+        "sampler": request.sampler or defaults.get("sampler"),
+        "steps": request.num_steps or defaults.get("steps"),
+        "grid": request.grid or defaults.get("grid"),
+        "process": request.process or "the model's own",
+        "temperature": request.temperature if request.temperature is not None else defaults.get("temperature", 1.0),
+        "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
+        "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
+        **_autoguidance(request, defaults),
+        "reuse": request.reuse,
+    }
+
+
+def whole_record(
+    shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+) -> dict[str, Any]:
+    """The content of ``samples.json``, with a row a sample.
+
+    Args:
+        shared: the same of all, costs among it.
+        names: of their classes; none for a model without.
+        points: whether the samples are rows of ``samples.npy`` instead of images in files.
+    """
+    return {**shared, "images": list(_rows(shared, seeds, names, points))}
+
+
+def write_record(
+    path: Path, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+) -> None:
+    """``whole_record`` as sealed JSON in a file, written row by row: of many samples it would fill the memory."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        return _rows(shared, seeds, names, points)
+
+    bare = {**shared, "images": []}
+    head, tail = json.dumps(bare, sort_keys=True).split(_NO_ROWS)
+    digest = hashlib.sha256(f'{head}"images": ['.encode())
+    for index, row in enumerate(rows()):
+        digest.update((", " * (index > 0) + json.dumps(row, sort_keys=True)).encode())
+    digest.update(f"]{tail}".encode())
+    head, tail = json_text({**bare, CHECKSUM: digest.hexdigest()}).split(_NO_ROWS)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{head}"images": [\n')
+        for index, row in enumerate(rows()):
+            file.write(",\n" * (index > 0) + indent(json_text(row).rstrip(), "    "))
+        file.write(f"\n  ]{tail}")
+
+
+def _rows(
+    shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+) -> Iterator[dict[str, Any]]:
+    for index, seed in enumerate(seeds):
+        own = {"seed": seed, "class": names[index] if names else None, **shared}
+        file = "samples.npy" if points else f"{index:06d}.png"
+        yield {"file": file, **own, **({"row": index} if points else {})}
+
+
+def _autoguidance(request: SampleRequest, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Its weight, and where it was at work."""
+    scale = request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
+    interval = _written(request.autoguidance_interval) or defaults.get("autoguidance_interval")
+    return {"autoguidance": scale, "autoguidance_interval": interval if scale != 1 else None}
+
+
+def _written(interval: tuple[float, float] | None) -> str | None:
+    return None if interval is None else written_interval(interval)

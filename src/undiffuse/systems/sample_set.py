@@ -1,0 +1,182 @@
+"""A folder of samples that is filled as they are made, and gone on with where a killed command left it.
+
+The files gather in a hidden folder beside the set's own, ``.NAME.REQUEST.partial``, whose name holds a hash of all that
+decides what the samples are; with the last one it becomes the set. A file stands there under its own name only when it
+is whole, so that what is there need not be made again: sample i depends on seed i alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.errors import UsageError
+from undiffuse.files import explained, replacing
+from undiffuse.images import fill_png, picture_of
+from undiffuse.systems.sample_record import write_record
+
+#: Images in ``grid.png`` unless told otherwise: one of all is large and shows nothing.
+SHOWN = 256
+#: The names of all files that a set may have; ``--overwrite`` deletes no other.
+OWN_FILES = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz")
+
+#: So many files are synced before the folder is on its way.
+_MANY = 1000
+_COSTS, _POINTS = "costs.json", "points.f32"
+
+
+class SampleSet:
+    """Samples on their way into a folder.
+
+    Args:
+        out: the set's own folder.
+        shared: what is recorded of all of them alike, without costs.
+        seeds, names: one a sample; no names for a model without classes.
+        shape: of one sample.
+        shown: images in the grid.
+        made_by: what else decides on the bits, such as the version and the kind of device; recorded nowhere.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        shared: Mapping[str, Any],
+        seeds: range,
+        names: Sequence[str | None],
+        shape: tuple[int, ...],
+        shown: int = SHOWN,
+        made_by: str = "",
+    ) -> None:
+        if shown < 1:
+            raise UsageError(f"a grid needs at least 1 image, got {shown}")
+        self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
+        self.shown, self.points = shown, len(shape) != 3
+        asked = json.dumps([made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True)
+        place = out.resolve()
+        self.folder = place.with_name(f".{place.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}.partial")
+        self.nfe, self.partial_nfe = self._costs()
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def missing(self) -> list[int]:
+        """The numbers of the samples that are not there yet, ascending."""
+        if not self.folder.is_dir():
+            return list(range(len(self)))
+        if self.points:
+            return list(range(self._whole_rows(), len(self)))
+        there = {path.name for path in self.folder.iterdir()}
+        return [number for number in range(len(self)) if _file(number) not in there]
+
+    def others(self) -> list[Path]:
+        """What other requests for the same folder have left unfinished."""
+        place = self.out.resolve()
+        return sorted(set(place.parent.glob(f".{place.name}.*.partial")) - {self.folder})
+
+    def discard(self) -> None:
+        """Delete what is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def take(self, numbers: Sequence[int], samples: npt.NDArray[Any], nfe: int, partial_nfe: int) -> None:
+        """Write samples (B, *shape) with these numbers, and what they cost.
+
+        Raises:
+            UsageError, RunError: it cannot be written.
+        """
+        with explained(self.out):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.nfe, self.partial_nfe = max(self.nfe, nfe), max(self.partial_nfe, partial_nfe)
+            costs = self.folder / f"{_COSTS}.tmp"
+            costs.write_text(json.dumps([self.nfe, self.partial_nfe]), encoding="utf-8")
+            costs.replace(self.folder / _COSTS)
+            if self.points:
+                self._append(numbers[0], samples)
+                return
+            for number, sample in zip(numbers, samples, strict=True):
+                unfinished = self.folder / f"{_file(number)}.tmp"
+                fill_png(unfinished, sample)
+                unfinished.replace(self.folder / _file(number))
+
+    def finish(self, more: Mapping[str, Any] | None = None) -> None:
+        """Write the grid and the record, and put the folder in its place.
+
+        Args:
+            more: functions of a folder, by the file that each writes into it.
+        """
+        costs = {"nfe": self.nfe, "partial_nfe": self.partial_nfe}
+        with replacing(self.out) as temporary:
+            for stray in [*self.folder.glob("*.tmp"), self.folder / _COSTS]:
+                stray.unlink(missing_ok=True)
+            if self.points:
+                self._finish_points()
+            fill_png(self.folder / "grid.png", picture_of(self._for_grid()))
+            for file, write in (more or {}).items():
+                write(self.folder / file)
+            record = self.folder / "samples.json"
+            write_record(record, {**self.shared, **costs}, self.seeds, self.names, self.points)
+            if len(self) > _MANY:
+                os.sync()  # takes long, and a kill from here on loses them
+            self.folder.rename(temporary)
+
+    def _costs(self) -> tuple[int, int]:
+        try:
+            nfe, partial_nfe = json.loads((self.folder / _COSTS).read_text(encoding="utf-8"))
+            return int(nfe), int(partial_nfe)
+        except (OSError, ValueError, TypeError):
+            return 0, 0
+
+    def _for_grid(self) -> npt.NDArray[Any]:
+        if self.points:
+            points: npt.NDArray[Any] = np.load(self.folder / "samples.npy", mmap_mode="r")
+            return points
+        return np.stack([_read(self.folder / _file(number)) for number in range(min(self.shown, len(self)))])
+
+    @property
+    def _row_bytes(self) -> int:
+        return 4 * int(np.prod(self.shape))
+
+    def _whole_rows(self) -> int:
+        path = self.folder / _POINTS
+        return min(path.stat().st_size // self._row_bytes, len(self)) if path.is_file() else 0
+
+    def _append(self, first: int, samples: npt.NDArray[Any]) -> None:
+        path = self.folder / _POINTS
+        with path.open("rb+" if path.is_file() else "wb") as file:
+            file.truncate(first * self._row_bytes)  # part of a row may have been written
+            file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(samples, dtype="<f4").tobytes())
+
+    def _finish_points(self) -> None:
+        path = self.folder / _POINTS
+        if not path.is_file():  # done, but for the record
+            return
+        rows = np.memmap(path, dtype="<f4", mode="r", shape=(len(self), *self.shape))
+        np.save(self.folder / "samples.npy", rows)
+        path.unlink()
+
+
+def in_blocks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """``numbers`` in runs of at most ``size``."""
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    """(C, H, W) of an image written here."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        array = np.asarray(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))

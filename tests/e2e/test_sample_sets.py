@@ -1,0 +1,130 @@
+"""Many samples: written as they come, gone on with after a kill, the same bytes as in one go."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import CommandLine, child
+from PIL import Image
+
+from undiffuse.app import sampling
+from undiffuse.files import json_text
+from undiffuse.sealed import is_changed, read_sealed, sealed
+from undiffuse.systems.sample_record import whole_record, write_record
+from undiffuse.systems.sample_set import SampleSet
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".*.partial"))
+
+
+class Interrupted:
+    """Stops the second call of ``SampleSet.take`` as Ctrl-C would, and notes the numbers of all calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.numbers: list[int] = []
+        self.stops = True
+        whole = SampleSet.take
+
+        def take(gathered: SampleSet, numbers: Any, *arguments: Any) -> None:
+            if self.stops and self.numbers:
+                raise KeyboardInterrupt
+            self.numbers += list(numbers)
+            whole(gathered, numbers, *arguments)
+
+        monkeypatch.setattr(SampleSet, "take", take)
+
+
+@pytest.mark.parametrize("kind", ["trained", "trained_points"])
+def test_the_same_command_goes_on_where_it_was_stopped(
+    kind: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("sample", request.getfixturevalue(kind), "-n", 10, "--steps", 2, "--batch-size", 4, "--out")
+    undiffuse.fine(*common, tmp_path / "whole")
+    stop = Interrupted(monkeypatch)
+    broken = undiffuse(*common, tmp_path / "out")
+    assert broken.code == 130 and "4 of 10 samples are kept" in broken.err
+    assert not (tmp_path / "out").exists() and len(partials(tmp_path)) == 1
+    under_way = "points.f32" if kind == "trained_points" else "000004.png.tmp"
+    with (partials(tmp_path)[0] / under_way).open("ab") as file:
+        file.write(b"abc")
+    stop.stops = False
+    assert "4 of 10 are there" in undiffuse.fine(*common, tmp_path / "out").out
+    assert stop.numbers == list(range(10))
+    assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
+
+
+def test_another_request_begins_anew_and_says_what_lies_there(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("sample", trained, "-n", 6, "--batch-size", 3, "--out", tmp_path / "out", "--steps")
+    stop = Interrupted(monkeypatch)
+    assert undiffuse(*common, 2).code == 130
+    stop.stops = False
+    done = undiffuse.fine(*common, 1)
+    assert "unfinished samples of another request lie in" in done.err and "are there" not in done.out
+    assert stop.numbers == [0, 1, 2, *range(6)] and len(partials(tmp_path)) == 1
+    undiffuse.fine(*common, 2, "--overwrite")
+    assert not partials(tmp_path)
+
+
+def test_what_cannot_be_served_leaves_nothing(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    for wrong in (("--sampler", "heunn"), ("--shown", 0), ("--batch-size", 0)):
+        undiffuse.refused("sample", trained, "-n", 2, *wrong, "--out", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_is_of_the_first_so_many(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    common = ("sample", trained, "--steps", 1, "--out")
+    undiffuse.fine(*common, tmp_path / "many", "-n", 9, "--shown", 4)
+    undiffuse.fine(*common, tmp_path / "few", "-n", 4)
+    assert (tmp_path / "many" / "grid.png").read_bytes() == (tmp_path / "few" / "grid.png").read_bytes()
+    with Image.open(tmp_path / "few" / "grid.png") as grid:
+        assert grid.size == (99, 99)  # 2 x 2 images of 48 pixels with gaps of 1
+
+
+def test_progressive_of_more_than_memory_should_hold_is_refused(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_MOST_HISTORY", 64 * 10)
+    common = ("sample", trained, "--steps", 2, "--progressive", "--out", tmp_path / "out", "-n")
+    assert "ask for 5 at most (-n)" in undiffuse.refused(*common, 6)
+    assert not list(tmp_path.iterdir())
+    undiffuse.fine(*common, 5)
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_a_record_written_row_by_row_is_the_whole_one(points: bool, tmp_path: Path) -> None:
+    shared = {"model": 'a "images": [] ä\n', "guidance": 1.5, "interval": None, "zoom": [1, 2.0]}
+    asked = shared, range(7, 10), ["none", None, 'x"y'], points
+    write_record(tmp_path / "samples.json", *asked)
+    written = (tmp_path / "samples.json").read_text(encoding="utf-8")
+    assert written == json_text(sealed(whole_record(*asked)))
+    assert not is_changed(read_sealed(tmp_path / "samples.json", ""))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    common = ("sample", trained, "-n", 4000, "--steps", 2, "--batch-size", 50, "--out")
+    undiffuse.fine(*common, tmp_path / "whole")
+    for number in range(3):
+        process = child(tmp_path / "log", *common, tmp_path / "out")
+        before = sum(len(list(folder.iterdir())) for folder in partials(tmp_path))
+        while process.is_alive() and sum(len(list(f.iterdir())) for f in partials(tmp_path)) < before + 400:
+            time.sleep(0.01)
+        assert process.is_alive(), (number, (tmp_path / "log").read_text())
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    undiffuse.fine(*common, tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
