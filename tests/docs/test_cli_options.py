@@ -16,7 +16,7 @@ PROMISED = {
     "": [
         *("demo", "train", "sample", "evaluate", "compare", "encode", "report", "doctor"),
         *("distill", "export", "ema", "seal", "models", "recipes", "samplers", "data", "study"),
-        *("--debug", "--version"),
+        *("--debug", "--version", "--install-completion", "--show-completion"),
     ],
     "demo": ["--out", "--device"],
     "train": ["RECIPE", "KEY=VALUE", "--data", "--out", "--resume", "--stop-after", "--dry-run", "--device"],

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_seal, early
+from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_seal, completing, early
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
@@ -43,7 +43,7 @@ app = typer.Typer(
     name="undiffuse",
     help="Train, sample and measure diffusion image generators.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -84,13 +84,19 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="see 'undiffuse recipes'; with --data alone one that fits is chosen")
+        str | None,
+        typer.Argument(
+            help="see 'undiffuse recipes'; with --data alone one that fits is chosen", autocompletion=completing.recipes
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="a folder of pictures or MNIST-format files, or a source's name")
+        str | None,
+        typer.Option(
+            help="a folder of pictures or MNIST-format files, or a source's name", autocompletion=completing.data
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
@@ -139,7 +145,8 @@ def sample(
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
     class_name: Annotated[
-        list[str] | None, typer.Option("--class", help="class to draw; repeat for several in turn")
+        list[str] | None,
+        typer.Option("--class", help="class to draw; repeat for several in turn", autocompletion=completing.classes),
     ] = None,
     no_class: Annotated[
         bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
@@ -198,7 +205,12 @@ app.command()(cli_measure.compare)
 @app.command()
 def encode(
     model: ModelArgument,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="a source's name, a folder, or an MNIST-format file")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="a source's name, a folder, or an MNIST-format file", autocompletion=completing.data
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="folder")],
     options: DataOptions = None,
     num: Annotated[int, typer.Option("-n", "--num", help="how many, evenly spaced over the source")] = 16,
@@ -232,7 +244,9 @@ app.command()(cli_measure.doctor)
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="the one to tell all about")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="the one to tell all about", autocompletion=completing.models)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """List the models that come with the installation, or show the card of one."""

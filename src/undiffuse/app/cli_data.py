@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import early
+from undiffuse.app import completing, early
 from undiffuse.app.cli_options import RecipeReadsOption, list_rows
 
 data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="SRC", help="a source's name, a folder of pictures, an archive or another file of them")
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="a source's name, a folder of pictures, an archive or another file of them",
+        autocompletion=completing.data,
+    ),
 ]
 SourceOptions = Annotated[
     list[str] | None,
@@ -100,7 +105,10 @@ def data_prepare(
 
 @data_app.command("get")
 def data_get(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the set; without it, all are listed")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="of the set; without it, all are listed", autocompletion=completing.sets),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder to put it in; data/NAME by default")] = None,
 ) -> None:
     """Fetch a public data set from its publisher, check it, and say what to give to --data."""

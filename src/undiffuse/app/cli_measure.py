@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import early
+from undiffuse.app import completing, early
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
     AutoguidanceOption,
@@ -38,13 +38,17 @@ def evaluate(
     options: DataOptions = None,
     data: Annotated[
         str | None,
-        typer.Option(help="other held-out images than the run's own, or where the run's own lie now if they moved"),
+        typer.Option(
+            help="other held-out images than the run's own, or where the run's own lie now if they moved",
+            autocompletion=completing.data,
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
             help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, kernel, inception_score, "
-            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein"
+            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein",
+            autocompletion=completing.several(early.REGISTRIES["metric"]),
         ),
     ] = None,
     num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
@@ -108,15 +112,22 @@ def evaluate(
 
 def compare(
     pictures: Annotated[
-        str, typer.Argument(metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...")
+        str,
+        typer.Argument(
+            metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...", autocompletion=completing.data
+        ),
     ],
-    reference: Annotated[str, typer.Argument(metavar="B", help="the real pictures that they are judged by")],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="B", help="the real pictures that they are judged by", autocompletion=completing.data),
+    ],
     options: DataOptions = None,
     metrics: Annotated[
         str | None,
         typer.Option(
             help="comma-separated: frechet, kernel, inception_score, precision_recall, lpips_diversity, accuracy, "
-            "classes, copying"
+            "classes, copying",
+            autocompletion=completing.several(early.REGISTRIES["pair metric"]),
         ),
     ] = None,
     num: Annotated[int | None, typer.Option(help="pictures of each set at most, evenly spaced; all by default")] = None,
@@ -163,7 +174,10 @@ def _named_metrics(text: str | None) -> list[str]:
 
 def report(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="a run folder, or several to set side by side")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="a run folder, or several to set side by side", autocompletion=completing.models
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="HTML file; report.html in the run's folder, comparison.html here for several")
@@ -186,11 +200,18 @@ def report(
 def doctor(
     subject: Annotated[
         str,
-        typer.Argument(metavar="DATA|RUN", help="a folder of pictures, MNIST-format files, a source's name, or a run"),
+        typer.Argument(
+            metavar="DATA|RUN",
+            help="a folder of pictures, MNIST-format files, a source's name, or a run",
+            autocompletion=completing.subjects,
+        ),
     ],
     options: DataOptions = None,
     against: Annotated[
-        str | None, typer.Option(help="data that must share no picture with it, such as a test set")
+        str | None,
+        typer.Option(
+            help="data that must share no picture with it, such as a test set", autocompletion=completing.data
+        ),
     ] = None,
     recipe: RecipeReadsOption = None,
     data: Annotated[

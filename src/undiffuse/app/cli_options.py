@@ -7,15 +7,37 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.app import completing
+from undiffuse.app.early import REGISTRIES
 from undiffuse.errors import UsageError
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a model folder or a bundled name")]
-WeightsOption = Annotated[str, typer.Option(help="ema, the averaged weights, or raw, those that training moved")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-SamplerOption = Annotated[str | None, typer.Option(help="such as heun or ddim:eta=0.5; the model's own by default")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="a run folder, a model folder or a bundled name", autocompletion=completing.models
+    ),
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="ema, the averaged weights, or raw, those that training moved", autocompletion=completing.weights
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=completing.devices)]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="such as heun or ddim:eta=0.5; the model's own by default",
+        autocompletion=completing.rows(REGISTRIES["sampler"]),
+    ),
+]
 StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
 GridOption = Annotated[
-    str | None, typer.Option(help="time grid: uniform, quadratic, log_snr, angle, karras or karras:rho=5")
+    str | None,
+    typer.Option(
+        help="time grid: uniform, quadratic, log_snr, angle, karras or karras:rho=5",
+        autocompletion=completing.rows(REGISTRIES["time grid"]),
+    ),
 ]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="classifier-free guidance, such as 2; 1 is none; for models with classes")
@@ -32,7 +54,10 @@ GuidanceIntervalOption = Annotated[
 ]
 ProcessOption = Annotated[
     str | None,
-    typer.Option(help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default"),
+    typer.Option(
+        help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default",
+        autocompletion=completing.rows(REGISTRIES["process"]),
+    ),
 ]
 TemperatureOption = Annotated[
     float | None,
@@ -41,7 +66,11 @@ TemperatureOption = Annotated[
     ),
 ]
 FeaturesOption = Annotated[
-    str, typer.Option(help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data")
+    str,
+    typer.Option(
+        help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data",
+        autocompletion=completing.rows(REGISTRIES["features"]),
+    ),
 ]
 NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
 DataOptions = Annotated[
@@ -49,10 +78,14 @@ DataOptions = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="of the data named here, such as data.on_error=skip"),
 ]
 MovedDataOption = Annotated[
-    str | None, typer.Option(help="where the data that the model was trained on lies now, if it was moved")
+    str | None,
+    typer.Option(
+        help="where the data that the model was trained on lies now, if it was moved", autocompletion=completing.data
+    ),
 ]
 RecipeReadsOption = Annotated[
-    str | None, typer.Option(help="read the data as this recipe does, see 'undiffuse recipes'")
+    str | None,
+    typer.Option(help="read the data as this recipe does, see 'undiffuse recipes'", autocompletion=completing.recipes),
 ]
 SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import early
+from undiffuse.app import completing, early
 from undiffuse.app.cli_options import (
     DataOptions,
     DeviceOption,
@@ -57,7 +57,9 @@ def study_theory(
 @study_app.command("parameterization")
 def study_parameterization(
     options: DataOptions = None,
-    data: Annotated[str | None, typer.Option(help="a source's name or a folder; digits by default")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a source's name or a folder; digits by default", autocompletion=completing.data)
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
     images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
     num: Annotated[int, typer.Option(help="samples drawn in each cell")] = 500,
@@ -76,14 +78,19 @@ def study_parameterization(
 
 @study_app.command("one-class")
 def study_one_class(
-    data: Annotated[str, typer.Option(help="a source of pictures with classes, some hundreds of each")],
+    data: Annotated[
+        str,
+        typer.Option(help="a source of pictures with classes, some hundreds of each", autocompletion=completing.data),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--classes", help="the one class to compare with all; the data's first by default")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="what is trained, see 'undiffuse recipes'")] = "flow-mnist",
+    recipe: Annotated[
+        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completing.recipes)
+    ] = "flow-mnist",
     images: Annotated[int, typer.Option(help="seen by each of the three trainings")] = 30_000,
     num: Annotated[int, typer.Option(help="samples drawn of each set")] = 500,
     features: FeaturesOption = "auto",
@@ -112,11 +119,15 @@ def study_one_class(
 
 @study_app.command("small-data")
 def study_small_data(
-    data: Annotated[str, typer.Option(help="a source of pictures, more than are trained on")],
+    data: Annotated[
+        str, typer.Option(help="a source of pictures, more than are trained on", autocompletion=completing.data)
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="what is trained, see 'undiffuse recipes'")] = "dcgan-mnist",
+    recipe: Annotated[
+        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completing.recipes)
+    ] = "dcgan-mnist",
     augment: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the augmented training; what suits the recipe")
     ] = None,

@@ -95,7 +95,7 @@ def check_features(name: str) -> None:
 
 def check_classes(folder: Path, asked: Iterable[str]) -> None:
     """Refuse classes that the model in ``folder`` does not have, where its configuration says so."""
-    names = _class_names(folder)
+    names = class_names(folder)
     if names is None or not (given := list(asked)):
         return
     with warnings.catch_warnings(action="ignore", category=UsageWarning):  # said when it is acted on
@@ -299,7 +299,7 @@ def _check_value(path: Sequence[str], text: str) -> None:
         raise UsageError(f"config key {where!r}: {first['msg']}, got {first.get('input')!r}") from None
 
 
-def _class_names(folder: Path) -> Sequence[str] | None:
+def class_names(folder: Path) -> Sequence[str] | None:
     """What a model's configuration says of its classes; None where it says nothing that can be understood."""
     try:
         record = json.loads((folder / "config.json").read_text(encoding="utf-8"))

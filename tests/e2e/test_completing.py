@@ -1,0 +1,65 @@
+"""What a shell completes, and that a key press waits for nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from undiffuse.app import completing
+from undiffuse.app.early import REGISTRIES
+from undiffuse.recipes import RECIPES
+from undiffuse.samplers import SAMPLERS
+
+PROGRAM = """
+import sys
+sys.argv = ["undiffuse"]
+from undiffuse.app.cli import main
+try:
+    main()
+finally:
+    heavy = [name for name in ("torch", "numpy", "PIL", "scipy", "rich") if name in sys.modules]
+    print("heavy:", heavy, file=sys.stderr)
+"""
+
+
+def test_names_are_completed_in_whatever_case() -> None:
+    assert completing.recipes("") == list(RECIPES)
+    assert completing.recipes("PHOTOS-") == [name for name in RECIPES if name.startswith("photos-")]
+    assert completing.rows(REGISTRIES["sampler"])("") == list(SAMPLERS)
+    assert completing.several(REGISTRIES["metric"])("frechet,prec") == ["frechet,precision_recall"]
+    assert "mnist" in completing.models("mn") and "digits" in completing.data("di")
+    assert completing.devices("c") == ["cpu", "cuda"] and completing.weights("") == ["ema", "raw"]
+
+
+def test_paths_are_completed_as_they_were_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / ".hidden").mkdir()
+    (tmp_path / "runs" / "set.zip").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completing.models("runs/") == ["runs/one/"] and "runs/" in completing.models("")
+    assert completing.data("runs/") == ["runs/one/", "runs/set.zip"]
+    assert completing.data("zip:runs/s") == ["zip:runs/set.zip"]
+    assert completing.data(f"{tmp_path}/r") == [f"{tmp_path}/runs/"] and completing.models("no/such/") == []
+
+
+def test_classes_are_those_of_the_model_on_the_line(trained: Path) -> None:
+    class Context:
+        def __init__(self, model: Path) -> None:
+            self.params = {"model": str(model)}
+
+    assert completing.classes(Context(trained), "") == [str(digit) for digit in range(10)]  # type: ignore[arg-type]
+    assert completing.classes(Context(trained), "3") == ["3"]  # type: ignore[arg-type]
+    assert completing.classes(Context(trained / "nothing"), "") == []  # type: ignore[arg-type]
+
+
+def test_a_shell_is_answered_without_torch() -> None:
+    line = {"COMP_WORDS": "undiffuse sample mnist --sampler dd", "COMP_CWORD": "4"}
+    asked = {"_UNDIFFUSE_COMPLETE": "complete_bash", **line}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env={**os.environ, **asked}, check=False
+    )
+    assert ran.stdout.split() == ["ddim"] and "heavy: []" in ran.stderr, ran.stderr
