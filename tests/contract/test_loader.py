@@ -187,6 +187,7 @@ def test_workers_do_not_mind_signals_to_the_group_and_end_with_the_loader(lazy: 
     for pid in started:  # as Ctrl-C and a job manager do
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGHUP)
     for start in range(4, 40, 4):
         loader.batch(start, 4)
     assert children() - before == started

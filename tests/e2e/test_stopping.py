@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import TINY, CommandLine, assert_same_run, last_checkpoint
+from command_line import TINY, CommandLine, last_checkpoint
 
 from undiffuse.app import show, stopping
 from undiffuse.app.cli import main
@@ -35,23 +35,26 @@ def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(
-    trained: Path, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         gone_at(2, errno.EPIPE, patch)
-        line = undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=128 + 13)
+        line = undiffuse.refused(
+            "train", "ddpm-digits", *TINY, "num_images=96", "--out", tmp_path / "run", code=128 + 13
+        )
     assert "stopped at 64 images with a checkpoint (nobody reads the output any more)" in line
     assert last_checkpoint(tmp_path / "run").name == "images_000000000064"
     undiffuse.fine(*line.split("go on with: undiffuse ")[1].split())
-    assert_same_run(trained, tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run").name == "images_000000000096"
 
 
-def test_a_terminal_that_is_gone_without_a_signal_does_not(
-    trained: Path, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_terminal_that_is_gone_without_a_signal_or_a_log_that_is_full_does_not(
+    number: int, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone_at(2, errno.EIO, monkeypatch)
-    undiffuse.fine("train", "ddpm-digits", *TINY, "--out", tmp_path / "run")
-    assert_same_run(trained, tmp_path / "run")
+    gone_at(1, number, monkeypatch)
+    undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=48", "--out", tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run").name == "images_000000000048"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")

@@ -66,11 +66,9 @@ class Stop:
     def _tell(self, show: Callable[[], None]) -> None:
         try:
             show()
-        except OSError as error:
-            if not is_gone(error):
-                raise
+        except OSError as error:  # a terminal may go, and the disk of a log be full, while the training is to stay
             silence()
-            if error.errno == errno.EPIPE:  # a terminal may go while the training is to stay
+            if error.errno == errno.EPIPE:
                 self.ask(READER_GONE, "nobody reads the output any more")
 
 

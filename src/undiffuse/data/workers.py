@@ -26,7 +26,8 @@ from undiffuse.errors import RunError, UndiffuseError
 
 Rows = Callable[[int, int], Indices]
 Found = tuple[Indices, Tensor]
-_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, a job manager
+#: Ctrl-C, a job manager, a terminal that hangs up.
+_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Ahead:
