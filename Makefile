@@ -9,7 +9,7 @@ BENCH := .venv-bench
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PIP := $(BIN)/python $(INSTALL)
 
-.PHONY: help setup demo test test-slow check docs bench-setup clean
+.PHONY: help setup demo test test-long test-slow check docs bench-setup clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,8 +34,10 @@ demo: $(VENV)/.installed  ## samples of the bundled models, then train on digits
 test: $(VENV)/.installed-dev  ## the test suite (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-slow: $(VENV)/.installed-dev  ## the long trainings
+test-long: $(VENV)/.installed-dev  ## the long trainings, and runs that are killed and resumed
 	$(BIN)/python -m pytest -m slow -q
+
+test-slow: test-long
 
 check: $(VENV)/.installed-dev  ## style, types
 	$(BIN)/ruff check .

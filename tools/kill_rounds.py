@@ -1,0 +1,288 @@
+"""Kills trainings with SIGKILL at random moments, resumes them, and compares them bit for bit with uninterrupted ones.
+
+    python tools/kill_rounds.py --rounds 20 --out benchmarks
+
+Each round trains one of five kinds of run in a process of its own, kills it once or twice while it works (one kill may
+strike while a killed run is being resumed), lets it end, and compares weights, averages, the whole training state and
+the rows of the journal with those of the run that was let alone. A kill is random in time over the length of an
+uninterrupted run; what it interrupts is told from the temporary files that it leaves. The tables say what was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import pkgutil
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_POINTS = ("system.network.width=32", "system.network.num_blocks=2", "data.num_points=500", "batch_images=50")
+_OFTEN = (
+    *("num_images=1200", "log_every_images=100", "validate_every_images=300", "validation_images=50"),
+    *("preview_every_images=400", "preview_samples=2", "checkpoint_every_images=100", "quality_every_images=0"),
+)
+_STUDENT = (*_OFTEN, "batch_images=50")
+
+#: A kind of run, and the arguments of ``undiffuse`` that train it; TEACHER stands for the folder of a trained flow.
+KINDS: dict[str, tuple[str, ...]] = {
+    "diffusion of pictures, averages chosen afterwards": (
+        *("train", "ddpm-digits", "system.network.channels=8", *_OFTEN, "batch_images=24", "num_images=240"),
+        *("log_every_images=24", "validate_every_images=96", "checkpoint_every_images=48", "preview_every_images=0"),
+        *('ema.posthoc={"snapshot_every_images": 48}', "system.network.dropout=0.1"),
+    ),
+    "GAN": (
+        *("train", "gan-rings", *_OFTEN, "batch_images=50", "system.generator.width=32"),
+        *("system.discriminator.width=32", "data.num_points=500"),
+    ),
+    "consistency": ("distill", "TEACHER", "--method", "consistency", "--steps", "2", *_STUDENT),
+    "progressive": (
+        *("distill", "TEACHER", "--method", "progressive", "--steps", "1", *_STUDENT),
+        *("system.start_steps=4", "system.stage_images=400"),
+    ),
+    "mean flow": ("distill", "TEACHER", "--method", "mean_flow", "--steps", "1", *_STUDENT),
+}
+TEACHER = ("train", "flow-swissroll", *_POINTS, "num_images=5000", "preview_every_images=0", "quality_every_images=0")
+#: Rounds are given up where a run does not end after so many starts.
+_MOST_STARTS = 20
+
+
+@dataclass
+class Round:
+    """One run that was killed and resumed.
+
+    Args:
+        kind: of run.
+        kills: that struck a process at work.
+        interrupted: what each of them interrupted.
+        mismatches: what differs from the run that was let alone; empty for nothing.
+    """
+
+    kind: str
+    kills: int = 0
+    interrupted: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
+
+
+class Ground:
+    """The folder where runs are made: a teacher, and of each kind the run that was let alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.whole: dict[str, tuple[Path, float]] = {}
+        self._teacher = folder / "teacher"
+        self._finish((*TEACHER, "--out", str(self._teacher)))
+        for kind in KINDS:
+            self._let_alone(kind)
+
+    def arguments(self, kind: str, out: Path) -> list[str]:
+        """Of ``undiffuse``, that train this kind of run in ``out`` or go on with it."""
+        words = [str(self._teacher) if word == "TEACHER" else word for word in KINDS[kind]]
+        return [*words, "--device", "cpu", "--out", str(out), "--resume"]
+
+    def _let_alone(self, kind: str) -> None:
+        """An uninterrupted run, and how many seconds its process took."""
+        out, begun = self.folder / f"whole-{len(self.whole)}", time.monotonic()
+        self._finish(self.arguments(kind, out))
+        self.whole[kind] = out, time.monotonic() - begun
+
+    def round(self, kind: str, number: int, seed: int) -> Round:
+        """Train, kill, resume, compare; several rounds may go on at once."""
+        moments, (whole, seconds) = random.Random(f"{seed} {number}"), self.whole[kind]
+        found, wanted, out = Round(kind), moments.choice((1, 1, 2)), self.folder / f"round-{number}" / "run"
+        log = out.with_name("log")
+        out.parent.mkdir()
+        for _ in range(_MOST_STARTS):
+            begun = time.monotonic()
+            process = started(self.arguments(kind, out), log)
+            if found.kills < wanted:
+                process.join(moments.uniform(0, seconds))
+                self._kill(process, out, found)
+            process.join()
+            if process.exitcode == 0 and found.kills == 0:
+                shutil.rmtree(out)  # it was faster than the kill: once more, sooner
+                seconds = min(seconds, time.monotonic() - begun)
+            elif process.exitcode == 0:
+                found.mismatches = differing(whole, out)
+                shutil.rmtree(out.parent)
+                return found
+            elif process.exitcode != -signal.SIGKILL:
+                break
+        found.mismatches.append(f"did not end (exit code {process.exitcode}): {log.read_text()[-500:]}")
+        return found
+
+    def _kill(self, process: BaseProcess, out: Path, found: Round) -> None:
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            found.kills += 1
+            found.interrupted.append(interrupted(out))
+
+    def _finish(self, arguments: Sequence[str]) -> None:
+        process = started(arguments, self.folder / "log")
+        process.join()
+        if process.exitcode != 0:
+            sys.exit(f"{' '.join(arguments)}: {(self.folder / 'log').read_text()}")
+
+
+def started(arguments: Sequence[str], log: Path) -> BaseProcess:
+    """``undiffuse`` in a process that is forked from a server which has imported it already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_imported_before())
+    process = context.Process(target=_undiffuse, args=(list(arguments), str(log)))
+    process.start()
+    return process
+
+
+@cache
+def _imported_before() -> list[str]:
+    """What a training comes to import, so that none of the many does it anew."""
+    import undiffuse
+
+    others = ["torch._dynamo", "sklearn.datasets", "rich.progress", "rich.table", "PIL.PngImagePlugin"]
+    found = [module.name for module in pkgutil.walk_packages(undiffuse.__path__, "undiffuse.")]
+    return [*others, *(name for name in found if name.split(".")[1] not in ("studies", "report", "doctor"))]
+
+
+def _undiffuse(arguments: list[str], log: str) -> None:
+    import torch
+
+    from undiffuse.app.cli import main
+
+    torch.set_num_threads(1)
+    with Path(log).open("w", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        main(arguments)
+
+
+def interrupted(out: Path) -> str:
+    """What a killed process was about, by what it left."""
+    from undiffuse.leftovers import is_temporary
+
+    names = [str(path.relative_to(out)) for path in out.rglob("*") if is_temporary(path)]
+    for place in ("checkpoints", "snapshots", "previews"):
+        if any(name.startswith(f"{place}/") for name in names):
+            return f"writing into {place}/"
+    if names:
+        return f"writing {min(names, key=len).removeprefix('.').split('.tmp')[0].rsplit('.', 1)[0]}"
+    return "between writes" if (out / "checkpoints").is_dir() else "before the first checkpoint"
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """What differs between two runs: weights, training state, journal; and what was left behind."""
+    states = [max((run / "checkpoints").glob("images_*")) / "state.safetensors" for run in (one, other)]
+    files = [states, *([run / name for run in (one, other)] for name in ("model.safetensors", "raw.safetensors"))]
+    found = [str(b) for a, b in files if a.read_bytes() != b.read_bytes()]
+    names = [sorted(path.name for path in (run / "snapshots").glob("*")) for run in (one, other)]
+    if names[0] != names[1] or any(
+        (one / "snapshots" / name).read_bytes() != (other / "snapshots" / name).read_bytes() for name in names[0]
+    ):
+        found.append("snapshots")
+    if rows_of(one) != rows_of(other):
+        found.append("metrics.jsonl")
+    left = [path.name for path in [*other.rglob(".*"), *other.parent.glob(f".{other.name}.*")]]
+    return [*found, *(f"left: {name}" for name in left)]
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """The rows of a journal without what depends on the clock."""
+    from undiffuse.training.journal import read_journal
+
+    return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in read_journal(run)]
+
+
+def rounds(ground: Ground, each: int, seed: int, jobs: int) -> Iterator[Round]:
+    """So many rounds of each kind, in turn, ``jobs`` at once."""
+    tasks = [kind for _ in range(each) for kind in KINDS]
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda number: ground.round(tasks[number], number, seed), range(len(tasks)))
+
+
+def summary(found: Sequence[Round]) -> dict[str, Any]:
+    """Counts in all and by kind."""
+
+    def counts(part: Sequence[Round]) -> dict[str, Any]:
+        what = Counter(word for one in part for word in one.interrupted)
+        return {
+            "rounds": len(part),
+            "kills": sum(one.kills for one in part),
+            "kills_during_writes": sum(count for word, count in what.items() if word.startswith("writing")),
+            "interrupted": dict(sorted(what.items())),
+            "rounds_that_differ": sum(bool(one.mismatches) for one in part),
+        }
+
+    return {**counts(found), "kinds": {kind: counts([one for one in found if one.kind == kind]) for kind in KINDS}}
+
+
+def as_markdown(told: dict[str, Any]) -> str:
+    """The summary as a page."""
+    lines = [
+        f"# Killed and resumed, {told['date']}",
+        "",
+        f"`{told['command']}` on {told['machine']}, torch {told['torch']}. Each round is a run that was killed with",
+        "SIGKILL at random moments, resumed to its end, and compared bit for bit with one that was let alone: weights,",
+        "averages, the whole training state, snapshots, and the rows of `metrics.jsonl` but for the clock's.",
+        "",
+        "| kind of run | rounds | kills | of them during a write | rounds that differ |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, row in [*told["kinds"].items(), ("all", told)]:
+        keys = ("rounds", "kills", "kills_during_writes", "rounds_that_differ")
+        lines.append(f"| {kind} | {' | '.join(str(row[key]) for key in keys)} |")
+    lines += ["", "| what the kills interrupted | kills |", "|---|---|"]
+    lines += [f"| {what} | {count} |" for what, count in told["interrupted"].items()]
+    lines += ["", *(f"- {line}" for line in told["mismatches"])] if told["mismatches"] else []
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at once")
+    parser.add_argument("--out", type=Path, help="folder for the dated results")
+    asked = parser.parse_args()
+    import torch
+
+    started_at = time.monotonic()
+    found: list[Round] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for one in rounds(Ground(Path(folder)), asked.rounds, asked.seed, asked.jobs):
+            found.append(one)
+            print(
+                f"{len(found):4} {one.kind}: {', '.join(one.interrupted)}: {one.mismatches or 'the same'}", flush=True
+            )
+    told = {
+        "date": f"{date.today():%Y-%m-%d}",
+        "command": f"python tools/kill_rounds.py --rounds {asked.rounds} --seed {asked.seed}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work",
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - started_at),
+        **summary(found),
+        "mismatches": [f"{one.kind}: {line}" for one in found for line in one.mismatches],
+    }
+    print(as_markdown(told))
+    if asked.out is not None:
+        stem = f"kills_{platform.machine()}x{os.cpu_count()}_{told['date']}"
+        (asked.out / f"{stem}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (asked.out / f"{stem}.md").write_text(as_markdown(told), encoding="utf-8")
+    sys.exit(bool(told["mismatches"]))
+
+
+if __name__ == "__main__":
+    main()
