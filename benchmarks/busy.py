@@ -6,10 +6,10 @@
 Every way to wait (``compute/waiting.py``) is a process of its own. They take turns, alone and beside so many processes
 that do nothing but count, and in reverse order every other round.
 
-What a fair share is depends on what the scheduler gave just then, so it is taken from the counting processes: each of
-our threads may have what one of them had, and no more than a core. The rate that is held against it is that of so many
-seconds of a processor at the best yield seen alone in the same round, of any way. Work of others on the machine takes
-from both sides; the load average of each measurement is written down.
+The fair share is what the best of the ways does alone in the same round, times the share of the cores that as many
+threads have beside the counting processes: half of it beside two of them, for two threads on two cores. What the
+counting processes got meanwhile, what ours used and the load average are written down for each measurement; work of
+others on the machine takes from both sides.
 
 ``--beside 0`` compares ``auto`` with ``spin`` alone, which says something on a machine without other work only.
 """
@@ -175,22 +175,21 @@ def serve(data: Path, recipe: str, work: str) -> None:
         print(json.dumps({"rate": round(images / spent, 2), "own": round(own / spent, 3)}), flush=True)
 
 
-def shares(rows: Sequence[dict[str, Any]], threads: int) -> dict[tuple[str, int, str], list[float]]:
+def shares(rows: Sequence[dict[str, Any]], threads: int, cores: int) -> dict[tuple[str, int, str], list[float]]:
     """What part of its fair share each measurement beside others had; see the top."""
     found: dict[tuple[str, int, str], list[float]] = {}
     for row in rows:
         if not row["beside"]:
             continue
         alone = [one for one in rows if not one["beside"] and all(one[key] == row[key] for key in ("work", "round"))]
-        best = max(one["rate"] / one["own"] for one in alone)
-        fair = best * min(threads * statistics.mean(row["others"]), threads)
+        fair = max(one["rate"] for one in alone) * min(1.0, cores / (threads + row["beside"]))
         found.setdefault((row["work"], row["beside"], row["way"]), []).append(row["rate"] / fair)
     return found
 
 
 def page(record: dict[str, Any]) -> str:
     rows, threads = record["rows"], record["machine"]["threads"]
-    fair = shares(rows, threads)
+    fair = shares(rows, threads, record["machine"]["cores"])
     lines = head(record, f"Beside other work, {record['recipe']}")
     loads = [row["load"] for row in rows]
     lines += [

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import torch
+from tempfile import TemporaryDirectory
 
 from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
-from undiffuse.app.show import TrainingView, console, duration, say, table, warn
+from undiffuse.app.show import TrainingView, console, counting, duration, say, table, warn
 from undiffuse.app.stopping import stopping
 from undiffuse.claims import claimed
 from undiffuse.config import validate
-from undiffuse.core.random import StepRandom
+from undiffuse.cores import allowed_cores
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.source import Dataset
 from undiffuse.data.split import few_by_content
@@ -30,12 +28,11 @@ from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.config import RunConfig, differences
+from undiffuse.training.cost import Cost, measured_cost
 from undiffuse.training.folder import is_unbegun, refuse_links, take_back
 from undiffuse.training.trainer import Trainer, settled
-from undiffuse.wording import command
+from undiffuse.wording import command, counted
 
-#: How long the measurement of a dry run may take on a slow machine.
-_MEASURED_SECONDS = 5.0
 #: The picture that the demo puts into its folder before there is a run.
 BUNDLED_SHEET = "bundled.png"
 #: Where launchers of several processes say how many they started.
@@ -246,9 +243,13 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
     tell_of_signal_left(config.system, training)
-    trainer = Trainer(config, training, held_out, Path("unused"), pick_device(device))
-    parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
-    seconds = _seconds_a_thousand(trainer)
+    with TemporaryDirectory() as folder, counting("measuring") as tell:  # a loss that is not finite leaves evidence
+        trainer = Trainer(config, training, held_out, Path(folder), pick_device(device))
+        parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
+        try:
+            cost = measured_cost(trainer, tell)
+        finally:
+            trainer.loader.close()
     rows = [
         [
             "data",
@@ -257,28 +258,31 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
         ["classes", ", ".join(training.class_names) or "none"],
         ["parameters", f"{parameters:,}"],
         ["optimizer steps", f"{config.num_steps:,} of {config.batch_images} images"],
-        ["cost of 1,000 images", f"{seconds:.2f} s on {trainer.device}"],
-        ["whole run", duration(seconds * config.num_images / 1000)],
+        ["cost of 1,000 images", f"{_seconds(cost, 1000)} on {trainer.device}"],
+        ["measured", cost.measured],
+        ["whole run", f"{_durations(cost, config.num_images)}, without validation, samples and checkpoints"],
+        *_busy(cost, config.num_images, trainer.device.type),
     ]
     table(f"{config.recipe} (dry run: nothing is written)", ["", ""], rows)
     console().print_json(json.dumps(config.model_dump(mode="json")))
 
 
-def _seconds_a_thousand(trainer: Trainer) -> float:
-    """Forward and backward of a micro-batch, or of as much of it as takes some seconds, after one image to warm up."""
-    micro_batch = trainer.config.batch_images // trainer.config.num_micro_batches
-    first = _seconds_for(trainer, 1)
-    count = max(1, min(micro_batch, round(_MEASURED_SECONDS / first)))
-    return _seconds_for(trainer, count) * 1000 / count
+def _seconds(cost: Cost, images: int) -> str:
+    low, high = cost.spread(images)
+    spread = f" ({low:.2f} to {high:.2f})" if len(cost.seconds) > 1 else ""
+    return f"{cost.of_images(images):.2f} s{spread}"
 
 
-def _seconds_for(trainer: Trainer, count: int) -> float:
-    batch = trainer.loader.batch(0, count).to(trainer.device)
-    started = time.perf_counter()
-    for phase in trainer.system.phases:
-        report = trainer.system(batch, phase, StepRandom(0, 0, device=trainer.device))
-        report.loss.backward()
-        float(report.loss.detach())
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def _durations(cost: Cost, images: int) -> str:
+    low, high = (duration(seconds) for seconds in cost.spread(images))
+    middle = duration(cost.of_images(images))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
+    """A row that says so if others used the processor while it was measured."""
+    if cost.load is None or not cost.load.shared or device != "cpu":
+        return []
+    others = f"others kept {cost.load.others:.1f} of {counted(allowed_cores(), 'core')} busy meanwhile"
+    alone = f"with the machine to itself the run takes at least {duration(cost.alone(images))}"
+    return [["busy machine", f"{others}; {alone}"]]

@@ -83,6 +83,7 @@ class _Waiting:
         self.lock, self.process = threading.Lock(), os.getpid()
         self.before, self.next = use(), 0.0
         self.holder: threading.Event | None = None
+        self.busy = False
 
     def look(self) -> None:
         now = time.monotonic()
@@ -111,6 +112,7 @@ class _Waiting:
         if self.before is None or after is None or after.clock - self.before.clock < _SECONDS / 2:
             return None
         load, self.before = load_between(self.before, after), after
+        self.busy = load.shared
         return load.shared
 
     def _sleep(self) -> None:
@@ -139,6 +141,11 @@ def look() -> None:
 def asleep() -> bool:
     """Whether threads sleep while they wait, by what is done here."""
     return bool(_STATE) and _STATE[0].holder is not None
+
+
+def busy() -> bool:
+    """Whether others wanted the same cores when the machine was looked at last."""
+    return bool(_STATE) and _STATE[0].busy
 
 
 def _pressed() -> bool:

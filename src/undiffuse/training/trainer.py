@@ -115,7 +115,7 @@ class Trainer:
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
-        self._stop_requested = False
+        self._stop_requested = self._said_busy = False
 
     @property
     def images(self) -> int:
@@ -226,6 +226,23 @@ class Trainer:
             system = build_system(self.record)
         return system.to(self.device)
 
+    def rehearse_step(self) -> None:
+        """A step as training makes it, of which nothing is written."""
+        self._one_step()
+
+    def rehearse_micro_batch(self, size: int) -> None:
+        """Forward and backward of a micro-batch of this size in each phase of a step; the weights stay as they are."""
+        self.system.train()
+        for phase in self.system.turns(self.step):
+            self.optimizers.zero_grad(phase)
+            self._learn(phase, 0, size)
+
+    def rehearse_move(self) -> None:
+        """The rest of a step: optimizers and averages, by the gradients that are there."""
+        for phase in self.system.turns(self.step):
+            self._move(phase)
+        self.ema.update(self.system, self.images, self.config.batch_images)
+
     def _one_step(self) -> None:
         waiting.look()
         self.system.train()
@@ -238,14 +255,21 @@ class Trainer:
 
     def _turn(self, phase: str) -> tuple[float, float]:
         """Move what one phase moves; (loss, norm of the gradient)."""
-        loss = 0.0
         self.optimizers.zero_grad(phase)
-        for micro_batch in range(self.config.num_micro_batches):
-            batch, rng = self._micro_batch(micro_batch)
-            report: LossReport = self.system(batch, phase, rng)
-            loss += self._checked_loss(report, batch, phase, rng)
-            self._window.add_facts(report.facts)
-            (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
+        loss = sum(self._learn(phase, number) for number in range(self.config.num_micro_batches))
+        return loss / self.config.num_micro_batches, self._move(phase)
+
+    def _learn(self, phase: str, number: int, size: int | None = None) -> float:
+        """Forward and backward of a micro-batch; its loss."""
+        batch, rng = self._micro_batch(number, size)
+        report: LossReport = self.system(batch, phase, rng)
+        loss = self._checked_loss(report, batch, phase, rng)
+        self._window.add_facts(report.facts)
+        (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _move(self, phase: str) -> float:
+        """Move what a phase moves by its gradients; their norm."""
         total = self.optimizers.norm(phase)
         norm = float(total)
         if not norm < float("inf"):
@@ -253,10 +277,10 @@ class Trainer:
         self.optimizers.clip(phase, total)
         self.optimizers.step(phase, self.images + self.config.batch_images, self.config.num_images)
         self.system.after_turn(phase)
-        return loss / self.config.num_micro_batches, norm
+        return norm
 
-    def _micro_batch(self, number: int) -> tuple[Batch, StepRandom]:
-        size = self.config.batch_images // self.config.num_micro_batches
+    def _micro_batch(self, number: int, size: int | None = None) -> tuple[Batch, StepRandom]:
+        size = size or self.config.batch_images // self.config.num_micro_batches
         rng = StepRandom(self.config.seed, self.step, number, device=self.device)
         batch = self.loader.batch(self.images + number * size, size).to(self.device)
         return self.augmenter(batch, rng, self.step, number), rng
@@ -342,6 +366,9 @@ class Trainer:
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
         self._window = Window()
         journal.write("train", self.images, values, wall)
+        if waiting.busy() and not self._said_busy:
+            self._said_busy = True
+            self.observer.message("others use this machine too: training goes on with its share of the processor")
         self.observer.row("train", {"images": self.images, **values, **wall})
 
     def _validate(self, journal: Journal) -> None:
