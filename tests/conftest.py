@@ -34,6 +34,7 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    os.environ["UNDIFFUSE_PROGRESS"] = "off"  # a test may take long on a busy machine, and looks at what is printed
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from undiffuse.app.evaluating import evaluate_to_file
 from undiffuse.app.models import load
 from undiffuse.app.reporting import report_run
-from undiffuse.app.show import duration, say
+from undiffuse.app.show import say
 from undiffuse.app.training import BUNDLED_SHEET, check_folder, train
 from undiffuse.app.zoo import save_bundled_sheet
 from undiffuse.claims import writes_to
 from undiffuse.evaluation import Protocol
+from undiffuse.progress import duration
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.saved import read_config
 from undiffuse.wording import command

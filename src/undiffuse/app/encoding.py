@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
 from undiffuse.sealed import sealed
 from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
+from undiffuse.wording import counted
 
 #: Pictures followed at a time, and shown in ``roundtrip.png``.
 _ROWS, _SHOWN = 16, 16
@@ -62,6 +63,8 @@ def encode_to_folder(
     dataset = held_out_data(model, source, options)
     rows = evenly_spaced(len(dataset), num)
     items = dataset.fetch(rows).x_0
+    if num_steps is not None:
+        say(f"{counted(len(rows), 'item')}, {2 * num_steps} network evaluations each, and as many for the way back")
     latents, back, nfe = _there_and_back(model, items, num_steps)
     error = (back - items).double()
     record = {
@@ -115,15 +118,22 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
     """Latents, what they decode to, and the mean evaluations of encoding."""
     denoiser = _denoiser(model, min(_ROWS, len(items)))
     latents, back, nfe = [], [], []
-    with counting("encoding") as tell:
+    with counting("encoding and decoding") as tell:
         for start in range(0, len(items), _ROWS):
             x_0 = items[start : start + _ROWS].to(model.system.device)
-            encoded = encode(denoiser, x_0, num_steps=num_steps)
+            there, back_again = (_half_way(tell, start, len(x_0), len(items), half) for half in (0, 1))
+            encoded = encode(denoiser, x_0, num_steps=num_steps, tell=there)
             latents.append(encoded.x.cpu())
             nfe.append(encoded.nfe.double().cpu())
-            back.append(decode(denoiser, encoded.x, num_steps=num_steps).x.cpu())
-            tell(start + len(x_0), len(items))
+            back.append(decode(denoiser, encoded.x, num_steps=num_steps, tell=back_again).x.cpu())
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
+
+
+def _half_way(
+    tell: Callable[[float, float], None], start: int, count: int, total: int, half: int
+) -> Callable[[float], None]:
+    """Hears how far the solver is with ``count`` items from ``start`` on: there, or (``half`` = 1) back."""
+    return lambda share: tell(start + count * (half + share) / 2, total)
 
 
 def _write(

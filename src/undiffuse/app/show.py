@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from undiffuse.app.visible import visible
 from undiffuse.errors import UsageWarning
+from undiffuse.progress import Counter, Estimate, duration, facts, is_off, under_way
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+#: Of a training without a row of its journal: on a terminal, elsewhere.
+_SECONDS_BETWEEN_CHANGES, _SECONDS_BETWEEN_STEPS = 0.5, 60.0
 
 
 @cache
@@ -58,15 +61,6 @@ def notes_of_warnings() -> Iterator[None]:
         yield
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``5 h 12 min``."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
     from rich.table import Table
@@ -93,12 +87,12 @@ def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> No
         say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
 
 
-def _bar(facts: str, *, shown: bool, transient: bool = False) -> Progress:
+def _bar(facts: str, *, shown: bool, transient: bool = False, to: Console | None = None) -> Progress:
     """A bar between what is done and the facts about it."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(facts)
-    return Progress(*columns, console=console(), disable=not shown, transient=transient)
+    return Progress(*columns, console=to or console(), disable=not shown, transient=transient)
 
 
 class TrainingView:
@@ -110,6 +104,7 @@ class TrainingView:
         self.bar = _bar("{task.percentage:>3.0f}%  {task.fields[facts]}", shown=self.live)
         self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
         self.measured = {"validation": "", "quality": ""}
+        self.numbers, self.told = "", self.started
 
     def __enter__(self) -> TrainingView:
         self.bar.start()
@@ -128,13 +123,24 @@ class TrainingView:
             self.measured["quality"] = f"  {values['metric']} {values['value']:.3g}"
             return
         images = values["images"]
-        rate = (images - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = duration(max(self.num_images - images, 0) / max(rate, 1e-9))
-        measured = "".join(self.measured.values())
-        facts = f"{values['images_per_second']:.0f} images/s  loss {values['loss']:.4f}{measured}  {left} left"
-        self.bar.update(self.task, completed=images, facts=facts)
+        self.numbers = f"  loss {values['loss']:.4f}{''.join(self.measured.values())}"
+        self._show(images, values["images_per_second"])
+
+    def step(self, images: int) -> None:
+        """A step was made; between the rows of a slow run, this shows that it goes on, and how fast."""
+        now = time.monotonic()
+        if is_off() or now - self.told < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
+            return
+        self._show(images, (images - self.first) / max(now - self.started, 1e-9))
+
+    def _show(self, images: int, rate: float) -> None:
+        self.told = time.monotonic()
+        average = (images - self.first) / max(self.told - self.started, 1e-9)
+        left = duration(max(self.num_images - images, 0) / max(average, 1e-9))
+        text = f"{rate:{'.0f' if rate >= 10 else '.2g'}} images/s{self.numbers}  {left} left"
+        self.bar.update(self.task, completed=images, facts=text)
         if not self.live:
-            console().print(f"{images:>9} images  {facts}", soft_wrap=True)
+            console().print(f"{images:>9} images  {text}", soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Something worth a line."""
@@ -142,14 +148,38 @@ class TrainingView:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Any]:
-    """A function ``tell(done, total)`` that draws a bar where someone watches."""
-    if not sys.stdout.isatty():
-        yield lambda done, total: None
+def counting(what: str) -> Iterator[Callable[[float, float], None]]:
+    """A function ``tell(done, total)``: a bar with the time left on a terminal, a line now and then elsewhere.
+
+    All of it goes to standard error, so that what a command prints can be piped.
+    """
+    if is_off() or not sys.stderr.isatty():
+        with Counter(what) as counter:
+            yield _looking(counter)
         return
-    with _bar("{task.completed:.0f} of {task.total:.0f}", shown=True, transient=True) as bar:
-        task = bar.add_task(what, total=1)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    from rich.console import Console
+
+    estimate = Estimate()
+    to = Console(stderr=True, highlight=False)
+    with under_way() as outermost, _bar("{task.fields[facts]}", shown=outermost, transient=True, to=to) as bar:
+        task = bar.add_task(what, total=1, facts="")
+
+        def tell(done: float, total: float) -> None:
+            left = estimate.left(done, total)
+            bar.update(task, completed=done, total=max(total, 1e-9), facts=facts(done, total, left))
+
+        yield _looking(tell)
+
+
+def _looking(tell: Callable[[float, float], None]) -> Callable[[float, float], None]:
+    """``tell``, and a look at the machine where something is computed, so that threads wait by what it does."""
+
+    def both(done: float, total: float) -> None:
+        if (waiting := sys.modules.get("undiffuse.compute.waiting")) is not None:
+            waiting.look()
+        tell(done, total)
+
+    return both
 
 
 class Working:

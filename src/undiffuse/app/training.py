@@ -13,7 +13,7 @@ from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
-from undiffuse.app.show import TrainingView, console, counting, duration, say, table, warn
+from undiffuse.app.show import TrainingView, console, counting, say, table, warn
 from undiffuse.app.stopping import stopping
 from undiffuse.claims import claimed
 from undiffuse.config import validate
@@ -24,6 +24,7 @@ from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable, is_passing
+from undiffuse.progress import duration
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.saved import Model, read_config
@@ -132,7 +133,7 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
     else:
         say(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
     with TrainingView(config.num_images, trainer.images) as view, stopping(trainer, view) as stop:
-        trainer.observer = stop
+        trainer.observer, trainer.on_step = stop, view.step
         finished = trainer.run(stop_after_seconds)
     if not finished:
         because = f" ({stop.cause})" if stop.number else ""

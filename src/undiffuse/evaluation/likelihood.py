@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,12 +46,17 @@ def nll(subject: Subject) -> list[Result]:
         x_0, noise = items[start : start + rows].to(subject.model.system.device), _noise(protocol, start, rows, items)
         data = dequantise(x_0, noise) if pictures else x_0
         probes: Any = "exact" if exact else protocol.likelihood_probes
-        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise))
-        if subject.tell is not None:
-            subject.tell(start + len(x_0), len(items))
+        told = partial(_told, subject, start, len(x_0), len(items))
+        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, tell=told))
     stated = _ode_protocol(subject, parts, exact) | {"dequantisation": "uniform" if pictures else "none"}
     values = torch.cat([part.bits_per_dim() if pictures else -part.nats for part in parts])
     return [_result("nll", values, stated, "bits/dim" if pictures else "nats", _ode_details(parts, pictures))]
+
+
+def _told(subject: Subject, start: int, count: int, total: int, share: float) -> None:
+    """The solver has gone a share of its way with ``count`` items from the ``start`` on."""
+    if subject.tell is not None:
+        subject.tell(start + share * count, total)
 
 
 def _ode_protocol(subject: Subject, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from undiffuse.evaluation.pictures import summarises
 from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model, check_seeds
 
@@ -45,7 +46,7 @@ class Subject:
     load_train: Callable[[], Dataset]
     held_out: Dataset
     protocol: Protocol
-    tell: Callable[[int, int], None] | None = None
+    tell: Callable[[float, float], None] | None = None
     cache: Cache = field(default_factory=lambda: Cache(None))
     seconds: float = 0.0
     nfe: int = 0
@@ -133,14 +134,19 @@ class Subject:
                 autoguidance_interval=protocol.autoguidance_interval,
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
+                callback=partial(self._told, start, len(numbers)),
             )
             started = time.monotonic()
             sampled = self.model.system.sample(request)
             self.nfe = sampled.nfe
             self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
-            yield self.model.finish(sampled.x)
             if self.tell is not None:
                 self.tell(start + len(rows), len(numbers))
+            yield self.model.finish(sampled.x)
+
+    def _told(self, start: int, total: int, first: int, progress: Progress) -> None:
+        if self.tell is not None:
+            self.tell(start + first + len(progress.x) * (progress.index + 1) / progress.count, total)
 
     @cached_property
     def real(self) -> SetSummary:

@@ -20,7 +20,7 @@ from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, Range
 from undiffuse.samplers.probability_flow import flow, signal
-from undiffuse.samplers.runge_kutta import Field, Solved, State, integrate
+from undiffuse.samplers.runge_kutta import Field, Solved, State, Tell, integrate
 
 #: Tolerances of a step of the adaptive solver. Close to the data a picture's density changes over 0.002, so the
 #: absolute one has to stay far below that: 1e-4 moves the bits a dimension of MNIST digits by 0.006, 1e-5 by 0.001.
@@ -67,11 +67,18 @@ def start_std(process: Process, log_snr: Tensor) -> Tensor:
 
 
 def solve(
-    rhs: Field, start: Tensor, end: Tensor, state: State, num_steps: int | None, rtol: float, atol: float
+    rhs: Field,
+    start: Tensor,
+    end: Tensor,
+    state: State,
+    num_steps: int | None,
+    rtol: float,
+    atol: float,
+    tell: Tell | None = None,
 ) -> Solved:
     """Adaptively, or with ``num_steps`` equal steps of Heun's method in the log-SNR (two evaluations each)."""
     if num_steps is None:
-        return integrate(rhs, start, end, state, rtol=rtol, atol=atol)
+        return integrate(rhs, start, end, state, rtol=rtol, atol=atol, tell=tell)
     if num_steps < 1:
         raise UsageError(f"the ODE needs at least 1 step, got {num_steps}")
     step = (end - start) / num_steps
@@ -81,6 +88,8 @@ def solve(
         guess = tuple(per_row(step, s) * s + x for x, s in zip(state, slope, strict=True))
         later = rhs(there, guess)
         state = tuple(x + per_row(step / 2, x) * (a + b) for x, a, b in zip(state, slope, later, strict=True))
+        if tell is not None:
+            tell((number + 1) / num_steps)
     return Solved(state, torch.full_like(start, 2 * num_steps).long(), step.abs())
 
 
@@ -94,6 +103,7 @@ def encode(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
+    tell: Tell | None = None,
 ) -> Mapped:
     """The latent of each picture: forwards in time along the ODE, in units of the noise that sampling starts from.
 
@@ -103,13 +113,14 @@ def encode(
         cond: one row a picture.
         log_snr_range: see ``ode_range``, which is the default.
         num_steps: of Heun's method; ``None`` for the adaptive solver with ``rtol`` and ``atol``.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest row has gone.
     Returns:
         Latents shaped like ``x_0``, near N(0, I) for data like the model's own; times ``start_std`` they are an
         ``x_start`` for ``samplers.base.sample``.
     """
     low, high = _ends(denoiser, x_0, log_snr_range)
     state = per_row(signal(high), x_0.double()) * x_0.double()
-    x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol)
+    x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol, tell)
     scale = scale_at(denoiser.process, low)
     return Mapped((per_row(scale / start_std(denoiser.process, low), x) * x).to(x_0.dtype), nfe)
 
@@ -124,12 +135,13 @@ def decode(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
+    tell: Tell | None = None,
 ) -> Mapped:
     """The picture of each latent, the inverse of ``encode`` with the same arguments."""
     low, high = _ends(denoiser, latent, log_snr_range)
     scale = scale_at(denoiser.process, low)
     state = per_row(start_std(denoiser.process, low) / scale, latent.double()) * latent.double()
-    x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol)
+    x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol, tell)
     return Mapped((x / per_row(signal(high), x)).to(latent.dtype), nfe)
 
 
@@ -149,9 +161,10 @@ def _follow(
     num_steps: int | None,
     rtol: float,
     atol: float,
+    tell: Tell | None,
 ) -> tuple[Tensor, Tensor]:
     def rhs(log_snr: Tensor, state: State) -> State:
         return (flow(denoiser, state[0], log_snr, dtype, cond),)
 
-    solved = solve(rhs, start, end, (x,), num_steps, rtol, atol)
+    solved = solve(rhs, start, end, (x,), num_steps, rtol, atol, tell)
     return solved.state[0], solved.nfe

@@ -34,7 +34,7 @@ from undiffuse.samplers.grids import Range
 from undiffuse.samplers.inversion import ATOL, RTOL, ode_range, scale_at, solve, start_std
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.samplers.probability_flow import flow, signal
-from undiffuse.samplers.runge_kutta import State
+from undiffuse.samplers.runge_kutta import State, Tell
 
 #: Numbers of the draws within a row's noise: those of dequantisation, and the first of the probes.
 _DEQUANTISATION, _FIRST_PROBE = 2**20, 2**20 + 1
@@ -104,6 +104,7 @@ def log_likelihood(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
+    tell: Tell | None = None,
 ) -> Likelihood:
     """log p(x_0) of the model whose samples the probability-flow ODE draws.
 
@@ -117,6 +118,7 @@ def log_likelihood(
         log_snr_range: (noisy, clean) ends, ``None`` for what ``inversion.ode_range`` gives.
         num_steps: of Heun's method; ``None`` for the adaptive solver with ``rtol`` and ``atol`` a step, on x~ and on
             the log-density a dimension.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest row has gone.
     Raises:
         UsageError: an unknown distribution, no probe, or ends out of reach.
     Example:
@@ -141,7 +143,7 @@ def log_likelihood(
 
         count = 1 if probes == "exact" else len(drawn)
         start = (x, torch.zeros(len(x), count, dtype=torch.float64, device=x.device))
-        solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol)
+        solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol, tell)
         x, gained = solved.state[0], solved.state[1] * num_dims
         return _assembled(denoiser, x, gained, (low, high), solved.nfe)
 

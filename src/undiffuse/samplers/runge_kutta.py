@@ -27,6 +27,9 @@ State: TypeAlias = tuple[Tensor, ...]
 #: (log-SNR (B,), state) -> d state / d log-SNR, of the shapes of the state.
 Field: TypeAlias = Callable[[Tensor, State], State]
 
+#: Hears the share of the way that is behind, in [0, 1].
+Tell: TypeAlias = Callable[[float], None]
+
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
     (1 / 5,),
@@ -71,6 +74,7 @@ def integrate(
     max_evaluations: int = 10_000,
     first_step: float | Tensor | None = None,
     first_slope: State | None = None,
+    tell: Tell | None = None,
 ) -> Solved:
     """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
 
@@ -88,6 +92,7 @@ def integrate(
         first_step: size of the first step to try, for all or (B,); NaN, and by default all, is guessed (which costs
             one more evaluation).
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
+        tell: called after each attempt with the share of its way that the row has gone which is furthest back.
     Returns:
         The state at ``end``; evaluations a row, (B,) int64; the step size that each row would have tried next.
     Raises:
@@ -107,7 +112,15 @@ def integrate(
     while bool((active := rows.log_snr != end).any()):
         _check(rows, end, active, max_evaluations)
         _try_a_step(rhs, rows, end, active, rtol, atol)
+        if tell is not None:
+            tell(_share(start, rows.log_snr, end))
     return Solved(rows.state, rows.nfe, rows.step)
+
+
+def _share(start: Tensor, log_snr: Tensor, end: Tensor) -> float:
+    """The least share of the way from ``start`` to ``end`` of any row that has one."""
+    shares = (log_snr - start) / (end - start)
+    return float(shares[start != end].min())
 
 
 def _as_rows(first_step: float | Tensor | None, like: Tensor) -> Tensor:

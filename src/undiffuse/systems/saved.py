@@ -25,7 +25,9 @@ from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
+from undiffuse.progress import Counter
 from undiffuse.registry import lookup
+from undiffuse.samplers.base import Progress
 from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems import record as records
@@ -85,6 +87,7 @@ class Model:
         guidance_interval: tuple[float, float] | None = None,
         autoguidance: float | None = None,
         autoguidance_interval: tuple[float, float] | None = None,
+        progress: bool | None = None,
     ) -> Tensor:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
@@ -100,11 +103,17 @@ class Model:
             guidance_interval: (smallest, largest) log-SNR that is guided.
             autoguidance: weight of guidance by the worse model that training kept, where it did; 1 is none.
             autoguidance_interval: (smallest, largest) log-SNR at which that is asked.
+            progress: show how far it has come, on standard error, where it takes more than two seconds; by default
+                unless ``UNDIFFUSE_PROGRESS=off``.
         Returns:
             uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
         Raises:
             UsageError: an unknown sampler, grid or class, or a number that makes no sense.
         """
+
+        def told(first: int, step: Progress) -> None:
+            tell(first * step.count + len(step.x) * (step.index + 1), num * step.count)
+
         request = SampleRequest(
             seeds=check_seeds(seed, num),
             sampler=sampler,
@@ -118,8 +127,10 @@ class Model:
             guidance_interval=guidance_interval,
             autoguidance=autoguidance,
             autoguidance_interval=autoguidance_interval,
+            callback=told,
         )
-        sampled = self.system.sample(request)
+        with Counter("sampling", progress) as tell:
+            sampled = self.system.sample(request)
         if sampled.note:
             warnings.warn(sampled.note, UsageWarning, stacklevel=2)
         return self.finish(sampled.x)

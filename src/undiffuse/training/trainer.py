@@ -7,7 +7,7 @@ about what it trains.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,6 +116,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
         self._stop_requested = self._said_busy = False
+        self.on_step: Callable[[int], None] = lambda images: None
 
     @property
     def images(self) -> int:
@@ -210,6 +211,7 @@ class Trainer:
             while self.step < self.config.num_steps:
                 self._one_step()
                 self._after_step(journal)
+                self.on_step(self.images)
                 spent = time.monotonic() - started
                 if self._stop_requested or (stop_after_seconds is not None and spent >= stop_after_seconds):
                     break
