@@ -121,6 +121,7 @@ def test_shards_of_parts(tmp_path: Path, place: str) -> None:
     root = str(tmp_path / "x")
     found = load_dataset(source_config_for(root))
     assert len(found) == 1 and is_of(found, 0, 0) and "shards by part: " in found.provenance["splits"]
+    assert "classes" not in found.provenance["splits"]
     for part, seed in (("val", 1), ("validation", 1), ("test", 2)):
         assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": part})), 0, seed)
     alone = load_dataset(source_config_for(str(tmp_path / place.format("val"))))  # named itself

@@ -119,7 +119,8 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
     others = {name: count for name, count in counts.items() if name not in wanted}
     taken = f"{_listed({name: counts[name] for name in wanted})} taken"
     left = f", {_listed(others)} left out" if others else ""
-    advice = f"{_choices(others or counts)} takes others; with data.split=none the names are classes"
+    as_classes = "; with data.split=none the names are classes" if noun == "images" else ""
+    advice = f"{_choices(others or counts)} takes others{as_classes}"
     return Taken(wanted, f"{noun} by part: {taken}{left} ({advice})")
 
 
