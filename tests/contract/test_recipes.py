@@ -100,6 +100,22 @@ def test_a_recipe_trains(name: str, small_data: dict[str, Path], tmp_path: Path)
     assert len(list((tmp_path / "previews").iterdir())) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_200_steps_by_its_own_command(name: str, small_data: dict[str, Path], tmp_path: Path) -> None:
+    """Narrow and in batches of two: what may break after the first step, such as a phase that comes late, is there."""
+    recipe = get_recipe(name)
+    data = small_data.get(recipe.data.name)
+    source = ["--data", f"{recipe.data.name}:{data}"] if data is not None else []
+    smaller = ["num_images=400", "batch_images=2", "micro_batch_images=2", "validation_images=4", "preview_samples=2"]
+    overrides = [*smaller, *narrow(recipe), *SMALLER_STILL.get(name, [])]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", name, *source, *overrides, "--out", str(tmp_path / "run")])
+    assert not stop.value.code
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows if "step" in row) == 200
+
+
 def test_the_cifar10_network_has_35_7_million_parameters() -> None:
     recipe = get_recipe("ddpm-cifar10")
     with torch.device("meta"):
