@@ -162,18 +162,21 @@ def fill(model: Model, arguments: argparse.Namespace, record: dict[str, Any], pa
 def page(record: dict[str, Any]) -> str:
     """The record as a table, with the way to ship in bold."""
     chosen = best(record["rows"])
-    rule = (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip()
+    rule = (__doc__ or "").split("\n\n")[2].split("\nImages")[0].replace("\n", " ").strip()
     lines = interleaved.head(record, f"Guidance of {record['model']}")
     lines += [f"{record['num']} samples a way, {record['real_images']} training images. {rule}", ""]
     shares = ("precision", "recall", "density", "coverage")
+    has_frechet = any("frechet" in row for row in record["rows"])
     rows = []
     for row in record["rows"]:
         mark = "**" if row is chosen else ""
         numbers = [f"{row[key]:.3f} ± {row[f'{key}_error']:.3f}" for key in shares]
         kernel = f"{mark}{row['kernel']:.4f} ± {row['kernel_error']:.4f}{mark}"
         frechet = f"{row['frechet']:.1f} ± {row['frechet_error']:.1f}" if "frechet" in row else ""
-        rows.append([f"{mark}{row['weight']:g}{mark}", row["interval"], row["nfe"], kernel, frechet, *numbers])
-    lines += interleaved.grid(["guidance", "log-SNR", "evaluations", "kernel", "Fréchet", *shares], rows)
+        distances = [kernel, frechet] if has_frechet else [kernel]
+        rows.append([f"{mark}{row['weight']:g}{mark}", row["interval"], row["nfe"], *distances, *numbers])
+    names = ["kernel", "Fréchet"] if has_frechet else ["kernel"]
+    lines += interleaved.grid(["guidance", "log-SNR", "evaluations", *names, *shares], rows)
     return "\n".join(lines) + "\n"
 
 
