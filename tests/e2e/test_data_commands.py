@@ -162,4 +162,4 @@ def test_names_and_captions_give_the_terminal_no_commands(undiffuse: CommandLine
     assert r"\x1b]0;x\xff.png" in undiffuse("data", "info", tmp_path).complaint
     out = tmp_path / "out.zip"
     prepared = undiffuse("data", "prepare", tmp_path, "--out", out, "--on-error", "skip")
-    assert prepared.code == 0 and r"\x1b]0;x\udcff.png" in prepared.out
+    assert prepared.code == 0 and r"\x1b]0;x\xff.png" in prepared.out
