@@ -19,6 +19,7 @@ from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, nearest, resolve
 
 M = TypeVar("M", bound=BaseModel)
+_LONGEST_SHOWN = 200
 
 
 class FrozenModel(BaseModel):
@@ -52,7 +53,7 @@ class Component:
             return value
         if not isinstance(value, Mapping) or "name" not in value:
             raise UsageError(
-                f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {value!r}"
+                f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {shown(value)}"
             )
         return validate(self.model(str(value["name"])), value, f"{self.kind} {value['name']!r}")
 
@@ -114,8 +115,14 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
     where = f"{what} key {path!r}" if path else what
     if first["type"] == "value_error":  # our own message, which already says what was received
         return f"{where}: {first['ctx']['error']}"
-    received = "" if first["type"] == "missing" else f", got {first.get('input')!r}"
+    received = "" if first["type"] == "missing" else f", got {shown(first.get('input'))}"
     return f"{where}: {first['msg']}{received}"
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: in full, unless that would be longer than the message."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

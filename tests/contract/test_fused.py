@@ -17,6 +17,7 @@ from undiffuse.compute import fused
 from undiffuse.compute.choice import VARIABLE
 from undiffuse.compute.fused import differentiated_once, fused_norm, laid_out, takes
 from undiffuse.compute.native import build
+from undiffuse.compute.private import private
 from undiffuse.compute.shards import Sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
@@ -304,8 +305,55 @@ def test_a_compiler_may_have_arguments(fresh_library: Path, monkeypatch: pytest.
 def test_a_cache_that_cannot_be_written_is_no_error(fresh_library: Path) -> None:
     fresh_library.parent.mkdir(parents=True)
     fresh_library.write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="norms are torch's"):
-        assert build.library() is None
+    with pytest.warns(RuntimeWarning, match="kept for this process alone"):
+        assert build.library() is not None
+    assert fresh_library.is_file()
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> list[str]:
+    """Takes no time."""
+    script = tmp_path / "quick"
+    script.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo made here > "$2"\n')
+    script.chmod(0o700)
+    return [str(script)]
+
+
+def plant(place: Path, compiler: list[str]) -> Path:
+    """A library that somebody else made, with the checksum that it should have."""
+    place.mkdir(parents=True)
+    content, path = b"somebody else's", place / f"norm-{build._fingerprint(compiler)}.so"
+    path.write_bytes(content + build._CHECKSUM(content).digest())
+    return path
+
+
+def test_a_library_of_ones_own_is_taken_and_its_folder_closed(fresh_library: Path, compiler: list[str]) -> None:
+    planted = plant(fresh_library, compiler)
+    assert build._compiled(compiler) == planted and planted.read_bytes().startswith(b"somebody")
+    assert fresh_library.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o722])
+def test_a_folder_that_others_can_write_to_is_not_trusted(mode: int, fresh_library: Path, compiler: list[str]) -> None:
+    planted = plant(fresh_library, compiler)
+    fresh_library.chmod(mode)
+    with pytest.warns(RuntimeWarning, match="could be written to by others; remove it"):
+        made = build._compiled(compiler)
+    assert made.parent != fresh_library and made.read_bytes().startswith(b"made here")
+    assert made.parent.stat().st_mode & 0o777 == 0o700
+    assert planted.read_bytes().startswith(b"somebody")
+
+
+def test_a_folder_or_a_library_of_another_user_is_not_trusted(
+    fresh_library: Path, compiler: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant(fresh_library, compiler)
+    planted.chmod(0o666)
+    assert build._compiled(compiler) == planted and planted.read_bytes().startswith(b"made here")
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    private.cache_clear()
+    with pytest.warns(RuntimeWarning, match="belongs to another user"):
+        build._compiled(compiler)
 
 
 @compiled

@@ -7,7 +7,6 @@ passes is looked at again there, with its values.
 from __future__ import annotations
 
 import ast
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -19,6 +18,7 @@ from undiffuse.app.models import find_model
 from undiffuse.app.outline import UNKNOWN, Option, Place, defaults_in, definition, names_in, options_of, resolved
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.registry import nearest, read_written
+from undiffuse.sealed import read_json
 from undiffuse.systems.classes import asked_classes
 from undiffuse.zoo import bundled_models
 
@@ -302,7 +302,7 @@ def _check_value(path: Sequence[str], text: str) -> None:
 def class_names(folder: Path) -> Sequence[str] | None:
     """What a model's configuration says of its classes; None where it says nothing that can be understood."""
     try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "config.json")
         conditional = record["config"]["system"].get("class_conditional", False)
         return tuple(map(str, record["model"]["class_names"])) if conditional else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +26,12 @@ from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import check_writable, is_passing
 from undiffuse.progress import duration
 from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.sealed import is_changed, read_json
+from undiffuse.systems.bounded import at_most
 from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.systems.record import check_format
 from undiffuse.systems.saved import Model, read_config
+from undiffuse.training.checkpoint import largest_shapes
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.cost import Cost, measured_cost
 from undiffuse.training.folder import is_unbegun, refuse_links, take_back
@@ -47,14 +51,20 @@ def configure(
     out: Path | None,
     resume: bool,
     device: str = "auto",
+    file: Path | None = None,
 ) -> RunConfig:
-    """The configuration that a command line asks for; without a recipe that of the run to be resumed, or of the recipe
-    that fits the data, which is said.
+    """The configuration that a command line asks for; without a recipe that of a file, of the run to be resumed, or of
+    the recipe that fits the data, which is said.
 
     Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
     its features too many.
     """
     source = source_config_for(data) if data is not None else None
+    if file is not None:
+        if recipe is not None or resume:
+            other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
+            raise UsageError(f"--config says the whole configuration, and so does {other}; leave one of them out")
+        return apply_overrides(config_in(file), overrides, source)
     if recipe is not None:
         _refuse_data_as_recipe(recipe, data)
     elif data is not None and source is not None and not resume:
@@ -82,6 +92,33 @@ def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
     if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
         typed = command("train", "--data", recipe)
         raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {typed}")
+
+
+def config_in(file: Path) -> RunConfig:
+    """The configuration in a file: a run's ``config.json``, or its part ``config`` alone.
+
+    An edited file is taken as it stands, which is said: here nothing was trained with it yet.
+
+    Raises:
+        UsageError: no such file, or one that holds no configuration.
+    """
+    file = file / "config.json" if file.is_dir() else file
+    try:
+        record = read_json(file)
+    except OSError as error:
+        raise UsageError(f"--config {file} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UsageError(f"--config {file} is no JSON ({error}); name a run's config.json") from None
+    if not isinstance(record, dict):
+        raise UsageError(f"--config {file} holds no configuration: expected a JSON object; name a run's config.json")
+    if is_changed(record):
+        warn(f"{file} was changed after it was written; the run is of what it says now")
+    whole = "format_version" in record
+    if whole:
+        check_format(record["format_version"], str(file))
+    if whole and not isinstance(record.get("config"), dict):
+        raise UsageError(f"--config {file} lacks its part config; name a run's config.json")
+    return validate(RunConfig, record["config"] if whole else record, f"--config {file}")
 
 
 def saved_config(out: Path) -> RunConfig:
@@ -123,7 +160,8 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
     tell_of_signal_left(config.system, training)
-    trainer = Trainer(config, training, held_out, out, pick_device(device))
+    with _no_larger_than_kept(out):
+        trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
         model = Model(trainer.ema.average, trainer.record, out, "")
         reference = held_out if config.quality_reference == "held_out" else training
@@ -181,6 +219,12 @@ def _tell_of_late_guide(config: RunConfig) -> None:
             f"system.guide_images={system.guide_images} lies beyond num_images={config.num_images}: samples will have "
             "no guide; lower it to a tenth of the run, or say system.guide_images=null system.sampling.autoguidance=1"
         )
+
+
+def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
+    """Nothing is built that the checkpoint to go on from could not fill, however large ``config.json`` says it is."""
+    shapes = largest_shapes(out / "checkpoints")
+    return at_most(shapes) if shapes else nullcontext()
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:

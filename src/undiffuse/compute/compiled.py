@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from undiffuse.compute.private import private
+
 #: Where torch's compiler keeps what it made; set by the user, it is left as it is.
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -25,7 +27,8 @@ def compile_in_place(network: nn.Module) -> None:
     The first call of a shape compiles, which takes minutes on a small machine and seconds from the cache. If compiling
     fails, such as for want of a C++ compiler, one line says so and the network runs as it is.
     """
-    os.environ.setdefault(_CACHE, str(cache_folder()))  # first: the imports choose a temporary folder themselves
+    if _CACHE not in os.environ:  # first: the imports choose a temporary folder themselves
+        os.environ[_CACHE] = str(private(cache_folder()))
     from torch._dynamo.exc import TorchDynamoException  # a second of importing, for those who compile
     from torch._inductor.exc import InductorError
 

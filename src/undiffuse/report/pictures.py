@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.errors import UsageWarning
 from undiffuse.images import density_of, grid_of, to_image
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def frames(filmstrip: Array, labels: list[str], limit: float) -> list[Picture]:
 
 
 def previews(folder: Path, most: int = 6) -> list[Picture]:
-    """Up to ``most`` of the previews that training left, first and last among them; unreadable files are left out."""
+    """Up to ``most`` of the previews that training left, first and last among them; of damaged ones it is said."""
     from PIL import Image
 
     found = sorted(folder.glob("*.png"))
@@ -115,9 +117,11 @@ def previews(folder: Path, most: int = 6) -> list[Picture]:
     for index in spread(len(found), most):
         try:
             with Image.open(found[index]) as image:
+                image.verify()  # the checksums of a PNG, which are not looked at otherwise
+            with Image.open(found[index]) as image:
                 strip.append(embed(image.convert("RGB"), _images_seen(found[index].stem), PREVIEW_BYTES, True))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow says of broken files
-            continue
+            warnings.warn(f"{found[index]} is damaged; the page shows none in its place", UsageWarning, stacklevel=2)
     return strip
 
 

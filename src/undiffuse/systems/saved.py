@@ -41,6 +41,7 @@ WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
 #: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
 #: of its tensors, or JSON with that and the configuration that they were saved with.
 _CHECKSUM, _FACTS = "sha256_of_tensors", "undiffuse"
+_LONGEST_LINE = 400
 
 
 @dataclass(frozen=True)
@@ -308,21 +309,26 @@ def build_fitting(record: Mapping[str, Any], header: Header, file: Path) -> Syst
     Raises:
         UsageError: the two do not fit each other, or no system can be built.
     """
-    what = f"{file} is damaged or does not fit its config.json"
+    config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
         with at_most(header.shapes.values()):
             system = build_system(record)
-    except UsageError:
-        raise
+    except UsageError as error:
+        raise UsageError(f"{config}: {_shortened(str(error))}") from None
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{what} ({first})") from None
+        raise UsageError(f"{config}: no network can be built as it says ({_shortened(first)})") from None
     for name, value in system.state_dict().items():
         stored = header.shapes.get(name)
         if stored != tuple(value.shape):
             found = "lacks it" if stored is None else f"has {stored}"
             raise UsageError(f"{what} ({name} should be {tuple(value.shape)}, the file {found})")
     return system
+
+
+def _shortened(text: str) -> str:
+    """A line about values that a stranger chose the length of."""
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:

@@ -7,12 +7,14 @@ that comes later is found by its checksums, and the newest sound checkpoint is u
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -98,6 +100,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UsageError(f"checkpoint {path.name} is damaged ({error})") from None
+
+
+def largest_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Shapes of all tensors in the largest checkpoint whose header can be read; none without one. Nothing is loaded."""
+    found: list[list[tuple[int, ...]]] = [[]]
+    for path in _paths(folder):
+        with contextlib.suppress(OSError, SafetensorError), safe_open(path / "state.safetensors", "pt") as file:
+            found.append([tuple(file.get_slice(name).get_shape()) for name in file.keys()])  # noqa: SIM118
+    return max(found, key=lambda shapes: sum(map(prod, shapes)))
 
 
 def _name(images: int) -> str:

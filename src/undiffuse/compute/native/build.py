@@ -1,4 +1,7 @@
-"""The library made of this folder's C++ source, compiled once for each kind of processor and kept."""
+"""The library made of this folder's C++ source, compiled once for each kind of processor and kept.
+
+It is loaded only from a folder and a file that nobody but this user could write to.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ import subprocess
 import tempfile
 import threading
 import warnings
+from functools import cache
 from pathlib import Path
 
 from undiffuse.compute.compiled import cache_folder
+from undiffuse.compute.private import private, why_not_own
 
 SOURCE = Path(__file__).with_name("norm.cpp")
 #: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
@@ -43,10 +48,24 @@ def library() -> ctypes.CDLL | None:
     return _HELD[0]
 
 
+@cache
+def compiler_name() -> str:
+    """The first line of what the compiler says of itself; "unknown" where it says nothing."""
+    try:
+        said = subprocess.run([*_command(), "--version"], capture_output=True, timeout=_PATIENCE, check=False).stdout
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        said = b""
+    return (said.decode(errors="replace").splitlines() or ["unknown"])[0]
+
+
+def _command() -> list[str]:
+    return shlex.split(os.environ.get("CXX", "").strip() or "c++")
+
+
 def _made() -> tuple[ctypes.CDLL | None, str]:
     """The library or, with a reason where there should be one, None."""
     try:
-        command = shlex.split(os.environ.get("CXX", "").strip() or "c++")
+        command = _command()
         if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
             return None, ""
         return _declared(ctypes.CDLL(str(_compiled(command)))), ""
@@ -76,10 +95,9 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
 
 def _compiled(command: list[str]) -> Path:
     """Path of the library, which is compiled unless it lies there whole."""
-    path = cache_folder() / f"norm-{_fingerprint(command)}.so"
-    if _is_whole(path):
+    path = private(cache_folder()) / f"norm-{_fingerprint(command)}.so"
+    if _is_whole(path) and not why_not_own(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         subprocess.run(
@@ -90,6 +108,7 @@ def _compiled(command: list[str]) -> Path:
         )
         content = made.read_bytes()
         made.write_bytes(content + _CHECKSUM(content).digest())
+        made.chmod(0o700)
         made.replace(path)  # in one step: another process may be doing the same
     return path
 

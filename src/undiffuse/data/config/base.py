@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from undiffuse.config import ComponentConfig
+from undiffuse.sealed import parsed
 
 MAX_SIDE = 8192
 
@@ -58,7 +58,7 @@ def _names_in(text: str) -> Any:
     """Of ``3,5`` or ``["a, b", "c"]``."""
     if text.lstrip().startswith("["):
         try:
-            return json.loads(text)
+            return parsed(text)
         except ValueError:
             pass  # a class may be called [x
     return [name for part in text.split(",") if (name := part.strip())]

@@ -114,7 +114,10 @@ def _header(file: IO[bytes], title: str) -> Header:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
-    shape, _, dtype = readers[version](file)
+    try:
+        shape, _, dtype = readers[version](file)
+    except (MemoryError, RecursionError, TypeError) as error:  # what Python says of a literal that is none
+        raise ValueError(f"a header that is no header: {type(error).__name__}") from None
     if dtype.hasobject:
         raise UsageError(f"{title}: an array of Python objects, which are pickles and not read; save plain numbers")
     return Header(tuple(int(side) for side in shape), dtype)
