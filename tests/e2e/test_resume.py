@@ -26,7 +26,10 @@ from command_line import (
 )
 
 from undiffuse.app.cli_options import parse_duration
+from undiffuse.app.doctoring import _checkpoints
 from undiffuse.app.training import configure, split_data
+from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.sealed import sealed
 from undiffuse.systems import saved
@@ -281,6 +284,36 @@ def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
     edit_json(last_checkpoint(half_done) / "state.json", on_a_gpu)
     assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
     assert len(heard) == 1 and "cuda" in heard[0] and "cpu" in heard[0]
+
+
+def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) -> None:
+    state = last_checkpoint(half_done) / "state.json"
+    (now,) = json.loads(state.read_text())["counters"]["settings"]
+    assert now["threads"] == 1 and now["torch"] == torch.__version__ and now["arithmetic"] == "float32"
+    assert now["cpu"] and now["norms"] == "torch's" and now["compiler"] is None  # asked of bf16 models alone
+    before = {**now, "threads": 7, "norms": "own", "compiler": "c++ 12"}
+
+    def elsewhere(record: dict[str, dict[str, object]]) -> None:
+        record["counters"]["settings"] = [before]
+        record.update(sealed(record))
+
+    edit_json(state, elsewhere)
+    heard: list[str] = []
+
+    class Listening(Silent):
+        def message(self, text: str) -> None:
+            heard.append(text)
+
+    config = digits()
+    trainer = Trainer(config, *split_data(config), half_done, observer=Listening())
+    assert trainer.resume() and len(heard) == 1
+    assert "computed with 7 threads, own norms, compiled by c++ 12 and goes on with 1 thread, torch's norms" in heard[0]
+    assert trainer.run()
+    kept = json.loads((last_checkpoint(half_done) / "state.json").read_text())["counters"]["settings"]
+    assert kept == [before, {**now, "images": 128}]
+    subject = RunSubject(half_done, {}, lambda: split_data(config), checkpoints=_checkpoints(half_done))
+    titles = {finding.title: finding.evidence for finding in examine_files(subject)}
+    assert "at 128 images" in titles["trained with more than one setting"]
 
 
 def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,10 +182,10 @@ def _checkpoints(folder: Path) -> list[CheckpointState]:
 def _checkpoint(path: Path) -> CheckpointState:
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
     try:
-        load_checkpoint(path)
+        counters = load_checkpoint(path).counters
     except UsageError as error:
         return CheckpointState(path.name, size, str(error))
-    return CheckpointState(path.name, size, "")
+    return CheckpointState(path.name, size, "", tuple(counters.get("settings") or ()))
 
 
 def _print(subject: str, found: Examination, looked_at: tuple[int, int] | None) -> None:

@@ -85,12 +85,10 @@ def _material(
     denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
-    results, journal = results_folder(model.path), read_rows(model.path)
-    if journal.note:
-        warn(f"{name}: {journal.note}")
+    results = results_folder(model.path)
     return ReportMaterial(
         record=model.config,
-        journal=journal.rows,
+        journal=_journal(model.path),
         samples=samples,
         data=data,
         name=name,
@@ -108,6 +106,14 @@ def _material(
         hardware=hardware(),
         version=__version__,
     )
+
+
+def _journal(run: Path) -> list[dict[str, Any]]:
+    """The sound rows of a run's journal; that there are others is said."""
+    found = read_rows(run)
+    if found.note:
+        warn(f"{run}: {found.note}")
+    return found.rows
 
 
 def _names(models: Sequence[Model]) -> list[str]:

@@ -30,11 +30,12 @@ _CHUNK = 500
 
 
 class CheckpointState(NamedTuple):
-    """A checkpoint's name, its size, and why it cannot be used, or ""."""
+    """A checkpoint's name, its size, why it cannot be used, or "", and the settings that the run was computed with."""
 
     name: str
     num_bytes: int
     damage: str
+    settings: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass
@@ -98,8 +99,9 @@ class RunSubject:
 
     @property
     def images_seen(self) -> int:
-        """In training, by the journal; 0 where there is none."""
-        return max((row.get("images", 0) for row in self.journal), default=0)
+        """In training, by the journal or, without one, by what the model says itself; 0 where nothing does."""
+        told = int(self.record.get("card", {}).get("images") or self.record.get("trained_images") or 0)
+        return max((row.get("images", 0) for row in self.journal), default=told)
 
     @cached_property
     def data(self) -> tuple[Dataset, Dataset]:
@@ -226,6 +228,15 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
         )
     else:
         yield Finding("ok", "checkpoints are sound", size, details={"bytes": total})
+    if len(settings := next((state.settings for state in checkpoints if not state.damage), ())) > 1:
+        changes = some(f"at {one['images']:,} images" for one in settings[1:])
+        yield Finding(
+            "note",
+            "trained with more than one setting",
+            f"other threads, norms, device or torch {changes}: not bit for bit what one machine would have made",
+            "train it on one machine to have exactly that",
+            {"settings": [dict(one) for one in settings]},
+        )
     if total > 10 * 2**30:
         yield Finding(
             "note",

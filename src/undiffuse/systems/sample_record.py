@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from undiffuse.compute.setting import setting
 from undiffuse.files import json_text
 from undiffuse.sealed import CHECKSUM
 from undiffuse.systems.base import SampleRequest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _NO_ROWS = '"images": []'
+_SETTING = "computed_with"  # the same for all, and too long to be said of each
 
 
 def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
         "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
         **_autoguidance(request, defaults),
         "reuse": request.reuse,
+        _SETTING: setting(model.config["config"]["system"].get("precision", "fp32"), model.system.device),
     }
 
 
@@ -79,7 +82,8 @@ def _rows(
     shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> Iterator[dict[str, Any]]:
     for index, seed in enumerate(seeds):
-        own = {"seed": seed, "class": names[index] if names else None, **shared}
+        alike = {key: value for key, value in shared.items() if key != _SETTING}
+        own = {"seed": seed, "class": names[index] if names else None, **alike}
         file = "samples.npy" if points else f"{index:06d}.png"
         yield {"file": file, **own, **({"row": index} if points else {})}
 

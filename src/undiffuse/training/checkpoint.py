@@ -95,7 +95,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_format(payload["format_version"], f"checkpoint {path.name}")
         if sha256_of(path / "state.safetensors") != payload["sha256"]["state.safetensors"]:
             raise ValueError("state.safetensors does not match its checksum")
-        return Checkpoint(load_file(path / "state.safetensors"), payload["counters"], payload.get("config"))
+        counters, config = payload["counters"], payload.get("config")
+        if not isinstance(counters["images"], int) or not isinstance(config, dict | type(None)):
+            raise ValueError("state.json holds no counters and configuration")
+        return Checkpoint(load_file(path / "state.safetensors"), counters, config)
     except NewerFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

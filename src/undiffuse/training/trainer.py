@@ -7,7 +7,7 @@ about what it trains.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from undiffuse.claims import claimed
 from undiffuse.compute import waiting
 from undiffuse.compute.memory import keep_freed_memory
+from undiffuse.compute.setting import other_words, setting
 from undiffuse.core.random import StepRandom
 from undiffuse.data.loader import Loader
 from undiffuse.data.source import Batch, Dataset
@@ -115,6 +116,7 @@ class Trainer:
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
+        self._settings = [{"images": 0, **setting(getattr(config.system, "precision", "fp32"), self.device)}]
         self._stop_requested = self._said_busy = False
         self.on_step: Callable[[int], None] = lambda images: None
 
@@ -147,6 +149,20 @@ class Trainer:
         with claimed(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
             self._note_moved_data()
+        try:
+            self._take_over(checkpoint)
+        except UsageError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(
+                f"the newest checkpoint of {self.folder} does not fit this run ({first}); put back the one that "
+                "belongs to it, or start anew in another --out"
+            ) from None
+        self._note_other_setting(checkpoint.counters)
+        return True
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
         parts = _split_names(checkpoint.tensors)
         self.system.load_state_dict(parts["model"])
         self.ema.average.load_state_dict(parts["ema"])
@@ -157,8 +173,6 @@ class Trainer:
         self.step = int(checkpoint.counters["step"])
         self._window = Window.of(checkpoint.counters["window"])
         self._seconds = float(checkpoint.counters["seconds"])
-        self._note_other_device(checkpoint.counters.get("device", self.device.type))
-        return True
 
     def _check_config(self, checkpoint: Checkpoint) -> None:
         """Refuse a ``config.json`` that was changed since this checkpoint; say it where the change was accepted."""
@@ -175,12 +189,22 @@ class Trainer:
         if config != self._written["config"] and of_the_result(moved) == of_the_result(self._written):
             self._written = write_record(self.folder, moved)
 
-    def _note_other_device(self, before: str) -> None:
-        if before != self.device.type:
+    def _note_other_setting(self, counters: Mapping[str, Any]) -> None:
+        """Say it where the run goes on as it would not have where it was; checkpoints keep all settings."""
+        if (before := counters.get("device", self.device.type)) != self.device.type:
             self.observer.message(
                 f"this run was on {before} and goes on on {self.device.type}: the draws of noise differ between them, "
                 "so it will not end as it would have there"
             )
+        earlier, now = counters.get("settings") or [], self._settings[0]
+        was, is_now = other_words(earlier[-1], now) if earlier else ("", "")
+        if was and before == self.device.type:
+            self.observer.message(
+                f"this run was computed with {was} and goes on with {is_now}: it is rounded otherwise, so it will end "
+                "near to what it would have been there, not bit for bit"
+            )
+        changed = [{**now, "images": self.images}] if was else []
+        self._settings = [*earlier, *changed] if earlier else self._settings
 
     def run(self, stop_after_seconds: float | None = None) -> bool:
         """Train until the configured end, a request to stop, or so many seconds; True at the end of the run.
@@ -419,6 +443,7 @@ class Trainer:
             "window": self._window.counters(),
             "seconds": self._spend(),
             "device": self.device.type,
+            "settings": self._settings,
         }
         save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints, self._written)
         save_weights(self.folder / WEIGHTS["ema"], self.ema.average.state_dict(), self._written)

@@ -1,0 +1,57 @@
+"""What rounding depends on beside a model: the same function computed elsewhere has other last bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.machine import machine
+from undiffuse.compute.native.build import compiler_name
+from undiffuse.compute.shards import own_norms
+from undiffuse.wording import counted
+
+_WORDS = {
+    "device": "{}",
+    "cpu": "{} instructions",
+    "threads": "",
+    "arithmetic": "{} products",
+    "norms": "{} norms",
+    "compiler": "compiled by {}",
+    "torch": "torch {}",
+}
+
+
+def setting(precision: str, device: torch.device | str) -> dict[str, Any]:
+    """Plain facts about how networks are computed here.
+
+    Args:
+        precision: what the model asks for, ``fp32`` or ``bf16``; whether our own norms are at hand is asked for the
+            latter alone, for they are compiled to find out.
+        device: where it runs.
+    """
+    device = torch.device(device)
+    dtype = arithmetic(precision, device)
+    own = dtype is not None and device.type == "cpu" and own_norms()
+    return {
+        "device": device.type if device.type == "cpu" else machine(device).name,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "arithmetic": str(dtype or torch.float32).removeprefix("torch."),
+        "norms": "own" if own else "torch's",
+        "compiler": compiler_name() if own else None,
+        "torch": torch.__version__,
+    }
+
+
+def other_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
+    """In what two settings differ, in words each; two empty texts where they do not."""
+    keys = [key for key in _WORDS if key in before and before[key] != now.get(key)]
+    return _said(before, keys), _said(now, keys)
+
+
+def _said(one: Mapping[str, Any], keys: list[str]) -> str:
+    known = [key for key in keys if one.get(key) is not None]
+    return ", ".join(counted(one[key], "thread") if key == "threads" else _WORDS[key].format(one[key]) for key in known)
