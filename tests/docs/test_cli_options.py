@@ -19,7 +19,17 @@ PROMISED = {
         *("--debug", "--version", "--install-completion", "--show-completion"),
     ],
     "demo": ["--out", "--device"],
-    "train": ["RECIPE", "KEY=VALUE", "--data", "--out", "--resume", "--stop-after", "--dry-run", "--device"],
+    "train": [
+        "RECIPE",
+        "KEY=VALUE",
+        "--data",
+        "--config",
+        "--out",
+        "--resume",
+        "--stop-after",
+        "--dry-run",
+        "--device",
+    ],
     "sample": [
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
         *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),

@@ -334,7 +334,7 @@ def test_numbers_read_well() -> None:
 
 def test_headline_says_what_was_made_of_what() -> None:
     measured = [str(metric) for metric in metrics_of(EVALUATION) if not metric.part]
-    assert headline(RECORD, progress_of(journal()), measured) == (
+    assert headline(RECORD, progress_of(RECORD, journal()), measured) == (
         "A diffusion model (linear_vp process, eps prediction, unet network) trained on 1,596 images of digits "
         "(8 × 8 pixels, grey, 2 classes). It saw 11,520 images (7.22 passes) in 45 s and ended at a validation loss of "
         "0.1278. Measured: variational bound 2.813 ± 0.021, Fréchet distance (pixels) 14.24 ± 0.83."

@@ -98,6 +98,9 @@ def train(
             help="a folder of pictures or MNIST-format files, or a source's name", autocompletion=completing.data
         ),
     ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", help="train again what a run's config.json says, keys overridden or not")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
     stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
@@ -116,7 +119,7 @@ def train(
     early.check_data(data)
     from undiffuse.app import training
 
-    config = training.configure(recipe, overrides or [], data, out, resume, device)
+    config = training.configure(recipe, overrides or [], data, out, resume, device, file)
     if dry_run:
         training.dry_run(config, device)
         return

@@ -21,6 +21,7 @@ from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.systems.base import DenoisingSystem, System, denoising
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
+from undiffuse.training.journal import images_seen, read_journal
 from undiffuse.wording import command
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
@@ -68,6 +69,8 @@ def export_model(
     kept = _kept_temperature(model, temperature)
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
+    if images := images_seen(record, read_journal(model.path)):
+        record["trained_images"] = images
     record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
     record.pop(REPLACES, None)
     if tuned is not None:

@@ -110,11 +110,11 @@ def _size(record: Mapping[str, Any]) -> str:
 
 def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:
     """What each run is, a line a fact, a column a run; facts that no run has are left out."""
-    progress = [wording.progress_of(one.journal) for one in materials]
+    progress = [wording.progress_of(one.record, one.journal) for one in materials]
     rows = [
         ("Recipe", [str(wording.dig(one.record, "config.recipe") or _DASH) for one in materials]),
         ("Data", [str(wording.dig(one.record, "config.data.name") or _DASH) for one in materials]),
-        ("Seen", [f"{one.images:,}" for one in progress]),
+        ("Seen", [f"{one.images:,}" if one.images else _DASH for one in progress]),
         ("Training time", [_DASH if one.seconds is None else wording.duration(one.seconds) for one in progress]),
         ("Validation loss", [_DASH if one.loss is None else wording.number(one.loss) for one in progress]),
     ]

@@ -86,7 +86,7 @@ def summary(lines: Sequence[Judged], names: Sequence[str]) -> list[str]:
 
 def unequal_training(materials: Sequence[ReportMaterial]) -> str:
     """Says so where the runs did not train for equal seconds, to 10 %, or it is not known; else ""."""
-    known = [wording.progress_of(one.journal).seconds for one in materials]
+    known = [wording.progress_of(one.record, one.journal).seconds for one in materials]
     seconds = [value for value in known if value]
     if len(seconds) < len(materials):
         return "The training time of some of these runs is not known: whether they had equal time cannot be said."

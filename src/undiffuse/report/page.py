@@ -58,7 +58,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
 def _context(material: ReportMaterial) -> dict[str, Any]:
     record, config = material.record, material.record.get("config", {})
-    progress, metrics = wording.progress_of(material.journal), measures.metrics_of(material.evaluation)
+    progress, metrics = wording.progress_of(material.record, material.journal), measures.metrics_of(material.evaluation)
     main = [metric for metric in metrics if not metric.part]
     return {
         "title": material.title,
@@ -98,7 +98,7 @@ def _tiles(
 ) -> list[tuple[str, str, str]]:
     """Title, figure and small print of the boxes at the top."""
     items = wording.items_of(material.record)
-    tiles = [(f"{items} seen", f"{progress.images:,}", "")]
+    tiles = [(f"{items} seen", f"{progress.images:,}" if progress.images else "not recorded", "")]
     if progress.seconds is not None:
         rate = f"{progress.images / progress.seconds:,.0f} {items}/s" if progress.seconds else ""
         tiles.append(("Training time", wording.duration(progress.seconds), rate))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Progress(NamedTuple):
-    """Where the run stands, from its journal; None where the journal is silent."""
+    """Where the run stands; no images and None where nothing says it."""
 
     images: int
     seconds: float | None
@@ -18,12 +18,13 @@ class Progress(NamedTuple):
     loss_raw: float | None
 
 
-def progress_of(journal: Sequence[Mapping[str, Any]]) -> Progress:
-    """Images seen, seconds spent and the last validation losses."""
+def progress_of(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]]) -> Progress:
+    """Images seen, seconds spent and the last validation losses; a model without a journal may say the first itself."""
     seconds = [row["wall"]["seconds"] for row in journal if "seconds" in row.get("wall", {})]
     validation = [row for row in journal if row.get("kind") == "validation"]
     last = validation[-1] if validation else {}
-    images = max((int(row["images"]) for row in journal if "images" in row), default=0)
+    told = dig(record, "card.images") or dig(record, "trained_images") or 0
+    images = max((int(row["images"]) for row in journal if "images" in row), default=told)
     return Progress(images, max(seconds, default=None), last.get("loss"), last.get("loss_raw"))
 
 
@@ -39,7 +40,9 @@ def headline(record: Mapping[str, Any], progress: Progress, measured: Sequence[s
     config, trained = record.get("config", {}), dig(record, "data.train")
     passes = f" ({progress.images / trained:.3g} passes)" if trained else ""
     spent = f" in {duration(progress.seconds)}" if progress.seconds is not None else ""
-    text = f"{_what(config)} trained on {_data(record)}. It saw {progress.images:,} {items_of(record)}{passes}{spent}"
+    text = f"{_what(config)} trained on {_data(record)}"
+    if progress.images:
+        text += f". It saw {progress.images:,} {items_of(record)}{passes}{spent}"
     if progress.loss is not None:
         text += f" and ended at a validation loss of {number(progress.loss)}"
     return f"{text}. Measured: {', '.join(measured)}." if measured else f"{text}."
