@@ -96,7 +96,7 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
 def _compiled(command: list[str]) -> Path:
     """Path of the library, which is compiled unless it lies there whole."""
     path = private(cache_folder()) / f"norm-{_fingerprint(command)}.so"
-    if _is_whole(path) and not why_not_own(path):
+    if _is_whole(path):
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
@@ -114,8 +114,8 @@ def _compiled(command: list[str]) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    """Does it end with the checksum of what stands before? A file cut short kills the process that loads it."""
-    content = path.read_bytes() if path.is_file() else b""
+    """Is it this user's, and does it end with the checksum of what stands before? One cut short kills who loads it."""
+    content = path.read_bytes() if path.is_file() and not why_not_own(path) else b""
     return content[-_CHECKSUM_BYTES:] == _CHECKSUM(content[:-_CHECKSUM_BYTES]).digest()
 
 
