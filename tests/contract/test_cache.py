@@ -264,7 +264,7 @@ def test_a_damaged_picture_leaves_nothing_behind_and_a_skipped_one_is_reported_a
     skipping = config.model_copy(update={"on_error": "skip"})
     assert len(load_dataset(skipping)) == COUNT - 1
     caplog.clear()
-    assert len(load_dataset(skipping)) == COUNT - 1 and "1 files left out" in caplog.text
+    assert len(load_dataset(skipping)) == COUNT - 1 and "1 file left out" in caplog.text
     plain = load_dataset(skipping.model_copy(update={"cache": "none"}))
     assert same(plain, load_dataset(skipping))
 

@@ -118,7 +118,7 @@ TREE: dict[str, Content] = {
 def test_two_levels_of_folders_are_never_guessed_at(load: Load) -> None:
     guess = load(TREE)
     assert guess.labels is None
-    assert guess.provenance["classes_possible"].endswith("makes 2 of the outer folders, labels=leaf 4 of the inner")
+    assert guess.provenance["classes_possible"].endswith("makes 2 of the outer folders, data.labels=leaf 4 of the inner")
     assert labels_of(load(TREE, labels="folders")) == ["g", "g", "g", "l", "l"]
     assert labels_of(load(TREE, labels="leaf")) == ["g/1", "g/1", "g/2", "l/1", "l/3"]
     assert labels_of(load({**TREE, "all/g/z.png": png(9)}, labels="leaf")) == ["g/1", "g/1", "g/2", "g", "l/1", "l/3"]
@@ -141,14 +141,14 @@ def test_a_name_before_its_number_is_a_class(load: Load) -> None:
 
 def test_a_name_without_a_number_is_refused_or_skipped(load: Load) -> None:
     files = {"cat_1.png": png(0), "cat.png": png(1), "1.png": png(2)}
-    with pytest.raises(UsageError, match=r"1\.png: labels=prefix expects a name such as cat_001\.png"):
+    with pytest.raises(UsageError, match=r"1\.png: data\.labels=prefix expects a name such as cat_001\.png"):
         load(files, labels="prefix")
     found = load(files, labels="prefix", on_error="skip")
     assert labels_of(found) == ["cat"] and found.provenance["skipped"].startswith("2 files left out")
 
 
 BAD: dict[str, tuple[dict[str, Content], str]] = {
-    "no caption": ({"a.txt": "x", "b.txt": "y"}, r"c\.png: has no caption though others have one \(captions=none"),
+    "no caption": ({"a.txt": "x", "b.txt": "y"}, r"c\.png: has no caption though others have one \(data\.captions=none"),
     "no label": ({"metadata.jsonl": jsonl({"file_name": "a.png", "label": 1}, {"file_name": "b.png", "label": 1})},
                  r"c\.png: has no label though others have one"),
     "empty caption": ({"a.txt": "x", "b.txt": "y", "c.txt": " \n"}, r"c\.txt: empty; expected a caption"),
@@ -174,7 +174,7 @@ def test_bad_notes_are_named_in_one_line_or_cost_their_picture(load: Load, kind:
     assert "\n" not in str(caught.value) and "on_error=skip" in str(caught.value)
     found = load({**PICTURES, **notes}, on_error="skip")
     assert len(found) == 2 and is_of(found, 0, 0) and is_of(found, 1, 1)
-    assert found.provenance["skipped"].startswith("1 files left out")
+    assert found.provenance["skipped"].startswith("1 file left out")
 
 
 def test_names_and_numbers_do_not_mix(load: Load) -> None:
@@ -201,7 +201,7 @@ def test_notes_without_a_picture_are_refused_or_counted(load: Load, kind: str) -
     with pytest.raises(UsageError, match=message):
         load({**PICTURES, **captions, **notes})
     found = load({**PICTURES, **captions, **notes}, on_error="skip")
-    assert found.captions == ["a", "b", "c"] and found.provenance["skipped"].startswith("1 files left out")
+    assert found.captions == ["a", "b", "c"] and found.provenance["skipped"].startswith("1 file left out")
 
 
 def test_texts_and_tables_that_are_no_captions_are_passed_over(load: Load) -> None:

@@ -74,7 +74,7 @@ def test_what_is_not_of_the_set_is_told_or_skipped(tmp_path: Path, name: str, me
         load(path)
     assert str(caught.value).startswith(f"{path}!")
     found = load(path, on_error="skip")
-    assert numbers(found) == NUMBERS and "1 files left out" in found.provenance["skipped"]
+    assert numbers(found) == NUMBERS and "1 file left out" in found.provenance["skipped"]
 
 
 def test_damaged_pictures_and_several_sets(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_row_that_cannot_be_used_is_told_or_skipped(tmp_path: Path, how: str, 
     found = load(path, on_error="skip")
     assert len(found) == COUNT - 1 and is_of(found, 5, 6) and found.item_name(5) == f"{path} row 6"
     assert labels_of(found) == [n % 3 for n in range(COUNT) if n != 5]
-    assert found.provenance["skipped"].startswith(f"1 files left out: {path} row 5")
+    assert found.provenance["skipped"].startswith(f"1 file left out: {path} row 5")
 
 
 def test_labels_that_do_not_fit_the_names_are_told(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_bad_sample_is_named_or_skipped(tmp_path: Path, kind: str) -> None:
     assert str(caught.value).count("on_error=skip") == 1
     found = load(path, on_error="skip")
     assert len(found) == 3 and found.captions == ["number 0", "number 1", "number 2"]
-    assert found.provenance["skipped"].startswith("1 files left out")
+    assert found.provenance["skipped"].startswith("1 file left out")
 
 
 def header_byte(content: bytes) -> bytes:
@@ -251,7 +251,7 @@ def test_a_damaged_shard_is_named_or_gives_what_it_has(tmp_path: Path, how: str)
         found = load(path, on_error="skip")
         assert found.captions == [f"number {item}" for item in range(left)]
         assert is_of(found, left - 1, left - 1)
-        assert found.provenance["skipped"].startswith("1 files left out")
+        assert found.provenance["skipped"].startswith("1 file left out")
     else:
         with pytest.raises(UsageError, match=message):
             load(path, on_error="skip")

@@ -200,7 +200,7 @@ def test_a_bad_member_is_named_or_skipped(tmp_path: Path, how: str) -> None:
     assert str(caught.value).startswith(f"{path}!") and "\n" not in str(caught.value)
     found = load(path, on_error="skip")
     assert len(found) == 2 and is_of(found, 0, 0) and is_of(found, 1, 2)
-    assert found.provenance["skipped"].startswith("1 files left out")
+    assert found.provenance["skipped"].startswith("1 file left out")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set.zip"]  # nothing was ever unpacked
 
 

@@ -148,7 +148,7 @@ def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "data", "info", "digits")
-    assert "1797" in text and "fingerprint" in text
+    assert "1,797" in text and "fingerprint" in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]])

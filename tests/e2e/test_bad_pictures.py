@@ -115,7 +115,7 @@ def test_a_bad_file_is_skipped_counted_and_reported(
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset(FolderConfig(path=str(tmp_path), on_error="skip"))
     assert len(dataset) == 3 and dataset.shape == (3, 32, 32)
-    assert dataset.provenance["skipped"].startswith("1 files left out") and path.name in dataset.provenance["skipped"]
+    assert dataset.provenance["skipped"].startswith("1 file left out") and path.name in dataset.provenance["skipped"]
     assert len(caplog.records) == 1 and path.name in caplog.text
     assert [Path(dataset.item_name(i)).name for i in range(3)] == ["sound0.png", "sound1.png", "sound2.png"]
 

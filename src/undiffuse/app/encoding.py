@@ -87,7 +87,7 @@ def encode_to_folder(
         folder.mkdir()
         _write(folder, model.finish(items).numpy(), model.finish(back).numpy(), latents.numpy(), record)
     say(
-        f"{len(rows)} latents in {out} ({nfe:g} network evaluations each); back and forth loses "
+        f"{counted(len(rows), 'latent')} in {out} ({nfe:g} network evaluations each); back and forth loses "
         f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
     )
     return record

@@ -16,6 +16,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.images import save_png
 from undiffuse.registry import lookup
+from undiffuse.wording import counted
 
 
 @writes_to("sheet")
@@ -43,7 +44,7 @@ def show_data(
     facts = describe(dataset, config)
     classes = ", ".join(f"{name}: {count}" for name, count in facts["classes"].items()) or "none"
     rows = [
-        ["items", f"{facts['num_items']} {facts['kind']} of shape {tuple(facts['shape'])}"],
+        ["items", f"{counted(facts['num_items'], facts['kind'][:-1])} of shape {tuple(facts['shape'])}"],
         ["classes", classes],
         *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(facts["captions"])],
         ["split", _split(facts, config.validation_fraction, recipe)],

@@ -16,7 +16,7 @@ from undiffuse.data.config import PictureConfig
 from undiffuse.data.prepare import PrepareSettings, prepare
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
-from undiffuse.wording import command, quoted
+from undiffuse.wording import command, counted, quoted
 
 _MOST_CLASSES = 20  # named with their counts
 _OF_THE_SOURCE = {
@@ -76,7 +76,7 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
     size = out.stat().st_size
     settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
     rows = [
-        ["source", f"{source['location'] or source['kind']}: {source['num_pictures']} pictures"],
+        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'])}"],
         ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
         ["classes", _classes(pictures["classes"])],
         ["captions", "yes" if pictures["captions"] else "none"],

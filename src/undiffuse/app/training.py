@@ -169,7 +169,7 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
     if resume:
         _announce_resume(trainer, out)
     else:
-        say(f"{config.recipe}: {len(training)} training and {len(held_out)} held-out items into {out}")
+        say(f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}")
     with TrainingView(config.num_images, trainer.images) as view, stopping(trainer, view) as stop:
         trainer.observer, trainer.on_step = stop, view.step
         finished = trainer.run(stop_after_seconds)
@@ -298,7 +298,8 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     rows = [
         [
             "data",
-            f"{training.name}, {len(training)} training and {len(held_out)} held-out items of shape {training.shape}",
+            f"{training.name}, {len(training):,} training and {counted(len(held_out), 'held-out item')} of shape "
+            f"{training.shape}",
         ],
         ["classes", ", ".join(training.class_names) or "none"],
         ["parameters", f"{parameters:,}"],

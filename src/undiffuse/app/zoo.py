@@ -13,6 +13,7 @@ import numpy as np
 from undiffuse.app.show import say
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
+from undiffuse.wording import counted
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import Bundled, bundled
 
@@ -54,7 +55,7 @@ def _line(model: Bundled) -> str:
     card = model.card
     facts = [
         f"{card.title}, {'×'.join(map(str, model.shape))}",
-        f"{len(model.class_names)} classes" if model.class_names else "no classes",
+        counted(len(model.class_names), "class") if model.class_names else "no classes",
         f"{card.evaluations} evaluations",
         card.headline,
         f"{model.num_bytes / 1e6:.1f} MB",

@@ -38,6 +38,7 @@ from undiffuse.data.plain_png import read_plain_png
 from undiffuse.data.source import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
+from undiffuse.wording import counted
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 _MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
@@ -212,14 +213,14 @@ class Skips:
     def report(self) -> dict[str, str]:
         """What to say about it in a set's provenance."""
         more = f" and {self.count - _NAMED} more" if self.count > _NAMED else ""
-        text = f"{self.count} files left out: {'; '.join(self._first)}{more}"
+        text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
         return {"skipped": text} if self.count else {}
 
     def refuse_nothing_left(self, kept: int, count: int) -> None:
         """Raise where none of ``count`` pictures is left."""
         if kept == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""
-            raise UsageError(f"none of the {count} pictures can be used{first}")
+            raise UsageError(f"none of the {counted(count)} can be used{first}")
 
 
 def load_encoded(

@@ -66,7 +66,7 @@ def classes(subject: DataSubject) -> Iterable[Finding]:
         return
     present = [count for count in counts.values() if count]
     details = {"counts": counts, "ratio": max(present) / min(present)}
-    text = f"{len(counts)} classes of {min(present):,} to {max(present):,} items"
+    text = f"{counted(len(counts), 'class')} of {min(present):,} to {max(present):,} items"
     found = [*_small(counts, details), *_uneven(counts, details)]
     yield from found or [Finding("ok", "classes are even", text, details=details)]
 

@@ -162,7 +162,7 @@ def against(subject: DataSubject) -> Iterable[Finding]:
         )
     if not same and not leaks:
         yield Finding(
-            "ok", f"nothing shared with {other.name}", f"{len(other.hashes):,} pictures there, by content and look"
+            "ok", f"nothing shared with {other.name}", f"{counted(len(other.hashes))} there, by content and look"
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from undiffuse.wording import counted
+
 _MOST = 8  # kinds that are named
 
 
@@ -22,7 +24,7 @@ class Remarks:
     def report(self) -> dict[str, str]:
         """What to say about them in a set's provenance; nothing where there is nothing."""
         found = self._counts.most_common()
-        parts = [f"{count:,} {'image' if count == 1 else 'images'} {text}" for text, count in found[:_MOST]]
+        parts = [f"{counted(count, 'image')} {text}" for text, count in found[:_MOST]]
         if len(found) > _MOST:
             parts.append(f"{sum(count for _, count in found[_MOST:]):,} more with {len(found) - _MOST} other remarks")
         return {"decoding": "; ".join(parts)} if parts else {}

@@ -30,6 +30,7 @@ from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Wor
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
 from undiffuse.errors import UsageError
 from undiffuse.files import check_writable, explained
+from undiffuse.wording import counted
 
 Tell = Callable[[str, int, int], object]
 
@@ -215,7 +216,7 @@ class _Task:
                 first_error = first_error or (header if isinstance(header, str) else "")
             self._tell("looking", end, count)
         if num == 0:
-            raise UsageError(f"none of the {count} pictures can be used; the first: {first_error}")
+            raise UsageError(f"none of the {counted(count)} can be used; the first: {first_error}")
         return plan_for(config, headers[:num])[0]
 
     def _work(self, start: _Start, journal: Journal) -> None:
