@@ -118,7 +118,9 @@ TREE: dict[str, Content] = {
 def test_two_levels_of_folders_are_never_guessed_at(load: Load) -> None:
     guess = load(TREE)
     assert guess.labels is None
-    assert guess.provenance["classes_possible"].endswith("makes 2 of the outer folders, data.labels=leaf 4 of the inner")
+    assert guess.provenance["classes_possible"].endswith(
+        "makes 2 of the outer folders, data.labels=leaf 4 of the inner"
+    )
     assert labels_of(load(TREE, labels="folders")) == ["g", "g", "g", "l", "l"]
     assert labels_of(load(TREE, labels="leaf")) == ["g/1", "g/1", "g/2", "l/1", "l/3"]
     assert labels_of(load({**TREE, "all/g/z.png": png(9)}, labels="leaf")) == ["g/1", "g/1", "g/2", "g", "l/1", "l/3"]
@@ -148,7 +150,7 @@ def test_a_name_without_a_number_is_refused_or_skipped(load: Load) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Content], str]] = {
-    "no caption": ({"a.txt": "x", "b.txt": "y"}, r"c\.png: has no caption though others have one \(data\.captions=none"),
+    "no caption": ({"a.txt": "x", "b.txt": "y"}, r"has no caption though others have one \(data\.captions=none"),
     "no label": ({"metadata.jsonl": jsonl({"file_name": "a.png", "label": 1}, {"file_name": "b.png", "label": 1})},
                  r"c\.png: has no label though others have one"),
     "empty caption": ({"a.txt": "x", "b.txt": "y", "c.txt": " \n"}, r"c\.txt: empty; expected a caption"),
