@@ -428,7 +428,7 @@ def test_importance_weighs_the_rows_it_draws() -> None:
         (
             {"objective": "denoising", "learned_variance": False,
              "sampling": {"sampler": "ancestral:variance=learned"}},
-            "needs learned_variance=true",
+            "needs system.learned_variance=true",
         ),
         ({"bound_weight": 0}, "bound_weight"),
     ],
