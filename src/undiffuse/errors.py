@@ -31,6 +31,10 @@ class UsageError(UndiffuseError, ValueError):
     exit_code = 2
 
 
+class KeywordError(UsageError, TypeError):
+    """A keyword argument that a function does not have."""
+
+
 class UsageWarning(UserWarning):
     """Something that a user should know while the work goes on; the command line prints it as a note."""
 

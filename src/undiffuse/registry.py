@@ -10,9 +10,13 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
-from undiffuse.errors import UsageError
+from undiffuse.errors import KeywordError, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -27,6 +31,24 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def _as_listed(name: str) -> str:
     """In quotes where a list with commas would leave it in doubt."""
     return name if name and name == name.strip() and "," not in name else repr(name)
+
+
+def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of the front door, which answers a keyword that it does not have with the nearest one.
+
+    Raises:
+        KeywordError: from the function that is returned.
+    """
+    known = [key for key in inspect.signature(function).parameters if key != "self"]
+
+    @wraps(function)
+    def called(*arguments: P.args, **keywords: P.kwargs) -> R:
+        for key in keywords:
+            if key not in known:
+                raise KeywordError(f"{function.__name__}() has no argument {key!r}; {nearest(key, known)}")
+        return function(*arguments, **keywords)
+
+    return called
 
 
 def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from undiffuse.cores import leave_room
 from undiffuse.errors import UsageError
-from undiffuse.registry import nearest
+from undiffuse.registry import known_keywords, nearest
 from undiffuse.zoo import bundled_models
 
 if TYPE_CHECKING:
     from undiffuse.systems.saved import Model
 
 
+@known_keywords
 def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model:
     """Load a trained model.
 

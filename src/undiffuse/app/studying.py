@@ -19,7 +19,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import SOURCES
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
-from undiffuse.registry import lookup, make, nearest, resolve
+from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.pictures import PictureSubject, check_pictures, run_study
 from undiffuse.studies.subject import Subject
@@ -32,10 +32,11 @@ from undiffuse.systems.saved import Model
 _OWN_FILES = re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md")
 
 
+@known_keywords
 def study(
     name: str,
     model: str | Path,
-    out: Path | None = None,
+    out: str | Path | None = None,
     options: Sequence[str] = (),
     *,
     seed: int = 0,
@@ -60,7 +61,7 @@ def study(
     chosen = read_options(resolve(row.options), options, f"study {name!r}")
     loaded = load(model, device, weights)
     check_pictures(loaded, name)
-    folder = out or Path("studies") / f"{name}-{loaded.path.resolve().name}"
+    folder = Path(out) if out is not None else Path("studies") / f"{name}-{loaded.path.resolve().name}"
     check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
     subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
     with claimed(folder), replacing(folder) as temporary, counting(name) as tell:

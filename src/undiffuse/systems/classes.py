@@ -49,7 +49,7 @@ def class_called(name: ClassName, known: Sequence[str]) -> str | None:
     is_word = text.casefold() == _OLD_WORD
     if text == _OLD_WORD and known and not any(one.casefold() == _OLD_WORD for one in known):
         warnings.warn(
-            f"class 'none' is none of this model's: taken for no class; {_INSTEAD}", UsageWarning, stacklevel=5
+            f"class 'none' is none of this model's: taken for no class; {_INSTEAD}", UsageWarning, stacklevel=6
         )
         return None
     if not known:

@@ -26,7 +26,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
 from undiffuse.progress import Counter
-from undiffuse.registry import lookup
+from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
 from undiffuse.systems import SYSTEMS
@@ -34,7 +34,9 @@ from undiffuse.systems import record as records
 from undiffuse.systems.base import SampleRequest, System, to_uint8
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
-from undiffuse.wording import command
+from undiffuse.systems.sample_record import shared_record
+from undiffuse.systems.samples import Samples
+from undiffuse.wording import command, counted
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
@@ -44,7 +46,7 @@ _CHECKSUM, _FACTS = "sha256_of_tensors", "undiffuse"
 _LONGEST_LINE = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained system and what is known of it.
 
@@ -72,6 +74,16 @@ class Model:
         """What its ``config.json`` says of the data that it learned from, which need not be there any more."""
         return origin_of(self.config["config"]["data"], self.config["model"]["class_names"])
 
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.system.shape))
+        parameters = sum(value.numel() for value in self.system.parameters())
+        classes = counted(len(self.class_names), "class") if self.class_names else "no classes"
+        return (
+            f"<Model {self.path.resolve().name} ({self.config['config']['recipe']}): {size}, {classes}, "
+            f"{parameters:,} parameters, {self.weights} weights on {self.system.device}>"
+        )
+
+    @known_keywords
     def sample(
         self,
         num: int = 16,
@@ -89,7 +101,7 @@ class Model:
         autoguidance: float | None = None,
         autoguidance_interval: tuple[float, float] | None = None,
         progress: bool | None = None,
-    ) -> Tensor:
+    ) -> Samples:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
         Args:
@@ -107,22 +119,24 @@ class Model:
             progress: show how far it has come, on standard error, where it takes more than two seconds; by default
                 unless ``UNDIFFUSE_PROGRESS=off``.
         Returns:
-            uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU.
+            uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU: a tensor with ``.images``,
+            ``.save(folder)``, ``.seeds``, ``.classes`` and ``.record``, which a notebook shows as a grid.
         Raises:
             UsageError: an unknown sampler, grid or class, or a number that makes no sense.
         """
+        seeds, names = check_seeds(seed, num), self.classes_of(class_name, num)
 
         def told(first: int, step: Progress) -> None:
             tell(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
         request = SampleRequest(
-            seeds=check_seeds(seed, num),
+            seeds=seeds,
             sampler=sampler,
             num_steps=steps,
             grid=grid,
             process=process,
             temperature=temperature,
-            cond=self.condition(self.classes_of(class_name, num)),
+            cond=self.condition(names),
             batch_size=batch_size,
             guidance=guidance,
             guidance_interval=guidance_interval,
@@ -133,8 +147,9 @@ class Model:
         with Counter("sampling", progress) as tell:
             sampled = self.system.sample(request)
         if sampled.note:
-            warnings.warn(sampled.note, UsageWarning, stacklevel=2)
-        return self.finish(sampled.x)
+            warnings.warn(sampled.note, UsageWarning, stacklevel=3)
+        costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
+        return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **costs}, seeds, names)
 
     def finish(self, x: Tensor) -> Tensor:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""

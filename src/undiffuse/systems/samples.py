@@ -1,0 +1,97 @@
+"""Samples as Python has them: a tensor that knows how it was made, shows itself and saves itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.claims import claimed
+from undiffuse.errors import UsageError
+from undiffuse.files import check_own_folder
+from undiffuse.images import picture_of, to_image
+from undiffuse.systems.sample_record import whole_record
+from undiffuse.systems.sample_set import OWN_FILES, SHOWN, SampleSet
+from undiffuse.wording import counted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Samples(Tensor):
+    """uint8 images (N, C, H, W) or float32 points (N, D) on the CPU; whatever is computed of them is a plain tensor.
+
+    Attributes:
+        seeds: one a sample.
+        classes: of each, ``None`` for no class in particular; empty for a model without classes.
+    """
+
+    seeds: range
+    classes: list[str | None]
+    _shared: dict[str, Any]
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, x: Tensor, shared: Mapping[str, Any], seeds: range, classes: Sequence[str | None]) -> Samples:
+        """These samples with what is recorded of all of them, costs among it."""
+        samples = x.detach().as_subclass(cls)
+        samples.seeds, samples.classes, samples._shared = seeds, list(classes), dict(shared)
+        return samples
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``samples.json`` says: model, sampler, costs, and a row a sample."""
+        return whole_record(self._shared, self.seeds, self.classes, not self._are_images)
+
+    @property
+    def images(self) -> list[Image]:
+        """Pillow's images.
+
+        Raises:
+            UsageError: these are points.
+        """
+        if not self._are_images:
+            raise UsageError(f"these samples are points in {self.shape[1]} dimensions and no images; see .numpy()")
+        return [to_image(array) for array in self.numpy()]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the files of ``undiffuse sample``: images or ``samples.npy``, ``grid.png`` and ``samples.json``.
+
+        Args:
+            overwrite: replace samples that are there.
+        Raises:
+            UsageError: something stands there, or nothing can be written there.
+        """
+        out = Path(folder).expanduser()
+        if out.is_dir() and any(out.iterdir()) and not overwrite:
+            raise UsageError(f"{out} is not empty; name another folder, or say overwrite=True to replace samples")
+        with claimed(out):
+            check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
+            shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
+            gathered = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), made_by="Python")
+            gathered.discard()
+            gathered.take(range(len(self)), self.numpy(), self._shared["nfe"], self._shared["partial_nfe"])
+            gathered.finish()
+        return out
+
+    @property
+    def _are_images(self) -> bool:
+        return self.ndim == 4
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        if "_shared" not in self.__dict__:  # made by torch out of one of these, not by a model
+            return repr(self.as_subclass(Tensor))
+        what = counted(len(self), "image" if self._are_images else "point")
+        size, (first, last) = "×".join(map(str, self.shape[1:])), (self.seeds[0], self.seeds[-1])
+        return f"<Samples of {self._shared['model']}: {what}, {size} {self.dtype}, seeds {first} to {last}>"
+
+    def _repr_png_(self) -> bytes:
+        """The grid of the first 256, or the density of points, for notebooks."""
+        file = io.BytesIO()
+        to_image(picture_of(self.numpy()[:SHOWN] if self._are_images else self.numpy())).save(file, format="PNG")
+        return file.getvalue()
