@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.show import say, table, warn
+from undiffuse.app.show import counting, say, table, warn
 from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import check_study, trained
 from undiffuse.claims import writes_to
@@ -240,7 +240,8 @@ def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
         raise RunError("samples need no data")
 
     subject = PictureSubject(model, no_data)
-    return draw(subject, num, class_name=class_name if asked.of_class else None)[0]
+    with counting("sampling") as tell:
+        return draw(subject, num, lambda done: tell(done, num), class_name=class_name if asked.of_class else None)[0]
 
 
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:

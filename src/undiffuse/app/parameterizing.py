@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.show import say, table, warn
+from undiffuse.app.show import counting, say, table, warn
 from undiffuse.app.sources import configured
 from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import check_study, trained
@@ -164,9 +164,9 @@ def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, 
         bound_images=_BOUND_IMAGES,
         bound_variance=cell.variance,
     )
-    subject = Subject(model, lambda: training, held_out, protocol)
     names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
-    results = evaluate(subject, names)["results"]
+    with counting("evaluating") as tell:
+        results = evaluate(Subject(model, lambda: training, held_out, protocol, tell), names)["results"]
     bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])
     return {"quality": _pair(results[0]), "bound": bound, "results": results}
 

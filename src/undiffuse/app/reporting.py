@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +64,37 @@ def report(
         with counting("sampling") as tell:
             materials = []
             for number, (model, name) in enumerate(zip(models, names, strict=True)):
-                tell(number, len(models))
-                shown = asked if number == 0 else []
-                materials.append(_material(model, name, shown, single=len(models) == 1, moved_to=data))
+                shown, told = asked if number == 0 else [], partial(_told, tell, number, len(models))
+                single = len(models) == 1
+                materials.append(_material(model, name, shown, single=single, moved_to=data, tell=told))
         if len(materials) == 1:
             return write_report(path, materials[0])
         return write_comparison(path, materials)
 
 
+def _told(tell: Callable[[float, float], None], number: int, total: int, share: float) -> None:
+    """A share of the samples of one of several models is made."""
+    tell(number + share, total)
+
+
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
-    return write_report(model.path / "report.html", _material(model, _name(model), [], single=True))
+    with counting("sampling") as tell:
+        material = _material(model, _name(model), [], single=True, tell=partial(_told, tell, 0, 1))
+    return write_report(model.path / "report.html", material)
 
 
 def _material(
-    model: Model, name: str, studies: Sequence[Study], single: bool, moved_to: str | None = None
+    model: Model,
+    name: str,
+    studies: Sequence[Study],
+    single: bool,
+    moved_to: str | None = None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> ReportMaterial:
     points = len(model.system.shape) != 3
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
-    samples, frames, labels = _sample_with_frames(model, count)
+    samples, frames, labels = _sample_with_frames(model, count, tell)
     denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
@@ -172,13 +185,14 @@ def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
     return augmentation_sheet(ArrayDataset("data", data), config), sheet_columns(config, data.shape[1:])
 
 
-def _sample_with_frames(model: Model, count: int) -> tuple[Any, Any, list[str]]:
+def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
     """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
     rows = count if len(model.system.shape) != 3 else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
     def keep(first: int, progress: Progress) -> None:
         frames.append(model.finish(progress.x_0[:rows]))
+        tell((progress.index + 1) / progress.count)
 
     cond = model.condition(model.classes_of(None, count))
     request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
+from undiffuse.samplers.base import Progress
 from undiffuse.studies.canvas import ORANGE
 from undiffuse.studies.pictures import PictureSubject
 from undiffuse.systems.base import SampleRequest
@@ -31,10 +33,15 @@ Space = Callable[[Tensor], Tensor]
 Search = Callable[[Tensor, Tensor, int], Neighbours]
 
 
+def _told(tell: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
+    """A step of the samples from ``start`` on is made, which counts for a part of each."""
+    tell(start + len(progress.x) * (progress.index + 1) / progress.count)
+
+
 def draw(
     subject: PictureSubject,
     num: int,
-    tell: Callable[[int], None] | None = None,
+    tell: Callable[[float], None] | None = None,
     *,
     sampler: str | None = None,
     steps: int | None = None,
@@ -54,7 +61,10 @@ def draw(
     for start in range(0, num, DRAWN):
         rows = slice(start, start + DRAWN)
         part = cond.select(rows) if cond is not None else None
-        request = SampleRequest(seeds[rows], sampler=sampler, num_steps=steps, cond=part, batch_size=DRAWN)
+        told = None if tell is None else partial(_told, tell, start)
+        request = SampleRequest(
+            seeds[rows], sampler=sampler, num_steps=steps, cond=part, batch_size=DRAWN, callback=told
+        )
         sampled = subject.model.system.sample(request)
         parts.append(subject.model.finish(sampled.x))
         nfe = sampled.nfe

@@ -36,7 +36,7 @@ from undiffuse.systems.classes import Classes
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 
-Tell = Callable[[int, int], None]
+Tell = Callable[[float, float], None]
 Pictures = npt.NDArray[np.uint8]
 #: Steps of a first-order stochastic sampler that is not the model's own.
 _ANCESTRAL_STEPS = 100

@@ -187,7 +187,7 @@ def study_prior_interpolation(
     done = {}
     for number, mix in enumerate(mixes):
 
-        def part(step: int, count: int, number: int = number) -> None:
+        def part(step: float, count: float, number: int = number) -> None:
             tell(number * count + step, parts * count)
 
         done[mix] = frames_between(subject, way, mix, options.pairs, weights, options.asked, part)
