@@ -18,7 +18,6 @@ import pkgutil
 import platform
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -111,32 +110,32 @@ class Ground:
             begun = time.monotonic()
             process = started(self.arguments(kind, out), log)
             if found.kills < wanted:
-                process.join(moments.uniform(0, seconds))
-                self._kill(process, out, found)
+                process.join(moments.uniform(0, 1.5 * seconds))  # starts are slower when several go on at once
+                self._kill(process, log, out, found)
             process.join()
-            if process.exitcode == 0 and found.kills == 0:
+            code = code_of(log)
+            if code == 0 and found.kills == 0:
                 shutil.rmtree(out)  # it was faster than the kill: once more, sooner
                 seconds = min(seconds, time.monotonic() - begun)
-            elif process.exitcode == 0:
+            elif code == 0:
                 found.mismatches = differing(whole, out)
                 shutil.rmtree(out.parent)
                 return found
-            elif process.exitcode != -signal.SIGKILL:
+            elif code is not None:
                 break
-        found.mismatches.append(f"did not end (exit code {process.exitcode}): {log.read_text()[-500:]}")
+        found.mismatches.append(f"did not end (exit code {code}): {log.read_text()[-500:]}")
         return found
 
-    def _kill(self, process: BaseProcess, out: Path, found: Round) -> None:
+    def _kill(self, process: BaseProcess, log: Path, out: Path, found: Round) -> None:
         process.kill()
         process.join()
-        if process.exitcode == -signal.SIGKILL:
+        if code_of(log) is None:
             found.kills += 1
             found.interrupted.append(interrupted(out))
 
     def _finish(self, arguments: Sequence[str]) -> None:
-        process = started(arguments, self.folder / "log")
-        process.join()
-        if process.exitcode != 0:
+        started(arguments, self.folder / "log").join()
+        if code_of(self.folder / "log") != 0:
             sys.exit(f"{' '.join(arguments)}: {(self.folder / 'log').read_text()}")
 
 
@@ -144,6 +143,7 @@ def started(arguments: Sequence[str], log: Path) -> BaseProcess:
     """``undiffuse`` in a process that is forked from a server which has imported it already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_imported_before())
+    _code_file(log).unlink(missing_ok=True)
     process = context.Process(target=_undiffuse, args=(list(arguments), str(log)))
     process.start()
     return process
@@ -167,7 +167,20 @@ def _undiffuse(arguments: list[str], log: str) -> None:
     torch.set_num_threads(1)
     with Path(log).open("w", buffering=1) as file:
         sys.stdout = sys.stderr = file
-        main(arguments)
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            _code_file(Path(log)).write_text(str(stop.code))
+
+
+def _code_file(log: Path) -> Path:
+    return log.with_suffix(".code")
+
+
+def code_of(log: Path) -> int | None:
+    """The exit code of a process that ended by itself; multiprocessing loses it where threads start processes."""
+    file = _code_file(log)
+    return int(file.read_text()) if file.exists() else None
 
 
 def interrupted(out: Path) -> str:
@@ -234,9 +247,10 @@ def as_markdown(told: dict[str, Any]) -> str:
     lines = [
         f"# Killed and resumed, {told['date']}",
         "",
-        f"`{told['command']}` on {told['machine']}, torch {told['torch']}. Each round is a run that was killed with",
-        "SIGKILL at random moments, resumed to its end, and compared bit for bit with one that was let alone: weights,",
-        "averages, the whole training state, snapshots, and the rows of `metrics.jsonl` but for the clock's.",
+        f"`{told['command']}` on {told['machine']}, torch {told['torch']}, {told['seconds']} seconds.",
+        "Each round is a run that was killed with SIGKILL at random moments, resumed to its end, and compared bit for",
+        "bit with one that was let alone: weights, averages, the whole training state, snapshots, and the rows of",
+        "`metrics.jsonl` but for the clock's.",
         "",
         "| kind of run | rounds | kills | of them during a write | rounds that differ |",
         "|---|---|---|---|---|",
@@ -269,7 +283,7 @@ def main() -> None:
             )
     told = {
         "date": f"{date.today():%Y-%m-%d}",
-        "command": f"python tools/kill_rounds.py --rounds {asked.rounds} --seed {asked.seed}",
+        "command": f"python tools/kill_rounds.py --rounds {asked.rounds} --seed {asked.seed} --jobs {asked.jobs}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work",
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - started_at),
