@@ -331,7 +331,21 @@ def _parser_message(error: Any, arguments: list[str]) -> str:
         for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
             if argument == option or argument.startswith(f"{option}="):
                 given = f", got {following if argument == option else argument.partition('=')[2]!r}"
-    return f"{error.format_message().strip().rstrip('.')}{given}; see '{command} --help'"
+    hint = _as_key(getattr(error, "option_name", ""), command)
+    return f"{error.format_message().strip().rstrip('.')}{given}{hint}; see '{command} --help'"
+
+
+def _as_key(option: str, command: str) -> str:
+    """What to say of a key of the configuration that was written as an option."""
+    key = option.lstrip("-").replace("-", "_")
+    if command not in ("undiffuse train", "undiffuse distill") or not key:
+        return ""
+    try:
+        early.check_overrides([f"{key}=null"])
+    except UsageError as error:
+        if "has no" in str(error):
+            return ""
+    return f"; a key of the configuration is said without dashes: {key}=VALUE"
 
 
 def _out_of_memory(error: Exception) -> bool:
