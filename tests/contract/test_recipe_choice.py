@@ -103,7 +103,7 @@ def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.Captu
     config = configure(None, ["num_images=32"], str(photos), None, False)
     said = " ".join(capsys.readouterr().out.split())
     assert "photos-48 fits: 12 colour images, 50 pixels across in 2 classes" in said
-    assert "the same as: undiffuse train photos-48 --data" in said
+    assert "the same as: undiffuse train photos-48 --data" in said and said.endswith("augment=document num_images=32")
     assert config.recipe == "photos-48" and config.num_images == 32
     assert config.augment.name == "document" and not config.random_flip
     assert config.data.size == 48 and config.data.upscale  # type: ignore[attr-defined]

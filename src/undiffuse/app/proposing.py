@@ -36,9 +36,9 @@ def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
     return [*(text for text in proposal.overrides if text.partition("=")[0] not in said), *overrides]
 
 
-def proposal_text(proposal: Proposal, data: str) -> str:
+def proposal_text(proposal: Proposal, data: str, overrides: Sequence[str]) -> str:
     """What is proposed and why, and the command that says so without being asked."""
-    typed = command("train", proposal.recipe, "--data", data, *proposal.overrides)
+    typed = command("train", proposal.recipe, "--data", data, *apply_proposal(proposal, overrides))
     return f"{proposal.recipe} fits: {'; '.join(proposal.reasons)}\nthe same as: {typed}"
 
 

@@ -69,7 +69,7 @@ def configure(
         _refuse_data_as_recipe(recipe, data)
     elif data is not None and source is not None and not resume:
         proposal = proposal_for(source, overrides, device)
-        say(proposal_text(proposal, data))
+        say(proposal_text(proposal, data, overrides))
         recipe, overrides = proposal.recipe, apply_proposal(proposal, overrides)
     if source is not None and recipe is not None:
         overrides = ["quality_every_images=0", *overrides]
