@@ -56,7 +56,7 @@ def applied(recipe: str, overrides: list[str]) -> RunConfig | str:
             return str(error)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_order_gives_the_same_configuration(data: st.DataObject) -> None:
     recipe = data.draw(st.sampled_from(sorted(CHOICES)))

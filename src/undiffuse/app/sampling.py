@@ -78,7 +78,7 @@ def sample_to_folder(
         autoguidance_interval=autoguidance_interval,
         reuse=reuse,
     )
-    made_by = f"undiffuse {__version__} {model.system.device.type}"
+    made_by = f"undiffuse {__version__} {model.system.device.type}{' progressive' if progressive else ''}"
     gathered = SampleSet(out, shared_record(model, request), seeds, names, model.system.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
