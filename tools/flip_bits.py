@@ -1,0 +1,307 @@
+"""Flip single bits in every file of a run, of an exported and of a bundled model, and see what comes of each.
+
+    python tools/flip_bits.py --out benchmarks/flips.json
+
+A flip is *refused* where some reader of the file ends with one line about it; *named* where the work goes on, gives the
+same bits, and says what it left out; *harmless* where every reader gives the same bits and has nothing to say, as for a
+letter of a card; *silent* where something else came out without a word. None may be silent, and no reader may end with
+an error of Python's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import undiffuse
+from undiffuse.app import show
+from undiffuse.app.doctoring import _checkpoints
+from undiffuse.app.exporting import export_model
+from undiffuse.app.reporting import _findings, _journal, _json
+from undiffuse.app.training import configure, saved_config, split_data
+from undiffuse.errors import UndiffuseError
+from undiffuse.files import write_json
+from undiffuse.report.pictures import previews
+from undiffuse.sealed import sealed
+from undiffuse.systems.saved import load
+from undiffuse.training.posthoc import reconstruct
+from undiffuse.training.trainer import Silent, Trainer
+from undiffuse.zoo import bundled_models
+from undiffuse.zoo.card import bundled
+
+#: A run of points: small enough to be resumed for every flip.
+RECIPE = (
+    *("system.network.width=16", "system.network.num_blocks=1", "data.num_points=200", "batch_images=50"),
+    *("num_images=400", "log_every_images=50", "validate_every_images=200", "validation_images=20"),
+    *("checkpoint_every_images=100", "preview_every_images=200", 'ema.posthoc={"snapshot_every_images": 100}'),
+)
+STOPPED_AT = 300
+#: What no flip may come to: other results, without a word or with one, and errors of Python's own.
+BAD = ("silent", "changed", "raw error")
+
+Reader = Callable[[], Any]
+Found = tuple[dict[str, Counter[str]], list[str]]  # counts by file pattern, and lines about what must not be
+#: Readers that show what is left of a damaged file beside words about the damage; all others give the same bits.
+SHOWN = ("report: journal", "report: previews")
+
+
+@dataclasses.dataclass
+class Folder:
+    """A folder whose files are damaged, and who reads them.
+
+    Args:
+        name: what the table calls it.
+        path: where it is.
+        readers: by name; each gives plain values, or ends with a line.
+        flips: by file pattern, how many.
+    """
+
+    name: str
+    path: Path
+    readers: dict[str, Reader]
+    flips: dict[str, int]
+
+
+class Heard(list[str]):
+    """Every line that is said while a reader is at work."""
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """Nothing to draw."""
+
+    def message(self, text: str) -> None:
+        self.append(text)
+
+
+def digest(value: Any) -> str:
+    """Of tensors and plain values, for comparing results."""
+    if isinstance(value, torch.Tensor):
+        value = value.contiguous().cpu().view(torch.uint8).numpy().tobytes() if value.dim() else value.item()
+    content = value if isinstance(value, bytes) else repr(value).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def sampled(path: Path, weights: str = "ema") -> str:
+    return digest(load(path, "cpu", weights).sample(2, steps=2, seed=5))
+
+
+def resumed(path: Path, heard: Heard) -> list[Any]:
+    """The end of a run that goes on from what is in ``path``, in a copy."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(shutil.copytree(path, Path(scratch) / "run"))
+        config = configure(None, [], None, run, True)
+        trainer = Trainer(config, *split_data(config), run, observer=heard)
+        assert trainer.resume(), "no checkpoint was found"
+        trainer.run()
+        state = [digest(value) for _, value in sorted(trainer.system.state_dict().items())]
+        state += [digest(value) for _, value in sorted(trainer.ema.average.state_dict().items())]
+        return [*state, *(digest(value) for _, value in sorted(trainer.optimizers.tensors().items()))]
+
+
+def reaveraged(path: Path) -> list[str]:
+    found = reconstruct(path, saved_config(path).ema.posthoc.sigma_rel, 0.1)  # type: ignore[union-attr]
+    return [digest(value) for _, value in sorted(found.tensors.items())]
+
+
+def checked(path: Path, heard: Heard) -> str:
+    """The doctor on checkpoints: what it has to complain of is heard."""
+    for state in _checkpoints(path):
+        if state.damage:
+            heard.message(state.damage)
+    return "checked"
+
+
+def run_folder(place: Path, heard: Heard) -> Folder:
+    path = place / "run"
+    config = configure("ddpm-swissroll", RECIPE, None, None, False)
+    trainer = Trainer(config, *split_data(config), path, observer=Silent())
+    one_step = trainer._one_step
+
+    def step_and_look() -> None:
+        one_step()
+        if trainer.images >= STOPPED_AT:
+            trainer.request_stop()
+
+    trainer._one_step = step_and_look  # type: ignore[method-assign]
+    trainer.run()
+    write_json(path / "evaluation.json", sealed({"results": [{"metric": "frechet", "value": 0.3125, "unit": ""}]}))
+    finding = {"severity": "note", "title": "a", "evidence": "12 of 345", "advice": ""}
+    write_json(path / "doctor.json", sealed({"findings": [finding]}))
+    readers: dict[str, Reader] = {  # the quick ones first: the first that refuses ends it
+        "report: results": lambda: [_json(path / "evaluation.json"), _findings(path / "doctor.json")],
+        "report: journal": lambda: _journal(path),
+        "report: previews": lambda: [picture.uri for picture in previews(path / "previews")],
+        "doctor: checkpoints": lambda: checked(path, heard),
+        "ema": lambda: reaveraged(path),
+        "sample": lambda: sampled(path),
+        "sample --weights raw": lambda: sampled(path, "raw"),
+        "train --resume": lambda: resumed(path, heard),
+    }
+    weights = {"model.safetensors": 30, "raw.safetensors": 30, "checkpoints/*/state.safetensors": 60}
+    texts = {"config.json": 140, "metrics.jsonl": 50, "checkpoints/*/state.json": 40, "model_card.md": 8}
+    results = {"evaluation.json": 30, "doctor.json": 30, "snapshots/*": 30, "previews/*": 30}
+    return Folder("run", path, readers, {**texts, **weights, **results})
+
+
+def exported_folder(run: Path, place: Path) -> Folder:
+    path = place / "exported"
+    export_model(load(run, "cpu"), path, temperature=0.9)
+    readers: dict[str, Reader] = {"sample": lambda: sampled(path)}
+    return Folder("exported model", path, readers, {"config.json": 60, "model.safetensors": 30, "model_card.md": 6})
+
+
+def bundled_folder(place: Path) -> Folder:
+    path = Path(shutil.copytree(bundled_models()["mnist-1step"], place / "mnist-1step"))
+    readers: dict[str, Reader] = {
+        "sample": lambda: digest(load(path, "cpu").sample(1, seed=3)),
+        "models": lambda: repr(bundled("mnist-1step")),
+    }
+    counts = {"config.json": 60, "model.safetensors": 30, "model_card.md": 6, "samples.png": 6}
+    sys.modules["undiffuse.zoo.card"].bundled_models = lambda: {"mnist-1step": path}  # type: ignore[attr-defined]
+    return Folder("bundled model", path, readers, counts)
+
+
+def bit_of(content: bytes, number: int, rng: random.Random, text: bool) -> int:
+    """A bit to flip: two of three of a text's are in digits, one of four of a weights file's is in its header."""
+    digits = [place for place, letter in enumerate(content) if text and chr(letter).isdigit()]
+    header = 0 if text or content.startswith(b"\x89PNG") else 8 + int.from_bytes(content[:8], "little")
+    if digits and number % 3:
+        byte = rng.choice(digits)
+    else:
+        byte = rng.randrange(header if header and number % 4 == 0 else len(content))
+    return 8 * byte + rng.randrange(8)
+
+
+def read_all(readers: dict[str, Reader], heard: Heard) -> tuple[dict[str, Any], list[str], list[str]]:
+    """(results up to the first that refuses, its line, errors that are none of ours)."""
+    results: dict[str, Any] = {}
+    refused, raw = [], []
+    for name, reader in readers.items():
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                results[name] = reader()
+            heard.extend(str(one.message) for one in caught if issubclass(one.category, UserWarning))
+        except UndiffuseError as error:
+            refused.append(f"{name}: {error}")
+            break
+        except Exception as error:
+            raw.append(f"{name}: {type(error).__name__}: {error}")
+    return results, refused, raw
+
+
+def outcome(
+    folder: Folder, file: Path, bit: int, sound: dict[str, Any], known: set[str], heard: Heard
+) -> tuple[str, str]:
+    """What one flip came to, and the line about it."""
+    content = file.read_bytes()
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    heard.clear()
+    try:
+        file.write_bytes(damaged)
+        results, refused, raw = read_all(folder.readers, heard)
+    finally:
+        file.write_bytes(content)
+    if raw:
+        return "raw error", raw[0]
+    differs = [name for name, value in results.items() if value != sound[name]]
+    if refused:
+        return "refused", refused[0]
+    said = [line for line in heard if line not in known]
+    if said:
+        changed = [name for name in differs if name not in SHOWN]
+        return ("changed", ", ".join(changed)) if changed else ("named", said[0])
+    return ("silent", ", ".join(differs)) if differs else ("harmless", "")
+
+
+def flip_all(
+    folder: Folder, heard: Heard, share: float, rng: random.Random
+) -> tuple[dict[str, Counter[str]], list[str]]:
+    """Counts by file pattern, and a line for each flip that must not be."""
+    heard.clear()
+    sound, refused, raw = read_all(folder.readers, heard)
+    assert not refused and not raw, (refused, raw)
+    known = set(heard)  # what is said of the undamaged folder
+    counts: dict[str, Counter[str]] = {}
+    bad = []
+    for pattern, wanted in folder.flips.items():
+        files = sorted(folder.path.glob(pattern))
+        assert files, f"{folder.path} has no {pattern}"
+        counts[pattern] = Counter()
+        for number in range(max(1, round(share * wanted))):
+            file = files[number % len(files)]
+            bit = bit_of(file.read_bytes(), number, rng, file.suffix in (".json", ".jsonl", ".md"))
+            what, line = outcome(folder, file, bit, sound, known, heard)
+            counts[pattern][what] += 1
+            if what in BAD:
+                bad.append(f"{what}: bit {bit} of {folder.name} {file.relative_to(folder.path)}: {line}")
+    return counts, bad
+
+
+def flips(place: Path, share: float = 1.0, seed: int = 0) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
+    """Counts by folder and file pattern, and what must not be.
+
+    Args:
+        place: an empty folder to work in.
+        share: of the flips of a whole round.
+        seed: that draws the bits.
+    """
+    torch.set_num_threads(1)
+    heard, rng = Heard(), random.Random(seed)
+    show.say = lambda text: None
+    for module in [module for name, module in sys.modules.items() if name.startswith("undiffuse.app")]:
+        if hasattr(module, "say"):
+            module.say = lambda text: None  # type: ignore[attr-defined]
+        if hasattr(module, "warn"):
+            module.warn = heard.message  # type: ignore[attr-defined]
+    run = run_folder(place, heard)
+    counts, bad = {}, []
+    for folder in (run, exported_folder(run.path, place), bundled_folder(place)):
+        counts[folder.name], found = flip_all(folder, heard, share, rng)
+        bad += found
+    return counts, bad
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON with the counts")
+    parser.add_argument("--share", type=float, default=1.0, help="of the flips of a whole round")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        counts, bad = flips(Path(place), asked.share, asked.seed)
+    total = sum((count for files in counts.values() for count in files.values()), Counter[str]())
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "undiffuse": undiffuse.__version__,
+        "seed": asked.seed,
+        "flips": sum(total.values()),
+        "total": {what: total[what] for what in ("refused", "named", "harmless", *BAD)},
+        "files": {name: {file: dict(count) for file, count in files.items()} for name, files in counts.items()},
+        "seconds": round(time.monotonic() - started),
+    }
+    text = json.dumps(record, indent=2)
+    print(text, *bad, sep="\n")
+    if asked.out is not None:
+        asked.out.write_text(text + "\n", encoding="utf-8")
+    if bad:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
