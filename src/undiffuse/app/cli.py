@@ -338,7 +338,7 @@ def _parser_message(error: Any, arguments: list[str]) -> str:
 def _as_key(option: str, command: str) -> str:
     """What to say of a key of the configuration that was written as an option."""
     key = option.lstrip("-").replace("-", "_")
-    if command not in ("undiffuse train", "undiffuse distill") or not key:
+    if command.split()[-1] not in ("train", "distill") or not key:
         return ""
     try:
         early.check_overrides([f"{key}=null"])
