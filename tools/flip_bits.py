@@ -94,18 +94,31 @@ def digest(value: Any) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def run_until(trainer: Trainer, images: int) -> None:
+    """Train as far as that and stop as a signal does."""
+    one_step = trainer._one_step
+
+    def step_and_look() -> None:
+        one_step()
+        if trainer.images >= images:
+            trainer.request_stop()
+
+    trainer._one_step = step_and_look  # type: ignore[method-assign]
+    trainer.run()
+
+
 def sampled(path: Path, weights: str = "ema") -> str:
     return digest(load(path, "cpu", weights).sample(2, steps=2, seed=5))
 
 
 def resumed(path: Path, heard: Heard) -> list[Any]:
-    """The end of a run that goes on from what is in ``path``, in a copy."""
+    """Two steps of a run that goes on from what is in ``path``, in a copy; its end would draw a preview each time."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(shutil.copytree(path, Path(scratch) / "run"))
         config = configure(None, [], None, run, True)
         trainer = Trainer(config, *split_data(config), run, observer=heard)
         assert trainer.resume(), "no checkpoint was found"
-        trainer.run()
+        run_until(trainer, STOPPED_AT + 50)
         state = [digest(value) for _, value in sorted(trainer.system.state_dict().items())]
         state += [digest(value) for _, value in sorted(trainer.ema.average.state_dict().items())]
         return [*state, *(digest(value) for _, value in sorted(trainer.optimizers.tensors().items()))]
@@ -128,15 +141,7 @@ def run_folder(place: Path, heard: Heard) -> Folder:
     path = place / "run"
     config = configure("ddpm-swissroll", RECIPE, None, None, False)
     trainer = Trainer(config, *split_data(config), path, observer=Silent())
-    one_step = trainer._one_step
-
-    def step_and_look() -> None:
-        one_step()
-        if trainer.images >= STOPPED_AT:
-            trainer.request_stop()
-
-    trainer._one_step = step_and_look  # type: ignore[method-assign]
-    trainer.run()
+    run_until(trainer, STOPPED_AT)
     write_json(path / "evaluation.json", sealed({"results": [{"metric": "frechet", "value": 0.3125, "unit": ""}]}))
     finding = {"severity": "note", "title": "a", "evidence": "12 of 345", "advice": ""}
     write_json(path / "doctor.json", sealed({"findings": [finding]}))
