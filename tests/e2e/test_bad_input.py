@@ -55,7 +55,7 @@ REQUESTS = {
     "crop larger than picture": (train("data.size=16"), "upscale"),
     "size": (train("data.size=big"), "48x64"),
     "validation fraction": (train("data.validation_fraction=1"), "validation_fraction"),
-    "flips of points": (("train", "ddpm-swissroll", "random_flip=true"), "random_flip"),
+    "flips of points": (("train", "flow-swissroll", "random_flip=true"), "random_flip"),
     "pictures' network for points": (train("--data", "swissroll"), "mlp"),
     "data": (train("--data", "nowhere"), "nowhere"),
     "resume without a run": (("train", "--resume"), "--out"),

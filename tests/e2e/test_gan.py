@@ -212,9 +212,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
     for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance-interval", "-3,4")):
         line = undiffuse.refused("sample", model, "-n", 1, *option, "--out", tmp_path / "no")
         assert "in one go" in line
-    assert "none of no class" in undiffuse.refused(
-        "sample", model, "-n", 1, "--class", "none", "--out", tmp_path / "no"
-    )
+    assert "none of no class" in undiffuse.refused("sample", model, "-n", 1, "--no-class", "--out", tmp_path / "no")
     undiffuse.fine("evaluate", model, *FEW, "--metrics", "kernel", "--out", tmp_path / "e.json")
     assert "denoises" in undiffuse.refused("evaluate", model, *FEW, "--metrics", "nll")
     assert "denoises" in undiffuse.refused("export", model, "--temperature", 0.9, "--out", tmp_path / "no")

@@ -31,7 +31,7 @@ from undiffuse.samplers.base import Progress
 from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems import record as records
-from undiffuse.systems.base import SampleRequest, System, to_uint8
+from undiffuse.systems.base import DenoisingSystem, SampleRequest, System, to_uint8
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
 from undiffuse.systems.sample_record import shared_record
@@ -167,7 +167,8 @@ class Model:
             UsageError: an unknown class, or any class of a model without.
         """
         names = asked_classes(asked, self.class_names)
-        if self.class_names and None in names and not getattr(getattr(self.system, "config", None), "label_dropout", 0):
+        denoises = isinstance(self.system, DenoisingSystem)  # others refuse what they were not trained for
+        if None in names and denoises and not getattr(getattr(self.system, "config", None), "label_dropout", 0):
             warnings.warn(
                 "this model was never trained without a class: samples of none come by chance", UsageWarning, 3
             )
