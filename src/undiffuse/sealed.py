@@ -24,13 +24,17 @@ _LONGEST_VALUE = 60
 
 def checksum_of(record: Mapping[str, Any]) -> str:
     """SHA-256 over all values of a record but its own checksum, as 64 hex digits."""
-    rest = {key: value for key, value in record.items() if key != CHECKSUM}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(without_checksum(record), sort_keys=True).encode()).hexdigest()
+
+
+def without_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says, to be put into another."""
+    return {key: value for key, value in record.items() if key != CHECKSUM}
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it is written: plain JSON, with its checksum last."""
-    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != CHECKSUM}))
+    plain = json.loads(json.dumps(without_checksum(record)))
     return {**plain, CHECKSUM: checksum_of(plain)}
 
 

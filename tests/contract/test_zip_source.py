@@ -228,7 +228,7 @@ def test_an_archive_without_pictures(tmp_path: Path) -> None:
         load(write_zip(tmp_path / "empty.zip", {}))
     with pytest.raises(UsageError, match=r"no images in this archive \(2 files without .*: a\.txt, b\.md\)"):
         load(write_zip(tmp_path / "text.zip", {"a.txt": "x", "b.md": "y"}))
-    with pytest.raises(UsageError, match=r"none of the 1 pictures can be used; the first: .*leads out"):
+    with pytest.raises(UsageError, match=r"none of the 1 picture can be used; the first: .*leads out"):
         load(write_zip(tmp_path / "bad.zip", {"../a.png": png(0)}), on_error="skip")
     with pytest.raises(UsageError, match=r"nowhere\.zip: no such file"):
         load(tmp_path / "nowhere.zip")

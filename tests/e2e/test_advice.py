@@ -82,7 +82,7 @@ REACH: dict[str, set[str] | list[str]] = {
 #: Of a file that is not in the table some command at least must know it.
 EVERY = ["demo", "train", "distill", "export", "ema", "sample", "evaluate", "compare", "encode", "report", "doctor"]
 #: Options of other programs, and what looks like one.
-NOT_OURS = {"--no-deps", "--muted", "--rule", "--train", "--ema", "--raw", "--run"}
+NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "--raw", "--run"}
 #: Of these files only the names of our own are looked at: variables of style sheets and of pages.
 NO_ADVICE = ("report/figures.py",)
 #: In one place, an option of one command alone is told to all who read it, with the reason.
@@ -90,6 +90,7 @@ EXCEPTIONS = {
     ("app/real.py", "--metrics"): "only an evaluation has metrics to choose, and only there is it said",
     ("app/real.py", "--data"): "",
     ("app/training.py", "--data"): "",
+    ("app/training.py", "--config"): "",
     ("files.py", "--overwrite"): "",
 }
 

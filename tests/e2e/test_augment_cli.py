@@ -30,7 +30,7 @@ def test_what_the_sheet_refuses(tmp_path: Path, undiffuse: CommandLine) -> None:
 
 def test_training_on_points_or_with_two_mirrors_is_refused(tmp_path: Path, undiffuse: CommandLine) -> None:
     out = ("--out", tmp_path / "run")
-    assert "augment=none" in undiffuse.refused("train", "ddpm-swissroll", "augment=karras", *out)
+    assert "augment=none" in undiffuse.refused("train", "flow-swissroll", "augment=karras", *out)
     line = undiffuse.refused("train", "ddpm-digits", "random_flip=true", "augment.flip=0.5", *out)
     assert "random_flip=false" in line
 

@@ -44,7 +44,7 @@ def test_saved_samples_are_those_of_the_command(
         assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
             path.name: path.read_bytes() for path in theirs.iterdir()
         }
-        with pytest.raises(UsageError, match="overwrite=True"):
+        with pytest.raises(UsageError, match="overwrite samples"):
             samples.save(ours)
         assert samples.save(ours, overwrite=True) == ours
     with pytest.raises(UsageError, match="points in 2 dimensions"):

@@ -254,7 +254,8 @@ def test_what_does_not_fit_the_data_or_the_phases(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no classes"):
         config_of("system.class_conditional=true").system.build((1, 8, 8), [])  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="pictures"):
-        system_of('system.diff_augment=["colour"]', "system.generator.name=mlp", shape=(2,))
+        options = ['system.diff_augment=["colour"]', "system.generator.name=mlp", "system.discriminator.name=mlp"]
+        configure("dcgan-mnist", options, "digits", None, False).system.build((2,), [])  # type: ignore[attr-defined]
 
 
 def test_points_are_made_as_well(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from undiffuse.files import write_json, write_text
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.sealed import read_sealed, sealed
+from undiffuse.sealed import read_sealed, sealed, without_checksum
 from undiffuse.studies.parameterization import (
     NUM_STEPS,
     SCHEDULE,
@@ -150,7 +150,7 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     except UsageError:
         return None
     same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
-    return earlier if same and "failed" not in earlier else None
+    return without_checksum(earlier) if same and "failed" not in earlier else None
 
 
 def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, Any]:

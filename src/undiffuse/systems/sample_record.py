@@ -29,7 +29,7 @@ def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
     return {
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
-        "recipe": model.config["config"]["recipe"],
+        "recipe": model.config["config"].get("recipe", ""),
         "sampler": request.sampler or defaults.get("sampler"),
         "steps": request.num_steps or defaults.get("steps"),
         "grid": request.grid or defaults.get("grid"),
@@ -39,7 +39,7 @@ def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
         "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
         **_autoguidance(request, defaults),
         "reuse": request.reuse,
-        _SETTING: setting(model.config["config"]["system"].get("precision", "fp32"), model.system.device),
+        _SETTING: setting(model.config["config"].get("system", {}).get("precision", "fp32"), model.system.device),
     }
 
 

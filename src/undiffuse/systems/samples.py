@@ -69,7 +69,7 @@ class Samples(Tensor):
         """
         out = Path(folder).expanduser()
         if out.is_dir() and any(out.iterdir()) and not overwrite:
-            raise UsageError(f"{out} is not empty; name another folder, or say overwrite=True to replace samples")
+            raise UsageError(f"{out} is not empty; name another folder, or allow .save to overwrite samples")
         with claimed(out):
             check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}

@@ -78,8 +78,9 @@ class Model:
         size = "×".join(map(str, self.system.shape))
         parameters = sum(value.numel() for value in self.system.parameters())
         classes = counted(len(self.class_names), "class") if self.class_names else "no classes"
+        recipe = self.config["config"].get("recipe", "no recipe")
         return (
-            f"<Model {self.path.resolve().name} ({self.config['config']['recipe']}): {size}, {classes}, "
+            f"<Model {self.path.resolve().name} ({recipe}): {size}, {classes}, "
             f"{parameters:,} parameters, {self.weights} weights on {self.system.device}>"
         )
 
