@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.data.formats.parts import common_depth
 from undiffuse.data.formats.readable import composed, readable
 from undiffuse.data.source import Indices
 from undiffuse.errors import UsageError
@@ -92,14 +93,7 @@ def prefix_of(name: str) -> str:
 
 def _common_depth(pictures: Sequence[str]) -> int:
     """How many folders all the pictures have in common, counted from the root."""
-    folders = {name.rpartition("/")[0] for name in pictures}
-    first, *others = [folder.split("/") if folder else [] for folder in folders]
-    depth = len(first)
-    for parts in others:
-        depth = min(depth, len(parts))
-        while first[:depth] != parts[:depth]:
-            depth -= 1
-    return depth
+    return common_depth({name.rpartition("/")[0] for name in pictures})
 
 
 class LabelColumn:

@@ -142,6 +142,17 @@ def _choices(counts: Mapping[str, int]) -> str:
     return "data.split=" + " or ".join([*(roles or map(readable, sorted(counts)[:_NAMED])), ALL])
 
 
+def common_depth(folders: Iterable[str]) -> int:
+    """How many folders paths have in common, counted from the root; 0 for no paths."""
+    first, *others = [folder.split("/") if folder else [] for folder in folders] or [[]]
+    depth = len(first)
+    for parts in others:
+        depth = min(depth, len(parts))
+        while first[:depth] != parts[:depth]:
+            depth -= 1
+    return depth
+
+
 class Folders:
     """Which folders of a set are taken, and what the path to an image says of its class once they are.
 
@@ -231,13 +242,7 @@ class Folders:
     @property
     def _common(self) -> int:
         """How many folders all the images that are kept have in common."""
-        first, *others = [folder.split("/") if folder else [] for folder in self._kept] or [[]]
-        depth = len(first)
-        for parts in others:
-            depth = min(depth, len(parts))
-            while first[:depth] != parts[:depth]:
-                depth -= 1
-        return depth
+        return common_depth(self._kept)
 
     def _levels(self) -> list[tuple[int, dict[str, int], int]]:
         """(level, images by the name of its folder, images that lie above it) of each level that is looked at."""
