@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -314,6 +315,27 @@ def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) 
     subject = RunSubject(half_done, {}, lambda: split_data(config), checkpoints=_checkpoints(half_done))
     titles = {finding.title: finding.evidence for finding in examine_files(subject)}
     assert "at 128 images" in titles["trained with more than one setting"]
+
+
+def test_where_muons_products_are_otherwise_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = digits("optimizer.name=muon")
+    monkeypatch.setenv("UNDIFFUSE_COMPUTE", "bf16=never")
+    run_until(config, tmp_path, 32)
+    state = last_checkpoint(tmp_path) / "state.json"
+
+    def before_it_was_written_down(record: dict[str, dict[str, Any]]) -> None:
+        assert record["counters"]["settings"][0].pop("optimizer") == "float32"
+        record.update(sealed(record))
+
+    edit_json(state, before_it_was_written_down)
+    heard: list[str] = []
+
+    class Listening(Silent):
+        def message(self, text: str) -> None:
+            heard.append(text)
+
+    assert Trainer(config, *split_data(config), tmp_path, observer=Listening()).resume()
+    assert "with bfloat16 products in the optimizer and goes on with float32 products in the optimizer" in heard[0]
 
 
 def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

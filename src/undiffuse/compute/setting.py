@@ -18,19 +18,21 @@ _WORDS = {
     "cpu": "{} instructions",
     "threads": "",
     "arithmetic": "{} products",
+    "optimizer": "{} products in the optimizer",
     "norms": "{} norms",
     "compiler": "compiled by {}",
     "torch": "torch {}",
 }
 
 
-def setting(precision: str, device: torch.device | str) -> dict[str, Any]:
+def setting(precision: str, device: torch.device | str, optimizer: torch.dtype | None = None) -> dict[str, Any]:
     """Plain facts about how networks are computed here.
 
     Args:
         precision: what the model asks for, ``fp32`` or ``bf16``; whether our own norms are at hand is asked for the
             latter alone, for they are compiled to find out.
         device: where it runs.
+        optimizer: what the optimizer multiplies matrices in, where it does.
     """
     device = torch.device(device)
     dtype = arithmetic(precision, device)
@@ -39,11 +41,16 @@ def setting(precision: str, device: torch.device | str) -> dict[str, Any]:
         "device": device.type if device.type == "cpu" else machine(device).name,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "arithmetic": str(dtype or torch.float32).removeprefix("torch."),
+        "arithmetic": _name(dtype or torch.float32),
+        **({"optimizer": _name(optimizer)} if optimizer else {}),
         "norms": "own" if own else "torch's",
         "compiler": compiler_name() if own else None,
         "torch": torch.__version__,
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def other_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from undiffuse.compute.choice import arithmetic
+
 #: Coefficients of the quintic that drives all singular values towards 1, and how often it is applied.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
@@ -39,6 +41,15 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 def is_matrix(parameter: Tensor) -> bool:
     """Is this the weight of a dense or convolutional layer?"""
     return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1
+
+
+def products(device: torch.device | str) -> torch.dtype:
+    """What matrices are multiplied in to make them orthogonal: directions need no more than bfloat16.
+
+    In float32 the fifteen products of a matrix cost as much as the gradient; where the processor has no products in
+    bfloat16 they take twenty to thirty times as long in it, and float32 is taken.
+    """
+    return arithmetic("bf16", device) or torch.float32
 
 
 class Muon(torch.optim.Optimizer):
@@ -135,12 +146,10 @@ def _by_shape(updates: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:
 
 
 def _moves(updates: list[Tensor]) -> tuple[Tensor, ...]:
-    """Matrices of one shape, orthogonalised together, in their own dtype.
-
-    Ten products a matrix cost as much as the gradient in float32; directions need no more than bfloat16.
-    """
+    """Matrices of one shape, orthogonalised together, in their own dtype."""
     stacked = torch.stack([update.flatten(1) for update in updates])
-    return orthogonalised(stacked.bfloat16()).to(stacked.dtype).contiguous().unbind()
+    half = stacked.to(products(stacked.device))
+    return orthogonalised(half).to(stacked.dtype).contiguous().unbind()
 
 
 def _gradient(parameter: Tensor) -> Tensor:

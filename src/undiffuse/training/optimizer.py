@@ -11,7 +11,7 @@ from torch import Tensor
 from undiffuse.registry import lookup
 from undiffuse.systems.base import System
 from undiffuse.training.config import OptimizerConfig
-from undiffuse.training.muon import Muon
+from undiffuse.training.muon import Muon, products
 from undiffuse.training.schedule import learning_rate
 
 
@@ -25,6 +25,10 @@ class Optimizers:
         self.learning_rate = 0.0
         self._parameters = {phase: system.parameters_of(phase) for phase in system.phases}
         self._optimizers = {phase: _make(config, parameters) for phase, parameters in self._parameters.items()}
+
+    def products(self, device: torch.device) -> torch.dtype | None:
+        """What Muon multiplies its matrices in; None for optimizers that do not multiply any."""
+        return products(device) if self.config.name == "muon" else None
 
     def zero_grad(self, phase: str) -> None:
         """Forget the phase's gradients."""

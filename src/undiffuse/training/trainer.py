@@ -116,7 +116,8 @@ class Trainer:
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
-        self._settings = [{"images": 0, **setting(getattr(config.system, "precision", "fp32"), self.device)}]
+        precision, products = getattr(config.system, "precision", "fp32"), self.optimizers.products(self.device)
+        self._settings = [{"images": 0, **setting(precision, self.device, products)}]
         self._stop_requested = self._said_busy = False
         self.on_step: Callable[[int], None] = lambda images: None
 
@@ -197,7 +198,7 @@ class Trainer:
                 "so it will not end as it would have there"
             )
         earlier, now = counters.get("settings") or [], self._settings[0]
-        was, is_now = other_words(earlier[-1], now) if earlier else ("", "")
+        was, is_now = other_words(_since_then(earlier[-1], now), now) if earlier else ("", "")
         if was and before == self.device.type:
             self.observer.message(
                 f"this run was computed with {was} and goes on with {is_now}: it is rounded otherwise, so it will end "
@@ -450,6 +451,11 @@ class Trainer:
         save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict(), self._written)
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
+
+
+def _since_then(setting: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint's setting; where it is silent on Muon's products, they were in bfloat16 as everywhere then."""
+    return {"optimizer": "bfloat16", **setting} if "optimizer" in now else setting
 
 
 def _beside(phase: str) -> str:
