@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import (
     Pair,
