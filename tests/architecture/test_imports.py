@@ -20,7 +20,8 @@ GROUND_FLOOR = (
 
 #: room -> what it may import beside the ground floor and itself, as prefixes of module names.
 #: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the
-#: exceptions stand as they are: ``networks`` and ``data`` know of ``core.condition`` alone, ``metrics`` of nothing.
+#: exceptions stand as they are: ``networks`` and ``data`` know of ``core.condition`` and ``core.space`` alone,
+#: ``metrics`` and ``report`` of the latter.
 #: Of another room's registry of names and configurations (``systems``, ``networks.config``) a recipe may speak.
 RULE: dict[str, tuple[str, ...]] = {
     "core": (),
@@ -28,9 +29,9 @@ RULE: dict[str, tuple[str, ...]] = {
     "losses": ("core",),
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
-    "networks": ("core.condition", "compute"),
-    "data": ("core.condition",),
-    "metrics": (),
+    "networks": ("core.condition", "core.space", "compute"),
+    "data": ("core.condition", "core.space"),
+    "metrics": ("core.space",),
     "systems": ("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
     "training": ("core", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data", "compute"),
     "evaluation": ("core", "compute", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
@@ -38,7 +39,7 @@ RULE: dict[str, tuple[str, ...]] = {
         *("core", "losses", "samplers", "systems.base", "systems.classes", "systems.saved", "data", "metrics"),
     ),
     "doctor": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
-    "report": ("evaluation", "studies", "doctor"),
+    "report": ("core.space", "evaluation", "studies", "doctor"),
     "recipes": ("core", "losses", "networks.config", "networks.gan.config", "systems", "data", "training.config"),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door

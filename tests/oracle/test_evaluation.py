@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.random import StepRandom
-from undiffuse.data.dataset import ArrayDataset
+from undiffuse.core.space import Space
+from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import (
     Pair,
@@ -110,7 +111,7 @@ def test_a_gap_within_its_error_is_no_sign() -> None:
 class Remembering(System):
     """Its loss is 1 a picture that it does not know and ``known`` where the picture is dark."""
 
-    shape, class_names = (1, 8, 8), ()
+    space, class_names = Space.of_data((1, 8, 8)), ()
 
     def __init__(self, known: float) -> None:
         super().__init__()
@@ -290,7 +291,7 @@ def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_pictures(metric: st
 
 def test_pictures_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
     subject = subject_of(pictures(20, side=65), pictures(20, side=65), pictures(20, side=65))
-    subject.model.system.class_names, subject.model.system.shape = ("a", "b"), (1, 65, 65)
+    subject.model.system.class_names, subject.model.system.space = ("a", "b"), Space.of_data((1, 65, 65))
     with pytest.raises(UsageError, match="8 to 64 pixels"):
         evaluate(subject, ["accuracy"])
     assert not subject.drawn

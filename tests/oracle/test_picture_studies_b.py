@@ -17,7 +17,8 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import VPSDE, EDMProcess, FlowProcess
-from undiffuse.data.dataset import ArrayDataset, Dataset
+from undiffuse.core.space import Space
+from undiffuse.data.source import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import load_features
 from undiffuse.samplers.base import Sampled
@@ -49,7 +50,7 @@ class ExactSystem(DenoisingSystem):
 
     def __init__(self, process: Process, variances: Tensor, samples: Tensor | None = None) -> None:
         super().__init__()
-        self.process, self.shape, self.class_names = process, SHAPE, ()
+        self.process, self.space, self.class_names = process, Space.of_data(SHAPE), ()
         self.mixture = GaussianMixture.gaussian(torch.zeros_like(variances), variances)
         self.samples = samples
         self.unused = nn.Parameter(torch.zeros(1))

@@ -53,9 +53,9 @@ app.add_typer(study_app, name="study")
 
 def _version(value: bool) -> None:
     if value:
-        from undiffuse.version import __version__
+        import undiffuse
 
-        typer.echo(__version__)
+        typer.echo(undiffuse.__version__)
         raise typer.Exit
 
 

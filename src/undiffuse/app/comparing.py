@@ -16,7 +16,7 @@ from undiffuse.claims import writes_to
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
-from undiffuse.data.dataset import ArrayDataset, Dataset
+from undiffuse.data.source import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import check_writable, write_json
@@ -138,12 +138,12 @@ def load_pair(
     """
     _refuse_unknown(pictures, reference, options)
     held = _dataset(reference, size, options)
-    if len(held.shape) != 3:
+    if not held.space.is_image:
         raise UsageError(f"pictures are compared, {_called(reference)} holds points; name a set of pictures")
     made = _dataset(pictures, None, options)
     if made.shape == held.shape or not isinstance(pictures, str | Path):
         return made, held
-    if len(made.shape) != 3:
+    if not made.space.is_image:
         raise UsageError(f"pictures are compared, {pictures} holds points; name a set of pictures")
     if made.shape[0] != held.shape[0] and (has_colour(made) or has_colour(held)):
         _refuse_other_colours(pictures, made, reference, held)

@@ -16,7 +16,7 @@ from undiffuse.app.training_studies import check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.source import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
 from undiffuse.files import write_json, write_text
@@ -68,7 +68,7 @@ def parameterization(
     """
     check_study(out, images=images, samples=samples, seed=seed)
     source = configured(source_config_for(data or "digits"), options)
-    points = len(load_dataset(source).shape) == 1
+    points = not load_dataset(source).space.is_image
     images = images if images is not None else _IMAGES["points" if points else "pictures"]
     rows = []
     configure = partial(_configuration, source, points, images, seed)

@@ -13,11 +13,10 @@ from undiffuse.app.sources import configured
 from undiffuse.compute.machine import machine
 from undiffuse.data import load_dataset
 from undiffuse.data.config import PictureConfig, SourceConfig
-from undiffuse.data.dataset import Dataset
-from undiffuse.data.encoded_files import EncodedFiles
-from undiffuse.data.listing import Listed
-from undiffuse.data.load import list_source
+from undiffuse.data.encoded import EncodedFiles
+from undiffuse.data.listing import Listed, list_source
 from undiffuse.data.pictures import read_header, without_warnings
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
 from undiffuse.wording import command
@@ -73,7 +72,7 @@ def data_facts(config: SourceConfig) -> DataFacts:
         "num_classes": num_classes,
         "path": getattr(config, "path", ""),
     }
-    if not isinstance(found, Listed) and len(found.shape) != 3:
+    if not isinstance(found, Listed) and not found.space.is_image:
         return DataFacts(points=True, **told)
     return DataFacts(**told, **_image_facts(found, config))
 

@@ -17,7 +17,7 @@ from undiffuse.app.show import counting, warn
 from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.data.augment import AUGMENTATIONS, AugmentConfig, augmentation_sheet, sheet_columns
-from undiffuse.data.dataset import ArrayDataset
+from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
@@ -92,7 +92,7 @@ def _material(
     moved_to: str | None = None,
     tell: Callable[[float], None] = lambda share: None,
 ) -> ReportMaterial:
-    points = len(model.system.shape) != 3
+    points = not model.system.space.is_image
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count, tell)
     denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
@@ -172,7 +172,7 @@ def _real(model: Model, count: int, moved_to: str | None) -> Any:
         return spread(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
         warn(f"the page shows no real data: {error}")
-        points = len(model.system.shape) != 3
+        points = not model.system.space.is_image
         return np.empty((0, *model.system.shape), np.float32 if points else np.uint8)
 
 
@@ -187,7 +187,7 @@ def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
 
 def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
     """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
-    rows = count if len(model.system.shape) != 3 else _FILMSTRIP_ROWS
+    rows = count if not model.system.space.is_image else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
     def keep(first: int, progress: Progress) -> None:
@@ -223,7 +223,7 @@ def _findings(path: Path) -> Any:
 
 def _commands(model: Model) -> dict[str, str]:
     run = spoken_name(model.path)
-    points = len(model.system.shape) != 3
+    points = not model.system.space.is_image
     commands = {
         f"sample 64 {'points' if points else 'pictures'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),

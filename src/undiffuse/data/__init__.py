@@ -5,9 +5,11 @@ Importing this package costs no torch, Pillow or scikit-learn: what needs them i
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from undiffuse.data.config import (
+    SOURCES,
     ArraysConfig,
     CelebaConfig,
     CifarConfig,
@@ -31,20 +33,16 @@ from undiffuse.data.config import (
     ZipConfig,
 )
 from undiffuse.data.loading import LoaderConfig
-from undiffuse.data.sources import SOURCE_CONFIGS, SOURCES
 from undiffuse.data.spec import source_config_for
-from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
     from undiffuse.data.audit import contact_sheet, describe
-    from undiffuse.data.dataset import Batch, Dataset
-    from undiffuse.data.load import load_dataset
     from undiffuse.data.loader import Loader
+    from undiffuse.data.source import Batch, Dataset, load_dataset
     from undiffuse.data.split import split_by_content
 
 __all__ = [
     "SOURCES",
-    "SOURCE_CONFIGS",
     "ArraysConfig",
     "Batch",
     "CelebaConfig",
@@ -78,17 +76,17 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Batch": "undiffuse.data.dataset:Batch",
-    "Dataset": "undiffuse.data.dataset:Dataset",
-    "Loader": "undiffuse.data.loader:Loader",
-    "contact_sheet": "undiffuse.data.audit:contact_sheet",
-    "describe": "undiffuse.data.audit:describe",
-    "load_dataset": "undiffuse.data.load:load_dataset",
-    "split_by_content": "undiffuse.data.split:split_by_content",
+    "Batch": "undiffuse.data.source",
+    "Dataset": "undiffuse.data.source",
+    "Loader": "undiffuse.data.loader",
+    "contact_sheet": "undiffuse.data.audit",
+    "describe": "undiffuse.data.audit",
+    "load_dataset": "undiffuse.data.source",
+    "split_by_content": "undiffuse.data.split",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return resolve(_LAZY[name])
+    return getattr(importlib.import_module(_LAZY[name]), name)

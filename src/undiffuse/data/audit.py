@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from undiffuse.data.config import SourceConfig
-from undiffuse.data.dataset import Dataset, count_distinct
 from undiffuse.data.pictures import from_array
+from undiffuse.data.source import Dataset, count_distinct
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 
@@ -39,7 +39,7 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
     low, high = _value_range(dataset, rows)
     return {
         "name": dataset.name,
-        "kind": "pictures" if len(dataset.shape) == 3 else "points",
+        "kind": "pictures" if dataset.space.is_image else "points",
         "num_items": len(dataset),
         "shape": list(dataset.shape),
         "classes": class_counts(dataset),
@@ -82,7 +82,7 @@ def contact_sheet(dataset: Dataset, num: int = 64) -> Image.Image:
     """
     if len(dataset) == 0 or num < 1:
         raise UsageError(f"a contact sheet of {num} of {len(dataset)} items has nothing on it; expected at least one")
-    if len(dataset.shape) == 1:
+    if not dataset.space.is_image:
         return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
     rows = evenly_spaced(len(dataset), num)
     sheet = tile(dataset.items(rows))

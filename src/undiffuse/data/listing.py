@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.dataset import Dataset, Hashes, Indices
-from undiffuse.data.encoded_files import EncodedFiles
-from undiffuse.data.skips import Skips
+from undiffuse.data.config import PictureConfig
+from undiffuse.data.source import Dataset, Hashes, Indices
 from undiffuse.data.texts import Texts
+from undiffuse.registry import resolve
+
+if TYPE_CHECKING:
+    from undiffuse.data.encoded import EncodedFiles, Skips
 
 _ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
 
@@ -64,11 +66,18 @@ def only_lists() -> bool:
     return _ONLY_LISTS.get()
 
 
-@contextmanager
-def listing() -> Iterator[None]:
-    """While it lasts, encoded pictures are listed and not decoded."""
+def list_source(config: PictureConfig) -> Dataset:
+    """All pictures of a source, of whatever class and of the size that they are found in.
+
+    Returns:
+        ``Listed`` where they are encoded files; else a set whose items are the pictures.
+
+    Raises:
+        UsageError: as ``load_dataset``, but for what is found out by decoding.
+    """
     token = _ONLY_LISTS.set(True)
     try:
-        yield
+        found: Dataset = resolve(config.builder)(config.model_copy(update={"size": None, "channels": None}))
+        return found
     finally:
         _ONLY_LISTS.reset(token)

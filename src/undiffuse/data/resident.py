@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from undiffuse.core.condition import Condition
-from undiffuse.data.dataset import Batch, Dataset, Indices
+from undiffuse.data.source import Batch, Dataset, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 
@@ -61,7 +61,7 @@ def wants_resident(dataset: Dataset, device: torch.device, wish: Literal["auto"]
 
 def num_bytes(dataset: Dataset) -> int:
     """What the items take in memory."""
-    return len(dataset) * math.prod(dataset.shape) * (1 if len(dataset.shape) == 3 else 4)
+    return len(dataset) * math.prod(dataset.shape) * (1 if dataset.space.is_image else 4)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -70,7 +70,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _moved(dataset: Dataset, device: torch.device) -> torch.Tensor:
-    dtype = torch.uint8 if len(dataset.shape) == 3 else torch.float32
+    dtype = torch.uint8 if dataset.space.is_image else torch.float32
     table = torch.empty((len(dataset), *dataset.shape), dtype=dtype, device=device)
     chunk = max(1, _CHUNK_BYTES * len(dataset) // max(1, num_bytes(dataset)))
     for start in range(0, len(dataset), chunk):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.dataset import Batch, Dataset
+from undiffuse.data.source import Batch, Dataset
 from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
@@ -124,7 +125,7 @@ class RunSubject:
         Raises:
             UsageError: it is one.
         """
-        if len(self.shape) != 3:
+        if not Space.of_data(self.shape).is_image:
             raise UsageError("this is looked for in pictures, and the model makes points")
 
     def real(self, count: int, held_out: bool = False) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.accuracy import accuracy_between
 from undiffuse.evaluation.base import Result, spread, stating
@@ -66,7 +66,7 @@ class Pair:
         if self.num is not None and self.num < 1:
             raise UsageError(f"num must be at least 1, got {self.num}")
         for dataset in (self.made, self.held):
-            if len(dataset.shape) != 3:
+            if not dataset.space.is_image:
                 raise UsageError(f"sets of pictures are compared, {dataset.name!r} holds points of {dataset.shape}")
         if self.made.shape != self.held.shape:
             raise UsageError(

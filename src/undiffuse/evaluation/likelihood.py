@@ -30,16 +30,16 @@ from undiffuse.samplers.noise import SeededNoise
 from undiffuse.systems.base import DenoisingSystem, denoising
 
 _ROWS = 64  # pictures that a network is given at a time for a bound
-_ODE_ROWS = {3: 32, 1: 1024}  # pictures, and points, that are followed together; they wait for the slowest
+_ODE_ROWS = {"image": 32, "points": 1024}  # that are followed together; they wait for the slowest
 _LARGEST_EXACT = 16  # dimensions whose divergence is taken exactly
 
 
 def nll(subject: Subject) -> list[Result]:
     """-log p of held-out data by the probability-flow ODE: bits a dimension of pictures, nats a point."""
-    protocol, pictures = subject.protocol, len(subject.model.system.shape) == 3
+    protocol, pictures = subject.protocol, subject.pictures
     items = _held_out(subject, "nll", protocol.likelihood_images if pictures else protocol.num)
     exact = math.prod(subject.model.system.shape) <= _LARGEST_EXACT
-    rows = min(_ODE_ROWS[len(subject.model.system.shape)], len(items))
+    rows = min(_ODE_ROWS[subject.model.system.space.kind], len(items))
     denoiser = _denoiser(subject, rows)
     parts = []
     for start in range(0, len(items), rows):
@@ -116,9 +116,9 @@ def vlb_random(subject: Subject) -> list[Result]:
 
 def continuous(subject: Subject) -> list[Result]:
     """The bound in continuous time, an integral over the log-SNR: bits a dimension of pictures, nats a point."""
-    protocol, pictures = subject.protocol, len(subject.model.system.shape) == 3
+    protocol, pictures = subject.protocol, subject.pictures
     items = _held_out(subject, "continuous_bound", protocol.bound_images if pictures else protocol.num)
-    rows = _ROWS if pictures else _ODE_ROWS[1]
+    rows = _ROWS if pictures else _ODE_ROWS["points"]
     denoiser = _denoiser(subject, min(rows, len(items)))
     ends = ode_range(denoiser)
     decoder: Any = "levels" if pictures else "density"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from undiffuse.config import Component
+from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.config import SourceConfig, StackedMnistConfig
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.config import SOURCES, SourceConfig, StackedMnistConfig
 from undiffuse.data.modes import PointModes, known_modes
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
 from undiffuse.evaluation.subject import Subject
@@ -113,7 +113,7 @@ def has_modes(subject: Subject) -> bool:
 
 def source_of(record: Mapping[str, Any]) -> SourceConfig:
     """The source in a ``config.json``."""
-    source = Component(SOURCE_CONFIGS, "data source").pick(record["config"]["data"])
+    source = Component(SOURCES, "data source").pick(record["config"]["data"])
     assert isinstance(source, SourceConfig)
     return source
 
@@ -130,7 +130,7 @@ def check_known(source: SourceConfig, shape: tuple[int, ...], origin: str) -> No
     if known is not None:
         raise UsageError("modes need data with noise about them, this model's has noise=0; train with data.noise=0.05")
     stacked = isinstance(source, StackedMnistConfig)
-    grey = len(shape) == 3 and (shape[0] == 1 or stacked)
+    grey = Space.of_data(shape).is_image and (shape[0] == 1 or stacked)
     if not grey or fitting_features((1, *shape[1:]), origin) == "pixels":
         name = source.model_dump()["name"]
         raise UsageError(

@@ -10,7 +10,7 @@ from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_
 
 def sliced(subject: Subject) -> list[Result]:
     """Mean W_2 of samples and held-out points along fixed directions; the same of training points gives the scale."""
-    if len(subject.model.system.shape) == 3:
+    if subject.pictures:
         raise UsageError("metric 'sliced_wasserstein' is for points, this model makes pictures; use 'frechet'")
     if len(subject.held_out) == 0:
         raise UsageError("metric 'sliced_wasserstein' needs held-out points: train with a validation_fraction")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, spread
 from undiffuse.evaluation.pictures import FRECHET_GROUPS
@@ -103,7 +103,7 @@ def quality_measure(model: Model, train: Dataset, num: int) -> PictureQuality | 
     Raises:
         UsageError: too few samples or training pictures; says how many are needed, and how to go without.
     """
-    if len(train.shape) != 3:
+    if not train.space.is_image:
         return PointQuality(train, num)
     try:
         return PictureQuality(pick_features("auto", model.system.shape, model.origin), train, num)

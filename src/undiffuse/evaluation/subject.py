@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, spread
 from undiffuse.evaluation.cache import Cache
@@ -59,7 +59,7 @@ class Subject:
     @property
     def pictures(self) -> bool:
         """Whether the model makes pictures, not points."""
-        return len(self.model.system.shape) == 3
+        return self.model.system.space.is_image
 
     @property
     def drawn(self) -> bool:

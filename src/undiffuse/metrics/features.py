@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
@@ -102,7 +103,7 @@ def fitting_features(shape: Sequence[int], origin: str) -> str:
         shape: of one picture, (C, H, W).
         origin: what is said of the data: names, paths, classes.
     """
-    if len(shape) != 3 or shape[0] != 1 or max(shape[1:]) > 32:
+    if not Space.of_data(shape).is_image or shape[0] != 1 or max(shape[1:]) > 32:
         return "pixels"
     return "fashion" if "fashion" in origin.lower() else "handwriting"
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.attention import attend
 from undiffuse.networks.config import TransformerConfig
@@ -47,7 +48,7 @@ class Transformer(nn.Module):
         told_until: bool = False,
     ) -> None:
         super().__init__()
-        if len(shape) != 3:
+        if not Space.of_data(shape).is_spatial:
             raise UsageError(
                 f"network 'transformer' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'"
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from undiffuse.compute.fused import laid_out
 from undiffuse.core.condition import Condition
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
 from undiffuse.networks.layers import Embedding, ResidualBlock, SelfAttention, conv, fold, group_norm, unfold
@@ -143,7 +144,7 @@ class UNet(nn.Module):
 
 def check_shape(config: UNetConfig, shape: tuple[int, ...]) -> None:
     """Raise ``UsageError`` unless a picture of this shape can be halved often enough."""
-    if len(shape) != 3:
+    if not Space.of_data(shape).is_spatial:
         raise UsageError(f"network 'unet' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'")
     side = -(-min(shape[1:]) // config.patch_size)
     possible = 1 + max(side - 1, 0).bit_length()

@@ -105,7 +105,7 @@ def remarks(materials: Sequence[ReportMaterial]) -> list[str]:
 
 def _size(record: Mapping[str, Any]) -> str:
     shape = wording.dig(record, "model.shape") or []
-    return wording.size_of(shape) if len(shape) == 3 else "points"
+    return wording.size_of(shape) if wording.is_image(shape) else "points"
 
 
 def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from undiffuse.core.space import Space
+
 
 class Progress(NamedTuple):
     """Where the run stands; no images and None where nothing says it."""
@@ -67,7 +69,7 @@ def _data(record: Mapping[str, Any]) -> str:
     shape, classes = dig(record, "model.shape") or [], classes_of(record)
     count, name = dig(record, "data.train"), dig(record, "config.data.name") or "unnamed data"
     text = f"{count:,} {items_of(record)} of {name}" if isinstance(count, int) else str(name)
-    extras = [size_of(shape)] if len(shape) == 3 else []
+    extras = [size_of(shape)] if is_image(shape) else []
     extras += [f"{len(classes)} classes"] if classes else []
     return f"{text} ({', '.join(extras)})" if extras else text
 
@@ -81,6 +83,11 @@ def classes_of(record: Mapping[str, Any]) -> list[str]:
 def items_of(record: Mapping[str, Any]) -> str:
     """What the run is about: ``points`` of the plane or ``images``."""
     return "points" if dig(record, "model.shape") == [2] else "images"
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether a record's samples are images; not where it does not tell their shape."""
+    return bool(shape) and Space.of_data(shape).is_image
 
 
 def size_of(shape: Sequence[int]) -> str:

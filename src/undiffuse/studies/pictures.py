@@ -20,7 +20,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.registry import lookup, resolve
@@ -259,7 +259,7 @@ def check_pictures(model: Model, study: str) -> None:
     Raises:
         UsageError: says which study fits.
     """
-    if len(model.system.shape) != 3:
+    if not model.system.space.is_image:
         raise UsageError(
             f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory MODEL' fits"
         )

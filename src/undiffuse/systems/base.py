@@ -16,6 +16,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.random import StepRandom
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Progress, Sampled
 
@@ -94,7 +95,7 @@ class System(nn.Module):
 
     Attributes:
         phases: names of the optimizers; the journal's loss is that of the first.
-        shape: of one example, (C, H, W) or (D,).
+        space: of the data and of samples.
         class_names: of the labels it is told; empty for none.
         compared: facts of its loss that validation takes of training data as well, for their distance says how well
             the system tells the two apart.
@@ -102,8 +103,13 @@ class System(nn.Module):
 
     phases: tuple[str, ...] = ("main",)
     compared: tuple[str, ...] = ()
-    shape: tuple[int, ...]
+    space: Space
     class_names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, (C, H, W) or (D,)."""
+        return self.space.shape
 
     @abstractmethod
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from undiffuse.core.space import Space
+
 _CUDA_ROWS = 128
 #: Points have networks so small that calling them is what costs.
 _POINT_ROWS = 1024
@@ -29,7 +31,7 @@ def block_rows(network: nn.Module, shape: tuple[int, ...], device: torch.device)
         >>> block_rows(nn.Linear(8, 8), (1, 28, 28), torch.device("cpu"))
         64
     """
-    if len(shape) != 3:
+    if not Space.of_data(shape).is_spatial:
         return _POINT_ROWS
     if device.type == "cuda":
         return _CUDA_ROWS

@@ -29,8 +29,6 @@ from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
 from undiffuse.systems.sampling import SamplingConfig
 
-#: Levels of a picture's values, whose mass the bound's decoder takes.
-PICTURE_LEVELS = 256
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
 
@@ -158,7 +156,7 @@ class DiffusionSystem(SampledSystem):
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses of the rows, ``(B,)``."""
-        denoiser, levels = self.sharded_denoiser(), PICTURE_LEVELS if len(self.shape) == 3 else None
+        denoiser, levels = self.sharded_denoiser(), self.space.levels
         if self.config.objective == "variational":
             return variational_loss(denoiser, x_0, eps, t, cond, levels)
         if self.config.objective == "hybrid":

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
+from undiffuse.core.space import Space
 from undiffuse.data.augment.adaptive import AdaptiveConfig
 from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.errors import RunError, UsageError
@@ -120,7 +121,7 @@ class GanSystem(AdversarialSystem):
                 "system.class_conditional=true, but the data has no classes; give data with classes or say "
                 "system.class_conditional=false"
             )
-        self.config, self.shape = config, tuple(shape)
+        self.config, self.space = config, Space.of_data(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         count = len(self.class_names)
         self.generator = build_generator(config.generator, self.shape, config.latent_size, count)

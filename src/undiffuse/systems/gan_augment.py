@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.core.random import StepRandom
+from undiffuse.core.space import Space
 from undiffuse.data.augment.adaptive import AdaptiveConfig, AdaptiveProbability
 from undiffuse.data.augment.config import AugmentConfig
 from undiffuse.data.augment.differentiable import DiffAugment
@@ -39,7 +40,7 @@ class DiscriminatorAugment(nn.Module):
         self, config: AugmentConfig, adaptive: AdaptiveConfig | None, policy: tuple[str, ...], shape: tuple[int, ...]
     ) -> None:
         super().__init__()
-        if policy and len(shape) != 3:
+        if policy and not Space.of_data(shape).is_image:
             raise UsageError(f"system.diff_augment is for pictures, got examples of shape {shape}; say []")
         if adaptive is not None and not config.any:
             raise UsageError("system.adaptive steers system.augment, which does nothing; say system.augment=document")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.files import explained, replacing
 from undiffuse.images import fill_png, picture_of
@@ -59,7 +60,7 @@ class SampleSet:
         if shown < 1:
             raise UsageError(f"a grid needs at least 1 image, got {shown}")
         self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
-        self.shown, self.points = shown, len(shape) != 3
+        self.shown, self.points = shown, not Space.of_data(shape).is_image
         asked = json.dumps([made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True)
         place = out.resolve()
         self.folder = place.with_name(f".{place.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}.partial")

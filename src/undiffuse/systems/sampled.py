@@ -23,6 +23,7 @@ from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
+from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
@@ -128,7 +129,7 @@ class SampledSystem(DenoisingSystem):
     ) -> None:
         super().__init__()
         config = config.settled(class_names)
-        self.config, self.shape = config, tuple(shape)
+        self.config, self.space = config, Space.of_data(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
         factor = 2 if config.says_variance else 1
@@ -151,7 +152,7 @@ class SampledSystem(DenoisingSystem):
     @property
     def clips(self) -> bool:
         """Whether x_0-hat is cut to the range of pictures."""
-        return self.config.sampling.clip_x_0 and len(self.shape) == 3
+        return self.config.sampling.clip_x_0 and self.space.value_range is not None
 
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
         """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
@@ -280,7 +281,7 @@ class SampledSystem(DenoisingSystem):
 
     def _evaluated(self, auto: Guidance, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:
         """The network by a quick way to evaluate it, away from the guide where so wanted."""
-        pictures = len(self.shape) == 3
+        pictures = self.space.is_spatial
         evaluated: Denoiser = self._denoiser_of(quick(self.network)) if pictures else self.denoiser()
         if auto.scale != 1 and self.guide is not None:
             guide = self._denoiser_of(quick(self.guide) if pictures else self.guide)

@@ -81,7 +81,7 @@ class Samples(Tensor):
 
     @property
     def _are_images(self) -> bool:
-        return self.ndim == 4
+        return self.dtype == torch.uint8
 
     def __repr__(self) -> str:  # type: ignore[override]
         if "_shared" not in self.__dict__:  # made by torch out of one of these, not by a model

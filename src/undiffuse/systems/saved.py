@@ -154,7 +154,7 @@ class Model:
 
     def finish(self, x: Tensor) -> Tensor:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
-        return (to_uint8(x) if len(self.system.shape) == 3 else x.float()).cpu()
+        return (to_uint8(x) if self.system.space.is_image else x.float()).cpu()
 
     def classes_of(self, asked: Classes, num: int) -> list[str | None]:
         """The class of each of ``num`` samples; an empty list for a model without classes.

@@ -166,9 +166,11 @@ class Student(Protocol):
 
     network: nn.Module
     process: Process
-    shape: tuple[int, ...]
     class_names: tuple[str, ...]
     config: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def begin_as(student: Student, model: DenoisingSystem) -> None:

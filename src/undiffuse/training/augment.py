@@ -8,7 +8,7 @@ import torch
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment.pipeline import Augmentation, Draws
-from undiffuse.data.dataset import Batch, Dataset
+from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.training.config import RunConfig
 
@@ -34,7 +34,7 @@ class Augmenter:
 
     def __init__(self, config: RunConfig, dataset: Dataset) -> None:
         asked = config.augment.any
-        if (config.random_flip or asked) and len(dataset.shape) != 3:
+        if (config.random_flip or asked) and not dataset.space.is_image:
             said, instead = (
                 ("random_flip=true", "random_flip=false") if config.random_flip else ("augment", "augment=none")
             )

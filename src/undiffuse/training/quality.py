@@ -37,7 +37,7 @@ class Measure(Protocol):
 
 def draw_samples(system: System, count: int) -> Iterator[Tensor]:
     """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 pictures or float32 points on the CPU."""
-    points = len(system.shape) != 3
+    points = not system.space.is_image
     chunk = _POINTS if points else _PICTURES
     for start in range(0, count, chunk):
         numbers = torch.arange(start, min(start + chunk, count))
@@ -48,7 +48,7 @@ def draw_samples(system: System, count: int) -> Iterator[Tensor]:
 
 def save_preview(path: Path, system: System, num_pictures: int) -> None:
     """A PNG of the first samples: so many pictures, or a cloud of points."""
-    count = num_pictures if len(system.shape) == 3 else _POINTS_SHOWN
+    count = num_pictures if system.space.is_image else _POINTS_SHOWN
     save_png(path, picture_of(torch.cat(list(draw_samples(system, count))).numpy()))
 
 

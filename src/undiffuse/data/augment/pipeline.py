@@ -11,6 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from undiffuse.core.space import Space
 from undiffuse.data.augment.colour import COLOUR, NOT_FOR_GREY, recolour
 from undiffuse.data.augment.config import AugmentConfig
 from undiffuse.data.augment.cutout import CUTOUT, cut_out
@@ -52,7 +53,7 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentConfig, shape: tuple[int, ...]) -> None:
-        if len(shape) != 3 or shape[0] not in (1, 3):
+        if not Space.of_data(shape).is_image or shape[0] not in (1, 3):
             raise UsageError(
                 f"augmentation is for grey or RGB pictures (C, H, W), got items of shape {tuple(shape)}; "
                 "leave it out (augment=none)"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.gan.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 from undiffuse.networks.layers import at_least_float32
@@ -17,7 +18,7 @@ _LARGEST_BASE = 7
 
 def check_picture(shape: tuple[int, ...], network: str) -> None:
     """Refuse what is not the shape of a picture of at least 8 pixels a side."""
-    if len(shape) != 3 or min(shape[1:]) < 8:
+    if not Space.of_data(shape).is_spatial or min(shape[1:]) < 8:
         raise UsageError(
             f"network {network!r} takes pictures (C, H, W) of at least 8 x 8, got examples of shape {tuple(shape)}; "
             "use network 'mlp' for points, or a larger data.size"

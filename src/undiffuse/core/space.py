@@ -1,0 +1,72 @@
+"""What a tensor is: an image, a latent or a point. Imports no torch, so that what only describes data may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from undiffuse.config import FrozenModel
+from undiffuse.errors import UsageError
+
+#: Images are computed with in this range, and have so many equally spaced levels in files.
+IMAGE_RANGE, IMAGE_LEVELS = (-1.0, 1.0), 256
+
+
+class Space(FrozenModel):
+    """The space in which data, samples, or what lies between two stages live.
+
+    Args:
+        kind: ``image``, which is looked at and saved as such; ``latent``, which an encoder made of one; ``points``.
+        shape: of one sample: (C, H, W), or (D,) for points.
+        value_range: smallest and largest value that data have, to which a prediction of x_0 is cut; none where any
+            number may come.
+        levels: of equal distance over ``value_range``, which are all that data have: the decoder of the variational
+            bound takes the mass of one; none for data of a density.
+    """
+
+    kind: Literal["image", "latent", "points"]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=3)]
+    value_range: tuple[float, float] | None = None
+    levels: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        axes, expected = len(self.shape), 1 if self.kind == "points" else 3
+        if axes != expected:
+            wanted = "(D,)" if self.kind == "points" else "(C, H, W)"
+            raise UsageError(f"{self.kind} has a shape {wanted}, got {self.shape}")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise UsageError(f"value_range must be (low, high) with low < high, got {self.value_range}")
+        if self.levels is not None and self.value_range is None:
+            raise UsageError(f"{self.levels} levels need the value_range that they are spread over")
+        return self
+
+    @classmethod
+    def of_data(cls, shape: Sequence[int]) -> Space:
+        """That of data sources: images (C, H, W) of 256 levels in [-1, 1], or points (D,).
+
+        Example:
+            >>> Space.of_data((3, 32, 32)).kind, Space.of_data((2,)).kind
+            ('image', 'points')
+        """
+        shape = tuple(int(side) for side in shape)
+        if len(shape) == 3:
+            return cls(kind="image", shape=shape, value_range=IMAGE_RANGE, levels=IMAGE_LEVELS)
+        return cls(kind="points", shape=shape)
+
+    @classmethod
+    def latent(cls, shape: Sequence[int]) -> Space:
+        """Latents (C, H, W) of any values."""
+        return cls(kind="latent", shape=tuple(shape))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether samples are looked at and saved as images."""
+        return self.kind == "image"
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether samples have channels, a height and a width, as convolutions want them."""
+        return self.kind != "points"
