@@ -1,0 +1,319 @@
+"""Two trees of this repository side by side: do they make the same images, weights, losses and metrics, bit for bit?
+
+    git worktree add ../before before-house
+    python tools/baseline.py ../before . --threads 1 2 --fused on off
+
+What is compared are samples of every bundled model (by several samplers, guided, with other steps), what trainings of
+every system end with after 200 steps (weights, averages, training state, losses), samples and metrics of those models,
+and runs of the first tree that the second resumes from their middle. Both trees run here and now: what is computed
+depends on the machine, so nothing is kept. ``--fused on`` computes in bfloat16 whatever may be, with the norms of our
+own compiled kernel; ``off`` does without that kernel.
+
+Exit code 1 if anything differs or does not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PARTS = ("samples", "training", "metrics", "resume")
+_STEPS = 200
+_QUIET = ("preview_every_images=0", "quality_every_images=0", "validation_images=32")
+
+
+class Case(NamedTuple):
+    """A command of ``undiffuse`` whose results are compared; OUT stands for its folder, RUNS for that of trainings."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+def _training(name: str, *arguments: str, batch: int = 16, steps: int = _STEPS) -> Case:
+    """A run that keeps a checkpoint of its middle."""
+    images = batch * steps
+    counts = (f"num_images={images}", f"batch_images={batch}", f"log_every_images={images // 10}")
+    often = (f"checkpoint_every_images={images // 2}", "keep_checkpoints=9", f"validate_every_images={images // 2}")
+    return Case(name, (*arguments, *counts, *often, *_QUIET, "--device", "cpu", "--out", f"RUNS/{name}"))
+
+
+_SMALL = ("system.network.channels=8",)
+_POINTS = ("system.network.width=32", "system.network.num_blocks=2", "data.num_points=500")
+_GAN = ("system.generator.width=32", "system.discriminator.width=32", "data.num_points=500")
+_OF_DIGITS = ("distill", "RUNS/flow-digits", "--steps")
+TRAININGS = (
+    _training("ddpm-digits", "train", "ddpm-digits", *_SMALL, "system.network.dropout=0.1", "random_flip=true"),
+    _training(
+        "flow-digits",
+        *("train", "flow-mnist", "--data", "digits", *_SMALL, "system.network.multipliers=[1,2]"),
+        *("system.class_conditional=true", "system.guide_images=800", "augment=document", "micro_batch_images=8"),
+    ),
+    _training("iddpm-swissroll", "train", "iddpm-swissroll", *_POINTS, batch=32),
+    _training("vesde-swissroll", "train", "vesde-swissroll", *_POINTS, 'ema.posthoc={"snapshot_every_images": 1600}'),
+    _training("edm-swissroll", "train", "edm-swissroll", *_POINTS, batch=32),
+    _training("flow-swissroll", "train", "flow-swissroll", *_POINTS, "optimizer.name=muon", batch=32),
+    _training("gan-rings", "train", "gan-rings", *_GAN, batch=32),
+    _training("dcgan-digits", "train", "dcgan-mnist", "--data", "digits", "system.generator.channels=8"),
+    _training("consistency", *_OF_DIGITS, "2", "--method", "consistency"),
+    _training(
+        "progressive", *_OF_DIGITS, "1", "--method", "progressive", "system.start_steps=4", "system.stage_images=1600"
+    ),
+    _training("mean-flow", *_OF_DIGITS, "1", "--method", "mean_flow"),
+    _training("distribution-matching", *_OF_DIGITS, "2", "--method", "distribution_matching"),
+)
+
+_WAYS: dict[str, tuple[str, ...]] = {
+    "as shipped": (),
+    "ancestral": ("--sampler", "ancestral", "--steps", "12"),
+    "ddim": ("--sampler", "ddim:eta=0.5", "--steps", "7"),
+    "heun": ("--sampler", "heun", "--steps", "5", "--temperature", "0.9"),
+    "dpmpp_2m_sde": ("--sampler", "dpmpp_2m_sde", "--steps", "7", "--batch-size", "3"),
+    "rk45": ("--sampler", "rk45:rtol=0.05", "--process", "vp"),
+    "guided": ("--guidance", "2.5", "--guidance-interval", "-3,3", "--steps", "6"),
+}
+_FEW_STEPS = ("mnist-1step", "mnist-2step")
+_BUNDLED = ("mnist", "fashion", "letters", "flowers", "emoji")
+
+
+def sample_cases() -> Iterator[Case]:
+    """Of every bundled model and of every model that was trained."""
+    for model in (*_FEW_STEPS, *_BUNDLED, *(f"RUNS/{case.name}" for case in TRAININGS)):
+        ways = _WAYS if model in _BUNDLED else {"as shipped": ()}
+        for way, options in ways.items():
+            name = f"{model.removeprefix('RUNS/')}, {way}"
+            yield Case(name, ("sample", model, "-n", "5", "--device", "cpu", *options, "--out", "OUT"))
+
+
+def metric_cases() -> Iterator[Case]:
+    """Of a model of images and one of points, on data that needs no download."""
+    for run in ("ddpm-digits", "flow-swissroll"):
+        yield Case(
+            run,
+            (
+                "evaluate",
+                f"RUNS/{run}",
+                "--num",
+                "100",
+                "--device",
+                "cpu",
+                "--no-cache",
+                "--out",
+                "OUT/evaluation.json",
+            ),
+        )
+
+
+# In a tree: run commands, say what came of them.
+
+
+def work(folder: Path, front: str) -> None:
+    """Run the cases that come in as lines of JSON, and answer each with the digests of what it made."""
+    module, _, name = front.partition(":")
+    main, answers = getattr(import_module(module), name), sys.stdout
+    for line in sys.stdin:
+        case = Case(*json.loads(line))
+        print(json.dumps(_answered(main, case, folder)), file=answers, flush=True)
+
+
+def _answered(main: Any, case: Case, folder: Path) -> dict[str, str]:
+    out = Path(tempfile.mkdtemp(dir=folder)) / "out"
+    places = {"OUT": str(out), "RUNS": str(folder / "runs")}
+    words = [_placed(str(word), places) for word in case.arguments]
+    log = folder / "log"
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            main(words)
+        except SystemExit as stop:
+            if stop.code not in (0, None):
+                return {"did not run": (log.read_text().strip().splitlines() or ["?"])[-1][:400]}
+    made = out if any(word.startswith("OUT") for word in case.arguments) else Path(words[words.index("--out") + 1])
+    return digests(made)
+
+
+def _placed(word: str, places: Mapping[str, str]) -> str:
+    for name, place in places.items():
+        if word == name or word.startswith(f"{name}/"):
+            return place + word.removeprefix(name)
+    return word
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What a folder holds, by name: tensors, images, numbers of results, rows of the journal without the clock's."""
+    found = dict(_of_tensors(folder))
+    for path in sorted(folder.rglob("*.png")):
+        found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
+    for path in sorted(folder.rglob("*.npy")):
+        found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
+    if (journal := folder / "metrics.jsonl").is_file():
+        rows = [json.loads(line) for line in journal.read_text().splitlines()]
+        found["journal"] = _sha256([_plain({k: v for k, v in row.items() if k not in _CLOCKS}) for row in rows])
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in ("config.json", "samples.json", "state.json"):
+            for name, value in _values(json.loads(path.read_text())):
+                found[f"{path.name} {name}"] = value
+    return found
+
+
+_CLOCKS = ("wall", "crc32", "images_per_second")
+
+
+def _of_tensors(folder: Path) -> Iterator[tuple[str, str]]:
+    """Weights of the folder and the state of its newest checkpoint, one digest a file."""
+    from safetensors.torch import load_file
+
+    newest = sorted(folder.glob("checkpoints/images_*"))[-1:]
+    for path in [*sorted(folder.glob("*.safetensors")), *(one / "state.safetensors" for one in newest)]:
+        tensors = load_file(path)
+        parts = (part for name in sorted(tensors) for part in (name.encode(), tensors[name].contiguous().flatten()))
+        yield path.name, _sha256(part if isinstance(part, bytes) else _bytes_of(part) for part in parts)
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    import torch
+
+    return bytes(tensor.view(torch.uint8).numpy().data)
+
+
+def _values(result: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Numbers of metrics within a result, whatever it says of machine and moment."""
+    if isinstance(result, dict):
+        for key, value in result.items():
+            if key in ("value", "values", "interval", "standard_error", "value_interval"):
+                yield f"{name}.{key}", json.dumps(value)
+            else:
+                yield from _values(value, f"{name}.{key}")
+    elif isinstance(result, list):
+        for number, value in enumerate(result):
+            yield from _values(value, f"{name}[{number}]")
+
+
+def _plain(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, sort_keys=True).encode()
+
+
+def _sha256(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+# From above: two trees, each with a process that works.
+
+
+class Tree:
+    """A checkout, and the process that runs its commands.
+
+    Args:
+        root: of the checkout.
+        folder: where it works.
+        threads: of an operation.
+        fused: whether norms are those of our own kernel.
+    """
+
+    def __init__(self, root: Path, folder: Path, threads: int, fused: bool) -> None:
+        self.root, self.folder = root.resolve(), folder
+        (folder / "runs").mkdir(parents=True)
+        front = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["undiffuse"]
+        choices = "bf16=always" if fused else "fused=off"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.root / "src"),
+            "OMP_NUM_THREADS": str(threads),
+            "UNDIFFUSE_COMPUTE": choices,
+            "UNDIFFUSE_PROGRESS": "off",
+        }
+        command = [sys.executable, str(Path(__file__).resolve()), "--work", str(folder), front]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+        )
+
+    def asked(self, case: Case) -> dict[str, str]:
+        """What came of a case."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(case), file=self.process.stdin, flush=True)
+        answer: dict[str, str] = json.loads(self.process.stdout.readline() or '{"did not run": "the process ended"}')
+        return answer
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.process.kill()
+        self.process.wait()
+
+
+def compared(before: Tree, after: Tree, parts: Iterable[str], only: str) -> Iterator[tuple[str, str, list[str]]]:
+    """(part, case, what differs) of each case; trainings come before whatever needs their models."""
+    wanted = list(parts)
+    for case in TRAININGS:
+        if only in case.name or case.name == "flow-digits":
+            made = before.asked(case)
+            yield "training", case.name, differing(made, after.asked(case))
+            if "resume" in wanted and "did not run" not in made:
+                yield "resume", case.name, _resumed(before, after, case)
+    for part, cases in (("samples", sample_cases()), ("metrics", metric_cases())):
+        for case in cases:
+            if part in wanted and only in case.name:
+                yield part, case.name, differing(before.asked(case), after.asked(case))
+
+
+def _resumed(before: Tree, after: Tree, case: Case) -> list[str]:
+    """A run of the tree before, cut back to its middle and ended by the tree after, against its own end."""
+    whole, cut = before.folder / "runs" / case.name, after.folder / "runs" / f"{case.name}-resumed"
+    shutil.copytree(whole, cut)
+    for checkpoint in sorted((cut / "checkpoints").glob("images_*"))[1:]:
+        shutil.rmtree(checkpoint)
+    answer = after.asked(Case(case.name, ("train", "--resume", "--out", f"RUNS/{cut.name}")))
+    return differing(digests(whole), answer)
+
+
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Names of what differs, and why a case did not run."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    failed = [f"did not run: {one['did not run']}" for one in (before, after) if "did not run" in one]
+    return failed or (names if before else ["it made nothing"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trees", type=Path, nargs=2, help="the checkout before and the one after")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--fused", nargs="+", choices=("on", "off"), default=["off"])
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    asked = parser.parse_args()
+    begun, count, bad = time.monotonic(), 0, 0
+    for threads in asked.threads:
+        for fused in asked.fused:
+            with tempfile.TemporaryDirectory() as folder:
+                roots = zip(asked.trees, ("before", "after"), strict=True)
+                trees = [Tree(root, Path(folder) / name, threads, fused == "on") for root, name in roots]
+                try:
+                    for part, name, differs in compared(trees[0], trees[1], asked.parts, asked.only):
+                        count, bad = count + 1, bad + bool(differs)
+                        said = "; ".join(differs) if differs else "the same"
+                        print(f"{threads} thread(s), fused {fused}: {part}: {name}: {said}", flush=True)
+                finally:
+                    for tree in trees:
+                        tree.end()
+    print(f"{count} compared, {bad} differ, {time.monotonic() - begun:.0f} s")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(Path(sys.argv[2]), sys.argv[3])
+    else:
+        main()
