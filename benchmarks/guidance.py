@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.app.cli_options import parse_interval
 from undiffuse.app.models import load
+from undiffuse.app.parsing import parse_interval
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, split_by_content
 from undiffuse.data.source import Dataset

@@ -70,7 +70,7 @@ def candidates(model: str, scratch: Path, steps: int, network: UNetConfig, peers
     """Everything that is started."""
     python, out = sys.executable, scratch / "pictures"
     program = shutil.which("undiffuse", path=str(Path(python).parent))
-    ours = [program] if program else [python, "-m", "undiffuse.app.cli"]
+    ours = [program] if program else [python, "-m", "undiffuse"]
     found = [
         Candidate(TORCH, partial(run, [python, "-c", "import torch"])),
         Candidate(

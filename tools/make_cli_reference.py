@@ -1,12 +1,13 @@
-"""Write docs/reference/cli.md from the command line itself.
+"""Write docs/reference/cli.md, and the table by which the program reads a line at once, from the command line itself.
 
     python tools/make_cli_reference.py
 
-A test compares the page with what this makes, so the page is never older than the program.
+Tests compare both with what this makes, so neither is ever older than the program.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import typer
 from undiffuse.app.cli import app
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
+TABLE = PAGE.parents[2] / "src" / "undiffuse" / "app" / "command_lines.json"
 
 HEAD = """# Command line
 
@@ -60,6 +62,49 @@ def page() -> str:
     return "\n".join([HEAD, *(section(name, command) for name, command in commands(group, "undiffuse"))])
 
 
+def table(command: Any = None, name: str = "") -> dict[str, Any]:
+    """What each command takes, by its full name; the program itself has none. See ``undiffuse.app.lines``."""
+    command = command or typer.main.get_command(app)
+    inner = getattr(command, "commands", {})
+    found = {name: {"commands": list(inner), **_taken(command)}}
+    for one, below in inner.items():
+        found |= table(below, f"{name} {one}".strip())
+    return found
+
+
+def _taken(command: Any) -> dict[str, Any]:
+    """Arguments in their order, options by every way to write them, and the names of what has to be given."""
+    context = command.context_class(command)
+    parameters = command.get_params(context)
+    facts = {one.name: _facts(one, context) for one in parameters}
+    return {
+        "arguments": [facts[one.name] for one in parameters if one.param_type_name == "argument"],
+        "options": {
+            word: facts[one.name] for one in parameters if one.param_type_name == "option" for word in one.opts
+        },
+        "required": [one.name for one in parameters if one.required],
+    }
+
+
+def _facts(parameter: Any, context: Any) -> dict[str, str]:
+    if parameter.name == "help":
+        takes = "help"
+    elif getattr(parameter, "is_flag", False):
+        takes = "nothing"
+    else:
+        takes = "many" if parameter.nargs == -1 or getattr(parameter, "multiple", False) else "one"
+    told = parameter.display_type(context)
+    kind = next((kind for kind in ("int", "float") if kind in str(told)), "text")
+    return {"name": parameter.name, "takes": takes, "type": kind}
+
+
+def table_text() -> str:
+    """The table as the file has it: a command a line."""
+    rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table().items()]
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    TABLE.write_text(table_text(), encoding="utf-8")
+    print(f"wrote {PAGE} and {TABLE}")

@@ -47,6 +47,7 @@ RULE: dict[str, tuple[str, ...]] = {
         *("core", "compute", "samplers", "systems", "data", "networks.config", "metrics"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
+    "__main__": ("app.entry",),
 }
 
 #: The package's front door: names that are imported when they are first asked for.

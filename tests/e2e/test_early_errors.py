@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import inspect
 import json
+import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from undiffuse.app import lines
+from undiffuse.app.checks import CHECKS
+from undiffuse.app.cli import app
 from undiffuse.app.early import REGISTRIES, check_overrides
-from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of
+from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of, rows_of
 from undiffuse.config import model_of
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
+from undiffuse.data.augment.config import AUGMENTATIONS
+from undiffuse.data.config import SOURCES
+from undiffuse.data.download import SETS
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import METRICS
 from undiffuse.evaluation.compare import PAIR_METRICS
@@ -34,98 +42,176 @@ from undiffuse.studies.truth import TRUTHS
 from undiffuse.systems import SYSTEMS
 
 #: Every command with one thing wrong, and a word that the answer has.
-WRONG: dict[str, tuple[str, str]] = {
-    "train ddpm-digit": ("ddpm-digits", ""),
-    "train ddpm-digits num_image=5": ("num_images", ""),
-    "train ddpm-digits num_images=many": ("'many'", ""),
-    "train ddpm-digits num_images": ("key=value", ""),
-    "train ddpm-digits optimizer.learning_rat=1": ("learning_rate", ""),
-    "train ddpm-digits optimiser.learning_rate=1": ("optimizer", ""),
-    "train ddpm-digits optimizer.learning_rate=-1": ("greater than 0", ""),
-    "train ddpm-digits ema.posthoc.snapshot_every_image=3": ("snapshot_every_images", ""),
-    "train ddpm-digits system.network.chanels=8": ("channels", ""),
-    "train ddpm-digits system.process=vpsd": ("unknown process", ""),
-    "train ddpm-digits system.process.beta_strat=1": ("beta_start", ""),
-    "train ddpm-digits system.network.name=uent": ("unet", ""),
-    "train ddpm-digits system.sampling.sampler=hune": ("heun", ""),
-    "train ddpm-digits system.parameterization=epsilon": ("eps", ""),
-    "train ddpm-digits --data nowhere": ("nowhere", ""),
-    "train ddpm-digits --device tpu": ("cuda", ""),
-    "train ddpm-digits --stop-after soon": ("10m", ""),
-    "sample nowhere": ("nowhere", ""),
-    "sample mnst": ("mnist", ""),
-    "sample mnist --sampler hune": ("heun", ""),
-    "sample mnist --sampler ddim:et=1": ("eta", ""),
-    "sample mnist --sampler ddim:eta=lots": ("number", ""),
-    "sample mnist --grid karas": ("karras", ""),
-    "sample mnist --grid karras:rh=1": ("rho", ""),
-    "sample mnist --process vee": ("unknown process", ""),
-    "sample mnist --class eleven": ("unknown class", ""),
-    "sample mnist --device tpu": ("cuda", ""),
-    "sample mnist --weights best": ("ema", ""),
-    "sample mnist --guidance-interval 3": ("LO,HI", ""),
-    "encode nowhere digits --out x": ("nowhere", ""),
-    "encode mnist nowhere --out x": ("nowhere", ""),
-    "encode mnist digits --out x --sampler rk4": ("rk45", ""),
-    "evaluate nowhere": ("nowhere", ""),
-    "evaluate mnist --metrics fid": ("unknown metric", ""),
-    "evaluate mnist --features incepton": ("inception", ""),
-    "evaluate mnist --sampler hune": ("heun", ""),
-    "evaluate mnist --data nowhere": ("nowhere", ""),
-    "compare nowhere digits": ("nowhere", ""),
-    "compare digits digits --metrics fid": ("unknown metric", ""),
-    "compare digits digits --features incepton": ("inception", ""),
-    "compare digits digits --counts 3,2": ("250", ""),
-    "report nowhere": ("nowhere", ""),
-    "doctor nowhere": ("nowhere", ""),
-    "doctor digits --against nowhere": ("nowhere", ""),
-    "distill nowhere": ("nowhere", ""),
-    "distill mnist --method consistent": ("consistency", ""),
-    "distill mnist num_image=3": ("num_images", ""),
-    "export nowhere --out x": ("nowhere", ""),
-    "export mnist --out x --tune-steps few": ("whole numbers", ""),
-    "export mnist --out x --sampler unpic": ("unipc", ""),
-    "ema nowhere --sigma-rel 0.1 --out x": ("nowhere", ""),
-    "models mnst": ("mnist", ""),
-    "demo --device tpu": ("cuda", ""),
-    "data info nowhere": ("nowhere", ""),
-    "data info digits size_=3": ("size", ""),
-    "data info digits --augment kars --sheet x.png": ("karras", ""),
-    "data prepare nowhere --out x.zip": ("nowhere", ""),
-    "data get mnst": ("mnist", ""),
-    "study theory exact:swisroll": ("swissroll", ""),
-    "study theory nowhere": ("nowhere", ""),
-    "study theory exact:rings --process vee": ("unknown process", ""),
-    "study sweep nowhere": ("nowhere", ""),
-    "study sweep mnist sampler_=3": ("samplers", ""),
-    "study parameterization --data nowhere": ("nowhere", ""),
-    "study one-class --data nowhere": ("nowhere", ""),
-    "study one-class --data digits --recipe flow-mnst": ("flow-mnist", ""),
-    "study one-class --data digits --features incepton": ("inception", ""),
-    "study small-data --data digits num_image=3": ("num_images", ""),
+WRONG: dict[str, str] = {
+    "trian ddpm-digits": "'train'",
+    "--verison": "'--version'",
+    "train ddpm-digits --resum": "'--resume'",
+    "train ddpm-digits --num-images 3": "num_images=VALUE",
+    "sample mnist -q": "--num",
+    "sample mnist --nmu=3": "'--num'",
+    "study sweeep mnist": "'sweep'",
+    "data inf digits": "'info'",
+    "seal mnst": "mnist",
+    "train ddpm-digits --data folder:nowhere": "no such file or folder",
+    "train ddpm-digit": "ddpm-digits",
+    "train ddpm-digits num_image=5": "num_images",
+    "train ddpm-digits num_images": "key=value",
+    "train ddpm-digits optimizer.learning_rat=1": "learning_rate",
+    "train ddpm-digits optimiser.learning_rate=1": "optimizer",
+    "train ddpm-digits ema.posthoc.snapshot_every_image=3": "snapshot_every_images",
+    "train ddpm-digits system.network.chanels=8": "channels",
+    "train ddpm-digits system.process=vpsd": "unknown process",
+    "train ddpm-digits system.process.beta_strat=1": "beta_start",
+    "train ddpm-digits system.network.name=uent": "unet",
+    "train ddpm-digits system.sampling.sampler=hune": "heun",
+    "train ddpm-digits system.parameterization=epsilon": "eps",
+    "train ddpm-digits --data nowhere": "nowhere",
+    "train ddpm-digits --device tpu": "cuda",
+    "train ddpm-digits --stop-after soon": "10m",
+    "sample nowhere": "nowhere",
+    "sample mnst": "mnist",
+    "sample mnist --sampler hune": "heun",
+    "sample mnist --sampler ddim:et=1": "eta",
+    "sample mnist --sampler ddim:eta=lots": "number",
+    "sample mnist --grid karas": "karras",
+    "sample mnist --grid karras:rh=1": "rho",
+    "sample mnist --process vee": "unknown process",
+    "sample mnist --class eleven": "unknown class",
+    "sample mnist --device tpu": "cuda",
+    "sample mnist --weights best": "ema",
+    "sample mnist --guidance-interval 3": "LO,HI",
+    "encode nowhere digits --out x": "nowhere",
+    "encode mnist nowhere --out x": "nowhere",
+    "encode mnist digits --out x --sampler rk4": "rk45",
+    "evaluate nowhere": "nowhere",
+    "evaluate mnist --metrics fid": "unknown metric",
+    "evaluate mnist --features incepton": "inception",
+    "evaluate mnist --sampler hune": "heun",
+    "evaluate mnist --data nowhere": "nowhere",
+    "compare nowhere digits": "nowhere",
+    "compare digits digits --metrics fid": "unknown metric",
+    "compare digits digits --features incepton": "inception",
+    "compare digits digits --counts 3,2": "250",
+    "report nowhere": "nowhere",
+    "doctor nowhere": "nowhere",
+    "doctor digits --against nowhere": "nowhere",
+    "distill nowhere": "nowhere",
+    "distill mnist --method consistent": "consistency",
+    "distill mnist num_image=3": "num_images",
+    "export nowhere --out x": "nowhere",
+    "export mnist --out x --tune-steps few": "whole numbers",
+    "export mnist --out x --sampler unpic": "unipc",
+    "ema nowhere --sigma-rel 0.1 --out x": "nowhere",
+    "models mnst": "mnist",
+    "demo --device tpu": "cuda",
+    "data info nowhere": "nowhere",
+    "data info digits size_=3": "size",
+    "data info digits --augment kars --sheet x.png": "karras",
+    "data prepare nowhere --out x.zip": "nowhere",
+    "data get mnst": "mnist",
+    "study theory exact:swisroll": "swissroll",
+    "study theory nowhere": "nowhere",
+    "study theory exact:rings --process vee": "unknown process",
+    "study sweep nowhere": "nowhere",
+    "study sweep mnist sampler_=3": "samplers",
+    "study parameterization --data nowhere": "nowhere",
+    "study one-class --data nowhere": "nowhere",
+    "study one-class --data digits --recipe flow-mnst": "flow-mnist",
+    "study one-class --data digits --features incepton": "inception",
+    "study small-data --data digits num_image=3": "num_images",
 }
+
+#: Values that are none, for which pydantic finds the words.
+WRONG_VALUES: dict[str, str] = {
+    "train ddpm-digits num_images=many": "'many'",
+    "train ddpm-digits optimizer.learning_rate=-1": "greater than 0",
+}
+
+#: What no wrong name may wait for, and no wrong value.
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "rich")
+PARSERS = ("typer", "click", "pydantic", "pydantic_core", "importlib.metadata")
 
 PROGRAM = """
 import contextlib, io, json, shlex, sys
-from undiffuse.app.cli import main
+from undiffuse.app.entry import main
 told = {}
 for line in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
             main(shlex.split(line))
         except SystemExit as stop:
-            told[line] = (stop.code, err.getvalue(), "torch" in sys.modules)
+            told[line] = (stop.code, err.getvalue(), [name for name in sys.argv[2:] if name in sys.modules])
 print(json.dumps(told))
 """
 
 
-def test_a_wrong_name_is_answered_without_torch(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", PROGRAM, json.dumps(list(WRONG))]
-    ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=tmp_path)
-    for line, (code, complaint, torch) in json.loads(ran.stdout).items():
-        assert not torch, line
-        assert code == 2 and WRONG[line][0] in complaint and len(complaint.splitlines()) == 1, (line, complaint)
+def answers(wrong: Iterable[str], unwanted: Iterable[str], cwd: Path) -> dict[str, tuple[int, str, list[str]]]:
+    """Exit code and answer of each line, one after the other in one process, and what of the unwanted was imported."""
+    program = [sys.executable, "-c", PROGRAM, json.dumps(list(wrong)), *unwanted]
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=cwd)
+    found: dict[str, tuple[int, str, list[str]]] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("wrong", "unwanted"), [(WRONG, (*HEAVY, *PARSERS)), (WRONG_VALUES, (*HEAVY, "typer"))])
+def test_a_wrong_name_is_answered_before_anything_heavy(
+    wrong: dict[str, str], unwanted: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = answers(wrong, unwanted, tmp_path)
+    assert found.keys() == wrong.keys()
+    for line, (code, complaint, imported) in found.items():
+        assert imported == [], line
+        assert code == 2 and wrong[line] in complaint and len(complaint.splitlines()) == 1, (line, complaint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "study", "--version", "sample", "sample mnist --help", "sample mnist -n ten", "sample mnist -n", "ema x"],
+)
+def test_what_is_not_plain_is_left_to_the_parser(line: str) -> None:
+    assert lines.read(line.split()) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("sample mnist -n 3", {"model": "mnist", "num": 3}),
+        ("sample -n3 --class=1 mnist --class -1", {"model": "mnist", "num": 3, "class_name": ["1", "-1"]}),
+        ("sample --progressive -- -mnist", {"model": "-mnist", "progressive": True}),
+        ("sample mnist --guidance -2", {"model": "mnist", "guidance": -2.0}),
+        ("train r a=1 --resume b=2", {"recipe": "r", "overrides": ["a=1", "b=2"], "resume": True}),
+        ("report a --study x b --study y", {"models": ["a", "b"], "study": ["x", "y"]}),
+        ("recipes", {}),
+    ],
+)
+def test_a_line_is_read_as_the_parser_reads_it(line: str, values: dict[str, Any]) -> None:
+    """Right value: the parser's own, for what was said."""
+    found = lines.read(line.split())
+    assert found is not None and found.values == values
+    command = typer.main.get_command(app).commands[found.command]  # type: ignore[attr-defined]
+    context = command.make_context(found.command, line.split()[1:])
+    assert {name: context.params[name] for name in values} == {
+        name: [*map(Path, value)] if name == "study" else value for name, value in values.items()
+    }
+
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_cli_reference.py"
+
+
+def test_the_table_is_the_parsers() -> None:
+    made = runpy.run_path(str(TOOL))
+    assert made["TABLE"].read_text() == made["table_text"](), f"run: python tools/{TOOL.name}"
+
+
+def test_every_command_that_takes_names_is_checked() -> None:
+    without = {"recipes", "samplers", "data list"}
+    table = json.loads(Path(lines.__file__).with_name("command_lines.json").read_text())
+    commands = {name: row for name, row in table.items() if name and not row["commands"]}
+    assert CHECKS.keys() == commands.keys() - without
+    for name, check in CHECKS.items():
+        parameters = [*commands[name]["arguments"], *commands[name]["options"].values()]
+        assert inspect.signature(check).parameters.keys() <= {one["name"] for one in parameters}, name
 
 
 KINDS: dict[str, Mapping[str, Any]] = {
@@ -138,11 +224,16 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "features": FEATURES,
     "distillation method": DISTILLATIONS,
     "exact distribution": TRUTHS,
+    "public data set": SETS,
 }
 
 
 def test_outlines_have_all_names() -> None:
     assert KINDS.keys() == REGISTRIES.keys()
+    assert names_in("undiffuse.data.config:SOURCES") == tuple(SOURCES)
+    assert names_in("undiffuse.data.augment.config:AUGMENTATIONS") == tuple(AUGMENTATIONS)
+    for name, row in SOURCES.items():
+        assert options_of(rows_of("undiffuse.data.config:SOURCES")[name]).keys() == row.model_fields.keys(), name
     for kind, registry in KINDS.items():
         assert names_in(REGISTRIES[kind]) == tuple(registry), kind
 

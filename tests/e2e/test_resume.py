@@ -26,8 +26,8 @@ from command_line import (
     trainer_of,
 )
 
-from undiffuse.app.cli_options import parse_duration
 from undiffuse.app.doctoring import _checkpoints
+from undiffuse.app.parsing import parse_duration
 from undiffuse.app.training import configure, split_data
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.doctor.runs import files as examine_files

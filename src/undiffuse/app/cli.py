@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_seal, completing, early
+from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_seal, completing
+from undiffuse.app.checks import checked
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
@@ -27,16 +26,14 @@ from undiffuse.app.cli_options import (
     TemperatureOption,
     WeightsOption,
     list_rows,
-    parse_duration,
-    parse_interval,
 )
 from undiffuse.app.cli_study import study_app
-from undiffuse.app.show import notes_of_warnings
-from undiffuse.app.stopping import READER_GONE, ending_by_signals, is_gone, silence
-from undiffuse.app.visible import visible
+from undiffuse.app.entry import main as main  # where the program begins, under the name that it always had
+from undiffuse.app.narrowing import narrowed
+from undiffuse.app.parsing import parse_duration, parse_interval
 from undiffuse.claims import chosen_folder
 from undiffuse.cores import leave_room
-from undiffuse.errors import UndiffuseError, UsageError
+from undiffuse.errors import UsageError
 from undiffuse.wording import command
 
 app = typer.Typer(
@@ -70,18 +67,19 @@ def root(
 
 
 @app.command()
+@checked("demo")
 def demo(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     device: DeviceOption = "auto",
 ) -> None:
     """Show the bundled models, then train on digits, sample, measure, report: a few minutes, no download."""
-    early.check_device(device)
     from undiffuse.app.demo import run_demo
 
     run_demo(out, device)
 
 
 @app.command()
+@checked("train")
 def train(
     recipe: Annotated[
         str | None,
@@ -113,10 +111,6 @@ def train(
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     seconds = parse_duration(stop_after) if stop_after is not None else None
-    early.check_device(device)
-    early.check_recipe(recipe)
-    early.check_overrides(overrides or [])
-    early.check_data(data)
     from undiffuse.app import training
 
     config = training.configure(recipe, overrides or [], data, out, resume, device, file)
@@ -137,6 +131,7 @@ app.command()(cli_seal.seal)
 
 
 @app.command()
+@checked("sample")
 def sample(
     model: ModelArgument,
     num: Annotated[int, typer.Option("-n", "--num", help="how many")] = 16,
@@ -169,9 +164,6 @@ def sample(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
-    folder = early.check_model(model, device, weights)
-    early.check_sampling(sampler, grid, process)
-    early.check_classes(folder, class_name or [])
     guided = parse_interval("--guidance-interval", guidance_interval)
     autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import models, sampling
@@ -206,6 +198,7 @@ app.command()(cli_measure.compare)
 
 
 @app.command()
+@checked("encode")
 def encode(
     model: ModelArgument,
     source: Annotated[
@@ -224,9 +217,6 @@ def encode(
     device: DeviceOption = "auto",
 ) -> None:
     """Turn pictures into their latents by the probability-flow ODE, and back, to see what is lost."""
-    early.check_model(model, device, weights)
-    early.check_data(source)
-    early.check_solver(sampler)
     from undiffuse.app import encoding, models
 
     encoding.encode_to_folder(
@@ -246,6 +236,7 @@ app.command()(cli_measure.doctor)
 
 
 @app.command()
+@checked("models")
 def models(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="the one to tell all about", autocompletion=completing.models)
@@ -283,43 +274,28 @@ def samplers() -> None:
     typer.echo(f"time grids: {', '.join(GRIDS)}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def run(arguments: list[str]) -> int:
+    """Parse a command line and do what it says; the exit code.
+
+    Raises:
+        UsageError: the parser does not understand it.
+        KeyboardInterrupt: Ctrl-C.
+    """
     leave_room()
-    debug = "--debug" in arguments  # understood anywhere on the line
-    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with notes_of_warnings(), ending_by_signals():
-            code = app(arguments, standalone_mode=False)
+        code = narrowed(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
-    except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
-        code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code
     except typer.Abort:  # the parser's word for Ctrl-C
-        typer.echo("interrupted", err=True)
-        code = 130
-    except UndiffuseError as error:
-        code = _complain(error, error.exit_code, debug)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        code = 130
+        raise KeyboardInterrupt from None
     except Exception as error:
-        if is_gone(error):
-            code = 128 + READER_GONE
-        elif type(error).__name__ == "NoArgsIsHelpError":
+        if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))
-            code = 2
-        elif hasattr(error, "format_message"):
-            code = _complain(error, 2, debug, _parser_message(error, arguments))
-        elif _out_of_memory(error):
-            code = _complain(
-                error, 1, debug, "out of memory; lower --batch-size, or batch_images or micro_batch_images"
-            )
-        else:
-            code = _complain(error, 1, debug, f"unexpected {type(error).__name__}: {error} (--debug shows where)")
-    code = code if isinstance(code, int) else 0
-    sys.exit(128 + READER_GONE if silence() and code == 0 else code)
+            return 2
+        if not hasattr(error, "format_message"):
+            raise
+        raise UsageError(_parser_message(error, arguments)) from error
+    return code if isinstance(code, int) else 0
 
 
 def _parser_message(error: Any, arguments: list[str]) -> str:
@@ -331,33 +307,4 @@ def _parser_message(error: Any, arguments: list[str]) -> str:
         for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
             if argument == option or argument.startswith(f"{option}="):
                 given = f", got {following if argument == option else argument.partition('=')[2]!r}"
-    hint = _as_key(getattr(error, "option_name", ""), command)
-    return f"{error.format_message().strip().rstrip('.')}{given}{hint}; see '{command} --help'"
-
-
-def _as_key(option: str, command: str) -> str:
-    """What to say of a key of the configuration that was written as an option."""
-    key = option.lstrip("-").replace("-", "_")
-    if command.split()[-1] not in ("train", "distill") or not key:
-        return ""
-    try:
-        early.check_overrides([f"{key}=null"])
-    except UsageError as error:
-        if "has no" in str(error):
-            return ""
-    return f"; a key of the configuration is said without dashes: {key}=VALUE"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Python's own error, or torch's for the CPU or the GPU."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
-    if debug:
-        raise error
-    line = visible(" ".join((text if text is not None else str(error)).split()))
-    with contextlib.suppress(OSError):  # whoever read it is gone
-        typer.echo(f"undiffuse: {line}", err=True)
-    return code
+    return f"{error.format_message().strip().rstrip('.')}{given}; see '{command} --help'"

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import completing, early
+from undiffuse.app import completing
+from undiffuse.app.checks import checked
 from undiffuse.app.cli_options import RecipeReadsOption, list_rows
 
 data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -35,6 +36,7 @@ def data_list() -> None:
 
 
 @data_app.command("info")
+@checked("data info")
 def data_info(
     source: SourceArgument,
     options: SourceOptions = None,
@@ -45,14 +47,13 @@ def data_info(
     recipe: RecipeReadsOption = None,
 ) -> None:
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
-    early.check_source(source, options or [], augment)
-    early.check_recipe(recipe)
     from undiffuse.app.looking import show_data
 
     show_data(source, sheet, augment, options or [], recipe)
 
 
 @data_app.command("prepare")
+@checked("data prepare")
 def data_prepare(
     source: SourceArgument,
     out: Annotated[Path, typer.Option(help="the archive to write, such as flowers-64.zip")],
@@ -86,7 +87,6 @@ def data_prepare(
 
     Stopped or killed, the same command goes on where it was. Any tool that reads StyleGAN's and EDM's zip reads it.
     """
-    early.check_source(source, options or [])
     from undiffuse.app import preparing
 
     given = {"size": size, "fit": fit, "channels": channels, "background": background, "classes": classes}
@@ -104,6 +104,7 @@ def data_prepare(
 
 
 @data_app.command("get")
+@checked("data get")
 def data_get(
     name: Annotated[
         str | None,

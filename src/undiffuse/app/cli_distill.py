@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import early
-from undiffuse.app.cli_options import DeviceOption, ModelArgument, parse_duration
+from undiffuse.app.checks import checked
+from undiffuse.app.cli_options import DeviceOption, ModelArgument
+from undiffuse.app.parsing import parse_duration
 from undiffuse.claims import chosen_folder
-from undiffuse.errors import UsageError
 from undiffuse.wording import command
 
 
+@checked("distill")
 def distill(
     model: ModelArgument,
     overrides: Annotated[
@@ -36,15 +37,7 @@ def distill(
     device: DeviceOption = "auto",
 ) -> None:
     """Make a model that samples in a few steps out of a trained one."""
-    if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     seconds = parse_duration(stop_after) if stop_after is not None else None
-    early.check_model(model, device)
-    early.check_name("distillation method", method)
-    early.check_overrides(overrides or [])
-    early.check_data(data)
-    if start is not None:
-        early.check_model(start)
     from undiffuse.app import distilling, training
 
     config = distilling.configure(model, steps, method, overrides or [], data, start)

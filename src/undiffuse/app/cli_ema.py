@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.errors import UsageError
+from undiffuse.app.checks import checked
 
 
+@checked("ema")
 def ema(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run that was trained with ema.posthoc={}")],
     sigma_rel: Annotated[float, typer.Option(help="width of the average as a share of the run, 0.03 to 0.25")],
@@ -17,8 +18,6 @@ def ema(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
 ) -> None:
     """Average the weights of a finished run over another length, and write the model."""
-    if not (run / "config.json").is_file():
-        raise UsageError(f"no run at {run}; give the folder of a run that was trained with ema.posthoc={{}}")
     from undiffuse.app.averaging import average
 
     average(run, sigma_rel, out, overwrite=overwrite)

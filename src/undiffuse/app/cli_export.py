@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import early
-from undiffuse.app.cli_options import DeviceOption, ModelArgument, WeightsOption, parse_steps
+from undiffuse.app.checks import checked
+from undiffuse.app.cli_options import DeviceOption, ModelArgument, WeightsOption
+from undiffuse.app.parsing import parse_steps
 
 
+@checked("export")
 def export(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="folder of the exported model")],
@@ -30,8 +32,6 @@ def export(
     device: DeviceOption = "auto",
 ) -> None:
     """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked."""
-    early.check_model(model, device, weights)
-    early.check_sampling(sampler)
     steps = parse_steps(tune_steps)
     from undiffuse.app import exporting, models
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import completing, early
+from undiffuse.app import completing
+from undiffuse.app.checks import checked
 from undiffuse.app.cli_options import (
     AutoguidanceIntervalOption,
     AutoguidanceOption,
@@ -27,12 +28,12 @@ from undiffuse.app.cli_options import (
     StepsOption,
     TemperatureOption,
     WeightsOption,
-    parse_counts,
-    parse_interval,
 )
-from undiffuse.errors import UsageError
+from undiffuse.app.early import REGISTRIES
+from undiffuse.app.parsing import named_metrics, parse_counts, parse_interval
 
 
+@checked("evaluate")
 def evaluate(
     model: ModelArgument,
     options: DataOptions = None,
@@ -48,7 +49,7 @@ def evaluate(
         typer.Option(
             help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, kernel, inception_score, "
             "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein",
-            autocompletion=completing.several(early.REGISTRIES["metric"]),
+            autocompletion=completing.several(REGISTRIES["metric"]),
         ),
     ] = None,
     num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
@@ -74,13 +75,7 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model; every number goes into the JSON file with the protocol that made it."""
-    early.check_model(model, device, weights)
-    early.check_sampling(sampler, grid, process)
-    early.check_features(features)
-    names = _named_metrics(metrics)
-    for name in names:
-        early.check_name("metric", name)
-    early.check_data(data)
+    names = named_metrics(metrics)
     guided = parse_interval("--guidance-interval", guidance_interval)
     autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import evaluating, models
@@ -110,6 +105,7 @@ def evaluate(
     evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache, options=options or [])
 
 
+@checked("compare")
 def compare(
     pictures: Annotated[
         str,
@@ -127,7 +123,7 @@ def compare(
         typer.Option(
             help="comma-separated: frechet, kernel, inception_score, precision_recall, lpips_diversity, accuracy, "
             "classes, copying",
-            autocompletion=completing.several(early.REGISTRIES["pair metric"]),
+            autocompletion=completing.several(REGISTRIES["pair metric"]),
         ),
     ] = None,
     num: Annotated[int | None, typer.Option(help="pictures of each set at most, evenly spaced; all by default")] = None,
@@ -142,13 +138,8 @@ def compare(
     no_cache: NoCacheOption = False,
 ) -> None:
     """Measure a set of pictures, whatever made it, against real ones."""
-    names = _named_metrics(metrics)
-    for name in names:
-        early.check_name("pair metric", name)
-    early.check_features(features)
+    names = named_metrics(metrics)
     at_counts = parse_counts(counts)
-    early.check_data(pictures)
-    early.check_data(reference)
     from undiffuse.app import comparing
 
     comparing.compare_to_file(
@@ -165,13 +156,7 @@ def compare(
     )
 
 
-def _named_metrics(text: str | None) -> list[str]:
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    if text is not None and not names:
-        raise UsageError(f"--metrics names no metric, got {text!r}; leave it out for the default ones")
-    return names
-
-
+@checked("report")
 def report(
     models: Annotated[
         list[str],
@@ -189,14 +174,12 @@ def report(
     device: DeviceOption = "auto",
 ) -> None:
     """Write one HTML page of a run: curves, quality, samples, studies, metrics; of several runs, a comparison."""
-    for model in models:
-        early.check_model(model, device)
-    early.check_data(data)
     from undiffuse.app import reporting
 
     typer.echo(f"report: {reporting.report(models, out, study or [], device, data)}")
 
 
+@checked("doctor")
 def doctor(
     subject: Annotated[
         str,
@@ -227,11 +210,6 @@ def doctor(
     device: DeviceOption = "auto",
 ) -> None:
     """Examine data or a run: what is wrong, the numbers that show it, and what to do."""
-    early.check_device(device)
-    early.check_subject(subject)
-    early.check_data(against)
-    early.check_data(data)
-    early.check_recipe(recipe)
     from undiffuse.app import doctoring
 
     if not doctoring.doctor(

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from undiffuse.app.checks import checked
 from undiffuse.app.cli_options import ModelArgument
 
 
+@checked("seal")
 def seal(
     model: ModelArgument,
     restore: Annotated[

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.app import completing, early
+from undiffuse.app import completing
+from undiffuse.app.checks import checked
 from undiffuse.app.cli_options import (
     DataOptions,
     DeviceOption,
@@ -33,6 +34,7 @@ def study(context: typer.Context) -> None:
 
 
 @study_app.command("theory")
+@checked("study theory")
 def study_theory(
     model: Annotated[
         str,
@@ -48,13 +50,13 @@ def study_theory(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
-    early.check_theory(model, process, device, weights)
     from undiffuse.app import studying
 
     studying.theory(model, out, process=process, num=num, seed=seed, weights=weights, device=device)
 
 
 @study_app.command("parameterization")
+@checked("study parameterization")
 def study_parameterization(
     options: DataOptions = None,
     data: Annotated[
@@ -67,8 +69,6 @@ def study_parameterization(
     device: DeviceOption = "auto",
 ) -> None:
     """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
-    early.check_device(device)
-    early.check_data(data)
     from undiffuse.app import parameterizing
 
     parameterizing.parameterization(
@@ -77,6 +77,7 @@ def study_parameterization(
 
 
 @study_app.command("one-class")
+@checked("study one-class")
 def study_one_class(
     data: Annotated[
         str,
@@ -99,8 +100,6 @@ def study_one_class(
     device: DeviceOption = "auto",
 ) -> None:
     """Train one recipe on one class, on all, and on all with their names, alike, and compare what comes out."""
-    early.check_training_study(recipe, overrides or [], data, device)
-    early.check_features(features)
     from undiffuse.app import budgeting
 
     budgeting.one_class(
@@ -118,6 +117,7 @@ def study_one_class(
 
 
 @study_app.command("small-data")
+@checked("study small-data")
 def study_small_data(
     data: Annotated[
         str, typer.Option(help="a source of pictures, more than are trained on", autocompletion=completing.data)
@@ -139,7 +139,6 @@ def study_small_data(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a recipe on few pictures, with and without augmentation, and measure quality and overfitting as it goes."""
-    early.check_training_study(recipe, overrides or [], data, device)
     from undiffuse.app import small_data
 
     small_data.small_data(
@@ -159,6 +158,7 @@ def study_small_data(
 def _add_model_study(name: str, summary: str) -> None:
     """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
 
+    @checked(f"study {name}")
     def command(
         model: ModelArgument,
         options: Annotated[
@@ -170,9 +170,6 @@ def _add_model_study(name: str, summary: str) -> None:
         weights: WeightsOption = "ema",
         device: DeviceOption = "auto",
     ) -> None:
-        early.check_model(model, device, weights)
-        early.check_study_options(name, options or [])
-        early.check_data(data)
         from undiffuse.app import studying
 
         studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device, data=data)

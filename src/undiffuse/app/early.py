@@ -13,14 +13,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from undiffuse.app.early_data import check_data
 from undiffuse.app.models import check_device as check_device  # beside the others, for the commands
 from undiffuse.app.models import find_model
-from undiffuse.app.outline import UNKNOWN, Option, Place, defaults_in, definition, names_in, options_of, resolved
+from undiffuse.app.outline import (
+    UNKNOWN,
+    Option,
+    Place,
+    defaults_in,
+    definition,
+    names_in,
+    options_of,
+    resolved,
+)
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
 from undiffuse.systems.classes import asked_classes
-from undiffuse.zoo import bundled_models
+from undiffuse.zoo import bundled_folder, bundled_models
 
 #: Registries by the word for a row.
 REGISTRIES = {
@@ -33,6 +43,7 @@ REGISTRIES = {
     "features": "undiffuse.metrics.features:FEATURES",
     "distillation method": "undiffuse.recipes.few_step:DISTILLATIONS",
     "exact distribution": "undiffuse.studies.truth:TRUTHS",
+    "public data set": "undiffuse.data.download.sets:SETS",
 }
 #: Solvers of ``encode``.
 SOLVERS = ("heun", "rk45")
@@ -60,6 +71,12 @@ def check_model(model: str | Path, device: str = "auto", weights: str = "ema") -
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no run or model folder: it has no config.json")
     return folder
+
+
+def check_bundled(name: str | None) -> None:
+    """Refuse what names no bundled model."""
+    if name is not None:
+        bundled_folder(name)
 
 
 def check_spec(kind: str, spec: str | None) -> None:
@@ -100,30 +117,6 @@ def check_classes(folder: Path, asked: Iterable[str]) -> None:
         return
     with warnings.catch_warnings(action="ignore", category=UsageWarning):  # said when it is acted on
         asked_classes(given, names)
-
-
-def check_data(spec: str | None) -> None:
-    """Refuse what names no data, and a source whose file or folder is not there."""
-    if spec is None:
-        return
-    from undiffuse.data.formats.tar_files import names_shards
-    from undiffuse.data.spec import source_config_for  # it knows pydantic's models, a fifth of a second
-
-    location = getattr(source_config_for(spec), "location", None)
-    if location is not None and not location.exists() and not names_shards(str(location)):
-        raise UsageError(f"no such file or folder: {location}")
-
-
-def check_source(spec: str, options: Sequence[str], augment: str | None = None) -> None:
-    """Refuse what names no data, options that it does not have, and an augmentation that is none."""
-    from undiffuse.app.sources import configured
-    from undiffuse.data.augment.config import AUGMENTATIONS
-    from undiffuse.data.spec import source_config_for
-
-    if augment is not None and augment not in AUGMENTATIONS:
-        raise UsageError(f"unknown augmentation {augment!r}; {nearest(augment, AUGMENTATIONS)}")
-    check_data(spec)
-    configured(source_config_for(spec), options)
 
 
 def check_recipe(name: str | None) -> None:
@@ -187,15 +180,36 @@ def check_overrides(overrides: Sequence[str]) -> None:
         _check_key(key, text)
 
 
-def _check_key(key: str, text: str) -> None:
+def is_key(key: str) -> bool:
+    """Whether a run's configuration may have this key."""
+    try:
+        _known_path(key)
+    except UsageError:
+        return False
+    return True
+
+
+def _known_path(key: str) -> tuple[str, ...]:
+    """The parts of a key, without the ``name`` that says which row a section is of.
+
+    Raises:
+        UsageError: no row has it.
+    """
     path = tuple(key.split("."))
     names = path[:-1] if path[-1] == "name" and _held(path[:-1]).component else path
     for depth in range(len(names)):
         held = _held(names[:depth])
         if not held.models:
-            return  # a dictionary of the user's own
+            break  # a dictionary of the user's own
         if names[depth] not in held.fields:
             raise UsageError(_unknown(key, names[: depth + 1], last=depth == len(path) - 1))
+    return names
+
+
+def _check_key(key: str, text: str) -> None:
+    path, names = tuple(key.split(".")), _known_path(key)
+    if not all(_held(names[:depth]).models for depth in range(len(names))):
+        return
     rows = _held(names).rows
     name = text.strip('"')
     if rows and name not in rows and not (name in ("null", "None") or name.startswith("{")):

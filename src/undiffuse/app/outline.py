@@ -7,7 +7,7 @@ here at once. The modules themselves stay the only place where anything is liste
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -129,7 +129,7 @@ def _definition(module: str, name: str) -> Place | None:
 def _names(module: str) -> dict[str, ast.AST]:
     """What a module's text binds at its top, by name."""
     found: dict[str, ast.AST] = {}
-    for statement in ast.parse(_file_of(module).read_bytes()).body:
+    for statement in _statements(ast.parse(_file_of(module).read_bytes()).body):
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
             found[statement.name] = statement
         elif isinstance(statement, ast.ImportFrom):
@@ -139,6 +139,15 @@ def _names(module: str) -> dict[str, ast.AST]:
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             found[statement.targets[0].id] = statement.value
     return found
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Those at the top, and what is imported for names that a package hands out when they are asked for."""
+    for statement in body:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            yield from statement.body
+        else:
+            yield statement
 
 
 def _file_of(module: str) -> Path:

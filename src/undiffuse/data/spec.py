@@ -27,8 +27,8 @@ from undiffuse.data.formats.idx_files import has_idx_files, looks_like_idx
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import looks_like_tar, names_shards, shards_in
 from undiffuse.data.formats.zip_files import looks_like_zip
+from undiffuse.data.naming import no_source
 from undiffuse.errors import UsageError
-from undiffuse.registry import nearest
 
 #: What a file or folder is, found out in this order by what is in it; a folder is of pictures where nothing else fits.
 FILES: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
@@ -81,10 +81,7 @@ def source_config_for(spec: str) -> SourceConfig:
         return _with_path(_kind_of_file(spec, location), spec)
     if names_shards(spec):
         return TarConfig(path=spec)
-    raise UsageError(
-        f"no data source {spec!r}: neither a source by that name ({nearest(spec, SOURCES)}) nor an existing folder of "
-        "pictures or file of them; check the path"
-    )
+    raise no_source(spec, SOURCES)
 
 
 def _named(name: str, path: str) -> SourceConfig:

@@ -9,10 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from undiffuse.config import FrozenModel, validate
-from undiffuse.errors import UsageError
-from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed
-from undiffuse.zoo import bundled_models
+from undiffuse.zoo import bundled_folder
 
 #: What a bundled model, and all of them together, may weigh.
 MODEL_BYTES, ALL_BYTES = 6_000_000, 30_000_000
@@ -127,10 +125,7 @@ def bundled(name: str) -> Bundled:
     Raises:
         UsageError: no such model; the nearest is named.
     """
-    folders = bundled_models()
-    if name not in folders:
-        raise UsageError(f"no bundled model {name!r}; {nearest(name, folders)}")
-    folder = folders[name]
+    folder = bundled_folder(name)
     record = read_sealed(folder / "config.json", "reinstall undiffuse")
     told = bool(record["config"]["system"].get("class_conditional"))
     return Bundled(
