@@ -27,7 +27,7 @@ from undiffuse.app.models import load
 from undiffuse.app.parsing import parse_interval
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, split_by_content
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation import spread
 from undiffuse.files import write_json
 from undiffuse.metrics import GroupedStatistics, frechet_estimate, kernel_distance

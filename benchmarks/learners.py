@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser
 from undiffuse.core.processes import DiscreteVP
 from undiffuse.core.random import derived_seed
+from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.source import ArrayDataset, Dataset
 from undiffuse.networks.config import UNetConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, sample

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.evaluation import Pair, compare_sets, hardware
 from undiffuse.files import write_json, write_text
 from undiffuse.version import __version__

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.data import load_dataset, source_config_for, split_by_content
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation import spread
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics import (

@@ -33,7 +33,7 @@ from learners import DDP, Diffusers, Learner, Ours, Setting, matching_parameters
 from peers import DDP as DDP_NAME
 from peers import DIFFUSERS, num_parameters, wanted
 
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes import get_recipe
 from undiffuse.training.config import OptimizerConfig, RunConfig

@@ -20,8 +20,8 @@ from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, encoded,
 from undiffuse.data import cache as cache_module
 from undiffuse.data.cache import cache_root, open_kept, place_of, stamp_of
 from undiffuse.data.config import EncodedConfig
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.data.mapped import INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
-from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 
 COUNT = 12

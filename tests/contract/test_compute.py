@@ -24,7 +24,7 @@ from undiffuse.compute.shards import sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend

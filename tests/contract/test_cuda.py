@@ -13,7 +13,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.variational import variational_bound

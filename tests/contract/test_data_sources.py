@@ -19,7 +19,7 @@ from published_sets import PUBLISHED
 
 from undiffuse.config import validate
 from undiffuse.data import (
-    SOURCES,
+    SOURCE_CONFIGS,
     Dataset,
     DigitsConfig,
     IdxConfig,
@@ -81,11 +81,11 @@ def example(name: str, folder: Path) -> SourceConfig:
         archive_of_pictures(folder)
     if name in PUBLISHED:
         folder = PUBLISHED[name](folder)
-    needs_path = "path" in SOURCES[name].model_fields
-    return validate(SOURCES[name], {"name": name, **({"path": str(folder)} if needs_path else {})})
+    needs_path = "path" in SOURCE_CONFIGS[name].model_fields
+    return validate(SOURCE_CONFIGS[name], {"name": name, **({"path": str(folder)} if needs_path else {})})
 
 
-@pytest.fixture(params=sorted(SOURCES))
+@pytest.fixture(params=sorted(SOURCE_CONFIGS))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[SourceConfig, Dataset]:
     config = example(request.param, tmp_path)
     return config, load_dataset(config)

@@ -14,9 +14,10 @@ from picture_files import is_of, pixels, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, load_dataset, split_by_content
 from undiffuse.data.config import EncodedConfig
-from undiffuse.data.encoded import EncodedFiles, load_encoded
+from undiffuse.data.dataset import ArrayDataset, hash_rows
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.pictures import read_header, read_picture
-from undiffuse.data.source import ArrayDataset, hash_rows
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 

@@ -16,22 +16,23 @@ import pytest
 from picture_files import png, write_zip
 
 from undiffuse.data.config import ZipConfig
-from undiffuse.data.encoded import Skips
 from undiffuse.data.formats import zip_index
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.zip import ZipIndex
 from undiffuse.data.formats.zip_index import read_entries
-from undiffuse.data.listing import Listed, list_source
+from undiffuse.data.listing import Listed
+from undiffuse.data.load import list_source
 from undiffuse.data.prepare.work import encode_png
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import TextIndex, Texts, sorted_rows
 
 GROWTH = """
 import sys
 from pathlib import Path
 from undiffuse.data import source_config_for
-from undiffuse.data.listing import list_source
+from undiffuse.data.load import list_source
 from undiffuse.data.prepare import prepare
 
 def kept(field: str) -> int:

@@ -17,10 +17,10 @@ from PIL import Image
 from undiffuse.config import validate
 from undiffuse.data import Dataset, FolderConfig, Loader, load_dataset
 from undiffuse.data import loader as loader_module
+from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.data.loader import num_workers
 from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.resident import Resident
-from undiffuse.data.source import ArrayDataset, Batch
 from undiffuse.data.workers import Ahead
 from undiffuse.errors import RunError, UsageError
 

@@ -21,6 +21,7 @@ from PIL import Image
 from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
+from undiffuse.data.dataset import count_distinct
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.zip_index import read_entries
 from undiffuse.data.prepare import PrepareSettings, journal, prepare
@@ -31,7 +32,6 @@ from undiffuse.data.prepare.journal import read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
-from undiffuse.data.source import count_distinct
 from undiffuse.errors import RunError, UsageError
 
 SIZE = 12

@@ -13,7 +13,7 @@ from PIL import Image
 
 from undiffuse.config import validate
 from undiffuse.data import Dataset, load_dataset, split_by_content
-from undiffuse.data.config import SOURCES
+from undiffuse.data.sources import SOURCE_CONFIGS
 
 FRACTION = 0.4
 FILES = {f"{number:03d}.png": png(number) for number in range(30)}
@@ -41,7 +41,7 @@ def sides(dataset: Dataset) -> dict[str, str]:
 
 def of_folder(folder: Path, files: Mapping[str, bytes], **options: object) -> Dataset:
     write_tree(folder, files)
-    return load_dataset(validate(SOURCES["folder"], {"name": "folder", "path": str(folder), **options}))
+    return load_dataset(validate(SOURCE_CONFIGS["folder"], {"name": "folder", "path": str(folder), **options}))
 
 
 def test_both_parts_are_there(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_pictures_that_join_move_no_other(tmp_path: Path) -> None:
     assert len(after) == 70 and {name: after[name] for name in before} == before
     for name in list(FILES)[::2]:
         (tmp_path / name).unlink()
-    fewer = sides(load_dataset(validate(SOURCES["folder"], {"name": "folder", "path": str(tmp_path)})))
+    fewer = sides(load_dataset(validate(SOURCE_CONFIGS["folder"], {"name": "folder", "path": str(tmp_path)})))
     assert len(fewer) == 55 and all(after[name] == side for name, side in fewer.items())
 
 
@@ -95,7 +95,7 @@ def test_a_picture_keeps_its_side_in_an_archive_under_another_name_and_at_anothe
     assert {f"{29 - int(name[1:4]):03d}.png": side for name, side in found.items()} == expected
     archives = {"zip": write_zip(tmp_path / "a.zip", FILES), "tar": write_tar(tmp_path / "a.tar", FILES)}
     for source, path in archives.items():
-        dataset = load_dataset(validate(SOURCES[source], {"name": source, "path": str(path)}))
+        dataset = load_dataset(validate(SOURCE_CONFIGS[source], {"name": source, "path": str(path)}))
         assert [*split_by_content(dataset, FRACTION)[1].hashes().tobytes()] == [
             *split_by_content(of_folder(tmp_path / "folder", {}), FRACTION)[1].hashes().tobytes()
         ], source

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from undiffuse.app.cli import main
-from undiffuse.data.config import SOURCES
 from undiffuse.data.download import SETS
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
@@ -138,7 +138,7 @@ def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     samplers = shown(capsys, "samplers").splitlines()
     assert [line.split()[0] for line in samplers[:-1]] == list(SAMPLERS)
     assert all(grid in samplers[-1] for grid in GRIDS)
-    assert [line.split()[0] for line in shown(capsys, "data", "list").splitlines()] == list(SOURCES)
+    assert [line.split()[0] for line in shown(capsys, "data", "list").splitlines()] == list(SOURCE_CONFIGS)
     assert [line.split()[0] for line in shown(capsys, "data", "get").splitlines()[:-1]] == list(SETS)
 
 

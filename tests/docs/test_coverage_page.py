@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,31 +12,55 @@ from typing import Any
 import pytest
 from doc_pages import ROOT
 
-from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS, make_sampler
 
 FOLDER = ROOT / "docs" / "theory"
 TEXT = (FOLDER / "coverage.md").read_text(encoding="utf-8")
 FORMULA_TABLES = (FOLDER / "formulas.md").read_text(encoding="utf-8")
 ALL_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in sorted(FOLDER.glob("*.md")))
-SYMBOLS = sorted(set(re.findall(r"`(undiffuse[\w.]*:[\w.]+)`", ALL_TEXT)))
+#: What the pages call functions, each a row of the map.
+CALLED = set(re.findall(r"\]\(functions\.md#([^)\s]+)\)", ALL_TEXT))
 TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", ALL_TEXT)))
-ROOMS = "core|losses|samplers|guidance|networks|metrics|systems|evaluation|studies"
-#: Functions as the pages on the mathematics name them, without the package.
-FORMULAS = sorted(set(re.findall(rf"(?<![\w.])((?:{ROOMS})\.[\w.]+:[A-Za-z][\w.]*\w)", ALL_TEXT)))
+#: A function given by its own name, which would have to be changed with it.
+BARE = re.compile(r"(?<![\w./])[a-z_]+(?:\.[a-z_]+)+:[A-Za-z_]\w*")
 #: A row of the features: source, feature, functions, tests.
 ROWS = re.findall(r"^\| 00\d.*\|$", TEXT.split("## Slips")[0], re.MULTILINE)
 #: A row of the formulas: which, corrected form, functions, tests.
 FORMULA_ROWS = [line for line in FORMULA_TABLES.splitlines() if re.match(r"\| (?!formula \||---)", line)]
 
 
-@pytest.mark.parametrize("symbol", SYMBOLS)
-def test_functions_exist(symbol: str) -> None:
-    module, attributes = symbol.split(":")
-    first, *rest = attributes.split(".")
-    found: Any = resolve(f"{module}:{first}")
-    for name in rest:
-        found = found.model_fields[name] if name in getattr(found, "model_fields", {}) else getattr(found, name)
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tools"))
+        return runpy.run_path(str(ROOT / "tools" / "make_function_map.py"))
+
+
+def test_the_map_of_functions_is_current(tool: Any) -> None:
+    """Making it looks each function up in the source, so all that it holds exist."""
+    assert (FOLDER / "functions.md").read_text(encoding="utf-8") == tool["page"](), (
+        "run: python tools/make_function_map.py"
+    )
+
+
+def test_pages_call_functions_by_the_map_and_the_map_holds_no_other(tool: Any) -> None:
+    known = {key for rows in tool["table"]().values() for key in rows}
+    assert sorted(CALLED - known) == []
+    assert sorted(known - CALLED) == []
+
+
+def test_pages_give_no_function_by_its_own_name() -> None:
+    for page in sorted(FOLDER.glob("*.md")):
+        if page.name != "functions.md":
+            assert BARE.findall(page.read_text(encoding="utf-8")) == [], page.name
+
+
+def test_a_renamed_function_is_missed(tool: Any) -> None:
+    assert tool["row"]("bridge", "core.process", "Process.bridge")
+    with pytest.raises(LookupError, match=r"undiffuse\.core\.process defines no Process\.gone"):
+        tool["row"]("bridge", "core.process", "Process.gone")
+    with pytest.raises(LookupError, match=r"no module undiffuse\.core\.gone"):
+        tool["row"]("bridge", "core.gone", "Process.bridge")
 
 
 @pytest.mark.parametrize("test", TESTS)
@@ -70,13 +95,8 @@ def check_row(row: str) -> None:
     if functions == "open":
         assert tests == "open", row
     else:
-        assert "`undiffuse" in functions, row
+        assert "](functions.md#" in functions, row
         assert "`tests/" in tests or tests == "open", row
-
-
-@pytest.mark.parametrize("symbol", FORMULAS)
-def test_functions_of_the_formulas_exist(symbol: str) -> None:
-    test_functions_exist(f"undiffuse.{symbol}")
 
 
 def test_pages_are_linked_from_the_index_and_the_index_from_the_readme() -> None:

@@ -19,10 +19,10 @@ from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.augment.adaptive import AdaptiveConfig
 from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig
-from undiffuse.data.config import SOURCES
 from undiffuse.data.download import SETS
 from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.prepare.settings import Filters
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS
 from undiffuse.evaluation import METRICS
 from undiffuse.losses.adversarial import OBJECTIVES
@@ -64,9 +64,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which a page's headings are linked: lower case, spaces as dashes, no other signs."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """The names by which a page's headings are linked: lower case, spaces as dashes, no other signs; and ``<a id>``."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return set(re.findall(r'<a id="([^"]+)">', text)) | {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -104,9 +107,9 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("docs/theory/diffusion.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS]),
         ("docs/guides/studies.md", [*(f"study {name}" for name in STUDIES), *PLATES, *TRUTHS]),
         ("docs/guides/training.md", [*AUGMENTATIONS, *AugmentConfig.model_fields, *LoaderConfig.model_fields]),
-        ("docs/guides/getting-started.md", [*SOURCES]),
-        ("docs/guides/data.md", [*SOURCES, *SETS, *LoaderConfig.model_fields, *Filters.model_fields]),
-        ("docs/guides/data.md", [key for row in SOURCES.values() for key in row.model_fields]),
+        ("docs/guides/getting-started.md", [*SOURCE_CONFIGS]),
+        ("docs/guides/data.md", [*SOURCE_CONFIGS, *SETS, *LoaderConfig.model_fields, *Filters.model_fields]),
+        ("docs/guides/data.md", [key for row in SOURCE_CONFIGS.values() for key in row.model_fields]),
         ("docs/guides/sampling.md", [*SAMPLERS, *GRIDS, *PROCESSES]),
         ("docs/guides/evaluation.md", [*METRICS, *FEATURES]),
         ("docs/guides/doctor.md", [*DATA_CHECKS, *RUN_CHECKS]),

@@ -19,7 +19,7 @@ from undiffuse.app.cli import app
 from undiffuse.app.overrides import apply_overrides, read_options, read_value
 from undiffuse.compute.choice import ComputeConfig
 from undiffuse.config import validate
-from undiffuse.data.config import SOURCES
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.registry import resolve
@@ -217,7 +217,7 @@ def refusal(key: str, value: str) -> str | None:
 def of_a_source(key: str, value: str) -> bool:
     """Whether a data source has the key and takes the value."""
     found = False
-    for name, model in SOURCES.items():
+    for name, model in SOURCE_CONFIGS.items():
         if key in model.model_fields:
             values: dict[str, Any] = {"name": name, key: read_value(value)}
             try:
@@ -269,7 +269,7 @@ def fault_of(pair: Advice) -> str | None:
     filled_in = not value or HOLE in value or value.isupper()
     if key.startswith("data."):
         name = key.removeprefix("data.")
-        known = any(name in model.model_fields for model in SOURCES.values())
+        known = any(name in model.model_fields for model in SOURCE_CONFIGS.values())
         sound = known if filled_in or name in ("array", "image_column", "attribute") else of_a_source(name, value)
         return None if sound else "no data source takes it"
     if filled_in:

@@ -16,7 +16,7 @@ import undiffuse as package
 from undiffuse.app.overrides import read_options
 from undiffuse.data import load_dataset
 from undiffuse.data.config import ArraysConfig, FolderConfig
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.studies.progressive import ProgressiveOptions
 from undiffuse.systems.classes import asked_classes

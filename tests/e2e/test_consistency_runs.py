@@ -16,7 +16,7 @@ from undiffuse.app.training import configure, split_data
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.recipes import get_recipe

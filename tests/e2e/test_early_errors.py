@@ -230,10 +230,10 @@ KINDS: dict[str, Mapping[str, Any]] = {
 
 def test_outlines_have_all_names() -> None:
     assert KINDS.keys() == REGISTRIES.keys()
-    assert names_in("undiffuse.data.config:SOURCES") == tuple(SOURCES)
+    assert names_in("undiffuse.data.sources:SOURCES") == tuple(SOURCES)
     assert names_in("undiffuse.data.augment.config:AUGMENTATIONS") == tuple(AUGMENTATIONS)
     for name, row in SOURCES.items():
-        assert options_of(rows_of("undiffuse.data.config:SOURCES")[name]).keys() == row.model_fields.keys(), name
+        assert options_of(rows_of("undiffuse.data.sources:SOURCES")[name]).keys() == row.config.model_fields.keys(), name
     for kind, registry in KINDS.items():
         assert names_in(REGISTRIES[kind]) == tuple(registry), kind
 

@@ -15,7 +15,7 @@ from command_line import CommandLine, change_config
 from PIL import Image
 
 from undiffuse.app.training import configure, train
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.evaluation import spread
 
 QUICK = ("--steps", "2", "--bound-images", "4", "--num", "200")

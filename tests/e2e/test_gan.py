@@ -14,7 +14,7 @@ from torch import Tensor
 from undiffuse.app.training import configure, train
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.systems.base import SampleRequest

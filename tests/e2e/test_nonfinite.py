@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from undiffuse.app.training import configure, split_data
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.training.guard import NonFiniteError, first_bad_gradient, first_bad_layer
 from undiffuse.training.trainer import Trainer
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from undiffuse.app.models import load
 from undiffuse.app.training import configure, split_data
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import PictureQuality, PointQuality, quality_measure
 from undiffuse.metrics import load_features

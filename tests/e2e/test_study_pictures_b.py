@@ -12,7 +12,7 @@ from command_line import CommandLine
 from undiffuse.app import budgeting, training_studies
 from undiffuse.data import DigitsConfig, load_dataset
 from undiffuse.data.config import SwissrollConfig
-from undiffuse.data.source import of_classes
+from undiffuse.data.dataset import of_classes
 from undiffuse.errors import RunError, UsageError
 from undiffuse.studies import MODEL_STUDIES, canvas
 

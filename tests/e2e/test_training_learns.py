@@ -12,7 +12,7 @@ from command_line import TINY, CommandLine, journal_of
 from PIL import Image
 
 from undiffuse.app.training import configure, split_data
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.training.config import EMAConfig, OptimizerConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import read_journal

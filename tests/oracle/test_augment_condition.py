@@ -18,7 +18,7 @@ from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
-from undiffuse.data.source import ArrayDataset, Batch, Dataset
+from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest

@@ -17,7 +17,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, EDMProcess, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.losses.consistency import (
     consistency_target,
     end_of_segment,

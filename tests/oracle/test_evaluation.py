@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import (
     Pair,

@@ -18,7 +18,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, DiscreteVP, GeometricVE
 from undiffuse.core.random import StepRandom
 from undiffuse.core.variance import mix_of, mixed_variance, transferred_mix
-from undiffuse.data.source import Batch
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.hybrid import bound_term, hybrid_loss, variational_loss

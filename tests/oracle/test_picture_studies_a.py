@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undiffuse.core.process import Process
 from undiffuse.core.processes import VESDE, VPSDE, DiscreteVP, EDMProcess, FlowProcess, GeometricVE, SubVPSDE
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample

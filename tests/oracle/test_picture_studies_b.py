@@ -18,7 +18,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import VPSDE, EDMProcess, FlowProcess
 from undiffuse.core.space import Space
-from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import load_features
 from undiffuse.samplers.base import Sampled

@@ -22,7 +22,7 @@ from undiffuse.data.augment.parts import KINDS
 from undiffuse.data.augment.pipeline import PARTS
 from undiffuse.data.augment.sheet import ROWS, WHOLE, augmentation_sheet, sheet_columns
 from undiffuse.data.augment.warp import places_needed, warp
-from undiffuse.data.source import ArrayDataset, Batch
+from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 from undiffuse.training.augment import Augmenter, flip_some

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from undiffuse.data import Loader, split_by_content
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.data.order import NUM_ROUNDS, epoch_order, shuffled
-from undiffuse.data.source import ArrayDataset
 from undiffuse.errors import UsageError
 
 values = st.lists(st.integers(0, 255), min_size=1, max_size=40)

@@ -19,7 +19,7 @@ from undiffuse.app.training_studies import check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.metrics.features import FeatureExtractor, pick_features

@@ -50,9 +50,9 @@ app.add_typer(study_app, name="study")
 
 def _version(value: bool) -> None:
     if value:
-        import undiffuse
+        from undiffuse.version import __version__
 
-        typer.echo(undiffuse.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 

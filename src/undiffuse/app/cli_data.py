@@ -30,9 +30,9 @@ SourceOptions = Annotated[
 @data_app.command("list")
 def data_list() -> None:
     """List the data sources."""
-    from undiffuse.data.config import SOURCES
+    from undiffuse.data.sources import SOURCE_CONFIGS
 
-    list_rows({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCES.items()})
+    list_rows({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCE_CONFIGS.items()})
 
 
 @data_app.command("info")

@@ -16,7 +16,7 @@ from undiffuse.claims import writes_to
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
-from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import check_writable, write_json

@@ -16,7 +16,7 @@ from undiffuse.app.sources import as_recipe_reads, configured, known_options
 from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, Finding, examine
 from undiffuse.doctor.duplicates import NEAR
 from undiffuse.doctor.pictures import DataSubject

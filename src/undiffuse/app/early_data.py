@@ -13,7 +13,7 @@ from undiffuse.app.outline import names_in, options_of, rows_of
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
-_SOURCES = "undiffuse.data.config:SOURCES"
+_SOURCES = "undiffuse.data.sources:SOURCES"
 _AUGMENTATIONS = "undiffuse.data.augment.config:AUGMENTATIONS"
 _PREFIX = "data."
 

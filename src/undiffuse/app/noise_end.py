@@ -9,7 +9,7 @@ from undiffuse.config import ComponentConfig, build
 from undiffuse.core.noise_end import noise_end, that_would_do
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 
 #: Items that the data's scale is taken over.
 _LOOKED_AT = 256

@@ -103,6 +103,9 @@ def _resolved(module: str, node: ast.AST) -> Place:
         return definition(node.value)
     if isinstance(node, ast.Name):
         return _definition(module, node.id) or Place(module, node)
+    if isinstance(node, ast.Call) and node.args:  # ``Source(DigitsConfig, ...)`` stands for its configuration
+        first = _resolved(module, node.args[0])
+        return first if isinstance(first.node, ast.ClassDef) else Place(module, node)
     if isinstance(node, ast.Attribute):
         owner = _resolved(module, node.value)
         if isinstance(owner.node, ast.ClassDef):

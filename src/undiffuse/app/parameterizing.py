@@ -16,7 +16,7 @@ from undiffuse.app.training_studies import check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
 from undiffuse.files import write_json, write_text

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from undiffuse.config import Component, ComponentConfig
-from undiffuse.data.config import SOURCES, SourceConfig
+from undiffuse.data.config import SourceConfig
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, nearest, resolve
 
@@ -185,4 +186,8 @@ def merged_source(old: ComponentConfig, new: SourceConfig, notes: list[str]) -> 
     """``new`` with what ``old`` says beyond its own defaults, which are not those of another source."""
     said, chosen = old.model_dump(mode="json", exclude_defaults=True), new.model_dump(mode="json", exclude_unset=True)
     rest = {key: value for key, value in said.items() if key not in chosen}
-    return {**_carried(Component(SOURCES, "data source"), new.name, rest, "data", notes), **chosen, "name": new.name}
+    return {
+        **_carried(Component(SOURCE_CONFIGS, "data source"), new.name, rest, "data", notes),
+        **chosen,
+        "name": new.name,
+    }

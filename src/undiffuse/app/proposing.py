@@ -13,10 +13,11 @@ from undiffuse.app.sources import configured
 from undiffuse.compute.machine import machine
 from undiffuse.data import load_dataset
 from undiffuse.data.config import PictureConfig, SourceConfig
-from undiffuse.data.encoded import EncodedFiles
-from undiffuse.data.listing import Listed, list_source
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded_files import EncodedFiles
+from undiffuse.data.listing import Listed
+from undiffuse.data.load import list_source
 from undiffuse.data.pictures import read_header, without_warnings
-from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
 from undiffuse.wording import command

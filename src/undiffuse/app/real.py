@@ -15,7 +15,7 @@ from undiffuse.config import validate
 from undiffuse.core.space import Space
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig

@@ -17,7 +17,7 @@ from undiffuse.app.show import counting, warn
 from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.data.augment import AUGMENTATIONS, AugmentConfig, augmentation_sheet, sheet_columns
-from undiffuse.data.source import ArrayDataset
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of

@@ -16,7 +16,7 @@ from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
-from undiffuse.data.config import SOURCES
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
@@ -121,7 +121,7 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
     name = model.removeprefix(EXACT)
     if name not in TRUTHS:
         raise UsageError(f"no exact distribution {name!r}; {nearest(name, TRUTHS)}")
-    config = SOURCES[name](name=name)
+    config = SOURCE_CONFIGS[name](name=name)
     truth = truth_of(config)
     denoiser = truth.denoiser(make(PROCESSES, process, "process"))
     start = noise_end(denoiser.process)
@@ -134,7 +134,7 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
 def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
     record = model.config["config"]
     check_plane(tuple(model.system.shape), record["data"].get("name", ""), name)
-    data = Component(SOURCES, "data source").pick(record["data"])
+    data = Component(SOURCE_CONFIGS, "data source").pick(record["data"])
     system = denoising(model.system, "the study 'theory'")
     sampling = system.sampling_facts()
     subject = Subject(

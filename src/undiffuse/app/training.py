@@ -19,7 +19,7 @@ from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.cores import allowed_cores
 from undiffuse.data import load_dataset, source_config_for, split_by_content
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure

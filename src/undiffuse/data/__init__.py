@@ -5,13 +5,13 @@ Importing this package costs nothing; what is named below is imported when it is
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
     from undiffuse.data.audit import contact_sheet, describe
     from undiffuse.data.config import (
-        SOURCES,
         ArraysConfig,
         CelebaConfig,
         CifarConfig,
@@ -34,14 +34,17 @@ if TYPE_CHECKING:
         TarConfig,
         ZipConfig,
     )
+    from undiffuse.data.dataset import Batch, Dataset
+    from undiffuse.data.load import load_dataset
     from undiffuse.data.loader import Loader
     from undiffuse.data.loading import LoaderConfig
-    from undiffuse.data.source import Batch, Dataset, load_dataset
+    from undiffuse.data.sources import SOURCE_CONFIGS, SOURCES
     from undiffuse.data.spec import source_config_for
     from undiffuse.data.split import split_by_content
 
 __all__ = [
     "SOURCES",
+    "SOURCE_CONFIGS",
     "ArraysConfig",
     "Batch",
     "CelebaConfig",
@@ -76,19 +79,21 @@ __all__ = [
 
 #: Where those lie that are no configuration.
 _LAZY = {
-    "Batch": "undiffuse.data.source",
-    "Dataset": "undiffuse.data.source",
-    "Loader": "undiffuse.data.loader",
-    "LoaderConfig": "undiffuse.data.loading",
-    "contact_sheet": "undiffuse.data.audit",
-    "describe": "undiffuse.data.audit",
-    "load_dataset": "undiffuse.data.source",
-    "source_config_for": "undiffuse.data.spec",
-    "split_by_content": "undiffuse.data.split",
+    "Batch": "undiffuse.data.dataset:Batch",
+    "Dataset": "undiffuse.data.dataset:Dataset",
+    "Loader": "undiffuse.data.loader:Loader",
+    "LoaderConfig": "undiffuse.data.loading:LoaderConfig",
+    "SOURCES": "undiffuse.data.sources:SOURCES",
+    "SOURCE_CONFIGS": "undiffuse.data.sources:SOURCE_CONFIGS",
+    "contact_sheet": "undiffuse.data.audit:contact_sheet",
+    "describe": "undiffuse.data.audit:describe",
+    "load_dataset": "undiffuse.data.load:load_dataset",
+    "source_config_for": "undiffuse.data.spec:source_config_for",
+    "split_by_content": "undiffuse.data.split:split_by_content",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY.get(name, "undiffuse.data.config")), name)
+    return resolve(_LAZY.get(name, f"undiffuse.data.config:{name}"))

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from undiffuse.data.config import SourceConfig
+from undiffuse.data.dataset import Dataset, count_distinct
 from undiffuse.data.pictures import from_array
-from undiffuse.data.source import Dataset, count_distinct
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 

@@ -22,13 +22,13 @@ import numpy.typing as npt
 import PIL
 
 from undiffuse.data.config import EncodedConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.decoding import heic
 from undiffuse.data.formats.folder_files import is_shown
 from undiffuse.data.formats.tar_files import find_shards
 from undiffuse.data.mapped import HASHES, INFO, LABELS, PIXELS, MappedSet, read_info, write_info, write_texts
 from undiffuse.data.pictures import DECODING
 from undiffuse.data.progress import Progress
-from undiffuse.data.source import Dataset
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
 from undiffuse.leftovers import remove_leftovers_of, temporary_beside

@@ -7,12 +7,11 @@ picture costs 16 bytes of hash and some numbers beside its pixels, whatever it w
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,9 @@ from PIL import Image
 from undiffuse.cores import num_cores
 from undiffuse.data.cache import Store, keeping, tell
 from undiffuse.data.config import EncodedConfig, PictureConfig
+from undiffuse.data.dataset import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
 from undiffuse.data.decoding.remarks import Remarks
+from undiffuse.data.encoded_files import EncodedFiles, Titles
 from undiffuse.data.listing import Listed, only_lists
 from undiffuse.data.pictures import (
     Decoded,
@@ -35,79 +36,18 @@ from undiffuse.data.pictures import (
     without_warnings,
 )
 from undiffuse.data.plain_png import read_plain_png
-from undiffuse.data.source import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
-from undiffuse.wording import counted
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 _MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
 _TASK = 8  # files a thread takes at once: to hand over one costs as much as to read a small one
-_NAMED = 3  # skipped files named in the report; the rest are counted
 
 num_threads = min(8, num_cores())  # one in a worker process, which is one of several
 
 Pixels = npt.NDArray[np.uint8]
 R = TypeVar("R")
-
-
-class EncodedFiles(ABC):
-    """A fixed sequence of encoded picture files; ``read`` may be called by several threads and after a fork.
-
-    Args:
-        location: the file or folder they lie in, for messages.
-    """
-
-    def __init__(self, location: Path) -> None:
-        self.location = location
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The content of one file.
-
-        Raises:
-            UsageError: it cannot be read; the message begins with its title.
-        """
-
-    @abstractmethod
-    def title(self, index: int) -> str:
-        """What to call one file in a message: its path, or ``archive!member``."""
-
-    def source(self, index: int) -> Path | bytes:
-        """What Pillow opens: the content, or a path where only a part of the file may be wanted."""
-        return self.read(index)
-
-    def split_hash(self, index: int) -> bytes:
-        """The leading bytes of the hash of the picture that this one was made of, where that is known; else none.
-
-        They decide on which side of the split it is: the same one on which the other is in its own set.
-        """
-        return b""
-
-    def release(self) -> None:  # noqa: B027 (most have nothing to let go of)
-        """Let go of what is needed for reading alone: all pictures are in memory now."""
-
-
-class Titles(Sequence[str]):
-    """The titles of some files, made when asked for."""
-
-    def __init__(self, files: EncodedFiles, rows: Indices) -> None:
-        self._files, self._rows = files, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Titles: ...
-    def __getitem__(self, index: int | slice) -> str | Titles:
-        if isinstance(index, slice):
-            return Titles(self._files, self._rows[index])
-        return self._files.title(int(self._rows[index]))
 
 
 class LookedAt(NamedTuple):
@@ -171,56 +111,6 @@ class Plan:
 def content_hash(image: Image.Image) -> bytes:
     """Of the whole upright picture in RGB, so that neither file format nor training size matter."""
     return hash_item(b"%dx%d:" % image.size + image.convert("RGB").tobytes())
-
-
-class _RefusedError(UsageError):
-    """What is not to be skipped, with the advice of how it might be."""
-
-    def __init__(self, error: UsageError) -> None:
-        super().__init__(f"{error}; mend or remove it, or pass it over with data.on_error=skip")
-        self._reason = str(error)
-
-    @property
-    def reason(self) -> str:
-        return self._reason
-
-
-class Skips:
-    """Counts what is left out, or makes the first of it an error.
-
-    Args:
-        on_error: ``fail`` or ``skip``.
-    """
-
-    def __init__(self, on_error: str) -> None:
-        self._on_error, self._first, self.count = on_error, list[str](), 0
-
-    def take(self, error: UsageError) -> None:
-        """Count one thing that cannot be used.
-
-        Raises:
-            UsageError: unless such things are to be skipped.
-        """
-        if isinstance(error, _RefusedError):  # by this very set of skips, further inside
-            raise error
-        if self._on_error != "skip":
-            raise _RefusedError(error) from None
-        self.count += 1
-        if self.count <= _NAMED:
-            self._first.append(str(error))
-
-    @property
-    def report(self) -> dict[str, str]:
-        """What to say about it in a set's provenance."""
-        more = f" and {self.count - _NAMED} more" if self.count > _NAMED else ""
-        text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
-        return {"skipped": text} if self.count else {}
-
-    def refuse_nothing_left(self, kept: int, count: int) -> None:
-        """Raise where none of ``count`` pictures is left."""
-        if kept == 0:
-            first = f"; the first: {self._first[0]}" if self._first else ""
-            raise UsageError(f"none of the {counted(count)} can be used{first}")
 
 
 def load_encoded(

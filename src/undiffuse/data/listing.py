@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.config import PictureConfig
-from undiffuse.data.source import Dataset, Hashes, Indices
+from undiffuse.data.dataset import Dataset, Hashes, Indices
+from undiffuse.data.encoded_files import EncodedFiles
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
-from undiffuse.registry import resolve
-
-if TYPE_CHECKING:
-    from undiffuse.data.encoded import EncodedFiles, Skips
 
 _ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
 
@@ -66,18 +64,11 @@ def only_lists() -> bool:
     return _ONLY_LISTS.get()
 
 
-def list_source(config: PictureConfig) -> Dataset:
-    """All pictures of a source, of whatever class and of the size that they are found in.
-
-    Returns:
-        ``Listed`` where they are encoded files; else a set whose items are the pictures.
-
-    Raises:
-        UsageError: as ``load_dataset``, but for what is found out by decoding.
-    """
+@contextmanager
+def listing() -> Iterator[None]:
+    """While it lasts, encoded pictures are listed and not decoded."""
     token = _ONLY_LISTS.set(True)
     try:
-        found: Dataset = resolve(config.builder)(config.model_copy(update={"size": None, "channels": None}))
-        return found
+        yield
     finally:
         _ONLY_LISTS.reset(token)

@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices
+from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.sealed import is_changed, read_json, sealed

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from undiffuse.core.condition import Condition
-from undiffuse.data.source import Batch, Dataset, Indices
+from undiffuse.data.dataset import Batch, Dataset, Indices
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 

@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from undiffuse.config import validate
-from undiffuse.data.config import (
-    SOURCES,
-    ArraysConfig,
-    CelebaConfig,
-    CifarConfig,
-    EmnistConfig,
-    EmojiConfig,
-    FfhqConfig,
-    FolderConfig,
-    IdxConfig,
-    LmdbConfig,
-    ParquetConfig,
-    SourceConfig,
-    TarConfig,
-    ZipConfig,
-)
-from undiffuse.data.formats import published_files as published
-from undiffuse.data.formats.idx_files import has_idx_files, looks_like_idx
+from undiffuse.data.config import FolderConfig, SourceConfig, TarConfig
 from undiffuse.data.formats.readable import readable
-from undiffuse.data.formats.tar_files import looks_like_tar, names_shards, shards_in
-from undiffuse.data.formats.zip_files import looks_like_zip
+from undiffuse.data.formats.tar_files import names_shards
+from undiffuse.data.kinds import FILES, FOLDERS
 from undiffuse.data.naming import no_source
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
-
-#: What a file or folder is, found out in this order by what is in it; a folder is of pictures where nothing else fits.
-FILES: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
-    (looks_like_idx, IdxConfig),
-    (published.looks_like_arrays, ArraysConfig),
-    (published.looks_like_cifar, CifarConfig),
-    (published.looks_like_emnist, EmnistConfig),
-    (published.looks_like_table, ParquetConfig),
-    (published.looks_like_lmdb, LmdbConfig),
-    (published.looks_like_emoji, EmojiConfig),
-    (published.looks_like_celeba, CelebaConfig),
-    (published.looks_like_ffhq, FfhqConfig),
-    (looks_like_zip, ZipConfig),
-    (looks_like_tar, TarConfig),
-)
-FOLDERS: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
-    (has_idx_files, IdxConfig),
-    (published.has_cifar_files, CifarConfig),
-    (published.has_tables, ParquetConfig),
-    (published.has_lmdb, LmdbConfig),
-    (published.has_emoji, EmojiConfig),
-    (published.has_celeba, CelebaConfig),
-    (published.has_ffhq, FfhqConfig),
-    (lambda folder: bool(shards_in(folder)), TarConfig),
-)
 
 
 def source_config_for(spec: str) -> SourceConfig:
@@ -72,7 +30,7 @@ def source_config_for(spec: str) -> SourceConfig:
             f"{readable(spec)}: a path that is no text (UTF-8), which no configuration can hold; rename it"
         )
     name, colon, path = spec.partition(":")
-    if name in SOURCES and (not colon or path):
+    if name in SOURCE_CONFIGS and (not colon or path):
         return _named(name, path)
     location = Path(spec).expanduser()
     if spec and location.is_dir():
@@ -81,11 +39,11 @@ def source_config_for(spec: str) -> SourceConfig:
         return _with_path(_kind_of_file(spec, location), spec)
     if names_shards(spec):
         return TarConfig(path=spec)
-    raise no_source(spec, SOURCES)
+    raise no_source(spec, SOURCE_CONFIGS)
 
 
 def _named(name: str, path: str) -> SourceConfig:
-    model = SOURCES[name]
+    model = SOURCE_CONFIGS[name]
     needs_path = "path" in model.model_fields
     if needs_path and not path:
         raise UsageError(f"the source {name!r} needs a path; write {name}:PATH, or just PATH")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.data.source import Dataset, Hashes
+    from undiffuse.data.dataset import Dataset, Hashes
 
 
 def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Dataset, Dataset]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import GaussianRingConfig, GaussiansConfig, RingsConfig, SourceConfig, SwissrollConfig
-from undiffuse.data.source import ArrayDataset, Dataset
+from undiffuse.data.dataset import ArrayDataset, Dataset
 
 Points = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from undiffuse.data import encoded
-from undiffuse.data.source import Dataset, Indices
+from undiffuse.data.dataset import Dataset, Indices
 from undiffuse.errors import RunError, UndiffuseError
 
 Rows = Callable[[int, int], Indices]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.data.source import Hashes
+from undiffuse.data.dataset import Hashes
 from undiffuse.doctor.duplicates import groups_of, near_pairs, thumbnails
 from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.pictures import DataSubject, as_items

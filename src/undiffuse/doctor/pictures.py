@@ -17,8 +17,8 @@ from torch import Tensor
 from undiffuse.data import load_dataset
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.config import EncodedConfig, FolderConfig, PictureConfig, SourceConfig
-from undiffuse.data.listing import list_source
-from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices
+from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
+from undiffuse.data.load import list_source
 from undiffuse.data.split import held_out_rows
 from undiffuse.doctor.duplicates import NEAR, Pairs, near_pairs, thumbnails
 from undiffuse.doctor.findings import Tell

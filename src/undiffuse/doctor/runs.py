@@ -15,7 +15,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Batch, Dataset
+from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features

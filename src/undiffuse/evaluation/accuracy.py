@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
 from undiffuse.evaluation.pictures import check_pictures

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.systems.saved import check_seeds
 

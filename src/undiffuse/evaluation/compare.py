@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.accuracy import accuracy_between
 from undiffuse.evaluation.base import Result, spread, stating

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation.base import Result, spread
 from undiffuse.evaluation.gap import Gap, training_gap
 from undiffuse.evaluation.gather import Rows, nearest_in

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation.gather import Rows
 from undiffuse.systems.base import System
 

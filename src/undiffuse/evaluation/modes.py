@@ -15,9 +15,10 @@ from torch import Tensor
 from undiffuse.config import Component
 from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.config import SOURCES, SourceConfig, StackedMnistConfig
+from undiffuse.data.config import SourceConfig, StackedMnistConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.modes import PointModes, known_modes
-from undiffuse.data.source import Dataset
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
 from undiffuse.evaluation.subject import Subject
@@ -113,7 +114,7 @@ def has_modes(subject: Subject) -> bool:
 
 def source_of(record: Mapping[str, Any]) -> SourceConfig:
     """The source in a ``config.json``."""
-    source = Component(SOURCES, "data source").pick(record["config"]["data"])
+    source = Component(SOURCE_CONFIGS, "data source").pick(record["config"]["data"])
     assert isinstance(source, SourceConfig)
     return source
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, spread
 from undiffuse.evaluation.cache import Cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import FeatureExtractor, pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours

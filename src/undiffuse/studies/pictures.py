@@ -20,7 +20,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.registry import lookup, resolve

@@ -8,7 +8,7 @@ import torch
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment.pipeline import Augmentation, Draws
-from undiffuse.data.source import Batch, Dataset
+from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.training.config import RunConfig
 

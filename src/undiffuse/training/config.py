@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from undiffuse.config import Component, ComponentConfig, FrozenModel
 from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
-from undiffuse.data.config import SOURCES, DigitsConfig
+from undiffuse.data.config import DigitsConfig
 from undiffuse.data.loading import LoaderConfig
+from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.systems import SYSTEMS
 
@@ -101,7 +102,7 @@ class RunConfig(FrozenModel):
 
     recipe: str = "custom"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    data: Annotated[ComponentConfig, Component(SOURCES, "data source")] = DigitsConfig()
+    data: Annotated[ComponentConfig, Component(SOURCE_CONFIGS, "data source")] = DigitsConfig()
     system: Annotated[ComponentConfig, Component(SYSTEMS, "system")]
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()

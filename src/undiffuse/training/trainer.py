@@ -19,8 +19,8 @@ from undiffuse.compute import waiting
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.compute.setting import other_words, setting
 from undiffuse.core.random import StepRandom
+from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.source import Batch, Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
 from undiffuse.systems.base import LossReport, System, SystemConfig

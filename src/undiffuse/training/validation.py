@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from undiffuse.core.random import StepRandom
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.systems.base import System
 
 _BATCH = 128

@@ -5,7 +5,6 @@ Importing this package and its ``config`` costs no torch.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from undiffuse.data.augment.config import (
@@ -16,6 +15,7 @@ from undiffuse.data.augment.config import (
     KarrasConfig,
     NoAugmentConfig,
 )
+from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
     from undiffuse.data.augment.adaptive import AdaptiveProbability
@@ -38,15 +38,15 @@ __all__ = [
 ]
 
 _LAZY = {
-    "AdaptiveProbability": "adaptive",
-    "Augmentation": "pipeline",
-    "DiffAugment": "differentiable",
-    "augmentation_sheet": "sheet",
-    "sheet_columns": "sheet",
+    "AdaptiveProbability": "undiffuse.data.augment.adaptive:AdaptiveProbability",
+    "Augmentation": "undiffuse.data.augment.pipeline:Augmentation",
+    "DiffAugment": "undiffuse.data.augment.differentiable:DiffAugment",
+    "augmentation_sheet": "undiffuse.data.augment.sheet:augmentation_sheet",
+    "sheet_columns": "undiffuse.data.augment.sheet:sheet_columns",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return resolve(_LAZY[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undiffuse.data.augment.config import AugmentConfig
 from undiffuse.data.augment.pipeline import PARTS, Augmentation, Draws
-from undiffuse.data.source import Dataset
+from undiffuse.data.dataset import Dataset
 from undiffuse.images import grid_of
 
 Bytes = npt.NDArray[np.uint8]

@@ -1,7 +1,6 @@
 """Configuration of the data sources, one model a source. Imports neither torch nor Pillow.
 
-``SOURCES`` is the registry: a row is the model of a source, and the model names the function that loads it. A new
-source is one module in ``formats`` and one row here.
+Which function loads what they describe is said in ``data.sources``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from undiffuse.data.config.published import (
 
 __all__ = [
     "MAX_SIDE",
-    "SOURCES",
     "ArraysConfig",
     "CelebaConfig",
     "CifarConfig",
@@ -49,24 +47,3 @@ __all__ = [
     "TreeConfig",
     "ZipConfig",
 ]
-
-SOURCES: dict[str, type[SourceConfig]] = {
-    "digits": DigitsConfig,
-    "swissroll": SwissrollConfig,
-    "rings": RingsConfig,
-    "gaussians": GaussiansConfig,
-    "gaussian_ring": GaussianRingConfig,
-    "idx": IdxConfig,
-    "stacked_mnist": StackedMnistConfig,
-    "folder": FolderConfig,
-    "zip": ZipConfig,
-    "tar": TarConfig,
-    "cifar": CifarConfig,
-    "emnist": EmnistConfig,
-    "arrays": ArraysConfig,
-    "parquet": ParquetConfig,
-    "lmdb": LmdbConfig,
-    "celeba": CelebaConfig,
-    "ffhq": FfhqConfig,
-    "emoji": EmojiConfig,
-}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from undiffuse.data.config.base import LocationText, PictureConfig
 
 class DigitsConfig(PictureConfig):
     """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
-
-    builder: ClassVar[str] = "undiffuse.data.formats.digits:load"
 
     name: Literal["digits"] = "digits"
 
@@ -28,8 +26,6 @@ class IdxConfig(PictureConfig):
         transpose: swap rows and columns; ``None`` does so for files with "emnist" in their name, which store their
             pictures lying on the side.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.idx:load"
 
     name: Literal["idx"] = "idx"
     path: LocationText
@@ -54,8 +50,6 @@ class StackedMnistConfig(PictureConfig):
         num_pictures: how many stacks; the first ones are the same whatever their number.
         seed: which digits meet is a function of it.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.stacked:load"
 
     name: Literal["stacked_mnist"] = "stacked_mnist"
     path: LocationText

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -74,8 +74,6 @@ class SourceConfig(ComponentConfig):
     Args:
         validation_fraction: expected share of the items held out for validation, chosen by hash of content, in [0, 1).
     """
-
-    builder: ClassVar[str]  # "module:function" that makes the Dataset of this configuration
 
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
 

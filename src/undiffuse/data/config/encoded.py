@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from undiffuse.data.config.base import EncodedConfig, LocationText
 
@@ -38,8 +38,6 @@ class FolderConfig(TreeConfig):
         path: the folder. Hidden files and folders are passed over.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.formats.folder:load"
-
     name: Literal["folder"] = "folder"
 
 
@@ -49,8 +47,6 @@ class ZipConfig(TreeConfig):
     Args:
         path: the archive. Hidden members, links and archives within it are passed over.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.zip:load"
 
     name: Literal["zip"] = "zip"
 
@@ -70,8 +66,6 @@ class TarConfig(EncodedConfig):
         image_column: which image of each sample is taken, by what follows the key: ``left`` or ``left.png`` of
             ``0001.left.png``; ``None`` takes ``0001.png``, or the only one.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.tar:load"
 
     name: Literal["tar"] = "tar"
     labels: Literal["auto", "folders", "leaf", "none"] = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,8 +17,6 @@ class SwissrollConfig(SourceConfig):
         noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
         seed: the points are a function of it.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.synthetic:load_swissroll"
 
     name: Literal["swissroll"] = "swissroll"
     num_points: int = Field(default=10_000, ge=1, le=100_000_000)
@@ -35,8 +33,6 @@ class RingsConfig(SourceConfig):
         noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
         seed: the points are a function of it.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.synthetic:load_rings"
 
     name: Literal["rings"] = "rings"
     num_points: int = Field(default=10_000, ge=1, le=100_000_000)
@@ -55,8 +51,6 @@ class GaussiansConfig(SourceConfig):
         seed: the points are a function of it.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.synthetic:load_gaussians"
-
     name: Literal["gaussians"] = "gaussians"
     num_points: int = Field(default=10_000, ge=1, le=100_000_000)
     side: int = Field(default=5, ge=2, le=100)
@@ -74,8 +68,6 @@ class GaussianRingConfig(SourceConfig):
             on a circle of radius 2, here 0.014.
         seed: the points are a function of it.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.synthetic:load_gaussian_ring"
 
     name: Literal["gaussian_ring"] = "gaussian_ring"
     num_points: int = Field(default=10_000, ge=1, le=100_000_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,8 +28,6 @@ class CifarConfig(PictureConfig):
             one label, whatever is said here.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.formats.cifar:load"
-
     name: Literal["cifar"] = "cifar"
     path: LocationText
     split: Split | None = None
@@ -48,8 +46,6 @@ class EmnistConfig(PictureConfig):
         path: the ``.mat`` file (version 5, as published).
         split: ``train`` or ``test``, which lie in one file.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.emnist_mat:load"
 
     name: Literal["emnist"] = "emnist"
     path: LocationText
@@ -75,8 +71,6 @@ class ArraysConfig(PictureConfig):
         axes: ``NHW``, ``NHWC`` or ``NCHW``; ``auto`` looks which axis is 1 or 3 long and says what it took.
         levels: what the numbers mean: ``0..255`` of bytes, or, for floating-point numbers, ``0..1`` or ``-1..1``.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.arrays_file:load"
 
     name: Literal["arrays"] = "arrays"
     path: LocationText
@@ -109,8 +103,6 @@ class ParquetConfig(EncodedConfig):
         labels: ``none`` reads no classes.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.formats.parquet:load"
-
     name: Literal["parquet"] = "parquet"
     split: str | None = None
     image_column: str = "auto"
@@ -129,8 +121,6 @@ class LmdbConfig(EncodedConfig):
         labels: ``auto`` makes a class of each category where there are several; ``none`` makes none.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.formats.lmdb_images:load"
-
     name: Literal["lmdb"] = "lmdb"
     split: Literal["train", "val", "test"] | None = None
     labels: Literal["auto", "none"] = "auto"
@@ -147,8 +137,6 @@ class CelebaConfig(EncodedConfig):
         captions: ``auto`` makes a text of the attributes that a picture has.
         labels: ``none`` reads no classes, whatever ``attribute`` says.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.celeba:load"
 
     name: Literal["celeba"] = "celeba"
     split: Literal["train", "validation", "test"] | None = None
@@ -171,8 +159,6 @@ class FfhqConfig(EncodedConfig):
             ``None`` takes all.
     """
 
-    builder: ClassVar[str] = "undiffuse.data.formats.ffhq:load"
-
     name: Literal["ffhq"] = "ffhq"
     split: Literal["train", "validation"] | None = None
     labels: Literal["auto", "none"] = "auto"
@@ -188,8 +174,6 @@ class EmojiConfig(EncodedConfig):
             them, with the tone in the caption.
         labels: ``auto`` takes the categories; ``none`` makes no classes.
     """
-
-    builder: ClassVar[str] = "undiffuse.data.formats.emoji:load"
 
     name: Literal["emoji"] = "emoji"
     vendor: str | None = None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import PictureConfig
-from undiffuse.data.source import ArrayDataset, Dataset, hash_rows
+from undiffuse.data.dataset import ArrayDataset, Dataset, hash_rows
 from undiffuse.errors import UsageError
 
 MAX_BYTES = 4 * 2**30

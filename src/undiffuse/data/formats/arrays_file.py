@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import ArraysConfig
+from undiffuse.data.dataset import Dataset, Hashes, Indices, hash_item
 from undiffuse.data.formats.arrays import picture_dataset
 from undiffuse.data.formats.npy import Array, Header, Npz, map_npy
 from undiffuse.data.pictures import fit_picture, from_array, to_array, with_channels
-from undiffuse.data.source import Dataset, Hashes, Indices, hash_item
 from undiffuse.errors import UsageError
 from undiffuse.images import as_bytes_advice
 from undiffuse.registry import nearest

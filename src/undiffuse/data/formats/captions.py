@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import TreeConfig
-from undiffuse.data.encoded import Skips
+from undiffuse.data.dataset import Indices
 from undiffuse.data.formats.classes import Classes, LabelColumn, depth_remark, folder_classes, prefix_of
 from undiffuse.data.formats.folder_files import Names, is_picture
 from undiffuse.data.formats.left_out import Kind
@@ -38,7 +38,7 @@ from undiffuse.data.formats.metadata import (
 )
 from undiffuse.data.formats.parts import Folders
 from undiffuse.data.formats.readable import composed
-from undiffuse.data.source import Indices
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import TextIndex, Texts
 from undiffuse.errors import UsageError
 

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from undiffuse.data.config import CelebaConfig
 from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITIONS
-from undiffuse.data.encoded import Skips, load_encoded
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded import load_encoded
 from undiffuse.data.formats.attributes import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.left_out import NOT_OF_THE_SET, LeftOut
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
-from undiffuse.data.source import Dataset
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest

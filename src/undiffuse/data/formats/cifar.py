@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import CifarConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.formats.arrays import picture_dataset
 from undiffuse.data.formats.cifar_files import CifarFiles, Store, find_batches
 from undiffuse.data.formats.pickled import read_pickle
-from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 
 Bytes = npt.NDArray[np.uint8]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.data.dataset import Indices
 from undiffuse.data.formats.parts import common_depth
 from undiffuse.data.formats.readable import composed, readable
-from undiffuse.data.source import Indices
 from undiffuse.errors import UsageError
 
 Label = int | str

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from undiffuse.data.config import DigitsConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.formats.arrays import picture_dataset
-from undiffuse.data.source import Dataset
 
 
 def load(config: DigitsConfig) -> Dataset:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import EmnistConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.formats.arrays import picture_dataset
 from undiffuse.data.formats.emnist_mapping import mapping_of
 from undiffuse.data.formats.matlab import read_variables
-from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 
 _SIDE = 28

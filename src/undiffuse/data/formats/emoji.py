@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from undiffuse.data.config import EmojiConfig
-from undiffuse.data.encoded import Skips, load_encoded
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded import load_encoded
 from undiffuse.data.formats.classes import Classes, LabelColumn
 from undiffuse.data.formats.left_out import NOT_OF_THE_SET
 from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
-from undiffuse.data.source import Dataset
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 
 from undiffuse.data.config import FfhqConfig
-from undiffuse.data.encoded import Skips, load_encoded
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded import load_encoded
 from undiffuse.data.formats.tree import open_tree
-from undiffuse.data.source import Dataset
+from undiffuse.data.skips import Skips
 from undiffuse.errors import UsageError
 
 NUM_PICTURES, NUM_TRAIN = 70_000, 60_000

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from undiffuse.data.config import FolderConfig
-from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.readable import readable
-from undiffuse.data.source import Dataset
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 

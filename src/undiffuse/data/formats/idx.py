@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import IdxConfig
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.formats.arrays import picture_dataset
 from undiffuse.data.formats.emnist_mapping import find_mapping, read_mapping
 from undiffuse.data.formats.idx_files import find_idx_files
-from undiffuse.data.source import Dataset
 from undiffuse.errors import UsageError
 
 Bytes = npt.NDArray[np.uint8]

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import LmdbConfig
-from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.lmdb_pages import Values, read_values
-from undiffuse.data.source import Dataset
+from undiffuse.data.skips import Skips
 from undiffuse.errors import UsageError
 
 MAX_PICTURE_BYTES = 2**28

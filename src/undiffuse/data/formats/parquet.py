@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from undiffuse.data.config import ParquetConfig
-from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.dataset import Dataset, Indices
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import complete_rows
 from undiffuse.data.formats.classes import LabelColumn
 from undiffuse.data.formats.folder_files import add_beside
@@ -22,7 +24,7 @@ from undiffuse.data.formats.left_out import Kind, LeftOut
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.table_files import find_tables
 from undiffuse.data.formats.tables import Tables, arrow, is_text, is_texts, plain_type, whole_numbers
-from undiffuse.data.source import Dataset, Indices
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest

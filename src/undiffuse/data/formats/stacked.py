@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import IdxConfig, StackedMnistConfig
+from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices, hash_item
 from undiffuse.data.formats.idx import load as load_idx
-from undiffuse.data.source import HASH_BYTES, Dataset, Hashes, Indices, hash_item
 from undiffuse.errors import UsageError
 
 CHANNELS = 3

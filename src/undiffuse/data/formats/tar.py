@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from undiffuse.data import encoded
 from undiffuse.data.config import TarConfig
-from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.dataset import Dataset, Indices
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import complete_rows
 from undiffuse.data.formats.classes import Classes, LabelColumn, depth_remark, folder_classes
 from undiffuse.data.formats.file_at import FileAt
@@ -28,7 +30,7 @@ from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import find_shards, names_each
 from undiffuse.data.formats.tar_index import MemoryAt, OpenedEachTime, Place, read_members
 from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of, scattered_keys
-from undiffuse.data.source import Dataset, Indices
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from undiffuse.data.encoded import Skips
 from undiffuse.data.formats.captions import is_document
 from undiffuse.data.formats.folder_files import is_picture, is_shown
 from undiffuse.data.formats.left_out import FURTHER, HIDDEN, LINK, OTHER, LeftOut, kind_of
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_index import Member
+from undiffuse.data.skips import Skips
 from undiffuse.errors import UsageError
 
 Members = dict[str, list[Member]]  # by what the name ends in, after the key

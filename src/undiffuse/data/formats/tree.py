@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from undiffuse.data import encoded
-from undiffuse.data.encoded import EncodedFiles, Skips
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder import FolderFiles, FolderNotes
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, list_names
@@ -24,6 +24,7 @@ from undiffuse.data.formats.tar_files import looks_like_tar
 from undiffuse.data.formats.tar_index import MemoryAt, Place, read_members
 from undiffuse.data.formats.zip import ZipIndex, ZipNotes, zip_files
 from undiffuse.data.formats.zip_files import looks_like_zip
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts, sorted_rows
 from undiffuse.errors import UsageError
 

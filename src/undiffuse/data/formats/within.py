@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from undiffuse.data.formats.readable import readable
+from undiffuse.data.kinds import FILES, FOLDERS
 
 _DEEPEST, _MOST_LOOKED_AT, _NAMED = 3, 500, 3
 _ENDINGS = (
@@ -35,8 +36,6 @@ def sources_within(folder: Path) -> str:
 
 def _found(folder: Path) -> Iterator[Path]:
     """Folders that are known as a whole, else files, the upper ones first; nothing that lies in a known folder."""
-    from undiffuse.data.spec import FILES, FOLDERS  # it knows all kinds, of which this folder's reader is one
-
     looked_at, level = 0, [folder]
     for _ in range(_DEEPEST + 1):
         below: list[Path] = []

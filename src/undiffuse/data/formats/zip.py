@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.config import ZipConfig
-from undiffuse.data.encoded import EncodedFiles, Skips, load_encoded
+from undiffuse.data.dataset import Dataset, Hashes, Indices
+from undiffuse.data.encoded import load_encoded
+from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, refuse_without_pictures
@@ -30,7 +32,7 @@ from undiffuse.data.formats.zip_index import (
     has_another_before,
     read_entries,
 )
-from undiffuse.data.source import Dataset, Hashes, Indices
+from undiffuse.data.skips import Skips
 from undiffuse.data.texts import TextIndex, Texts, sorted_rows
 from undiffuse.errors import UsageError
 

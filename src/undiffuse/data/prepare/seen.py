@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 
-from undiffuse.data.source import HASH_BYTES
+from undiffuse.data.dataset import HASH_BYTES
 
 _EMPTY = -1
 _SMALLEST = 1 << 10

@@ -20,13 +20,10 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.core.space import Space
-from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
 from undiffuse.data.formats.readable import composed
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
-from undiffuse.registry import nearest, resolve
-
-__all__ = ["ArrayDataset", "Batch", "Dataset", "load_dataset"]
+from undiffuse.registry import nearest
 
 Indices = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint8]
@@ -316,30 +313,3 @@ def _apart(names: Sequence[str]) -> tuple[str, ...]:
 def count_distinct(hashes: Hashes) -> int:
     """How many different hashes there are among (N, 16)."""
     return len(np.unique(np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}")))
-
-
-def load_dataset(config: SourceConfig) -> Dataset:
-    """The whole set that a configuration describes, before any split.
-
-    Raises:
-        UsageError: a missing, empty or damaged file, or options (classes among them) that do not fit it.
-    """
-    dataset = _read_encoded(config) if isinstance(config, EncodedConfig) else _read(config)
-    if len(dataset) == 0:
-        raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
-    return of_classes(dataset, config.classes) if isinstance(config, PictureConfig) else dataset
-
-
-def _read(config: SourceConfig) -> Dataset:
-    dataset: Dataset = resolve(config.builder)(config)
-    return dataset
-
-
-def _read_encoded(config: EncodedConfig) -> Dataset:
-    """The set from the cache of decoded pictures, where it is there."""
-    from undiffuse.data.cache import open_kept, stamped  # it makes data sets, and so needs this module
-
-    if (kept := open_kept(config)) is not None:
-        return kept
-    with stamped(config):
-        return _read(config)
