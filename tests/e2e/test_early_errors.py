@@ -23,8 +23,8 @@ from undiffuse.config import model_of
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.augment.config import AUGMENTATIONS
-from undiffuse.data.config import SOURCES
 from undiffuse.data.download import SETS
+from undiffuse.data.sources import SOURCES
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import METRICS
 from undiffuse.evaluation.compare import PAIR_METRICS
@@ -233,7 +233,9 @@ def test_outlines_have_all_names() -> None:
     assert names_in("undiffuse.data.sources:SOURCES") == tuple(SOURCES)
     assert names_in("undiffuse.data.augment.config:AUGMENTATIONS") == tuple(AUGMENTATIONS)
     for name, row in SOURCES.items():
-        assert options_of(rows_of("undiffuse.data.sources:SOURCES")[name]).keys() == row.config.model_fields.keys(), name
+        assert options_of(rows_of("undiffuse.data.sources:SOURCES")[name]).keys() == row.config.model_fields.keys(), (
+            name
+        )
     for kind, registry in KINDS.items():
         assert names_in(REGISTRIES[kind]) == tuple(registry), kind
 
