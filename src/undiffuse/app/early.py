@@ -281,6 +281,9 @@ def _plain_models(option: Option) -> list[Place]:
 
 
 def _rows_at(registry: Place) -> dict[str, Place]:
+    if isinstance(registry.node, ast.DictComp):  # over the items of another registry, whose rows these are
+        (items,) = [node for node in ast.walk(registry.node.generators[0].iter) if isinstance(node, ast.Name)]
+        return _rows_at(resolved(registry.module, items))
     assert isinstance(registry.node, ast.Dict)
     keys = [ast.literal_eval(key) for key in registry.node.keys if key is not None]
     return dict(zip(keys, (resolved(registry.module, value) for value in registry.node.values), strict=True))
