@@ -1,4 +1,4 @@
-"""Flip single bits in every file of a run, of an exported and of a bundled model, and see what comes of each.
+"""Flip single bits in every file of a run, an exported and a bundled model and a sample set, and see what comes of it.
 
     python tools/flip_bits.py --out benchmarks/flips.json
 
@@ -33,6 +33,8 @@ from undiffuse.app.doctoring import _checkpoints
 from undiffuse.app.exporting import export_model
 from undiffuse.app.reporting import _findings, _journal, _json
 from undiffuse.app.training import configure, saved_config, split_data
+from undiffuse.data import load_dataset
+from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError
 from undiffuse.files import write_json
 from undiffuse.report.pictures import previews
@@ -179,6 +181,18 @@ def bundled_folder(place: Path) -> Folder:
     return Folder("bundled model", path, readers, counts)
 
 
+def sample_folder(place: Path) -> Folder:
+    """Images of a bundled model, read as a set that is compared; of points there is nothing to compare."""
+    path = load(bundled_models()["mnist-1step"], "cpu").sample(12, seed=3).save(place / "samples")
+
+    def read() -> str:
+        dataset = load_dataset(FolderConfig(path=str(path)))
+        return digest(dataset.fetch(range(len(dataset))).items)
+
+    counts = {"samples.json": 60, "0*.png": 30, "grid.png": 6}
+    return Folder("sample set", path, {"data": read}, counts)
+
+
 def bit_of(content: bytes, number: int, rng: random.Random, text: bool) -> int:
     """A bit to flip: two of three of a text's are in digits, one of four of a weights file's is in its header."""
     digits = [place for place, letter in enumerate(content) if text and chr(letter).isdigit()]
@@ -275,7 +289,7 @@ def flips(place: Path, share: float = 1.0, seed: int = 0) -> tuple[dict[str, dic
             module.warn = heard.message  # type: ignore[attr-defined]
     run = run_folder(place, heard)
     counts, bad = {}, []
-    for folder in (run, exported_folder(run.path, place), bundled_folder(place)):
+    for folder in (run, exported_folder(run.path, place), bundled_folder(place), sample_folder(place)):
         counts[folder.name], found = flip_all(folder, heard, share, rng)
         bad += found
     return counts, bad

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from undiffuse.samplers import make_sampler
     from undiffuse.samplers.base import sample
     from undiffuse.samplers.grids import time_grid
+    from undiffuse.systems.samples import Samples
     from undiffuse.systems.saved import Model
 
 
 _HOMES = {
     "load": "undiffuse.app.models:load",
     "Model": "undiffuse.systems.saved:Model",
+    "Samples": "undiffuse.systems.samples:Samples",
     "Condition": "undiffuse.core.condition:Condition",
     "Denoiser": "undiffuse.core.denoiser:Denoiser",
     "GaussianMixture": "undiffuse.core.gaussian:GaussianMixture",
@@ -58,6 +60,7 @@ __all__ = [
     "GaussianMixture",
     "Model",
     "Process",
+    "Samples",
     "__version__",
     "load",
     "make_sampler",

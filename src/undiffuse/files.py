@@ -39,11 +39,22 @@ def replacing(path: Path) -> Iterator[Path]:
         with explained(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync(temporary)
-            _put_in_place(temporary, path)
-            _sync_entry(path.parent)
+            _settle(temporary, path)
     finally:
         remove(temporary)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Sync and rename a folder that is filled to ``path``, as ``replacing`` does, but from its own name.
+
+    Until then it has no temporary's name, under which a later command would take it for a dead one's and remove it.
+
+    Raises:
+        RunError: the disk is full or fails.
+        UsageError: the place may not be written to.
+    """
+    with explained(path):
+        _settle(folder, real_place(path))
 
 
 def real_place(path: Path) -> Path:
@@ -184,6 +195,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _settle(filled: Path, path: Path) -> None:
+    _sync(filled)
+    _put_in_place(filled, path)
+    _sync_entry(path.parent)
+
+
 def _put_in_place(temporary: Path, path: Path) -> None:
     """Rename; a full folder that stands there is moved aside first, for a rename replaces an empty one only."""
     if path.is_symlink():
@@ -200,7 +217,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _exchange(temporary: Path, path: Path) -> None:
-    before = aside(temporary)
+    before = aside(temporary_beside(path))
     path.replace(before)
     try:
         temporary.replace(path)
@@ -216,6 +233,7 @@ def _move_entries(temporary: Path, folder: Path) -> None:
         remove(entry)
     for entry in sorted(temporary.iterdir()):
         entry.replace(folder / entry.name)
+    temporary.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from undiffuse.data import cache as cache_module
 from undiffuse.data.cache import cache_root, open_kept, place_of, stamp_of
 from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.data.mapped import INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
+from undiffuse.data.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
 from undiffuse.errors import UsageError
 
 COUNT = 12
@@ -167,6 +168,33 @@ def test_a_damaged_one_is_built_anew(pictures: Path, harm: object, caplog: pytes
     assert open_kept(config) is None and "built anew" in caplog.text
     assert load_dataset(config).fingerprint == sound
     assert open_kept(config) is not None
+
+
+def flip(path: Path, byte: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_bit_that_flips_in_a_kept_set_is_never_silent(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = FolderConfig(path=str(pictures))
+    load_dataset(config)
+    sound, place = load_dataset(config.model_copy(update={"cache": "none"})), place_of(config)
+    names = sorted(path.name for path in place.iterdir())
+    assert len(names) == 9
+    for name in names:
+        if name != PIXELS:
+            flip(place / name, (place / name).stat().st_size // 2)
+            caplog.clear()
+            kept = load_dataset(config)
+            assert "built anew" in caplog.text, name
+            assert same(kept, sound)
+    flip(place / PIXELS, 192 * 5 + 7)  # of 3 x 8 x 8 bytes a picture, in the sixth
+    kept = load_dataset(config)
+    kept.fetch([0, 4, 6])
+    with pytest.raises(UsageError, match=r"pixels.u8: .*a/10.png does not match its checksum.*run the command again"):
+        kept.fetch([5])
+    assert same(load_dataset(config), sound)
 
 
 def change_info(place: Path, **values: object) -> None:
@@ -329,9 +357,11 @@ def synthetic(folder: Path, count: int) -> Path:
     """A set of 4x4 pictures with labels and captions, in the layout of the cache."""
     folder.mkdir()
     dataset = ArrayDataset("synthetic", np.zeros((count, 3, 4, 4), dtype=np.uint8), None, ("a", "b"))
-    with (folder / PIXELS).open("wb") as file:
+    with (folder / PIXELS).open("wb") as file, (folder / CHECKS).open("wb") as checks:
         for start in range(0, count, 10_000):
-            file.write(np.full((min(10_000, count - start), 48), start % 256, dtype=np.uint8).tobytes())
+            number, picture = min(10_000, count - start), bytes([start % 256]) * 48
+            file.write(picture * number)
+            checks.write(np.full(number, zlib.crc32(picture), dtype="<u4").tobytes())
     np.zeros((count, 16), dtype=np.uint8).tofile(folder / "hashes.u8")
     (np.arange(count) % 2).astype("<i8").tofile(folder / "labels.i64")
     for name in ("titles", "captions"):

@@ -13,7 +13,7 @@ from undiffuse.errors import UsageError
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return load_dataset(CelebaConfig(path=str(path), **options))  # type: ignore[arg-type]
+    return load_dataset(CelebaConfig(path=str(path), **{"split": "all", **options}))  # type: ignore[arg-type]
 
 
 def labels_of(found: Dataset) -> list[int]:
@@ -31,7 +31,7 @@ def changed(folder: Path, name: str, old: str, new: str) -> Path:
 def test_attributes_are_classes_and_captions(tmp_path: Path) -> None:
     config = source_config_for(str(celeba(tmp_path)))
     assert config.name == "celeba"
-    found = load_dataset(config)
+    found = load_dataset(config.model_copy(update={"split": "all"}))
     assert len(found) == COUNT and found.labels is None and found.shape == (3, 8, 8)
     assert found.captions is not None
     assert [found.captions[item] for item in (0, 1, 6)] == [
@@ -59,7 +59,7 @@ def test_the_lists_lie_in_or_beside_a_folder_or_an_archive(tmp_path: Path) -> No
     for path in every:
         config = source_config_for(str(path))
         assert config.name == "celeba", path
-        prints.add(load_dataset(config).fingerprint)
+        prints.add(load_dataset(config.model_copy(update={"split": "all"})).fingerprint)
     assert len(prints) == 1 and load(tmp_path / "c").fingerprint in prints
     assert load(every[1], attribute="Young", split="test").num_classes == 2
 
@@ -69,7 +69,12 @@ def test_the_split_of_the_partition(tmp_path: Path) -> None:
     for place, split in enumerate(("train", "validation", "test")):
         found = load(tmp_path, split=split)
         assert [found.item_name(n)[-10:-4] for n in range(4)] == [f"{n + 1:06}" for n in range(place, COUNT, 3)]
+    training = load_dataset(CelebaConfig(path=str(tmp_path)))
+    assert training.fingerprint == load(tmp_path, split="train").fingerprint
+    assert training.provenance["splits"].startswith("4 of 12 images are for training and are taken; data.split=all")
+    assert len(load(tmp_path)) == COUNT and "splits" not in load(tmp_path, split="train").provenance
     (tmp_path / "list_eval_partition.txt").unlink()
+    assert len(load_dataset(CelebaConfig(path=str(tmp_path)))) == COUNT
     with pytest.raises(UsageError, match=r"split=test, but no list_eval_partition\.txt \(or \.csv\) lies there"):
         load(tmp_path, split="test")
 

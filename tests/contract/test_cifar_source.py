@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,3 +318,19 @@ def test_real_cifar_records(shared_data: Path) -> None:
     assert len(found) == 4000 and labels_of(found)[:5] == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile
     assert min(np.bincount(labels_of(found))) > 300
     assert len(load(shared_data / "cifar10", split="test")) == 1000
+
+
+def test_a_batch_that_comes_twice_in_an_archive_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive, earlier = tmp_path / "cifar-10-binary.tar", tmp_path / "earlier"
+    earlier.mkdir()
+    write_records(earlier / "data_batch_1.bin", [np.arange(COUNT) % 10], seed=7)
+    (tmp_path / "whole").mkdir()
+    whole = cifar10_binary(tmp_path / "whole")
+    with tarfile.open(archive, "w") as file:
+        file.add(earlier / "data_batch_1.bin", "old/data_batch_1.bin")
+        for path in sorted(path for path in whole.rglob("*") if path.is_file()):
+            file.add(path, f"cifar-10-batches-bin/{path.name}")
+    found = load(archive)
+    assert found.fingerprint == load(whole).fingerprint
+    line = "1 file of a name that comes again later: old/data_batch_1.bin"
+    assert found.provenance["left_out"] == line and line in caplog.text

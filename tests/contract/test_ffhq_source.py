@@ -15,7 +15,7 @@ NUMBERS = [*range(8), 1000, 59999, 60000, 69999]
 
 
 def load(path: Path, **options: object) -> Dataset:
-    return load_dataset(FfhqConfig(path=str(path), **options))  # type: ignore[arg-type]
+    return load_dataset(FfhqConfig(path=str(path), **{"split": "all", **options}))  # type: ignore[arg-type]
 
 
 def numbers(found: Dataset) -> list[int]:
@@ -38,7 +38,7 @@ def test_folders_and_archives_of_every_form(tmp_path: Path) -> None:
         config = source_config_for(str(place))
         assert config.name == "ffhq", place
         found = load_dataset(config)
-        assert numbers(found) == NUMBERS and found.labels is None and is_of(found, 8, 1000)
+        assert numbers(found) == NUMBERS[:-2] and found.labels is None and is_of(found, 8, 1000)
         assert "12 of the 70000" in found.provenance["complete"] and "CC BY-NC-SA 4.0" in found.provenance["licence"]
         prints.add(found.fingerprint)
     assert len(prints) == 1
@@ -54,6 +54,11 @@ def test_the_first_sixty_thousand_are_for_training(tmp_path: Path) -> None:
     path = ffhq(tmp_path)
     assert numbers(load(path, split="train")) == NUMBERS[:-2]
     assert numbers(load(path, split="validation")) == NUMBERS[-2:]
+    training = load_dataset(FfhqConfig(path=str(path)))
+    assert numbers(training) == NUMBERS[:-2] and numbers(load(path)) == NUMBERS
+    assert training.provenance["splits"].startswith("10 of 12 images are for training and are taken; data.split=all")
+    late = write_zip(tmp_path / "ffhq_late.zip", ffhq_files([69_000, 69_001]))
+    assert numbers(load_dataset(FfhqConfig(path=str(late)))) == [69_000, 69_001]
     only = write_zip(tmp_path / "ffhq_few.zip", ffhq_files([1, 2]))
     with pytest.raises(UsageError, match="no picture of split=validation"):
         load(only, split="validation")

@@ -171,6 +171,23 @@ def test_nothing_beside_the_pixels_of_a_png_stops_it() -> None:
         read_picture(cut[: cut.index(b"IDAT") + 8])
 
 
+def test_no_bit_that_flips_in_a_png_changes_its_pixels_unsaid() -> None:
+    levels = np.random.default_rng(0).integers(0, 4, (12, 12), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, format="PNG")
+    content, others = file.getvalue(), 0
+    for bit in range(8 * 8, 8 * len(content), 3):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            found = np.asarray(read_picture(bytes(damaged)))
+        except UsageError as error:
+            others += "its pixels do not match their checksum" in str(error)
+        else:
+            assert np.array_equal(found, levels), bit
+    assert others > 100
+
+
 def test_an_animated_png_gives_its_first_frame_and_says_so(tmp_path: Path) -> None:
     frames = [Image.new("L", (4, 4), level) for level in (200, 10, 30)]
     content = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])

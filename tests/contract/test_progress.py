@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from undiffuse import progress
 from undiffuse.app.show import TrainingView, counting
+from undiffuse.app.training_studies import Parts
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
+from undiffuse.data import FolderConfig, load_dataset
+from undiffuse.doctor.findings import Finding, examine
 from undiffuse.progress import Counter, Estimate, facts
 from undiffuse.samplers.inversion import decode, encode
 from undiffuse.samplers.likelihood import log_likelihood
+from undiffuse.training.config import PosthocConfig
+from undiffuse.training.posthoc import PowerAverages, reconstruct, save_snapshot
 
 
 class Terminal(io.StringIO):
@@ -117,3 +128,51 @@ def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
     log_likelihood(denoiser, x_0, num_steps=num_steps, tell=density.append)
     for shares in (there, back, density):
         assert len(shares) > 3 and shares == sorted(shares) and 0 <= shares[0] < 0.5 and shares[-1] == 1
+
+
+def test_data_that_are_decoded_say_how_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        Image.fromarray(np.full((8, 8 + number % 2), number, np.uint8)).save(tmp_path / f"{number}.png")
+    for name, value in (("_PATIENCE", 0.0), ("_EVERY", 0.0)):
+        monkeypatch.setattr(progress, name, value)
+    monkeypatch.delenv(progress.VARIABLE)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    load_dataset(FolderConfig(path=str(tmp_path)))
+    assert f"reading headers of {tmp_path.name}" in terminal.getvalue()
+    assert re.search(rf"decoding {tmp_path.name} .* 11 of 12", terminal.getvalue())
+
+
+def test_an_average_of_snapshots_tells_how_many_are_read(tmp_path: Path) -> None:
+    averages = PowerAverages(torch.nn.Linear(2, 2), PosthocConfig())
+    for images in (100, 200):
+        save_snapshot(tmp_path, averages, images)
+    told: list[tuple[float, float]] = []
+    reconstruct(tmp_path, PosthocConfig().sigma_rel, 0.1, lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2)]
+
+
+def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
+    def slow(subject: SimpleNamespace) -> list[Finding]:
+        for number in range(4):
+            subject.tell(number, 4)
+        return []
+
+    told: list[float] = []
+    examine({"quick": lambda subject: [], "slow": slow}, SimpleNamespace(), lambda done, total: told.append(done))
+    assert told == [0, 1, 1, 1.25, 1.5, 1.75]
+
+
+def test_a_study_that_trains_says_how_long_all_that_are_left_will_take(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(progress.VARIABLE)
+    parts = Parts("training", 4)
+    for words, seconds in (("there already", 0.1), ("plain", 60), ("augmented", 30), ("both", 1)):
+        parts.begin(words)
+        clock[0] += seconds
+    assert capsys.readouterr().out.splitlines() == [
+        "training 1 of 4: there already",
+        "training 2 of 4: plain",
+        "training 3 of 4: augmented (all that are left: about 2 min 0 s)",
+        "training 4 of 4: both (all that are left: about 45 s)",
+    ]

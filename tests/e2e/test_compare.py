@@ -135,6 +135,30 @@ def test_images_of_another_size_are_brought_to_one_and_it_is_said(undiffuse: Com
     assert told == f"note: the images of {large} are 12x12 and brought to the 8x8 of {small}\n"
 
 
+def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse: CommandLine, tmp_path: Path) -> None:
+    levels = noise(12)
+    opaque, half = np.full_like(levels, 255), np.where(np.arange(8) < 4, 255, 0).astype(np.uint8) + 0 * levels
+    folders = {
+        "plain": write_pictures(tmp_path / "plain", levels),
+        "opaque": write_pictures(tmp_path / "opaque", np.stack([levels, opaque], axis=-1)),
+        "alpha": write_pictures(tmp_path / "alpha", np.stack([levels, half], axis=-1)),
+        "deep": write_pictures(tmp_path / "deep", levels.astype(np.uint16) * 257),
+    }
+    texts = {
+        "alpha": "12 images with transparency, laid on data.background",
+        "deep": "12 images of more than 8 bits a value, each rounded to 8",
+    }
+    call = ("--metrics", "kernel", "--features", "pixels")
+    for name, text in texts.items():
+        line = f"note: {folders[name]}: {text}; {folders['plain']}: none\n"
+        assert undiffuse.fine("compare", folders[name], folders["plain"], *call).err == line
+        assert undiffuse.fine("compare", folders["plain"], folders[name], *call).err == line
+        assert undiffuse.fine("compare", folders[name], folders[name], *call).err == ""
+    assert undiffuse.fine("compare", folders["opaque"], folders["plain"], *call).err == ""
+    record = compared(undiffuse, tmp_path / "x.json", folders["alpha"], folders["plain"], *call)
+    assert record["pictures"]["transparency"] == texts["alpha"] and "transparency" not in record["reference"]
+
+
 def test_a_broken_image_is_passed_over_as_the_message_says(undiffuse: CommandLine, tmp_path: Path) -> None:
     clean, broken = write_pictures(tmp_path / "clean", noise(30, 1)), write_pictures(tmp_path / "broken", noise(30, 2))
     (broken / "005.png").write_bytes((broken / "005.png").read_bytes()[:60])

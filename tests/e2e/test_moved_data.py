@@ -11,6 +11,9 @@ import pytest
 from command_line import TINY, CommandLine
 from PIL import Image
 
+from undiffuse.app.real import held_out_data
+from undiffuse.systems.saved import load
+
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
@@ -68,6 +71,20 @@ def test_an_evaluation_takes_moved_data_for_the_models_own_and_other_data_for_he
     assert (ratio["protocol"]["training_images"], ratio["protocol"]["held_out_images"]) == (trained_on, 10)
     line = undiffuse.refused(*call, "--data", other)
     assert "what the model was trained on" in line and "--metrics vlb" in line
+
+
+def test_held_out_images_that_were_stored_with_more_than_the_models_own_are_said(
+    moved: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(moved[0], "cpu")
+    levels = np.random.default_rng(2).integers(0, 256, (8, 8, 2), np.uint8)
+    Image.fromarray(levels, "LA").save(tmp_path / "0.png")
+    text = "1 image with transparency, laid on data.background"
+    held_out_data(model, str(tmp_path))
+    assert capsys.readouterr().err == f"note: {tmp_path}: {text}; what the model was trained on: none\n"
+    del model.config["data"]["stored_with"]  # a model of before does not know
+    held_out_data(model, str(tmp_path))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

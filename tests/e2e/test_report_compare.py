@@ -92,6 +92,17 @@ def test_what_does_not_compare_is_said() -> None:
     assert "losses are not the same quantity" in remarks([first, replace(first, record=other_record(system=system))])[0]
 
 
+def test_runs_whose_images_were_stored_with_more_are_told_apart() -> None:
+    known = {"plain": {}, "deep": {"bit_depth": "12 images of more than 8 bits a value, each rounded to 8"}}
+    plain, deep = (
+        material_of(name=name, record={**RECORD, "data": {**RECORD["data"], "stored_with": stored}})
+        for name, stored in known.items()
+    )
+    (line,) = remarks([plain, deep])
+    assert line == f"deep learned from {known['deep']['bit_depth']}; the images of plain had none such."
+    assert remarks([deep, deep]) == remarks([deep, material_of()]) == []  # a run of before does not know
+
+
 def test_runs_of_different_shapes_and_kinds_still_stand_side_by_side() -> None:
     points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
     record = {**RECORD, "model": {"shape": [2], "class_names": []}, "data": {"fingerprint": "p", "train": 10}}

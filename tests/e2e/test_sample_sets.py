@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 from command_line import CommandLine, child
 from PIL import Image
 
+from undiffuse import files as files_of_ours
 from undiffuse.app import sampling
+from undiffuse.data import load_dataset, source_config_for
 from undiffuse.files import json_text
+from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.sealed import is_changed, read_sealed, sealed
+from undiffuse.systems import sample_set
 from undiffuse.systems.sample_record import whole_record, write_record
 from undiffuse.systems.sample_set import SampleSet
 
@@ -60,6 +66,57 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert "4 of 10 are there" in undiffuse.fine(*common, tmp_path / "out").out
     assert stop.numbers == list(range(10))
     assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
+
+
+@pytest.mark.parametrize("window", ["_put_in_place", "_sync", "write_record", "_finish_points"])
+def test_a_kill_while_the_set_is_put_in_its_place_loses_no_sample(
+    window: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = request.getfixturevalue("trained_points" if window == "_finish_points" else "trained")
+    common = ("sample", model, "-n", 6, "--steps", 2, "--batch-size", 4, "--out")
+    undiffuse.fine(*common, tmp_path / "whole")
+    place = {"write_record": sample_set, "_finish_points": SampleSet}.get(window, files_of_ours)
+    whole = getattr(place, window)
+
+    def killed(*given: Any) -> None:
+        if window == "_finish_points":
+            whole(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, window, killed)
+        assert undiffuse(*common, tmp_path / "out").code == 130
+    remove_leftovers_of(tmp_path / "out")  # as the next command does of a process that is no more
+    assert not (tmp_path / "out").exists() and len(partials(tmp_path)) == 1
+    monkeypatch.setattr(SampleSet, "take", lambda *given: pytest.fail("a sample is made again"))
+    assert "6 of 6 are there" in undiffuse.fine(*common, tmp_path / "out").out
+    assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
+
+
+def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    undiffuse.fine("sample", trained, "-n", 6, "--steps", 2, "--progressive", "--out", out)
+    dataset = load_dataset(source_config_for(str(out)))
+    assert len(dataset) == 6 and dataset.shape == (1, 8, 8)
+    assert "2 sheets of samples: grid.png, progressive.png" in dataset.provenance["passed_over"]
+    record = out / "samples.json"
+    sound = record.read_text(encoding="utf-8")
+    changed = sound.replace('"steps": 2', '"steps": 3', 1), sound[::-1].replace('2 :"spets"', '3 :"spets"', 1)[::-1]
+    for text, where in zip(changed, ("steps", r"images\[5\].steps"), strict=True):
+        record.write_text(text, encoding="utf-8")
+        line = undiffuse.refused("compare", out, "digits")
+        assert re.search(rf"samples.json: changed after it was written \({where}: 2 -> 3\)", line), line
+    record.write_text(sound.replace('"checksum"', '"checksun"'), encoding="utf-8")
+    assert "samples.json: changed" in undiffuse.refused("data", "info", out)
+    assert "skipped" in undiffuse.fine("data", "info", out, "data.on_error=skip").out
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in sorted(out.iterdir()):
+            archive.write(path, f"made/{path.name}")
+    assert "set.zip!made/samples.json: changed" in undiffuse.refused("data", "info", tmp_path / "set.zip")
+    record.write_text('{"images": [], "by": "somebody else"}', encoding="utf-8")
+    assert len(load_dataset(source_config_for(str(out)))) == 6  # of before checksums
 
 
 def test_another_request_begins_anew_and_says_what_lies_there(

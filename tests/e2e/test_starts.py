@@ -14,9 +14,12 @@ from command_line import TINY, CommandLine, journal_of, last_checkpoint, no_left
 from PIL import Image
 
 from undiffuse.app import training
-from undiffuse.app.training import configure
+from undiffuse.app.real import own_data
+from undiffuse.app.training import configure, split_data
+from undiffuse.data.encoded import content_hash
+from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.systems.saved import read_config
+from undiffuse.systems.saved import load, read_config
 from undiffuse.training import journal
 from undiffuse.training.config import (
     DECIDED_BY_FINGERPRINT,
@@ -165,6 +168,23 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse:
     assert f"the data are not those that {run} was started with" in line
     line = undiffuse.refused("train", "--resume", "--out", run, "--data", some_pictures(tmp_path / "others", seed=1))
     assert f"data.path: '{data}' -> '{tmp_path / 'others'}'" in line
+
+
+def test_a_run_is_not_gone_on_with_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
+    data, run, twin = some_pictures(tmp_path / "pictures"), tmp_path / "run", tmp_path / "twin"
+    options = ("system.class_conditional=false", "data.size=8", "data.validation_fraction=0.3", "num_images=64")
+    undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--data", data, "--out", run, "--stop-after", "0.001s")
+    _, held_out = split_data(configure("ddpm-digits", [*TINY, *options], str(data), None, False))
+    for seed in range(100):
+        other = Image.fromarray(np.random.default_rng(1000 + seed).integers(0, 256, (8, 8), dtype=np.uint8))
+        if int.from_bytes(content_hash(other)[:8], "big") < 0.3 * 2**64:
+            break
+    shutil.copytree(data, twin)
+    other.save(twin / Path(held_out.item_name(0)).name)
+    line = undiffuse.refused("train", "--resume", "--out", run, "--data", twin)
+    assert f"the held-out data are not those that {run} was started with" in line
+    with pytest.raises(UsageError, match="is other data than this model was trained on"):
+        own_data(load(run, "cpu"), str(twin))
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "snapshots", "previews", "tensorboard"])

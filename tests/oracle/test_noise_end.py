@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from undiffuse.app.noise_end import tell_of_signal_left
+from undiffuse.app.training import split_data
 from undiffuse.config import build
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.noise_end import NOISE_LOG_SNR, noise_end, specs_that_would_do, that_would_do
@@ -23,6 +26,7 @@ from undiffuse.core.processes import (
     SubVPSDE,
     make_process,
 )
+from undiffuse.data.dataset import ArrayDataset
 from undiffuse.doctor.levels import judge_prior
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import make_sampler
@@ -109,6 +113,29 @@ def test_recipes_end_in_noise_but_for_the_chain_of_200_steps() -> None:
         if hasattr(system, "process") and not noise_end(build(PROCESSES, system.process)).is_noise()
     }
     assert kept == {"ddpm-swissroll"}
+
+
+def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_lost() -> None:
+    end = noise_end(DiscreteVP.linear(200))
+    assert end.log_snr == pytest.approx(-1.88, abs=0.01) and not end.is_noise()
+    assert not end.harms(0.984) and end.deviations(0.984) == pytest.approx((0.9843, 0.9861), abs=2e-4)
+    assert end.harms(0.984, mean=0.2) and end.harms(0.5) and end.harms(2.0)
+    assert not noise_end(DiscreteVP.linear(1000)).harms(0.01, mean=1.0)
+    written = {"name": "ddpm_linear", "num_steps": 200}
+    assert judge_prior(DiscreteVP.linear(200), 2, written, 0.984, 0.0).severity == "note"
+    assert judge_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"
+
+
+def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: pytest.CaptureFixture[str]) -> None:
+    config = get_recipe("ddpm-swissroll")
+    training, _ = split_data(config)
+    tell_of_signal_left(config.system, training)
+    assert capsys.readouterr().err == ""
+    shorter = config.system.model_copy(update={"process": config.system.process.model_copy(update={"num_steps": 10})})
+    moved = ArrayDataset("moved", training.items(np.arange(200)) + np.float32(2))
+    for system, data in ((shorter, moved), (config.system, moved)):
+        tell_of_signal_left(system, data)
+        assert "an exact model's have" in capsys.readouterr().err
 
 
 def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() -> None:

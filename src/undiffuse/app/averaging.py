@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undiffuse.app.exporting import export_model
 from undiffuse.app.models import load
-from undiffuse.app.show import say, warn
+from undiffuse.app.show import counting, say, warn
 from undiffuse.app.training import saved_config
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
@@ -35,7 +35,8 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
     posthoc = saved_config(run).ema.posthoc
     if posthoc is None:
         raise UsageError(f"{run} kept no snapshots of averages; train with ema.posthoc={{}} to keep them")
-    found = reconstruct(run, posthoc.sigma_rel, sigma_rel)
+    with counting("averaging") as tell:
+        found = reconstruct(run, posthoc.sigma_rel, sigma_rel, tell)
     model = load(run, "cpu")
     model.system.load_state_dict({**model.system.state_dict(), **found.tensors})
     facts = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import counting, say, table, warn
 from undiffuse.app.training import split_data
-from undiffuse.app.training_studies import check_study, trained
+from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
@@ -132,8 +132,9 @@ class _Study:
         """The rows of the table, and those of the picture: what each is, what stands beside it, its pictures."""
         rows: list[dict[str, Any]] = []
         shown = [self._real_shown("class", "of the class")]
-        for number, asked in enumerate(SETS, 1):
-            say(f"set {number} of {len(SETS)}: trained on {asked.training.words}, asked for {asked.words}")
+        parts = Parts("set", len(SETS))
+        for asked in SETS:
+            parts.begin(f"trained on {asked.training.words}, asked for {asked.words}")
             row, pictures = self.measured_set(asked)
             rows.append(row)
             if pictures is not None:

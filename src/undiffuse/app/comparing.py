@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
-from undiffuse.app.real import fitted_data, has_colour, refuse_other_colours, tell_of_resizing
+from undiffuse.app.real import fitted_data, has_colour, refuse_other_colours, tell_of_resizing, tell_of_storage
 from undiffuse.app.show import counting, results_table, table, warn
 from undiffuse.app.sources import configured, known_options, read_option
 from undiffuse.claims import writes_to
@@ -17,6 +17,7 @@ from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
+from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import check_writable, write_json
@@ -136,6 +137,15 @@ def load_pair(
     Raises:
         UsageError: unreadable, points, pictures that would have to be enlarged, or a grey set beside a coloured one.
     """
+    made, held = _fitted_pair(pictures, reference, size, options)
+    stored = [stored_with(dataset.provenance) for dataset in (made, held)]
+    tell_of_storage(_called(pictures, "the images"), stored[0], _called(reference), stored[1])
+    return made, held
+
+
+def _fitted_pair(
+    pictures: Pictures, reference: Pictures, size: int | str | None, options: Sequence[str]
+) -> tuple[Dataset, Dataset]:
     _refuse_unknown(pictures, reference, options)
     held = _dataset(reference, size, options)
     if not held.space.is_image:
@@ -216,5 +226,5 @@ def _refuse_enlarging(pictures: str, made: Dataset, reference: str, held: Datase
         )
 
 
-def _called(given: Pictures) -> str:
-    return str(given) if isinstance(given, str | Path) else "the reference"
+def _called(given: Pictures, otherwise: str = "the reference") -> str:
+    return str(given) if isinstance(given, str | Path) else otherwise

@@ -18,11 +18,12 @@ from undiffuse.files import check_own_folder, replacing
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler, check_temperature
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
+from undiffuse.seen import images_seen
 from undiffuse.systems.base import DenoisingSystem, System, denoising
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
-from undiffuse.training.journal import images_seen, read_journal
-from undiffuse.wording import command
+from undiffuse.training.journal import read_journal
+from undiffuse.wording import command, counted
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
 NUM_SEEDS = 64
@@ -137,7 +138,8 @@ def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequ
         with counting(f"tuning {steps} steps") as tell:
             tuned = tune_grid(trial, check, sampler, steps, tell)
         say(
-            f"{sampler.name}, {steps} steps, {tuned.nfe} evaluations: error {tuned.tuned_error:.4f} on the tuned grid, "
+            f"{sampler.name}, {counted(steps, 'step')}, {counted(tuned.nfe, 'evaluation')}: "
+            f"error {tuned.tuned_error:.4f} on the tuned grid, "
             f"{tuned.named[tuned.best_named]:.4f} on the best named one ({tuned.best_named}"
             f"{'' if tuned.helps else ', which is kept'})"
         )
@@ -192,7 +194,8 @@ def _tuning_lines(tuned: Tuned, seeds: int) -> list[str]:
     rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
     grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
     return [
-        f"By {tuned.sampler} in {tuned.num_steps} steps, {tuned.nfe} network evaluations, on {grid}.",
+        f"By {tuned.sampler} in {counted(tuned.num_steps, 'step')}, {counted(tuned.nfe, 'network evaluation')}, "
+        f"on {grid}.",
         f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {seeds} seeds that",
         "tuning did not see:",
         "",

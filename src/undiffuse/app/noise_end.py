@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from undiffuse.app.show import warn
@@ -24,7 +26,7 @@ def tell_of_signal_left(system: ComponentConfig, training: Dataset) -> None:
     if end.log_snr < -20:  # data of no scale would matter
         return
     deviation, scale = _spread(training)
-    if end.is_noise(scale):
+    if not end.harms(deviation, math.sqrt(max(scale**2 - deviation**2, 0.0))):
         return
     options = that_would_do(PROCESSES[process.name], process.model_dump(exclude={"name"}), scale)
     ways = [f"system.process.{key}={value:g}" for key, value in options.items()]

@@ -12,7 +12,7 @@ from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import counting, say, table, warn
 from undiffuse.app.sources import configured
 from undiffuse.app.training import split_data
-from undiffuse.app.training_studies import check_study, trained
+from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
@@ -72,8 +72,9 @@ def parameterization(
     images = images if images is not None else _IMAGES["points" if points else "pictures"]
     rows = []
     configure = partial(_configuration, source, points, images, seed)
-    for number, cell in enumerate(cells(), 1):
-        say(f"cell {number} of {len(cells())}: {cell.name}")
+    parts = Parts("cell", len(cells()))
+    for cell in cells():
+        parts.begin(cell.name)
         rows.append(_cell(cell, configure(cell), out, samples, device, points))
         write_json(out / "cells" / f"{cell.name}.json", sealed(rows[-1]))
     facts = {

@@ -13,6 +13,7 @@ from undiffuse.app.sources import configured
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig
+from undiffuse.data.decoding.remarks import STORED
 from undiffuse.data.prepare import PrepareSettings, prepare
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.errors import UsageError
@@ -83,7 +84,7 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
-        *([["decoding", manifest["decoding"]]] if "decoding" in manifest else []),
+        *[[key.replace("_", " "), manifest[key]] for key in ("decoding", *STORED.values()) if key in manifest],
         ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
         ["settings", json.dumps(settings)],
         ["hash of all", pictures["hash"]],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,9 @@ from undiffuse.core.space import Space
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.decoding.remarks import STORED, stored_with
 from undiffuse.errors import UsageError
+from undiffuse.systems.record import other_part
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 
@@ -52,7 +54,10 @@ def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Datas
         UsageError: no such data, of another shape, or coloured for a grey model or the other way round, unsaid.
     """
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
-    return fitted_data(data, tuple(model.system.shape), "the model", fit, options)
+    held_out = fitted_data(data, tuple(model.system.shape), "the model", fit, options)
+    seen = model.config["data"].get("stored_with")
+    tell_of_storage(data, stored_with(held_out.provenance), "what the model was trained on", seen)
+    return held_out
 
 
 def own_data(model: Model, moved_to: str | None = None) -> tuple[Dataset, Dataset]:
@@ -77,7 +82,9 @@ def _own_config(model: Model, moved_to: str | None) -> RunConfig:
 
 
 def _is_own(model: Model, parts: tuple[Dataset, Dataset]) -> bool:
-    return bool(parts[0].fingerprint == model.config["data"]["fingerprint"])
+    train, held_out = parts
+    now = {"fingerprint": train.fingerprint, "validation": len(held_out)}
+    return not other_part(model.config["data"], {**now, "validation_fingerprint": held_out.fingerprint})
 
 
 def _moved(model: Model, data: str) -> tuple[Dataset, Dataset] | None:
@@ -154,3 +161,18 @@ def tell_of_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[in
     """Say that images are brought to another size before they are compared."""
     if size != wanted:
         warn(f"the images of {data} are {size[0]}x{size[1]} and brought to the {wanted[0]}x{wanted[1]} of {of}")
+
+
+def tell_of_storage(data: str, stored: Mapping[str, str], of: str, others: Mapping[str, str] | None) -> None:
+    """Say where images of one side alone have transparency or more than 8 bits: their pixels were made, not read.
+
+    Args:
+        stored: what is said of the images of ``data``, see ``stored_with``.
+        others: the same of those of ``of``; None where it is not known.
+    """
+    if others is None:
+        return
+    for key in STORED.values():
+        if (key in stored) != (key in others):
+            having, lacking, text = (data, of, stored[key]) if key in stored else (of, data, others[key])
+            warn(f"{having}: {text}; {lacking}: none")

@@ -12,7 +12,7 @@ import numpy as np
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
 from undiffuse.app.training import split_data, train
-from undiffuse.app.training_studies import check_study, trained
+from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.config import FrozenModel
 from undiffuse.data import source_config_for
@@ -41,6 +41,7 @@ from undiffuse.systems.saved import origin_of
 from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
+from undiffuse.wording import counted
 
 _TRIAL_STEPS, _TRIAL_LOGS = 24, 4
 _SHOWN = 32
@@ -95,10 +96,14 @@ def small_data(
             f"{len(held_out)}; say data.validation_fraction=0.2, or give more pictures"
         )
     budget = _budget(base, out, pictures, every, fewest, device)
-    say(f"measuring {budget.samples} samples every {budget.epochs} epochs, {budget.share:.0%} of the training's time")
+    say(
+        f"measuring {counted(budget.samples, 'sample')} every {counted(budget.epochs, 'epoch')}, "
+        f"{budget.share:.0%} of the training's time"
+    )
     rows, shown = [], []
-    for number, arm in enumerate(ARMS, 1):
-        say(f"training {number} of {len(ARMS)}: {arm.words}")
+    parts = Parts("training", len(ARMS))
+    for arm in ARMS:
+        parts.begin(arm.words)
         row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, pictures, device)
         rows.append(row)
         shown += [samples] if samples is not None else []
@@ -211,7 +216,7 @@ def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: 
         save_png(out / "samples.png", grid_of(np.concatenate(shown), columns=_SHOWN // 2))
     write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
-    title = f"{facts['data']}, {facts['train_items']:,} pictures, {facts['epochs']} epochs"
+    title = f"{facts['data']}, {counted(facts['train_items'])}, {counted(facts['epochs'], 'epoch')}"
     table(title, list(HEAD), [row_texts(row) for row in rows])
     say(result["conclusion"])
     say(f"study: {out / 'table.md'}")

@@ -125,7 +125,7 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
     truth = truth_of(config)
     denoiser = truth.denoiser(make(PROCESSES, process, "process"))
     start = noise_end(denoiser.process)
-    if not start.is_noise(float((truth.variance + truth.mean**2).mean().sqrt())):
+    if start.harms(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
         warn(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
     subject = Subject(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
     return subject, {"process": process, "data": config.model_dump(mode="json"), "exact": True}

@@ -29,7 +29,7 @@ from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.sealed import is_changed, read_json
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.record import check_format
+from undiffuse.systems.record import check_format, other_part
 from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.checkpoint import largest_shapes
 from undiffuse.training.config import RunConfig, differences
@@ -240,11 +240,12 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
 def _refuse_other_data(trainer: Trainer, out: Path) -> None:
     """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
     record, now = read_config(out), trainer.record
-    if record["data"]["fingerprint"] != now["data"]["fingerprint"]:  # type: ignore[index]
+    if part := other_part(record["data"], now["data"]):  # type: ignore[arg-type]
         lines = differences(record["config"]["data"], now["config"]["data"])  # type: ignore[index]
         named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
         raise UsageError(
-            f"the data are not those that {out} was started with{named}; put them back, or start anew in another --out"
+            f"the {part} are not those that {out} was started with{named}; put them back, or start anew in another "
+            "--out"
         )
 
 

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from undiffuse.app.models import load
+from undiffuse.app.show import say
 from undiffuse.app.training import train
 from undiffuse.errors import UsageError
 from undiffuse.files import check_writable
+from undiffuse.progress import duration, is_off
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
+
+#: A part that takes no longer was made before, and is read alone.
+_SECONDS_OF_READING = 1.0
+
+
+class Parts:
+    """Says which part of a study is under way, and from the second on how long all that are left will take.
+
+    Args:
+        what: a part is, such as ``training``.
+        count: parts.
+    """
+
+    def __init__(self, what: str, count: int) -> None:
+        self._what, self._count, self._number = what, count, 0
+        self._made, self._began = list[float](), time.monotonic()
+
+    def begin(self, words: str) -> None:
+        """The next part; one that took no time was there from a command before, and says nothing of the others."""
+        now = time.monotonic()
+        if self._number and now - self._began > _SECONDS_OF_READING:
+            self._made.append(now - self._began)
+        self._number, self._began = self._number + 1, now
+        left = (self._count - self._number + 1) * sum(self._made) / max(len(self._made), 1)
+        more = f" (all that are left: about {duration(left)})" if self._made and not is_off() else ""
+        say(f"{self._what} {self._number} of {self._count}: {words}{more}")
 
 
 def check_study(out: Path, *, images: int | None, samples: int, seed: int, fewest_samples: int = 1) -> None:

@@ -6,8 +6,9 @@ For Gaussian data of deviation s and an exact model, with M = alpha^2 s^2 + sigm
     s p / sqrt(M)                              by the probability-flow ODE, which maps x_t to (s / sqrt(M)) x_t,
     sqrt((alpha s^2 p / M)^2 + s^2 sigma^2 / M)   by the reverse SDE, which draws from q(x_0 | x_t),
 
-both s exactly where p^2 = M. Signal that is left makes them wider where p is larger than sqrt(M) (variance preserving,
-s < 1) and narrower where it is smaller (variance exploding); the data's mean is lost in part as well.
+both s exactly where p^2 = M, and data of mean m lose alpha m s / sqrt(M) of it. Signal that is left makes samples wider
+where p is larger than sqrt(M) (variance preserving, s < 1) and narrower where it is smaller (variance exploding). Of
+data of unit variance about 0 nothing is lost, however short a variance preserving chain is.
 
 Source: Song et al. 2021, arXiv:2011.13456, secs. 3.3 and 4.3, for a Gaussian; Lin et al. 2024, "Common Diffusion Noise
 Schedules and Sample Steps are Flawed", arXiv:2305.08891, sec. 3.1.
@@ -30,6 +31,8 @@ from undiffuse.registry import lookup, resolve, written_options
 
 #: The largest log-SNR that passes for noise: 13% of the amplitude are signal.
 NOISE_LOG_SNR = -4.0
+#: Of the data's deviation: what samples may be off by, in their deviation or mean, without a word.
+HARMLESS = 0.05
 #: Options that make a process go on for longer, each with the largest value tried; not all rows have all of them.
 _LONGER = {"num_steps": 100_000, "beta_end": 0.9, "beta_max": 1e4, "sigma_max": 1e6}
 
@@ -61,6 +64,14 @@ class NoiseEnd:
         variance = (self.alpha * data) ** 2 + self.sigma**2
         told = self.alpha * data**2 * self.std / variance
         return math.hypot(told, data * self.sigma / math.sqrt(variance)), data * self.std / math.sqrt(variance)
+
+    def harms(self, data: float, mean: float = 0.0) -> bool:
+        """Whether signal is left and samples of Gaussian data of this deviation and mean would not be the data."""
+        if self.is_noise(math.hypot(data, mean)):
+            return False
+        lost = self.alpha * abs(mean) / math.hypot(self.alpha * data, self.sigma)
+        widened = max(abs(deviation - data) for deviation in self.deviations(data)) / max(data, 1e-12)
+        return max(lost, widened) > HARMLESS
 
     def consequence(self, data: float) -> str:
         """Both in words, for data of this deviation."""

@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import shutil
+import zlib
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,9 +28,8 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.decoding import heic
 from undiffuse.data.formats.folder_files import is_shown
 from undiffuse.data.formats.tar_files import find_shards
-from undiffuse.data.mapped import HASHES, INFO, LABELS, PIXELS, MappedSet, read_info, write_info, write_texts
+from undiffuse.data.mapped import CHECKS, HASHES, INFO, LABELS, PIXELS, MappedSet, read_info, write_info, write_texts
 from undiffuse.data.pictures import DECODING
-from undiffuse.data.progress import Progress
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
 from undiffuse.leftovers import remove_leftovers_of, temporary_beside
@@ -37,7 +38,7 @@ from undiffuse.version import __version__
 #: What a set may take unasked of the free space of the disk.
 SHARE_OF_FREE = 0.5
 #: Raised when more or other things are read of the same files, so that no cache of before is taken for the set.
-READING = 2
+READING = 3
 _NOT_OF_THE_KEY = {"validation_fraction", "classes", "cache"}
 
 _STAMPED: ContextVar[tuple[Path, str] | None] = ContextVar("stamped", default=None)
@@ -135,7 +136,7 @@ class Store:
         self._folder = temporary_beside(self.place).with_suffix(".pixels.tmp")
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")
-        self._progress = Progress(f"{config.location}: decoding into {self.place}", count)
+        self._checks = array("I")
         self.sound = True
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
@@ -144,9 +145,9 @@ class Store:
             return
         try:
             self._pixels.write(pixels.data)
+            self._checks.append(zlib.crc32(pixels.data))
         except OSError as error:
             self._give_up(error)
-        self._progress.step()
 
     def keep(self, dataset: Dataset) -> Dataset:
         """Put the set in its place.
@@ -157,7 +158,6 @@ class Store:
         Returns:
             the set as it is kept now, or ``dataset`` where it could not be.
         """
-        self._progress.close()
         if self.sound:
             try:
                 self._put_in_place(dataset)
@@ -169,11 +169,11 @@ class Store:
     def discard(self) -> None:
         """Remove what is under the temporary name, if anything."""
         self._pixels.close()
-        self._progress.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _put_in_place(self, dataset: Dataset) -> None:
         self._pixels.close()
+        (self._folder / CHECKS).write_bytes(np.array(self._checks, dtype="<u4").data)
         (self._folder / HASHES).write_bytes(np.ascontiguousarray(dataset.hashes()).data)
         if dataset.labels is not None:
             (self._folder / LABELS).write_bytes(np.ascontiguousarray(dataset.labels, dtype="<i8").data)

@@ -39,6 +39,7 @@ from undiffuse.data.plain_png import read_plain_png
 from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
+from undiffuse.progress import Counter
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 _MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
@@ -182,12 +183,14 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
     """(K, 3) height, width and whether grey, and the numbers of the K files that could be read."""
     headers = np.empty((len(files), 3), dtype=np.int32)
     readable = np.zeros(len(files), dtype=bool)
-    for index in range(len(files)):
-        try:
-            headers[index] = read_header(files.source(index), config.background, files.title(index))
-            readable[index] = True
-        except UsageError as error:
-            skips.take(error)
+    with Counter(f"reading headers of {files.location.name}") as tell:
+        for index in range(len(files)):
+            tell(index, len(files))
+            try:
+                headers[index] = read_header(files.source(index), config.background, files.title(index))
+                readable[index] = True
+            except UsageError as error:
+                skips.take(error)
     skips.refuse_nothing_left(int(readable.sum()), len(files))
     return headers[readable], np.flatnonzero(readable)
 
@@ -220,18 +223,20 @@ def _decode(
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
-    for position, result in enumerate(_threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))):
-        if isinstance(result, UsageError):
-            skips.take(result)
-            continue
-        if array is not None:
-            array[count] = result.pixels
-        if store is not None:
-            store.add(result.pixels)
-        decoding.take(result.remarks)
-        hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
-        kept[position] = True
-        count += 1
+    with Counter(f"decoding {files.location.name}") as tell:
+        for position, result in enumerate(_threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))):
+            tell(position, len(rows))
+            if isinstance(result, UsageError):
+                skips.take(result)
+                continue
+            if array is not None:
+                array[count] = result.pixels
+            if store is not None:
+                store.add(result.pixels)
+            decoding.take(result.remarks)
+            hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
+            kept[position] = True
+            count += 1
     skips.refuse_nothing_left(count, len(files))
     if array is not None and count < len(array):
         array = array[:count].copy()

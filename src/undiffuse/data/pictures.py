@@ -20,9 +20,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from undiffuse.data.decoding.colour import to_srgb
-from undiffuse.data.decoding.depth import read_levels
+from undiffuse.data.decoding.depth import Deep, read_levels
 from undiffuse.data.decoding.opening import Opened, opened
 from undiffuse.data.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
+from undiffuse.data.decoding.remarks import DEEP, TRANSPARENT
 from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
@@ -124,8 +125,10 @@ def decode_picture(source: Path | bytes, background: Colour = 255, title: str = 
         levels = read_levels(image, found.again, found.png)
         profile, told = found.colours()
         converted, remark = to_srgb(levels, profile)
+        stored = (TRANSPARENT if _shows_through(converted) else "", DEEP if isinstance(levels, Deep) else "")
         flat = _flat(upright(converted, orientation), background)
-        remarks = (told, remark, BROKEN_EXIF if broken_exif or found.broken_exif else "", FRAMES if several else "")
+        exif = BROKEN_EXIF if broken_exif or found.broken_exif else ""
+        remarks = (*stored, told, remark, exif, FRAMES if several else "")
         return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
 
 
@@ -142,6 +145,14 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _shows_through(image: Image.Image) -> bool:
+    """Whether any pixel is not opaque; an opacity of 255 throughout is often stored, and shows nothing."""
+    if not image.has_transparency_data:
+        return False
+    layer = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
+    return cast(int, layer.getchannel("A").getextrema()[0]) < 255
 
 
 def _flat(image: Image.Image, background: Colour) -> Image.Image:

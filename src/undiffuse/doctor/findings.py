@@ -14,7 +14,7 @@ Severity = Literal["ok", "note", "warning", "problem"]
 #: From harmless to harmful; ``--strict`` fails from ``warning`` on.
 SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "problem")
 
-Tell = Callable[[int, int], None]
+Tell = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,24 @@ def examine(checks: Mapping[str, Any], subject: Any, tell: Tell | None = None) -
 
     Args:
         checks: name -> a function of ``subject`` that gives findings, or ``"module:function"``.
-        tell: called with (checks made, checks in all).
+        tell: called with (checks made, checks in all); what a check tells of its own work counts as parts of it.
     """
     started = time.monotonic()
     found: list[Finding] = []
     for number, (name, row) in enumerate(checks.items()):
         if tell is not None:
             tell(number, len(checks))
+            subject.tell = _within(tell, number, len(checks))
         found += [replace(finding, check=name) for finding in _attempt(resolve(row), subject)]
     not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
     return Examination(findings, list(checks), time.monotonic() - started, not_made)
+
+
+def _within(tell: Tell, made: int, count: int) -> Tell:
+    """For a check to tell how far it has come."""
+    return lambda done, total: tell(made + min(done / max(total, 1e-9), 1.0), count)
 
 
 def _attempt(check: Callable[[Any], Iterable[Finding]], subject: Any) -> list[Finding]:

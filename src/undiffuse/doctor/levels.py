@@ -52,7 +52,17 @@ def prior(subject: RunSubject) -> Iterable[Finding]:
     """Whether the process ends in the noise that sampling starts from."""
     process = denoising(subject.model.system, "the noise end").process
     written = subject.config["system"].get("process")
-    yield judge_prior(process, math.prod(subject.shape), written if isinstance(written, Mapping) else None)
+    written = written if isinstance(written, Mapping) else None
+    yield judge_prior(process, math.prod(subject.shape), written, *_spread(subject))
+
+
+def _spread(subject: RunSubject) -> tuple[float, float]:
+    """Deviation of the data about each coordinate's mean, and the size of that; those of images where it is away."""
+    try:
+        x_0 = _to_x(subject.real(_FOR_VARIANCE)).flatten(1).double()
+    except UsageError:
+        return _DEVIATION, _DEVIATION
+    return float(x_0.var(0, correction=0).mean().sqrt()), float(x_0.mean(0).square().mean().sqrt())
 
 
 def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
@@ -63,11 +73,18 @@ def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
     return end.signal, nats / math.log(2)
 
 
-def judge_prior(process: Process, num_dims: int = 784, written: Mapping[str, Any] | None = None) -> Finding:
+def judge_prior(
+    process: Process,
+    num_dims: int = 784,
+    written: Mapping[str, Any] | None = None,
+    deviation: float = _DEVIATION,
+    mean: float = _DEVIATION,
+) -> Finding:
     """See ``prior``; of points a mismatch that is large a dimension may yet be nothing in all.
 
     Args:
         written: the name and the options of the process, to say which of them would do.
+        deviation, mean: of the data; where both come out right all the same, the mismatch is no problem.
     """
     signal, bits = prior_mismatch(process)
     details = {"signal_left": signal, "bits_per_dim": bits}
@@ -75,10 +92,11 @@ def judge_prior(process: Process, num_dims: int = 784, written: Mapping[str, Any
     if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
         return Finding("ok", "the process ends in noise", text, details=details)
     details |= {"log_snr": (end := noise_end(process)).log_snr}
+    harmless = not end.is_noise() and not end.harms(deviation, mean)
     return Finding(
-        "problem" if bits > 0.01 else "warning",
+        "note" if harmless else "problem" if bits > 0.01 else "warning",
         "signal is left at the noisy end",
-        f"{text}: the model was never shown the pure noise that sampling starts from. {end.consequence(_DEVIATION)}",
+        f"{text}: the model was never shown the pure noise that sampling starts from. {end.consequence(deviation)}",
         f"train with a process that ends in noise: {' or '.join(_ways(written)) or 'ddpm_cosine, or flow'}",
         details,
     )

@@ -21,6 +21,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.features import FeatureExtractor
 from undiffuse.metrics.modes import Modes
+from undiffuse.seen import images_seen
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
 from undiffuse.wording import command, counted, some
@@ -101,8 +102,7 @@ class RunSubject:
     @property
     def images_seen(self) -> int:
         """In training, by the journal or, without one, by what the model says itself; 0 where nothing does."""
-        told = int(self.record.get("card", {}).get("images") or self.record.get("trained_images") or 0)
-        return max((row.get("images", 0) for row in self.journal), default=told)
+        return images_seen(self.record, self.journal)
 
     @cached_property
     def data(self) -> tuple[Dataset, Dataset]:

@@ -71,8 +71,9 @@ def _both(subject: RunSubject) -> tuple[Tensor, Tensor]:
     subject.need_pictures()
     if len(subject.samples) < min(_ENOUGH, subject.num):
         raise UsageError(
-            f"{len(subject.samples)} samples took {subject.seconds_a_sample * len(subject.samples):.0f} s, too few to "
-            "compare; draw them with fewer steps (system.sampling.num_steps) or on a GPU"
+            f"{counted(len(subject.samples), 'sample')} took "
+            f"{subject.seconds_a_sample * len(subject.samples):.0f} s, too few to compare; draw them with fewer steps "
+            "(system.sampling.num_steps) or on a GPU"
         )
     return subject.samples, subject.real(max(len(subject.samples), 1000))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.accuracy import accuracy_between
 from undiffuse.evaluation.base import Result, spread, stating
@@ -124,6 +125,7 @@ class Pair:
 
 def _about(dataset: Dataset, num: int) -> dict[str, Any]:
     stated: dict[str, Any] = {key: dataset.provenance.get(key) for key in ("source", "options")}
+    stated |= stored_with(dataset.provenance)
     return {"num": num, "of": len(dataset), "set": dataset.name, **stated, "data_fingerprint": dataset.fingerprint}
 
 

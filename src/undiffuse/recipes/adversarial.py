@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from undiffuse.data.config import FolderConfig, GaussianRingConfig, IdxConfig
+from undiffuse.data.config import GaussianRingConfig, IdxConfig
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.networks.gan.config import (
     DCGANDiscriminatorConfig,
@@ -18,7 +18,7 @@ from undiffuse.networks.gan.config import (
     R3GANDiscriminatorConfig,
     R3GANGeneratorConfig,
 )
-from undiffuse.recipes.parts import row
+from undiffuse.recipes.parts import bedroom64, row
 from undiffuse.systems.gan import GanConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
@@ -89,24 +89,15 @@ def r3gan_fashion() -> RunConfig:
 
 def dcgan_bedroom64() -> RunConfig:
     """DCGAN as its paper has it for LSUN bedrooms at 64 x 64, on any folder of pictures: 1024 channels at 4 x 4."""
-    return RunConfig(
-        recipe="dcgan-bedroom64",
-        data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),
-        system=GanConfig(
+    return bedroom64(
+        "dcgan-bedroom64",
+        GanConfig(
             generator=DCGANGeneratorConfig(channels=128, max_channels=1024),
             discriminator=DCGANDiscriminatorConfig(channels=64, max_channels=512),
             latent_size=100,
             precision="bf16",
         ),
         optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), clip_norm=None),
-        ema=EMAConfig(halflife_images=40_000),
-        num_images=10_000_000,
-        batch_images=128,
-        random_flip=True,
-        log_every_images=12_800,
-        validate_every_images=200_000,
-        preview_every_images=200_000,
-        checkpoint_every_images=200_000,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from undiffuse.wording import counted
+
 #: Images that two cores without products in bfloat16 see in an hour, by the size of the recipe for photographs.
 IMAGES_OF_AN_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
 
@@ -65,7 +67,7 @@ def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
     """
     if data.points:
         return Proposal(
-            "flow-swissroll", (), (f"{data.num_items:,} points, not images: flow matching by a perceptron",)
+            "flow-swissroll", (), (f"{counted(data.num_items, 'point')}, not images: flow matching by a perceptron",)
         )
     if data.source == "digits":
         return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own: two minutes",))
@@ -112,7 +114,7 @@ def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]
 
 def _described(data: DataFacts) -> str:
     kind = "grey" if data.grey else "colour"
-    classes = f" in {data.num_classes} classes" if data.num_classes else " without classes"
+    classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
     return f"{data.num_items:,} {kind} images, {data.side} pixels across{classes}"
 
 

@@ -10,7 +10,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.networks.config import TransformerConfig, UNetConfig
-from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
+from undiffuse.recipes.parts import bedroom64, ddpm, edm, flow, row, score_sde
 from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
@@ -134,23 +134,14 @@ def ddpm_bedroom64() -> RunConfig:
 
     DDPM with the linear schedule, at half resolution as all small recipes here, so that equal seconds are a fair race.
     """
-    return RunConfig(
-        recipe="ddpm-bedroom64",
-        data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),
-        system=ddpm(
+    return bedroom64(
+        "ddpm-bedroom64",
+        ddpm(
             UNetConfig(channels=64, multipliers=(1, 2, 3, 4), num_blocks=1, attention_levels=(2,), patch_size=2),
             precision="bf16",
             time_draws="stratified",
         ),
         optimizer=OptimizerConfig(name="muon", learning_rate=1e-3, warmup_images=64_000),
-        ema=EMAConfig(halflife_images=40_000),
-        num_images=10_000_000,
-        batch_images=128,
-        random_flip=True,
-        log_every_images=12_800,
-        validate_every_images=200_000,
-        preview_every_images=200_000,
-        checkpoint_every_images=200_000,
     )
 
 

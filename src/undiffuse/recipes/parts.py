@@ -6,15 +6,35 @@ from typing import Any
 
 from undiffuse.config import ComponentConfig, model_of
 from undiffuse.core.processes import PROCESSES
+from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.sampling import SamplingConfig
+from undiffuse.training.config import EMAConfig, RunConfig
 
 
 def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:
     """The configuration of one row of a registry of functions."""
     return model_of(name, registry[name])(name=name, **options)
+
+
+def bedroom64(recipe: str, system: ComponentConfig, **more: Any) -> RunConfig:
+    """LSUN bedrooms at 64x64, or any folder of pictures, at equal images for all that learn from them."""
+    return RunConfig(
+        recipe=recipe,
+        data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),
+        system=system,
+        ema=EMAConfig(halflife_images=40_000),
+        num_images=10_000_000,
+        batch_images=128,
+        random_flip=True,
+        log_every_images=12_800,
+        validate_every_images=200_000,
+        preview_every_images=200_000,
+        checkpoint_every_images=200_000,
+        **more,
+    )
 
 
 def ddpm(

@@ -100,6 +100,20 @@ def remarks(materials: Sequence[ReportMaterial]) -> list[str]:
             "Process, prediction or weighting differ, so the losses are not the same quantity: compare the shapes of "
             "their curves, and the runs by their metrics."
         )
+    return [*said, *_stored_otherwise(materials)]
+
+
+def _stored_otherwise(materials: Sequence[ReportMaterial]) -> list[str]:
+    """Where the images of some runs alone had transparency or more than 8 bits; runs that do not know are left out."""
+    known = [
+        (one.title, found) for one in materials if (found := wording.dig(one.record, "data.stored_with")) is not None
+    ]
+    said = []
+    for key in dict.fromkeys(key for _, found in known for key in found):
+        having = [f"{title} learned from {found[key]}" for title, found in known if key in found]
+        lacking = [title for title, found in known if key not in found]
+        if lacking:
+            said.append(f"{'; '.join(having)}; the images of {' and '.join(lacking)} had none such.")
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -155,6 +156,12 @@ def _finite(value: Any) -> bool:
 
 def _gist(protocol: Mapping[str, str]) -> str:
     """A protocol in one line: what most readers ask, or its first short entries."""
-    told = [text.format(protocol[key]) for key, text in GIST.items() if key in protocol]
+    told = [_said(text, protocol[key]) for key, text in GIST.items() if key in protocol]
     short = [f"{key} {text}" for key, text in protocol.items() if "." not in key and len(text) <= 24]
     return " · ".join(told or short[:5])
+
+
+def _said(text: str, value: object) -> str:
+    """A word of ``GIST`` about a value: of one thing in the singular."""
+    said = text.format(value)
+    return re.sub(r"s(?= each$|$)", "", said) if str(value) == "1" and text.startswith("{} ") else said

@@ -12,6 +12,7 @@ from undiffuse.report import curves, figures, measures, pictures, wording
 from undiffuse.report.figures import Chart, Curve
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.studies import Study
+from undiffuse.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 5_000_000
@@ -167,7 +168,7 @@ def quality_counts(journal: Sequence[Mapping[str, Any]]) -> str:
     samples, reference = row.get("samples"), row.get("reference")
     if not isinstance(samples, int) or not isinstance(reference, int):
         return ""
-    return f"{samples:,} samples against {reference:,} training items"
+    return f"{counted(samples, 'sample')} against {reference:,} training items"
 
 
 def _schedule(material: ReportMaterial) -> dict[str, Any]:

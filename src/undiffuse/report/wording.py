@@ -9,6 +9,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from undiffuse.core.space import Space
+from undiffuse.seen import images_seen
+from undiffuse.wording import counted as number_of
 
 
 class Progress(NamedTuple):
@@ -25,9 +27,7 @@ def progress_of(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]])
     seconds = [row["wall"]["seconds"] for row in journal if "seconds" in row.get("wall", {})]
     validation = [row for row in journal if row.get("kind") == "validation"]
     last = validation[-1] if validation else {}
-    told = dig(record, "card.images") or dig(record, "trained_images") or 0
-    images = max((int(row["images"]) for row in journal if "images" in row), default=told)
-    return Progress(images, max(seconds, default=None), last.get("loss"), last.get("loss_raw"))
+    return Progress(images_seen(record, journal), max(seconds, default=None), last.get("loss"), last.get("loss_raw"))
 
 
 def dig(tree: Any, path: str) -> Any:
@@ -70,7 +70,7 @@ def _data(record: Mapping[str, Any]) -> str:
     count, name = dig(record, "data.train"), dig(record, "config.data.name") or "unnamed data"
     text = f"{count:,} {items_of(record)} of {name}" if isinstance(count, int) else str(name)
     extras = [size_of(shape)] if is_image(shape) else []
-    extras += [f"{len(classes)} classes"] if classes else []
+    extras += [number_of(len(classes), "class")] if classes else []
     return f"{text} ({', '.join(extras)})" if extras else text
 
 

@@ -34,6 +34,7 @@ from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.pictures import PictureSubject, Tell
 from undiffuse.studies.times import matched_times, time_label, visible
+from undiffuse.wording import counted
 
 #: Standard normal noise shaped like what it is given.
 Draw = Callable[[Tensor], Tensor]
@@ -268,7 +269,7 @@ def _plate(process: Process, times: Tensor, num: int, done: Measured, error: Mom
         f"Above: the same pictures after {len(times) - 1} single steps and drawn at once from the closed form, at "
         "columns with as much noise as DDPM's chain has after every tenth of its steps; black to white is "
         "-(α + 2σ) to α + 2σ, so that noise is seen. The two rows are different draws of one distribution. Below: "
-        f"mean and variance over all values of {num} pictures at {len(error.mean)} times. {words} Right: the grey band "
+        f"mean and variance over all values of {counted(num)} at {len(error.mean)} times. {words} Right: the grey band "
         "is two sampling errors wide to either side, where 95% of the deviations should lie; neighbouring times of the "
         "chain share their noise, those of the closed form do not.",
         "x_t = α_ts x_s + sqrt(σ_t² - α_ts² σ_s²) ε, composed; x_t = α_t x_0 + σ_t ε",

@@ -34,6 +34,7 @@ from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
 from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, real_pairs, sampling_plan
 from undiffuse.studies.times import Fraction, Fractions, matched_times, time_label
+from undiffuse.wording import counted
 
 #: DDPM's figures: 500 of 1000 steps, and every 125.
 _DEFAULT_FRACTION = 0.5
@@ -369,9 +370,10 @@ def _way_in_words(way: Way) -> str:
     if way.deterministic:
         return (
             f"Both pictures are followed along the probability-flow ODE to time t, mixed {way.mix}ly and decoded by "
-            f"{way.plan.sampler}, {way.plan.steps} steps from end to end; no noise is drawn."
+            f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} from end to end; no noise is drawn."
         )
     return (
         f"Both pictures of a pair get the same noise up to time t, are mixed {way.mix}ly and decoded by "
-        f"{way.plan.sampler}, {way.plan.steps} steps from t = 1 on, with the same step noise for all frames of a pair."
+        f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} from t = 1 on, with the same step noise for all "
+        "frames of a pair."
     )

@@ -35,6 +35,7 @@ from undiffuse.studies.comparing import (
     references_of,
 )
 from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
+from undiffuse.wording import counted
 
 _BINS = 40
 
@@ -143,9 +144,14 @@ def _draw(
     first = list(range(min(shown, len(nearest))))
     tables = [
         _table(
-            f"The {len(closest)} nearest of {len(nearest)} samples, by {words}", closest, pictures, found, scale, seed
+            f"The {len(closest)} nearest of {counted(len(nearest), 'sample')}, by {words}",
+            closest,
+            pictures,
+            found,
+            scale,
+            seed,
         ),
-        _table(f"The first {len(first)} seeds", first, pictures, found, scale, seed),
+        _table(f"The first {counted(len(first), 'seed')}", first, pictures, found, scale, seed),
     ]
     one, (axes,) = sheets.draw(tables, 1)
     _histogram(axes, nearest, real, scale)

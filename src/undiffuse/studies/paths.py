@@ -22,6 +22,7 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import canvas
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.subject import Subject, device_of, noisy_points, plane, scaled_density
+from undiffuse.wording import counted
 
 #: Rows a network is asked for at a time.
 _BLOCK = 1024
@@ -157,8 +158,9 @@ def filmstrips(subject: Subject, folder: Path) -> Plate:
     return Plate(
         "filmstrip.png",
         "The reverse process",
-        f"{subject.sampler}, {count} steps on the grid {subject.grid!r}: the noisy points and what the model takes "
-        f"them for at that moment. x_0-hat is a mean, so early on it lies inside the shape, not on it.{end}",
+        f"{subject.sampler}, {counted(count, 'step')} on the grid {subject.grid!r}: the noisy points and what the "
+        "model takes them for at that moment. x_0-hat is a mean, so early on it lies inside the shape, not on it."
+        f"{end}",
         "x_0-hat = E[x_0 | x_t]",
         "Ho et al. 2020, arXiv:2006.11239, sec. 4.3; `undiffuse.samplers.base:sample`",
         {"sampler": subject.sampler, "steps": count, "grid": subject.grid, "nfe": run.nfe},
@@ -196,7 +198,7 @@ def trajectories(subject: Subject, folder: Path) -> Plate:
         one = axes[position // _COLUMNS][position % _COLUMNS]
         canvas.shade(one, density)
         _draw_paths(one, run.scaled)
-        canvas.frame(one, f"{name}: {run.nfe} evaluations", ticks=position % _COLUMNS == 0)
+        canvas.frame(one, f"{name}: {counted(run.nfe, 'evaluation')}", ticks=position % _COLUMNS == 0)
         one.title.set_fontsize(9)
     for position in range(len(runs), rows * _COLUMNS):
         axes[position // _COLUMNS][position % _COLUMNS].set_visible(False)
@@ -254,7 +256,7 @@ def cost_and_quality(subject: Subject, folder: Path) -> Plate:
     return Plate(
         "samplers.png",
         "What the samplers cost and give",
-        f"Distance of {subject.num} samples from {len(reference)} exact draws, {STEPS} steps even in the "
+        f"Distance of {counted(subject.num, 'sample')} from {len(reference)} exact draws, {STEPS} steps even in the "
         "log-SNR (rk45 chooses its own). The band is where as many exact draws come out: below its top nothing can be "
         "told apart. Solvers of the ODE share their starting noise and so their luck."
         + (f" {beyond} of {len(rows)} results lie above the upper edge." if beyond else ""),

@@ -26,6 +26,7 @@ from undiffuse.studies.canvas import Plate
 from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, sampling_plan
 from undiffuse.studies.times import time_label, visible
 from undiffuse.systems.classes import Classes
+from undiffuse.wording import counted
 
 #: Columns of the filmstrips, the finished picture apart.
 _COLUMNS = 11
@@ -197,11 +198,12 @@ def _plate(
     return Plate(
         "progressive.png",
         "Progressive generation",
-        f"{len(done.final)} samples by {plan.sampler}, {plan.steps} steps. Upper rows: x_t, black to white being "
-        "-(α + 2σ) to α + 2σ. Lower rows: x_0-hat, a mean over all pictures that x_t may come from, so that it begins "
-        "blurred; large features come first and details last. Below left: how far x_0-hat is from the picture that "
-        "comes out, each sample thin, their mean bold. Below right: the same by scale, 1 where no more than "
-        f"the mean is known; it is under a half for {words}, of {plan.steps} steps.",
+        f"{counted(len(done.final), 'sample')} by {plan.sampler}, {counted(plan.steps, 'step')}. "
+        "Upper rows: x_t, black to white being -(α + 2σ) to α + 2σ. Lower rows: x_0-hat, a mean over all pictures that "
+        "x_t may come from, so that it begins blurred; large features come first and details last. Below left: how far "
+        "x_0-hat is from the picture that comes out, each sample thin, their mean bold. Below right: the same by "
+        "scale, 1 where no more than "
+        f"the mean is known; it is under a half for {words}, of {counted(plan.steps, 'step')}.",
         "x_0-hat = E[x_0 | x_t];  e_b(t) = Σ |P_b (x_0-hat - x_0)|², over the samples' own variance in that band",
         "Ho et al. 2020, arXiv:2006.11239, fig. 6; `undiffuse.studies.progressive:film`",
         {

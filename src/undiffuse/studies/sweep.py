@@ -26,6 +26,7 @@ from undiffuse.studies import sheets
 from undiffuse.studies.canvas import CYCLE, GREY, Plate, charts, grid_lines, save
 from undiffuse.studies.comparing import draw, extractor_of
 from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
+from undiffuse.wording import counted
 
 _GROUPS = 10  # of the jackknife
 
@@ -245,11 +246,11 @@ def _plates(
         Plate(
             "sweep.png",
             "Quality against cost",
-            f"Fréchet distance of {options.num} samples of a cell to {num_real:,} training pictures, with standard "
-            "errors, against network evaluations (left) and against seconds (right); the small numbers are steps. All "
-            "cells have the same seeds and the model's own time grid. So few samples raise all distances alike: "
-            f"compare within the picture only. Timed on {where}, after a warm-up, everything included; on a CPU by "
-            f"the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
+            f"Fréchet distance of {counted(options.num, 'sample')} of a cell to {num_real:,} training pictures, with "
+            "standard errors, against network evaluations (left) and against seconds (right); the small numbers are "
+            "steps. All cells have the same seeds and the model's own time grid. So few samples raise all distances "
+            f"alike: compare within the picture only. Timed on {where}, after a warm-up, everything included; on a CPU "
+            f"by the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
             "d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)",
             source,
             numbers,

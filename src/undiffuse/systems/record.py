@@ -58,6 +58,8 @@ class DataFacts(BaseModel):
     Args:
         fingerprint: of the training part.
         train, validation: items in each part.
+        validation_fingerprint: of the held-out part; earlier versions kept none.
+        stored_with: what the images' files held that 8 bits of grey or RGB do not; earlier versions did not say.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -65,6 +67,8 @@ class DataFacts(BaseModel):
     fingerprint: str
     train: Annotated[int, Field(ge=0)]
     validation: Annotated[int, Field(ge=0)]
+    validation_fingerprint: str | None = None
+    stored_with: dict[str, str] | None = None
 
 
 def check_format(version: object, what: str) -> None:
@@ -108,6 +112,15 @@ def _check_size(shape: list[int], path: Path) -> None:
         numbers *= size
     if numbers > _LARGEST_SAMPLE or len(shape) == 2:
         raise UsageError(f"{path}: model key 'shape': expected (C, H, W) or (D,) of a sample, got {shape}")
+
+
+def other_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which part of two sections ``data`` is not the same, in words; "" where neither is, so far as both say."""
+    if before["fingerprint"] != now["fingerprint"]:
+        return "data"
+    known = all(facts.get("validation_fingerprint") is not None for facts in (before, now))
+    key = "validation_fingerprint" if known else "validation"
+    return "held-out data" if before.get(key) != now.get(key) else ""
 
 
 def of_the_result(record: Mapping[str, Any]) -> dict[str, Any]:

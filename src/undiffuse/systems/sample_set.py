@@ -21,14 +21,14 @@ import numpy.typing as npt
 
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
-from undiffuse.files import explained, replacing
+from undiffuse.files import explained, put_in_place
 from undiffuse.images import fill_png, picture_of
 from undiffuse.systems.sample_record import write_record
 
 #: Images in ``grid.png`` unless told otherwise: one of all is large and shows nothing.
 SHOWN = 256
 #: The names of all files that a set may have; ``--overwrite`` deletes no other.
-OWN_FILES = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz")
+OWN_FILES = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz|costs\.json")
 
 #: So many files are synced before the folder is on its way.
 _MANY = 1000
@@ -114,9 +114,9 @@ class SampleSet:
             more: functions of a folder, by the file that each writes into it.
         """
         costs = {"nfe": self.nfe, "partial_nfe": self.partial_nfe}
-        with replacing(self.out) as temporary:
-            for stray in [*self.folder.glob("*.tmp"), self.folder / _COSTS]:
-                stray.unlink(missing_ok=True)
+        with explained(self.out):
+            for stray in self.folder.glob("*.tmp"):
+                stray.unlink()
             if self.points:
                 self._finish_points()
             fill_png(self.folder / "grid.png", picture_of(self._for_grid()))
@@ -125,8 +125,9 @@ class SampleSet:
             record = self.folder / "samples.json"
             write_record(record, {**self.shared, **costs}, self.seeds, self.names, self.points)
             if len(self) > _MANY:
-                os.sync()  # takes long, and a kill from here on loses them
-            self.folder.rename(temporary)
+                os.sync()
+        put_in_place(self.folder, self.out)
+        (self.out / _COSTS).unlink(missing_ok=True)  # only now: a kill before would leave samples of unknown costs
 
     def _costs(self) -> tuple[int, int]:
         try:
@@ -147,6 +148,8 @@ class SampleSet:
 
     def _whole_rows(self) -> int:
         path = self.folder / _POINTS
+        if not path.is_file() and (self.folder / "samples.npy").is_file():
+            return len(self)
         return min(path.stat().st_size // self._row_bytes, len(self)) if path.is_file() else 0
 
     def _append(self, first: int, samples: npt.NDArray[Any]) -> None:

@@ -34,6 +34,7 @@ from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
 from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.sampling import Guidance, SamplingConfig, check_guidance, reusing_sampler, written_interval
+from undiffuse.wording import counted
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
@@ -189,11 +190,12 @@ class SampledSystem(DenoisingSystem):
         if request.process is not None:
             denoiser, note = transferred(denoiser, request.process)
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
-        note = "; ".join(filter(None, [note, _signal_at_start(denoiser.process, float(times[0]), request.process)]))
+        start = _signal_at_start(denoiser.process, float(times[0]), request.process, self.space.is_spatial)
+        note = "; ".join(filter(None, [note, start]))
         if request.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
         heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
-        how = f"{sampler.name}, {wanted.num_steps} steps on the grid {wanted.grid!r}{heat}"
+        how = f"{sampler.name}, {counted(wanted.num_steps, 'step')} on the grid {wanted.grid!r}{heat}"
         parts = self._batches(denoiser, sampler, times, wanted.temperature, request, how)
         if not parts:
             return Sampled(torch.empty(0, *self.shape), 0, note)
@@ -341,13 +343,19 @@ def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
     return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
 
 
-def _signal_at_start(process: Process, time: float, spec: str | None) -> str:
-    """Told where samples begin as noise alone though the process leaves signal there; ``spec`` if it was asked for."""
+def _signal_at_start(process: Process, time: float, spec: str | None, images: bool) -> str:
+    """Told where samples begin as noise alone though the process leaves signal there that they would need.
+
+    Args:
+        spec: the process as it was asked for, if it was.
+        images: whether they are, or points, which are taken to be of unit variance about 0.
+    """
+    deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
     start = noise_end(process, time)
-    if start.is_noise():
+    if not start.harms(deviation, mean):
         return ""
     ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
-    return f"sampling begins at {start.consequence(_DEVIATION)}{f'; take process {ways}' if ways else ''}"
+    return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"
 
 
 def _check_finite(x: Tensor, how: str) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Samples(Tensor):
     """uint8 images (N, C, H, W) or float32 points (N, D) on the CPU; whatever is computed of them is a plain tensor.
 
+    A slice along N, such as ``samples[:4]``, are samples again, with their seeds and classes; all other indexing gives
+    plain tensors.
+
     Attributes:
         seeds: one a sample.
         classes: of each, ``None`` for no class in particular; empty for a model without classes.
@@ -42,6 +45,13 @@ class Samples(Tensor):
         samples = x.detach().as_subclass(cls)
         samples.seeds, samples.classes, samples._shared = seeds, list(classes), dict(shared)
         return samples
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """A slice of the samples, or whatever else torch gives."""
+        picked = super().__getitem__(index)
+        if not isinstance(index, slice) or not self._is_made:
+            return picked
+        return type(self).of(picked, self._shared, self.seeds[index], self.classes[index])
 
     @property
     def record(self) -> dict[str, Any]:
@@ -65,8 +75,10 @@ class Samples(Tensor):
         Args:
             overwrite: replace samples that are there.
         Raises:
-            UsageError: something stands there, or nothing can be written there.
+            UsageError: something stands there, nothing can be written there, or there are no samples.
         """
+        if not len(self):
+            raise UsageError("there is no sample to save; take a slice that holds some")
         out = Path(folder).expanduser()
         if out.is_dir() and any(out.iterdir()) and not overwrite:
             raise UsageError(f"{out} is not empty; name another folder, or allow .save to overwrite samples")
@@ -80,18 +92,31 @@ class Samples(Tensor):
         return out
 
     @property
+    def _is_made(self) -> bool:
+        """By a model, and not by torch out of such samples."""
+        return "_shared" in self.__dict__
+
+    @property
     def _are_images(self) -> bool:
         return self.dtype == torch.uint8
 
     def __repr__(self) -> str:  # type: ignore[override]
-        if "_shared" not in self.__dict__:  # made by torch out of one of these, not by a model
+        if not self._is_made:
             return repr(self.as_subclass(Tensor))
         what = counted(len(self), "image" if self._are_images else "point")
-        size, (first, last) = "×".join(map(str, self.shape[1:])), (self.seeds[0], self.seeds[-1])
-        return f"<Samples of {self._shared['model']}: {what}, {size} {self.dtype}, seeds {first} to {last}>"
+        size, seeds = "×".join(map(str, self.shape[1:])), f", {_words(self.seeds)}" if len(self) else ""
+        return f"<Samples of {self._shared['model']}: {what}, {size} {self.dtype}{seeds}>"
 
-    def _repr_png_(self) -> bytes:
-        """The grid of the first 256, or the density of points, for notebooks."""
+    def _repr_png_(self) -> bytes | None:
+        """The grid of the first 256, or the density of points, for notebooks; nothing of none."""
+        if not len(self):
+            return None
         file = io.BytesIO()
         to_image(picture_of(self.numpy()[:SHOWN] if self._are_images else self.numpy())).save(file, format="PNG")
         return file.getvalue()
+
+
+def _words(seeds: range) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"seeds {seeds[0]} to {seeds[-1]}{f' in steps of {seeds.step}' if seeds.step != 1 else ''}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,12 +100,6 @@ class Journal:
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """All sound rows of a run's journal."""
     return read_rows(folder).rows
-
-
-def images_seen(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
-    """In training, by the journal or, without one, by what ``config.json`` says of it; 0 where neither does."""
-    told = record.get("card", {}).get("images") or record.get("trained_images") or 0
-    return int(max((row["images"] for row in rows), default=told))
 
 
 def read_rows(folder: Path) -> Rows:

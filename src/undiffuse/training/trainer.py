@@ -20,6 +20,7 @@ from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.compute.setting import other_words, setting
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch, Dataset
+from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
@@ -102,7 +103,13 @@ class Trainer:
                 "class_names": list(train.class_names),
                 "augment_labels": list(self.augmenter.label_names),
             },
-            "data": {"fingerprint": train.fingerprint, "train": len(train), "validation": len(validation)},
+            "data": {
+                "fingerprint": train.fingerprint,
+                "train": len(train),
+                "validation": len(validation),
+                "validation_fingerprint": validation.fingerprint,
+                "stored_with": stored_with(train.provenance),
+            },
             "config": config.model_dump(mode="json"),
         }
         if self.device.type == "cpu":

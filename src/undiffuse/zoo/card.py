@@ -10,6 +10,7 @@ from pydantic import Field
 
 from undiffuse.config import FrozenModel, validate
 from undiffuse.sealed import read_sealed
+from undiffuse.wording import counted
 from undiffuse.zoo import bundled_folder
 
 #: What a bundled model, and all of them together, may weigh.
@@ -179,8 +180,8 @@ def _way(card: Card) -> str:
     temperature = f", temperature {card.temperature:g}" if card.temperature != 1 else ""
     within = f" within log-SNR {card.guidance_interval}" if card.guidance_interval else ""
     guidance = f", guidance {card.guidance:g}{within}" if card.guidance != 1 else ""
-    way = f"`{card.sampler}`, {card.steps} steps on the grid `{card.grid}`{temperature}{guidance}"
-    return f"{way}: {card.evaluations} evaluations"
+    way = f"`{card.sampler}`, {counted(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
+    return f"{way}: {counted(card.evaluations, 'evaluation')}"
 
 
 def _metric_lines(metrics: Sequence[Measured]) -> list[str]:

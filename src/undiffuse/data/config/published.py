@@ -132,14 +132,15 @@ class CelebaConfig(EncodedConfig):
     Args:
         path: the folder that holds the pictures and the lists, the folder of pictures with the lists beside it, or
             ``img_align_celeba.zip`` with the lists in or beside it.
-        split: of ``list_eval_partition.txt`` or ``.csv``; ``None`` takes all.
+        split: of ``list_eval_partition.txt`` or ``.csv``, or ``all``; ``None`` means ``train`` where that list is there
+            and has any of the images, else all.
         attribute: the attribute that makes two classes, such as ``Smiling``; none is taken unless named.
         captions: ``auto`` makes a text of the attributes that a picture has.
         labels: ``none`` reads no classes, whatever ``attribute`` says.
     """
 
     name: Literal["celeba"] = "celeba"
-    split: Literal["train", "validation", "test"] | None = None
+    split: Literal["train", "validation", "test", "all"] | None = None
     attribute: str | None = None
     labels: Literal["auto", "none"] = "auto"
 
@@ -155,12 +156,12 @@ class FfhqConfig(EncodedConfig):
     Args:
         path: the folder or archive of ``00000/00000.png`` and so on, or the one that holds it as
             ``images1024x1024`` or ``thumbnails128x128``.
-        split: ``train`` for the numbers below 60,000 and ``validation`` for the rest, as its authors have them;
-            ``None`` takes all.
+        split: ``train`` for the numbers below 60,000 and ``validation`` for the rest, as its authors have them,
+            or ``all``; ``None`` means ``train`` where any of it is there.
     """
 
     name: Literal["ffhq"] = "ffhq"
-    split: Literal["train", "validation"] | None = None
+    split: Literal["train", "validation", "all"] | None = None
     labels: Literal["auto", "none"] = "auto"
 
 

@@ -11,6 +11,8 @@ import struct
 import zlib
 from typing import BinaryIO, NamedTuple
 
+from undiffuse.errors import UsageError
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = struct.Struct(">I4s")
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
@@ -51,6 +53,9 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
     """Read a file to its end; of its pixels nothing where only the header is wanted.
 
     A file that is cut short, or no PNG inside, gives pixels that are so too: Pillow will say what is wrong with them.
+
+    Raises:
+        UsageError: pixels that do not match their checksum, which Pillow passes over.
     """
     pixels, told = [file.read(len(SIGNATURE))], _Told()
     at_pixels = False
@@ -61,7 +66,7 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
             at_pixels = True
             file.seek(length + 4, 1)
         elif kind in _PIXELS or not kind[0] & 0x20:  # a critical one that is not known is Pillow's to judge
-            pixels += [] if at_pixels else [head, file.read(length + 4)]
+            pixels += [] if at_pixels else [head, _whole(kind, length, file.read(length + 4))]
         elif kind in _TOLD and length <= _MOST:
             told.take(kind, file.read(length), file.read(4))
         else:
@@ -71,6 +76,15 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
     start = b"".join(pixels[:3])
     depth, colour_type = start[24:26] if len(start) > 25 else (0, 0)
     return told.png(b"".join(pixels), depth, colour_type)
+
+
+def _whole(kind: bytes, length: int, rest: bytes) -> bytes:
+    """The rest of a chunk, its content and its checksum: a bit that flipped in IDAT may unpack to other pixels."""
+    if kind == b"IDAT" and len(rest) == length + 4:
+        content = memoryview(rest)[:length]
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(rest[length:], "big"):
+            raise UsageError("damaged: its pixels do not match their checksum")
+    return rest
 
 
 class _Told:

@@ -21,6 +21,7 @@ from undiffuse.data.encoded import load_encoded
 from undiffuse.data.formats.attributes import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.formats.file_at import FileAt
 from undiffuse.data.formats.left_out import NOT_OF_THE_SET, LeftOut
+from undiffuse.data.formats.parts import chosen_remark
 from undiffuse.data.formats.tree import Tree, find_list, open_tree
 from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
@@ -38,6 +39,7 @@ class _Faces(NamedTuple):
     tree: Tree
     pictures: dict[str, str]
     attributes: Attributes | None
+    split: str
     kept: list[str]
 
 
@@ -58,7 +60,9 @@ def load(config: CelebaConfig) -> Dataset:
         labels, classes = _classes(config, faces.attributes, rows)
         captions = Texts(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
     files = faces.tree.files([faces.pictures[name] for name in faces.kept])
-    about = {"licence": _LICENCE, "split": config.split or "all", **_left_out(faces).remarks}
+    about = {"licence": _LICENCE, "split": faces.split, **_left_out(faces).remarks}
+    if faces.split == "train":
+        about |= chosen_remark(len(faces.kept), len(faces.pictures), config.split)
     return load_encoded(config, files, labels, classes, captions, about, skips)
 
 
@@ -76,7 +80,7 @@ def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
     tree = open_tree(config.location, skips, "CelebA's folder or img_align_celeba.zip")
     pictures = _pictures(tree)
     attributes = _attributes(config, tree, skips)
-    kept = _of_split(config, tree, pictures, skips)
+    split, kept = _of_split(config, tree, pictures, skips)
     if attributes is not None:
         missing = [name for name in kept if name not in attributes.row_of]
         for name in missing:
@@ -85,7 +89,7 @@ def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
         for name in attributes.row_of:
             if name not in pictures:
                 skips.take(UsageError(f"{config.location}: the list of attributes names {name}, which is not there"))
-    return _Faces(tree, pictures, attributes, kept)
+    return _Faces(tree, pictures, attributes, split, kept)
 
 
 def _pictures(tree: Tree) -> dict[str, str]:
@@ -129,18 +133,21 @@ def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
     return str(beside), file.read(0, file.size)
 
 
-def _of_split(config: CelebaConfig, tree: Tree, pictures: Mapping[str, str], skips: Skips) -> list[str]:
-    """The names of the pictures of the split that is asked for."""
-    if config.split is None:
-        return list(pictures)
+def _of_split(config: CelebaConfig, tree: Tree, pictures: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
+    """The split that is meant, and the names of its pictures."""
+    asked = config.split or "train"
     listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
+    if asked == "all" or (listed is None and config.split is None):
+        return "all", list(pictures)
     if listed is None:
-        raise UsageError(f"{config.location}: split={config.split}, but no {PARTITIONS[0]} (or .csv) lies there")
+        raise UsageError(f"{config.location}: split={asked}, but no {PARTITIONS[0]} (or .csv) lies there")
     split_of = read_partition(listed[1], listed[0], skips.take)
+    if config.split is None and "train" not in map(split_of.get, pictures):
+        return "all", list(pictures)
     for name in pictures:
         if name not in split_of:
             skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in {listed[0].rpartition('/')[2]}"))
-    return [name for name in pictures if split_of.get(name) == config.split]
+    return asked, [name for name in pictures if split_of.get(name) == asked]
 
 
 def _classes(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.data.cache import tell
 from undiffuse.data.config import CifarConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.formats.arrays import picture_dataset
@@ -60,7 +61,9 @@ def load(config: CifarConfig) -> Dataset:
         + ", ".join(files.batches),
         "licence": "none stated by its authors",
         "labels": kind,
+        **files.store.left_out.remarks,
     }
+    tell(files.store.location, provenance)
     return picture_dataset(config, pictures, labels, names, provenance)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undiffuse.data.formats.file_at import FileAt
+from undiffuse.data.formats.left_out import LINK, REPEATED, LeftOut
 from undiffuse.data.formats.published_files import CIFAR_BINARY, CIFAR_NAMES, CIFAR_PYTHON
 from undiffuse.data.formats.tar_index import read_members
 from undiffuse.data.formats.tree import open_tar
@@ -22,6 +23,7 @@ class Store(ABC):
 
     location: Path
     names: list[str]
+    left_out: LeftOut
 
     @abstractmethod
     def title(self, name: str) -> str:
@@ -36,7 +38,7 @@ class FolderStore(Store):
     """Files that lie directly in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.location = folder
+        self.location, self.left_out = folder, LeftOut()
         self.names = sorted(path.name for path in folder.iterdir() if path.is_file())
 
     def title(self, name: str) -> str:
@@ -49,15 +51,19 @@ class FolderStore(Store):
 
 
 class TarStore(Store):
-    """Members of an archive, by the last part of their names, which are nowhere written to."""
+    """Members of an archive, by the last part of their names, which are nowhere written to; of one name the last."""
 
     def __init__(self, path: Path) -> None:
-        self.location, self._place = path, open_tar(path)
-        self._where = {
-            member.name.rpartition("/")[2]: (member.offset, member.size)
-            for member in read_members(self._place)
-            if member.is_plain
-        }
+        self.location, self._place, self.left_out = path, open_tar(path), LeftOut()
+        self._where, full = dict[str, tuple[int, int]](), dict[str, str]()
+        for member in read_members(self._place):
+            name = member.name.rpartition("/")[2]
+            if not member.is_plain:
+                self.left_out.add(LINK, member.name)
+                continue
+            if name in full:
+                self.left_out.add(REPEATED, full[name])
+            self._where[name], full[name] = (member.offset, member.size), member.name
         self.names = sorted(self._where)
 
     def title(self, name: str) -> str:

@@ -13,6 +13,7 @@ import re
 from undiffuse.data.config import FfhqConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.encoded import load_encoded
+from undiffuse.data.formats.parts import chosen_remark
 from undiffuse.data.formats.tree import open_tree
 from undiffuse.data.skips import Skips
 from undiffuse.errors import UsageError
@@ -45,13 +46,14 @@ def load(config: FfhqConfig) -> Dataset:
         found[number] = name
     if len(sets) > 1:
         raise UsageError(f"{config.location}: holds several sets ({', '.join(sorted(sets))}); name the folder of one")
-    kept = [found[number] for number in sorted(found) if _is_of(config.split, number)]
+    split = config.split or ("train" if any(_is_of("train", number) for number in found) else "all")
+    kept = [found[number] for number in sorted(found) if _is_of(split, number)]
     if not kept:
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
-        raise UsageError(f"{config.location}: no picture of split={config.split or 'any'}; expected 00000/00000.png")
+        raise UsageError(f"{config.location}: no picture of split={split}; expected 00000/00000.png")
     tree.names.left_out.add_others(tree.names.others)
     about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_PICTURES} that were published"}
-    about |= tree.names.left_out.remarks
+    about |= tree.names.left_out.remarks | chosen_remark(len(kept), len(found), config.split)
     return load_encoded(config, tree.files(kept), provenance=about, skips=skips)
 
 
@@ -66,5 +68,5 @@ def _number(name: str) -> tuple[int, str]:
     return number, match["set"] or "."
 
 
-def _is_of(split: str | None, number: int) -> bool:
-    return split is None or (split == "train") == (number < NUM_TRAIN)
+def _is_of(split: str, number: int) -> bool:
+    return split == "all" or (split == "train") == (number < NUM_TRAIN)

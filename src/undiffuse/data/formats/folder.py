@@ -11,6 +11,7 @@ from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import NoteReader, annotate
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.readable import readable
+from undiffuse.data.formats.sample_sets import without_sheets
 from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
@@ -80,8 +81,9 @@ def load(config: FolderConfig) -> Dataset:
             too large or smaller than the training size, or lacks what others have; the message names the file.
     """
     root, skips = config.location, Skips(config.on_error)
-    names = list_names(root)
-    found = annotate(FolderNotes(root), names, config, skips)
+    reader = FolderNotes(root)
+    names, _ = without_sheets(reader, list_names(root), skips)
+    found = annotate(reader, names, config, skips)
     files = FolderFiles(root, names.pictures.select(found.rows))
     names.left_out.add_others(found.unread)
     about = {**found.remarks, **names.left_out.remarks}

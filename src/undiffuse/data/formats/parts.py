@@ -289,3 +289,11 @@ def take_files(paths: Sequence[Path], asked: str | None, location: Path) -> tupl
     if found is None:
         return list(paths), ""
     return [path for path in paths if names[path] in found.names], found.remark
+
+
+def chosen_remark(taken: int, count: int, split: str | None) -> dict[str, str]:
+    """What to say where the images for training were taken of a set whose parts its authors list, unasked."""
+    if split is not None or taken == count:
+        return {}
+    text = f"{taken:,} of {count:,} images are for training and are taken; data.split=all takes the others too"
+    return {"splits": text}

@@ -28,11 +28,12 @@ from undiffuse.data.formats.metadata import MAX_NOTE_BYTES, Said, caption_text, 
 from undiffuse.data.formats.parts import Folders, take_files
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import find_shards, names_each
-from undiffuse.data.formats.tar_index import MemoryAt, OpenedEachTime, Place, read_members
+from undiffuse.data.formats.tar_index import Headers, MemoryAt, OpenedEachTime, Place
 from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of, scattered_keys
 from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
+from undiffuse.progress import Counter
 
 MAX_PICTURE_BYTES = 2**28
 _MOST_OPEN = 256  # shards; more are opened for each reading
@@ -83,8 +84,10 @@ class _Samples:
         """Take up the samples of one shard; those before its damage where it is skipped."""
         seen: set[int] = set()
         try:
-            members = relevant(read_members(shard), shard.path, self._skips, self.left_out)
-            for sample in samples_of(members, self._image_column, _scattered(shard)):
+            headers = Headers(shard)
+            scattered = _scattered(headers)
+            members = relevant(iter(headers), shard.path, self._skips, self.left_out)
+            for sample in samples_of(members, self._image_column, scattered):
                 try:
                     if hash(sample.key) in seen:
                         where = readable(f"{shard.path}!{sample.key}")
@@ -112,10 +115,10 @@ class _Samples:
             self.captions.append(str(said.caption))
 
 
-def _scattered(shard: Place) -> frozenset[str]:
+def _scattered(headers: Headers) -> frozenset[str]:
     """See ``scattered_keys``; damage is left to the reading itself, which says it."""
     try:
-        return scattered_keys(lambda: read_members(shard))
+        return scattered_keys(headers)
     except UsageError:
         return frozenset()
 
@@ -153,9 +156,11 @@ def load(config: TarConfig) -> Dataset:
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[Place]()
     paths, about = _paths(config, samples.left_out)
-    for shard in _shards(paths, skips):
-        shards.append(shard)
-        samples.add_shard(len(shards) - 1, shard)
+    with Counter(f"listing {config.location.name}") as tell:
+        for shard in _shards(paths, skips):
+            tell(len(shards), len(paths))
+            shards.append(shard)
+            samples.add_shard(len(shards) - 1, shard)
     if not len(samples.names):
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
         found = samples.left_out.text(aloud=True) or samples.left_out.text(aloud=False) or "no files"

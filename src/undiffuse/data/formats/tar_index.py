@@ -20,6 +20,7 @@ from undiffuse.errors import UsageError
 _MAX_EXTRA = 2**20  # bytes of a long name or an extended header
 _MAX_DIGITS = 20  # of a number in one: more than any file has; Python refuses to read thousands
 _CHUNK = 2**22
+_MOST_HELD = 50_000  # members of one archive in memory, 12 MB
 
 
 class Place(Protocol):
@@ -121,6 +122,30 @@ def read_members(place: Place) -> Iterator[Member]:
             if kind != b"5":
                 yield Member(long_name or name, content_at, size, kind in b"\0" + b"07")
             long_name, long_size = "", -1
+
+
+class Headers:
+    """The members of an archive, to be gone through more than once: read once, but for an archive of very many.
+
+    Args:
+        place: the archive.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._held = place, list[Member]()
+        self._whole = False
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._held) if self._whole else self._read()
+
+    def _read(self) -> Iterator[Member]:
+        held: list[Member] = []
+        for member in read_members(self._place):
+            if len(held) <= _MOST_HELD:
+                held.append(member)
+            yield member
+        if len(held) <= _MOST_HELD:
+            self._held, self._whole = held, True
 
 
 def _header(place: Place, offset: int) -> bytes:

@@ -8,7 +8,7 @@ Members that share a key are one sample. What stands between the key and the las
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,30 +53,30 @@ def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: Lef
             yield member._replace(name="/".join(parts))
 
 
-def scattered_keys(members: Callable[[], Iterator[Member]]) -> frozenset[str]:
+def scattered_keys(members: Iterable[Member]) -> frozenset[str]:
     """The keys whose members do not all follow each other, as in a shard written without sorting its names.
 
     Keys that have a member of the same ending again are no such: those are two samples of one key.
 
     Args:
-        members: gives those of one shard, from the first; read twice where there are such keys.
+        members: of one shard; gone through twice where there are such keys.
     """
     running, seen, scattered = "", set[int](), dict[str, set[str]]()
-    for key, _ in _named(members()):
+    for key, _ in _named(members):
         if key != running:
             if hash(key) in seen:
                 scattered[key] = set()
             seen.add(hash(key))
         running = key
     again = set[str]()
-    for key, ending in _named(members()) if scattered else ():
+    for key, ending in _named(members) if scattered else ():
         if key in scattered:
             again |= {key} if ending in scattered[key] else set()
             scattered[key].add(ending)
     return frozenset(scattered) - again
 
 
-def _named(members: Iterator[Member]) -> Iterator[tuple[str, str]]:
+def _named(members: Iterable[Member]) -> Iterator[tuple[str, str]]:
     """(key, ending) of the members that may be images or notes."""
     for member in members:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]

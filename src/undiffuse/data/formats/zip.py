@@ -15,6 +15,7 @@ import numpy as np
 
 from undiffuse.data.config import ZipConfig
 from undiffuse.data.dataset import Dataset, Hashes, Indices
+from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.data.encoded import load_encoded
 from undiffuse.data.encoded_files import EncodedFiles
 from undiffuse.data.formats.captions import NoteReader, annotate
@@ -23,6 +24,7 @@ from undiffuse.data.formats.folder_files import Names, is_picture, is_shown, ref
 from undiffuse.data.formats.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.formats.metadata import parse_json
 from undiffuse.data.formats.readable import readable
+from undiffuse.data.formats.sample_sets import without_sheets
 from undiffuse.data.formats.zip_index import (
     DEFLATED,
     ENCRYPTED,
@@ -215,11 +217,13 @@ def load(config: ZipConfig) -> Dataset:
     names = index.names
     nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
     refuse_without_pictures(names, config.location, "archive", nested)
-    found = annotate(ZipNotes(file, index.others), names, config, skips)
+    reader = ZipNotes(file, index.others)
+    names, kept = without_sheets(reader, names, skips)
+    found = annotate(reader, names, config, skips)
     hashes, prepared = _original_hashes(file, index), _prepared(file, index)
     index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
     about = {**found.remarks, **index.left_out.remarks, **prepared}
-    files = zip_files(file, index.pictures, found.rows, hashes)
+    files = zip_files(file, index.pictures, kept[found.rows], hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
 
 
@@ -261,4 +265,4 @@ def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
     except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
         return {}
     licence = {"licence": source["licence"]} if "licence" in source else {}
-    return {"prepared_from": about, **licence}
+    return {"prepared_from": about, **licence, **{key: str(text) for key, text in stored_with(found).items()}}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from undiffuse.data.decoding.remarks import Remarks
+from undiffuse.data.decoding.remarks import STORED, Remarks
 from undiffuse.data.prepare.journal import Row
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.seen import SeenHashes
@@ -130,7 +130,7 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
         "settings": {key: value for key, value in settings.items() if key not in ("format", "decoding", "source")},
         "pictures": {"channels": settings["channels"], "height": height, "width": width, **found["pictures"]},
         "dropped": found["dropped"],
-        **({"decoding": found["decoding"]} if "decoding" in found else {}),
+        **{key: found[key] for key in ("decoding", *STORED.values()) if key in found},
     }
 
 
