@@ -132,6 +132,23 @@ def check_writable(path: Path) -> None:
             raise OSError(errno.EROFS if read_only else errno.EACCES, folder)
 
 
+def check_folder_to_be(out: Path) -> None:
+    """Refuse a file in a folder's place, and a place that may not be written to.
+
+    Raises:
+        UsageError: says which.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    check_writable(out)
+
+
+def check_not_kept(out: Path, noun: str, marker: str, *, overwrite: bool) -> None:
+    """Refuse results of the same kind that may not go, see ``check_own_folder``."""
+    if (out / marker).is_file() and not overwrite:
+        raise UsageError(f"--out {out} holds {noun} already; name another folder or add --overwrite")
+
+
 def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *, overwrite: bool) -> None:
     """Refuse before any work a folder whose replacement would lose anything but earlier results of the same kind.
 
@@ -151,8 +168,7 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
     if held and not (out / marker).is_file():
         raise UsageError(f"--out {out} holds something other than {noun}{named}; name another folder")
-    if held and not overwrite:
-        raise UsageError(f"--out {out} holds {noun} already; name another folder or add --overwrite")
+    check_not_kept(out, noun, marker, overwrite=overwrite)
     if others:
         raise UsageError(
             f"--out {out} holds more than {noun}{named}, which would be deleted; move it away or name another folder"

@@ -29,7 +29,7 @@ from undiffuse.systems.saved import kept_configs
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance")
+PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance", "errors")
 TINY = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, time_injection="add", norm_groups=2)
 Run = Callable[..., dict[str, Any]]
 
@@ -112,6 +112,11 @@ def test_rows_of_a_step_are_chosen_by_name(run: Run) -> None:
     assert set(found["training step"]["facts"]) == {"undiffuse, bf16"}
     with pytest.raises(SystemExit, match="no row 'undiffuse, fp8'; here are: undiffuse, fp32; undiffuse, bf16"):
         run("step", "--rows", "undiffuse, fp8")
+
+
+def test_errors(run: Run) -> None:
+    found = run("errors")
+    assert found["seconds"].keys() == found["clock_seconds"].keys() and "a model" in found["seconds"]
 
 
 def test_work_that_is_counted() -> None:

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from undiffuse.app import lines
-from undiffuse.app.checks import CHECKS
+from undiffuse.app.checks import CHECKS, check_line
 from undiffuse.app.cli import app
 from undiffuse.app.early import REGISTRIES, check_overrides
 from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of, rows_of
@@ -125,6 +125,15 @@ WRONG: dict[str, str] = {
 WRONG_VALUES: dict[str, str] = {
     "train ddpm-digits num_images=many": "'many'",
     "train ddpm-digits optimizer.learning_rate=-1": "greater than 0",
+    "train ddpm-digits system.network.channels=abc": "'system.network.channels': Input should be a valid integer",
+    "train ddpm-digits system.label_dropout=2": "less than",
+    "train ddpm-digits system.time_draws=random": "'stratified'",
+    "train ddpm-digits system.process.num_steps=abc": "valid integer",
+    "train ddpm-digits system.weighting.gamma=abc": "valid number",
+    "train ddpm-digits loader.workers=many": "'loader.workers': expected auto or a number of processes",
+    "sample mnist -n 0": "at least 1 sample",
+    "evaluate mnist --seed -1": "seed",
+    "train ddpm-digits data.size=-3": "'data.size'",
 }
 
 #: What no wrong name may wait for, and no wrong value.
@@ -197,6 +206,51 @@ def test_a_line_is_read_as_the_parser_reads_it(line: str, values: dict[str, Any]
 
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_cli_reference.py"
+
+
+@pytest.fixture
+def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a file, samples and a run that has come to something."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "samples/samples.json", "run/config.json", "run/checkpoints/one"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("sample mnist --out file", "is a file"),
+        ("sample mnist --out samples", "--overwrite"),
+        ("encode mnist digits --out file", "is a file"),
+        ("export mnist --out run", "--overwrite"),
+        ("train ddpm-digits --out file", "is a file"),
+        ("train ddpm-digits --out samples", "holds no run"),
+        ("train ddpm-digits --out run", "--resume"),
+        ("study sweep mnist --out file", "is a file"),
+        ("sample mnist --out file/inside", "a file stands where a folder is needed"),
+        ("evaluate mnist --out file/inside", "a file stands where a folder is needed"),
+        ("compare digits digits --out file/inside", "a file stands where a folder is needed"),
+    ],
+)
+def test_a_place_that_is_taken_is_told_before_anything_is_imported(line: str, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        check_line(line.split())
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample mnist --out samples --overwrite",
+        "train ddpm-digits --out run --resume",
+        "train ddpm-digits --out file --dry-run",
+        "train ddpm-digits --out new/run",
+    ],
+)
+def test_a_place_that_is_free_is_let_be(line: str) -> None:
+    check_line(line.split())
 
 
 def test_the_table_is_the_parsers() -> None:

@@ -14,11 +14,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from undiffuse.app import early
 from undiffuse.app.early_data import check_data, check_source
+from undiffuse.app.early_out import check_file, check_new_run, check_out, check_results
 from undiffuse.app.lines import read
 from undiffuse.app.models import find_model
 from undiffuse.app.parsing import named_metrics, parse_counts, parse_duration, parse_interval, parse_steps
 from undiffuse.errors import UsageError
 from undiffuse.studies import MODEL_STUDIES
+from undiffuse.systems.seeds import check_seeds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +65,10 @@ def _train(
     recipe: str | None = None,
     overrides: Texts = None,
     data: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
     stop_after: str | None = None,
+    dry_run: bool = False,
     device: str = "auto",
 ) -> None:
     if stop_after is not None:
@@ -73,6 +78,8 @@ def _train(
     early.check_recipe(None if keys else recipe)
     early.check_overrides([*([recipe] if keys and recipe else []), *(overrides or [])])
     check_data(data)
+    if not dry_run:
+        check_new_run(out, resume)
 
 
 def _distill(
@@ -84,6 +91,7 @@ def _distill(
     out: str | Path | None = None,
     resume: bool = False,
     stop_after: str | None = None,
+    dry_run: bool = False,
     device: str = "auto",
 ) -> None:
     if resume and out is None:
@@ -96,23 +104,29 @@ def _distill(
     check_data(data)
     if start is not None:
         early.check_model(start)
+    if not dry_run:
+        check_new_run(out, resume)
 
 
 def _export(
     model: str,
+    out: str | Path,
     tune_steps: str | None = None,
     sampler: str | None = None,
+    overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     early.check_model(model, device, weights)
     early.check_sampling(sampler)
     parse_steps(tune_steps)
+    check_results(out, "an exported model", "config.json", overwrite)
 
 
-def _ema(run: str | Path) -> None:
+def _ema(run: str | Path, out: str | Path, overwrite: bool = False) -> None:
     if not (Path(run) / "config.json").is_file():
         raise UsageError(f"no run at {run}; give the folder of a run that was trained with ema.posthoc={{}}")
+    check_results(out, "an exported model", "config.json", overwrite)
 
 
 def _seal(model: str) -> None:
@@ -121,47 +135,63 @@ def _seal(model: str) -> None:
 
 def _sample(
     model: str,
+    num: int = 16,
     sampler: str | None = None,
     grid: str | None = None,
     process: str | None = None,
+    seed: int = 0,
     class_name: Texts = None,
     guidance_interval: str | None = None,
     autoguidance_interval: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     folder = early.check_model(model, device, weights)
     early.check_sampling(sampler, grid, process)
+    check_seeds(seed, num)
     early.check_classes(folder, class_name or [])
     parse_interval("--guidance-interval", guidance_interval)
     parse_interval("--autoguidance-interval", autoguidance_interval)
+    check_results(out, "samples", "samples.json", overwrite)
 
 
 def _evaluate(
     model: str,
     data: str | None = None,
     metrics: str | None = None,
+    num: int = 1000,
     sampler: str | None = None,
     grid: str | None = None,
     process: str | None = None,
     guidance_interval: str | None = None,
     autoguidance_interval: str | None = None,
+    seed: int = 0,
     features: str = "auto",
+    out: str | Path | None = None,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     early.check_model(model, device, weights)
     early.check_sampling(sampler, grid, process)
+    check_seeds(seed, num)
     early.check_features(features)
     for name in named_metrics(metrics):
         early.check_name("metric", name)
     parse_interval("--guidance-interval", guidance_interval)
     parse_interval("--autoguidance-interval", autoguidance_interval)
     check_data(data)
+    check_file(out)
 
 
 def _compare(
-    pictures: str, reference: str, metrics: str | None = None, counts: str | None = None, features: str = "auto"
+    pictures: str,
+    reference: str,
+    metrics: str | None = None,
+    counts: str | None = None,
+    features: str = "auto",
+    out: str | Path | None = None,
 ) -> None:
     for name in named_metrics(metrics):
         early.check_name("pair metric", name)
@@ -169,12 +199,22 @@ def _compare(
     parse_counts(counts)
     check_data(pictures)
     check_data(reference)
+    check_file(out)
 
 
-def _encode(model: str, source: str, sampler: str = "rk45", weights: str = "ema", device: str = "auto") -> None:
+def _encode(
+    model: str,
+    source: str,
+    out: str | Path,
+    sampler: str = "rk45",
+    overwrite: bool = False,
+    weights: str = "ema",
+    device: str = "auto",
+) -> None:
     early.check_model(model, device, weights)
     early.check_solver(sampler)
     check_data(source)
+    check_results(out, "latents", "encode.json", overwrite)
 
 
 def _report(models: Sequence[str], data: str | None = None, device: str = "auto") -> None:
@@ -215,8 +255,15 @@ def _data_get(name: str | None = None) -> None:
         early.check_name("public data set", name)
 
 
-def _theory(model: str, process: str | None = None, weights: str = "ema", device: str = "auto") -> None:
+def _theory(
+    model: str,
+    out: str | Path | None = None,
+    process: str | None = None,
+    weights: str = "ema",
+    device: str = "auto",
+) -> None:
     early.check_theory(model, process, device, weights)
+    check_out(out)
 
 
 def _parameterization(data: str | None = None, device: str = "auto") -> None:
@@ -241,11 +288,17 @@ def _small_data(data: str, overrides: Texts = None, recipe: str = "dcgan-mnist",
 
 def _model_study(study: str) -> Callable[..., None]:
     def check(
-        model: str, options: Texts = None, data: str | None = None, weights: str = "ema", device: str = "auto"
+        model: str,
+        options: Texts = None,
+        out: str | Path | None = None,
+        data: str | None = None,
+        weights: str = "ema",
+        device: str = "auto",
     ) -> None:
         early.check_model(model, device, weights)
         early.check_study_options(study, options or [])
         check_data(data)
+        check_out(out)
 
     return check
 

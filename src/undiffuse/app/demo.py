@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from undiffuse.app.early_out import BUNDLED_SHEET
 from undiffuse.app.evaluating import evaluate_to_file
 from undiffuse.app.models import load
 from undiffuse.app.reporting import report_run
 from undiffuse.app.show import say
-from undiffuse.app.training import BUNDLED_SHEET, check_folder, train
+from undiffuse.app.training import check_folder, train
 from undiffuse.app.zoo import save_bundled_sheet
 from undiffuse.claims import writes_to
 from undiffuse.evaluation import Protocol

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from undiffuse.app.early_data import check_data
+from undiffuse.app.early_values import check_value
 from undiffuse.app.models import check_device as check_device  # beside the others, for the commands
 from undiffuse.app.models import find_model
 from undiffuse.app.outline import (
@@ -217,8 +218,9 @@ def _check_key(key: str, text: str) -> None:
         raise UsageError(f"config key {key!r}: unknown {kind} {name!r}; {nearest(name, rows)}")
     if path[0] == "system" and ".".join(path[1:]) in _NAMING:
         check_spec(_NAMING[".".join(path[1:])], name)
-    if path[0] != "system":
-        _check_value(path, text)
+    held = _held(names)
+    if names == path and not held.component and not held.models:
+        check_value(key, text, _held(names[:-1]).fields[names[-1]])
 
 
 _KINDS = {"data": "data source", "augment": "augmentation", "times": "time density", "objective": "objective"}
@@ -287,33 +289,6 @@ def _rows_at(registry: Place) -> dict[str, Place]:
     assert isinstance(registry.node, ast.Dict)
     keys = [ast.literal_eval(key) for key in registry.node.keys if key is not None]
     return dict(zip(keys, (resolved(registry.module, value) for value in registry.node.values), strict=True))
-
-
-def _check_value(path: Sequence[str], text: str) -> None:
-    """Refuse a value that a plain key of the run itself cannot have; components are left for later."""
-    from typing import Annotated
-
-    from pydantic import BaseModel, TypeAdapter, ValidationError
-
-    from undiffuse.app.overrides import read_value
-    from undiffuse.training.config import RunConfig
-
-    model: type[BaseModel] = RunConfig
-    for part in path[:-1]:
-        held = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(held, type) and issubclass(held, BaseModel)) or model.model_fields[part].metadata:
-            return
-        model = held
-    field = model.model_fields.get(path[-1])
-    if field is None or any(type(one).__name__ == "Component" for one in field.metadata):
-        return
-    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    try:
-        TypeAdapter(kind).validate_python(read_value(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([*path, *map(str, first["loc"])])
-        raise UsageError(f"config key {where!r}: {first['msg']}, got {first.get('input')!r}") from None
 
 
 def class_names(folder: Path) -> Sequence[str] | None:

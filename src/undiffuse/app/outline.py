@@ -93,6 +93,12 @@ def definition(place: str) -> Place:
     return found
 
 
+def imported_from(module: str, name: str) -> str | None:
+    """The module that a name at the top of ``module`` is imported from, if it is."""
+    node = _names(module).get(name)
+    return node.module if isinstance(node, ast.ImportFrom) else None
+
+
 def resolved(module: str, node: ast.expr) -> Place:
     """What an expression in ``module`` names; the expression itself where it names nothing of this package."""
     return _resolved(module, node)

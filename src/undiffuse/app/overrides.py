@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from undiffuse.app.parsing import read_value as read_value
 from undiffuse.app.placing import Asked, merged_source, put
 from undiffuse.config import AsWritten, M, validate
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError, UsageWarning
-from undiffuse.sealed import parsed
 from undiffuse.training.config import RunConfig
 
 
@@ -60,14 +60,6 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
             raise UsageError(f"option {key!r} of {what} is given twice; give it once")
         values[key] = _read_text(text) if _is_text(model, key) else read_value(text)
     return validate(model, values, what)
-
-
-def read_value(text: str) -> Any:
-    """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
-    try:
-        return parsed(text)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def _is_text(model: type[M], key: str) -> bool:

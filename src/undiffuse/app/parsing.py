@@ -1,10 +1,12 @@
-"""What is written in one word on the command line and means several numbers, or a time. Imports nothing heavy."""
+"""What one word of the command line means: numbers, names, a time, any value. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from undiffuse.errors import UsageError
+from undiffuse.sealed import parsed
 
 
 def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
@@ -61,3 +63,11 @@ def named_metrics(text: str | None) -> list[str]:
     if text is not None and not names:
         raise UsageError(f"--metrics names no metric, got {text!r}; leave it out for the default ones")
     return names
+
+
+def read_value(text: str) -> Any:
+    """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
+    try:
+        return parsed(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)

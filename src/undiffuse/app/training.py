@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from undiffuse.app.early_out import check_no_other, run_is_there
 from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
@@ -23,7 +24,6 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
-from undiffuse.files import check_writable, is_passing
 from undiffuse.progress import duration
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.sealed import is_changed, read_json
@@ -38,8 +38,6 @@ from undiffuse.training.folder import is_unbegun, refuse_links, take_back
 from undiffuse.training.trainer import Trainer, settled
 from undiffuse.wording import command, counted
 
-#: The picture that the demo puts into its folder before there is a run.
-BUNDLED_SHEET = "bundled.png"
 #: Where launchers of several processes say how many they started.
 _NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -263,18 +261,14 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     Raises:
         UsageError: says what is there, and what to do.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    check_writable(out)
+    check_no_other(out)
     refuse_links(out)
     if not (out / "config.json").is_file():
-        if out.is_dir() and any(not is_passing(path) and path.name != BUNDLED_SHEET for path in out.iterdir()):
-            raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
         return
     if is_unbegun(out):
         return
     if not resume:
-        raise UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
+        raise run_is_there(out)
     config = settled(config, read_config(out)["model"]["class_names"])
     old, new = saved_config(out).model_dump(mode="json"), config.model_dump(mode="json")
     if lines := differences(old, new):

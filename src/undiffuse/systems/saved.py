@@ -36,6 +36,7 @@ from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.samples import Samples
+from undiffuse.systems.seeds import check_seeds as check_seeds
 from undiffuse.wording import command, counted
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
@@ -186,15 +187,6 @@ class Model:
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:
     """What is said of data in one text: all that its configuration holds, such as name and path, and its classes."""
     return " ".join([*map(str, data.values()), *class_names])
-
-
-def check_seeds(seed: int, num: int) -> range:
-    """Seeds ``seed`` ... ``seed + num - 1``."""
-    if num < 1:
-        raise UsageError(f"at least 1 sample must be asked for, got {num}")
-    if not 0 <= seed <= 2**64 - num:
-        raise UsageError(f"the seed must be a whole number from 0 to 2**64 - 1, got {seed}")
-    return range(seed, seed + num)
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> str:
