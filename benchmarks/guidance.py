@@ -32,7 +32,8 @@ from undiffuse.evaluation import spread
 from undiffuse.files import write_json
 from undiffuse.metrics import GroupedStatistics, frechet_estimate, kernel_distance
 from undiffuse.metrics.coverage import coverage
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.systems.base import SampleRequest, to_uint8
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig

@@ -17,7 +17,7 @@ from undiffuse.doctor.modes import judge_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import check_known
 from undiffuse.metrics import load_features
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import (
     Located,
     Modes,

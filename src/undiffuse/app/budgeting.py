@@ -22,7 +22,8 @@ from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import write_json, write_text
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed, sealed

@@ -21,7 +21,8 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.pictures import pictures_needed
 from undiffuse.files import write_json, write_text
 from undiffuse.images import grid_of, save_png
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.small_data import (

@@ -19,7 +19,7 @@ from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.doctor.findings import Finding, Tell
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
 from undiffuse.seen import images_seen
 from undiffuse.systems.base import SampleRequest

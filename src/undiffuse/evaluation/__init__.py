@@ -15,10 +15,11 @@ from typing import Any
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
 from undiffuse.evaluation.base import Protocol, Result, spread, stating
 from undiffuse.evaluation.cache import Cache
-from undiffuse.evaluation.compare import PAIR_METRICS, Pair, compare_sets, default_pair_metrics
+from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
 from undiffuse.evaluation.copying import check_copying, copying
 from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
 from undiffuse.evaluation.modes import check_modes, has_modes, modes
+from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.pictures import (
     OVER_FEATURES,
     check_pictures,

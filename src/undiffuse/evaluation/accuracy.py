@@ -5,7 +5,7 @@ Ravuri & Vinyals 2019, arXiv:1905.10887. Beside it stands the same classifier tr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
+from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.pictures import check_pictures
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.accuracy import check_sides, train_and_test
-
-if TYPE_CHECKING:
-    from undiffuse.evaluation.compare import Pair
 
 MOST = 10_000  # pictures that a classifier learns from, and that it is tested on
 

@@ -29,7 +29,7 @@ from undiffuse.evaluation.base import Result, spread
 from undiffuse.evaluation.gap import Gap, training_gap
 from undiffuse.evaluation.gather import Rows, nearest_in
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
 

@@ -16,7 +16,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK
 from undiffuse.evaluation.cache import Cache
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.metrics.summary import SetSummary
 

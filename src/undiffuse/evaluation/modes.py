@@ -22,7 +22,8 @@ from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
 from undiffuse.evaluation.subject import Subject
-from undiffuse.metrics.features import FeatureExtractor, fitting_features, load_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import fitting_features, load_features
 from undiffuse.metrics.modes import (
     WITHIN,
     Located,

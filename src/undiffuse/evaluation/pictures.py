@@ -14,7 +14,7 @@ from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.distances import check_enough, frechet_estimate
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.inception_score import ScoreTally
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.perceptual import load_lpips

@@ -22,7 +22,8 @@ from undiffuse.evaluation.base import CHUNK, spread
 from undiffuse.evaluation.pictures import FRECHET_GROUPS
 from undiffuse.metrics.colour import ColourTally
 from undiffuse.metrics.distances import check_enough, frechet_estimate
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.systems.saved import Model

@@ -19,7 +19,8 @@ from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.gather import in_chunks, summary_of
 from undiffuse.evaluation.pictures import summarises
 from undiffuse.metrics.bank import RowBank
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
 from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest

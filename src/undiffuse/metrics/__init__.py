@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from undiffuse.metrics.features import FEATURES, FeatureExtractor, load_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import FEATURES, load_features
 from undiffuse.registry import resolve
 
 if TYPE_CHECKING:

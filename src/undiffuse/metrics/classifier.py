@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.pixels import check_pictures, resize_pictures
 
 PICTURE_SIZE = 28

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.weight_files import WEIGHT_FILES, read_weights
 
 PICTURE_SIZE = 224

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights, how_to_get, missing, read_weights
 from undiffuse.registry import resolve
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import CONFIDENT
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.pixels import check_pictures
 
 #: Standard deviations from its mode within which a point is good.

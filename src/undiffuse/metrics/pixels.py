@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
 from undiffuse.images import as_bytes_advice
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 
 
 def check_pictures(images: Tensor, channels: int | None = None, what: str = "pictures") -> Tensor:

@@ -19,7 +19,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.bank import RowBank, check_numbers
 from undiffuse.metrics.classification import ClassTally, check_probabilities
 from undiffuse.metrics.colour import ColourTally
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.inception_score import ScoreTally
 from undiffuse.metrics.pixels import check_pictures
 from undiffuse.metrics.statistics import GroupedStatistics, check_features

@@ -12,7 +12,8 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.metrics.features import FeatureExtractor, pick_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.samplers.base import Progress
 from undiffuse.studies.canvas import ORANGE

@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.distances import check_enough, frechet_estimate
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.studies import sheets
 from undiffuse.studies.pictures import Pictures

@@ -19,7 +19,7 @@ from torch import Tensor
 from undiffuse.config import FrozenModel
 from undiffuse.errors import RunError, UsageError
 from undiffuse.metrics.distances import check_enough, frechet_estimate
-from undiffuse.metrics.features import FeatureExtractor
+from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.samplers import make_sampler
 from undiffuse.studies import sheets
