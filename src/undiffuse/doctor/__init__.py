@@ -12,11 +12,11 @@ __all__ = ["DATA_CHECKS", "RUN_CHECKS", "SEVERITIES", "Examination", "Finding", 
 
 #: Of a set of pictures.
 DATA_CHECKS: dict[str, str] = {
-    "broken": "undiffuse.doctor.survey:broken",
-    "incomplete": "undiffuse.doctor.survey:incomplete",
-    "left_out": "undiffuse.doctor.survey:left_out",
-    "modes": "undiffuse.doctor.survey:modes",
-    "sizes": "undiffuse.doctor.survey:sizes",
+    "broken": "undiffuse.doctor.stored:broken",
+    "incomplete": "undiffuse.doctor.stored:incomplete",
+    "left_out": "undiffuse.doctor.stored:left_out",
+    "modes": "undiffuse.doctor.stored:modes",
+    "sizes": "undiffuse.doctor.stored:sizes",
     "amount": "undiffuse.doctor.amounts:amount",
     "classes": "undiffuse.doctor.amounts:classes",
     "colour": "undiffuse.doctor.values:colour",
