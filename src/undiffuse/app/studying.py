@@ -21,7 +21,8 @@ from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.pictures import PictureSubject, check_pictures, run_study
+from undiffuse.studies.pictures import PictureSubject
+from undiffuse.studies.run import check_pictures, run_study
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of

@@ -1,7 +1,7 @@
 """Studies: experiments that show what a model does and what the theory says, as pictures and numbers.
 
 Listing them imports nothing. The rows of ``MODEL_STUDIES`` look at a trained model of pictures and share one command
-line and one way of writing (``studies.pictures``); the other studies have a command of their own.
+line and one way of writing (``studies.run``); the other studies have a command of their own.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +21,13 @@ from undiffuse.core.rows import per_row
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.files import write_json, write_text
-from undiffuse.registry import lookup, resolve
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
-from undiffuse.sealed import sealed
-from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.canvas import Plate, plain
 from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
 from undiffuse.systems.classes import Classes
 from undiffuse.systems.saved import Model
-from undiffuse.version import __version__
 
 Tell = Callable[[float, float], None]
 Pictures = npt.NDArray[np.uint8]
@@ -251,61 +244,3 @@ def _rows_of_class(dataset: Dataset, name: str | None) -> npt.NDArray[np.int64]:
     if name is None or name not in dataset.class_names or dataset.labels is None:
         return np.arange(len(dataset))
     return np.flatnonzero(dataset.labels == dataset.class_names.index(name))
-
-
-def check_pictures(model: Model, study: str) -> None:
-    """Refuse a study of pictures on a model of points, or one that asks a denoiser on a model without.
-
-    Raises:
-        UsageError: says which study fits.
-    """
-    if not model.system.space.is_image:
-        raise UsageError(
-            f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory MODEL' fits"
-        )
-    if lookup(MODEL_STUDIES, study, "study").denoises:
-        denoising(model.system, f"the study {study!r}")
-
-
-def run_study(
-    name: str,
-    subject: PictureSubject,
-    folder: Path,
-    options: Any = None,
-    facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
-) -> dict[str, Any]:
-    """Write a study's pictures, ``study.json`` and ``README.md`` into ``folder``, which exists.
-
-    Args:
-        name: a row of ``MODEL_STUDIES``.
-        options: of the study; its defaults if ``None``.
-        facts: about the model, for the JSON's head.
-        tell: called with (work done, work in all).
-    Returns:
-        The content of ``study.json``.
-    """
-    row = lookup(MODEL_STUDIES, name, "study")
-    check_pictures(subject.model, name)
-    options = options if options is not None else resolve(row.options)()
-    plates: list[Plate] = resolve(row.run)(subject, options, folder, tell or (lambda done, total: None))
-    result = {
-        "study": name,
-        "summary": row.summary,
-        **(facts or {}),
-        "seed": subject.seed,
-        "options": options.model_dump(mode="json"),
-        "undiffuse": __version__,
-        "pictures": {plate.file: {"title": plate.title, **plain(plate.numbers)} for plate in plates},
-    }
-    write_json(folder / "study.json", sealed(result))
-    write_text(folder / "README.md", _page(name, row.summary, plates))
-    return result
-
-
-def _page(name: str, summary: str, plates: Sequence[Plate]) -> str:
-    lines = [f"# {name}: {summary}", "", "Every number is in [study.json](study.json).", ""]
-    for plate in plates:
-        lines += [f"## {plate.title}", "", f"![{plate.title}]({plate.file})", "", plate.caption, ""]
-        lines += [f"Formula: {plate.formula}.", "", f"Source: {plate.source}.", ""]
-    return "\n".join(lines)
