@@ -13,9 +13,9 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError
-from undiffuse.samplers import make_sampler
+from undiffuse.samplers import make_sampler, pc
 from undiffuse.samplers.base import sample
-from undiffuse.samplers.langevin import langevin, pc
+from undiffuse.samplers.langevin import langevin
 from undiffuse.samplers.noise import NoiseSource
 
 DATA = GaussianMixture.gaussian(torch.tensor([0.6, -0.3]).double(), torch.tensor([0.25, 1.7]).double())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from undiffuse.errors import UsageError
 from undiffuse.registry import make
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SAMPLERS = {
     "unipc": "undiffuse.samplers.multistep:unipc",
     "euler_maruyama": "undiffuse.samplers.sde:euler_maruyama",
     "reverse_diffusion": "undiffuse.samplers.sde:reverse_diffusion",
-    "pc": "undiffuse.samplers.langevin:pc",
+    "pc": "undiffuse.samplers:pc",
     "mean_velocity": "undiffuse.samplers.mean_velocity:mean_velocity",
     "annealed_langevin": "undiffuse.samplers.langevin:annealed_langevin",
     "consistency": "undiffuse.samplers.consistency:consistency",
@@ -36,3 +37,26 @@ def make_sampler(spec: str) -> Sampler:
     """
     sampler: Sampler = make(SAMPLERS, spec, "sampler")
     return sampler
+
+
+def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
+    """Any sampler as predictor from t to s, then Langevin corrections at s.
+
+    Rows whose step is final, or ends where sigma = 0, keep what the predictor gives. It stands beside the table because
+    it names another row of it.
+
+    Args:
+        predictor: a sampler with at most one option, such as ``ddim:eta=1``.
+        corrections: Langevin steps a time step, at least 1.
+        r: Song's signal-to-noise ratio of a correction, in (0, 1).
+    Raises:
+        UsageError: a predictor that is a Langevin sampler itself, or an option out of range.
+    Source: Song et al. 2021, arXiv:2011.13456, algorithms 1-5 and appendix G (r = 0.16).
+    """
+    from undiffuse.samplers.langevin import checked, predictor_corrector  # torch: listing the rows costs none
+
+    corrections = checked("pc", corrections, r)
+    inner = make_sampler(predictor)
+    if inner.order == 0:
+        raise UsageError(f"pc corrects a solver, but predictor {predictor!r} is a Langevin sampler; try 'ancestral'")
+    return predictor_corrector(inner, corrections, r)

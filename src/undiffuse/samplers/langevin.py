@@ -23,7 +23,6 @@ from undiffuse.core.parameterization import score_of
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
-from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import NO_SIGNAL_LOG_SNR
@@ -39,23 +38,8 @@ def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: T
     return x + per_row(std**2 / 2, x) * score_of(process, x, x_0, t) + per_row(std, x) * z
 
 
-def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
-    """Any sampler as predictor from t to s, then Langevin corrections at s.
-
-    Rows whose step is final, or ends where sigma = 0, keep what the predictor gives.
-
-    Args:
-        predictor: a sampler with at most one option, such as ``ddim:eta=1``.
-        corrections: Langevin steps a time step, at least 1.
-        r: Song's signal-to-noise ratio of a correction, in (0, 1).
-    Raises:
-        UsageError: a predictor that is a Langevin sampler itself, or an option out of range.
-    Source: Song et al. 2021, arXiv:2011.13456, algorithms 1-5 and appendix G (r = 0.16).
-    """
-    corrections = _check("pc", corrections, r)
-    inner = make_sampler(predictor)
-    if inner.order == 0:
-        raise UsageError(f"pc corrects a solver, but predictor {predictor!r} is a Langevin sampler; try 'ancestral'")
+def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
+    """A sampler as predictor from t to s, then Langevin corrections at s: what ``samplers.pc`` asks for by name."""
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         x, memory = inner.step(denoiser, x, steps, memory, noise)
@@ -98,7 +82,7 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
     Source: Song & Ermon 2019, arXiv:1907.05600, algorithm 1; the last denoising step of Jolicoeur-Martineau et al.
         2021, arXiv:2009.05475, and Song & Ermon 2020, arXiv:2006.09011.
     """
-    corrections = _check("annealed_langevin", corrections, r)
+    corrections = checked("annealed_langevin", corrections, r)
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         process = denoiser.process
@@ -127,7 +111,12 @@ def _relabel(process: Process, steps: Steps) -> Tensor:
     return torch.where(keeps_signal, signal, noise)
 
 
-def _check(name: str, corrections: float, r: float) -> int:
+def checked(name: str, corrections: float, r: float) -> int:
+    """``corrections`` as the whole number that it must be.
+
+    Raises:
+        UsageError: an option out of range.
+    """
     if not (1 <= corrections <= MOST_CORRECTIONS and float(corrections).is_integer()):
         raise UsageError(
             f"{name} option corrections must be a whole number from 1 to {MOST_CORRECTIONS}, got {corrections}"
