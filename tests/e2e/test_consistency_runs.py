@@ -119,9 +119,10 @@ def test_it_begins_from_its_teacher(teacher: Path, tmp_path: Path) -> None:
 
 def test_a_teacher_of_other_weights_or_data_is_refused(teacher: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this run names 000000000000"):
-        load_teacher(TeacherConfig(path=str(teacher), sha256=64 * "0"))
+        load_teacher(load, TeacherConfig(path=str(teacher), sha256=64 * "0"))
     sha256 = load(teacher).weights_sha256
-    assert not any(p.requires_grad for p in load_teacher(TeacherConfig(path=str(teacher), sha256=sha256)).parameters())
+    taught = load_teacher(load, TeacherConfig(path=str(teacher), sha256=sha256))
+    assert not any(p.requires_grad for p in taught.parameters())
     config = student_of(teacher, *SHORT, f"system.teacher.path={trained}")
     with pytest.raises(UsageError, match=r"shape \(1, 8, 8\), the student of \(2,\)"):
         Trainer(config, *split_data(config), tmp_path)

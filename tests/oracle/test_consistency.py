@@ -29,6 +29,7 @@ from undiffuse.losses.consistency import (
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
+from undiffuse.systems.base import OpenModel
 from undiffuse.systems.consistency import ConsistencyConfig
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
@@ -171,7 +172,7 @@ class ExactTeacher(nn.Module):
         super().__init__()
         self.process, self.asked = process, Recording(process, of_paths=False)
 
-    def on(self, device: torch.device) -> ExactTeacher:
+    def on(self, device: torch.device, open_model: OpenModel) -> ExactTeacher:
         return self
 
     def teaching_denoiser(self) -> Denoiser:
@@ -210,7 +211,7 @@ class Held:
     def __init__(self, teacher: DiffusionSystem) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device) -> DiffusionSystem:
+    def on(self, device: torch.device, open_model: OpenModel) -> DiffusionSystem:
         return self.teacher
 
 

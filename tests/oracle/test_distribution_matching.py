@@ -20,6 +20,7 @@ from undiffuse.losses.distribution_matching import matching_direction, matching_
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
+from undiffuse.systems.base import OpenModel
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.distribution_matching import (
     FAKE_SCORE,
@@ -86,7 +87,7 @@ class Held:
     def __init__(self, teacher: Any) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device) -> Any:
+    def on(self, device: torch.device, open_model: OpenModel) -> Any:
         return self.teacher
 
 

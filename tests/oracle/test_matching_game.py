@@ -17,6 +17,7 @@ from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
 from undiffuse.losses.draws import stratified
 from undiffuse.networks.judge import Judge, head_for
+from undiffuse.systems.base import OpenModel
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.distribution_matching import (
     FAKE_SCORE,
@@ -42,7 +43,7 @@ class Held:
     def __init__(self, teacher: torch.nn.Module) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device) -> torch.nn.Module:
+    def on(self, device: torch.device, open_model: OpenModel) -> torch.nn.Module:
         return self.teacher
 
 

@@ -90,6 +90,25 @@ class SampleRequest:
         return sampled._replace(x=sampled.x[:0])
 
 
+class Opened(Protocol):
+    """The folder of a model, opened."""
+
+    @property
+    def system(self) -> System: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+#: (folder, device) -> the model in it.
+OpenModel = Callable[[str, torch.device | str], Opened]
+
+
+def no_other_models(folder: str, device: torch.device | str) -> Opened:
+    """Of a system that was not built from a ``config.json`` and so was not told how."""
+    raise UsageError(f"{folder}: a system that was built by hand opens no other model; give it its open_model")
+
+
 class System(nn.Module):
     """Networks with a loss and a way to sample.
 
@@ -99,8 +118,11 @@ class System(nn.Module):
         class_names: of the labels it is told; empty for none.
         compared: facts of its loss that validation takes of training data as well, for their distance says how well
             the system tells the two apart.
+        open_model: how another model's folder is opened, such as a teacher's: told by what builds a system of a
+            configuration, which knows all of them, where none of them knows the others.
     """
 
+    open_model: OpenModel = staticmethod(no_other_models)
     phases: tuple[str, ...] = ("main",)
     compared: tuple[str, ...] = ()
     space: Space

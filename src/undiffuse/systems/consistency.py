@@ -142,15 +142,15 @@ class ConsistencySystem(SampledSystem):
 
     @property
     def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand
+        return self._taught is None or self._taught.at_hand(self.open_model)
 
     def begin_training(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""
         if self._taught is not None:
-            fits(self._taught.on(device), self)
+            fits(self._taught.on(device, self.open_model), self)
         if self.config.start is not None:
-            begin_as(self, Taught(self.config.start, "start").on(device))
-        elif self._taught is not None and begin_from(self, self._taught.on(device)) == 0:
+            begin_as(self, Taught(self.config.start, "start").on(device, self.open_model))
+        elif self._taught is not None and begin_from(self, self._taught.on(device, self.open_model)) == 0:
             raise UsageError(
                 f"nothing of the model {self._taught.config.path} fits this network; give it the same system.network"
             )
@@ -205,7 +205,7 @@ class ConsistencySystem(SampledSystem):
         """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
         if self._taught is None:
             return self.process.diffuse(x_0, eps, s)
-        denoiser = denoiser_under(self._taught.on(x_0.device).teaching_denoiser(), self.process)
+        denoiser = denoiser_under(self._taught.on(x_0.device, self.open_model).teaching_denoiser(), self.process)
         no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, no, no + 1, no.bool())

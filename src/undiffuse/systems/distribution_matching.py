@@ -143,12 +143,12 @@ class DistributionMatchingSystem(SampledSystem):
 
     def begin_training(self, device: torch.device) -> None:
         """Fetch the teacher, as which both networks begin, or the student as ``start``."""
-        begin_as(self, self._taught.on(device))
+        begin_as(self, self._taught.on(device, self.open_model))
         self._fake_score.become(self.network, learns=True)
         if self._head.network is not None:
             self._head.network.to(device)
         if self.config.start is not None:
-            begin_as(self, Taught(self.config.start, "start").on(device))
+            begin_as(self, Taught(self.config.start, "start").on(device, self.open_model))
 
     def training_state(self) -> dict[str, Tensor]:
         return self._fake_score.tensors() | self._head.tensors()
@@ -195,7 +195,8 @@ class DistributionMatchingSystem(SampledSystem):
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         x_t = self.process.diffuse(made, eps, t)
         with torch.no_grad():
-            teacher = denoiser_under(self._taught.on(made.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
+            taught = self._taught.on(made.device, self.open_model).teaching_denoiser()
+            teacher = denoiser_under(taught, self.process)(x_t, t, cond).x_0
             own = self.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows, facts = matching_loss(made, direction), {"matching": direction.abs().mean()}

@@ -92,12 +92,12 @@ class MeanFlowSystem(SampledSystem):
 
     @property
     def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand
+        return self._taught is None or self._taught.at_hand(self.open_model)
 
     def begin_training(self, device: torch.device) -> None:
         if self._taught is None:
             return
-        teacher = self._taught.on(device)
+        teacher = self._taught.on(device, self.open_model)
         fits(teacher, self)
         denoiser = denoiser_under(teacher.denoiser(), self.process)
         if isinstance(denoiser, NetworkDenoiser) and denoiser.parameterization.name == "flow":
@@ -129,7 +129,8 @@ class MeanFlowSystem(SampledSystem):
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's, (x_t - x_0-hat) / t."""
         assert self._taught is not None
-        x_0 = denoiser_under(self._taught.on(x_t.device).teaching_denoiser(), self.process)(x_t, t, cond).x_0
+        teacher = self._taught.on(x_t.device, self.open_model).teaching_denoiser()
+        x_0 = denoiser_under(teacher, self.process)(x_t, t, cond).x_0
         velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
         return velocity
 

@@ -155,7 +155,7 @@ class ProgressiveSystem(SampledSystem):
     def begin_training(self, device: torch.device) -> None:
         if self.config.teacher is None:
             return
-        teacher = Taught(self.config.teacher).on(device)
+        teacher = Taught(self.config.teacher).on(device, self.open_model)
         begin_as(self, teacher)
         self._teacher.become(self.network)
 

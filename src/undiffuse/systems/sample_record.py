@@ -7,23 +7,35 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from undiffuse.compute.setting import setting
 from undiffuse.files import json_text
 from undiffuse.sealed import CHECKSUM
-from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.base import SampleRequest, System
 from undiffuse.systems.sampling import written_interval
-
-if TYPE_CHECKING:
-    from undiffuse.systems.saved import Model
-
 
 _NO_ROWS = '"images": []'
 _SETTING = "computed_with"  # the same for all, and too long to be said of each
 
 
-def shared_record(model: Model, request: SampleRequest) -> dict[str, Any]:
+class SampledModel(Protocol):
+    """The model that samples are of, as far as they say so."""
+
+    @property
+    def system(self) -> System: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]:
     """What all samples of a request have in common, but for what they cost, which is known when they are made."""
     defaults = model.system.sampling_facts()
     return {

@@ -309,6 +309,7 @@ def build_system(record: Mapping[str, Any]) -> System:
     except (KeyError, TypeError) as error:
         raise UsageError(f"config.json lacks {error}; it is damaged or not from undiffuse") from None
     system: System = config.build(shape, class_names, num_augment_labels)  # type: ignore[attr-defined]
+    system.open_model = load
     return system
 
 

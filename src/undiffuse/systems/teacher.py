@@ -19,7 +19,7 @@ from undiffuse.core.denoiser import Denoiser, NetworkDenoiser, TransferredDenois
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.systems.base import DenoisingSystem, System, denoising
+from undiffuse.systems.base import DenoisingSystem, OpenModel, System, denoising
 
 #: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
 _LARGEST_COEFFICIENT = 10.0
@@ -37,19 +37,20 @@ class TeacherConfig(FrozenModel):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
-def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher") -> DenoisingSystem:
+def load_teacher(
+    open_model: OpenModel, config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher"
+) -> DenoisingSystem:
     """The teacher with its averaged weights, frozen, in evaluation mode.
 
     Args:
+        open_model: the student's, which opens its folder.
         config: where it is.
         device: where to put it.
         role: the key of ``system`` that names it.
     Raises:
         UsageError: nothing there, weights other than those named, or a model that does not denoise.
     """
-    from undiffuse.systems.saved import load  # it knows all systems, this one's students among them
-
-    model = load(config.path, device)
+    model = open_model(config.path, device)
     if config.sha256 and model.weights_sha256 != config.sha256:
         raise UsageError(
             f"the {role} {config.path} has weights {model.weights_sha256[:12]}..., this run names "
@@ -73,19 +74,18 @@ class Taught:
     def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
         return self
 
-    @property
-    def at_hand(self) -> bool:
+    def at_hand(self, open_model: OpenModel) -> bool:
         """Whether it lies where it is named, with the weights that are named."""
         try:
-            self.on(torch.device("cpu") if self._loaded is None else self._loaded.device)
+            self.on(torch.device("cpu") if self._loaded is None else self._loaded.device, open_model)
         except UsageError:
             return False
         return True
 
-    def on(self, device: torch.device) -> DenoisingSystem:
-        """The teacher on ``device``."""
+    def on(self, device: torch.device, open_model: OpenModel) -> DenoisingSystem:
+        """The teacher on ``device``, its folder opened by ``open_model`` where that has not been done."""
         if self._loaded is None:
-            self._loaded = load_teacher(self.config, device, self._role)
+            self._loaded = load_teacher(open_model, self.config, device, self._role)
         return self._loaded if self._loaded.device == device else self._loaded.to(device)
 
 
