@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from import_graph import circles, described, graph_of, modules_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "undiffuse"
@@ -86,9 +88,7 @@ def broken_rules(source: str, room: str) -> list[str]:
     return [
         f"line {line}: {room} may not import {name}"
         for line, name in imported(ast.parse(source))
-        if name.split(".")[0] == "undiffuse"
-        and (room, name) != ("app", "undiffuse")  # its version, which is public
-        and not within(name.removeprefix("undiffuse."), allowed)
+        if name.split(".")[0] == "undiffuse" and not within(name.removeprefix("undiffuse."), allowed)
     ]
 
 
@@ -102,13 +102,65 @@ def test_rooms_import_what_they_may(path: Path) -> None:
 def test_every_room_has_its_rule_and_no_two_wait_for_each_other() -> None:
     rooms = {room_of(path) for path in files_of("src/undiffuse")} - {FRONT_DOOR, *GROUND_FLOOR}
     assert rooms <= set(RULE)
-    order: list[str] = []
-    waiting = {room: {prefix.split(".")[0] for prefix in prefixes} for room, prefixes in RULE.items()}
-    while waiting:
-        free = [room for room, needs in waiting.items() if needs <= set(order)]
-        assert free, f"a circle among {sorted(waiting)}"
-        order += free
-        waiting = {room: needs for room, needs in waiting.items() if room not in free}
+    assert set(order_of_rooms()) >= rooms
+
+
+def order_of_rooms() -> list[str]:
+    """From the ground up, each above all that it may import; a circle among them raises ``graphlib.CycleError``."""
+    rooms = {room: {prefix.split(".")[0] for prefix in prefixes} for room, prefixes in RULE.items()}
+    return list(TopologicalSorter(rooms).static_order())
+
+
+def sources() -> dict[str, str]:
+    return {name: path.read_text(encoding="utf-8") for name, path in modules_of(PACKAGE).items()}
+
+
+def test_no_modules_need_each_other() -> None:
+    """Not by an import within a function, not by a ``"module:name"`` string, and not for types either."""
+    graph = graph_of(sources(), with_types=True)
+    found = circles(graph)
+    without_types = circles(graph_of(sources(), with_types=False)) if found else []
+    said = [
+        f"a circle of {len(circle)} modules{'' if circle in without_types else ', some of it for types'}; let what "
+        f"they share move into a module below them:\n{described(graph, circle)}"
+        for circle in found
+    ]
+    assert not said, "\n\n".join(said)
+
+
+def test_no_module_needs_one_of_a_room_above() -> None:
+    height = {room: number for number, room in enumerate(order_of_rooms(), start=1)}
+    height |= dict.fromkeys(GROUND_FLOOR, 0) | {"undiffuse": len(height) + 1}
+    room = {module: module.removeprefix("undiffuse.").split(".")[0] for module in sources()}
+    upward = [
+        f"{module}:{line} needs {target}"
+        for module, targets in graph_of(sources(), with_types=True).items()
+        for target, line in targets.items()
+        if height[room[target]] > height[room[module]]
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize(
+    ("second", "by_types"),
+    [
+        ("import undiffuse.a", False),
+        ("from undiffuse import a", False),
+        ("def f():\n    from undiffuse.a import g", False),
+        ('ROWS = {"a": "undiffuse.a:g"}', False),
+        ('def f(name):\n    return resolve(f"undiffuse.{name}")', False),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from undiffuse.a import g", True),
+    ],
+)
+def test_the_test_sees_a_circle(second: str, by_types: bool) -> None:
+    modules = {"undiffuse.a": "from undiffuse.b import f", "undiffuse.b": second, "undiffuse.c": ""}
+    assert circles(graph_of(modules, with_types=True)) == [["undiffuse.a", "undiffuse.b"]]
+    assert bool(circles(graph_of(modules, with_types=False))) is not by_types
+
+
+def test_the_test_lets_a_line_pass() -> None:
+    modules = {"undiffuse.a": "from undiffuse.b import f", "undiffuse.b": '"""See undiffuse.a:g."""', "undiffuse": ""}
+    assert not circles(graph_of(modules, with_types=True))
 
 
 @pytest.mark.parametrize(
