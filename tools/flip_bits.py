@@ -37,11 +37,12 @@ from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError
 from undiffuse.files import write_json
+from undiffuse.observer import Silent
 from undiffuse.report.pictures import previews
 from undiffuse.sealed import sealed
 from undiffuse.systems.saved import load
 from undiffuse.training.posthoc import reconstruct
-from undiffuse.training.trainer import Silent, Trainer
+from undiffuse.training.trainer import Trainer
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import bundled
 

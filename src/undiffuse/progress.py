@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
 
+from undiffuse.observer import Silent
+
 #: The variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
 #: Seconds before a line is shown on a terminal, between its changes, and before and between lines elsewhere.
@@ -82,16 +84,16 @@ def facts(done: float, total: float, left: float | None) -> str:
     return f"{amount(done, total)}  {duration(left)} left" if left is not None else amount(done, total)
 
 
-class Counter:
-    """Called with (done, total), it shows how far ``what`` has come.
+class Counter(Silent):
+    """An observer that shows how far ``what`` has come.
 
     Args:
         what: is done.
         shown: whether to show it; by default unless it is turned off.
         to: where; standard error by default.
     Example:
-        >>> with Counter("sampling", shown=False) as tell:
-        ...     tell(1, 2)
+        >>> with Counter("sampling", shown=False) as counter:
+        ...     counter.progress(1, 2)
     """
 
     def __init__(self, what: str, shown: bool | None = None, to: TextIO | None = None) -> None:
@@ -111,7 +113,8 @@ class Counter:
         if self._width:
             self._write(f"\r{' ' * self._width}\r")
 
-    def __call__(self, done: float, total: float) -> None:
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """Show it, now and then."""
         now = time.monotonic()
         left = self._estimate.left(done, total, now)
         patience, every = (_PATIENCE, _EVERY) if self._line else (_EVERY_LINE, _EVERY_LINE)

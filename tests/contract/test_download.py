@@ -18,6 +18,7 @@ import pytest
 
 from undiffuse.data.download import SETS, PublicSet, Remote, fetch, get
 from undiffuse.errors import RunError, UsageError
+from undiffuse.observer import OnProgress
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -120,11 +121,11 @@ def a_set(*files: Remote, **options: Any) -> PublicSet:
 
 def test_files_come_whole_and_are_not_fetched_again(server: Server, tmp_path: Path) -> None:
     public = a_set(remote(server), remote(server, "b.bin", b"other"), data="a.bin")
-    told: list[tuple[str, int, int]] = []
-    found = get(public, tmp_path / "x" / "y", lambda *row: told.append(row))
+    told: list[tuple[float, float, str]] = []
+    found = get(public, tmp_path / "x" / "y", OnProgress(lambda *row: told.append(row)))
     assert (tmp_path / "x/y/a.bin").read_bytes() == CONTENT and (tmp_path / "x/y/b.bin").read_bytes() == b"other"
     assert found.fetched == ("a.bin", "b.bin") and found.data == str(tmp_path / "x/y/a.bin") and not found.missing
-    assert told[-1] == ("b.bin", 5, 5) and ("a.bin", len(CONTENT), len(CONTENT)) in told
+    assert told[-1] == (5, 5, "b.bin") and (len(CONTENT), len(CONTENT), "a.bin") in told
     assert get(public, tmp_path / "x" / "y").fetched == () and len(server.asked) == 2
 
 

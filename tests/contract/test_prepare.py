@@ -33,6 +33,7 @@ from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
 from undiffuse.errors import RunError, UsageError
+from undiffuse.observer import OnProgress
 
 SIZE = 12
 
@@ -182,11 +183,11 @@ def test_the_number_of_workers_changes_no_bit(many: Path) -> None:
 
 
 def stop_after(count: int) -> Any:
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(done: float, total: float, what: str) -> None:
         if what == "preparing" and done >= count:
             raise InterruptedWorkError
 
-    return tell
+    return OnProgress(tell)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def begun(many: Path, small_blocks: None) -> tuple[SourceConfig, Path, bytes]:
     config, out = config_of(many), many.with_name("out.zip")
     prepare(config, many.with_name("whole.zip"), workers=1)
     with pytest.raises(InterruptedWorkError):
-        prepare(config, out, workers=1, tell=stop_after(70))
+        prepare(config, out, workers=1, observer=stop_after(70))
     assert not out.exists()
     return config, out, many.with_name("whole.zip").read_bytes()
 
@@ -298,13 +299,13 @@ def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, P
 def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None:
     out, met = many.with_name("out.zip"), []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(done: float, total: float, what: str) -> None:
         if what == when:
             with ThreadPoolExecutor(1) as second, pytest.raises(HeldError, match=r"out\.zip is being written by "):
                 second.submit(prepare, config_of(many), out, workers=1, overwrite=overwrite).result()
             met.append(done)
 
-    prepare(config_of(many), out, workers=1, tell=tell)
+    prepare(config_of(many), out, workers=1, observer=OnProgress(tell))
     assert met and leftovers(many.parent) == []
 
 
@@ -317,10 +318,10 @@ def test_what_failed_goes_on_with_on_error_skip_and_is_no_way_around_fail(many: 
         prepare(config, out, workers=1)
     first: list[int] = []
     with pytest.raises(InterruptedWorkError):
-        prepare(config, out, skip, workers=1, tell=stop_after(120))
+        prepare(config, out, skip, workers=1, observer=stop_after(120))
     with pytest.raises(UsageError, match="--on-error skip"):
         prepare(config, out, workers=1)
-    prepare(config, out, skip, workers=1, tell=lambda what, done, total: first.append(done))
+    prepare(config, out, skip, workers=1, observer=OnProgress(lambda done, total, what: first.append(done)))
     assert first[0] > 100 and out.read_bytes() == fresh.read_bytes()
 
 
@@ -381,7 +382,7 @@ def test_a_damaged_file_that_was_mended_is_gone_on_with(many: Path, small_blocks
         prepare(config, out, workers=1)
     bad.write_bytes(whole)
     first: list[int] = []
-    prepare(config, out, workers=1, tell=lambda what, done, total: first.append(done))
+    prepare(config, out, workers=1, observer=OnProgress(lambda done, total, what: first.append(done)))
     assert first[0] == 108  # the hundred before were done
     prepare(config, fresh := many.with_name("fresh.zip"), workers=1)
     assert out.read_bytes() == fresh.read_bytes()
@@ -556,12 +557,12 @@ def test_a_worker_that_dies_or_fails_ends_the_work() -> None:
 def test_a_full_disk_costs_what_was_not_written_yet(many: Path, small_blocks: None) -> None:
     out = many.with_name("out.zip")
 
-    def full(what: str, done: int, total: int) -> None:
+    def full(done: float, total: float, what: str) -> None:
         if done >= 60:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match="no space left"):
-        prepare(config_of(many, channels=3), out, workers=1, tell=full)
+        prepare(config_of(many, channels=3), out, workers=1, observer=OnProgress(full))
     assert leftovers(many.parent) == ["out.zip.partial", "out.zip.partial.journal"]
     prepare(config_of(many, channels=3), out, workers=1)
     prepare(config_of(many, channels=3), fresh := many.with_name("fresh.zip"), workers=1)

@@ -21,6 +21,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
 from undiffuse.doctor.findings import Finding, examine
+from undiffuse.observer import OnProgress
 from undiffuse.progress import Counter, Estimate, facts
 from undiffuse.samplers.inversion import decode, encode
 from undiffuse.samplers.likelihood import log_likelihood
@@ -50,10 +51,10 @@ def test_what_is_left_follows_from_what_was_done() -> None:
 
 def told(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
     """What a minute of work that is told of each second writes."""
-    with Counter("encoding", shown, to) as tell:
+    with Counter("encoding", shown, to) as counter:
         for second in range(65):
             clock[0] += 1
-            tell(second + 1, 100)
+            counter.progress(second + 1, 100)
     return to.getvalue()
 
 
@@ -96,10 +97,10 @@ def test_commands_count_on_standard_error(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    with counting("encoding") as tell:
+    with counting("encoding") as counter:
         for second in range(35):
             clock[0] += 1
-            tell(second, 70)
+            counter.progress(second, 70)
     printed = capsys.readouterr()
     assert printed.out == "" and "left" in printed.err
 
@@ -111,7 +112,7 @@ def test_a_slow_training_shows_that_it_goes_on(
     with TrainingView(1000) as view:
         for step in range(1, 130):
             clock[0] += 1
-            view.step(2 * step)
+            view.progress(2 * step, 1000)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "120 images" in lines[0] and "2 images/s" in lines[0] and "7 min 20 s left" in lines[0]
 
@@ -147,18 +148,24 @@ def test_an_average_of_snapshots_tells_how_many_are_read(tmp_path: Path) -> None
     for images in (100, 200):
         save_snapshot(tmp_path, averages, images)
     told: list[tuple[float, float]] = []
-    reconstruct(tmp_path, PosthocConfig().sigma_rel, 0.1, lambda done, total: told.append((done, total)))
+    reconstruct(
+        tmp_path, PosthocConfig().sigma_rel, 0.1, OnProgress(lambda done, total, part: told.append((done, total)))
+    )
     assert told == [(0, 2), (1, 2)]
 
 
 def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
     def slow(subject: SimpleNamespace) -> list[Finding]:
         for number in range(4):
-            subject.tell(number, 4)
+            subject.observer.progress(number, 4)
         return []
 
     told: list[float] = []
-    examine({"quick": lambda subject: [], "slow": slow}, SimpleNamespace(), lambda done, total: told.append(done))
+    examine(
+        {"quick": lambda subject: [], "slow": slow},
+        SimpleNamespace(),
+        OnProgress(lambda done, total, part: told.append(done)),
+    )
     assert told == [0, 1, 1, 1.25, 1.5, 1.75]
 
 

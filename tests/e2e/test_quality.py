@@ -20,8 +20,9 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import PictureQuality, PointQuality, quality_measure
 from undiffuse.metrics import load_features
 from undiffuse.metrics.sliced import sliced_wasserstein
+from undiffuse.observer import Silent
 from undiffuse.training.quality import draw_samples
-from undiffuse.training.trainer import Silent, Trainer
+from undiffuse.training.trainer import Trainer
 
 MEASURED = ("quality_every_images=96", "quality_samples=20", "system.sampling.num_steps=2", "validation_images=0")
 

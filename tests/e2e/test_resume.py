@@ -32,10 +32,11 @@ from undiffuse.app.training import configure, split_data
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
+from undiffuse.observer import Silent
 from undiffuse.sealed import sealed
 from undiffuse.systems import saved
 from undiffuse.training.config import RunConfig
-from undiffuse.training.trainer import Silent, Trainer
+from undiffuse.training.trainer import Trainer
 
 VARIANTS = {
     "plain": ("optimizer.warmup_images=100",),

@@ -33,6 +33,7 @@ from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
 from undiffuse.evaluation.provenance import commit
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
+from undiffuse.observer import OnProgress
 from undiffuse.samplers.base import Sampled
 from undiffuse.systems.base import LossReport, SampleRequest, System
 from undiffuse.systems.saved import Model
@@ -172,7 +173,7 @@ def test_copies_of_training_pictures_are_told_from_new_ones(copied: bool) -> Non
 def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
     drawn, told = pictures(70, seed=2), []
     subject = subject_of(drawn, pictures(64), pictures(20, seed=1), batch_size=32)
-    subject.tell = lambda done, total: told.append((done, total))
+    subject.observer = OnProgress(lambda done, total, part: told.append((done, total)))
     assert subject.generated.count == 70 and told == [(32, 70), (64, 70), (70, 70)]
     assert subject.model.system.asked == [32, 32, 6]  # type: ignore[attr-defined]
     assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
@@ -188,12 +189,12 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
         clock[0] += 2
         return draw(self, request)
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: float, total: float, part: str) -> None:
         clock[0] += 100
 
     monkeypatch.setattr(Drawing, "sample", slow)
     monkeypatch.setattr("undiffuse.evaluation.subject.time.monotonic", lambda: clock[0])
-    subject.tell = tell
+    subject.observer = OnProgress(tell)
     assert subject.generated.count == 70 and subject.seconds == 6
     subject.again([3, 69])
     assert subject.seconds == 6

@@ -35,8 +35,8 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
     posthoc = saved_config(run).ema.posthoc
     if posthoc is None:
         raise UsageError(f"{run} kept no snapshots of averages; train with ema.posthoc={{}} to keep them")
-    with counting("averaging") as tell:
-        found = reconstruct(run, posthoc.sigma_rel, sigma_rel, tell)
+    with counting("averaging") as observer:
+        found = reconstruct(run, posthoc.sigma_rel, sigma_rel, observer)
     model = load(run, "cpu")
     model.system.load_state_dict({**model.system.state_dict(), **found.tensors})
     facts = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}

@@ -242,8 +242,9 @@ def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
         raise RunError("samples need no data")
 
     subject = PictureSubject(model, no_data)
-    with counting("sampling") as tell:
-        return draw(subject, num, lambda done: tell(done, num), class_name=class_name if asked.of_class else None)[0]
+    with counting("sampling") as observer:
+        named = class_name if asked.of_class else None
+        return draw(subject, num, lambda done: observer.progress(done, num), class_name=named)[0]
 
 
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import check_writable, write_json
 from undiffuse.metrics import check_pictures
+from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup
 from undiffuse.sealed import sealed
 from undiffuse.systems.saved import WEIGHTS
@@ -39,7 +40,7 @@ def compare(
     features: str = "auto",
     size: int | str | None = None,
     use_cache: bool = False,
-    tell: Any = None,
+    observer: Observer = SILENT,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure ``pictures`` against ``reference``.
@@ -52,7 +53,7 @@ def compare(
         features: a row of ``metrics.FEATURES``, or ``auto``.
         size: bring both to this size first (of sets that are read from files).
         use_cache: take results and summaries from the user's cache, and keep new ones in it.
-        tell: called with (pictures read, pictures to read).
+        observer: hears of the pictures read, of those to read.
         options: ``key=value`` of both sources where they know the key, such as ``data.on_error=skip``.
     Returns:
         ``results`` with the protocol of each, and what was compared.
@@ -62,7 +63,7 @@ def compare(
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
     made, held = load_pair(pictures, reference, size, options)
-    return _compared(Pair(made, held, num, features, Cache.of_user(use_cache), tell), metrics)
+    return _compared(Pair(made, held, num, features, Cache.of_user(use_cache), observer), metrics)
 
 
 def _compared(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
@@ -100,9 +101,9 @@ def compare_to_file(
     made, held = load_pair(pictures, reference, size, options)
     cache = Cache.of_user(use_cache)
     _check_counts(counts, made, held)
-    with counting("comparing") as tell:
-        result = _compared(Pair(made, held, num, features, cache, tell), metrics)
-        by_count = [_compared(Pair(made, held, count, features, cache, tell), metrics) for count in counts]
+    with counting("comparing") as observer:
+        result = _compared(Pair(made, held, num, features, cache, observer), metrics)
+        by_count = [_compared(Pair(made, held, count, features, cache, observer), metrics) for count in counts]
     if by_count:
         result["by_count"] = [
             {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)

@@ -71,13 +71,14 @@ def doctor(
     is_run = _is_run(subject)
     _check_options(is_run, near, num, recipe, data)
     out = _place(subject, is_run, json)
-    with claimed(out), counting("examining") as tell:
+    with claimed(out), counting("examining") as observer:
         if is_run:
             check_seeds(seed, num or 1)
-            found, looked_at = examine(RUN_CHECKS, _run(subject, against, options, data, num, seed, device), tell), None
+            run = _run(subject, against, options, data, num, seed, device)
+            found, looked_at = examine(RUN_CHECKS, run, observer), None
         else:
             looked = _data(subject, against, options, recipe, NEAR if near is None else near)
-            found, looked_at = examine(DATA_CHECKS, looked, tell), looked.coverage
+            found, looked_at = examine(DATA_CHECKS, looked, observer), looked.coverage
     _print(subject, found, looked_at)
     if out is not None:
         write_json(out, sealed(_record("run" if is_run else "data", subject, against, found, looked_at)))

@@ -19,6 +19,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
+from undiffuse.observer import Tell
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
 from undiffuse.sealed import sealed
@@ -118,10 +119,10 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
     """Latents, what they decode to, and the mean evaluations of encoding."""
     denoiser = _denoiser(model, min(_ROWS, len(items)))
     latents, back, nfe = [], [], []
-    with counting("encoding and decoding") as tell:
+    with counting("encoding and decoding") as observer:
         for start in range(0, len(items), _ROWS):
             x_0 = items[start : start + _ROWS].to(model.system.device)
-            there, back_again = (_half_way(tell, start, len(x_0), len(items), half) for half in (0, 1))
+            there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
             encoded = encode(denoiser, x_0, num_steps=num_steps, tell=there)
             latents.append(encoded.x.cpu())
             nfe.append(encoded.nfe.double().cpu())
@@ -129,9 +130,7 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
 
 
-def _half_way(
-    tell: Callable[[float, float], None], start: int, count: int, total: int, half: int
-) -> Callable[[float], None]:
+def _half_way(tell: Tell, start: int, count: int, total: int, half: int) -> Callable[[float], None]:
     """Hears how far the solver is with ``count`` items from ``start`` on: there, or (``half`` = 1) back."""
     return lambda share: tell(start + count * (half + share) / 2, total)
 

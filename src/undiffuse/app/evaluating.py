@@ -49,8 +49,8 @@ def evaluate_to_file(
         raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
     check_writable(out)
     load_train, held_out = real_data(model, data, options)
-    with counting("evaluating") as tell:
-        subject = Subject(model, load_train, held_out, protocol, tell, Cache.of_user(use_cache))
+    with counting("evaluating") as observer:
+        subject = Subject(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))
         result = evaluate(subject, metrics or _defaults(subject))
     write_json(out, sealed(result))
     results_table(result)

@@ -124,19 +124,19 @@ def _tuned(
         check_tunable(sampler, steps)
     if not 0 < tolerance < float("inf") or seeds < 1:
         raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
-    with counting("solving finely") as tell:
-        tell(0, 2)
+    with counting("solving finely") as observer:
+        observer.progress(0, 2)
         trial = _trial(model, system, _TUNING_SEED, seeds, temperature).solved()
-        tell(1, 2)
+        observer.progress(1, 2)
         check = _trial(model, system, _CHECKING_SEED, seeds, temperature).solved()
-        tell(2, 2)
+        observer.progress(2, 2)
     return _first_within(trial, check, sampler, tune_steps, tolerance)
 
 
 def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float) -> Tuned:
     for steps in tune_steps:
-        with counting(f"tuning {steps} steps") as tell:
-            tuned = tune_grid(trial, check, sampler, steps, tell)
+        with counting(f"tuning {steps} steps") as observer:
+            tuned = tune_grid(trial, check, sampler, steps, observer.progress)
         say(
             f"{sampler.name}, {counted(steps, 'step')}, {counted(tuned.nfe, 'evaluation')}: "
             f"error {tuned.tuned_error:.4f} on the tuned grid, "

@@ -29,8 +29,8 @@ def get_set(name: str, out: Path | None) -> None:
     public: PublicSet = lookup(SETS, name, "public data set")
     folder = out or Path("data") / name
     say(f"{public.about}; licence: {public.licence}")
-    with Working(unit="", amount=_bytes) as tell:
-        found = get(public, folder, tell)
+    with Working(unit="", amount=_bytes) as observer:
+        found = get(public, folder, observer)
     if found.missing:
         _refuse_missing(name, public, folder, found)
     what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"

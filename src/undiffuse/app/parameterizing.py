@@ -166,8 +166,8 @@ def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, 
         bound_variance=cell.variance,
     )
     names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
-    with counting("evaluating") as tell:
-        results = evaluate(Subject(model, lambda: training, held_out, protocol, tell), names)["results"]
+    with counting("evaluating") as observer:
+        results = evaluate(Subject(model, lambda: training, held_out, protocol, observer), names)["results"]
     bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])
     return {"quality": _pair(results[0]), "bound": bound, "results": results}
 

@@ -59,8 +59,8 @@ def prepare_to_file(
         "on_error": "skip" if getattr(config, "on_error", "fail") == "skip" else on_error,
     }
     settings = validate(PrepareSettings, words, "prepare")
-    with Working() as tell:
-        manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, tell=tell)
+    with Working() as observer:
+        manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, observer=observer)
     _show(manifest, out)
 
 

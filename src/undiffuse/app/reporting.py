@@ -22,6 +22,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
 from undiffuse.files import check_writable
+from undiffuse.observer import Tell
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
@@ -61,10 +62,10 @@ def report(
     names = _names(models)
     asked = [read_study(folder) for folder in studies]
     with claimed(path):
-        with counting("sampling") as tell:
+        with counting("sampling") as observer:
             materials = []
             for number, (model, name) in enumerate(zip(models, names, strict=True)):
-                shown, told = asked if number == 0 else [], partial(_told, tell, number, len(models))
+                shown, told = asked if number == 0 else [], partial(_told, observer.progress, number, len(models))
                 single = len(models) == 1
                 materials.append(_material(model, name, shown, single=single, moved_to=data, tell=told))
         if len(materials) == 1:
@@ -72,15 +73,15 @@ def report(
         return write_comparison(path, materials)
 
 
-def _told(tell: Callable[[float, float], None], number: int, total: int, share: float) -> None:
+def _told(tell: Tell, number: int, total: int, share: float) -> None:
     """A share of the samples of one of several models is made."""
     tell(number + share, total)
 
 
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
-    with counting("sampling") as tell:
-        material = _material(model, _name(model), [], single=True, tell=partial(_told, tell, 0, 1))
+    with counting("sampling") as observer:
+        material = _material(model, _name(model), [], single=True, tell=partial(_told, observer.progress, 0, 1))
     return write_report(model.path / "report.html", material)
 
 

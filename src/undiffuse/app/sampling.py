@@ -99,11 +99,11 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
     for other in gathered.others():
         warn(f"unfinished samples of another request lie in {other}; delete that folder if they are not wanted")
     try:
-        with counting("sampling") as tell:
+        with counting("sampling") as observer:
 
             def callback(first: int, progress: Progress) -> None:
                 steps = (done + first) * progress.count + len(progress.x) * (progress.index + 1)
-                tell(steps / progress.count, num)
+                observer.progress(steps / progress.count, num)
                 if history is not None:
                     history.keep(first, progress)
 

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from undiffuse.app.visible import visible
 from undiffuse.errors import UsageWarning
+from undiffuse.observer import Observer, OnProgress, Silent, Tell
 from undiffuse.progress import Counter, Estimate, duration, facts, is_off, under_way
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ class TrainingView:
         self.numbers = f"  loss {values['loss']:.4f}{''.join(self.measured.values())}"
         self._show(images, values["images_per_second"])
 
-    def step(self, images: int) -> None:
+    def progress(self, done: float, total: float, part: str = "") -> None:
         """A step was made; between the rows of a slow run, this shows that it goes on, and how fast."""
         now = time.monotonic()
         if is_off() or now - self.told < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
             return
-        self._show(images, (images - self.first) / max(now - self.started, 1e-9))
+        self._show(int(done), (done - self.first) / max(now - self.started, 1e-9))
 
     def _show(self, images: int, rate: float) -> None:
         self.told = time.monotonic()
@@ -148,14 +149,14 @@ class TrainingView:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[float, float], None]]:
-    """A function ``tell(done, total)``: a bar with the time left on a terminal, a line now and then elsewhere.
+def counting(what: str) -> Iterator[Observer]:
+    """An observer of progress: a bar with the time left on a terminal, a line now and then elsewhere.
 
     All of it goes to standard error, so that what a command prints can be piped.
     """
     if is_off() or not sys.stderr.isatty():
         with Counter(what) as counter:
-            yield _looking(counter)
+            yield _looking(counter.progress)
         return
     from rich.console import Console
 
@@ -171,18 +172,18 @@ def counting(what: str) -> Iterator[Callable[[float, float], None]]:
         yield _looking(tell)
 
 
-def _looking(tell: Callable[[float, float], None]) -> Callable[[float, float], None]:
+def _looking(tell: Tell) -> Observer:
     """``tell``, and a look at the machine where something is computed, so that threads wait by what it does."""
 
-    def both(done: float, total: float) -> None:
+    def both(done: float, total: float, part: str) -> None:
         if (waiting := sys.modules.get("undiffuse.compute.waiting")) is not None:
             waiting.look()
         tell(done, total)
 
-    return both
+    return OnProgress(both)
 
 
-class Working:
+class Working(Silent):
     """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
 
     def __init__(self, unit: str = "pictures", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
@@ -190,24 +191,25 @@ class Working:
         self._live = console().is_terminal
         self._bar = _bar("{task.fields[facts]}", shown=self._live, transient=True)
         self._task = self._bar.add_task("", total=1, facts="")
-        self._what, self._first, self._began, self._told = "", 0, 0.0, 0.0
+        self._what, self._first, self._began, self._told = "", 0.0, 0.0, 0.0
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        return self._tell
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *args: object) -> None:
         self._bar.stop()
 
-    def _tell(self, what: str, done: int, total: int) -> None:
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """So much of a piece of work is done."""
         now = time.monotonic()
-        if what != self._what:  # the first call of a piece of work says where it goes on
+        if part != self._what:  # the first call of a piece of work says where it goes on
             self._bar.start()  # not before: a process that is forked under a running bar may wait for its lock
-            self._what, self._first, self._began, self._told = what, done, now, now
+            self._what, self._first, self._began, self._told = part, done, now, now
         rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
         left = f"  {duration((total - done) / rate)} left" if rate else ""
         of = f"{self._amount(done)} of {self._amount(total)} {self._unit}".rstrip()
         facts = f"{of}  {self._amount(rate)}/s{left}"
-        self._bar.update(self._task, description=what, completed=done, total=max(total, 1), facts=facts)
+        self._bar.update(self._task, description=part, completed=done, total=max(total, 1), facts=facts)
         if not self._live and now - self._told > _SECONDS_BETWEEN_LINES:
             self._told = now
-            console().print(f"{what}  {facts}", soft_wrap=True, markup=False)
+            console().print(f"{part}  {facts}", soft_wrap=True, markup=False)

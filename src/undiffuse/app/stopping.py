@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from undiffuse.app.show import warn
+from undiffuse.observer import Observer
 
 #: What a shell says of a program whose reader is gone; not every system has the signal.
 READER_GONE = 13
@@ -30,14 +31,6 @@ class Stoppable(Protocol):
     def request_stop(self) -> None: ...
 
 
-class Hearer(Protocol):
-    """What shows the progress of a training."""
-
-    def row(self, kind: str, values: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-
 class Stop:
     """What asked a training to stop, if anything did; also an observer that passes on to one who may be gone.
 
@@ -46,9 +39,13 @@ class Stop:
         cause: in words.
     """
 
-    def __init__(self, trainer: Stoppable, shown: Hearer) -> None:
+    def __init__(self, trainer: Stoppable, shown: Observer) -> None:
         self._trainer, self._shown = trainer, shown
         self.number, self.cause = 0, ""
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """A step was made."""
+        self._tell(lambda: self._shown.progress(done, total, part))
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
         """A row of the journal."""
@@ -73,7 +70,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping(trainer: Stoppable, shown: Hearer) -> Iterator[Stop]:
+def stopping(trainer: Stoppable, shown: Observer) -> Iterator[Stop]:
     """Let a signal end the step under way and write a checkpoint; a second Ctrl-C stops at once."""
     stop = Stop(trainer, shown)
 

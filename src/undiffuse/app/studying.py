@@ -19,6 +19,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
+from undiffuse.observer import OnProgress
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.pictures import PictureSubject
@@ -65,9 +66,9 @@ def study(
     folder = Path(out) if out is not None else Path("studies") / f"{name}-{loaded.path.resolve().name}"
     check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
     subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
-    with claimed(folder), replacing(folder) as temporary, counting(name) as tell:
+    with claimed(folder), replacing(folder) as temporary, counting(name) as observer:
         temporary.mkdir(parents=True)
-        result = run_study(name, subject, temporary, chosen, _facts(loaded), tell)
+        result = run_study(name, subject, temporary, chosen, _facts(loaded), observer)
     for file, picture in result["pictures"].items():
         say(f"{picture['title']}: {folder / file}")
     say(f"study: {folder / 'README.md'}")
@@ -107,11 +108,11 @@ def theory(
     with claimed(folder), replacing(folder) as temporary, counting("drawing") as bar:
         temporary.mkdir(parents=True)
 
-        def tell(done: int, total: int, name: str) -> None:
-            bar(done, total)
+        def tell(done: float, total: float, name: str) -> None:
+            bar.progress(done, total)
             say(f"{done + 1} of {total}: {name}")
 
-        result = study_theory(subject, temporary, facts, tell)
+        result = study_theory(subject, temporary, facts, OnProgress(tell))
     _print_theory(result)
     say(f"study: {folder / 'README.md'}")
     return result

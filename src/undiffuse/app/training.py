@@ -24,6 +24,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
+from undiffuse.observer import Silent
 from undiffuse.progress import duration
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.sealed import is_changed, read_json
@@ -169,7 +170,7 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
     else:
         say(f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}")
     with TrainingView(config.num_images, trainer.images) as view, stopping(trainer, view) as stop:
-        trainer.observer, trainer.on_step = stop, view.step
+        trainer.observer = stop
         finished = trainer.run(stop_after_seconds)
     if not finished:
         because = f" ({stop.cause})" if stop.number else ""
@@ -247,9 +248,8 @@ def _refuse_other_data(trainer: Trainer, out: Path) -> None:
         )
 
 
-class _Notes:
-    def row(self, kind: str, values: dict[str, object]) -> None:
-        """Nothing to draw yet."""
+class _Notes(Silent):
+    """Nothing is drawn yet."""
 
     def message(self, text: str) -> None:
         warn(text)
@@ -283,11 +283,11 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
     tell_of_signal_left(config.system, training)
-    with TemporaryDirectory() as folder, counting("measuring") as tell:  # a loss that is not finite leaves evidence
+    with TemporaryDirectory() as folder, counting("measuring") as observer:  # a loss that is not finite leaves evidence
         trainer = Trainer(config, training, held_out, Path(folder), pick_device(device))
         parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
         try:
-            cost = measured_cost(trainer, tell)
+            cost = measured_cost(trainer, observer)
         finally:
             trainer.loader.close()
     rows = [

@@ -183,9 +183,9 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
     """(K, 3) height, width and whether grey, and the numbers of the K files that could be read."""
     headers = np.empty((len(files), 3), dtype=np.int32)
     readable = np.zeros(len(files), dtype=bool)
-    with Counter(f"reading headers of {files.location.name}") as tell:
+    with Counter(f"reading headers of {files.location.name}") as counter:
         for index in range(len(files)):
-            tell(index, len(files))
+            counter.progress(index, len(files))
             try:
                 headers[index] = read_header(files.source(index), config.background, files.title(index))
                 readable[index] = True
@@ -223,9 +223,9 @@ def _decode(
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
-    with Counter(f"decoding {files.location.name}") as tell:
+    with Counter(f"decoding {files.location.name}") as counter:
         for position, result in enumerate(_threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))):
-            tell(position, len(rows))
+            counter.progress(position, len(rows))
             if isinstance(result, UsageError):
                 skips.take(result)
                 continue

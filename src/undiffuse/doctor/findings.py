@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from undiffuse.errors import UndiffuseError
+from undiffuse.observer import SILENT, Observer, Within
 from undiffuse.registry import resolve
 
 Severity = Literal["ok", "note", "warning", "problem"]
 #: From harmless to harmful; ``--strict`` fails from ``warning`` on.
 SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "problem")
-
-Tell = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -66,29 +65,24 @@ class Examination:
         }
 
 
-def examine(checks: Mapping[str, Any], subject: Any, tell: Tell | None = None) -> Examination:
+def examine(checks: Mapping[str, Any], subject: Any, observer: Observer = SILENT) -> Examination:
     """Make each check, one after the other; one that cannot be made becomes a note and stops none of the others.
 
     Args:
         checks: name -> a function of ``subject`` that gives findings, or ``"module:function"``.
-        tell: called with (checks made, checks in all); what a check tells of its own work counts as parts of it.
+        observer: hears of the checks made, of all; what a check tells of its own work counts as parts of it.
     """
     started = time.monotonic()
     found: list[Finding] = []
     for number, (name, row) in enumerate(checks.items()):
-        if tell is not None:
-            tell(number, len(checks))
-            subject.tell = _within(tell, number, len(checks))
+        observer.progress(number, len(checks))
+        if observer is not SILENT:
+            subject.observer = Within(observer, number, len(checks))
         found += [replace(finding, check=name) for finding in _attempt(resolve(row), subject)]
     not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
     return Examination(findings, list(checks), time.monotonic() - started, not_made)
-
-
-def _within(tell: Tell, made: int, count: int) -> Tell:
-    """For a check to tell how far it has come."""
-    return lambda done, total: tell(made + min(done / max(total, 1e-9), 1.0), count)
 
 
 def _attempt(check: Callable[[Any], Iterable[Finding]], subject: Any) -> list[Finding]:

@@ -21,9 +21,9 @@ from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.load import list_source
 from undiffuse.data.split import held_out_rows
 from undiffuse.doctor.duplicates import NEAR, Pairs, near_pairs, thumbnails
-from undiffuse.doctor.findings import Tell
 from undiffuse.doctor.survey import Survey, survey_folder
 from undiffuse.errors import UsageError
+from undiffuse.observer import SILENT, Observer
 
 #: Pictures whose pixels are looked at; of a larger set an even choice. Hashes are compared of all.
 MOST = 100_000
@@ -69,19 +69,19 @@ class DataSubject:
         config: of the source.
         against: another set that must share no picture with it, such as the test set.
         near: the limit on the distance of near-duplicates, see ``doctor.duplicates``; looked for among ``MOST`` items.
-        tell: called with (pictures looked at, pictures in all).
+        observer: hears of the pictures looked at, of all.
     """
 
     name: str
     config: SourceConfig
     against: DataSubject | None = None
     near: float = NEAR
-    tell: Tell | None = None
+    observer: Observer = SILENT
 
     @cached_property
     def survey(self) -> Survey | None:
         """Each file of a folder by itself; ``None`` for other sources."""
-        return survey_folder(self.config, self.tell) if isinstance(self.config, FolderConfig) else None
+        return survey_folder(self.config, self.observer) if isinstance(self.config, FolderConfig) else None
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -187,8 +187,7 @@ class DataSubject:
             pictures = torch.from_numpy(self.dataset.items(self.rows[start : start + _CHUNK]))
             parts.append(values_of(pictures))
             small.append(thumbnails(pictures))
-            if self.tell is not None:
-                self.tell(start + len(pictures), len(self.rows))
+            self.observer.progress(start + len(pictures), len(self.rows))
         columns = [torch.cat([getattr(part, name) for part in parts]) for name in Values.__dataclass_fields__]
         return Values(*columns), torch.cat(small)
 

@@ -16,11 +16,12 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Batch, Dataset
-from undiffuse.doctor.findings import Finding, Tell
+from undiffuse.doctor.findings import Finding
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
+from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
@@ -57,7 +58,7 @@ class RunSubject:
         seconds: that drawing them may take.
         seed: of the first sample; sample i has seed + i.
         device: where to put the model.
-        tell: called with (samples drawn, samples in all).
+        observer: hears of the samples drawn, of all.
         count_modes: gives the modes of samples; ``None`` where those of the data are not known.
     """
 
@@ -73,7 +74,7 @@ class RunSubject:
     seconds: float = 25.0
     seed: int = 0
     device: str = "cpu"
-    tell: Tell | None = None
+    observer: Observer = SILENT
     count_modes: Callable[[Tensor], Modes] | None = None
     seconds_a_sample: float = field(default=0.0, init=False)
 
@@ -154,8 +155,7 @@ class RunSubject:
         parts = [self._timed(0, min(_TRIED, self.num))]
         allowed = max(_TRIED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
         while (done := sum(map(len, parts))) < min(allowed, self.num):
-            if self.tell is not None:
-                self.tell(done, allowed)
+            self.observer.progress(done, allowed)
             parts.append(self.draw(done, min(64, allowed - done)))
         return torch.cat(parts)
 

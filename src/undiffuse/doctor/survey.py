@@ -12,8 +12,8 @@ from undiffuse.data.config import FolderConfig
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.parts import Folders
 from undiffuse.data.pictures import decode_picture, without_warnings
-from undiffuse.doctor.findings import Tell
 from undiffuse.errors import UsageError
+from undiffuse.observer import SILENT, Observer
 
 _BLOCK = 256
 
@@ -43,7 +43,7 @@ class Survey:
         return sum("alpha" in kinds(entry.mode) for entry in self.entries) / max(len(self.entries), 1)
 
 
-def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
+def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
     """Decode every file that training would read.
 
     Raises:
@@ -59,8 +59,8 @@ def survey_folder(config: FolderConfig, tell: Tell | None = None) -> Survey:
                 entries.append(found)
             else:
                 broken[name] = found
-            if tell is not None and number % _BLOCK == 0:
-                tell(number, len(names))
+            if number % _BLOCK == 0:
+                observer.progress(number, len(names))
     return Survey(entries, broken)
 
 

@@ -19,12 +19,12 @@ from undiffuse.evaluation.cache import Cache
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.metrics.summary import SetSummary
+from undiffuse.observer import SILENT, Observer
 
 _SEARCH_BYTES = 64 * 2**20  # of the pictures that neighbours are looked for among at a time
 _SEARCH_ROWS = 16_384
 
 Rows = npt.NDArray[np.int64]
-Told = Callable[[int, int], None]
 
 
 def summary_facts(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def summary_facts(dataset: Dataset, count: int, extractor: FeatureExtractor) -> 
 
 
 def summary_of(
-    dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, tell: Told | None = None
+    dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, observer: Observer = SILENT
 ) -> SetSummary:
     """The summary of ``count`` pictures evenly spaced over a set, from the cache where it is there."""
     facts = summary_facts(dataset, count, extractor)
 
     def make() -> dict[str, Tensor]:
-        return _pass(dataset, evenly_spaced(len(dataset), count), extractor, tell).tensors()
+        return _pass(dataset, evenly_spaced(len(dataset), count), extractor, observer).tensors()
 
     try:
         return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
@@ -52,14 +52,13 @@ def summary_of(
         return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
 
 
-def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, tell: Told | None) -> SetSummary:
+def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> SetSummary:
     """Pictures are numbered by their place among ``rows``: strided numbers would fill the groups of errors unevenly."""
     summary = SetSummary(extractor)
     for start in range(0, len(rows), CHUNK):
         items = dataset.fetch(rows[start : start + CHUNK]).items
         summary.update(items, torch.arange(start, start + len(items)))
-        if tell is not None:
-            tell(start + len(items), len(rows))
+        observer.progress(start + len(items), len(rows))
     return summary
 
 

@@ -55,8 +55,7 @@ def nll(subject: Subject) -> list[Result]:
 
 def _told(subject: Subject, start: int, count: int, total: int, share: float) -> None:
     """The solver has gone a share of its way with ``count`` items from the ``start`` on."""
-    if subject.tell is not None:
-        subject.tell(start + share * count, total)
+    subject.observer.progress(start + share * count, total)
 
 
 def _ode_protocol(subject: Subject, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:
@@ -127,8 +126,7 @@ def continuous(subject: Subject) -> list[Result]:
         x_0 = items[start : start + rows].to(subject.model.system.device)
         normal = _noise(protocol, start, rows, items).numbered
         bounds.append(continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder))
-        if subject.tell is not None:
-            subject.tell(start + len(x_0), len(items))
+        subject.observer.progress(start + len(x_0), len(items))
     stated = {
         "images": len(items),
         **_stated(subject),
@@ -207,8 +205,7 @@ def _on_grid(
         noise = _noise(subject.protocol, start, 4 * _ROWS, items)
         x_0 = items[start : start + 4 * _ROWS].to(system.device)
         bounds.append(bound(denoiser, x_0, times, noise.numbered))
-        if subject.tell is not None:
-            subject.tell(start + len(x_0), len(items))
+        subject.observer.progress(start + len(x_0), len(items))
     return bounds
 
 

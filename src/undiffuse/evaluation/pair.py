@@ -14,10 +14,11 @@ from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import spread
 from undiffuse.evaluation.cache import Cache
-from undiffuse.evaluation.gather import Told, summary_of
+from undiffuse.evaluation.gather import summary_of
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import SetSummary
+from undiffuse.observer import SILENT, Observer
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Pair:
         num: of each at most, evenly spaced; ``None`` for all.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the pictures.
         cache: of summaries and results; by default nothing is kept.
-        tell: called with (pictures read, pictures to read).
+        observer: hears of the pictures read, of those to read.
     Raises:
         UsageError: points, or pictures of two shapes.
     """
@@ -40,7 +41,7 @@ class Pair:
     num: int | None = None
     features: str = "auto"
     cache: Cache = field(default_factory=lambda: Cache(None))
-    tell: Told | None = None
+    observer: Observer = SILENT
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -78,12 +79,12 @@ class Pair:
     @cached_property
     def generated(self) -> SetSummary:
         """The summary of the pictures to judge."""
-        return summary_of(self.made, self.num_generated, self.extractor, self.cache, self.tell)
+        return summary_of(self.made, self.num_generated, self.extractor, self.cache, self.observer)
 
     @cached_property
     def real(self) -> SetSummary:
         """The summary of the real ones."""
-        return summary_of(self.held, self.num_real, self.extractor, self.cache, self.tell)
+        return summary_of(self.held, self.num_real, self.extractor, self.cache, self.observer)
 
     def some_generated(self, count: int) -> Tensor:
         """``count`` of the pictures to judge, evenly spaced over the set."""

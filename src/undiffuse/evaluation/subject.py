@@ -22,6 +22,7 @@ from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.observer import SILENT, Observer
 from undiffuse.samplers.base import Progress
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model, check_seeds
@@ -39,7 +40,7 @@ class Subject:
         load_train: gives the pictures it learned from; called once, by the first metric that needs them.
         held_out: pictures it never saw.
         protocol: see there.
-        tell: called with (samples done, samples asked for).
+        observer: hears of the samples done, of those asked for.
         cache: of the training pictures' summary; by default nothing is kept.
     """
 
@@ -47,7 +48,7 @@ class Subject:
     load_train: Callable[[], Dataset]
     held_out: Dataset
     protocol: Protocol
-    tell: Callable[[float, float], None] | None = None
+    observer: Observer = SILENT
     cache: Cache = field(default_factory=lambda: Cache(None))
     seconds: float = 0.0
     nfe: int = 0
@@ -105,11 +106,11 @@ class Subject:
 
     def again(self, numbers: Sequence[int]) -> Tensor:
         """The samples with these numbers once more: sample i depends on seed + i and its class alone."""
-        (tell, seconds), self.tell = (self.tell, self.seconds), None
+        (observer, seconds), self.observer = (self.observer, self.seconds), SILENT
         try:
             return torch.cat(list(self._batches(numbers)))
         finally:
-            self.tell, self.seconds = tell, seconds
+            self.observer, self.seconds = observer, seconds
 
     def label_of(self, numbers: Tensor) -> Tensor:
         """The class (B,) that each of the samples with these numbers was asked for."""
@@ -141,13 +142,11 @@ class Subject:
             sampled = self.model.system.sample(request)
             self.nfe = sampled.nfe
             self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
-            if self.tell is not None:
-                self.tell(start + len(rows), len(numbers))
+            self.observer.progress(start + len(rows), len(numbers))
             yield self.model.finish(sampled.x)
 
     def _told(self, start: int, total: int, first: int, progress: Progress) -> None:
-        if self.tell is not None:
-            self.tell(start + first + len(progress.x) * (progress.index + 1) / progress.count, total)
+        self.observer.progress(start + first + len(progress.x) * (progress.index + 1) / progress.count, total)
 
     @cached_property
     def real(self) -> SetSummary:

@@ -12,7 +12,6 @@ number of epochs, not with those of the paper, which trains a ResNet-50 on Image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.pixels import check_pictures
+from undiffuse.observer import Tell
 
 SMALLEST, LARGEST = 8, 64
 BATCH = 64
@@ -63,7 +63,7 @@ def train_and_test(
     num_classes: int,
     seed: int = 0,
     epochs: int = 6,
-    tell: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Accuracy:
     """Train the small network on one labelled set and test it on another; the same arguments give the same bits.
 
@@ -174,7 +174,7 @@ def _trained(
     num_classes: int,
     seed: int,
     epochs: int,
-    tell: Callable[[int, int], None] | None,
+    tell: Tell | None,
 ) -> nn.Module:
     pictures, labels = pictures.cpu(), labels.cpu().long()
     generator = torch.Generator().manual_seed(seed)

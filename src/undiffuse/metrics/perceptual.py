@@ -26,6 +26,7 @@ from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
 from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
 from undiffuse.metrics.neighbours import Neighbours
 from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weights, looked_in, own_folder, read_weights
+from undiffuse.observer import Tell
 
 SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
 BLOCK = 32
@@ -109,7 +110,7 @@ class Lpips:
         references: Tensor,
         k: int = 1,
         chunk: int = 512,
-        tell: Callable[[int, int], None] | None = None,
+        tell: Tell | None = None,
     ) -> Neighbours:
         """The ``k`` references nearest to each query by LPIPS; a copy has distance 0 exactly.
 
@@ -199,9 +200,7 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return products.mul(-2).add(lengths[0][:, None]).add(lengths[1])
 
 
-def _share(
-    tell: Callable[[int, int], None] | None, first: int, count: int, num_queries: int, num_references: int
-) -> Callable[[int], None]:
+def _share(tell: Tell | None, first: int, count: int, num_queries: int, num_references: int) -> Callable[[int], None]:
     """Progress of one chunk of ``count`` queries among all, counted in queries times references."""
 
     def report(done: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
+from undiffuse.observer import Tell
 from undiffuse.samplers.base import Sampler, sample
 from undiffuse.samplers.grids import GRIDS, inner_log_snrs, through, time_grid, written_through
 from undiffuse.samplers.ode import heun
@@ -149,9 +150,7 @@ class Trial:
         return inner_log_snrs(self.denoiser.process, times)
 
 
-def tune_grid(
-    trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell: Callable[[int, int], None] | None = None
-) -> Tuned:
+def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell: Tell | None = None) -> Tuned:
     """The grid of ``num_steps`` steps with which ``sampler`` comes closest to the fine solution.
 
     Args:
@@ -196,7 +195,7 @@ def check_tunable(sampler: Sampler, num_steps: int) -> None:
         raise UsageError(f"a tuned grid has at least 2 steps, got {num_steps}")
 
 
-def _descend(miss: Callable[[Tensor], Tensor], knots: Tensor, tell: Callable[[int, int], None] | None) -> Tensor:
+def _descend(miss: Callable[[Tensor], Tensor], knots: Tensor, tell: Tell | None) -> Tensor:
     """Levenberg's method from ``knots``: steps (J'J + mu diag J'J)^-1 J'e that are only taken where the error falls."""
     z, mu = _free(knots), 0.01
     e = miss(knots)

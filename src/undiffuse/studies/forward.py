@@ -30,9 +30,10 @@ from undiffuse.core.process import Process
 from undiffuse.core.random import derived_seed
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
+from undiffuse.observer import Tell
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
-from undiffuse.studies.pictures import PictureSubject, Tell
+from undiffuse.studies.pictures import PictureSubject
 from undiffuse.studies.times import matched_times, time_label, visible
 from undiffuse.wording import counted
 

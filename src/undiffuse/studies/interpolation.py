@@ -24,6 +24,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
+from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import decode, encode, ode_range
@@ -32,7 +33,7 @@ from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
-from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, real_pairs, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, real_pairs, sampling_plan
 from undiffuse.studies.times import Fraction, Fractions, matched_times, time_label
 from undiffuse.wording import counted
 

@@ -25,9 +25,10 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.losses.weighting import WEIGHTINGS, LogWeight
+from undiffuse.observer import Tell
 from undiffuse.samplers.grids import WIDEST_LOG_SNR
 from undiffuse.studies.canvas import BLUE, GREEN, GREY, ORANGE, RED, SETTINGS, Plate, figure, grid_lines, save
-from undiffuse.studies.pictures import PictureSubject, Tell
+from undiffuse.studies.pictures import PictureSubject
 
 __all__ = ["LevelsOptions", "level_grid", "linear_error", "loss_by_level", "study_levels", "training_levels"]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from undiffuse.config import FrozenModel
 from undiffuse.metrics.neighbours import Neighbours
+from undiffuse.observer import Tell
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import BLUE, GREY, ORANGE, Plate, grid_lines, save
 from undiffuse.studies.comparing import (
@@ -34,7 +35,7 @@ from undiffuse.studies.comparing import (
     real_of,
     references_of,
 )
-from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
+from undiffuse.studies.pictures import Pictures, PictureSubject
 from undiffuse.wording import counted
 
 _BINS = 40

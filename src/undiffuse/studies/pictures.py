@@ -29,7 +29,6 @@ from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
 from undiffuse.systems.classes import Classes
 from undiffuse.systems.saved import Model
 
-Tell = Callable[[float, float], None]
 Pictures = npt.NDArray[np.uint8]
 #: Steps of a first-order stochastic sampler that is not the model's own.
 _ANCESTRAL_STEPS = 100

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
+from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
-from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, sampling_plan
 from undiffuse.systems.base import LatentSystem
 from undiffuse.systems.classes import Classes
 

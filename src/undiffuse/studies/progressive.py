@@ -20,10 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from undiffuse.observer import Tell
 from undiffuse.samplers.base import Progress
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
-from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, sampling_plan
 from undiffuse.studies.times import time_label, visible
 from undiffuse.systems.classes import Classes
 from undiffuse.wording import counted

@@ -8,11 +8,12 @@ from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
+from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup, resolve
 from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
-from undiffuse.studies.pictures import PictureSubject, Tell
+from undiffuse.studies.pictures import PictureSubject
 from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
@@ -38,7 +39,7 @@ def run_study(
     folder: Path,
     options: Any = None,
     facts: Mapping[str, Any] | None = None,
-    tell: Tell | None = None,
+    observer: Observer = SILENT,
 ) -> dict[str, Any]:
     """Write a study's pictures, ``study.json`` and ``README.md`` into ``folder``, which exists.
 
@@ -46,14 +47,14 @@ def run_study(
         name: a row of ``MODEL_STUDIES``.
         options: of the study; its defaults if ``None``.
         facts: about the model, for the JSON's head.
-        tell: called with (work done, work in all).
+        observer: hears of the work done, of all.
     Returns:
         The content of ``study.json``.
     """
     row = lookup(MODEL_STUDIES, name, "study")
     check_pictures(subject.model, name)
     options = options if options is not None else resolve(row.options)()
-    plates: list[Plate] = resolve(row.run)(subject, options, folder, tell or (lambda done, total: None))
+    plates: list[Plate] = resolve(row.run)(subject, options, folder, observer.progress)
     result = {
         "study": name,
         "summary": row.summary,

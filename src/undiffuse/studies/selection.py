@@ -20,6 +20,7 @@ from torch import Tensor
 from undiffuse.config import FrozenModel
 from undiffuse.errors import UsageError
 from undiffuse.metrics.neighbours import Neighbours
+from undiffuse.observer import Tell
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import BLUE, GREY, ORANGE, PURPLE, Plate, grid_lines, save
 from undiffuse.studies.comparing import (
@@ -34,7 +35,7 @@ from undiffuse.studies.comparing import (
     real_of,
     references_of,
 )
-from undiffuse.studies.pictures import PictureSubject, Tell
+from undiffuse.studies.pictures import PictureSubject
 
 _BINS = 36
 

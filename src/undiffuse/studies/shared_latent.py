@@ -18,13 +18,14 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
+from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
-from undiffuse.studies.pictures import ClassOptions, Pictures, PictureSubject, Plan, Tell, sampling_plan
+from undiffuse.studies.pictures import ClassOptions, Pictures, PictureSubject, Plan, sampling_plan
 from undiffuse.studies.times import Fractions, matched_times, time_label, visible
 
 #: Fractions of DDPM's steps, by the noise there; see ``pictures.matched_times``.

@@ -21,11 +21,12 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import CYCLE, GREY, Plate, charts, grid_lines, save
 from undiffuse.studies.comparing import draw, extractor_of
-from undiffuse.studies.pictures import Pictures, PictureSubject, Tell
+from undiffuse.studies.pictures import Pictures, PictureSubject
 from undiffuse.wording import counted
 
 _GROUPS = 10  # of the jackknife

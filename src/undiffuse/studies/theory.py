@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
+from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import resolve
 from undiffuse.sealed import sealed
 from undiffuse.studies.canvas import Plate, plain
@@ -52,19 +52,16 @@ def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
         )
 
 
-def study_theory(
-    subject: Subject, folder: Path, facts: dict[str, Any], tell: Callable[[int, int, str], None] | None = None
-) -> dict[str, Any]:
+def study_theory(subject: Subject, folder: Path, facts: dict[str, Any], observer: Observer = SILENT) -> dict[str, Any]:
     """Write every picture, ``study.json`` and ``README.md`` into ``folder``, which exists; returns the JSON's content.
 
     Args:
         facts: about the model, for the JSON's head.
-        tell: called before each picture with (pictures done, pictures in all, name of the next).
+        observer: hears before each picture of those done, of all, and the name of the next.
     """
     plates: list[Plate] = []
     for number, (name, row) in enumerate(PLATES.items()):
-        if tell is not None:
-            tell(number, len(PLATES), name)
+        observer.progress(number, len(PLATES), name)
         plate: Plate | None = resolve(row)(subject, folder)
         if plate is not None:
             plates.append(plate)

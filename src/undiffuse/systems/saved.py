@@ -129,7 +129,7 @@ class Model:
         seeds, names = check_seeds(seed, num), self.classes_of(class_name, num)
 
         def told(first: int, step: Progress) -> None:
-            tell(first * step.count + len(step.x) * (step.index + 1), num * step.count)
+            counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
         request = SampleRequest(
             seeds=seeds,
@@ -146,7 +146,7 @@ class Model:
             autoguidance_interval=autoguidance_interval,
             callback=told,
         )
-        with Counter("sampling", progress) as tell:
+        with Counter("sampling", progress) as counter:
             sampled = self.system.sample(request)
         if sampled.note:
             warnings.warn(sampled.note, UsageWarning, stacklevel=3)

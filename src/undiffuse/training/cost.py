@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from undiffuse.compute.waiting import Load, load_between, use
+from undiffuse.observer import SILENT, Observer
 from undiffuse.training.trainer import Trainer
 from undiffuse.wording import counted
 
@@ -17,8 +18,6 @@ from undiffuse.wording import counted
 _SECONDS, _LONGEST = 10.0, 20.0
 #: Measurements at most; fewer than these of a whole step are rather made of its parts.
 _MOST, _FEWEST = 20, 2
-
-Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,32 +66,32 @@ class _Taken:
         return _Taken(seconds, self.processor_seconds * count + more.processor_seconds)
 
 
-def measured_cost(trainer: Trainer, tell: Tell = lambda done, total: None) -> Cost:
+def measured_cost(trainer: Trainer, observer: Observer = SILENT) -> Cost:
     """Measure a trainer that is thrown away afterwards: its weights have moved.
 
     Args:
-        tell: called with (measurements done, measurements at most).
+        observer: hears of the measurements done, of those made at most.
     """
     before = use()
-    taken, words = _step(trainer, tell)
+    taken, words = _step(trainer, observer)
     after = use()
     load = load_between(before, after) if before is not None and after is not None else None
     threads = torch.get_num_threads()
     return Cost(taken.seconds, trainer.config.batch_images, words, taken.processor_seconds, threads, load)
 
 
-def _step(trainer: Trainer, tell: Tell) -> tuple[_Taken, str]:
+def _step(trainer: Trainer, observer: Observer) -> tuple[_Taken, str]:
     """A step, whole or put together from parts, and in words what was measured of it."""
     config = trainer.config
     whole = config.batch_images // config.num_micro_batches
     size, warm = _warm_up(trainer, whole)
     if size == whole and warm * config.num_micro_batches * (_FEWEST + 1) <= _SECONDS:
         trainer.rehearse_step()  # the first one makes room for the optimizer's state
-        taken = _taken(trainer, trainer.rehearse_step, tell)
+        taken = _taken(trainer, trainer.rehearse_step, observer)
         return taken, f"{counted(len(taken.seconds), 'step')} of {counted(config.batch_images, 'image')}"
-    part = _taken(trainer, lambda: trainer.rehearse_micro_batch(size), tell)
+    part = _taken(trainer, lambda: trainer.rehearse_micro_batch(size), observer)
     trainer.rehearse_move()
-    rest = _taken(trainer, trainer.rehearse_move, tell, most=1)
+    rest = _taken(trainer, trainer.rehearse_move, observer, most=1)
     taken = part.times(config.batch_images / size, rest)
     if size == whole:
         of = f"of {counted(size, 'image')}, {config.num_micro_batches} to a step"
@@ -119,7 +118,7 @@ def _processor_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - began
 
 
-def _taken(trainer: Trainer, work: Callable[[], None], tell: Tell, most: int = _MOST) -> _Taken:
+def _taken(trainer: Trainer, work: Callable[[], None], observer: Observer, most: int = _MOST) -> _Taken:
     """Do ``work`` once, and again as long as the processor's time allows, at most so often."""
     seconds: list[float] = []
     spent = 0.0
@@ -129,5 +128,5 @@ def _taken(trainer: Trainer, work: Callable[[], None], tell: Tell, most: int = _
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-        tell(len(seconds), most)
+        observer.progress(len(seconds), most)
     return _Taken(tuple(seconds), spent / len(seconds))

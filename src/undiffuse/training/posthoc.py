@@ -16,7 +16,7 @@ sec. 3 and appendix C.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
+from undiffuse.observer import SILENT, Observer
 from undiffuse.systems.saved import read_weights, save_weights
 from undiffuse.training.config import PosthocConfig
 
@@ -153,7 +154,7 @@ def reconstruct(
     run: Path,
     held_sigma_rel: Sequence[float],
     sigma_rel: float,
-    tell: Callable[[float, float], None] = lambda done, total: None,
+    observer: Observer = SILENT,
 ) -> Reconstruction:
     """The average of another width, from a run's snapshots.
 
@@ -161,7 +162,7 @@ def reconstruct(
         run: folder of a run that was trained with ``ema.posthoc``.
         held_sigma_rel: widths that its snapshots hold.
         sigma_rel: the width wanted; between 0.03 and 0.25 with twenty snapshots of 0.05 and 0.10.
-        tell: called with (snapshots read, snapshots in all).
+        observer: hears of the snapshots read, of all.
     Raises:
         UsageError: no snapshots, a damaged one, or an impossible width.
     """
@@ -173,7 +174,7 @@ def reconstruct(
     shares, error = mixture(held, Profile(last, gamma))
     totals: dict[str, Tensor] = {}
     for position, path in enumerate(files.values()):
-        tell(position, len(files))
+        observer.progress(position, len(files))
         tensors = read_weights(path)
         for number in range(len(held_sigma_rel)):
             _add(totals, tensors, f"{number}.", float(shares[position * len(held_sigma_rel) + number]))

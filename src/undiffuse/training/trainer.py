@@ -7,9 +7,9 @@ about what it trains.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
+from undiffuse.observer import SILENT, Observer
 from undiffuse.systems.base import LossReport, System, SystemConfig
 from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
 from undiffuse.systems.saved import WEIGHTS, build_system, read_config, save_weights
@@ -41,24 +42,6 @@ from undiffuse.training.validation import validation_loss, validation_means
 from undiffuse.training.window import Window
 
 
-class Observer(Protocol):
-    """Hears what happens, to show it."""
-
-    def row(self, kind: str, values: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the journal was written."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line happened."""
-
-
 def settled(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
     """``config`` with everything said that its system leaves to the data's classes, as it is written and trained."""
     assert isinstance(config.system, SystemConfig)
@@ -74,7 +57,7 @@ class Trainer:
         validation: held-out pictures; may be empty.
         folder: where everything goes.
         device: where to compute.
-        observer: hears of progress.
+        observer: hears of each step, of the rows of the journal, and what is worth a line.
         measure: of the quality of samples, every ``quality_every_images``; without one none is measured.
     """
 
@@ -85,14 +68,14 @@ class Trainer:
         validation: Dataset,
         folder: Path,
         device: str | torch.device = "cpu",
-        observer: Observer | None = None,
+        observer: Observer = SILENT,
         measure: Measure | None = None,
     ) -> None:
         check_board(config.tensorboard)
         config = settled(config, train.class_names)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
-        self.observer: Observer = observer or Silent()
+        self.observer = observer
         self.measure = measure
         self.validation = validation
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
@@ -126,7 +109,6 @@ class Trainer:
         precision, products = getattr(config.system, "precision", "fp32"), self.optimizers.products(self.device)
         self._settings = [{"images": 0, **setting(precision, self.device, products)}]
         self._stop_requested = self._said_busy = False
-        self.on_step: Callable[[int], None] = lambda images: None
 
     @property
     def images(self) -> int:
@@ -243,7 +225,7 @@ class Trainer:
             while self.step < self.config.num_steps:
                 self._one_step()
                 self._after_step(journal)
-                self.on_step(self.images)
+                self.observer.progress(self.images, self.config.num_images)
                 spent = time.monotonic() - started
                 if self._stop_requested or (stop_after_seconds is not None and spent >= stop_after_seconds):
                     break

@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 
 from undiffuse.data.download.sets import Remote
 from undiffuse.errors import RunError
+from undiffuse.observer import Observer
 from undiffuse.version import __version__
-
-Tell = Callable[[str, int, int], object]
 
 PAUSES = (1.0, 3.0, 9.0)  # seconds before each further try that follows one which brought nothing
 _TIMEOUT_SECONDS = 30.0
@@ -43,13 +42,13 @@ class _OtherContentError(Exception):
     """What came is not what was published."""
 
 
-def fetch(remote: Remote, target: Path, tell: Tell) -> None:
+def fetch(remote: Remote, target: Path, observer: Observer) -> None:
     """Bring a file to ``target``; until it is whole and checked it is ``target`` with ``.part`` behind.
 
     Args:
         remote: the file and its places, which are tried in turn.
         target: where to put it.
-        tell: is given the file's name, and how many bytes of how many are there.
+        observer: hears of the file's name, and how many bytes of how many are there.
 
     Raises:
         UnreachableError: no place answers, or none has the file.
@@ -61,7 +60,7 @@ def fetch(remote: Remote, target: Path, tell: Tell) -> None:
     reasons, is_other = [], False
     for url in remote.urls:
         try:
-            _whole_from(url, remote, part, tell)
+            _whole_from(url, remote, part, observer)
             part.replace(target)
             return
         except UnreachableError as error:
@@ -104,27 +103,27 @@ def _refuse_small_disk(remote: Remote, part: Path) -> None:
         )
 
 
-def _whole_from(url: str, remote: Remote, part: Path, tell: Tell) -> None:
+def _whole_from(url: str, remote: Remote, part: Path, observer: Observer) -> None:
     """The file, checked. Where what was there before, perhaps of another place, spoils it, it is fetched anew."""
     was_there = part.exists()
     try:
-        _fetch_from(url, remote, part, tell)
+        _fetch_from(url, remote, part, observer)
         if problem := check(part, remote):
             raise _OtherContentError(problem)
     except _OtherContentError:
         part.unlink(missing_ok=True)
         if not was_there:
             raise
-        _whole_from(url, remote, part, tell)
+        _whole_from(url, remote, part, observer)
 
 
-def _fetch_from(url: str, remote: Remote, part: Path, tell: Tell) -> None:
+def _fetch_from(url: str, remote: Remote, part: Path, observer: Observer) -> None:
     """Try until the file is whole; a try that brought something is followed by another at once."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _try_once(url, remote, part, tell)
+            _try_once(url, remote, part, observer)
             return
         except _CutError as error:
             grown = part.exists() and part.stat().st_size > before
@@ -141,7 +140,7 @@ def _what_is_kept(part: Path) -> str:
     return f" (its first {size} bytes are kept to go on with)" if size else ""
 
 
-def _try_once(url: str, remote: Remote, part: Path, tell: Tell) -> None:
+def _try_once(url: str, remote: Remote, part: Path, observer: Observer) -> None:
     start = part.stat().st_size if part.exists() else 0
     if remote.size is not None and start > remote.size:
         part.unlink()
@@ -156,7 +155,8 @@ def _try_once(url: str, remote: Remote, part: Path, tell: Tell) -> None:
             start = _start_of(answer, start)
             total = _total(answer, start)
             _refuse_other_size(url, remote, total)
-            _copy(answer, part, start, remote.size, lambda done: tell(remote.name, done, total or remote.size or done))
+            size = total or remote.size
+            _copy(answer, part, start, remote.size, lambda done: observer.progress(done, size or done, remote.name))
             _refuse_cut(part, total)
     except urllib.error.HTTPError as error:
         _answer_to(error, url, part)

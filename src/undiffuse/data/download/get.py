@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undiffuse.claims import writes_to
-from undiffuse.data.download.fetch import Tell, UnreachableError, check, fetch
+from undiffuse.data.download.fetch import UnreachableError, check, fetch
 from undiffuse.data.download.sets import PublicSet, Remote
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import explained, replacing
+from undiffuse.observer import SILENT, Observer
 
 _CHUNK = 1 << 20
 
@@ -35,7 +36,7 @@ class Gotten:
 
 
 @writes_to("folder")
-def get(public: PublicSet, folder: Path, tell: Tell = lambda what, done, total: None) -> Gotten:
+def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Gotten:
     """Have all files of a set in ``folder``, each of the size and checksum that are known of it.
 
     Raises:
@@ -57,7 +58,7 @@ def get(public: PublicSet, folder: Path, tell: Tell = lambda what, done, total: 
         else:
             try:
                 with explained(target):
-                    fetch(remote, target, tell)
+                    fetch(remote, target, observer)
             except UnreachableError as error:
                 reason = str(error)
                 missing.append(remote)

@@ -156,9 +156,9 @@ def load(config: TarConfig) -> Dataset:
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[Place]()
     paths, about = _paths(config, samples.left_out)
-    with Counter(f"listing {config.location.name}") as tell:
+    with Counter(f"listing {config.location.name}") as counter:
         for shard in _shards(paths, skips):
-            tell(len(shards), len(paths))
+            counter.progress(len(shards), len(paths))
             shards.append(shard)
             samples.add_shard(len(shards) - 1, shard)
     if not len(samples.names):

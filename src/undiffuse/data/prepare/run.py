@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +30,8 @@ from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Wor
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
 from undiffuse.errors import UsageError
 from undiffuse.files import check_writable, explained
+from undiffuse.observer import SILENT, Observer
 from undiffuse.wording import counted
-
-Tell = Callable[[str, int, int], object]
 
 _BLOCK, _BLOCK_BYTES = 64, 2**22
 _IGNORED = {
@@ -52,7 +51,7 @@ def prepare(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    tell: Tell = lambda what, done, total: None,
+    observer: Observer = SILENT,
 ) -> dict[str, Any]:
     """Write the pictures of a source into an archive, each as training on the source itself would see it.
 
@@ -64,7 +63,7 @@ def prepare(
         settings: what to leave out.
         workers: processes; all cores by default.
         overwrite: replace an archive, and what is left of an earlier run with other settings.
-        tell: is given what is going on, and how many pictures of how many are done.
+        observer: hears what is going on, and how many pictures of how many are done.
 
     Returns:
         The manifest.
@@ -83,7 +82,7 @@ def prepare(
         _refuse_itself(config.location, out)  # type: ignore[attr-defined]
     originals = open_originals(config)
     assert isinstance(config, PictureConfig)
-    task = _Task(config, originals, out, settings, workers or num_cores(), tell)
+    task = _Task(config, originals, out, settings, workers or num_cores(), observer)
     with explained(out):
         return task.run(overwrite)
 
@@ -121,10 +120,10 @@ class _Task:
         out: Path,
         settings: PrepareSettings,
         workers: int,
-        tell: Tell,
+        observer: Observer,
     ) -> None:
         self._config, self._originals, self._out = config, originals, out
-        self._settings, self._workers, self._tell = settings, workers, tell
+        self._settings, self._workers, self._observer = settings, workers, observer
         self._data = out.with_name(out.name + ".partial")
         self._index = out.with_name(out.name + ".partial.journal")
         self._seen = SeenHashes(len(originals))
@@ -214,7 +213,7 @@ class _Task:
                 elif self._settings.on_error == "fail":
                     raise self._fault(header)
                 first_error = first_error or (header if isinstance(header, str) else "")
-            self._tell("looking", end, count)
+            self._observer.progress(end, count, "looking")
         if num == 0:
             raise UsageError(f"none of the {counted(count)} can be used; the first: {first_error}")
         return plan_for(config, headers[:num])[0]
@@ -228,7 +227,7 @@ class _Task:
             for (first, end), made in zip(blocks, results, strict=True):
                 for index, one in enumerate(made, start=first):
                     self._take(index, one, journal)
-                self._tell("preparing", end, len(self._originals))
+                self._observer.progress(end, len(self._originals), "preparing")
         finally:
             journal.commit()
             results.close()  # type: ignore[attr-defined]
