@@ -1,6 +1,20 @@
 """``python -m undiffuse``: the command line."""
 
-from undiffuse.app.entry import main
+from __future__ import annotations
+
+from undiffuse.app.entry import begin
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """What is installed as ``undiffuse``."""
+    begin(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from undiffuse.app.cli import run  # the parser, which a line that is refused by its names does without
+
+    return run(arguments)
+
 
 if __name__ == "__main__":
     main()

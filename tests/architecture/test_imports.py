@@ -49,7 +49,7 @@ RULE: dict[str, tuple[str, ...]] = {
         *("core", "compute", "samplers", "systems", "data", "networks.config", "metrics"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
-    "__main__": ("app.entry",),
+    "__main__": ("app.cli", "app.entry"),
 }
 
 #: The package's front door: names that are imported when they are first asked for.

@@ -142,7 +142,7 @@ PARSERS = ("typer", "click", "pydantic", "pydantic_core", "importlib.metadata")
 
 PROGRAM = """
 import contextlib, io, json, shlex, sys
-from undiffuse.app.entry import main
+from undiffuse.__main__ import main
 told = {}
 for line in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):

@@ -28,7 +28,7 @@ from undiffuse.app.cli_options import (
     list_rows,
 )
 from undiffuse.app.cli_study import study_app
-from undiffuse.app.entry import main as main  # where the program begins, under the name that it always had
+from undiffuse.app.entry import begin
 from undiffuse.app.narrowing import narrowed
 from undiffuse.app.parsing import parse_duration, parse_interval
 from undiffuse.claims import chosen_folder
@@ -272,6 +272,11 @@ def samplers() -> None:
         }
     )
     typer.echo(f"time grids: {', '.join(GRIDS)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The whole of it with the parser at hand; what is installed, ``undiffuse.__main__``, imports that when it must."""
+    begin(run, arguments)
 
 
 def run(arguments: list[str]) -> int:

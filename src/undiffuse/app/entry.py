@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 
 from undiffuse.app.visible import visible
 from undiffuse.errors import UndiffuseError
@@ -13,12 +14,16 @@ from undiffuse.errors import UndiffuseError
 _COMPLETING = "_UNDIFFUSE_COMPLETE"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running."""
+def begin(run: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running.
+
+    Args:
+        run: parses a line and does what it says; whoever begins imports the parser there, and not before.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # understood anywhere on the line
     arguments = [argument for argument in arguments if argument != "--debug"]
-    sys.exit(_refused(arguments, debug) or _ran(arguments, debug))
+    sys.exit(_refused(arguments, debug) or _ran(run, arguments, debug))
 
 
 def _refused(arguments: list[str], debug: bool) -> int:
@@ -36,14 +41,12 @@ def _refused(arguments: list[str], debug: bool) -> int:
     return 0
 
 
-def _ran(arguments: list[str], debug: bool) -> int:
+def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
     from undiffuse.app.show import notes_of_warnings
     from undiffuse.app.stopping import READER_GONE, ending_by_signals, is_gone, silence
 
     try:
         with notes_of_warnings(), ending_by_signals():
-            from undiffuse.app.cli import run
-
             code: object = run(arguments)
     except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
         code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code
