@@ -98,8 +98,9 @@ def page(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     interleaved.common_options(parser, rounds=9)
+    parser.add_argument("--names", action="store_true", help="wrong names alone")
     arguments = interleaved.parse(parser)
-    lines = {"nothing: Python alone": PYTHON, **NAMES, **OTHERS}
+    lines = {"nothing: Python alone": PYTHON, **NAMES, **({} if arguments.names else OTHERS)}
     if arguments.smoke:
         lines = {what: lines[what] for what in ("nothing: Python alone", "a command", "a model")}
     record = interleaved.new_record("errors", arguments, lines=lines)
