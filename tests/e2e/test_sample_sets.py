@@ -15,7 +15,8 @@ from PIL import Image
 
 from undiffuse import files as files_of_ours
 from undiffuse.app import sampling
-from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data import FolderConfig, load_dataset, source_config_for
+from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text
 from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.sealed import is_changed, read_sealed, sealed
@@ -101,6 +102,7 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     dataset = load_dataset(source_config_for(str(out)))
     assert len(dataset) == 6 and dataset.shape == (1, 8, 8)
     assert "2 sheets of samples: grid.png, progressive.png" in dataset.provenance["passed_over"]
+    assert len(survey_folder(FolderConfig(path=str(out))).entries) == 6
     record = out / "samples.json"
     sound = record.read_text(encoding="utf-8")
     changed = sound.replace('"steps": 2', '"steps": 3', 1), sound[::-1].replace('2 :"spets"', '3 :"spets"', 1)[::-1]

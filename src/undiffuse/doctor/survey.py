@@ -9,9 +9,12 @@ from pathlib import Path
 
 from undiffuse.cores import num_cores
 from undiffuse.data.config import FolderConfig
+from undiffuse.data.formats.folder import FolderNotes
 from undiffuse.data.formats.folder_files import list_names
 from undiffuse.data.formats.parts import Folders
+from undiffuse.data.formats.sample_sets import without_sheets
 from undiffuse.data.pictures import decode_picture, without_warnings
+from undiffuse.data.skips import Skips
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
 
@@ -50,7 +53,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
         UsageError: no such folder, or no picture's name in it.
     """
     root = config.location
-    pictures = list_names(root).pictures
+    pictures = without_sheets(FolderNotes(root), list_names(root), Skips("skip"))[0].pictures
     names = list(filter(Folders(pictures, config.split, root).takes, pictures))
     entries, broken = [], {}
     with without_warnings():
