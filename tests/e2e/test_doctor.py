@@ -303,7 +303,8 @@ def test_a_run_of_points_is_examined_as_far_as_that_goes(
     undiffuse: CommandLine, trained_points: Path, tmp_path: Path
 ) -> None:
     found = examined(undiffuse, trained_points, out=tmp_path / "found.json")
-    assert found["signal is left at the noisy end"]["severity"] == "problem"  # the recipe has the documents' 200 steps
+    # the 200 steps of the documents leave signal, which costs data of about unit variance nothing
+    assert found["signal is left at the noisy end"]["severity"] == "note"
     assert found["weights"]["severity"] == "ok"
     assert not [title for title in found if "unexpected" in found[title]["evidence"]]
 
