@@ -1,0 +1,225 @@
+"""Every name that files and random keys are made with, gathered from the source and from runs of two steps.
+
+python tests/contract/names_in_files.py     writes tests/golden/names.json anew
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from safetensors import safe_open
+
+from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.training import configure, split_data
+from undiffuse.core.random import StepRandom, derived_seed
+from undiffuse.data.config import PictureConfig
+from undiffuse.data.encoded import Plan
+from undiffuse.data.load import load_dataset
+from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.networks import NETWORK_CONFIGS, build_network
+from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.recipes.few_step import DISTILLATIONS
+from undiffuse.samplers import brownian, noise
+from undiffuse.systems.teacher import TeacherConfig
+from undiffuse.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "names.json"
+
+_SHORT = ("num_images=32", "batch_images=16", "log_every_images=16", "checkpoint_every_images=32")
+_QUIET = ("validate_every_images=32", "validation_images=8", "preview_every_images=0", "quality_every_images=0")
+_SMALL = ("system.network.channels=4", "system.network.norm_groups=2", "system.network.num_blocks=1")
+_POINTS = ("system.network.width=8", "system.network.num_blocks=1", "data.num_points=80")
+_LEVELS = ("system.network.multipliers=[1,2]", "system.network.attention_levels=[]")
+_GAN = ("system.generator.width=8", "system.discriminator.width=8", "data.num_points=80")
+_DRAWS = re.compile(r"\.(uniform|normal|branch)\(|stream=|derived_seed\(")
+#: Runs whose names are those of their systems, and of what a system has only with an option.
+TEACHER = "diffusion"
+RUNS: dict[str, tuple[str, ...]] = {
+    TEACHER: ("flow-digits", *_SMALL, "system.guide_images=16", "augment=document", "system.class_conditional=true"),
+    "diffusion, learned variance": ("iddpm-swissroll", *_POINTS, 'ema.posthoc={"snapshot_every_images": 16}'),
+    "diffusion, muon": ("flow-swissroll", *_POINTS, "optimizer.name=muon", "optimizer.learning_rate=0.02"),
+    "gan": ("gan-rings", *_GAN),
+    "gan, gradient penalty": ("gan-rings", *_GAN, "system.objective.name=wgan_gp"),
+}
+STUDENTS: dict[str, tuple[str, ...]] = {
+    "consistency": ("system.first_knots=2", "system.last_knots=4"),
+    "mean_flow": (),
+    "progressive": ("system.start_steps=2", "system.stage_images=16"),
+    "distribution_matching": ("system.game={}",),
+}
+#: Of each network the least that has every kind of part.
+_TINY: dict[str, dict[str, Any]] = {
+    "unet": {"channels": 4, "multipliers": (1, 2), "num_blocks": 1, "norm_groups": 2, "attention_levels": (1,)},
+    "transformer": {"channels": 8, "num_blocks": 1, "num_heads": 2, "long_skips": False},
+    "mlp": {"width": 4, "num_blocks": 1},
+}
+
+
+def names() -> dict[str, Any]:
+    """All of them, by what they are names of."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        runs, drawn = _of_runs(Path(folder), patch)
+    return {
+        "purposes in the source": sorted(purposes()),
+        "purposes of runs (stream: purpose)": drawn,
+        "keys of sampling": {"noise": hex(noise._KEY), "path": hex(int(brownian._STREAM))},
+        "seed of seed 1, stream train, step 2, micro-batch 3, purpose eps": derived_seed(1, "train", 2, 3, "eps"),
+        "runs": runs,
+        "weights of networks": _of_networks(),
+        "config.json": _of_configurations(),
+        "fingerprints": _of_fingerprints(),
+    }
+
+
+def purposes() -> set[str]:
+    """What source code draws for, a part that varies as ``{}``."""
+    found = set()
+    for path in (ROOT / "src" / "undiffuse").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if _DRAWS.search(source) else ():
+            if isinstance(node, ast.Call):
+                found |= set(_purposes_of(node))
+    return found
+
+
+def _purposes_of(call: ast.Call) -> Iterator[str]:
+    name = ast.unparse(call.func).rpartition(".")[2]
+    place = {"uniform": 1, "normal": 1, "branch": 0}.get(name)
+    given = [*call.args[place : place + 1]] if place is not None and len(call.args) > place else []
+    given += [word.value for word in call.keywords if word.arg == "stream"]
+    given += call.args if name == "derived_seed" else []
+    for value in given:
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value
+        elif isinstance(value, ast.JoinedStr):
+            yield "".join(str(one.value) if isinstance(one, ast.Constant) else "{}" for one in value.values)
+
+
+def _of_runs(folder: Path, patch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Of each run its names, and what all of them drew for."""
+    drawn: dict[str, set[str]] = defaultdict(set)
+    generator = StepRandom._generator
+
+    def heard(self: StepRandom, purpose: str) -> torch.Generator:
+        drawn[self.key[1]].add(re.sub(r"\d+", "#", purpose))
+        return generator(self, purpose)
+
+    patch.setattr(StepRandom, "_generator", heard)
+    found = {name: _of_run(_configured(*given), folder / name) for name, given in RUNS.items()}
+    for method, overrides in STUDENTS.items():
+        teacher = TeacherConfig(path=str(folder / TEACHER))
+        student = DISTILLATIONS[method](teacher, _configured(*RUNS[TEACHER]), 1)
+        found[method] = _of_run(apply_overrides(student, [*_SHORT, *_QUIET, *overrides]), folder / method)
+    return found, {stream: sorted(words) for stream, words in sorted(drawn.items())}
+
+
+def _configured(recipe: str, *overrides: str) -> Any:
+    digits = recipe == "flow-digits"
+    more = (*_LEVELS, "data.name=digits") if digits else ()
+    name = "flow-mnist" if digits else recipe
+    return configure(name, [*overrides, *more, *_SHORT, *_QUIET], "digits" if digits else None, None, False)
+
+
+def _of_run(config: Any, folder: Path) -> dict[str, Any]:
+    trainer = Trainer(config, *split_data(config), folder)
+    assert trainer.run()
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    with safe_open(checkpoint / "state.safetensors", "pt") as file:
+        tensors = list(file.keys())
+    rows: dict[str, set[str]] = defaultdict(set)
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows[row["kind"]] |= set(_dotted(row))
+    return {
+        "phases": list(trainer.system.phases),
+        "weights": collapsed(trainer.system.state_dict()),
+        "files": sorted({re.sub(r"\d+", "#", str(path.relative_to(folder))) for path in folder.rglob("*")}),
+        "journal": {kind: sorted(keys) for kind, keys in sorted(rows.items())},
+        "checkpoint": {
+            "tensors": collapsed(name for name in tensors if not name.startswith(("model.", "ema."))),
+            "kinds of tensors": sorted({name.partition(".")[0] for name in tensors}),
+            "state": sorted(set(_dotted({key: value for key, value in state.items() if key != "config"}))),
+        },
+        "config.json": sorted(json.loads((folder / "config.json").read_text(encoding="utf-8"))),
+    }
+
+
+def collapsed(keys: Iterable[str]) -> list[str]:
+    """Names with ``#`` for each number in them, each once."""
+    return sorted({re.sub(r"(?<=\.)\d+(?=\.|$)", "#", key) for key in keys})
+
+
+def _dotted(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for key, inner in value.items():
+        inner = inner[0] if isinstance(inner, list) and inner and isinstance(inner[0], dict) else inner
+        if isinstance(inner, dict) and inner:
+            yield from _dotted(inner, f"{before}{key}.")
+        else:
+            yield before + key
+
+
+def _of_networks() -> dict[str, list[str]]:
+    """With classes and all labels."""
+    shape, found = (1, 8, 8), {}
+    for name, model in NETWORK_CONFIGS.items():
+        made = build_network(model(**_TINY[name]), (2,) if name == "mlp" else shape, 2, 1, 3, told_until=True)
+        found[name] = collapsed(made.state_dict())
+    for name, model in GENERATOR_CONFIGS.items():
+        small: dict[str, Any] = {"width": 8} if name == "mlp" else {"channels": 4}
+        size = (2,) if name == "mlp" else (1, 16, 16)
+        found[f"generator {name}"] = collapsed(build_generator(model(**small), size, 4, 2).state_dict())
+        judge = build_discriminator(DISCRIMINATOR_CONFIGS[name](**small), size, 2)
+        found[f"discriminator {name}"] = collapsed(judge.state_dict())
+    return found
+
+
+def _of_configurations() -> dict[str, list[str]]:
+    """Keys by section; of a section that may be one of several things, by the name of each."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for recipe in RECIPES:
+        _add_keys(get_recipe(recipe), "run", found)
+    for name, model in SOURCE_CONFIGS.items():
+        found[f"data {name}"] |= set(model.model_fields)
+    for method in DISTILLATIONS:
+        student = DISTILLATIONS[method](TeacherConfig(path="teacher"), get_recipe("flow-mnist"), 1)
+        _add_keys(student, "run", found)
+    return {section: sorted(keys) for section, keys in sorted(found.items())}
+
+
+def _add_keys(model: BaseModel, section: str, found: dict[str, set[str]]) -> None:
+    for key in type(model).model_fields:
+        value = getattr(model, key)
+        found[section].add(key)
+        if isinstance(value, BaseModel):
+            _add_keys(value, f"{key} {getattr(value, 'name', '')}".strip(), found)
+
+
+def _of_fingerprints() -> dict[str, Any]:
+    """What is said of the options of a set, where its fingerprint and results say it."""
+    plan = Plan((8, 8), 1, "crop", False, 0)
+    options = {"images as found": PictureConfig(name="x").options_text, "images": plan.options_text}
+    for name in ("digits", "swissroll", "rings", "gaussians", "gaussian_ring"):
+        options[name] = load_dataset(SOURCE_CONFIGS[name](name=name)).provenance["options"]
+    return {name: re.findall(r"(\w+)=", text) for name, text in options.items()}
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """As the golden file has it."""
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(text(names()), encoding="utf-8")
