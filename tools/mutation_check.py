@@ -116,8 +116,8 @@ def broken(row: Row, package: Path) -> str:
 def as_expression(pattern: str) -> re.Pattern[str]:
     """What finds the pattern's words and signs with any blanks between them, and no part of a longer word."""
     words = re.findall(r"\w+|[^\w\s]", pattern)
-    left = r"(?<!\w)" if words[0].isidentifier() else ""
-    right = r"(?!\w)" if words[-1].isidentifier() else ""
+    left = r"(?<!\w)" if re.match(r"\w", words[0]) else ""
+    right = r"(?!\w)" if re.match(r"\w", words[-1]) else ""
     return re.compile(left + r"\s*".join(map(re.escape, words)) + right)
 
 
