@@ -79,11 +79,8 @@ class Folder:
     flips: dict[str, int]
 
 
-class Heard(list[str]):
+class Heard(Silent, list[str]):
     """Every line that is said while a reader is at work."""
-
-    def row(self, kind: str, values: dict[str, Any]) -> None:
-        """Nothing to draw."""
 
     def message(self, text: str) -> None:
         self.append(text)
