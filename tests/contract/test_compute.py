@@ -65,7 +65,7 @@ def network_of(name: str) -> nn.Module:
 def inputs(rows: int = 6) -> tuple[Tensor, Tensor, Condition]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, 1, 8, 8, generator=generator)
-    return x, 1000 * torch.rand(rows, generator=generator), Condition(class_label=torch.arange(rows) % 3 - 1)
+    return x, 1000 * torch.rand(rows, generator=generator), Condition(label=torch.arange(rows) % 3 - 1)
 
 
 def rounded(network: nn.Module, *arguments: object) -> Tensor:

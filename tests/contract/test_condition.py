@@ -1,82 +1,113 @@
-"""Conditions: rows are selected, dropped and stacked, and what is not given stays not given."""
+"""Conditions and evaluations: rows are selected, dropped and joined, and what is not given stays not given."""
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import pytest
 import torch
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import DROP, Condition, Evaluation
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
+from undiffuse.guidance.classifier_free import ClassifierFree
 
 
 def full(start: int = 0) -> Condition:
     """Every field, three rows; row i holds start + i."""
     row = torch.arange(start, start + 3)
-    picture = row.float()[:, None, None, None].expand(3, 1, 2, 2)
+    image = row.float()[:, None, None, None].expand(3, 1, 2, 2)
     return Condition(
-        class_label=row,
+        label=row,
         tokens=row[:, None].expand(3, 4),
         token_mask=torch.ones(3, 4, dtype=torch.bool),
+        pooled=row.float()[:, None].expand(3, 6),
         embedding=row.float()[:, None].expand(3, 5),
-        low_res=picture,
-        aug_level=row.float(),
-        augment_label=row.float()[:, None],
-        control=picture,
-        until=row.double() / 100,
-        deep=picture,
+        augment=row.float()[:, None],
+        images={"low_res": image, "control": image + 1},
+        levels={"low_res": row.float()},
     )
 
 
 def test_every_field_is_tried_here() -> None:
-    assert all(getattr(full(), field.name) is not None for field in fields(Condition))
+    assert {name.partition(".")[0] for name in full().tensors()} == set(Condition.__dataclass_fields__) == set(DROP)
 
 
 @pytest.mark.parametrize("rows", [torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, 2)])
 def test_selected_rows(rows: torch.Tensor | slice) -> None:
     condition = full()
-    chosen = condition.select(rows)
-    for field in fields(Condition):
-        assert torch.equal(getattr(chosen, field.name), getattr(condition, field.name)[rows])
+    chosen = condition.select(rows).tensors()
+    assert chosen.keys() == condition.tensors().keys()
+    for name, value in condition.tensors().items():
+        assert torch.equal(chosen[name], value[rows])
 
 
-def test_dropped_rows_are_unconditional_and_the_others_untouched() -> None:
+def test_dropped_rows_lose_what_is_said_and_keep_what_they_are() -> None:
     condition = full(1)
-    dropped = condition.drop(torch.tensor([False, True, False]))
-    assert dropped.class_label is not None
-    assert dropped.class_label.tolist() == [1, -1, 3]
-    for field in fields(Condition):
-        before, after = getattr(condition, field.name), getattr(dropped, field.name)
+    dropped = condition.drop(torch.tensor([False, True, False])).tensors()
+    for name, before in condition.tensors().items():
+        after = dropped[name]
         assert after.dtype == before.dtype
         assert torch.equal(after[[0, 2]], before[[0, 2]])
-        if field.name == "until":
-            assert torch.equal(after, before), "what is asked for is no part of what is told"
-        elif field.name != "class_label":
-            assert not bool(after[1].any())
-    assert Condition().drop(torch.tensor([True])).class_label is None
+        if DROP[name.partition(".")[0]] == "keep":
+            assert torch.equal(after, before), name
+        elif name != "label":
+            assert not bool(after[1].any()), name
+    assert dropped["label"].tolist() == [1, -1, 3]
+    assert Condition().drop(torch.tensor([True])).label is None
 
 
-def test_stacked_rows_come_apart_again() -> None:
-    both = Condition.stack([full(0), full(10)])
-    for field in fields(Condition):
-        assert torch.equal(getattr(both.select(slice(3, 6)), field.name), getattr(full(10), field.name))
-    assert Condition.stack([Condition(), Condition()]) == Condition()
+def test_a_model_says_itself_what_is_dropped() -> None:
+    policy = {**DROP, "images.control": "null", "label": "keep"}
+    dropped = full(1).drop(torch.ones(3, dtype=torch.bool), policy)  # type: ignore[arg-type]
+    assert not bool(dropped.images["control"].any()) and bool(dropped.images["low_res"].all())
+    assert dropped.label is not None and dropped.label.tolist() == [1, 2, 3]
 
 
-def test_rows_that_are_told_different_things_do_not_stack() -> None:
-    with pytest.raises(UsageError, match="only some of them have 'tokens'"):
-        Condition.stack([Condition(class_label=torch.zeros(1, dtype=torch.int64)), full()])
+def test_guidance_leaves_out_the_class_and_shows_both_sides_the_image() -> None:
+    seen: list[Condition] = []
+
+    class Listening(Denoiser):
+        process = FlowProcess()
+
+        def forward(
+            self,
+            x_t: torch.Tensor,
+            t: torch.Tensor,
+            cond: Condition | None = None,
+            evaluation: Evaluation | None = None,
+        ) -> Denoised:
+            assert cond is not None and evaluation is not None and evaluation.target_time is not None
+            assert torch.equal(evaluation.target_time, t / 2)
+            seen.append(cond)
+            return Denoised(x_t)
+
+    t = torch.full((3,), 0.5)
+    ClassifierFree(Listening(), 2.0)(torch.zeros(3, 1, 2, 2), t, full(1), Evaluation(target_time=t / 2))
+    (cond,) = seen
+    assert cond.label is not None and cond.label.tolist() == [1, 2, 3, -1, -1, -1]
+    assert torch.equal(cond.images["low_res"][3:], full(1).images["low_res"])
 
 
-def test_one_condition_over_another() -> None:
-    under, label = full(), Condition(class_label=torch.tensor([7, 8, 9]))
-    both = label.over(under)
-    assert both.class_label is label.class_label and both.until is under.until
-    assert label.over(None) is label
-    assert Condition().empty and not label.empty
+def test_joined_rows_come_apart_again() -> None:
+    both = Condition.join([full(0), full(10)])
+    for name, value in full(10).tensors().items():
+        assert torch.equal(both.select(slice(3, 6)).tensors()[name], value)
+    assert Condition.join([Condition(), Condition()]).empty
+
+
+def test_rows_that_are_told_different_things_do_not_join() -> None:
+    with pytest.raises(UsageError, match="only some of the rows have 'tokens'"):
+        Condition.join([Condition(label=torch.zeros(1, dtype=torch.int64)), full()])
+    with pytest.raises(UsageError, match=r"'images\.control'"):
+        one = torch.zeros(1, 1, 2, 2)
+        Condition.join([Condition(images={"low_res": one}), Condition(images={"low_res": one, "control": one})])
+
+
+def test_nothing_is_empty() -> None:
+    assert Condition().empty and Evaluation().empty and not full().empty
+    assert not Condition(images={"mask": torch.zeros(1, 1, 2, 2)}).empty
 
 
 def test_it_moves_and_maps() -> None:
-    assert full().to("meta").class_label.device.type == "meta"  # type: ignore[union-attr]
+    assert full().to("meta").label.device.type == "meta"  # type: ignore[union-attr]
     assert full().map(lambda value: value[:0]).tokens.shape == (0, 4)  # type: ignore[union-attr]

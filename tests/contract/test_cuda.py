@@ -45,9 +45,7 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
     except UsageError:
         assert density == "knots"
         return
-    batch = Batch(
-        torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Condition(class_label=torch.arange(4) % 2), torch.arange(4)
-    )
+    batch = Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Condition(label=torch.arange(4) % 2), torch.arange(4))
     report = system(batch.to("cuda"), "main", StepRandom(0, 0, device="cuda"))
     report.loss.backward()
     assert report.loss.device.type == report.rows.device.type == report.t.device.type == "cuda"
@@ -58,7 +56,7 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampling(process_name: str, grid: str, sampler: str) -> None:
-    cond = Condition(class_label=torch.tensor([0, 1, -1]))
+    cond = Condition(label=torch.tensor([0, 1, -1]))
     request = SampleRequest(range(3), sampler=sampler, num_steps=3, grid=grid, cond=cond)
     x = system_of(process_name).sample(request).x
     assert x.device.type == "cuda" and bool(x.isfinite().all())

@@ -234,7 +234,7 @@ def test_a_network_computes_and_learns_the_same_to_rounding(
     monkeypatch.setattr(fused._FusedNorm, "apply", lambda *a: calls.append(a) or kernel(*a))  # type: ignore[func-returns-value]
     torch.manual_seed(1)
     x = torch.randn(8, 3, *[SIZES.get(name, 12)] * 2, requires_grad=True)
-    time, cond = torch.rand(8), Condition(class_label=torch.arange(8) % 2)
+    time, cond = torch.rand(8), Condition(label=torch.arange(8) % 2)
     exact, found = network(x, time, cond), []
     wanted = [x, *network.parameters()]
     reference = torch.autograd.grad(exact.square().mean(), wanted, allow_unused=True)

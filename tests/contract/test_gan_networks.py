@@ -78,7 +78,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def labels(count: int) -> Condition:
-    return Condition(class_label=torch.arange(count) % (CLASSES + 1) - 1)
+    return Condition(label=torch.arange(count) % (CLASSES + 1) - 1)
 
 
 def test_every_row_has_a_config_and_a_case() -> None:

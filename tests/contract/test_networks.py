@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from undiffuse.config import validate
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.errors import UsageError
 from undiffuse.networks import NETWORK_CONFIGS, NETWORKS, MLPConfig, TransformerConfig, UNetConfig, build_network
 
@@ -61,7 +60,7 @@ def inputs(shape: tuple[int, ...], batch: int = 4) -> tuple[Tensor, Tensor, Cond
     generator = torch.Generator().manual_seed(1)
     label = torch.arange(batch) % (CLASSES + 1) - 1
     x = torch.randn(batch, *shape, generator=generator)
-    return x, 1000 * torch.rand(batch, generator=generator), Condition(class_label=label)
+    return x, 1000 * torch.rand(batch, generator=generator), Condition(label=label)
 
 
 def test_every_row_has_a_config_and_a_case() -> None:
@@ -96,7 +95,7 @@ def test_class_and_time_reach_the_output(name: str, options: dict[str, object], 
     network = make(name, options, shape)
     x, c_noise, _ = inputs(shape, 1)
     x, c_noise = x.expand(CLASSES + 1, *shape), c_noise.expand(CLASSES + 1)
-    labels = Condition(class_label=torch.arange(-1, CLASSES))
+    labels = Condition(label=torch.arange(-1, CLASSES))
     out = network(x, c_noise, labels).flatten(1)
     distances = torch.cdist(out, out) + torch.eye(CLASSES + 1)
     assert distances.min() > 1e-4
@@ -116,12 +115,12 @@ def test_a_network_told_where_to_reach_begins_as_one_that_is_not(
     assert len(new) == 1 and all(torch.equal(told.state_dict()[key], fresh[key]) for key in fresh)
     assert not told.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
     told.eval()
-    far = replace(cond, until=torch.zeros_like(c_noise))
-    assert torch.equal(told(x, c_noise, far), plain(x, c_noise, cond))
+    far, same = (Evaluation(target_time=time) for time in (torch.zeros_like(c_noise), c_noise))
+    assert torch.equal(told(x, c_noise, cond, far), plain(x, c_noise, cond))
     nn.init.normal_(told.state_dict()[new.pop()])
-    assert torch.equal(told(x, c_noise, replace(cond, until=c_noise)), told(x, c_noise, cond)), "none is no gap"
-    assert (told(x, c_noise, far) - told(x, c_noise, cond)).flatten(1).abs().amax(1).min() > 1e-5
-    assert torch.equal(plain(x, c_noise, far), plain(x, c_noise, cond))
+    assert torch.equal(told(x, c_noise, cond, same), told(x, c_noise, cond)), "none is no gap"
+    assert (told(x, c_noise, cond, far) - told(x, c_noise, cond)).flatten(1).abs().amax(1).min() > 1e-5
+    assert torch.equal(plain(x, c_noise, cond, far), plain(x, c_noise, cond))
 
 
 @each_case

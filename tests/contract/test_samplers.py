@@ -103,7 +103,7 @@ def test_evaluations_are_counted_and_no_more_than_stated(name: str) -> None:
             super().__init__()
             self.process = process
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: object = None) -> Denoised:
+        def forward(self, x_t: Tensor, t: Tensor, cond: object = None, evaluation: Any = None) -> Denoised:
             count[0] += 1
             return DATA.denoiser(process)(x_t, t)
 
@@ -137,7 +137,7 @@ def test_it_starts_from_the_prior(process_name: str) -> None:
             super().__init__()
             self.process = process
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: object = None) -> Denoised:
+        def forward(self, x_t: Tensor, t: Tensor, cond: object = None, evaluation: Any = None) -> Denoised:
             seen.append(x_t)
             return Denoised(x_t)
 

@@ -36,7 +36,7 @@ def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, 1, 8, 8, generator=generator, dtype=torch.float64)
     labels = torch.randint(3, (rows,), generator=generator)
-    return x, torch.rand(rows, generator=generator, dtype=torch.float64), Condition(class_label=labels)
+    return x, torch.rand(rows, generator=generator, dtype=torch.float64), Condition(label=labels)
 
 
 def gradients(module: nn.Module, rows: int, to_input: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -56,8 +56,8 @@ def test_a_class_is_drawn_by_its_own_name_whatever_that_is(model: Path, undiffus
     assert loaded.class_names == NAMES
     for name in NAMES:
         cond = loaded.condition(loaded.classes_of(name, 1))
-        assert cond is not None and cond.class_label is not None
-        assert cond.class_label.tolist() == [NAMES.index(name)]
+        assert cond is not None and cond.label is not None
+        assert cond.label.tolist() == [NAMES.index(name)]
     undiffuse.fine("sample", model, "-n", 3, "--steps", 1, "--class", "none", "--class", "3", "--out", tmp_path / "a")
     assert classes(tmp_path / "a") == ["none", "3", "none"]
     undiffuse.fine("sample", model, "-n", 8, "--steps", 1, "--out", tmp_path / "turn")
@@ -67,8 +67,8 @@ def test_a_class_is_drawn_by_its_own_name_whatever_that_is(model: Path, undiffus
 def test_no_class_is_asked_for_beside_the_names(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     loaded = package.load(model)
     cond = loaded.condition(loaded.classes_of([3, None, "none"], 4))
-    assert cond is not None and cond.class_label is not None
-    assert cond.class_label.tolist() == [1, -1, 6, 1]
+    assert cond is not None and cond.label is not None
+    assert cond.label.tolist() == [1, -1, 6, 1]
     done = undiffuse.fine(
         "sample", model, "-n", 3, "--steps", 1, "--class", "cat", "--no-class", "--out", tmp_path / "a"
     )

@@ -85,7 +85,7 @@ def system_of(*overrides: str, shape: tuple[int, ...] = (1, 8, 8)) -> GanSystem:
 def batch_of(count: int = 8, shape: tuple[int, ...] = (1, 8, 8)) -> Batch:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(count, *shape, generator=generator) * 2 - 1
-    return Batch(x, torch.arange(count), Condition(class_label=torch.arange(count) % 3))
+    return Batch(x, torch.arange(count), Condition(label=torch.arange(count) % 3))
 
 
 def gradients(system: GanSystem, phase: str, step: int = 0) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ def test_facts_reach_the_journal(model: Path) -> None:
 
 def test_the_batch_size_changes_no_bit(model: Path) -> None:
     system = load(model).system
-    cond = Condition(class_label=torch.arange(23) % 10)
+    cond = Condition(label=torch.arange(23) % 10)
     whole = system.sample(SampleRequest(range(5, 28), cond=cond)).x
     parts = system.sample(SampleRequest(range(5, 28), cond=cond, batch_size=7)).x
     lone = system.sample(SampleRequest([9], cond=cond.select(slice(4, 5)))).x

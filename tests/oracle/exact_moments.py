@@ -7,6 +7,7 @@ unit disturbance gives the whole response: row 0 the mean, row 1 the start, row 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class PathsOfGaussian(Denoiser):
         super().__init__()
         self.data, self.process = data, process
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         return Denoised(self.follow(x_t, t, torch.full_like(t, -1)))
 
     def follow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -208,9 +208,9 @@ def test_projection_discriminator_is_its_formula() -> None:
     assert head.classes is not None
     row = torch.tensor([2, 0, 3, 1])
     expected = phi @ head.linear.weight[0] + head.linear.bias + (phi * head.classes.weight[row]).sum(1)
-    assert torch.allclose(head(phi, Condition(class_label=label)), expected)
+    assert torch.allclose(head(phi, Condition(label=label)), expected)
     plain = Verdict(6, 0)
-    assert torch.allclose(plain(phi, Condition(class_label=label)), plain.linear(phi)[:, 0])
+    assert torch.allclose(plain(phi, Condition(label=label)), plain.linear(phi)[:, 0])
 
 
 # A game in which everything is known: L_D(theta, phi) = 1/2 a theta^2 - b theta phi, the generator minimises

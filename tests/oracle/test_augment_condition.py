@@ -54,12 +54,12 @@ def network_of(kind: str, num_labels: int, *, trained: bool = False) -> torch.nn
 
 def inputs(count: int = 4) -> tuple[Tensor, Tensor, Condition]:
     generator = torch.Generator().manual_seed(2)
-    cond = Condition(class_label=torch.arange(count) % 4 - 1)
+    cond = Condition(label=torch.arange(count) % 4 - 1)
     return torch.randn(count, *SHAPE, generator=generator), torch.rand(count, generator=generator), cond
 
 
 def told(cond: Condition, label: Tensor) -> Condition:
-    return Condition(class_label=cond.class_label, augment_label=label)
+    return Condition(label=cond.label, augment=label)
 
 
 @each_network
@@ -109,19 +109,19 @@ def test_a_dropped_class_leaves_the_augmentation_told() -> None:
     """Else the model of no class in particular would be told of untouched pictures where they were turned."""
     system = system_of(LABELS, label_dropout=1.0)
     label = torch.rand(5, LABELS)
-    cond = Condition(class_label=torch.tensor([0, 1, 0, 1, 0]), augment_label=label)
+    cond = Condition(label=torch.tensor([0, 1, 0, 1, 0]), augment=label)
     kept = system.drop_labels(cond, 5, StepRandom(0, 0))
-    assert kept.class_label is not None and kept.class_label.tolist() == [-1] * 5
-    assert kept.augment_label is not None and torch.equal(kept.augment_label, label)
+    assert kept.label is not None and kept.label.tolist() == [-1] * 5
+    assert kept.augment is not None and torch.equal(kept.augment, label)
     unconditional = system_of(LABELS, class_conditional=False).drop_labels(cond, 5, StepRandom(0, 0))
-    assert unconditional.class_label is None and unconditional.augment_label is label
+    assert unconditional.label is None and unconditional.augment is label
 
 
 def test_a_step_on_untouched_pictures_is_a_step_without_augmentation() -> None:
     items = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    plain = Batch(items, Condition(class_label=labels), torch.arange(6))
-    zeros = Batch(items, Condition(class_label=labels, augment_label=torch.zeros(6, LABELS)), torch.arange(6))
+    plain = Batch(items, Condition(label=labels), torch.arange(6))
+    zeros = Batch(items, Condition(label=labels, augment=torch.zeros(6, LABELS)), torch.arange(6))
     gradients = []
     for system, batch in ((system_of(0), plain), (system_of(LABELS), zeros)):
         report = system(batch, "main", StepRandom(0, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ class Saying(Denoiser):
         super().__init__()
         self.process, self.value, self.nfe = PROCESS, value, nfe
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         return Denoised(torch.full_like(x_t, self.value), torch.full_like(x_t, self.value), self.nfe)
 
 

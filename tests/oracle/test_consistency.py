@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -160,8 +161,8 @@ class Recording(PathsOfGaussian):
         super().__init__(DATA, process)
         self.of_paths, self.labels = of_paths, []
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        self.labels.append(None if cond is None or cond.class_label is None else cond.class_label.tolist())
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        self.labels.append(None if cond is None or cond.label is None else cond.label.tolist())
         return super().forward(x_t, t) if self.of_paths else DATA.denoiser(self.process)(x_t, t)
 
 
@@ -197,7 +198,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         monkeypatch.setattr(system, "sharded_denoiser", lambda student=student: student)
         monkeypatch.setattr(system, "_taught", teacher)
         rows = torch.arange(400)
-        batch = Batch(DATA.sample(400), Condition(class_label=rows % 2), rows)
+        batch = Batch(DATA.sample(400), Condition(label=rows % 2), rows)
         losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).rows.mean())
         assert student.labels == 2 * student.labels[:1] and {-1, 0, 1} == set(student.labels[0])
         assert teacher.asked.labels == len(teacher.asked.labels) * student.labels[:1]
@@ -229,7 +230,7 @@ def test_the_student_follows_the_path_that_its_teacher_samples_guidance_included
     teacher.double().eval().guide_seen.fill_(1)
     student = validate(ConsistencyConfig, {**shared, "solver": "euler"}).build((2,), ("a", "b")).double()
     student._taught = Held(teacher)  # type: ignore[assignment]
-    x_t, cond = points(6), Condition(class_label=torch.tensor([0, 1, 1, 0, 1, 0]))
+    x_t, cond = points(6), Condition(label=torch.tensor([0, 1, 1, 0, 1, 0]))
     t, s = torch.full((6,), 0.6).double(), torch.full((6,), 0.5).double()
     euler = {"shape": (2,), "seeds": range(6), "cond": cond, "x_start": x_t, "finish": False, "dtype": torch.float64}
     followed, plain = (

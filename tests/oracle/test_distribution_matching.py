@@ -161,7 +161,7 @@ class Asked(Denoiser):
         super().__init__()
         self.process, self.sizes = FlowProcess(), list[int]()
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         self.x_t, self.t = x_t, t
         self.sizes.append(len(x_t))
         return Denoised(x_t)
@@ -245,7 +245,7 @@ def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterizati
         torch.nn.init.normal_(parameter, 0, 0.15)
     assert isinstance(student, DistributionMatchingSystem) and student.clips
     rng, count = StepRandom(3, 7), 40
-    cond = Condition(class_label=torch.arange(count) % 4 - 1)
+    cond = Condition(label=torch.arange(count) % 4 - 1)
     made = student._made(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
     assert process == "ve" or num_steps == 1 or float(made.abs().max()) > 1  # else it is all the same whether it is cut
 

@@ -176,7 +176,7 @@ class Linear(Denoiser):
         super().__init__()
         self.process, self.variance, self.factor = process, variance, factor
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         alpha, sigma = (value.reshape(-1, 1) for value in (self.process.alpha(t), self.process.sigma(t)))
         return Denoised(self.factor * alpha * self.variance / (alpha**2 * self.variance + sigma**2) * x_t)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,15 +33,15 @@ class TwoClasses(Denoiser):
         classes = [(mean, VARIANCE) for mean in MEANS] + [(torch.zeros(1), 1.0)]
         self.parts = [GaussianMixture.gaussian(mean, torch.tensor([v])).denoiser(PROCESS) for mean, v in classes]
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         self.calls.append(len(x_t))
-        assert cond is not None and cond.class_label is not None
+        assert cond is not None and cond.label is not None
         x_0 = torch.stack([part(x_t, t).x_0 for part in self.parts])
-        return Denoised(x_0[cond.class_label, torch.arange(len(x_t))], x_t)
+        return Denoised(x_0[cond.label, torch.arange(len(x_t))], x_t)
 
 
 def labels(*values: int) -> Condition:
-    return Condition(class_label=torch.tensor(values))
+    return Condition(label=torch.tensor(values))
 
 
 def rows(count: int, t: float = 0.6) -> tuple[Tensor, Tensor]:
@@ -66,9 +67,9 @@ def test_samples_of_a_gaussian_land_where_the_guided_ode_leads() -> None:
     class Shifted(Denoiser):
         process = PROCESS
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-            assert cond is not None and cond.class_label is not None
-            mean = torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64)[cond.class_label][:, None]
+        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+            assert cond is not None and cond.label is not None
+            mean = torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64)[cond.label][:, None]
             alpha, sigma = PROCESS.alpha(t)[:, None], PROCESS.sigma(t)[:, None]
             gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
             return Denoised(mean + gain * (x_t - alpha * mean))

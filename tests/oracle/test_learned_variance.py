@@ -96,7 +96,7 @@ class Guessing(Denoiser):
         super().__init__()
         self.process = process
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         t = t.reshape(-1, *([1] * (x_t.ndim - 1))).to(x_t.dtype)
         return Denoised(torch.tanh(x_t * (1 - t)), torch.sigmoid(2 * x_t - t))
 
@@ -284,7 +284,7 @@ class Exact(Denoiser):
         super().__init__()
         self.process, self.mix = process, mix
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         gain = (alpha / (alpha**2 + sigma**2)).reshape(-1, *([1] * (x_t.ndim - 1))).to(x_t.dtype)
         return Denoised(gain * x_t, None if self.mix is None else torch.full_like(x_t, self.mix))

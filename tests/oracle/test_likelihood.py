@@ -143,7 +143,7 @@ def correlated(process: Process) -> Denoiser:
             super().__init__()
             self.process = process
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Denoised:
+        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None, evaluation: Any = None) -> Denoised:
             return Denoised(straight(x_t @ turn, t).x_0 @ turn.T)
 
     return Turned()
@@ -206,7 +206,7 @@ def test_it_works_in_inference_mode_and_leaves_no_gradients() -> None:
     class Scaled(Denoiser):
         process = FlowProcess()
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Denoised:
+        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None, evaluation: Any = None) -> Denoised:
             assert x_t.dtype == torch.float32
             return Denoised(scale * x_t)
 
@@ -425,7 +425,7 @@ def test_for_a_denoiser_that_is_no_datas_own_the_bound_lies_above_the_ode_and_th
     class Shrunk(Denoiser):
         process = FlowProcess()
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Denoised:
+        def forward(self, x_t: Tensor, t: Tensor, cond: Any = None, evaluation: Any = None) -> Denoised:
             # right at both ends and too small between them
             exact, log_snr = one_gaussian().denoiser(self.process)(x_t, t).x_0, self.process.log_snr(t)
             return Denoised(exact * (1 - 0.5 * torch.exp(-(log_snr**2) / 8))[:, None])

@@ -49,7 +49,7 @@ class Held:
 
 def batch_of(mean: float = 0.0, count: int = 12) -> Rows:
     pictures = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3 + mean
-    return Rows(pictures, Condition(class_label=torch.arange(count) % 2))
+    return Rows(pictures, Condition(label=torch.arange(count) % 2))
 
 
 def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingSystem:
@@ -77,7 +77,7 @@ def seen_by_the_judge(student: DistributionMatchingSystem, phase: str, x: Tensor
     scaled, c_noise = student._parameterization.network_input(x_t, t)
     assert student._head.network is not None
     judge = Judge(student._fake_network, student._head.network)
-    out: Tensor = judge(scaled, c_noise, Condition(class_label=torch.arange(len(x)) % 2))
+    out: Tensor = judge(scaled, c_noise, Condition(label=torch.arange(len(x)) % 2))
     return out, x_t
 
 

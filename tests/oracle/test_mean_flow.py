@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser, TransferredDenoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
@@ -51,18 +50,20 @@ def velocity(x: Tensor, t: Tensor) -> Tensor:
 
 
 class Exact(Denoiser):
-    """x_0-hat whose DDIM step to ``until`` is the ODE's own; without ``until``, the posterior mean."""
+    """x_0-hat whose DDIM step to the target time is the ODE's own; without one, the posterior mean."""
 
     process = FLOW
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        return Denoised(x_t - per_row(t, x_t) * self.output(x_t, t, cond))
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        return Denoised(x_t - per_row(t, x_t) * self.output(x_t, t, cond, evaluation))
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        if cond is None or cond.until is None:
+    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Tensor:
+        if evaluation is None or evaluation.target_time is None:
             return velocity(x_t, t)
-        gap = (t > cond.until)[:, None]
-        return torch.where(gap, mean_velocity(x_t, t, torch.minimum(cond.until, t - 1e-9)), velocity(x_t, t))
+        target = evaluation.target_time
+        return torch.where(
+            (t > target)[:, None], mean_velocity(x_t, t, torch.minimum(target, t - 1e-9)), velocity(x_t, t)
+        )
 
 
 def rows(count: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,18 +143,18 @@ def test_a_model_without_mean_velocities_takes_a_ddim_step() -> None:
 
 
 def test_labels_stay_told_beside_the_time_to_reach() -> None:
-    seen: list[Condition | None] = []
+    seen: list[tuple[Condition | None, Any]] = []
 
     class Watching(Exact):
-        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-            seen.append(cond)
-            return super().forward(x_t, t, cond)
+        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+            seen.append((cond, evaluation))
+            return super().forward(x_t, t, cond, evaluation)
 
-    label = Condition(class_label=torch.tensor([3, 4]))
+    label = Condition(label=torch.tensor([3, 4]))
     times = torch.tensor([1.0, 0.4, 0.0])
     sample(Watching(), make_sampler("mean_velocity"), times, shape=(2,), seeds=[1, 2], cond=label)
-    assert [cond.class_label.tolist() for cond in seen] == [[3, 4]] * 2  # type: ignore[union-attr]
-    assert [cond.until.tolist() for cond in seen] == [[0.4000000059604645] * 2, [0.0, 0.0]]  # type: ignore[union-attr]
+    assert [cond.label.tolist() for cond, _ in seen] == [[3, 4]] * 2  # type: ignore[union-attr]
+    assert [asked.target_time.tolist() for _, asked in seen] == [[0.4000000059604645] * 2, [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -194,7 +195,7 @@ def test_the_exact_mean_velocity_has_no_loss_with_a_teacher(monkeypatch: pytest.
     for name in ("denoiser", "sharded_denoiser"):  # of the target and of the student
         monkeypatch.setattr(student, name, lambda precision=None: exact)
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) < 1e-9
-    monkeypatch.setattr(exact, "output", lambda x, t, cond: velocity(x, t))
+    monkeypatch.setattr(exact, "output", lambda x, t, cond, asked: velocity(x, t))
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) > 1e-6
 
 
@@ -236,7 +237,8 @@ def test_its_own_denoiser_is_a_velocity_where_no_time_is_said() -> None:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    none, same, far = (student.denoiser()(x, t, cond).x_0 for cond in (None, Condition(until=t), Condition(until=s)))
+    asked = (None, Evaluation(target_time=t), Evaluation(target_time=s))
+    none, same, far = (student.denoiser()(x, t, None, evaluation).x_0 for evaluation in asked)
     assert torch.equal(none, same) and not torch.allclose(none, far, atol=1e-3)
 
 
@@ -250,10 +252,3 @@ def test_gradients_reach_every_weight_with_and_without_a_teacher(monkeypatch: py
         student(batch(), "main", StepRandom(0, 0)).loss.backward()
         assert all(bool(parameter.grad.any()) for parameter in student.parameters() if parameter.grad is not None)
         assert student.network.embedding.until.weight.grad is not None  # type: ignore[union-attr]
-
-
-def test_rows_do_not_depend_on_what_stands_beside_them_in_the_condition() -> None:
-    told = Condition(until=torch.tensor([0.1, 0.2]), class_label=torch.tensor([1, 2]))
-    dropped = told.drop(torch.tensor([True, False]))
-    assert dropped.until is told.until and dropped.class_label.tolist() == [-1, 2]  # type: ignore[union-attr]
-    assert replace(told, until=None).class_label is told.class_label

@@ -329,12 +329,12 @@ def test_a_pair_is_of_one_class_and_the_classes_take_turns() -> None:
     a, b, cond = real_pairs(subject, 4)
     train = subject.data[0]
     everything, labels = train.fetch(range(40)).items, train.labels
-    assert labels is not None and cond is not None and cond.class_label is not None
-    assert cond.class_label.tolist() == [0, 1, 2, 0]
+    assert labels is not None and cond is not None and cond.label is not None
+    assert cond.label.tolist() == [0, 1, 2, 0]
     for row, label in enumerate([0, 1, 2, 0]):
         found = [int((everything == picture).flatten(1).all(1).nonzero()) for picture in (a[row], b[row])]
         assert labels[found].tolist() == [label, label] and found[0] != found[1]
-    assert real_pairs(subject, 2, "b")[2].class_label.tolist() == [1, 1]  # type: ignore[union-attr]
+    assert real_pairs(subject, 2, "b")[2].label.tolist() == [1, 1]  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="unknown class 'd'"):
         real_pairs(subject, 2, "d")
 

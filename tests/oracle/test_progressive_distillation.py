@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ class Student(Denoiser):
         super().__init__()
         self.teacher, self.times, self.process = teacher, times, teacher.process
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         first = int((self.times - t[0]).abs().argmin())
         at = [self.times[first + k].expand(len(x_t)) for k in range(3)]
         last = torch.full((len(x_t),), first + 2 == len(self.times) - 1)

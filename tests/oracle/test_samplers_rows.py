@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_blocks_make_pictures_independent_of_the_batch_size(
     times, labels = time_grid("uniform", process, 3), torch.tensor([0, 1, 2, -1, 0, 1, 2])
 
     def pictures(rows: list[int]) -> Tensor:
-        cond = Condition(class_label=labels[rows])
+        cond = Condition(label=labels[rows])
         result = sample(Blocked(denoiser, 4), make_sampler(spec), times, shape=(1, 8, 8), seeds=rows, cond=cond)
         return result.x
 
@@ -169,7 +170,7 @@ def test_blocks_keep_a_learned_variance() -> None:
     class WithVariance(Denoiser):
         process = FlowProcess()
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None):  # type: ignore[no-untyped-def]
+        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None):  # type: ignore[no-untyped-def]
             assert len(x_t) == 4
             return DATA.denoiser(self.process)(x_t, t)._replace(variance_mix=x_t / 9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ class Shifted(Denoiser):
         super().__init__()
         self.exact, self.process, self.shift = truth.denoiser(process), process, shift
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         return Denoised(self.exact(x_t, t).x_0 + self.shift.to(x_t.dtype))
 
 

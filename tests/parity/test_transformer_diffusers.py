@@ -93,7 +93,7 @@ def test_forward_equals_diffusers() -> None:
     label = torch.tensor([0, 4, -1])
     with torch.no_grad():
         expected = theirs(x, t, torch.where(label < 0, CLASSES, label)).sample
-        found = ours(x, t, Condition(class_label=label))
+        found = ours(x, t, Condition(label=label))
     assert expected.std() > 0.1
     assert (found - expected).abs().max() <= 1e-10
 

@@ -29,7 +29,7 @@ from undiffuse.training.augment import Augmenter, flip_some
 from undiffuse.training.config import RunConfig
 
 PICTURES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-BATCH = Batch(PICTURES, Condition(class_label=torch.arange(1000)), torch.arange(1000))
+BATCH = Batch(PICTURES, Condition(label=torch.arange(1000)), torch.arange(1000))
 SMOOTH = torch.nn.functional.interpolate(PICTURES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
 each_part = pytest.mark.parametrize("name", PARTS)
 OCTAVES = ("scale", "stretch", "contrast", "saturation")
@@ -151,7 +151,7 @@ def batches(config: RunConfig, step: int) -> Batch:
         augmenter(dataset.fetch(np.arange(start, start + size)), StepRandom(0, step, number), step, number)
         for number, start in enumerate(range(0, config.batch_images, size))
     ]
-    condition = Condition.stack([part.condition for part in parts])
+    condition = Condition.join([part.condition for part in parts])
     return Batch(torch.cat([part.x_0 for part in parts]), condition, torch.cat([part.indices for part in parts]))
 
 
@@ -160,8 +160,8 @@ def test_the_cut_into_micro_batches_changes_nothing(options: tuple[str, ...]) ->
     whole = batches(run_config(*options), 3)
     cut = batches(run_config(*options, "micro_batch_images=12"), 3)
     assert torch.equal(whole.x_0, cut.x_0)
-    assert whole.condition.augment_label is not None and cut.condition.augment_label is not None
-    assert torch.equal(whole.condition.augment_label, cut.condition.augment_label)
+    assert whole.condition.augment is not None and cut.condition.augment is not None
+    assert torch.equal(whole.condition.augment, cut.condition.augment)
     assert not torch.equal(whole.x_0, batches(run_config(*options), 4).x_0)
 
 
@@ -177,8 +177,8 @@ def test_random_flip_is_what_it_always_was() -> None:
 
 
 def test_the_network_is_told_nothing_unless_it_is_to_be() -> None:
-    assert batches(run_config("augment=flip"), 0).condition.augment_label is None
-    assert batches(run_config("augment=karras", "augment.condition=false"), 0).condition.augment_label is None
+    assert batches(run_config("augment=flip"), 0).condition.augment is None
+    assert batches(run_config("augment=karras", "augment.condition=false"), 0).condition.augment is None
     assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))
 
 

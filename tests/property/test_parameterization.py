@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -345,11 +346,11 @@ def test_a_wrapped_function_is_the_native_denoiser(label: str, value_range: tupl
 
 def test_a_wrapped_function_may_take_a_condition() -> None:
     def function(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        assert cond.class_label is not None
-        return x * 0 + cond.class_label[:, None]
+        assert cond.label is not None
+        return x * 0 + cond.label[:, None]
 
     wrapped = Denoiser.wrap(function, FlowProcess(), "x0")
-    cond = Condition(class_label=torch.tensor([3, 1]))
+    cond = Condition(label=torch.tensor([3, 1]))
     assert wrapped(torch.zeros(2, 1), torch.tensor([0.5, 0.5]), cond).x_0.tolist() == [[3], [1]]
 
 
@@ -385,7 +386,7 @@ def test_beyond_the_trained_range_the_nearest_trained_noise_is_taken() -> None:
     class Narrow(Denoiser):
         process, log_snr_range = FlowProcess(), (-2.0, 2.0)
 
-        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None):  # type: ignore[no-untyped-def]
+        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None):  # type: ignore[no-untyped-def]
             seen.append((x_t, t))
             return GaussianMixture.ring(3).denoiser(self.process)(x_t, t)
 
@@ -414,7 +415,7 @@ class Said(Denoiser):
 
     process, log_snr_range = FlowProcess(), (-3.0, 5.0)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         return Denoised(x_t, variance_mix=x_t / 10)
 
 
@@ -427,7 +428,7 @@ def test_clipping_cuts_x_0_and_nothing_else() -> None:
 
 
 def test_wrappers_forward_what_they_wrap() -> None:
-    inner, cond = Said(), Condition(class_label=torch.tensor([1]))
+    inner, cond = Said(), Condition(label=torch.tensor([1]))
     for wrapper in (ClippedDenoiser(inner), Blocked(inner, 2), Watch(inner, cond)):
         assert wrapper.process is inner.process
         assert wrapper.log_snr_range == (-3.0, 5.0)

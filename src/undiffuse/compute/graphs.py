@@ -7,7 +7,6 @@ at fixed places in memory, so threads that sample from one network take turns.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,16 +25,16 @@ class _Recording(NamedTuple):
     graph: Any
     x: Tensor
     c_noise: Tensor
-    cond: Any
+    told: tuple[Any, ...]
     out: Tensor
     free: Any  # an event of the device: the last replay's output has been copied
 
-    def replay(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+    def replay(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
         """The output for these inputs, in memory of its own."""
         self.free.wait()  # another thread's stream may be behind this one's
         self.x.copy_(x)
         self.c_noise.copy_(c_noise)
-        for (_, held), (_, given) in zip(_tensors(self.cond), _tensors(cond), strict=True):
+        for (_, held), (_, given) in zip(_tensors(self.told), _tensors(told), strict=True):
             held.copy_(given)
         self.graph.replay()
         out = self.out.clone()
@@ -47,8 +46,8 @@ class Graphed(nn.Module):
     """``network`` replayed from a recording on CUDA, and called as it is elsewhere or where it cannot be recorded.
 
     Args:
-        network: ``forward(x, c_noise, cond)`` without gradients, ``cond`` a dataclass of optional tensors; its weights
-            must not move in memory.
+        network: ``forward(x, c_noise, *told)`` without gradients, where what is told has ``map`` and ``tensors()``; its
+            weights must not move in memory.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -58,21 +57,21 @@ class Graphed(nn.Module):
         self._fails = False
         self._turn = threading.Lock()
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
         if not self._fails and _can_be_recorded(x):
-            key = _key(x, c_noise, cond)
+            key = _key(x, c_noise, told)
             with self._turn:
-                if key in self._recordings or self._record(key, x, c_noise, cond):
-                    return self._recordings[key].replay(x, c_noise, cond)
-        plain: Tensor = self.network(x, c_noise, cond)
+                if key in self._recordings or self._record(key, x, c_noise, told):
+                    return self._recordings[key].replay(x, c_noise, *told)
+        plain: Tensor = self.network(x, c_noise, *told)
         return plain
 
-    def _record(self, key: Any, x: Tensor, c_noise: Tensor, cond: Any) -> bool:
+    def _record(self, key: Any, x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> bool:
         """Record this shape; False, once and for all, if the network cannot be recorded."""
         while len(self._recordings) >= _MOST_RECORDINGS:
             self._recordings.pop(next(iter(self._recordings)))
         try:
-            self._recordings[key] = _recorded(self.network, x, c_noise, cond)
+            self._recordings[key] = _recorded(self.network, x, c_noise, told)
         except RuntimeError as error:
             self._fails = True
             first = str(error).strip().splitlines()[0]
@@ -84,8 +83,8 @@ def _can_be_recorded(x: Tensor) -> bool:
     return x.device.type == "cuda" and not torch.is_grad_enabled()
 
 
-def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any) -> _Recording:
-    x, c_noise, cond = x.clone(), c_noise.clone(), cond.map(torch.clone)
+def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> _Recording:
+    x, c_noise, told = x.clone(), c_noise.clone(), tuple(one.map(torch.clone) for one in told)
     # cached casts of weights would live in the recording's memory and be reused outside of it
     dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False):
@@ -93,22 +92,20 @@ def _recorded(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any) -> _Rec
         aside.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
-                network(x, c_noise, cond)
+                network(x, c_noise, *told)
         torch.cuda.current_stream(x.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out: Tensor = network(x, c_noise, cond)
-    return _Recording(graph, x, c_noise, cond, out, torch.cuda.Event())  # type: ignore[no-untyped-call]
+            out: Tensor = network(x, c_noise, *told)
+    return _Recording(graph, x, c_noise, told, out, torch.cuda.Event())  # type: ignore[no-untyped-call]
 
 
-def _tensors(cond: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of what the condition holds, in order."""
-    for field in dataclasses.fields(cond):
-        value = getattr(cond, field.name)
-        if value is not None:
-            yield field.name, value
+def _tensors(told: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of what the network is told, in order."""
+    for one in told:
+        yield from one.tensors().items()
 
 
-def _key(x: Tensor, c_noise: Tensor, cond: Any) -> tuple[Any, ...]:
-    held = [("x", x), ("c_noise", c_noise), *_tensors(cond)]
+def _key(x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> tuple[Any, ...]:
+    held = [("x", x), ("c_noise", c_noise), *_tensors(told)]
     return tuple((name, value.shape, value.dtype, value.device) for name, value in held)

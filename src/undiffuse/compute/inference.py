@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -40,7 +41,7 @@ class InferenceNetwork(nn.Module):
     """``network`` by the quickest way to evaluate it without gradients; with gradients, the network itself.
 
     Args:
-        network: ``forward(x (B, ...), c_noise (B,), cond)``, where ``cond`` has ``select(slice)``.
+        network: ``forward(x (B, ...), c_noise (B,), *told)``, where what is told has ``select(slice)``.
     Note:
         Between two evaluations of one such object, weights that are changed behind torch's back (``parameter.data``, a
         fused optimizer of one's own) go unnoticed.
@@ -51,29 +52,29 @@ class InferenceNetwork(nn.Module):
         self.network = network
         self._compared = False
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
-        out: Tensor = self._best(x, c_noise, cond)(x, c_noise, cond)
+    def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
+        out: Tensor = self._best(x, c_noise, told)(x, c_noise, *told)
         return out
 
-    def _best(self, x: Tensor, c_noise: Tensor, cond: Any) -> nn.Module:
+    def _best(self, x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> nn.Module:
         network = self.network
         if torch.is_grad_enabled() or network.training or len(x) == 0 or network._compiled_call_impl is not None:
             return sharded(network)
         if chosen().copies == "off" or not torch.is_autocast_enabled(x.device.type):
             return sharded(network)
         with _MAKING:
-            held = _current(network, x, c_noise, cond, compare=not self._compared)
+            held = _current(network, x, c_noise, told, compare=not self._compared)
         self._compared = True
         return held
 
 
-def _current(network: nn.Module, x: Tensor, c_noise: Tensor, cond: Any, *, compare: bool) -> nn.Module:
+def _current(network: nn.Module, x: Tensor, c_noise: Tensor, told: tuple[Any, ...], *, compare: bool) -> nn.Module:
     """The copy of the network as it is now, by torch's count of changes and, if ``compare``, by the weights' norms."""
     dtype = torch.get_autocast_dtype(x.device.type)
     state, held = _state_of(network, dtype), _COPIES.get(network)
     if held is not None and held.state == state and not (compare and held.norms != _norms_of(network)):
         return held.network
-    cast = _cast_copy(network, dtype, x[:1], c_noise[:1], cond.select(slice(0, 1)))
+    cast = _cast_copy(network, dtype, x[:1], c_noise[:1], [one.select(slice(0, 1)) for one in told])
     _COPIES[network] = _Copy(_prepared(cast), state, _norms_of(network))
     return _COPIES[network].network
 
@@ -94,7 +95,7 @@ def _prepared(network: nn.Module) -> nn.Module:
     return Graphed(network) if device == "cuda" and chosen().graphs == "auto" else sharded(network)
 
 
-def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, cond: Any) -> nn.Module:
+def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, told: Sequence[Any]) -> nn.Module:
     """A copy whose layers hold their weights in ``dtype`` where one row's evaluation finds them under autocast."""
     twin = copy.deepcopy(network).requires_grad_(False).eval()
     device, cast, kept = x.device.type, set[nn.Module](), set[nn.Module]()
@@ -103,7 +104,7 @@ def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tenso
         (cast if torch.is_autocast_enabled(device) else kept).add(layer)
 
     hooks = [layer.register_forward_pre_hook(note) for layer in twin.modules() if isinstance(layer, _CAST)]
-    twin(x, c_noise, cond)
+    twin(x, c_noise, *told)
     for hook in hooks:
         hook.remove()
     for layer in cast - kept:

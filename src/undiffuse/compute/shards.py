@@ -84,32 +84,34 @@ class Sharded(nn.Module):
     changes its own state in a forward pass must not be sharded; see ``can_shard``.
 
     Args:
-        network: ``forward(x (B, ...), c_noise (B,), cond)``, where ``cond`` has ``select(slice)``.
+        network: ``forward(x (B, ...), c_noise (B,), *told)``, where what is told has ``select(slice)`` and
+            ``tensors()``.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
         parts = shards_of(x)
-        if len(parts) < 2 or _learns(c_noise, cond):
+        if len(parts) < 2 or _learns(c_noise, told):
             with differentiated_once():
-                whole: Tensor = self.network(x, c_noise, cond)
+                whole: Tensor = self.network(x, c_noise, *told)
             return whole
         if not torch.is_grad_enabled():
-            return torch.cat(at_once([self._task(x, c_noise, cond, part, False) for part in parts]))
+            return torch.cat(at_once([self._task(x, c_noise, told, part, False) for part in parts]))
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        tasks = [self._task(x, c_noise, cond, part, True) for part in parts]
+        tasks = [self._task(x, c_noise, told, part, True) for part in parts]
         out: Tensor = _Shards.apply(tasks, [x.detach()[part] for part in parts], x, *parameters)  # type: ignore[no-untyped-call]
         return out
 
-    def _task(self, x: Tensor, c_noise: Tensor, cond: Any, part: slice, grad: bool) -> Callable[..., Tensor]:
+    def _task(self, x: Tensor, c_noise: Tensor, told: Sequence[Any], part: slice, grad: bool) -> Callable[..., Tensor]:
         like = _arithmetic(x.device.type)
 
         def run(own: Tensor | None = None) -> Tensor:
             with torch.set_grad_enabled(grad), like(), differentiated_once():
-                out: Tensor = self.network(x[part] if own is None else own, c_noise[part], cond.select(part))
+                rows = x[part] if own is None else own
+                out: Tensor = self.network(rows, c_noise[part], *(one.select(part) for one in told))
                 return out
 
         return run
@@ -139,10 +141,10 @@ def sharded(network: nn.Module) -> nn.Module:
     return Sharded(network) if can_shard(network) else network
 
 
-def _learns(c_noise: Tensor, cond: Any) -> bool:
+def _learns(c_noise: Tensor, told: Sequence[Any]) -> bool:
     """Does anything beside x want a gradient, which shards would not give it?"""
-    beside = [c_noise, *vars(cond).values()]
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in beside)
+    beside = [c_noise, *(value for one in told for value in one.tensors().values())]
+    return torch.is_grad_enabled() and any(value.requires_grad for value in beside)
 
 
 def _arithmetic(device: str) -> Callable[[], AbstractContextManager[Any]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import RescaledProcess
@@ -28,19 +28,21 @@ class Denoised(NamedTuple):
     """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
 
     The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` is the
-    number of network evaluations that its dearest row took, ``partial_nfe`` that of those which reused ``cond.deep``;
-    ``deep`` are the features to reuse, where the denoiser keeps them.
+    number of network evaluations that its dearest row took, ``partial_nfe`` that of those which reused features;
+    ``features`` are those to reuse, where the denoiser keeps them.
     """
 
     x_0: Tensor
     variance_mix: Tensor | None = None
     nfe: int = 1
     partial_nfe: int = 0
-    deep: Tensor | None = None
+    features: Tensor | None = None
 
 
 class Denoiser(nn.Module):
-    """Base of all denoisers: ``forward(x_t, t, cond) -> Denoised``; wrappers forward the two attributes.
+    """Base of all denoisers: ``forward(x_t, t, cond, evaluation) -> Denoised``; wrappers forward the two attributes.
+
+    A sampler never says what is wanted, ``cond``; who is asked for an ``evaluation`` that it cannot make ignores it.
 
     Attributes:
         process: the forward process whose x_t it understands.
@@ -50,7 +52,9 @@ class Denoiser(nn.Module):
     process: Process
     log_snr_range: tuple[float, float] = (-math.inf, math.inf)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         raise NotImplementedError
 
     @staticmethod
@@ -114,15 +118,19 @@ class NetworkDenoiser(Denoiser):
         self.log_snr_range = log_snr_range
         self.autocast = autocast
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+    def output(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Tensor:
         """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``."""
-        return self.outputs(x_t, t, cond)[0]
+        return self.outputs(x_t, t, cond, evaluation)[0]
 
-    def outputs(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+    def outputs(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """``output`` and, where the variance is learned, the mix, from one evaluation; both like ``x_t``."""
         scaled, c_noise = self.parameterization.network_input(x_t, t)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.network(scaled, c_noise, self._told(cond, c_noise))
+            output: Tensor = self.network(scaled, c_noise, cond or Condition(), *self._asked(evaluation, c_noise))
         return self._read(output.to(x_t.dtype))
 
     def _read(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,34 +139,40 @@ class NetworkDenoiser(Denoiser):
         mean, raw = output.chunk(2, dim=1)
         return mean, mix_of(raw)
 
-    def _told(self, cond: Condition | None, c_noise: Tensor) -> Condition:
-        """``cond`` with the time ``until`` as the label that the network knows times by."""
-        if cond is None or cond.until is None:
-            return cond if cond is not None else Condition()
-        return replace(cond, until=self.parameterization(cond.until).c_noise.to(c_noise))
+    def _asked(self, evaluation: Evaluation | None, c_noise: Tensor) -> tuple[Evaluation, ...]:
+        """The target time as the label that the network knows times by; nothing where there is none."""
+        if evaluation is None or evaluation.target_time is None:
+            return ()
+        return (Evaluation(target_time=self.parameterization(evaluation.target_time).c_noise.to(c_noise)),)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        output, mix = self.outputs(x_t, t, cond)
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        output, mix = self.outputs(x_t, t, cond, evaluation)
         return Denoised(self.parameterization.x_0(output, x_t, t), mix)
 
 
 class KeepingDenoiser(NetworkDenoiser):
     """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of a step before.
 
-    Its network has ``whole(x, c_noise, cond) -> (output, deep)`` and ``partial(x, c_noise, cond, deep) -> output``.
+    Its network has ``whole(x, c_noise, cond) -> (output, features)`` and ``partial(x, c_noise, cond, features) ->
+    output``.
     """
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         scaled, c_noise = self.parameterization.network_input(x_t, t)
-        told, network = self._told(cond, c_noise), self.network
+        told, network = cond or Condition(), self.network
+        cached = evaluation.cached_features if evaluation is not None else None
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            if told.deep is None:
-                raw, deep = network.whole(scaled, c_noise, told)  # type: ignore[operator]
+            if cached is None:
+                raw, features = network.whole(scaled, c_noise, told)  # type: ignore[operator]
             else:
-                raw, deep = network.partial(scaled, c_noise, told, told.deep), told.deep  # type: ignore[operator]
+                raw, features = network.partial(scaled, c_noise, told, cached), cached  # type: ignore[operator]
         output, mix = self._read(raw.to(x_t.dtype))
-        counts = (1, 0) if told.deep is None else (0, 1)
-        return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, deep)
+        counts = (1, 0) if cached is None else (0, 1)
+        return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, features)
 
 
 def _step_index(process: Process, t: Tensor) -> Tensor:
@@ -212,12 +226,13 @@ class WrappedDenoiser(Denoiser):
         lowest, highest = log_snr_range if log_snr_range is not None else _labelled_range(process, time_label)
         self.log_snr_range = (lowest - shift, highest - shift)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         author = self._author
         y_t = (x_t - per_row(author.process.alpha(t), x_t) * self._offset) / self._slope
         row = author(t)
         label = self._label(author.process, t).to(device=x_t.device, dtype=x_t.dtype)
-        cond = None if cond is None else replace(cond, until=None)  # of which a network from elsewhere knows nothing
         arguments: tuple[Any, ...] = (label,) if cond is None or cond.empty else (label, cond)
         output = self.function(per_row(row.c_in, y_t) * y_t, *arguments)
         return Denoised(author.x_0(output, y_t, t) * self._slope + self._offset)
@@ -234,16 +249,19 @@ class TransferredDenoiser(Denoiser):
         self.denoiser, self.process = denoiser, process
         self.log_snr_range = denoiser.log_snr_range
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         own = self.denoiser.process
         log_snr = self.process.log_snr(t)
         t_own = own.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
-        if cond is not None and cond.until is not None:
-            cond = replace(cond, until=own.time_of_log_snr(self.process.log_snr(cond.until)))
+        if evaluation is not None and evaluation.target_time is not None:
+            target = own.time_of_log_snr(self.process.log_snr(evaluation.target_time))
+            evaluation = replace(evaluation, target_time=target)
         # the same number at equal log-SNR; beyond the trained range the larger part of x keeps its size
         by_alpha, by_sigma = own.alpha(t_own) / self.process.alpha(t), own.sigma(t_own) / self.process.sigma(t)
         ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
-        denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond)
+        denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond, evaluation)
         mix = denoised.variance_mix
         if mix is None:
             return denoised
@@ -264,6 +282,8 @@ class ClippedDenoiser(Denoiser):
         self.denoiser, self.low, self.high = denoiser, low, high
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        denoised: Denoised = self.denoiser(x_t, t, cond)
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        denoised: Denoised = self.denoiser(x_t, t, cond, evaluation)
         return denoised._replace(x_0=denoised.x_0.clamp(self.low, self.high))

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
@@ -117,6 +117,8 @@ class MixtureDenoiser(Denoiser):
         super().__init__()
         self.mixture, self.process = mixture, process
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         x_0 = self.mixture.posterior_mean(x_t.flatten(1), self.process, t)
         return Denoised(x_0.to(x_t.dtype).reshape(x_t.shape))

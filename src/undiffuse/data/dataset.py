@@ -37,7 +37,7 @@ class Batch:
 
     Args:
         items: uint8 (B, C, H, W) pictures or float32 (B, D) points.
-        condition: ``class_label`` (B,) int64, or nothing where the set has no classes.
+        condition: ``label`` (B,) int64, or nothing where the set has no classes.
         indices: (B,) int64 positions in the data set they were fetched from.
         captions: one text an item, or none where the set has no captions.
     """
@@ -135,7 +135,7 @@ class Dataset(ABC):
     def batch_of(self, rows: Indices, items: Tensor) -> Batch:
         """These items, which were fetched from the positions ``rows``, with their labels and captions."""
         labels = self.labels
-        condition = Condition() if labels is None else Condition(class_label=torch.from_numpy(labels[rows]))
+        condition = Condition() if labels is None else Condition(label=torch.from_numpy(labels[rows]))
         captions = self.captions
         texts = () if captions is None else tuple(captions[row] for row in rows)
         return Batch(items, condition, torch.from_numpy(rows), texts)

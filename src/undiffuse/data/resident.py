@@ -38,7 +38,7 @@ class Resident:
         indices = torch.from_numpy(rows)
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
-        condition = Condition() if self._labels is None else Condition(class_label=self._labels[indices])
+        condition = Condition() if self._labels is None else Condition(label=self._labels[indices])
         texts = () if self._captions is None else tuple(self._captions[row] for row in rows.tolist())
         return Batch(self._items.index_select(0, indices), condition, indices, texts)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.errors import UsageError
 from undiffuse.guidance.classifier_free import EVERYWHERE, check_interval
@@ -39,13 +39,15 @@ class Autoguided(Denoiser):
         self.interval = check_interval(interval)
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        good: Denoised = self.denoiser(x_t, t, cond)
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        good: Denoised = self.denoiser(x_t, t, cond, evaluation)
         log_snr = self.process.log_snr(t)
         guided = (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
         if not bool(guided.any()):
             return good
-        bad: Denoised = self.guide(x_t, t, cond)
+        bad: Denoised = self.guide(x_t, t, cond, evaluation)
         pushed = bad.x_0 + self.scale * (good.x_0 - bad.x_0)
         rows = guided.to(x_t.device).view(-1, *[1] * (x_t.ndim - 1))
         pushed = torch.where(rows, pushed, good.x_0)  # beside a guided row one that is not keeps its bits

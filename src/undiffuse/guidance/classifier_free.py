@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
@@ -41,14 +41,16 @@ class ClassifierFree(Denoiser):
         if not bool((self.scale.isfinite() & (self.scale >= 0)).all()):
             raise UsageError(f"guidance must be a number from 0 on, got {self.scale.tolist()}; 1 is without")
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         scale = self._scales(len(x_t)).to(t.device)
         guided = self._guided(scale, t)
         if cond is None or cond.empty or not bool(guided.any()):
-            plain: Denoised = self.denoiser(x_t, t, cond)
+            plain: Denoised = self.denoiser(x_t, t, cond, evaluation)
             return plain
         rows = guided.nonzero().flatten().to(x_t.device)
-        return self._push(x_t, t, cond, rows, scale)
+        return self._push(x_t, t, cond, evaluation, rows, scale)
 
     def _scales(self, count: int) -> Tensor:
         if self.scale.ndim == 1 and len(self.scale) != count:
@@ -60,11 +62,14 @@ class ClassifierFree(Denoiser):
         log_snr = self.process.log_snr(t)
         return (scale != 1) & (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
 
-    def _push(self, x_t: Tensor, t: Tensor, cond: Condition, rows: Tensor, scale: Tensor) -> Denoised:
+    def _push(
+        self, x_t: Tensor, t: Tensor, cond: Condition, evaluation: Evaluation | None, rows: Tensor, scale: Tensor
+    ) -> Denoised:
         count, some = len(x_t), cond.select(rows)
         none = some.drop(torch.ones(len(rows), dtype=torch.bool))
+        twice = None if evaluation is None else Evaluation.join([evaluation, evaluation.select(rows)])
         both: Denoised = self.denoiser(
-            torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), Condition.stack([cond, none])
+            torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), Condition.join([cond, none]), twice
         )
         told, untold = both.x_0[:count], both.x_0[count:]
         pushed = untold + per_row(scale[rows], x_t) * (told[rows] - untold)

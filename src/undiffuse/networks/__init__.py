@@ -42,12 +42,12 @@ def build_network(
     Args:
         config: a row of ``NETWORK_CONFIGS``.
         shape: one example's shape, (C, H, W) or (D,).
-        num_classes: labels it is told; 0 makes it ignore ``cond.class_label``.
+        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
         output_factor: output channels for each input channel; 2 where the variance is learned.
         num_augment_labels: numbers it is told of how a training picture was transformed; 0 makes it ignore
-            ``cond.augment_label``.
-        told_until: it is told the time that a mean velocity reaches to, ``cond.until``, as a label like c_noise; every
-            other weight is that of a network without it, which it begins as.
+            ``cond.augment``.
+        told_until: it is told the time that a mean velocity reaches to, the evaluation's ``target_time``, as a label
+            like c_noise; every other weight is that of a network without it, which it begins as.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.compute import fused
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.networks.attention import attend
 from undiffuse.networks.config import EmbeddedConfig
 
@@ -203,8 +203,9 @@ class Embedding(nn.Module):
         num_classes: 0 for none; otherwise there is one row more, for "no class" (label -1, or no labels at all).
         num_augment_labels: numbers it is told of how each training picture was transformed, added to the time features
             through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no numbers are all zeros.
-        told_until: features of the gap from c_noise to ``cond.until`` (a label like c_noise) join the time's through a
-            matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); none told is a gap of 0.
+        told_until: features of the gap from c_noise to the evaluation's ``target_time`` (a label like c_noise) join
+            the time's through a matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); none told is
+            a gap of 0.
     """
 
     def __init__(
@@ -229,20 +230,26 @@ class Embedding(nn.Module):
         self.gap = Sinusoid(features, "adm") if told_until else None
         self.until = _ZeroMatrix(features, width) if told_until else None
 
-    def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
-            time, label = self.parts(c_noise, cond)
+            time, label = self.parts(c_noise, cond, evaluation)
             activated: Tensor = F.silu(time if label is None else time + label)
         return activated
 
-    def parts(self, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
+    def parts(
+        self,
+        c_noise: Tensor,
+        cond: Condition,
+        evaluation: Evaluation = Evaluation(),  # noqa: B008
+    ) -> tuple[Tensor, Tensor | None]:
         """Time and class apart, (B, width) each and before the SiLU; None where the network knows no classes."""
         features: Tensor = self.features(c_noise).to(self.first.weight.dtype)
-        if self.augment is not None and cond.augment_label is not None:
-            features = features + self.augment(cond.augment_label)
+        if self.augment is not None and cond.augment is not None:
+            features = features + self.augment(cond.augment)
         hidden = self.first(features)
         if self.gap is not None and self.until is not None:
-            gap = torch.zeros_like(c_noise) if cond.until is None else c_noise - cond.until
+            target = evaluation.target_time
+            gap = torch.zeros_like(c_noise) if target is None else c_noise - target
             # nothing at no gap: cosines of 1 would let every step on this matrix move the velocities themselves
             turned = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
             hidden = hidden + self.until(turned)
@@ -250,9 +257,9 @@ class Embedding(nn.Module):
         return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 
     def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:
-        if cond.class_label is None:
+        if cond.label is None:
             return torch.full_like(c_noise, self.num_classes, dtype=torch.long)
-        label = cond.class_label.to(c_noise.device).long()
+        label = cond.label.to(c_noise.device).long()
         return torch.where(label < 0, self.num_classes, label)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.networks.config import MLPConfig
 from undiffuse.networks.layers import Embedding, linear
 
@@ -21,8 +21,8 @@ class MLP(nn.Module):
         shape: (D,) of one example, or any other shape.
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: outputs for each entry of the first axis.
-        num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
-        told_until: listens to ``cond.until``.
+        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
+        told_until: listens to the evaluation's ``target_time``.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class MLP(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.head = linear(config.width, output_factor * size, zero=True)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond): (B, *shape) and (B,) to (B, output_factor * shape[0], *shape[1:])."""
-        embedding = self.embedding(c_noise, cond)
+        embedding = self.embedding(c_noise, cond, evaluation)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)

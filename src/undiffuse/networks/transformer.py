@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.attention import attend
@@ -32,8 +32,8 @@ class Transformer(nn.Module):
         shape: (C, H, W) of one picture, of any size; the weights serve every other size as well.
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
-        num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
-        told_until: listens to ``cond.until``.
+        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
+        told_until: listens to the evaluation's ``target_time``.
     Raises:
         UsageError: not the shape of a picture.
     """
@@ -63,22 +63,22 @@ class Transformer(nn.Module):
         self.head = linear(width, out_channels * pixels, zero=True)
         self.smooth = _unbiased_start(conv(out_channels, out_channels)) if config.output_convolution else None
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
         height, width = x.shape[-2:]
         patches = fold(x, self.patch_size)  # (B, C p^2, h, w)
         grid = (patches.shape[-2], patches.shape[-1])
         tokens = self.stem(patches.flatten(2).transpose(1, 2))
         tokens = tokens + sincos_positions(*grid, tokens.shape[-1], tokens)
-        tokens, embedding = self._told(tokens, c_noise, cond)
+        tokens, embedding = self._told(tokens, c_noise, cond, evaluation)
         out = self._read(self._transformed(tokens, embedding), embedding, grid)
         return out[:, :, :height, :width]
 
-    def _told(self, tokens: Tensor, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+    def _told(self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         """The tokens, with those of time and class before them if that is how; and the embedding (B, D)."""
         if not self.by_tokens:
-            return tokens, self.embedding(c_noise, cond)
-        time, label = self.embedding.parts(c_noise, cond)
+            return tokens, self.embedding(c_noise, cond, evaluation)
+        time, label = self.embedding.parts(c_noise, cond, evaluation)
         first = [part[:, None].to(tokens.dtype) for part in (time, label) if part is not None]
         return torch.cat([*first, tokens], dim=1), time
 

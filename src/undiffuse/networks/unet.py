@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.compute.fused import laid_out
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
@@ -50,8 +50,8 @@ class UNet(nn.Module):
         shape: (C, H, W) of one picture; sizes need not be powers of two, nor even.
         num_classes: labels it is told; 0 makes it ignore them.
         output_factor: output channels for each of the C.
-        num_augment_labels: of ``cond.augment_label``; 0 makes it ignore them.
-        told_until: listens to ``cond.until``.
+        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
+        told_until: listens to the evaluation's ``target_time``.
     Raises:
         UsageError: not the shape of a picture, or one too small for so many levels.
     """
@@ -85,14 +85,20 @@ class UNet(nn.Module):
         self.norm = make.norm(config.level_channels(0))
         self.head = conv(config.level_channels(0), make.out_channels, zero=True)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
-        return self.whole(x, c_noise, cond)[0]
+        return self.whole(x, c_noise, cond, evaluation)[0]
 
-    def whole(self, x: Tensor, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+    def whole(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        cond: Condition,
+        evaluation: Evaluation = Evaluation(),  # noqa: B008
+    ) -> tuple[Tensor, Tensor]:
         """``forward``, and what the last level on the way up got from below it, of shape ``deep_shape``."""
         height, width = x.shape[-2:]
-        embedding = self.embedding(c_noise, cond)
+        embedding = self.embedding(c_noise, cond, evaluation)
         skips = self._descended(x, embedding)
         h, grown = self.middle(skips[-1], embedding), None
         deep = h

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.errors import UsageError
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
@@ -106,8 +106,10 @@ class Watch(Denoiser):
         self.nfe = self.partial_nfe = 0
         self.first: Tensor | None = None
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        denoised: Denoised = self.denoiser(x_t, t, cond.over(self.cond) if cond is not None else self.cond)
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        denoised: Denoised = self.denoiser(x_t, t, self.cond if cond is None else cond, evaluation)
         self.nfe += denoised.nfe
         self.partial_nfe += denoised.partial_nfe
         self.first = denoised.x_0 if self.first is None else self.first
@@ -129,20 +131,26 @@ class Blocked(Denoiser):
         self.denoiser, self.rows = denoiser, rows
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         count = len(x_t)
         if count == 0:
             return Denoised(x_t)
-        blocks = [self._block(x_t, t, cond, start, count) for start in range(0, count, self.rows)]
-        x_0, mixes, nfe, partial_nfe, deep = zip(*blocks, strict=True)
-        return Denoised(torch.cat(x_0), _joined(mixes), max(nfe), max(partial_nfe), _joined(deep))
+        blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.rows)]
+        x_0, mixes, nfe, partial_nfe, features = zip(*blocks, strict=True)
+        return Denoised(torch.cat(x_0), _joined(mixes), max(nfe), max(partial_nfe), _joined(features))
 
-    def _block(self, x_t: Tensor, t: Tensor, cond: Condition | None, start: int, count: int) -> Denoised:
+    def _block(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None, evaluation: Evaluation | None, start: int
+    ) -> Denoised:
+        count = len(x_t)
         rows = torch.arange(start, start + self.rows, device=x_t.device).clamp(max=count - 1)
         real = min(self.rows, count - start)
-        denoised: Denoised = self.denoiser(x_t[rows], t[rows], cond.select(rows) if cond is not None else None)
-        mix, deep = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.deep))
-        return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, deep=deep)
+        told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
+        denoised: Denoised = self.denoiser(x_t[rows], t[rows], told, asked)
+        mix, features = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.features))
+        return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, features=features)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

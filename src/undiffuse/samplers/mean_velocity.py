@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Evaluation
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.rows import per_row
@@ -16,9 +16,9 @@ from undiffuse.samplers.noise import NoiseSource
 def mean_velocity() -> Sampler:
     """x_s = alpha_s x_0 + sigma_s eps, with the x_0 and eps whose straight line leads from x_t to where its ODE ends.
 
-    The denoiser is told the time s in ``cond.until``. For the flow process this is x_s = x_t - (t - s) u(x_t, t, s)
-    with the mean velocity u, exact in one step if u is; a model that knows no mean velocities takes DDIM's step, whose
-    order is stated here.
+    The denoiser is told the time s as the evaluation's ``target_time``. For the flow process this is
+    x_s = x_t - (t - s) u(x_t, t, s) with the mean velocity u, exact in one step if u is; a model that knows no mean
+    velocities takes DDIM's step, whose order is stated here.
 
     Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447, eq. 12.
     """
@@ -27,6 +27,6 @@ def mean_velocity() -> Sampler:
 
 def _step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
     process, (t, s) = denoiser.process, steps[:2]
-    x_0 = denoiser(x, t, Condition(until=s)).x_0
+    x_0 = denoiser(x, t, evaluation=Evaluation(target_time=s)).x_0
     moved = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps_of(process, x, x_0, t)
     return settle(steps, moved, x_0), memory

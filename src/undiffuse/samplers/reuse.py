@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.rows import where_rows
 from undiffuse.errors import UsageError
@@ -23,23 +23,25 @@ from undiffuse.samplers.noise import NoiseSource
 
 
 class _Reusing(Denoiser):
-    """``denoiser`` with its inner features taken from ``deep`` in all rows but the fresh ones, which renew them."""
+    """``denoiser`` with its inner features taken from ``features`` in all rows but the fresh ones, which renew them."""
 
-    def __init__(self, denoiser: Denoiser, deep: Tensor, fresh: Tensor) -> None:
+    def __init__(self, denoiser: Denoiser, features: Tensor, fresh: Tensor) -> None:
         super().__init__()
-        self.denoiser, self.deep, self.fresh = denoiser, deep, fresh
+        self.denoiser, self.features, self.fresh = denoiser, features, fresh
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
         if len(x_t) == 0 or bool(self.fresh.all()):
             return self._whole(x_t, t, cond)
-        kept = self.deep
-        partial: Denoised = self.denoiser(x_t, t, replace(cond if cond is not None else Condition(), deep=kept))
+        kept = self.features
+        partial: Denoised = self.denoiser(x_t, t, cond, Evaluation(cached_features=kept))
         if not bool(self.fresh.any()):
             return partial
         # rows at different steps: all are evaluated both ways, and each takes its own
         whole = self._whole(x_t, t, cond)
-        self.deep = where_rows(self.fresh, self.deep, kept)
+        self.features = where_rows(self.fresh, self.features, kept)
         mix = partial.variance_mix
         if mix is not None and whole.variance_mix is not None:
             mix = where_rows(self.fresh, whole.variance_mix, mix)
@@ -49,7 +51,8 @@ class _Reusing(Denoiser):
 
     def _whole(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, cond)
-        self.deep = self.deep if denoised.deep is None else denoised.deep.to(self.deep.dtype)
+        if denoised.features is not None:
+            self.features = denoised.features.to(self.features.dtype)
         return denoised
 
 
@@ -77,6 +80,6 @@ def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         reused = _Reusing(denoiser, memory[-1], steps.index % every == 0)
         x, inner = sampler.step(reused, x, steps, memory[:-1], noise)
-        return x, (*inner, reused.deep)
+        return x, (*inner, reused.features)
 
     return replace(sampler, step=step, init=init)

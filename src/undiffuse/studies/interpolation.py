@@ -191,7 +191,7 @@ def _along_the_ode(
 
 
 def _twice(cond: Condition | None) -> Condition | None:
-    return None if cond is None else Condition.stack([cond, cond])
+    return None if cond is None else Condition.join([cond, cond])
 
 
 class Measures(NamedTuple):

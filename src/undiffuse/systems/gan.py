@@ -240,10 +240,10 @@ class GanSystem(AdversarialSystem):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=name == "bf16")
 
     def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
-        if not self.class_names or cond.class_label is None:
+        if not self.class_names or cond.label is None:
             return Condition()
         dropped = rng.uniform(count, "drop") < self.config.label_dropout
-        return Condition(class_label=cond.class_label).drop(dropped)
+        return Condition(label=cond.label).drop(dropped)
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         return SeededNoise(seeds).prior(torch.empty(len(seeds), self.config.latent_size))
@@ -279,13 +279,13 @@ class GanSystem(AdversarialSystem):
         """The label alone, checked."""
         if not self.class_names:
             return Condition()
-        label = cond.class_label if cond is not None else None
+        label = cond.label if cond is not None else None
         if not self.config.label_dropout and (label is None or bool((label < 0).any())):
             raise UsageError(
                 "this GAN was trained with the class of every picture and makes none of no class in particular; name "
                 f"a class ({', '.join(self.class_names[:4])}, ...) or train with system.label_dropout above 0"
             )
-        return Condition() if label is None else Condition(class_label=label.to(self.device))
+        return Condition() if label is None else Condition(label=label.to(self.device))
 
     @torch.no_grad()
     def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
@@ -298,8 +298,8 @@ class GanSystem(AdversarialSystem):
             self.train(was_training)
 
     def _drop_unknown(self, cond: Condition | None) -> Condition:
-        known = self.class_names and cond is not None and cond.class_label is not None
-        return Condition(class_label=cond.class_label.to(self.device)) if known else Condition()  # type: ignore
+        known = self.class_names and cond is not None and cond.label is not None
+        return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
     def sample(self, request: SampleRequest) -> Sampled:
         _check_plain(request)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import torch
@@ -19,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from undiffuse.config import Component, ComponentConfig, build, model_of
-from undiffuse.core.condition import Condition
+from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import NetworkDenoiser
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
@@ -112,7 +111,7 @@ class MeanFlowSystem(SampledSystem):
         velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
-            error = self.sharded_denoiser().output(x_t, t, replace(cond, until=s)) - target
+            error = self.sharded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
         if not self.training:  # the adaptive loss says nothing of how large the error is
             plain = mean_over_features(error**2)
             return LossReport(plain.mean(), plain, t)
@@ -144,7 +143,7 @@ class MeanFlowSystem(SampledSystem):
         denoiser = self.denoiser("fp32" if self._taught is None else None)
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return denoiser.output(x, t, replace(told, until=s))
+            return denoiser.output(x, t, told, Evaluation(target_time=s))
 
         with _without_dropout(self.network):
             if self._taught is None:

@@ -169,12 +169,9 @@ class SampledSystem(DenoisingSystem):
         return kind(network, self._parameterization, self.log_snr_range, autocast, self.config.says_variance)
 
     def drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
-        """What the network is told in training: labels, some dropped, and how the picture was transformed."""
-        told = Condition(augment_label=cond.augment_label)  # never dropped: zeros would say "as it is"
-        if not self.class_names or cond.class_label is None:
-            return told
-        dropped = Condition(class_label=cond.class_label).drop(rng.uniform(count, "drop") < self.config.label_dropout)
-        return replace(told, class_label=dropped.class_label)
+        """What the network is told in training, in some rows without what guidance leaves out."""
+        told = cond if self.class_names else replace(cond, label=None)
+        return told.drop(rng.uniform(count, "drop") < self.config.label_dropout)
 
     def sample(self, request: SampleRequest) -> Sampled:
         wanted = self.config.sampling.asked(request)

@@ -181,7 +181,7 @@ class Model:
         if not names:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
-        return Condition(class_label=torch.tensor(labels)).to(self.system.device)
+        return Condition(label=torch.tensor(labels)).to(self.system.device)
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ class Augmenter:
         draws = self._draws(self._augmentation, step, slice(micro_batch * len(batch), (micro_batch + 1) * len(batch)))
         condition = batch.condition
         if self.label_names:
-            condition = replace(condition, augment_label=self._augmentation.label(draws).to(batch.items.device))
+            condition = replace(condition, augment=self._augmentation.label(draws).to(batch.items.device))
         return replace(batch, items=self._augmentation(batch.items, draws), condition=condition)
 
     def _draws(self, augmentation: Augmentation, step: int, rows: slice) -> Draws:

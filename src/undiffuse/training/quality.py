@@ -55,4 +55,4 @@ def save_preview(path: Path, system: System, num_pictures: int) -> None:
 def _classes(system: System, numbers: Tensor) -> Condition | None:
     if not system.class_names:
         return None
-    return Condition(class_label=(numbers % len(system.class_names)).to(system.device))
+    return Condition(label=(numbers % len(system.class_names)).to(system.device))

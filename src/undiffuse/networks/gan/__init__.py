@@ -72,7 +72,7 @@ def build_generator(
         config: a row of ``GENERATOR_CONFIGS``.
         shape: one example's, (C, H, W) or (D,).
         latent_size: numbers it makes an example from.
-        num_classes: labels it is told; 0 makes it ignore ``cond.class_label``.
+        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
     Returns:
         A module ``forward(z (B, latent_size), cond) -> (B, *shape)``.
     Raises:
@@ -92,7 +92,7 @@ def build_discriminator(config: ComponentConfig, shape: tuple[int, ...], num_cla
     Args:
         config: a row of ``DISCRIMINATOR_CONFIGS``.
         shape: one example's, (C, H, W) or (D,).
-        num_classes: labels it is told; 0 makes it ignore ``cond.class_label``.
+        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
     Returns:
         A module ``forward(x (B, *shape), cond) -> (B,)``.
     Raises:

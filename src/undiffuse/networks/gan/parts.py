@@ -41,9 +41,9 @@ def base_size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def label_rows(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
     """(B,) rows of a table of ``num_classes + 1``, whose last stands for "no class" (label -1, or no labels)."""
-    if cond.class_label is None:
+    if cond.label is None:
         return torch.full((count,), num_classes, device=device)
-    label = cond.class_label.to(device).long()
+    label = cond.label.to(device).long()
     return torch.where(label < 0, num_classes, label)
 
 
