@@ -18,7 +18,19 @@ NEVER_FOR_SAMPLING = (
 )
 ROOMS_FOR_SAMPLING = (
     *("app", "compute", "core", "guidance", "losses", "networks", "samplers", "systems", "zoo"),
-    *("claims", "config", "cores", "errors", "files", "images", "leftovers", "progress", "registry", "sealed"),
+    *(
+        "claims",
+        "config",
+        "cores",
+        "errors",
+        "files",
+        "images",
+        "leftovers",
+        "observer",
+        "progress",
+        "registry",
+        "sealed",
+    ),
     *("version", "wording"),
     "studies",  # the names alone, see below
 )
