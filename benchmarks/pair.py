@@ -69,16 +69,18 @@ def main() -> None:
     parser.add_argument("--slice", type=float, default=60, help="of the processor, in turn")
     parser.add_argument("--looks", type=int, default=4)
     parser.add_argument("--num", type=int, default=200, help="samples of a look")
+    parser.add_argument("--reference", type=int, default=2000, help="training images that samples are compared with")
     parser.add_argument("--features", default="efficientnet")
     parser.add_argument("--overrides", nargs="*", default=[], help="of both recipes")
     arguments = parse(parser)
     if arguments.smoke:
-        arguments.seconds, arguments.slice, arguments.looks, arguments.num = 0.1, 0.1, 1, 4
+        arguments.seconds, arguments.slice, arguments.looks, arguments.num = 0.1, 0.1, 1, 12
+        arguments.reference = 24
         arguments.overrides += ["batch_images=4"]
     record = new_record("pair", arguments, seconds=arguments.seconds, rows=[], sampling=[])
     with tempfile.TemporaryDirectory() as folder:
         runs = [begun(name, arguments, Path(folder) / name) for name in PAIR]
-        judge = Judge(runs[0].trainer.loader.dataset, arguments.features, metric="kernel")
+        judge = Judge(runs[0].trainer.loader.dataset, arguments.features, arguments.reference, "kernel")
         for look in range(1, arguments.looks + 1):
             for run in runs:
                 record["rows"].append(seen(run, judge, arguments, look))

@@ -82,6 +82,17 @@ def system_of(*overrides: str, shape: tuple[int, ...] = (1, 8, 8)) -> GanSystem:
     return system.train()
 
 
+@pytest.mark.parametrize(("choice", "same"), [("never", True), ("always", False)])
+def test_bfloat16_is_taken_where_the_machine_multiplies_it(
+    choice: str, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={choice}")
+    half, full = (
+        system_of(f"system.precision={name}").eval().sample(SampleRequest([1, 2])).x for name in ("bf16", "fp32")
+    )
+    assert torch.equal(half, full) == same
+
+
 def batch_of(count: int = 8, shape: tuple[int, ...] = (1, 8, 8)) -> Batch:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(count, *shape, generator=generator) * 2 - 1

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from undiffuse.compute.choice import arithmetic
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
@@ -237,7 +238,8 @@ class GanSystem(AdversarialSystem):
             return out
 
     def _precision(self, name: str) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=name == "bf16")
+        dtype = arithmetic(name, self.device)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
         if not self.class_names or cond.label is None:
