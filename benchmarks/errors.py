@@ -24,7 +24,7 @@ import interleaved
 from interleaved import Candidate, Summary
 
 BOUND = 0.3
-PROGRAM = "from undiffuse.app.entry import main; main()"
+PROGRAM = "from undiffuse.__main__ import main; main()"
 PYTHON = "python -c pass"
 #: What is wrong with a line, and the line; ``{file}`` is one that there is, ``{full}`` a folder with something in it.
 NAMES = {

@@ -337,13 +337,15 @@ def test_without_cuda_a_graph_is_the_network() -> None:
 class _OnCPU:
     """What stands for a recording: it works on one piece of memory, and takes its time."""
 
-    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor, cond: Condition) -> None:
-        self.network, self.held, self.out = network, (x.clone(), c_noise.clone(), cond.map(torch.clone)), x.clone()
+    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor, told: tuple[Condition, ...]) -> None:
+        self.network, self.out = network, x.clone()
+        self.held = x.clone(), c_noise.clone(), tuple(one.map(torch.clone) for one in told)
 
     @torch.no_grad()
     def replay(self) -> None:
         time.sleep(0.002)
-        self.out.copy_(self.network(*self.held))
+        x, c_noise, told = self.held
+        self.out.copy_(self.network(x, c_noise, *told))
         time.sleep(0.002)
 
     def wait(self) -> None: ...

@@ -71,6 +71,15 @@ def test_the_users_own_setting_stays(name: str, two_threads: None, monkeypatch: 
     assert not waiting.asleep()
 
 
+def test_one_thread_forgets_what_two_have_seen(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNDIFFUSE_COMPUTE", raising=False)
+    waiting.look()
+    waiting._STATE[0].busy = True
+    torch.set_num_threads(1)
+    waiting.look()
+    assert not waiting.busy()
+
+
 def test_it_follows_the_load(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNDIFFUSE_COMPUTE", raising=False)
     monkeypatch.setattr(waiting, "_pressed", lambda: False)

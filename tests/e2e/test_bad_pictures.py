@@ -88,7 +88,7 @@ KINDS = {
     "header jpg": "damaged or cut short|not a picture",
     "bomb": "decompression bomb|decoded safely",
     "small bomb": "100000000|decoded safely",
-    "flipped": "damaged or cut short",
+    "flipped": "its pixels do not match their checksum",
     "dangling": "cannot be read",
     "float": "floating-point levels",
     "wide": "outside 0..65535",

@@ -207,7 +207,7 @@ def test_any_changed_digit_of_a_bundled_configuration_is_refused(
             continue
         with pytest.raises(UsageError, match=r"config\.json"):
             saved.read_config(mnist)
-    monkeypatch.setattr("undiffuse.zoo.card.bundled_models", lambda: {"mnist": mnist})
+    monkeypatch.setattr("undiffuse.zoo.bundled_models", lambda: {"mnist": mnist})
     with pytest.raises(UsageError, match="reinstall"):
         bundled("mnist")
     line = undiffuse.refused("sample", mnist, "--out", tmp_path / "out")

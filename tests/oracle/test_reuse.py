@@ -34,7 +34,7 @@ class Slow(Denoiser):
     process = PROCESS
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
-        reused = evaluation is not None
+        reused = evaluation is not None and evaluation.cached_features is not None
         features = evaluation.cached_features if reused else t[:, None].to(x_t.dtype)
         return Denoised(x_t / 2 + features, None, 0 if reused else 1, 1 if reused else 0, features)
 

@@ -101,6 +101,7 @@ class _Waiting:
         """Whether threads shall sleep while they wait; None to leave it as it is."""
         wanted = chosen().waiting
         if any(name in os.environ for name in SAID) or torch.get_num_threads() < 2:
+            self.busy = False  # what was seen before, by more threads, need not hold any more
             return None
         if wanted != "auto":
             return wanted == "sleep"
