@@ -56,7 +56,7 @@ def test_shape_dtype_determinism_and_no_nan_from_end_to_end(name: str, process_n
 @every_process
 @every_sampler
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("num_steps", [1, 2, 12])
+@pytest.mark.parametrize("num_steps", [1, pytest.param(2, marks=pytest.mark.slow), 12])
 def test_it_survives_every_grid(name: str, process_name: str, grid: str, num_steps: int) -> None:
     x = draw(name, process_name, [1, 2], times=time_grid(grid, PROCESSES[process_name](), num_steps))
     assert bool(x.isfinite().all())

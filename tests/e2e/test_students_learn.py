@@ -66,6 +66,7 @@ def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
     assert distance(model, 1) < 0.5 * distance(plain, 1, "ddim")
 
 
+@pytest.mark.slow
 def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, tmp_path: Path) -> None:
     """From the teacher's own weights, and from a consistency model that has hardly learned."""
     shared = [*QUIET, "batch_images=500", "ema.halflife_images=20000", 'optimizer.phase_rates={"student":1e-3}']

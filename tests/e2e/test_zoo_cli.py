@@ -19,7 +19,6 @@ from safetensors import safe_open
 import undiffuse as package
 from undiffuse.app import demo, training
 from undiffuse.app.models import find_model, results_folder
-from undiffuse.app.zoo import save_bundled_sheet
 from undiffuse.errors import UsageError
 from undiffuse.systems import saved
 from undiffuse.zoo import bundled_models
@@ -103,21 +102,8 @@ def test_a_report_is_written_here(undiffuse: CommandLine, elsewhere: Path) -> No
     assert sorted(bundled_models()["mnist"].iterdir()) == before
 
 
-def test_the_sheet_has_a_row_a_model(elsewhere: Path) -> None:
-    names = save_bundled_sheet(elsewhere / "sheet.png", "cpu")
-    assert names == list(bundled_models())
-    with Image.open(elsewhere / "sheet.png") as sheet:
-        beside = sheet.width - (16 * 97 + 1)
-        assert sheet.mode == "RGB" and sheet.height == len(names) * 97 + 1 and 60 < beside < 200
-        pixels = np.asarray(sheet)
-    assert len(np.unique(pixels[:97, beside:])) > 50
-    for row in range(len(names)):  # the name stands beside its row, dark on white
-        label = pixels[row * 97 : (row + 1) * 97, :beside]
-        assert label[:25].min() == 255 and label[30:70].min() < 60
-
-
 def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it trains in the folder with their sheet, which another folder with anything in it is refused for."""
+    """On a sheet with a row a model; it trains in the same folder, which another with anything in it is refused for."""
     seen: list[bool] = []
 
     def train(config: Any, out: Path, **options: Any) -> bool:
@@ -128,9 +114,23 @@ def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "train", train)
     demo.run_demo(elsewhere / "demo", "cpu")
     assert seen == [True]
+    check_sheet(elsewhere / "demo" / "bundled.png")
     (elsewhere / "demo" / "other.png").touch()
     with pytest.raises(UsageError, match="not empty"):
         demo.run_demo(elsewhere / "demo", "cpu")
+
+
+def check_sheet(path: Path) -> None:
+    """A row of sixteen samples for each bundled model, its name beside it, dark on white."""
+    rows = len(bundled_models())
+    with Image.open(path) as sheet:
+        beside = sheet.width - (16 * 97 + 1)
+        assert sheet.mode == "RGB" and sheet.height == rows * 97 + 1 and 60 < beside < 200
+        pixels = np.asarray(sheet)
+    assert len(np.unique(pixels[:97, beside:])) > 50
+    for row in range(rows):
+        label = pixels[row * 97 : (row + 1) * 97, :beside]
+        assert label[:25].min() == 255 and label[30:70].min() < 60
 
 
 def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere: Path) -> None:

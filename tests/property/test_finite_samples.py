@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -30,28 +31,47 @@ def random_system(shape: tuple[int, ...] = (2,), **options: Any) -> DiffusionSys
     return system
 
 
+def cells(process: str, parameterization: str, whole: bool) -> list[tuple[str, str, int]]:
+    """Grids, samplers and numbers of steps: all of them, or every seventh, others for each process and target.
+
+    There are as many processes and targets as it takes for each of the cells to come up, and each pair of a process or
+    a target with a sampler.
+    """
+    every = list(product(GRIDS, SPECS, (1, 4)))
+    first = 3 * list(PROCESSES).index(process) + list(PARAMETERIZATIONS).index(parameterization)
+    return every if whole else every[first % 7 :: 7]
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a seventh", "all"])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("process", PROCESSES)
-def test_samples_are_finite(process: str, parameterization: str) -> None:
+def test_samples_are_finite(process: str, parameterization: str, whole: bool) -> None:
     try:
         system = random_system(process={"name": process}, parameterization=parameterization)
     except UsageError:
         assert parameterization in ("flow", "posterior_mean")
         return
-    for grid in GRIDS:
-        for sampler in SPECS:
-            for num_steps in (1, 4):
-                request = SampleRequest(range(3), sampler=sampler, grid=grid, num_steps=num_steps)
-                try:
-                    x = system.sample(request).x
-                except RunError as error:
-                    # A random network need not be smooth enough for an adaptive solver; as the mean of the posterior it
-                    # is multiplied by 1 / c_0, and a Langevin chain then moves away from it further and further.
-                    stuck = sampler == "rk45:rtol=0.1" and "got stuck" in str(error)
-                    flees = make_sampler(sampler).order == 0 and parameterization == "posterior_mean"
-                    assert stuck or flees, error
-                    continue
-                assert bool(x.isfinite().all()), (grid, sampler, num_steps)
+    for grid, sampler, num_steps in cells(process, parameterization, whole):
+        request = SampleRequest(range(3), sampler=sampler, grid=grid, num_steps=num_steps)
+        try:
+            x = system.sample(request).x
+        except RunError as error:
+            # A random network need not be smooth enough for an adaptive solver; as the mean of the posterior it is
+            # multiplied by 1 / c_0, and a Langevin chain then moves away from it further and further.
+            stuck = sampler == "rk45:rtol=0.1" and "got stuck" in str(error)
+            flees = make_sampler(sampler).order == 0 and parameterization == "posterior_mean"
+            assert stuck or flees, error
+            continue
+        assert bool(x.isfinite().all()), (grid, sampler, num_steps)
+
+
+def test_a_seventh_of_each_tries_every_cell() -> None:
+    pairs = list(product(PROCESSES, PARAMETERIZATIONS))
+    tried = {cell for pair in pairs for cell in cells(*pair, whole=False)}
+    assert tried == set(cells(*pairs[0], whole=True))
+    for by in (0, 1):
+        samplers = {(pair[by], cell[1]) for pair in pairs for cell in cells(*pair, whole=False)}
+        assert samplers == set(product((PROCESSES, PARAMETERIZATIONS)[by], SPECS))
 
 
 @pytest.mark.parametrize(
