@@ -294,7 +294,8 @@ class SampledSystem(DenoisingSystem):
 
     def cut(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
-        return ClippedDenoiser(denoiser) if self.clips else denoiser
+        values = self.space.value_range
+        return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 
     def _guided_and_cut(self, evaluated: Denoiser, classifier_free: Guidance) -> Denoiser:
         free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
