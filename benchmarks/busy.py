@@ -159,7 +159,7 @@ def serve(data: Path, recipe: str, work: str) -> None:
         if work == "training":
             trainer._one_step()
             return config.batch_images
-        trainer.ema.average.sample(SampleRequest(seeds=range(64), num_steps=2))
+        trainer.ema.average.sample(SampleRequest.of(seeds=range(64), steps=2))
         return 64
 
     for _ in range(2):

@@ -45,10 +45,10 @@ def measure(system: DenoisingSystem, arguments: argparse.Namespace) -> dict[str,
     device = system.device
     denoiser = system.denoiser()
     x, t = torch.zeros(1, *system.shape, device=device), torch.full((1,), 0.5, dtype=torch.float64, device=device)
-    request = SampleRequest(
+    request = SampleRequest.of(
         seeds=range(arguments.seed, arguments.seed + arguments.images),
         sampler=arguments.sampler,
-        num_steps=arguments.evaluations,
+        steps=arguments.evaluations,
     )
     evaluations = set[int]()
 

@@ -22,7 +22,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from torch import Tensor
 
 from undiffuse.app.models import load
 from undiffuse.app.real import real_data
+from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.samplers.base import check_temperature
 from undiffuse.systems.base import SampleRequest, to_uint8
 from undiffuse.systems.saved import Model
 
@@ -70,11 +70,11 @@ def request_of(way: str, seeds: range) -> SampleRequest:
     except (ValueError, UsageError):
         raise SystemExit(f"after the @ of a way stands a temperature such as 0.9, got {way!r}") from None
     if path == "default":
-        return SampleRequest(seeds=seeds, temperature=temperature)
+        return SampleRequest.of(seeds=seeds, temperature=temperature)
     sampler, _, steps = path.rpartition(":")
     if not sampler or not steps.isdigit():
         raise SystemExit(f"a way is default or SAMPLER:STEPS such as heun:5, got {way!r}")
-    return SampleRequest(seeds=seeds, sampler=sampler, num_steps=int(steps), temperature=temperature)
+    return SampleRequest.of(seeds=seeds, sampler=sampler, steps=int(steps), temperature=temperature)
 
 
 def facts_of(model: Model) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tupl
 def condition(model: Model, request: SampleRequest) -> SampleRequest:
     """The request with all classes in turn, for a model that has any."""
     names = model.classes_of(None, len(request.seeds))
-    return SampleRequest(**{**vars(request), "cond": model.condition(names)})
+    return replace(request, cond=model.condition(names))
 
 
 def judge_of(model: Model, arguments: argparse.Namespace) -> Judge:

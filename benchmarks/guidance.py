@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,12 @@ class Way:
     def request(self, seeds: range, arguments: argparse.Namespace) -> SampleRequest:
         """What to ask a model for, but for its classes."""
         within = None if self.interval == "all" else parse_interval("--intervals", self.interval)
-        return SampleRequest(
+        return SampleRequest.of(
             seeds=seeds,
             guidance=self.weight,
             guidance_interval=within,
             sampler=arguments.sampler,
-            num_steps=arguments.steps,
+            steps=arguments.steps,
             grid=arguments.grid,
         )
 
@@ -91,7 +91,7 @@ def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor
         if not path.is_file():
             names = model.classes_of(None, len(seeds))
             request = way.request(seeds, arguments)
-            sampled = model.system.sample(SampleRequest(**{**vars(request), "cond": model.condition(names)}))
+            sampled = model.system.sample(replace(request, cond=model.condition(names)))
             partial = path.with_suffix(".tmp.npz")
             np.savez(partial, images=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)
             partial.replace(path)

@@ -153,13 +153,13 @@ class Ours(Learner):
         return self.system.denoiser("fp32")
 
     def sample_own_way(self, num: int, seed: int, evaluations: int) -> Tensor:
-        return self._sampled(num, seed, sampler="ddim", num_steps=evaluations, autoguidance=1.0)
+        return self._sampled(num, seed, sampler="ddim", steps=evaluations, autoguidance=1.0)
 
     def sample_our_way(self, num: int, seed: int) -> Tensor:
         return self._sampled(num, seed)
 
     def _sampled(self, num: int, seed: int, **more: Any) -> Tensor:
-        return to_uint8(self.system.sample(SampleRequest(seeds=range(seed, seed + num), **more)).x).cpu()
+        return to_uint8(self.system.sample(SampleRequest.of(seeds=range(seed, seed + num), **more)).x).cpu()
 
     def save(self, folder: Path) -> None:
         trainer = self.trainer

@@ -34,7 +34,7 @@ from undiffuse.training.trainer import Trainer
 #: Name -> (overrides of the recipe, how it samples).
 PAIR: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "dcgan-bedroom64": ((), {}),
-    "ddpm-bedroom64": (("optimizer.warmup_images=4000",), {"sampler": "unipc", "num_steps": 10}),
+    "ddpm-bedroom64": (("optimizer.warmup_images=4000",), {"sampler": "unipc", "steps": 10}),
 }
 _OFF = ("validate_every_images=0", "preview_every_images=0", "quality_every_images=0")
 _SHOWN, _TIMED = 16, 64
@@ -58,7 +58,7 @@ class Run(NamedTuple):
     def drawn(self, count: int, **how: Any) -> torch.Tensor:
         """Samples of seeds 0, 1, ... (N, C, H, W) uint8."""
         wanted = PAIR[self.name][1] | how
-        return to_uint8(self.trainer.ema.average.sample(SampleRequest(seeds=range(count), **wanted)).x)
+        return to_uint8(self.trainer.ema.average.sample(SampleRequest.of(seeds=range(count), **wanted)).x)
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def timed(run: Run) -> list[dict[str, Any]]:
     """Seconds for 64 samples, the second of two times; of a diffusion's own chain the seconds of one evaluation."""
     ways: dict[str, dict[str, Any]] = {"as above": {}}
     if run.name.startswith("ddpm"):
-        ways["ancestral, 2 of its 1,000 steps"] = {"sampler": "ancestral", "num_steps": 2}
+        ways["ancestral, 2 of its 1,000 steps"] = {"sampler": "ancestral", "steps": 2}
     rows = []
     for way, how in ways.items():
         for _ in range(2):

@@ -70,9 +70,7 @@ def cells(grids: list[str]) -> Iterator[Cell]:
 def draw(model: Model, cell: Cell, num: int) -> tuple[torch.Tensor, int, float]:
     """Pictures, evaluations and seconds."""
     started = time.perf_counter()
-    request = SampleRequest(
-        seeds=range(num), sampler=cell.sampler, num_steps=cell.steps, grid=cell.grid, batch_size=256
-    )
+    request = SampleRequest.of(seeds=range(num), sampler=cell.sampler, steps=cell.steps, grid=cell.grid, batch_size=256)
     sampled = model.system.sample(request)
     return to_uint8(sampled.x).cpu(), sampled.nfe, time.perf_counter() - started
 

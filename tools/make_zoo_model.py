@@ -272,7 +272,7 @@ def sampled_sheet(model: Model) -> tuple[Any, int]:
     columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
     count = ROWS * columns
     cond = model.condition(model.classes_of(None, count))
-    sampled = model.system.sample(SampleRequest(seeds=range(count), cond=cond))
+    sampled = model.system.sample(SampleRequest.of(seeds=range(count), cond=cond))
     return grid_of(model.finish(sampled.x).numpy(), columns=columns), sampled.nfe
 
 

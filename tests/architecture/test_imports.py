@@ -34,19 +34,29 @@ RULE: dict[str, tuple[str, ...]] = {
     "networks": ("core.condition", "core.space", "compute"),
     "data": ("core.condition", "core.space"),
     "metrics": ("core.space",),
-    "systems": ("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
+    "models": ("core.limits",),
+    "systems": (
+        *("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
+        *("models.options", "models.keywords"),
+    ),
     "training": ("core", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data", "compute"),
-    "evaluation": ("core", "compute", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "evaluation": (
+        *("core", "compute", "losses", "samplers", "models.options", "systems.base", "systems.saved"),
+        *("data", "metrics"),
+    ),
     "studies": (
         *("core", "losses", "samplers", "systems.base", "systems.classes", "systems.saved", "data", "metrics"),
     ),
-    "doctor": ("core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
-    "report": ("core.space", "evaluation", "studies", "doctor"),
-    "recipes": ("core", "losses", "networks.config", "networks.gan.config", "systems", "data", "training.config"),
+    "doctor": ("models.options", "core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "report": ("models.options", "core.space", "evaluation", "studies", "doctor"),
+    "recipes": (
+        *("core", "losses", "networks.config", "networks.gan.config", "models.options", "systems", "data"),
+        "training.config",
+    ),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "app": (
-        *("core", "compute", "samplers", "systems", "data", "networks.config", "metrics"),
+        *("core", "compute", "samplers", "models", "systems", "data", "networks.config", "metrics"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
     "__main__": ("app.cli", "app.entry"),

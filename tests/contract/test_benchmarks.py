@@ -308,10 +308,10 @@ def test_kept_records_can_be_gone_on_with(kept: str) -> None:
 def test_a_way_names_sampler_steps_and_temperature() -> None:
     evaluations = importlib.import_module("evaluations")
     seeds = range(2)
-    assert evaluations.request_of("default", seeds) == SampleRequest(seeds)
-    assert evaluations.request_of("default@0.9", seeds) == SampleRequest(seeds, temperature=0.9)
+    assert evaluations.request_of("default", seeds) == SampleRequest.of(seeds)
+    assert evaluations.request_of("default@0.9", seeds) == SampleRequest.of(seeds, temperature=0.9)
     way = evaluations.request_of("ddim:eta=0.5:20@0", seeds)
-    assert way == SampleRequest(seeds, sampler="ddim:eta=0.5", num_steps=20, temperature=0.0)
+    assert way == SampleRequest.of(seeds, sampler="ddim:eta=0.5", steps=20, temperature=0.0)
     for wrong in ("heun", "heun:5@warm", "@0.9", "default@", "default@nan", "default@-1"):
         with pytest.raises(SystemExit, match="got"):
             evaluations.request_of(wrong, seeds)

@@ -152,7 +152,7 @@ def small_system() -> DiffusionSystem:
 
 
 def samples(system: DiffusionSystem, batch_size: int = 64) -> Tensor:
-    return system.sample(SampleRequest(range(19), num_steps=2, batch_size=batch_size)).x
+    return system.sample(SampleRequest.of(range(19), steps=2, batch_size=batch_size)).x
 
 
 def test_batch_size_changes_no_bit_and_neither_does_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampling(process_name: str, grid: str, sampler: str) -> None:
     cond = Condition(label=torch.tensor([0, 1, -1]))
-    request = SampleRequest(range(3), sampler=sampler, num_steps=3, grid=grid, cond=cond)
+    request = SampleRequest.of(range(3), sampler=sampler, steps=3, grid=grid, cond=cond)
     x = system_of(process_name).sample(request).x
     assert x.device.type == "cuda" and bool(x.isfinite().all())
 

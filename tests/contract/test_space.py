@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], said: str) -> No
 
 
 def test_a_latent_is_neither_clipped_nor_rounded(tmp_path: Path) -> None:
-    request = SampleRequest(seeds=range(2), num_steps=2, sampler="euler")
+    request = SampleRequest.of(seeds=range(2), steps=2, sampler="euler")
     latent, image = (system_of(space).sample(request).x for space in (LATENT, Space.of_data(LATENT.shape)))
     assert latent.abs().max() > 1 and image.abs().max() <= 1
     model = Model(system_of(LATENT), {}, tmp_path, "")

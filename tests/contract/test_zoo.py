@@ -56,7 +56,7 @@ def test_it_samples_what_its_sheet_shows(name: str) -> None:
     """Sample i depends on seed i and its class, so the sheet's first pictures come again, but for rounding."""
     model = undiffuse.load(name, "cpu")
     columns = len(model.class_names) if 5 <= len(model.class_names) <= 16 else 12
-    samples = model.system.sample(SampleRequest(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
+    samples = model.system.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
     facts, card = model.system.sampling_facts(), bundled(name).card

@@ -29,6 +29,7 @@ from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics import FEATURES
+from undiffuse.models.options import SamplingConfig
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS
@@ -48,7 +49,6 @@ from undiffuse.systems.distribution_matching import DistributionMatchingConfig
 from undiffuse.systems.gan import GanConfig
 from undiffuse.systems.mean_flow import MeanFlowConfig
 from undiffuse.systems.progressive import ProgressiveConfig
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, PosthocConfig, RunConfig
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")

@@ -66,11 +66,11 @@ def test_a_student_beats_its_teacher_at_equal_steps(teacher: Path, tmp_path: Pat
     student, old = load(tmp_path).system, load(teacher).system
     truth = split_data(config)[0].fetch(np.arange(2000)).x_0
     for steps in (1, 2):
-        request = SampleRequest(range(2000), num_steps=steps)
-        far = sliced_wasserstein(old.sample(SampleRequest(range(2000), num_steps=steps, sampler="euler")).x, truth)
+        request = SampleRequest.of(range(2000), steps=steps)
+        far = sliced_wasserstein(old.sample(SampleRequest.of(range(2000), steps=steps, sampler="euler")).x, truth)
         near = sliced_wasserstein(student.sample(request).x, truth)
         assert near < 0.4 * far, (steps, near, far)
-    assert student.sample(SampleRequest(range(3))).nfe == 1
+    assert student.sample(SampleRequest.of(range(3))).nfe == 1
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(teacher: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_every_choice_gives_finite_gradients(process: str, parameterization: str
     report.loss.backward()
     assert report.rows.shape == report.t.shape == (64,)
     assert all(bool(p.grad.isfinite().all()) for p in system.parameters() if p.grad is not None)
-    assert bool(system.sample(SampleRequest(range(3))).x.isfinite().all())
+    assert bool(system.sample(SampleRequest.of(range(3))).x.isfinite().all())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_training_without_a_teacher_learns(tmp_path: Path) -> None:
     config = base.model_copy(update={"system": system})
     finished(config, tmp_path)
     truth = split_data(config)[0].fetch(np.arange(2000)).x_0
-    samples = load(tmp_path).system.sample(SampleRequest(range(2000), num_steps=1)).x
+    samples = load(tmp_path).system.sample(SampleRequest.of(range(2000), steps=1)).x
     assert sliced_wasserstein(samples, truth) < 0.3 * sliced_wasserstein(torch.zeros(1, 2), truth)
 
 

@@ -88,7 +88,7 @@ def test_bfloat16_is_taken_where_the_machine_multiplies_it(
 ) -> None:
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={choice}")
     half, full = (
-        system_of(f"system.precision={name}").eval().sample(SampleRequest([1, 2])).x for name in ("bf16", "fp32")
+        system_of(f"system.precision={name}").eval().sample(SampleRequest.of([1, 2])).x for name in ("bf16", "fp32")
     )
     assert torch.equal(half, full) == same
 
@@ -197,13 +197,13 @@ def test_facts_reach_the_journal(model: Path) -> None:
 def test_the_batch_size_changes_no_bit(model: Path) -> None:
     system = load(model).system
     cond = Condition(label=torch.arange(23) % 10)
-    whole = system.sample(SampleRequest(range(5, 28), cond=cond)).x
-    parts = system.sample(SampleRequest(range(5, 28), cond=cond, batch_size=7)).x
-    lone = system.sample(SampleRequest([9], cond=cond.select(slice(4, 5)))).x
+    whole = system.sample(SampleRequest.of(range(5, 28), cond=cond)).x
+    parts = system.sample(SampleRequest.of(range(5, 28), cond=cond, batch_size=7)).x
+    lone = system.sample(SampleRequest.of([9], cond=cond.select(slice(4, 5)))).x
     assert torch.equal(whole, parts) and torch.equal(whole[4:5], lone)
     assert isinstance(system, GanSystem)
     assert torch.equal(system.decode(system.latents(range(5, 28)), cond), whole)
-    assert system.sample(SampleRequest([])).x.shape == (0, 1, 8, 8)
+    assert system.sample(SampleRequest.of([])).x.shape == (0, 1, 8, 8)
     verdicts = system.verdicts(whole, cond)
     assert verdicts.shape == (23,) and torch.allclose(system.verdicts(whole[:5], cond.select(slice(5))), verdicts[:5])
 

@@ -48,9 +48,9 @@ def test_no_bit_depends_on_the_batch_even_before_rounding(precision: str) -> Non
     system = config.system.build((1, 8, 8), [str(digit) for digit in range(10)])  # type: ignore[attr-defined]
     for parameter in system.parameters():  # a fresh network's last layer is zero
         torch.nn.init.normal_(parameter, std=0.1)
-    whole = system.sample(SampleRequest(seeds=range(19), num_steps=3)).x
+    whole = system.sample(SampleRequest.of(seeds=range(19), steps=3)).x
     for size in (1, 3, 7):
-        assert torch.equal(system.sample(SampleRequest(seeds=range(19), num_steps=3, batch_size=size)).x, whole)
+        assert torch.equal(system.sample(SampleRequest.of(seeds=range(19), steps=3, batch_size=size)).x, whole)
 
 
 def test_a_later_seed_is_a_later_picture(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     assert pictures(tmp_path / "one")["000000.png"] == pictures(tmp_path / "two")["000000.png"]
     model = package.load(trained)
     seven, one = (
-        model.system.sample(SampleRequest(seeds=[1], num_steps=2, cond=model.condition([name]))).x for name in "71"
+        model.system.sample(SampleRequest.of(seeds=[1], steps=2, cond=model.condition([name]))).x for name in "71"
     )
     assert not torch.equal(seven, one)
 

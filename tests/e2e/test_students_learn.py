@@ -32,7 +32,7 @@ def finished(config: RunConfig, folder: Path) -> DenoisingSystem:
 def distance(system: DenoisingSystem, num_steps: int, sampler: str | None = None) -> float:
     """Sliced Wasserstein of 2,000 samples from as many points of the roll."""
     data = split_data(configure("flow-swissroll", QUIET, None, None, False))[0]
-    drawn = system.sample(SampleRequest(range(2000), num_steps=num_steps, sampler=sampler, batch_size=2000)).x
+    drawn = system.sample(SampleRequest.of(range(2000), steps=num_steps, sampler=sampler, batch_size=2000)).x
     return float(sliced_wasserstein(drawn, data.fetch(np.arange(2000)).x_0))
 
 

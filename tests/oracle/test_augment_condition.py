@@ -194,7 +194,7 @@ def trained(folder: Path, overrides: Sequence[str]) -> Trainer:
 
 
 def share_upright(trainer: Trainer) -> float:
-    x = trainer.ema.average.sample(SampleRequest(seeds=range(200))).x
+    x = trainer.ema.average.sample(SampleRequest.of(seeds=range(200))).x
     return float((degrees_from_upright(x) < 30).double().mean())
 
 

@@ -354,7 +354,7 @@ def test_it_samples_by_its_variance_unless_told_otherwise() -> None:
     chosen = validate(DiffusionConfig, {**LEARNED, "sampling": {"sampler": "ddim"}})
     assert chosen.sampling.sampler == "ddim"
     for shape in ((2,), (1, 4, 4)):
-        x = system_of(shape).sample(SampleRequest(range(3), num_steps=4)).x
+        x = system_of(shape).sample(SampleRequest.of(range(3), steps=4)).x
         assert x.shape == (3, *shape) and bool(x.isfinite().all())
 
 

@@ -166,5 +166,5 @@ def test_it_samples_in_the_steps_of_the_student_that_it_is() -> None:
     for images, steps in ((0, 8), (120, 4), (10**6, 2)):
         student.after_step(copy.deepcopy(student), images)
         assert student.sampling_facts()["steps"] == steps
-        assert student.float().sample(SampleRequest([1])).nfe == steps
-    assert student.sample(SampleRequest([1], num_steps=5)).nfe == 5
+        assert student.float().sample(SampleRequest.of([1])).nfe == steps
+    assert student.sample(SampleRequest.of([1], steps=5)).nfe == 5

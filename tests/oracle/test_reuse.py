@@ -14,6 +14,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
+from undiffuse.models.options import SamplingOptions
 from undiffuse.networks import UNetConfig
 from undiffuse.networks.unet import UNet
 from undiffuse.recipes import get_recipe
@@ -137,10 +138,12 @@ def system(*overrides: str) -> SampledSystem:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_bit_depends_on_the_batch(precision: str) -> None:
     model = system(f"system.precision={precision}")
-    request = SampleRequest(seeds=range(19), num_steps=4, sampler="unipc", reuse=2)
+    request = SampleRequest.of(seeds=range(19), steps=4, sampler="unipc", reuse=2)
     whole = model.sample(request)
     assert (whole.nfe, whole.partial_nfe) == (2, 2)
-    assert not torch.equal(whole.x, model.sample(replace(request, reuse=1)).x)
+    assert not torch.equal(
+        whole.x, model.sample(replace(request, options=SamplingOptions.of(steps=4, sampler="unipc"))).x
+    )
     for size in (1, 7):
         assert torch.equal(model.sample(replace(request, batch_size=size)).x, whole.x)
 
@@ -156,4 +159,4 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
 )
 def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        system(*overrides).sample(SampleRequest(seeds=[0], num_steps=2, **asked))  # type: ignore[arg-type]
+        system(*overrides).sample(SampleRequest.of(seeds=[0], steps=2, **asked))  # type: ignore[arg-type]

@@ -12,12 +12,11 @@ from undiffuse.config import validate
 from undiffuse.core.gaussian import GaussianMixture, MixtureDenoiser
 from undiffuse.core.processes import PROCESSES, make_process
 from undiffuse.errors import UsageError
+from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.systems.base import SampleRequest
-from undiffuse.systems.sampling import SamplingConfig
 
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
 DATA = GaussianMixture.gaussian(MEAN, torch.tensor([0.25, 4.0], dtype=torch.float64))
@@ -75,14 +74,14 @@ def test_fresh_noise_is_not_cooled() -> None:
 
 def test_a_request_comes_before_the_model_s_own() -> None:
     own = SamplingConfig(temperature=0.9)
-    assert own.asked(SampleRequest(seeds=())).temperature == 0.9
-    assert own.asked(SampleRequest(seeds=(), temperature=0.0)).temperature == 0.0
+    assert SamplingOptions.of().over(own).temperature == 0.9
+    assert SamplingOptions.of(temperature=0.0).over(own).temperature == 0.0
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
 def test_what_is_no_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(UsageError, match=r"a number from 0 on, got .*; 1 is that of training"):
-        SamplingConfig().asked(SampleRequest(seeds=(), temperature=temperature))
+        SamplingOptions.of(temperature=temperature)
     with pytest.raises(UsageError, match="temperature"):
         validate(SamplingConfig, {"temperature": temperature})
     with pytest.raises(UsageError, match="a number from 0 on"):

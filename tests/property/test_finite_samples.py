@@ -52,7 +52,7 @@ def test_samples_are_finite(process: str, parameterization: str, whole: bool) ->
         assert parameterization in ("flow", "posterior_mean")
         return
     for grid, sampler, num_steps in cells(process, parameterization, whole):
-        request = SampleRequest(range(3), sampler=sampler, grid=grid, num_steps=num_steps)
+        request = SampleRequest.of(range(3), sampler=sampler, grid=grid, steps=num_steps)
         try:
             x = system.sample(request).x
         except RunError as error:
@@ -82,7 +82,7 @@ def test_grids_begin_where_the_row_says_something(process: str, parameterization
     options = {"beta_max": 400.0} if process == "vp" else {}
     system = random_system(process={"name": process, **options}, parameterization=parameterization)
     assert system.log_snr_range[0] > -9
-    assert bool(system.sample(SampleRequest(range(3), grid="uniform")).x.isfinite().all())
+    assert bool(system.sample(SampleRequest.of(range(3), grid="uniform")).x.isfinite().all())
     assert random_system(parameterization="v").log_snr_range[0] == -torch.inf
 
 
@@ -90,14 +90,14 @@ def test_samples_that_are_not_finite_are_refused_and_the_mode_is_kept() -> None:
     system = random_system().train()
     next(iter(system.parameters())).data.fill_(torch.nan)
     with pytest.raises(RunError, match="3 of 3 samples are not finite with sampler heun, 10 steps on the grid"):
-        system.sample(SampleRequest(range(3)))
+        system.sample(SampleRequest.of(range(3)))
     assert system.training
 
     def stop(start: int, progress: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        random_system().train().sample(SampleRequest(range(3), callback=stop))
+        random_system().train().sample(SampleRequest.of(range(3), callback=stop))
 
 
 def test_classes_that_the_data_does_not_have_are_refused() -> None:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from undiffuse.app import early
 from undiffuse.app.early_data import check_data, check_source
+from undiffuse.app.early_options import check_options
 from undiffuse.app.early_out import check_file, check_new_run, check_out, check_results
 from undiffuse.app.lines import read
 from undiffuse.app.models import find_model
-from undiffuse.app.parsing import named_metrics, parse_counts, parse_duration, parse_interval, parse_steps
+from undiffuse.app.parsing import named_metrics, parse_counts, parse_duration, parse_steps
 from undiffuse.errors import UsageError
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.systems.seeds import check_seeds
@@ -25,6 +27,7 @@ from undiffuse.systems.seeds import check_seeds
 P = ParamSpec("P")
 R = TypeVar("R")
 Texts = Sequence[str] | None
+NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
 
 
 def check_line(arguments: Sequence[str]) -> None:
@@ -54,7 +57,8 @@ def checked(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _check(command: str, values: Mapping[str, Any]) -> None:
     if (check := CHECKS.get(command)) is not None:
-        check(**{name: values[name] for name in signature(check).parameters if name in values})
+        given = {**values, "flags": values}  # of which some are options of sampling, listed elsewhere
+        check(**{name: given[name] for name in signature(check).parameters if name in given})
 
 
 def _demo(device: str = "auto") -> None:
@@ -118,7 +122,7 @@ def _export(
     device: str = "auto",
 ) -> None:
     early.check_model(model, device, weights)
-    early.check_sampling(sampler)
+    early.check_spec("sampler", sampler)
     parse_steps(tune_steps)
     check_results(out, "an exported model", "config.json", overwrite)
 
@@ -136,24 +140,18 @@ def _seal(model: str) -> None:
 def _sample(
     model: str,
     num: int = 16,
-    sampler: str | None = None,
-    grid: str | None = None,
-    process: str | None = None,
+    flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
     class_name: Texts = None,
-    guidance_interval: str | None = None,
-    autoguidance_interval: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     folder = early.check_model(model, device, weights)
-    early.check_sampling(sampler, grid, process)
+    check_options(flags)
     check_seeds(seed, num)
     early.check_classes(folder, class_name or [])
-    parse_interval("--guidance-interval", guidance_interval)
-    parse_interval("--autoguidance-interval", autoguidance_interval)
     check_results(out, "samples", "samples.json", overwrite)
 
 
@@ -162,11 +160,7 @@ def _evaluate(
     data: str | None = None,
     metrics: str | None = None,
     num: int = 1000,
-    sampler: str | None = None,
-    grid: str | None = None,
-    process: str | None = None,
-    guidance_interval: str | None = None,
-    autoguidance_interval: str | None = None,
+    flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
     features: str = "auto",
     out: str | Path | None = None,
@@ -174,13 +168,11 @@ def _evaluate(
     device: str = "auto",
 ) -> None:
     early.check_model(model, device, weights)
-    early.check_sampling(sampler, grid, process)
+    check_options(flags)
     check_seeds(seed, num)
     early.check_features(features)
     for name in named_metrics(metrics):
         early.check_name("metric", name)
-    parse_interval("--guidance-interval", guidance_interval)
-    parse_interval("--autoguidance-interval", autoguidance_interval)
     check_data(data)
     check_file(out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,26 +11,18 @@ from undiffuse.app import cli_distill, cli_ema, cli_export, cli_measure, cli_sea
 from undiffuse.app.checks import checked
 from undiffuse.app.cli_data import data_app
 from undiffuse.app.cli_options import (
-    AutoguidanceIntervalOption,
-    AutoguidanceOption,
     DataOptions,
     DeviceOption,
-    GridOption,
-    GuidanceIntervalOption,
-    GuidanceOption,
     ModelArgument,
-    ProcessOption,
-    SamplerOption,
     SeedOption,
-    StepsOption,
-    TemperatureOption,
     WeightsOption,
     list_rows,
 )
 from undiffuse.app.cli_study import study_app
 from undiffuse.app.entry import begin
 from undiffuse.app.narrowing import narrowed
-from undiffuse.app.parsing import parse_duration, parse_interval
+from undiffuse.app.parsing import parse_duration
+from undiffuse.app.sampling_flags import sampling_flags
 from undiffuse.claims import chosen_folder
 from undiffuse.cores import leave_room
 from undiffuse.errors import UsageError
@@ -44,6 +36,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+if TYPE_CHECKING:
+    from undiffuse.models.options import SamplingOptions
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
@@ -132,14 +127,12 @@ app.command()(cli_seal.seal)
 
 @app.command()
 @checked("sample")
+@sampling_flags
 def sample(
     model: ModelArgument,
     num: Annotated[int, typer.Option("-n", "--num", help="how many")] = 16,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    grid: GridOption = None,
-    process: ProcessOption = None,
-    temperature: TemperatureOption = None,
+    *,
+    options: SamplingOptions,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
     class_name: Annotated[
@@ -149,13 +142,6 @@ def sample(
     no_class: Annotated[
         bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
     ] = False,
-    guidance: GuidanceOption = None,
-    guidance_interval: GuidanceIntervalOption = None,
-    autoguidance: AutoguidanceOption = None,
-    autoguidance_interval: AutoguidanceIntervalOption = None,
-    reuse: Annotated[
-        int, typer.Option(help="evaluate a U-Net's coarse levels every so many steps only: faster, not the same")
-    ] = 1,
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
     shown: Annotated[int, typer.Option("--shown", help="images in grid.png: the first so many")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
@@ -164,8 +150,6 @@ def sample(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
-    guided = parse_interval("--guidance-interval", guidance_interval)
-    autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import models, sampling
 
     loaded = models.load(model, device, weights)
@@ -174,19 +158,10 @@ def sample(
             loaded,
             folder,
             num=num,
-            sampler=sampler,
-            steps=steps,
-            grid=grid,
-            process=process,
-            temperature=temperature,
+            options=options,
             seed=seed,
             batch_size=batch_size,
             class_names=[*(class_name or []), *([None] if no_class else [])],
-            guidance=guidance,
-            guidance_interval=guided,
-            autoguidance=autoguidance,
-            autoguidance_interval=autoguided,
-            reuse=reuse,
             progressive=progressive,
             shown=shown,
             overwrite=overwrite,

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from undiffuse.app import completing
 from undiffuse.app.checks import checked
 from undiffuse.app.cli_options import (
-    AutoguidanceIntervalOption,
-    AutoguidanceOption,
     DataOptions,
     DeviceOption,
     FeaturesOption,
-    GridOption,
-    GuidanceIntervalOption,
-    GuidanceOption,
     ModelArgument,
     MovedDataOption,
     NoCacheOption,
-    ProcessOption,
     RecipeReadsOption,
-    SamplerOption,
     SeedOption,
-    StepsOption,
-    TemperatureOption,
     WeightsOption,
 )
 from undiffuse.app.early import REGISTRIES
-from undiffuse.app.parsing import named_metrics, parse_counts, parse_interval
+from undiffuse.app.parsing import named_metrics, parse_counts
+from undiffuse.app.sampling_flags import sampling_flags
+
+if TYPE_CHECKING:
+    from undiffuse.models.options import SamplingOptions
 
 
 @checked("evaluate")
+@sampling_flags
 def evaluate(
     model: ModelArgument,
-    options: DataOptions = None,
+    data_options: DataOptions = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -53,15 +49,8 @@ def evaluate(
         ),
     ] = None,
     num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    grid: GridOption = None,
-    process: ProcessOption = None,
-    temperature: TemperatureOption = None,
-    guidance: GuidanceOption = None,
-    guidance_interval: GuidanceIntervalOption = None,
-    autoguidance: AutoguidanceOption = None,
-    autoguidance_interval: AutoguidanceIntervalOption = None,
+    *,
+    options: SamplingOptions,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
     bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
@@ -76,8 +65,6 @@ def evaluate(
 ) -> None:
     """Measure a model; every number goes into the JSON file with the protocol that made it."""
     names = named_metrics(metrics)
-    guided = parse_interval("--guidance-interval", guidance_interval)
-    autoguided = parse_interval("--autoguidance-interval", autoguidance_interval)
     from undiffuse.app import evaluating, models
     from undiffuse.evaluation import Protocol
 
@@ -85,15 +72,7 @@ def evaluate(
     protocol = Protocol(
         num=num,
         seed=seed,
-        sampler=sampler,
-        steps=steps,
-        grid=grid,
-        process=process,
-        temperature=temperature,
-        guidance=guidance,
-        guidance_interval=guided,
-        autoguidance=autoguidance,
-        autoguidance_interval=autoguided,
+        options=options,
         batch_size=batch_size,
         features=features,
         bound_images=bound_images,
@@ -102,7 +81,7 @@ def evaluate(
         likelihood_probes=likelihood_probes,
     )
     path = out or models.results_folder(loaded.path) / "evaluation.json"
-    evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache, options=options or [])
+    evaluating.evaluate_to_file(loaded, protocol, names, data, path, use_cache=not no_cache, options=data_options or [])
 
 
 @checked("compare")

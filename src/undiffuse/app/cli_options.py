@@ -22,47 +22,6 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=completing.devices)]
-SamplerOption = Annotated[
-    str | None,
-    typer.Option(
-        help="such as heun or ddim:eta=0.5; the model's own by default",
-        autocompletion=completing.rows(REGISTRIES["sampler"]),
-    ),
-]
-StepsOption = Annotated[int | None, typer.Option(help="steps of the time grid")]
-GridOption = Annotated[
-    str | None,
-    typer.Option(
-        help="time grid: uniform, quadratic, log_snr, angle, karras or karras:rho=5",
-        autocompletion=completing.rows(REGISTRIES["time grid"]),
-    ),
-]
-GuidanceOption = Annotated[
-    float | None, typer.Option(help="classifier-free guidance, such as 2; 1 is none; for models with classes")
-]
-AutoguidanceOption = Annotated[
-    float | None,
-    typer.Option(help="guidance by an early state of the model, such as 2; 1 is none; for models that kept one"),
-]
-AutoguidanceIntervalOption = Annotated[
-    str | None, typer.Option(metavar="LO,HI", help="log-SNRs that are autoguided, such as -inf,2; all by default")
-]
-GuidanceIntervalOption = Annotated[
-    str | None, typer.Option(metavar="LO,HI", help="log-SNRs that are guided, such as -3,4; all by default")
-]
-ProcessOption = Annotated[
-    str | None,
-    typer.Option(
-        help="sample under another process, ve, ve:sigma_max=80, ...; the model's own by default",
-        autocompletion=completing.rows(REGISTRIES["process"]),
-    ),
-]
-TemperatureOption = Annotated[
-    float | None,
-    typer.Option(
-        help="scale of the noise that it begins with, such as 0.9: surer, less varied; the model's own by default"
-    ),
-]
 FeaturesOption = Annotated[
     str,
     typer.Option(

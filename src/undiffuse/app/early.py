@@ -98,13 +98,6 @@ def check_name(kind: str, name: str) -> None:
         raise UsageError(f"unknown {kind.removeprefix('pair ')} {name!r}; {nearest(name, names)}")
 
 
-def check_sampling(sampler: str | None = None, grid: str | None = None, process: str | None = None) -> None:
-    """Refuse what ``--sampler``, ``--grid`` and ``--process`` do not name."""
-    check_spec("sampler", sampler)
-    check_spec("time grid", grid)
-    check_spec("process", process)
-
-
 def check_features(name: str) -> None:
     """Refuse what ``--features`` does not know."""
     if name != "auto":

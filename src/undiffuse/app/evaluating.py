@@ -16,9 +16,9 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, default_metrics, evaluate
 from undiffuse.files import check_writable, write_json
 from undiffuse.images import grid_of, save_png
+from undiffuse.models.options import SamplingOptions
 from undiffuse.registry import make
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import check_temperature
 from undiffuse.samplers.grids import time_grid
 from undiffuse.sealed import sealed
 from undiffuse.systems.saved import Model
@@ -59,13 +59,10 @@ def evaluate_to_file(
 
 
 def _check_sampling(protocol: Protocol) -> None:
-    """Refuse an unknown name or no temperature before any work, also where no metric asks for samples."""
-    if protocol.sampler is not None:
-        make_sampler(protocol.sampler)
-    process = make(PROCESSES, "flow" if protocol.process is None else protocol.process, "process")
-    steps = 1 if protocol.steps is None else min(protocol.steps, 1)
-    time_grid("uniform" if protocol.grid is None else protocol.grid, process, steps)
-    check_temperature(1.0 if protocol.temperature is None else protocol.temperature)
+    """Refuse an unknown name before any work, also where no metric asks for samples."""
+    asked = protocol.options.over(SamplingOptions.of(process="flow", grid="uniform"))
+    make_sampler(asked.sampler)
+    time_grid(asked.grid, make(PROCESSES, str(asked.process), "process"), 1)
 
 
 def _defaults(subject: Subject) -> list[str]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
+from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Sampler, check_temperature
+from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.seen import images_seen
 from undiffuse.systems.base import DenoisingSystem, System, denoising

@@ -20,6 +20,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
 from undiffuse.files import write_json, write_text
+from undiffuse.models.options import SamplingOptions
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.noise import SeededNoise
@@ -159,9 +160,7 @@ def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, 
     training, held_out = split_data(config)
     protocol = Protocol(
         num=samples,
-        sampler=cell.sampler,
-        steps=NUM_STEPS,
-        grid="uniform",
+        options=SamplingOptions.of(sampler=cell.sampler, steps=NUM_STEPS, grid="uniform"),
         bound_images=_BOUND_IMAGES,
         bound_variance=cell.variance,
     )

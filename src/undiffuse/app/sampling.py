@@ -14,6 +14,7 @@ from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder
 from undiffuse.images import fill_png, picture_of
+from undiffuse.models.options import SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sample_record import shared_record
@@ -35,26 +36,18 @@ def sample_to_folder(
     out: Path,
     *,
     num: int,
-    sampler: str | None,
-    steps: int | None,
-    grid: str | None,
-    process: str | None,
-    temperature: float | None = None,
+    options: SamplingOptions,
     seed: int,
     batch_size: int,
     class_names: Sequence[str | None],
     progressive: bool,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    autoguidance: float | None = None,
-    autoguidance_interval: tuple[float, float] | None = None,
-    reuse: int = 1,
     shown: int = SHOWN,
     overwrite: bool = False,
 ) -> Path:
     """Sample ``num`` images and write them to ``out``, which is there when all are; see ``SampleSet``.
 
     Args:
+        options: how; what they leave unsaid is the model's own.
         shown: images in ``grid.png``, the first so many.
     Returns:
         ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
@@ -64,20 +57,7 @@ def sample_to_folder(
     check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
-    request = SampleRequest(
-        seeds=seeds,
-        sampler=sampler,
-        num_steps=steps,
-        grid=grid,
-        process=process,
-        temperature=temperature,
-        batch_size=batch_size,
-        guidance=guidance,
-        guidance_interval=guidance_interval,
-        autoguidance=autoguidance,
-        autoguidance_interval=autoguidance_interval,
-        reuse=reuse,
-    )
+    request = SampleRequest(seeds, options, batch_size=batch_size)
     made_by = f"undiffuse {__version__} {model.system.device.type}{' progressive' if progressive else ''}"
     gathered = SampleSet(out, shared_record(model, request), seeds, names, model.system.shape, shown, made_by)
     history = _History(model, num) if progressive else None

@@ -21,6 +21,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
+from undiffuse.models.options import option_rows
 from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
 from undiffuse.systems.base import SampleRequest
@@ -146,7 +147,7 @@ class RunSubject:
         """Samples ``seed + first`` ... as uint8 pictures or float32 points, classes in turn."""
         cond = self.model.condition(self.model.classes_of(None, first + count)[first:])
         seeds = range(self.seed + first, self.seed + first + count)
-        sampled = self.model.system.sample(SampleRequest(seeds, num_steps=num_steps, cond=cond))
+        sampled = self.model.system.sample(SampleRequest.of(seeds, steps=num_steps, cond=cond))
         return self.model.finish(sampled.x)
 
     @cached_property
@@ -174,9 +175,9 @@ class RunSubject:
     def sampling(self) -> str:
         """How the samples were drawn, in words."""
         facts = self.model.system.sampling_facts()
-        words = f"{facts.get('sampler', 'its sampler')}, {facts.get('steps', '?')} steps"
-        words += f" at temperature {facts['temperature']:g}" if "temperature" in facts else ""
-        return f"{counted(len(self.samples), 'sample')} by {words}"
+        way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
+        more = (row.option.words.format(facts[name]) for name, row in option_rows().items() if name in facts)
+        return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"
 
 
 def files(subject: RunSubject) -> Iterable[Finding]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.systems.saved import check_seeds
 
 CHUNK = 500  # real pictures in memory as tensors at a time
@@ -23,13 +24,7 @@ class Protocol:
     Args:
         num: samples drawn, and real pictures compared with where there are so many.
         seed: of the first sample.
-        sampler, steps, grid: ``None`` for the model's own.
-        process: that samples are drawn under; ``None`` for the model's own.
-        temperature: of the noise that samples begin with; ``None`` for the model's own.
-        guidance: weight of the samples' classifier-free guidance; ``None`` for the model's own.
-        guidance_interval: (smallest, largest) log-SNR that is guided; ``None`` for the model's own.
-        autoguidance: weight of the samples' guidance by the model's guide; ``None`` for the model's own.
-        autoguidance_interval: (smallest, largest) log-SNR at which it is asked; ``None`` for the model's own.
+        options: how samples are drawn; what they leave unsaid is the model's own.
         batch_size: pictures sampled at a time; changes no number.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         bound_images: held-out pictures whose bound is computed.
@@ -45,9 +40,7 @@ class Protocol:
 
     num: int = 1000
     seed: int = 0
-    sampler: str | None = None
-    steps: int | None = None
-    grid: str | None = None
+    options: SamplingOptions = NOTHING_SAID
     batch_size: int = 256
     features: str = "auto"
     bound_images: int = 64
@@ -58,12 +51,6 @@ class Protocol:
     bound_draws: int = 32
     likelihood_images: int = 64
     likelihood_probes: int = 1
-    process: str | None = None
-    temperature: float | None = None
-    guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    autoguidance: float | None = None
-    autoguidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         counts = ("num", "batch_size", "bound_images", "bound_steps", "bound_random_images", "bound_random_terms")

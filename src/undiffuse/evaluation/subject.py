@@ -124,16 +124,8 @@ class Subject:
         for start in range(0, len(numbers), protocol.batch_size):
             rows = numbers[start : start + protocol.batch_size]
             request = SampleRequest(
-                seeds=[protocol.seed + number for number in rows],
-                sampler=protocol.sampler,
-                num_steps=protocol.steps,
-                grid=protocol.grid,
-                process=protocol.process,
-                temperature=protocol.temperature,
-                guidance=protocol.guidance,
-                guidance_interval=protocol.guidance_interval,
-                autoguidance=protocol.autoguidance,
-                autoguidance_interval=protocol.autoguidance_interval,
+                [protocol.seed + number for number in rows],
+                protocol.options,
                 cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
                 callback=partial(self._told, start, len(numbers)),
@@ -188,18 +180,11 @@ class Subject:
 
     def sampling(self) -> dict[str, Any]:
         """How the samples were made."""
-        asked = {
-            key: getattr(self.protocol, key)
-            for key in ("sampler", "steps", "grid", "process", "temperature", "guidance", "autoguidance")
-        }
-        for name in ("guidance_interval", "autoguidance_interval"):
-            if (interval := getattr(self.protocol, name)) is not None:
-                asked[name] = "{:g},{:g}".format(*interval)
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,
             **self.model.system.sampling_facts(),
-            **{key: value for key, value in asked.items() if value is not None},
+            **self.protocol.options.said_in_writing(),
             "nfe": self.nfe,
             "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.errors import UsageError
-from undiffuse.guidance.classifier_free import EVERYWHERE, check_interval
+from undiffuse.core.limits import EVERYWHERE, check_autoguidance_weight, check_interval
 
 
 class Autoguided(Denoiser):
@@ -35,7 +32,7 @@ class Autoguided(Denoiser):
         self, denoiser: Denoiser, guide: Denoiser, scale: float, interval: tuple[float, float] = EVERYWHERE
     ) -> None:
         super().__init__()
-        self.denoiser, self.guide, self.scale = denoiser, guide, check_autoguidance(scale)
+        self.denoiser, self.guide, self.scale = denoiser, guide, check_autoguidance_weight(scale)
         self.interval = check_interval(interval)
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
@@ -52,10 +49,3 @@ class Autoguided(Denoiser):
         rows = guided.to(x_t.device).view(-1, *[1] * (x_t.ndim - 1))
         pushed = torch.where(rows, pushed, good.x_0)  # beside a guided row one that is not keeps its bits
         return Denoised(pushed, good.variance_mix, good.nfe + bad.nfe)
-
-
-def check_autoguidance(scale: float) -> float:
-    """Refuse a weight that is not a finite number from 0 on."""
-    if not (math.isfinite(scale) and scale >= 0):
-        raise UsageError(f"autoguidance must be a number from 0 on, got {scale}; 1 is without")
-    return scale

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.limits import EVERYWHERE, check_interval
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
-
-#: Every log-SNR there is.
-EVERYWHERE = (-math.inf, math.inf)
 
 
 class ClassifierFree(Denoiser):
@@ -75,11 +71,3 @@ class ClassifierFree(Denoiser):
         pushed = untold + per_row(scale[rows], x_t) * (told[rows] - untold)
         mix = both.variance_mix[:count] if both.variance_mix is not None else None
         return Denoised(told.index_copy(0, rows, pushed), mix, 2 * both.nfe)
-
-
-def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    """Refuse an interval of log-SNRs that holds nothing."""
-    low, high = interval
-    if not low < high:
-        raise UsageError(f"the guidance interval must be LO,HI in log-SNR with LO < HI, got {low:g},{high:g}")
-    return low, high

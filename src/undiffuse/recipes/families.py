@@ -11,10 +11,10 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import IdxConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
 from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 32.0

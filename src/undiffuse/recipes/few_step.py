@@ -8,6 +8,7 @@ from typing import Any
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import IdxConfig
 from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes.parts import row
 from undiffuse.systems.consistency import ConsistencyConfig
@@ -15,7 +16,6 @@ from undiffuse.systems.distribution_matching import STUDENT, DistributionMatchin
 from undiffuse.systems.mean_flow import MeanFlowConfig
 from undiffuse.systems.progressive import ProgressiveConfig
 from undiffuse.systems.sampled import SampledConfig
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 

@@ -9,9 +9,9 @@ from undiffuse.config import ComponentConfig
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.data.config import FolderConfig
+from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import TransformerConfig, UNetConfig
 from undiffuse.recipes.parts import bedroom64, ddpm, edm, flow, row, score_sde
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 

@@ -9,8 +9,8 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.options import SamplingConfig
 from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.training.config import EMAConfig, RunConfig
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from undiffuse.models.options import option_rows
 from undiffuse.report.wording import flattened, number
 
 NAMES = {
@@ -53,8 +54,7 @@ GIST = {  # what of a protocol a reader wants without asking, and how it is said
     "terms": "{} terms",
     "variance": "variance {}",
     "samples.num": "{} samples",
-    "samples.sampler": "{}",
-    "samples.temperature": "temperature {}",
+    **{f"samples.{name}": row.option.words for name, row in option_rows().items() if row.option.words},
     "samples.nfe": "{} network evaluations each",
     "reference_images": "{} real images",
     "held_out_images": "{} held-out images",

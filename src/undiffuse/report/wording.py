@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from undiffuse.core.space import Space
+from undiffuse.models.options import option_rows
 from undiffuse.seen import images_seen
 from undiffuse.wording import counted as number_of
 
@@ -139,10 +140,7 @@ AT_A_GLANCE = {
     "Generator": "system.generator.name",
     "Discriminator": "system.discriminator.name",
     "Precision": "system.precision",
-    "Sampler": "system.sampling.sampler",
-    "Sampling steps": "system.sampling.num_steps",
-    "Temperature": "system.sampling.temperature",
-    "Autoguidance": "system.sampling.autoguidance",
+    **{row.option.title: f"system.sampling.{row.field}" for row in option_rows().values() if row.option.title},
     "Optimizer": "optimizer.name",
     "Learning rate": "optimizer.learning_rate",
     "Batch": "batch_images",

@@ -8,7 +8,6 @@ server may call the same step with rows that are at different times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
@@ -215,17 +215,6 @@ def sample(
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
     return Sampled(x, watch.nfe, partial_nfe=watch.partial_nfe)
-
-
-def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
-
-    Raises:
-        UsageError: below 0 or not finite.
-    """
-    if not 0 <= temperature < math.inf:
-        raise UsageError(f"the temperature must be a number from 0 on, got {temperature:g}; 1 is that of training")
-    return temperature
 
 
 def check_times(times: Tensor) -> Tensor:

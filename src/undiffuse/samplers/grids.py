@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from undiffuse.core.limits import check_num_steps
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, written_options
@@ -45,8 +46,7 @@ def time_grid(
     Raises:
         UsageError: an unknown grid or option, a value that it refuses, or fewer than one step.
     """
-    if num_steps < 1:
-        raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
+    check_num_steps(num_steps)
     name, _, rest = name.partition(":")
     grid = lookup(GRIDS, name, "time grid")
     written = written_options(grid, rest, name, "time grid", _option)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.limits import check_reuse
 from undiffuse.core.rows import where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Memory, Sampler, Steps
@@ -69,8 +70,7 @@ def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
         Not a solver of a higher or lower order, but of a slightly different denoiser; what it costs is to be measured.
     Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", arXiv:2312.00858, sec. 3.3.
     """
-    if every < 1:
-        raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")
+    check_reuse(every)
     if sampler.adaptive:
         raise UsageError(f"features are reused between steps of a grid, and {sampler.name!r} chooses its own")
 

@@ -63,8 +63,8 @@ def draw(
         rows = slice(start, start + DRAWN)
         part = cond.select(rows) if cond is not None else None
         told = None if tell is None else partial(_told, tell, start)
-        request = SampleRequest(
-            seeds[rows], sampler=sampler, num_steps=steps, cond=part, batch_size=DRAWN, callback=told
+        request = SampleRequest.of(
+            seeds[rows], sampler=sampler, steps=steps, cond=part, batch_size=DRAWN, callback=told
         )
         sampled = subject.model.system.sample(request)
         parts.append(subject.model.finish(sampled.x))

@@ -18,6 +18,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled
 
 
@@ -45,42 +46,42 @@ class LossReport(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to sample; ``None`` means the model's own default.
+    """What to sample.
 
     Args:
-        seeds: one a picture; picture i depends on seeds[i] alone.
-        sampler: ``name`` or ``name:option=value``, see ``samplers.make_sampler``.
-        num_steps: of the time grid.
-        grid: a row of ``samplers.grids.GRIDS``.
-        process: sample under another process than the one of training, ``name`` or ``name:option=value``.
-        temperature: from 0 on; the noise that sampling begins with is multiplied by it.
-        guidance: weight of classifier-free guidance, from 0 on; 1 is without. Needs a model with classes.
-        guidance_interval: (smallest, largest) log-SNR that is guided.
-        autoguidance: weight of guidance by the model's own guide, from 0 on; 1 is without. Needs a model that kept one.
-        autoguidance_interval: (smallest, largest) log-SNR at which that guide is asked.
-        reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
+        seeds: one an image; image i depends on seeds[i] alone.
+        options: how; what they leave unsaid is the model's own.
         cond: one row a seed.
-        batch_size: pictures in memory at a time; changes no bit of any picture.
-        callback: sees every step of every batch: (number of the batch's first picture, progress).
-        take: is given each batch when it is done, (number of its first picture, samples), which are then kept no
+        batch_size: images in memory at a time; changes no bit of any image.
+        callback: sees every step of every batch: (number of the batch's first image, progress).
+        take: is given each batch when it is done, (number of its first image, samples), which are then kept no
             longer: what is returned holds none.
     """
 
     seeds: Sequence[int]
-    sampler: str | None = None
-    num_steps: int | None = None
-    grid: str | None = None
-    process: str | None = None
+    options: SamplingOptions = NOTHING_SAID
     cond: Condition | None = None
     batch_size: int = 64
     callback: Callable[[int, Progress], None] | None = None
-    guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    autoguidance: float | None = None
-    autoguidance_interval: tuple[float, float] | None = None
-    reuse: int = 1
-    temperature: float | None = None
     take: Callable[[int, Sampled], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @classmethod
+    def of(
+        cls,
+        seeds: Sequence[int],
+        *,
+        cond: Condition | None = None,
+        batch_size: int = 64,
+        callback: Callable[[int, Progress], None] | None = None,
+        take: Callable[[int, Sampled], None] | None = None,
+        **said: Any,
+    ) -> SampleRequest:
+        """A request whose options are keywords, by the names they are said with; see ``SamplingOptions.of``."""
+        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take)
 
     def taken(self, first: int, sampled: Sampled) -> Sampled:
         """A batch that is done: given to ``take`` and emptied, or as it is where nobody takes it."""

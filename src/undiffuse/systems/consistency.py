@@ -33,13 +33,13 @@ from undiffuse.losses.consistency import (
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import log_normal as log_normal_density
 from undiffuse.losses.draws import stratified
+from undiffuse.models.options import SamplingConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Steps, Watch
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
 
 #: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.

@@ -25,9 +25,9 @@ from undiffuse.losses.hybrid import BOUND_WEIGHT, hybrid_loss, variational_loss
 from undiffuse.losses.importance import ImportanceDraws
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.models.options import SamplingConfig
 from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
-from undiffuse.systems.sampling import SamplingConfig
 
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")

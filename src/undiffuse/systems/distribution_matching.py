@@ -37,11 +37,11 @@ from undiffuse.losses.distribution_matching import matching_direction, matching_
 from undiffuse.losses.draws import stratified
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.judge import Judge, head_for
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start, denoiser_under
 
 FAKE_SCORE, STUDENT = "fake_score", "student"

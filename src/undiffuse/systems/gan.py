@@ -28,6 +28,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, Objective, non_saturating
 from undiffuse.losses.penalties import between, lipschitz, zero_centred
 from undiffuse.losses.unrolled import Parameters, unrolled
+from undiffuse.models.options import SamplingOptions, option_rows
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from undiffuse.samplers.base import Progress, Sampled
@@ -304,9 +305,7 @@ class GanSystem(AdversarialSystem):
         return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
     def sample(self, request: SampleRequest) -> Sampled:
-        _check_plain(request)
-        if request.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
+        _check_plain(request.options)
         seeds, parts = list(request.seeds), list[Tensor]()
         for start in range(0, len(seeds), request.batch_size):
             rows = slice(start, start + request.batch_size)
@@ -324,26 +323,10 @@ class GanSystem(AdversarialSystem):
         return ""
 
 
-#: What of a request is about denoising.
-_OF_DENOISING = (
-    "sampler",
-    "grid",
-    "process",
-    "num_steps",
-    "guidance",
-    "guidance_interval",
-    "autoguidance",
-    "autoguidance_interval",
-    "reuse",
-    "temperature",
-)
-
-
-def _check_plain(request: SampleRequest) -> None:
+def _check_plain(options: SamplingOptions) -> None:
     """Refuse a request that asks for any kind of denoising."""
-    nothing = SampleRequest(seeds=())
-    for name in _OF_DENOISING:
-        if (value := getattr(request, name)) != getattr(nothing, name):
+    for name, value in options.said().items():
+        if value != option_rows()[name].unsaid or option_rows()[name].kept:
             raise UsageError(f"a GAN makes a sample in one go, without {name}={value!r}; leave it out")
 
 

@@ -26,9 +26,9 @@ from undiffuse.core.rows import mean_over_features, per_row
 from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
+from undiffuse.models.options import SamplingConfig
 from undiffuse.systems.base import LossReport, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
 
 #: The paper's density of both times (its table 1d).

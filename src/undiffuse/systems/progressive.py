@@ -30,11 +30,11 @@ from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.draws import UNIFORM_DRAWS
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
+from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, SampleRequest, System, TrainingBatch
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.sampling import SamplingConfig
 from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start
 
 
@@ -142,8 +142,8 @@ class ProgressiveSystem(SampledSystem):
         return max(int(self.student_steps) or 2 * self.config.start_steps, self.config.sampling.num_steps)
 
     def sample(self, request: SampleRequest) -> Sampled:
-        steps = request.num_steps if request.num_steps is not None else self.present_steps
-        return super().sample(replace(request, num_steps=steps))
+        options = request.options.over(SamplingOptions.of(steps=self.present_steps))
+        return super().sample(replace(request, options=options))
 
     def sampling_facts(self) -> dict[str, Any]:
         return {**super().sampling_facts(), "steps": self.present_steps}

@@ -13,7 +13,6 @@ from undiffuse.compute.setting import setting
 from undiffuse.files import json_text
 from undiffuse.sealed import CHECKSUM
 from undiffuse.systems.base import SampleRequest, System
-from undiffuse.systems.sampling import written_interval
 
 _NO_ROWS = '"images": []'
 _SETTING = "computed_with"  # the same for all, and too long to be said of each
@@ -37,20 +36,11 @@ class SampledModel(Protocol):
 
 def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]:
     """What all samples of a request have in common, but for what they cost, which is known when they are made."""
-    defaults = model.system.sampling_facts()
     return {
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"].get("recipe", ""),
-        "sampler": request.sampler or defaults.get("sampler"),
-        "steps": request.num_steps or defaults.get("steps"),
-        "grid": request.grid or defaults.get("grid"),
-        "process": request.process or "the model's own",
-        "temperature": request.temperature if request.temperature is not None else defaults.get("temperature", 1.0),
-        "guidance": request.guidance if request.guidance is not None else defaults.get("guidance", 1.0),
-        "guidance_interval": _written(request.guidance_interval) or defaults.get("guidance_interval"),
-        **_autoguidance(request, defaults),
-        "reuse": request.reuse,
+        **request.options.record(model.system.sampling_facts()),
         _SETTING: setting(model.config["config"].get("system", {}).get("precision", "fp32"), model.system.device),
     }
 
@@ -98,14 +88,3 @@ def _rows(
         own = {"seed": seed, "class": names[index] if names else None, **alike}
         file = "samples.npy" if points else f"{index:06d}.png"
         yield {"file": file, **own, **({"row": index} if points else {})}
-
-
-def _autoguidance(request: SampleRequest, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Its weight, and where it was at work."""
-    scale = request.autoguidance if request.autoguidance is not None else defaults.get("autoguidance", 1.0)
-    interval = _written(request.autoguidance_interval) or defaults.get("autoguidance_interval")
-    return {"autoguidance": scale, "autoguidance_interval": interval if scale != 1 else None}
-
-
-def _written(interval: tuple[float, float] | None) -> str | None:
-    return None if interval is None else written_interval(interval)

@@ -27,13 +27,14 @@ from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.models.options import NOTHING_SAID, Guidance, SamplingConfig, SamplingOptions, facts_of
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
 from undiffuse.systems.blocks import block_rows
-from undiffuse.systems.sampling import Guidance, SamplingConfig, check_guidance, reusing_sampler, written_interval
+from undiffuse.systems.sampling import check_guidance, reusing_sampler
 from undiffuse.wording import counted
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
@@ -174,23 +175,21 @@ class SampledSystem(DenoisingSystem):
         return told.drop(rng.uniform(count, "drop") < self.config.label_dropout)
 
     def sample(self, request: SampleRequest) -> Sampled:
-        wanted = self.config.sampling.asked(request)
+        wanted = request.options.over(self.config.sampling)
         sampler = make_sampler(wanted.sampler)
         if sampler.needs_learned_variance and not self.config.says_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
-        free, auto = self.config.sampling.classifier_free(request), self._auto(request)
+        free, auto = wanted.classifier_free(), self._auto(request.options)
         denoiser, note = self.guided_denoiser(free, auto), ""
-        if request.reuse != 1:
+        if wanted.reuse != 1:
             scales = {"guidance": free.scale, "autoguidance": auto.scale}
-            sampler = reusing_sampler(sampler, request.reuse, scales, self.network, self.shape)
+            sampler = reusing_sampler(sampler, wanted.reuse, scales, self.network, self.shape)
             denoiser = self._finished(self._denoiser_of(self.network, keeps=True))
-        if request.process is not None:
-            denoiser, note = transferred(denoiser, request.process)
+        if wanted.process is not None:
+            denoiser, note = transferred(denoiser, wanted.process)
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
-        start = _signal_at_start(denoiser.process, float(times[0]), request.process, self.space.is_spatial)
+        start = _signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial)
         note = "; ".join(filter(None, [note, start]))
-        if request.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {request.batch_size}")
         heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
         how = f"{sampler.name}, {counted(wanted.num_steps, 'step')} on the grid {wanted.grid!r}{heat}"
         parts = self._batches(denoiser, sampler, times, wanted.temperature, request, how)
@@ -227,16 +226,10 @@ class SampledSystem(DenoisingSystem):
             self.train(was_training)
 
     def sampling_facts(self) -> dict[str, Any]:
-        sampling, auto = self.config.sampling, self._auto()
-        return {
-            "sampler": sampling.sampler,
-            "steps": sampling.num_steps,
-            "grid": sampling.grid,
-            "process": self.config.process.name,
-            **({"temperature": sampling.temperature} if sampling.temperature != 1 else {}),
-            **_guidance_facts("guidance", sampling.guidance, sampling.guidance_interval),
-            **_guidance_facts("autoguidance", auto.scale, sampling.autoguidance_interval if auto.scale != 1 else None),
-        }
+        own = self.config.sampling
+        if not self.guide_taken:
+            own = own.model_copy(update={"autoguidance": 1.0, "autoguidance_interval": None})
+        return {**facts_of(own), "process": self.config.process.name}
 
     def sampling_denoiser(self) -> Denoiser:
         return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
@@ -248,16 +241,16 @@ class SampledSystem(DenoisingSystem):
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
         return self._guided_and_cut(self._evaluated(self._auto(), sharded), self.config.sampling.classifier_free())
 
-    def _auto(self, request: SampleRequest | None = None) -> Guidance:
-        """Guidance by the guide, in this request or by default; none as long as there is no guide.
+    def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> Guidance:
+        """Guidance by the guide, as asked or by default; none as long as there is no guide.
 
         Raises:
             UsageError: asked for, without a guide.
         """
-        wanted = self.config.sampling.auto(request)
+        wanted, said = asked.over(self.config.sampling).auto(), asked.said()
         if self.guide_taken:
             return wanted
-        if request is None or (request.autoguidance in (None, 1) and request.autoguidance_interval is None):
+        if said.get("autoguidance", 1) == 1 and "autoguidance_interval" not in said:
             return Guidance()
         raise UsageError(
             f"autoguidance {wanted.scale:g} needs a model with a guide; this one was trained without guide_images, or "
@@ -309,13 +302,6 @@ class SampledSystem(DenoisingSystem):
             )
         compile_in_place(self.network)
         return ""
-
-
-def _guidance_facts(name: str, scale: float, interval: tuple[float, float] | None) -> dict[str, Any]:
-    return {
-        **({name: scale} if scale != 1 else {}),
-        **({f"{name}_interval": written_interval(interval)} if interval is not None else {}),
-    }
 
 
 def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:

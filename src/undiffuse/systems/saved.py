@@ -25,6 +25,8 @@ from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
+from undiffuse.models.keywords import takes_options
+from undiffuse.models.options import SamplingOptions
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
@@ -86,38 +88,24 @@ class Model:
         )
 
     @known_keywords
+    @takes_options
     def sample(
         self,
         num: int = 16,
         *,
-        steps: int | None = None,
+        options: SamplingOptions,
         seed: int = 0,
-        sampler: str | None = None,
-        grid: str | None = None,
-        process: str | None = None,
-        temperature: float | None = None,
         class_name: Classes = None,
         batch_size: int = 64,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        autoguidance: float | None = None,
-        autoguidance_interval: tuple[float, float] | None = None,
         progress: bool | None = None,
     ) -> Samples:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
         Args:
             num: at least 1.
-            steps: of the time grid; more is slower and, up to a point, better.
-            sampler: ``heun``, ``ddim:eta=0.5``, ...
-            process: sample under another one than the model was trained under, ``ve``, ``vp``, ``ve:sigma_max=80``, ...
-            temperature: the noise that sampling begins with is multiplied by it; below 1 surer and less varied.
+            options: each a keyword of its own, see ``models.options``.
             class_name: one for all, such as ``3`` or ``"cat"``, or several in turn; ``[None]`` for no class in
                 particular. All classes in turn by default.
-            guidance: weight of classifier-free guidance, for a model with classes; 1 is none.
-            guidance_interval: (smallest, largest) log-SNR that is guided.
-            autoguidance: weight of guidance by the worse model that training kept, where it did; 1 is none.
-            autoguidance_interval: (smallest, largest) log-SNR at which that is asked.
             progress: show how far it has come, on standard error, where it takes more than two seconds; by default
                 unless ``UNDIFFUSE_PROGRESS=off``.
         Returns:
@@ -131,25 +119,11 @@ class Model:
         def told(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
-        request = SampleRequest(
-            seeds=seeds,
-            sampler=sampler,
-            num_steps=steps,
-            grid=grid,
-            process=process,
-            temperature=temperature,
-            cond=self.condition(names),
-            batch_size=batch_size,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            autoguidance=autoguidance,
-            autoguidance_interval=autoguidance_interval,
-            callback=told,
-        )
+        request = SampleRequest(seeds, options, self.condition(names), batch_size, told)
         with Counter("sampling", progress) as counter:
             sampled = self.system.sample(request)
         if sampled.note:
-            warnings.warn(sampled.note, UsageWarning, stacklevel=3)
+            warnings.warn(sampled.note, UsageWarning, stacklevel=4)
         costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
         return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **costs}, seeds, names)
 

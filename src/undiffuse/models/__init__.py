@@ -1,0 +1,1 @@
+"""What is saved, loaded, sampled and served. Nothing is imported here: ``options`` is read without torch."""

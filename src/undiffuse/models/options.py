@@ -1,0 +1,267 @@
+"""The options of sampling, each stated once: what it may hold, what it means, how it is said.
+
+The flags of the command line, the keywords of Python, what ``config.json`` keeps of a model, what ``samples.json`` and
+results say, and the reference pages follow from here (ADR 0052): a new option is a field, its use and its test.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, ConfigDict, ValidationError
+
+from undiffuse.config import FrozenModel, shown
+from undiffuse.core.limits import (
+    EVERYWHERE,
+    check_autoguidance_weight,
+    check_guidance_weight,
+    check_interval,
+    check_num_steps,
+    check_reuse,
+    check_temperature,
+)
+from undiffuse.errors import KeywordError, UsageError
+from undiffuse.registry import nearest
+
+#: (smallest, largest) log-SNR.
+LogSNRInterval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Marks a field that a request may set, and says how.
+
+    Args:
+        help: a line for the command line, Python and the reference page.
+        name: of the flag, the keyword and the record, where the field has another.
+        kind: of the rows that its text names, such as ``sampler``; empty for what is no name.
+        title: under which a report lists a model's own at a glance; empty where it does not.
+        words: how a reader of a result is told of it, such as ``temperature {}``; empty for not at all.
+        unsaid: what a record has where neither the request nor the model says anything; by default what the field has.
+    """
+
+    help: str
+    name: str = ""
+    kind: str = ""
+    title: str = ""
+    words: str = ""
+    unsaid: Any = ...
+
+
+class Guidance(NamedTuple):
+    """A weight, of which 1 is none, and the (smallest, largest) log-SNR within which it is at work."""
+
+    scale: float = 1.0
+    interval: LogSNRInterval = EVERYWHERE
+
+
+class SamplingConfig(FrozenModel):
+    """How a model samples unless told otherwise: the options that ``config.json`` keeps.
+
+    Args:
+        sampler: ``name`` or ``name:option=value``.
+        num_steps: of the time grid.
+        grid: a row of ``GRIDS``, with options after a colon; ``through:knots=...`` is one tuned for this model.
+        clip_x_0: cut each x_0-hat of an image to [-1, 1]; points are never cut.
+        temperature: the noise that sampling begins with is multiplied by it; training always has 1.
+        guidance: weight of classifier-free guidance; 1 is none.
+        guidance_interval: (smallest, largest) log-SNR that is guided; everywhere by default.
+        autoguidance: weight of guidance by the worse model that training kept; 1 is none.
+        autoguidance_interval: (smallest, largest) log-SNR that it guides; everywhere by default.
+    """
+
+    sampler: Annotated[
+        str,
+        Option(
+            "such as heun or ddim:eta=0.5; the model's own by default",
+            kind="sampler",
+            title="Sampler",
+            words="{}",
+            unsaid=None,
+        ),
+    ] = "heun"
+    num_steps: Annotated[
+        int,
+        AfterValidator(check_num_steps),
+        Option("steps of the time grid", name="steps", title="Sampling steps", unsaid=None),
+    ] = 10
+    grid: Annotated[
+        str,
+        Option(
+            "time grid: uniform, quadratic, log_snr, angle, karras or karras:rho=5",
+            kind="time grid",
+            unsaid=None,
+        ),
+    ] = "log_snr"
+    clip_x_0: bool = True
+    temperature: Annotated[
+        float,
+        AfterValidator(check_temperature),
+        Option(
+            "scale of the noise that it begins with, such as 0.9: surer, less varied; the model's own by default",
+            title="Temperature",
+            words="temperature {}",
+        ),
+    ] = 1.0
+    guidance: Annotated[
+        float,
+        AfterValidator(check_guidance_weight),
+        Option("classifier-free guidance, such as 2; 1 is none; for models with classes"),
+    ] = 1.0
+    guidance_interval: Annotated[
+        Annotated[LogSNRInterval, AfterValidator(check_interval)] | None,
+        Option("log-SNRs that are guided, such as -3,4; all by default"),
+    ] = None
+    autoguidance: Annotated[
+        float,
+        AfterValidator(check_autoguidance_weight),
+        Option(
+            "guidance by an early state of the model, such as 2; 1 is none; for models that kept one",
+            title="Autoguidance",
+        ),
+    ] = 1.0
+    autoguidance_interval: Annotated[
+        Annotated[LogSNRInterval, AfterValidator(check_interval)] | None,
+        Option("log-SNRs that are autoguided, such as -inf,2; all by default"),
+    ] = None
+
+    def classifier_free(self) -> Guidance:
+        """The classifier-free guidance."""
+        return Guidance(self.guidance, self.guidance_interval or EVERYWHERE)
+
+    def auto(self) -> Guidance:
+        """The guidance by the model's own guide."""
+        return Guidance(self.autoguidance, self.autoguidance_interval or EVERYWHERE)
+
+
+class SamplingOptions(SamplingConfig):
+    """What a request says of how to sample; whatever it leaves unsaid is the model's own.
+
+    Args:
+        process: sample under another one than the model was trained under, ``name`` or ``name:option=value``.
+        reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)  # an interval may have no end; the checks see to the rest
+
+    process: Annotated[
+        str | None,
+        Option(
+            "sample under another process, ve, ve:sigma_max=80, ...; the model's own by default",
+            kind="process",
+            unsaid="the model's own",
+        ),
+    ] = None
+    reuse: Annotated[
+        int,
+        AfterValidator(check_reuse),
+        Option("evaluate a U-Net's coarse levels every so many steps only: faster, not the same"),
+    ] = 1
+
+    @classmethod
+    def of(cls, **said: Any) -> SamplingOptions:
+        """The options that are said, by the names they are said with; ``None`` says nothing.
+
+        Raises:
+            UsageError: an unknown name, or a value that an option cannot have.
+        """
+        known = option_rows()
+        for name in said:
+            if name not in known:
+                raise KeywordError(f"sampling has no option {name!r}; {nearest(name, known)}")
+        fields = {known[name].field: value for name, value in said.items() if value is not None}
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise UsageError(_explained(error)) from None
+
+    def said(self) -> dict[str, Any]:
+        """What this request says, by the names it is said with."""
+        rows = option_rows().items()
+        return {name: getattr(self, row.field) for name, row in rows if row.field in self.model_fields_set}
+
+    def said_in_writing(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return {name: written(value) for name, value in self.said().items()}
+
+    def over(self, own: SamplingConfig) -> SamplingOptions:
+        """``own`` with what this request says in its place."""
+        base = own if isinstance(own, SamplingOptions) else SamplingOptions(**dict(own))
+        return base.model_copy(update={field: getattr(self, field) for field in self.model_fields_set})
+
+    def record(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option with what it was, as ``samples.json`` has it.
+
+        Args:
+            facts: the model's own, see ``facts_of``.
+        """
+        found = {name: row.unsaid for name, row in option_rows().items()}
+        found |= {name: facts[name] for name, row in option_rows().items() if row.kept and name in facts}
+        found |= self.said_in_writing()
+        if found["autoguidance"] == 1:
+            found["autoguidance_interval"] = None  # nothing was asked within it
+        return found
+
+
+#: A request that leaves all to the model.
+NOTHING_SAID = SamplingOptions()
+
+
+class OptionRow(NamedTuple):
+    """An option as the rooms above see it.
+
+    Attributes:
+        field: its name in the model.
+        option: see there.
+        type: of its value: ``str``, ``int``, ``float`` or ``LogSNRInterval``.
+        kept: whether a model has its own.
+        unsaid: see ``Option``.
+    """
+
+    field: str
+    option: Option
+    type: Any
+    kept: bool
+    unsaid: Any
+
+
+@cache
+def option_rows() -> dict[str, OptionRow]:
+    """Every option that a request may set, by the name it is said with."""
+    rows = {}
+    for field, info in SamplingOptions.model_fields.items():
+        for option in (one for one in info.metadata if isinstance(one, Option)):
+            unsaid = info.default if option.unsaid is ... else option.unsaid
+            kept = field in SamplingConfig.model_fields
+            rows[option.name or field] = OptionRow(field, option, _type_of(info.annotation), kept, unsaid)
+    return rows
+
+
+def facts_of(sampling: SamplingConfig) -> dict[str, Any]:
+    """A model's own options, by name, but for those that have no effect."""
+    own = {name: getattr(sampling, row.field) for name, row in option_rows().items() if row.kept}
+    return {name: written(value) for name, value in own.items() if value != option_rows()[name].unsaid}
+
+
+def written(value: Any) -> Any:
+    """A value as JSON has it: an interval is the text ``-3,inf``, for JSON knows no infinity."""
+    return f"{value[0]:g},{value[1]:g}" if isinstance(value, tuple) else value
+
+
+def _type_of(annotation: Any) -> Any:
+    """The plain type within ``Annotated`` and ``| None``."""
+    inner = [one for one in getattr(annotation, "__args__", ()) if one is not type(None)]
+    plain = annotation in (str, int, float, LogSNRInterval) or not inner
+    return annotation if plain else _type_of(inner[0])
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "value_error":  # our own message, which already says what was received
+        return str(first["ctx"]["error"])
+    name = next(name for name, row in option_rows().items() if row.field == first["loc"][0])
+    return f"{name}: {first['msg']}, got {shown(first['input'])}"

@@ -1,0 +1,111 @@
+"""An option of sampling is stated once; everything that says or shows it follows."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import undiffuse
+from undiffuse.app import lines
+from undiffuse.app.cli import main
+from undiffuse.app.early_options import flags
+from undiffuse.errors import UsageError
+from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, facts_of, option_rows
+from undiffuse.systems.saved import Model
+
+OPTIONS = sorted(option_rows())
+#: A value of each that is not the neutral one.
+SAID: dict[str, Any] = {
+    "sampler": "ddim:eta=0.5",
+    "steps": 3,
+    "grid": "uniform",
+    "temperature": 0.9,
+    "guidance": 2.0,
+    "guidance_interval": (-3.0, float("inf")),
+    "autoguidance": 1.5,
+    "autoguidance_interval": (-float("inf"), 2.0),
+    "process": "vp",
+    "reuse": 2,
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_text_and_the_model_say_the_same_of_a_flag(name: str) -> None:
+    row, flag = option_rows()[name], flags()[name]
+    assert flag.type == (None if row.type == LogSNRInterval else row.type)
+    assert (flag.kind, flag.help) == (row.option.kind, row.option.help)
+    assert flags().keys() == option_rows().keys()
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_commands_that_sample_have_every_flag(command: str) -> None:
+    table = json.loads(Path(lines.__file__).with_name("command_lines.json").read_text())
+    assert {flag.said for flag in flags().values()} <= table[command]["options"].keys()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_python_has_it_as_a_keyword_and_says_what_it_is(name: str) -> None:
+    keyword = inspect.signature(Model.sample).parameters[name]
+    assert keyword.default is None and keyword.annotation == option_rows()[name].type | None
+    assert option_rows()[name].option.help in " ".join((Model.sample.__doc__ or "").split())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -> None:
+    field, asked = option_rows()[name].field, SamplingOptions.of(**{name: SAID[name]})
+    own = SamplingConfig(temperature=0.5, guidance=3.0)
+    assert getattr(asked.over(own), field) == SAID[name]
+    others = {key for key in SamplingConfig.model_fields if key != field}
+    assert all(getattr(asked.over(own), key) == getattr(own, key) for key in others)
+    with_guide = asked.record({**facts_of(own), "autoguidance": 1.5})  # an interval of no guidance is not at work
+    said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
+    assert with_guide.keys() == option_rows().keys() and with_guide[name] == said
+    assert asked.said() == {name: SAID[name]}
+    json.dumps(with_guide, allow_nan=False)
+
+
+def test_nothing_said_leaves_everything_to_the_model() -> None:
+    own = SamplingConfig(sampler="ddim", num_steps=7, grid="angle", temperature=0.5)
+    asked = SamplingOptions.of(steps=None, guidance=None).over(own)
+    assert {key: getattr(asked, key) for key in SamplingConfig.model_fields} == dict(own)
+    record = SamplingOptions.of().record(facts_of(own))
+    assert record["sampler"] == "ddim" and record["steps"] == 7 and record["process"] == "the model's own"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"steps": 0}, "at least 1 step, got 0"),
+        ({"steps": 2.5}, r"steps: .*integer.*got 2\.5"),
+        ({"temperature": float("nan")}, "from 0 on, got nan"),
+        ({"guidance": -1}, "guidance must be a number from 0 on, got -1"),
+        ({"guidance_interval": (4, 3)}, "LO < HI, got 4,3"),
+        ({"autoguidance": float("inf")}, "autoguidance must be a number from 0 on, got inf"),
+        ({"reuse": 0}, "at least 1, got 0"),
+        ({"sampler": 3}, "sampler: .*string, got 3"),
+        ({"num_steps": 3}, "no option 'num_steps'; did you mean 'steps'"),
+    ],
+)
+def test_a_senseless_value_is_one_line(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SamplingOptions.of(**said)
+
+
+def test_a_value_is_refused_the_same_way_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["sample", "mnist", "--guidance", "-1"])
+    typed = capsys.readouterr().err
+    with pytest.raises(UsageError) as refused:
+        undiffuse.load("mnist").sample(1, guidance=-1)
+    assert stopped.value.code == 2 and typed.strip().endswith(str(refused.value))
+
+
+def test_options_need_no_torch() -> None:
+    program = "import sys, undiffuse.models.options, undiffuse.models.keywords; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
