@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "undiffuse"
 #: Anyone may import these; they import each other only.
 GROUND_FLOOR = (
     *("cores", "errors", "registry", "config", "files", "leftovers", "claims", "images", "sealed", "version"),
-    *("observer", "progress", "seen", "wording"),
+    *("limits", "observer", "progress", "seen", "wording"),
 )
 
 #: room -> what it may import beside the ground floor and itself, as prefixes of module names.

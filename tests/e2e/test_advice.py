@@ -31,6 +31,7 @@ PROSE = {"prepared", "that", "reads"}
 #: Where options are advised -> the commands whose users may read it; of those in a set all must know the option, of
 #: those in a list one: such a message speaks of another command than the one that says it.
 REACH: dict[str, set[str] | list[str]] = {
+    "app/beginning.py": {"train"},
     "app/cli.py": ["train", "sample", "evaluate"],
     "app/cli_distill.py": {"distill"},
     "app/cli_measure.py": {"evaluate"},
@@ -38,6 +39,10 @@ REACH: dict[str, set[str] | list[str]] = {
     "app/comparing.py": {"compare"},
     "app/distilling.py": ["distill", "train"],
     "app/doctoring.py": {"doctor"},
+    "app/early_data.py": ["data info", "evaluate"],
+    "app/early_numbers.py": [
+        *("doctor", "encode", "export", "data prepare", "study parameterization", "study small-data"),
+    ],
     "app/encoding.py": {"encode"},
     "app/evaluating.py": {"evaluate"},
     "app/exporting.py": {"export"},
@@ -62,12 +67,14 @@ REACH: dict[str, set[str] | list[str]] = {
     "app/reporting.py": ["report", "evaluate", "sample"],
     "app/show.py": {"evaluate", "compare"},
     "app/small_data.py": {"study small-data"},
+    "app/sources.py": ["data prepare", "compare"],
     "app/studying.py": {"study theory"},
     "app/training.py": {"train", "distill"},
     "app/training_studies.py": {"study parameterization", "study one-class"},
     "data/download/fetch.py": {"data get"},
     "data/download/get.py": {"data get"},
     "data/prepare/": {"data prepare"},
+    "data/prepared.py": {"data prepare"},
     "doctor/": ["doctor", "sample", "evaluate"],
     "evaluation/__init__.py": {"evaluate"},
     "evaluation/pictures.py": {"evaluate", "compare"},

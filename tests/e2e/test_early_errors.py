@@ -119,6 +119,25 @@ WRONG: dict[str, str] = {
     "study one-class --data digits --recipe flow-mnst": "flow-mnist",
     "study one-class --data digits --features incepton": "inception",
     "study small-data --data digits num_image=3": "num_images",
+    "sample mnist -n 0": "at least 1 sample",
+    "sample mnist --batch-size 0": "batch_size",
+    "sample mnist --shown 0": "grid",
+    "evaluate mnist --seed -1": "seed",
+    "evaluate mnist --likelihood-probes 0": "likelihood_probes",
+    "compare digits digits --num 0": "num",
+    "encode mnist digits --out x --steps 3": "--steps",
+    "export mnist --out x --tune-steps 6 --seeds 0": "--seeds",
+    "distill mnist --steps 3": "--steps",
+    "doctor digits --near 2": "--near",
+    "data prepare digits --out x.zip --workers 0": "--workers",
+    "data prepare digits --out x": ".zip",
+    "study theory exact:rings --num 3": "at least 50",
+    "study parameterization --images 0": "--images",
+    "study one-class --data digits --num 1": "at least 2",
+    "study small-data --data digits --every 0": "--every",
+    "study sweep mnist --seed -1": "--seed",
+    "train": "name your images",
+    "train ddpm-digits --resume": "--out DIR",
 }
 
 #: Values that are none, for which pydantic finds the words.
@@ -131,8 +150,6 @@ WRONG_VALUES: dict[str, str] = {
     "train ddpm-digits system.process.num_steps=abc": "valid integer",
     "train ddpm-digits system.weighting.gamma=abc": "valid number",
     "train ddpm-digits loader.workers=many": "'loader.workers': expected auto or a number of processes",
-    "sample mnist -n 0": "at least 1 sample",
-    "evaluate mnist --seed -1": "seed",
     "train ddpm-digits data.size=-3": "'data.size'",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.app.early_numbers import FEWEST_OF_A_CLASS
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import counting, say, table, warn
 from undiffuse.app.training import split_data
@@ -105,7 +106,7 @@ def one_class(
     Raises:
         UsageError: senseless numbers, data without classes, or a folder that holds something else.
     """
-    check_study(out, images=images, samples=samples, seed=seed, fewest_samples=2)
+    check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
     source = source_config_for(data)
     if not isinstance(source, PictureConfig):
         raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")

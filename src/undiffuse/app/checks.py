@@ -14,15 +14,55 @@ from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from undiffuse.app import early
-from undiffuse.app.early_data import check_data, check_source
+from undiffuse.app.beginning import check_beginning, check_resumed, record_in
+from undiffuse.app.early_data import (
+    check_augmentation,
+    check_data,
+    check_pair,
+    check_prepare_settings,
+    check_said_of,
+    check_sheet,
+    check_source,
+)
+from undiffuse.app.early_numbers import (
+    ADAPTIVE,
+    FEWEST_OF_A_CLASS,
+    check_counts,
+    check_examination,
+    check_items,
+    check_passes,
+    check_points,
+    check_solver_steps,
+    check_student_steps,
+    check_trainings,
+    check_tuning,
+    check_workers,
+)
 from undiffuse.app.early_options import check_options
-from undiffuse.app.early_out import check_file, check_new_run, check_out, check_results
+from undiffuse.app.early_out import (
+    LATENTS,
+    SAMPLES,
+    STUDY,
+    check_export,
+    check_file,
+    check_new_run,
+    check_no_other,
+    check_out,
+    check_results,
+    check_study_folder,
+    study_folder,
+)
 from undiffuse.app.lines import read
-from undiffuse.app.models import find_model
+from undiffuse.app.models import find_model, results_folder
 from undiffuse.app.parsing import named_metrics, parse_counts, parse_duration, parse_steps
+from undiffuse.core.limits import check_temperature
+from undiffuse.data.prepared import check_archive
 from undiffuse.errors import UsageError
+from undiffuse.limits import check_at_least, check_seed
 from undiffuse.studies import MODEL_STUDIES
+from undiffuse.systems.sample_files import check_grid
 from undiffuse.systems.seeds import check_seeds
+from undiffuse.training.widths import check_width
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,14 +101,20 @@ def _check(command: str, values: Mapping[str, Any]) -> None:
         check(**{name: given[name] for name in signature(check).parameters if name in given})
 
 
-def _demo(device: str = "auto") -> None:
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _demo(out: str | Path = "runs/demo", device: str = "auto") -> None:
     early.check_device(device)
+    check_no_other(Path(out))
 
 
 def _train(
     recipe: str | None = None,
     overrides: Texts = None,
     data: str | None = None,
+    file: str | Path | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     stop_after: str | None = None,
@@ -78,17 +124,23 @@ def _train(
     if stop_after is not None:
         parse_duration(stop_after)
     early.check_device(device)
-    keys = recipe is not None and "=" in recipe  # the first override, of a run without a recipe
-    early.check_recipe(None if keys else recipe)
-    early.check_overrides([*([recipe] if keys and recipe else []), *(overrides or [])])
+    if recipe is not None and "=" in recipe:  # the first override, of a run without a recipe
+        overrides, recipe = [recipe, *(overrides or [])], None
+    early.check_recipe(recipe)
+    early.check_overrides(overrides or [])
     check_data(data)
+    check_beginning(recipe, data, _path(file), resume, _path(out))
+    if file is not None:
+        record_in(Path(file))
     if not dry_run:
+        check_resumed(_path(out), resume)
         check_new_run(out, resume)
 
 
 def _distill(
     model: str,
     overrides: Texts = None,
+    steps: int = 2,
     method: str = "consistency",
     start: str | None = None,
     data: str | None = None,
@@ -98,11 +150,11 @@ def _distill(
     dry_run: bool = False,
     device: str = "auto",
 ) -> None:
-    if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    check_resumed(_path(out), resume)
     if stop_after is not None:
         parse_duration(stop_after)
     early.check_model(model, device)
+    check_student_steps(steps)
     early.check_name("distillation method", method)
     early.check_overrides(overrides or [])
     check_data(data)
@@ -117,20 +169,26 @@ def _export(
     out: str | Path,
     tune_steps: str | None = None,
     sampler: str | None = None,
+    tolerance: float = 0.1,
+    seeds: int = 64,
+    temperature: float = 1.0,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
-    early.check_model(model, device, weights)
+    folder = early.check_model(model, device, weights)
     early.check_spec("sampler", sampler)
-    parse_steps(tune_steps)
-    check_results(out, "an exported model", "config.json", overwrite)
+    if parse_steps(tune_steps):
+        check_tuning(tolerance, seeds)
+    check_temperature(temperature)
+    check_export(out, folder, overwrite)
 
 
-def _ema(run: str | Path, out: str | Path, overwrite: bool = False) -> None:
+def _ema(run: str | Path, sigma_rel: float, out: str | Path, overwrite: bool = False) -> None:
     if not (Path(run) / "config.json").is_file():
         raise UsageError(f"no run at {run}; give the folder of a run that was trained with ema.posthoc={{}}")
-    check_results(out, "an exported model", "config.json", overwrite)
+    check_width(sigma_rel)
+    check_export(out, run, overwrite)
 
 
 def _seal(model: str) -> None:
@@ -142,7 +200,9 @@ def _sample(
     num: int = 16,
     flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
+    batch_size: int = 64,
     class_name: Texts = None,
+    shown: int = 1,
     out: str | Path | None = None,
     overwrite: bool = False,
     weights: str = "ema",
@@ -151,95 +211,158 @@ def _sample(
     folder = early.check_model(model, device, weights)
     check_options(flags)
     check_seeds(seed, num)
+    check_at_least("batch_size", batch_size)
+    check_grid(shown)
     early.check_classes(folder, class_name or [])
-    check_results(out, "samples", "samples.json", overwrite)
+    check_results(out, SAMPLES, overwrite)
 
 
 def _evaluate(
     model: str,
+    data_options: Texts = None,
     data: str | None = None,
     metrics: str | None = None,
     num: int = 1000,
     flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
     features: str = "auto",
+    bound_images: int = 1,
+    bound_random_images: int = 1,
+    likelihood_images: int = 1,
+    likelihood_probes: int = 1,
+    batch_size: int = 1,
     out: str | Path | None = None,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
-    early.check_model(model, device, weights)
+    folder = early.check_model(model, device, weights)
     check_options(flags)
+    check_counts({"num": num, "batch_size": batch_size, "bound_images": bound_images})
+    check_counts({"bound_random_images": bound_random_images, "likelihood_images": likelihood_images})
+    check_counts({"likelihood_probes": likelihood_probes})
     check_seeds(seed, num)
     early.check_features(features)
     for name in named_metrics(metrics):
         early.check_name("metric", name)
-    check_data(data)
-    check_file(out)
+    check_said_of(data, data_options or [])
+    check_file(out or results_folder(folder) / "evaluation.json", "evaluation.json")
 
 
 def _compare(
     pictures: str,
     reference: str,
+    options: Texts = None,
     metrics: str | None = None,
+    num: int | None = None,
     counts: str | None = None,
     features: str = "auto",
+    size: str | None = None,
     out: str | Path | None = None,
 ) -> None:
     for name in named_metrics(metrics):
         early.check_name("pair metric", name)
     early.check_features(features)
     parse_counts(counts)
-    check_data(pictures)
-    check_data(reference)
-    check_file(out)
+    if num is not None:
+        check_at_least("num", num)
+    check_pair((pictures, reference), options or [], size)
+    check_file(out, "comparison.json")
 
 
 def _encode(
     model: str,
     source: str,
     out: str | Path,
-    sampler: str = "rk45",
+    options: Texts = None,
+    num: int = 16,
+    sampler: str = ADAPTIVE,
+    steps: int | None = None,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     early.check_model(model, device, weights)
     early.check_solver(sampler)
-    check_data(source)
-    check_results(out, "latents", "encode.json", overwrite)
+    check_solver_steps(sampler, steps)
+    check_items(num)
+    check_source(source, options or [])
+    check_results(out, LATENTS, overwrite)
 
 
-def _report(models: Sequence[str], data: str | None = None, device: str = "auto") -> None:
+def _report(
+    models: Sequence[str],
+    out: str | Path | None = None,
+    data: str | None = None,
+    device: str = "auto",
+) -> None:
     for model in models:
         early.check_model(model, device)
+    check_file(out, "report.html")
     check_data(data)
 
 
 def _doctor(
     subject: str,
+    options: Texts = None,
     against: str | None = None,
     data: str | None = None,
     recipe: str | None = None,
+    near: float | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    json: str | Path | None = None,
     device: str = "auto",
 ) -> None:
     early.check_device(device)
     early.check_subject(subject)
+    is_run = early.names_run(subject)
+    check_examination(is_run, near, num, recipe, data)
+    if is_run:
+        check_seeds(seed, num or 1)
+    else:
+        check_source(subject, options or [])
     check_data(against)
     check_data(data)
     early.check_recipe(recipe)
+    check_file(json, "doctor.json", "--json")
 
 
 def _models(name: str | None = None) -> None:
     early.check_bundled(name)
 
 
-def _data_info(source: str, options: Texts = None, augment: str | None = None, recipe: str | None = None) -> None:
+def _data_info(
+    source: str,
+    options: Texts = None,
+    sheet: str | Path | None = None,
+    augment: str | None = None,
+    recipe: str | None = None,
+) -> None:
     early.check_recipe(recipe)
-    check_source(source, options or [], augment)
-
-
-def _data_prepare(source: str, options: Texts = None) -> None:
+    check_augmentation(augment)
+    check_sheet(augment, sheet)
     check_source(source, options or [])
+
+
+def _data_prepare(
+    source: str,
+    out: str | Path,
+    options: Texts = None,
+    size: str | None = None,
+    fit: str | None = None,
+    channels: int | None = None,
+    background: str | None = None,
+    classes: str | None = None,
+    filters: Texts = None,
+    on_error: str = "fail",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    check_workers(workers)
+    check_prepare_settings(filters or [], on_error)
+    given = {"size": size, "fit": fit, "channels": channels, "background": background, "classes": classes}
+    check_source(source, options or [], given)
+    check_archive(Path(out), overwrite)
 
 
 def _data_get(name: str | None = None) -> None:
@@ -251,31 +374,63 @@ def _theory(
     model: str,
     out: str | Path | None = None,
     process: str | None = None,
+    num: int = 1000,
+    seed: int = 0,
     weights: str = "ema",
     device: str = "auto",
 ) -> None:
     early.check_theory(model, process, device, weights)
+    check_points(num, seed)
     check_out(out)
 
 
-def _parameterization(data: str | None = None, device: str = "auto") -> None:
+def _parameterization(
+    options: Texts = None,
+    data: str | None = None,
+    out: str | Path = "studies/parameterization",
+    images: int | None = None,
+    num: int = 500,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
     early.check_device(device)
-    check_data(data)
+    check_trainings(images, num, seed)
+    check_source(data or "digits", options or [])
+    check_study_folder(out)
 
 
 def _one_class(
     data: str,
     overrides: Texts = None,
     recipe: str = "flow-mnist",
+    images: int = 30_000,
+    num: int = 500,
     features: str = "auto",
+    out: str | Path = "studies/one-class",
+    seed: int = 0,
     device: str = "auto",
 ) -> None:
     early.check_features(features)
     early.check_training_study(recipe, overrides or [], data, device)
+    check_trainings(images, num, seed, FEWEST_OF_A_CLASS)
+    check_study_folder(out)
 
 
-def _small_data(data: str, overrides: Texts = None, recipe: str = "dcgan-mnist", device: str = "auto") -> None:
+def _small_data(
+    data: str,
+    overrides: Texts = None,
+    recipe: str = "dcgan-mnist",
+    pictures: int = 1000,
+    epochs: int = 100,
+    every: int = 10,
+    out: str | Path = "studies/small-data",
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
     early.check_training_study(recipe, overrides or [], data, device)
+    check_trainings(None, 1, seed)
+    check_passes(pictures, epochs, every)
+    check_study_folder(out)
 
 
 def _model_study(study: str) -> Callable[..., None]:
@@ -284,13 +439,15 @@ def _model_study(study: str) -> Callable[..., None]:
         options: Texts = None,
         out: str | Path | None = None,
         data: str | None = None,
+        seed: int = 0,
         weights: str = "ema",
         device: str = "auto",
     ) -> None:
-        early.check_model(model, device, weights)
+        folder = early.check_model(model, device, weights)
+        check_seed(seed)
         early.check_study_options(study, options or [])
         check_data(data)
-        check_out(out)
+        check_results(out or study_folder(study, folder), STUDY, overwrite=True)
 
     return check
 

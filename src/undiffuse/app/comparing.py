@@ -9,18 +9,18 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
+from undiffuse.app.early_out import check_file
 from undiffuse.app.real import fitted_data, has_colour, refuse_other_colours, tell_of_resizing, tell_of_storage
 from undiffuse.app.show import counting, results_table, table, warn
-from undiffuse.app.sources import configured, known_options, read_option
+from undiffuse.app.sources import configured, known_options, read_option, refuse_unknown, sized
 from undiffuse.claims import writes_to
-from undiffuse.config import validate
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
-from undiffuse.files import check_writable, write_json
+from undiffuse.files import write_json
 from undiffuse.metrics import check_pictures
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup
@@ -94,10 +94,7 @@ def compare_to_file(
     """
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
-    if out is not None and out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file such as {out / 'comparison.json'}")
-    if out is not None:
-        check_writable(out)
+    check_file(out, "comparison.json")
     made, held = load_pair(pictures, reference, size, options)
     cache = Cache.of_user(use_cache)
     _check_counts(counts, made, held)
@@ -147,7 +144,8 @@ def load_pair(
 def _fitted_pair(
     pictures: Pictures, reference: Pictures, size: int | str | None, options: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
-    _refuse_unknown(pictures, reference, options)
+    named = [source_config_for(str(given)) for given in (pictures, reference) if isinstance(given, str | Path)]
+    refuse_unknown(named, options)
     held = _dataset(reference, size, options)
     if not held.space.is_image:
         raise UsageError(f"pictures are compared, {_called(reference)} holds points; name a set of pictures")
@@ -179,31 +177,17 @@ def _is_size(option: str) -> bool:
     return read_option(option)[0] == "size"
 
 
-def _refuse_unknown(pictures: Pictures, reference: Pictures, options: Sequence[str]) -> None:
-    """An option that neither source knows is refused in the words of the second."""
-    sources = [source_config_for(str(given)) for given in (pictures, reference) if isinstance(given, str | Path)]
-    for option in options:
-        if sources and not any(known_options(source, [option]) for source in sources):
-            configured(sources[-1], [option])
-
-
 def _dataset(given: Pictures, size: int | str | None, options: Sequence[str]) -> Dataset:
     if isinstance(given, Dataset):
         return given
     if isinstance(given, str | Path):
         _refuse_run(given)
         source = source_config_for(str(given))
-        return load_dataset(_sized(configured(source, known_options(source, options)), size))
+        return load_dataset(sized(configured(source, known_options(source, options)), size))
     import torch
 
     images = check_pictures(torch.as_tensor(given))
     return ArrayDataset("pictures", images.numpy())
-
-
-def _sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
-    if size is None or not isinstance(source, PictureConfig):
-        return source
-    return validate(type(source), {**source.model_dump(), "size": size}, "--size")
 
 
 def _refuse_run(given: str | Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from undiffuse.app.early_numbers import STEPS as STEPS
+from undiffuse.app.early_numbers import check_student_steps
 from undiffuse.app.models import find_model
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import saved_config
@@ -21,9 +23,6 @@ from undiffuse.systems.saved import WEIGHTS
 from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
-
-#: Steps that a student may be made for.
-STEPS = (1, 2, 4, 8)
 
 
 def configure(
@@ -47,8 +46,7 @@ def configure(
         UsageError: no such model or method, other steps, a model that has no denoiser to learn from, or a method whose
             students begin as their teacher.
     """
-    if steps not in STEPS:
-        raise UsageError(f"--steps must be one of {', '.join(map(str, STEPS))}, got {steps}")
+    check_student_steps(steps)
     student_of = lookup(DISTILLATIONS, method, "distillation method")
     folder = find_model(model).resolve()
     run = saved_config(folder)

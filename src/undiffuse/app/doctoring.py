@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
+from undiffuse.app.early import names_run
+from undiffuse.app.early_numbers import check_examination
+from undiffuse.app.early_out import check_file
 from undiffuse.app.models import find_model, pick_device
 from undiffuse.app.real import held_out_data, own_data
 from undiffuse.app.show import console, counting, say
@@ -18,12 +21,12 @@ from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.dataset import Dataset
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, Finding, examine
-from undiffuse.doctor.duplicates import NEAR
+from undiffuse.doctor.limits import NEAR
 from undiffuse.doctor.pictures import DataSubject
 from undiffuse.doctor.runs import CheckpointState, RunSubject
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
-from undiffuse.files import check_writable, write_json
+from undiffuse.files import write_json
 from undiffuse.metrics.features import fitting_features
 from undiffuse.sealed import sealed
 from undiffuse.systems.record import read_record
@@ -33,7 +36,6 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import counted
-from undiffuse.zoo import bundled_models
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
@@ -68,8 +70,8 @@ def doctor(
     Raises:
         UsageError: nothing of that name, options that do not fit it, or a file that cannot be written.
     """
-    is_run = _is_run(subject)
-    _check_options(is_run, near, num, recipe, data)
+    is_run = names_run(subject)
+    check_examination(is_run, near, num, recipe, data)
     out = _place(subject, is_run, json)
     with claimed(out), counting("examining") as observer:
         if is_run:
@@ -90,31 +92,8 @@ def _place(subject: str, is_run: bool, asked: Path | None) -> Path | None:
     """Where the findings are written, if anywhere; refused before anything is examined."""
     folder = Path(subject).expanduser()
     out = asked or (folder / "doctor.json" if is_run and folder.is_dir() else None)
-    if out is not None and out.is_dir():
-        raise UsageError(f"--json {out} is a folder; name a file such as {out / 'doctor.json'}")
-    if out is not None:
-        check_writable(out)
+    check_file(out, "doctor.json", "--json")
     return out
-
-
-def _is_run(subject: str) -> bool:
-    folder = Path(subject).expanduser()
-    return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
-
-
-def _check_options(is_run: bool, near: float | None, num: int | None, recipe: str | None, data: str | None) -> None:
-    if is_run and near is not None:
-        raise UsageError("--near is for data, and this is a run; leave it out")
-    if is_run and recipe is not None:
-        raise UsageError("--recipe is for data, and this is a run, which has its own; leave it out")
-    if not is_run and data is not None:
-        raise UsageError("--data is for runs, and this is data itself; leave it out")
-    if not is_run and num is not None:
-        raise UsageError("--num is for runs, and this is data; leave it out")
-    if near is not None and not 0 < near < 1:
-        raise UsageError(f"--near must lie between 0 and 1, got {near:g}; the default is {NEAR:g}")
-    if num is not None and num < 1:
-        raise UsageError(f"--num must be at least 1, got {num}")
 
 
 def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataSubject:

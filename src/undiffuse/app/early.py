@@ -127,10 +127,15 @@ def check_solver(name: str) -> None:
         raise UsageError(f"unknown solver {name!r}; {nearest(name, SOLVERS)}")
 
 
+def names_run(subject: str) -> bool:
+    """Whether what may be a run, a model or data is no data."""
+    folder = Path(subject).expanduser()
+    return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
+
+
 def check_subject(subject: str) -> None:
     """Refuse what is neither a model nor data."""
-    folder = Path(subject).expanduser()
-    if not (folder / "config.json").is_file() and (folder.exists() or subject not in bundled_models()):
+    if not names_run(subject):
         check_data(subject)
 
 
@@ -138,9 +143,16 @@ def check_theory(model: str, process: str | None, device: str, weights: str) -> 
     """Refuse what is neither a model nor the exact one of a source, or a process that is none."""
     check_spec("process", process)
     if not model.startswith(EXACT):
+        refuse_process(process)
         check_model(model, device, weights)
     elif (name := model.removeprefix(EXACT)) not in (names := names_in(REGISTRIES["exact distribution"])):
         raise UsageError(f"no exact distribution {name!r}; {nearest(name, names)}")
+
+
+def refuse_process(process: str | None) -> None:
+    """Refuse another process than a trained model's own."""
+    if process is not None:
+        raise UsageError("--process is for exact:NAME; a trained model has its own process")
 
 
 def check_training_study(recipe: str, overrides: Sequence[str], data: str | None, device: str) -> None:

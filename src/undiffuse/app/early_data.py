@@ -6,8 +6,9 @@ looked at with their values. Nothing of ``data`` is imported where no data is na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from undiffuse.app.outline import names_in, options_of, rows_of
 from undiffuse.errors import UsageError
@@ -57,17 +58,63 @@ def _check_path(spec: str) -> bool:
     return False
 
 
-def check_source(spec: str, options: Sequence[str], augment: str | None = None) -> None:
-    """Refuse what names no data, options that it does not have, and an augmentation that is none."""
-    if augment is not None and augment not in (known := names_in(_AUGMENTATIONS)):
-        raise UsageError(f"unknown augmentation {augment!r}; {nearest(augment, known)}")
+def check_augmentation(name: str | None) -> None:
+    """Refuse an augmentation that is none."""
+    if name is not None and name not in (known := names_in(_AUGMENTATIONS)):
+        raise UsageError(f"unknown augmentation {name!r}; {nearest(name, known)}")
+
+
+def check_sheet(augment: str | None, sheet: str | Path | None) -> None:
+    """Refuse an augmentation that there is nothing to show on."""
+    if augment is not None and sheet is None:
+        raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
+
+
+def check_said_of(data: str | None, options: Sequence[str]) -> None:
+    """Refuse options of data that none is named for, and what ``check_source`` does."""
+    if options and data is None:
+        raise UsageError(f"{options[0]} is said of the data that --data names, and none is named; add --data SRC")
+    check_source(data, options)
+
+
+def check_source(spec: str | None, options: Sequence[str], given: Mapping[str, Any] | None = None) -> None:
+    """Refuse what names no data, and options that it does not have or that have no such value.
+
+    Args:
+        given: the values of options that have a name of their own, with ``None`` for what was not given.
+    """
     check_data(spec)
+    if spec is None:
+        return
     _check_keys(spec.partition(":")[0], options)
-    if options:
+    if options or any(value is not None for value in (given or {}).values()):
         from undiffuse.app.sources import configured
         from undiffuse.data.spec import source_config_for
 
-        configured(source_config_for(spec), options)
+        configured(source_config_for(spec), options, given)
+
+
+def check_prepare_settings(filters: Sequence[str], on_error: str) -> None:
+    """Refuse filters and words that ``data prepare`` does not know."""
+    if filters or on_error not in ("fail", "skip"):
+        from undiffuse.app.sources import prepare_settings
+
+        prepare_settings(filters, False, on_error)
+
+
+def check_pair(specs: Sequence[str], options: Sequence[str], size: str | None) -> None:
+    """Refuse what names no data, options that none of them has, and a size that is none."""
+    for spec in specs:
+        check_data(spec)
+    if not options and size is None:
+        return
+    from undiffuse.app.sources import configured, known_options, refuse_unknown, sized
+    from undiffuse.data.spec import source_config_for
+
+    sources = [source_config_for(spec) for spec in specs]
+    refuse_unknown(sources, options)
+    asked = [configured(source, known_options(source, options)) for source in reversed(sources)]
+    sized(asked[0], size)
 
 
 def _check_keys(name: str, options: Sequence[str]) -> None:

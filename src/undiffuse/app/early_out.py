@@ -5,13 +5,36 @@ What is said here is certain whatever else stands there; the commands look at th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.files import check_folder_to_be, check_not_kept, check_writable, is_bare, is_passing
+from undiffuse.files import check_folder_to_be, check_own_folder, check_writable, is_bare, is_passing
+from undiffuse.systems.sample_files import OWN_FILES
 
 #: The sheet that the demo puts into its folder before there is a run.
 BUNDLED_SHEET = "bundled.png"
+
+
+class Results(NamedTuple):
+    """A kind of results that has a folder of its own.
+
+    Attributes:
+        noun: what they are, in the plural or with an article.
+        marker: the file that each such folder has.
+        own: the names of all files that it may have; ``--overwrite`` deletes no other.
+    """
+
+    noun: str
+    marker: str
+    own: re.Pattern[str]
+
+
+SAMPLES = Results("samples", "samples.json", OWN_FILES)
+LATENTS = Results("latents", "encode.json", re.compile(r"latents\.npy|encode\.json|roundtrip\.png"))
+EXPORTED = Results("an exported model", "config.json", re.compile(r"config\.json|model\.safetensors|model_card\.md"))
+STUDY = Results("a study", "study.json", re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md"))
 
 
 def check_out(out: str | Path | None) -> None:
@@ -20,17 +43,42 @@ def check_out(out: str | Path | None) -> None:
         check_folder_to_be(Path(out))
 
 
-def check_file(out: str | Path | None) -> None:
-    """Refuse what may not be written to."""
-    if out is not None:
-        check_writable(Path(out))
+def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> None:
+    """Refuse what may not be written to, and a folder in a file's place."""
+    if out is None:
+        return
+    if (out := Path(out)).is_dir():
+        raise UsageError(f"{option} {out} is a folder; name a file such as {out / such_as}")
+    check_writable(out)
 
 
-def check_results(out: str | Path | None, noun: str, marker: str, overwrite: bool) -> None:
+def check_results(out: str | Path | None, kind: Results, overwrite: bool) -> None:
     """Refuse what no folder of results can be made of, and results of the same kind that may not go."""
     if out is not None:
-        check_folder_to_be(Path(out))
-        check_not_kept(Path(out), noun, marker, overwrite=overwrite)
+        check_own_folder(Path(out), *kind, overwrite=overwrite)
+
+
+def check_export(out: str | Path, model: str | Path, overwrite: bool) -> None:
+    """The same of an exported model, which may not replace the one that it is of."""
+    check_results(out := Path(out), EXPORTED, overwrite)
+    if out.exists() and out.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {out} is the model itself; name another folder")
+
+
+def study_folder(study: str, model: str | Path) -> Path:
+    """Where a study of a model goes unless another folder is named."""
+    return Path("studies") / f"{study}-{Path(model).resolve().name}"
+
+
+def check_study_folder(out: str | Path) -> None:
+    """Refuse what no study of several trainings can be put into, or gone on with.
+
+    Args:
+        out: of the study, with ``cells/`` and ``runs/`` in it where it was interrupted.
+    """
+    check_folder_to_be(out := Path(out))
+    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
+        raise UsageError(f"--out {out} holds something other than this study; name another folder")
 
 
 def check_new_run(out: str | Path | None, resume: bool) -> None:

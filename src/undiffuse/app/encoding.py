@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.early import check_solver
+from undiffuse.app.early_numbers import ADAPTIVE, check_items, check_solver_steps
+from undiffuse.app.early_out import LATENTS, check_results
 from undiffuse.app.real import held_out_data
 from undiffuse.app.show import counting, say
 from undiffuse.claims import writes_to
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder, replacing, write_json
+from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.observer import Tell
 from undiffuse.samplers.base import Blocked
@@ -30,7 +30,6 @@ from undiffuse.wording import counted
 #: Pictures followed at a time, and shown in ``roundtrip.png``.
 _ROWS, _SHOWN = 16, 16
 _DEFAULT_STEPS = 50
-_OWN = re.compile(r"latents\.npy|encode\.json|roundtrip\.png")
 
 
 @writes_to("out")
@@ -58,9 +57,8 @@ def encode_to_folder(
         UsageError: data of another shape, an unknown solver, or a folder that holds something.
     """
     num_steps = _num_steps(sampler, steps)
-    if num < 1:
-        raise UsageError(f"at least 1 item must be asked for, got {num}")
-    check_own_folder(out, "latents", "encode.json", _OWN, overwrite=overwrite)
+    check_items(num)
+    check_results(out, LATENTS, overwrite)
     dataset = held_out_data(model, source, options)
     rows = evenly_spaced(len(dataset), num)
     items = dataset.fetch(rows).x_0
@@ -96,13 +94,10 @@ def encode_to_folder(
 
 def _num_steps(sampler: str, steps: int | None) -> int | None:
     check_solver(sampler)
-    if sampler == "heun":
-        if steps is not None and steps < 1:
-            raise UsageError(f"--steps must be at least 1, got {steps}")
-        return steps if steps is not None else _DEFAULT_STEPS
-    if steps is not None:
-        raise UsageError("rk45 picks its own steps; leave --steps out or take --sampler heun")
-    return None
+    check_solver_steps(sampler, steps)
+    if sampler == ADAPTIVE:
+        return None
+    return steps if steps is not None else _DEFAULT_STEPS
 
 
 def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from undiffuse.app.early_data import check_said_of
+from undiffuse.app.early_out import check_file
 from undiffuse.app.real import real_data
 from undiffuse.app.show import counting, results_table, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
-from undiffuse.errors import UsageError
 from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, default_metrics, evaluate
-from undiffuse.files import check_writable, write_json
+from undiffuse.files import write_json
 from undiffuse.images import grid_of, save_png
 from undiffuse.models.options import SamplingOptions
 from undiffuse.registry import make
@@ -41,13 +42,10 @@ def evaluate_to_file(
         use_cache: take results from the user's cache where they are there, and keep new ones in it.
         options: ``key=value`` of the source that ``data`` names.
     """
-    if options and data is None:
-        raise UsageError(f"{options[0]} is said of the data that --data names, and none is named; add --data SRC")
+    check_said_of(data, options)
     check_metrics(metrics)
     _check_sampling(protocol)
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file such as {out / 'evaluation.json'}")
-    check_writable(out)
+    check_file(out, "evaluation.json")
     load_train, held_out = real_data(model, data, options)
     with counting("evaluating") as observer:
         subject = Subject(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))

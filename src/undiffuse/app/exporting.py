@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.app.early_numbers import check_tuning
+from undiffuse.app.early_out import check_export
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder, replacing
+from undiffuse.files import replacing
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
@@ -29,8 +31,6 @@ from undiffuse.wording import command, counted
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
 NUM_SEEDS = 64
 _TUNING_SEED, _CHECKING_SEED = 10**9, 2 * 10**9
-#: The files of an exported model; --overwrite deletes no other.
-_OWN = re.compile(r"config\.json|model\.safetensors|model_card\.md")
 _SECTION = "## Sampling"
 #: Lines of a bundled model's card that hold for its own folder alone.
 _STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
@@ -64,9 +64,7 @@ def export_model(
         UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
             temperature that is none or for a model that has none.
     """
-    check_own_folder(out, "an exported model", "config.json", _OWN, overwrite=overwrite)
-    if out.exists() and out.resolve() == model.path.resolve():
-        raise UsageError(f"--out {out} is the model itself; name another folder")
+    check_export(out, model.path, overwrite)
     tensors = _weights(model.system, bf16)
     kept = _kept_temperature(model, temperature)
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
@@ -123,8 +121,7 @@ def _tuned(
         raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
     for steps in tune_steps:
         check_tunable(sampler, steps)
-    if not 0 < tolerance < float("inf") or seeds < 1:
-        raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
+    check_tuning(tolerance, seeds)
     with counting("solving finely") as observer:
         observer.progress(0, 2)
         trial = _trial(model, system, _TUNING_SEED, seeds, temperature).solved()

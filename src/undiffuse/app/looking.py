@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from undiffuse.app.early_data import check_sheet
 from undiffuse.app.show import say, table
 from undiffuse.app.sources import as_recipe_reads, configured
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import contact_sheet, describe
 from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
-from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.images import save_png
 from undiffuse.registry import lookup
@@ -36,8 +36,7 @@ def show_data(
     Raises:
         UsageError: options that the source does not have, no such row, none without a sheet, or one for points.
     """
-    if augment is not None and sheet is None:
-        raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
+    check_sheet(augment, sheet)
     augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
     config = configured(as_recipe_reads(source_config_for(source), recipe), options)
     dataset = load_dataset(config)

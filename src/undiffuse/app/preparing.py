@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.app.overrides import read_options
+from undiffuse.app.early_numbers import check_workers
 from undiffuse.app.show import Working, say, table
-from undiffuse.app.sources import configured
-from undiffuse.config import validate
+from undiffuse.app.sources import configured, prepare_settings
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig
 from undiffuse.data.decoding.remarks import STORED
-from undiffuse.data.prepare import PrepareSettings, prepare
-from undiffuse.data.prepare.settings import Filters
+from undiffuse.data.prepare import prepare
 from undiffuse.errors import UsageError
 from undiffuse.wording import command, counted, quoted
 
@@ -50,15 +48,9 @@ def prepare_to_file(
         given: the same from options of their own, with ``None`` for what was not given.
         filters: ``key=value`` of ``Filters``.
     """
-    if workers is not None and not 1 <= workers <= 1024:
-        raise UsageError(f"--workers must be in 1..1024, got {workers}")
+    check_workers(workers)
     config = configured(_source_of_pictures(source), options, given)
-    words = {
-        "filters": read_options(Filters, filters, "--filter").model_dump(),
-        "duplicates": "keep" if keep_duplicates else "drop",
-        "on_error": "skip" if getattr(config, "on_error", "fail") == "skip" else on_error,
-    }
-    settings = validate(PrepareSettings, words, "prepare")
+    settings = prepare_settings(filters, keep_duplicates, on_error, getattr(config, "on_error", "fail"))
     with Working() as observer:
         manifest = prepare(config, out, settings, workers=workers, overwrite=overwrite, observer=observer)
     _show(manifest, out)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from undiffuse.app.early_out import check_file
 from undiffuse.app.models import load, results_folder, spoken_name
 from undiffuse.app.real import own_data
 from undiffuse.app.reproducing import reproducing_command
@@ -21,7 +22,6 @@ from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
-from undiffuse.files import check_writable
 from undiffuse.observer import Tell
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
@@ -56,9 +56,7 @@ def report(
     """
     models = [load(run, device) for run in runs]
     path = out or (results_folder(models[0].path) / "report.html" if len(models) == 1 else Path("comparison.html"))
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder; name a file such as {path / 'report.html'}")
-    check_writable(path)
+    check_file(path, "report.html")
     names = _names(models)
     asked = [read_study(folder) for folder in studies]
     with claimed(path):

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from undiffuse.app.early_out import SAMPLES, check_results
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder
 from undiffuse.images import fill_png, picture_of
 from undiffuse.models.options import SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sample_record import shared_record
-from undiffuse.systems.sample_set import OWN_FILES, SHOWN, SampleSet
+from undiffuse.systems.sample_set import SHOWN, SampleSet
 from undiffuse.systems.saved import Model, check_seeds
 from undiffuse.version import __version__
 from undiffuse.wording import counted
@@ -54,7 +54,7 @@ def sample_to_folder(
     Raises:
         UsageError: ``out`` holds something already, or a request that the model cannot serve.
     """
-    check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=overwrite)
+    check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
     request = SampleRequest(seeds, options, batch_size=batch_size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from undiffuse.app.early_numbers import check_passes
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
 from undiffuse.app.training import split_data, train
@@ -78,9 +79,7 @@ def small_data(
         UsageError: senseless numbers, too few pictures, or a folder that holds something else.
     """
     check_study(out, images=None, samples=1, seed=seed)
-    for name, value in (("pictures", pictures), ("epochs", epochs), ("every", every)):
-        if value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+    check_passes(pictures, epochs, every)
     source = source_config_for(data)
     if not isinstance(source, PictureConfig):
         raise UsageError(f"the study 'small-data' is for pictures, {source.model_dump()['name']!r} makes points")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undiffuse.app.overrides import apply_overrides, read_value
+from undiffuse.app.overrides import apply_overrides, read_options, read_value
 from undiffuse.config import validate
-from undiffuse.data.config import SourceConfig
+from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.prepare.settings import Filters, PrepareSettings
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 
@@ -56,3 +57,40 @@ def read_option(option: str) -> tuple[str, Any]:
 def known_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
     """Those of the options that this source knows, where they are meant for several at once."""
     return [option for option in options if read_option(option)[0] in type(config).model_fields]
+
+
+def refuse_unknown(sources: Sequence[SourceConfig], options: Sequence[str]) -> None:
+    """An option that none of several sources knows is refused in the words of the last."""
+    for option in options:
+        if sources and not any(known_options(source, [option]) for source in sources):
+            configured(sources[-1], [option])
+
+
+def sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
+    """A source of images brought to the size that ``--size`` says.
+
+    Raises:
+        UsageError: no size.
+    """
+    if size is None or not isinstance(source, PictureConfig):
+        return source
+    return validate(type(source), {**source.model_dump(), "size": size}, "--size")
+
+
+def prepare_settings(
+    filters: Sequence[str], keep_duplicates: bool, on_error: str, of_source: str = "fail"
+) -> PrepareSettings:
+    """What ``data prepare`` leaves out, from the words of the command line.
+
+    Args:
+        filters: ``key=value`` of ``Filters``.
+        of_source: the source's own ``on_error``, which may say ``skip`` as well.
+    Raises:
+        UsageError: an unknown filter or word, or a value out of range.
+    """
+    words = {
+        "filters": read_options(Filters, filters, "--filter").model_dump(),
+        "duplicates": "keep" if keep_duplicates else "drop",
+        "on_error": "skip" if of_source == "skip" else on_error,
+    }
+    return validate(PrepareSettings, words, "prepare")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.app.early import EXACT
+from undiffuse.app.early import EXACT, refuse_process
+from undiffuse.app.early_numbers import check_points
+from undiffuse.app.early_out import STUDY, check_results, study_folder
 from undiffuse.app.models import load
 from undiffuse.app.overrides import read_options
 from undiffuse.app.real import own_data
@@ -19,6 +20,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
+from undiffuse.limits import check_seed
 from undiffuse.observer import OnProgress
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
@@ -29,9 +31,6 @@ from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
 from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
-
-#: The names of all files that a study of a model writes.
-_OWN_FILES = re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md")
 
 
 @known_keywords
@@ -57,14 +56,13 @@ def study(
     Raises:
         UsageError: no such study, model or option, a model of points, or a folder that holds something else.
     """
-    if seed < 0:
-        raise UsageError(f"--seed must be a whole number from 0 on, got {seed}")
+    check_seed(seed)
     row = lookup(MODEL_STUDIES, name, "study")
     chosen = read_options(resolve(row.options), options, f"study {name!r}")
     loaded = load(model, device, weights)
     check_pictures(loaded, name)
-    folder = Path(out) if out is not None else Path("studies") / f"{name}-{loaded.path.resolve().name}"
-    check_own_folder(folder, "a study", "study.json", _OWN_FILES, overwrite=True)
+    folder = Path(out) if out is not None else study_folder(name, loaded.path)
+    check_results(folder, STUDY, overwrite=True)
     subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
     with claimed(folder), replacing(folder) as temporary, counting(name) as observer:
         temporary.mkdir(parents=True)
@@ -91,19 +89,15 @@ def theory(
     Raises:
         UsageError: no such model or source, a model of pictures, or a folder that holds something else.
     """
-    if num < 50:
-        raise UsageError(f"--num must be at least 50 for distances to mean anything, got {num}")
-    if seed < 0:
-        raise UsageError(f"--seed must be a whole number from 0 on, got {seed}")
+    check_points(num, seed)
     if model.startswith(EXACT):
         subject, facts = _exact(model, process or "vp", num, seed)
         folder = out or Path("studies") / f"theory-{model.removeprefix(EXACT)}-exact"
     else:
-        if process is not None:
-            raise UsageError("--process is for exact:NAME; a trained model has its own process")
+        refuse_process(process)
         loaded = load(model, device, weights)
         subject, facts = _trained(loaded, model, num, seed)
-        folder = out or Path("studies") / f"theory-{loaded.path.resolve().name}"
+        folder = out or study_folder("theory", loaded.path)
     check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
     with claimed(folder), replacing(folder) as temporary, counting("drawing") as bar:
         temporary.mkdir(parents=True)

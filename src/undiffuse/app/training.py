@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from undiffuse.app.beginning import check_beginning, config_file, record_in
 from undiffuse.app.early_out import check_no_other, run_is_there
 from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
@@ -26,8 +27,8 @@ from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.observer import Silent
 from undiffuse.progress import duration
-from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.sealed import is_changed, read_json
+from undiffuse.recipes import get_recipe
+from undiffuse.sealed import is_changed
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.systems.record import check_format, other_part
@@ -58,15 +59,11 @@ def configure(
     Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
     its features too many.
     """
+    check_beginning(recipe, data, file, resume, out)
     source = source_config_for(data) if data is not None else None
     if file is not None:
-        if recipe is not None or resume:
-            other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
-            raise UsageError(f"--config says the whole configuration, and so does {other}; leave one of them out")
         return apply_overrides(config_in(file), overrides, source)
-    if recipe is not None:
-        _refuse_data_as_recipe(recipe, data)
-    elif data is not None and source is not None and not resume:
+    if recipe is None and data is not None and source is not None and not resume:
         proposal = proposal_for(source, overrides, device)
         say(proposal_text(proposal, data, overrides))
         recipe, overrides = proposal.recipe, apply_proposal(proposal, overrides)
@@ -74,23 +71,8 @@ def configure(
         overrides = ["quality_every_images=0", *overrides]
     if recipe is not None:
         return apply_overrides(get_recipe(recipe), overrides, source)
-    if not resume or out is None:
-        raise UsageError(
-            "name your images with --data FOLDER, and a recipe that fits them is chosen; or name a recipe "
-            "('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR"
-        )
+    assert out is not None
     return apply_overrides(saved_config(out), overrides, source)
-
-
-def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
-    """Say what to type where a recipe is expected and data is named.
-
-    Raises:
-        UsageError: no recipe is called so, but a file or folder is.
-    """
-    if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
-        typed = command("train", "--data", recipe)
-        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {typed}")
 
 
 def config_in(file: Path) -> RunConfig:
@@ -101,22 +83,12 @@ def config_in(file: Path) -> RunConfig:
     Raises:
         UsageError: no such file, or one that holds no configuration.
     """
-    file = file / "config.json" if file.is_dir() else file
-    try:
-        record = read_json(file)
-    except OSError as error:
-        raise UsageError(f"--config {file} cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise UsageError(f"--config {file} is no JSON ({error}); name a run's config.json") from None
-    if not isinstance(record, dict):
-        raise UsageError(f"--config {file} holds no configuration: expected a JSON object; name a run's config.json")
+    record, file = record_in(file), config_file(file)
     if is_changed(record):
         warn(f"{file} was changed after it was written; the run is of what it says now")
     whole = "format_version" in record
     if whole:
         check_format(record["format_version"], str(file))
-    if whole and not isinstance(record.get("config"), dict):
-        raise UsageError(f"--config {file} lacks its part config; name a run's config.json")
     return validate(RunConfig, record["config"] if whole else record, f"--config {file}")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from undiffuse.app.early_numbers import check_trainings
+from undiffuse.app.early_out import check_study_folder
 from undiffuse.app.models import load
 from undiffuse.app.show import say
 from undiffuse.app.training import train
-from undiffuse.errors import UsageError
-from undiffuse.files import check_writable
 from undiffuse.progress import duration, is_off
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
@@ -51,17 +51,8 @@ def check_study(out: Path, *, images: int | None, samples: int, seed: int, fewes
     Raises:
         UsageError: one line that says which.
     """
-    if images is not None and images < 1:
-        raise UsageError(f"--images must be at least 1, got {images}")
-    if samples < fewest_samples:
-        raise UsageError(f"--num must be at least {fewest_samples}, got {samples}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed must be a whole number from 0 to 2**63 - 1, got {seed}")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
-        raise UsageError(f"--out {out} holds something other than this study; name another folder")
-    check_writable(out)
+    check_trainings(images, samples, seed, fewest_samples)
+    check_study_folder(out)
 
 
 def trained(config: RunConfig, run: Path, device: str) -> Model:

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from undiffuse.doctor.limits import NEAR
+
 #: Longest side of a thumbnail.
 SIDE = 32
-#: d below which two pictures are called the same.
-NEAR = 0.07
 #: Frequencies kept each way.
 _FREQUENCIES = 4
 #: Candidates at most; beyond that the limit on signatures is halved.

@@ -20,7 +20,8 @@ from undiffuse.data.config import EncodedConfig, FolderConfig, PictureConfig, So
 from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.load import list_source
 from undiffuse.data.split import held_out_rows
-from undiffuse.doctor.duplicates import NEAR, Pairs, near_pairs, thumbnails
+from undiffuse.doctor.duplicates import Pairs, near_pairs, thumbnails
+from undiffuse.doctor.limits import NEAR
 from undiffuse.doctor.survey import Survey, survey_folder
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
-from undiffuse.errors import UsageError
+from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.systems.saved import check_seeds
 
@@ -55,8 +55,7 @@ class Protocol:
     def __post_init__(self) -> None:
         counts = ("num", "batch_size", "bound_images", "bound_steps", "bound_random_images", "bound_random_terms")
         for name in (*counts, "bound_draws", "likelihood_images", "likelihood_probes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_at_least(name, getattr(self, name))
         check_seeds(self.seed, self.num)
 
 

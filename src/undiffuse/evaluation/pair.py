@@ -15,6 +15,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import spread
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.gather import summary_of
+from undiffuse.limits import check_at_least
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import SetSummary
@@ -44,8 +45,8 @@ class Pair:
     observer: Observer = SILENT
 
     def __post_init__(self) -> None:
-        if self.num is not None and self.num < 1:
-            raise UsageError(f"num must be at least 1, got {self.num}")
+        if self.num is not None:
+            check_at_least("num", self.num)
         for dataset in (self.made, self.held):
             if not dataset.space.is_image:
                 raise UsageError(f"sets of pictures are compared, {dataset.name!r} holds points of {dataset.shape}")

@@ -18,6 +18,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
+from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled
 
@@ -66,8 +67,7 @@ class SampleRequest:
     take: Callable[[int, Sampled], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_at_least("batch_size", self.batch_size)
 
     @classmethod
     def of(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.core.space import Space
-from undiffuse.errors import UsageError
 from undiffuse.files import explained, put_in_place
 from undiffuse.images import fill_png, picture_of
+from undiffuse.systems.sample_files import check_grid
 from undiffuse.systems.sample_record import write_record
 
 #: Images in ``grid.png`` unless told otherwise: one of all is large and shows nothing.
 SHOWN = 256
-#: The names of all files that a set may have; ``--overwrite`` deletes no other.
-OWN_FILES = re.compile(r"\d{6,}\.png|(grid|progressive)\.png|samples\.(json|npy)|progressive\.npz|costs\.json")
-
 #: So many files are synced before the folder is on its way.
 _MANY = 1000
 _COSTS, _POINTS = "costs.json", "points.f32"
@@ -57,8 +53,7 @@ class SampleSet:
         shown: int = SHOWN,
         made_by: str = "",
     ) -> None:
-        if shown < 1:
-            raise UsageError(f"a grid needs at least 1 image, got {shown}")
+        check_grid(shown)
         self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
         self.shown, self.points = shown, not Space.of_data(shape).is_image
         asked = json.dumps([made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True)

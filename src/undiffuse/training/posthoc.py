@@ -29,11 +29,11 @@ from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
 from undiffuse.systems.saved import read_weights, save_weights
 from undiffuse.training.config import PosthocConfig
+from undiffuse.training.widths import WIDEST as WIDEST
+from undiffuse.training.widths import check_width
 
 #: Folder of a run with its snapshots.
 SNAPSHOTS = "snapshots"
-#: Widest profile: gamma = 0, the plain mean of all weights so far.
-WIDEST = 12**-0.5
 
 
 def exponent(sigma_rel: float) -> float:
@@ -47,8 +47,7 @@ def exponent(sigma_rel: float) -> float:
         >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
         (16.97, 6.94)
     """
-    if not 0 < sigma_rel <= WIDEST + 1e-9:
-        raise UsageError(f"sigma_rel must be above 0 and at most {WIDEST:.4f}, got {sigma_rel}")
+    check_width(sigma_rel)
     inverse = sigma_rel**-2
     return float(max(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max(), 0.0))
 

@@ -28,8 +28,9 @@ from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
+from undiffuse.data.prepared import check_archive
 from undiffuse.errors import UsageError
-from undiffuse.files import check_writable, explained
+from undiffuse.files import explained
 from undiffuse.observer import SILENT, Observer
 from undiffuse.wording import counted
 
@@ -75,7 +76,8 @@ def prepare(
         RunError: a full disk, or a worker that was killed.
     """
     settings = settings or PrepareSettings()
-    _check_out(out, overwrite)
+    check_archive(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(config, EncodedConfig):
         config = config.model_copy(update={"on_error": settings.on_error})
     with contextlib.suppress(AttributeError):
@@ -85,16 +87,6 @@ def prepare(
     task = _Task(config, originals, out, settings, workers or num_cores(), observer)
     with explained(out):
         return task.run(overwrite)
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.suffix.lower() != ".zip":
-        raise UsageError(f"--out {out}: expected the name of an archive, ending in .zip")
-    if out.is_dir() or (out.exists() and not overwrite):
-        what = "is a folder; name a file" if out.is_dir() else "is there already; name another or add --overwrite"
-        raise UsageError(f"--out {out} {what}")
-    check_writable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_itself(source: Path, out: Path) -> None:

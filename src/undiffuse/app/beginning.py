@@ -1,0 +1,70 @@
+"""What a training begins from: a recipe, data, a file with a configuration, or a run to go on with.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from undiffuse.errors import UsageError
+from undiffuse.recipes import RECIPES
+from undiffuse.sealed import read_json
+from undiffuse.wording import command
+
+
+def check_beginning(recipe: str | None, data: str | None, file: Path | None, resume: bool, out: Path | None) -> None:
+    """Refuse what says too much or too little.
+
+    Raises:
+        UsageError: says what to add or to leave out.
+    """
+    if file is not None and (recipe is not None or resume):
+        other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
+        raise UsageError(f"--config says the whole configuration, and so does {other}; leave one of them out")
+    if recipe is not None:
+        _refuse_data_as_recipe(recipe, data)
+    elif file is None and not (resume and out is not None) and (data is None or resume):
+        raise UsageError(
+            "name your images with --data FOLDER, and a recipe that fits them is chosen; or name a recipe "
+            "('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR"
+        )
+
+
+def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
+    """Say what to type where a recipe is expected and data is named."""
+    if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
+        typed = command("train", "--data", recipe)
+        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {typed}")
+
+
+def check_resumed(out: Path | None, resume: bool) -> None:
+    """Refuse to go on with what is not named."""
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+
+
+def record_in(file: Path) -> dict[str, Any]:
+    """The JSON object in a file, or in the ``config.json`` of a folder.
+
+    Raises:
+        UsageError: no such file, or one that holds no configuration.
+    """
+    file = config_file(file)
+    try:
+        record = read_json(file)
+    except OSError as error:
+        raise UsageError(f"--config {file} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UsageError(f"--config {file} is no JSON ({error}); name a run's config.json") from None
+    if not isinstance(record, dict):
+        raise UsageError(f"--config {file} holds no configuration: expected a JSON object; name a run's config.json")
+    if "format_version" in record and not isinstance(record.get("config"), dict):
+        raise UsageError(f"--config {file} lacks its part config; name a run's config.json")
+    return record
+
+
+def config_file(file: Path) -> Path:
+    """The file itself, where a folder is named."""
+    return file / "config.json" if file.is_dir() else file
