@@ -4,7 +4,8 @@
 
 Every line is a process of its own, started as the installed program starts, and they take turns. What counts is the
 processor's time, user and system, which others on the machine do not take; seconds on the clock stand beside it. A line
-must be answered in one line with exit code 2. A wrong name is to take less than 0.3 s.
+must be answered in one line with exit code 2. A wrong name is to take less than 0.3 s, and so is a number that is out
+of range by itself; what the configuration's own models have to be asked is to come before torch is imported.
 """
 
 from __future__ import annotations
@@ -46,6 +47,30 @@ NAMES = {
     "a key": "train flow-mnist num_image=5",
     "a key of a row": "train flow-mnist system.network.chanels=8",
     "a row": "train flow-mnist system.process=vpsd",
+    "a key of another row": "train flow-mnist system.network.mlp_ratio=4",
+    "a key of another process": "train flow-mnist system.process.beta_min=0.1",
+    "a section of another system": "train flow-mnist system.generator.channels=8",
+    "no images": "sample mnist -n 0",
+    "a seed": "sample mnist --seed -1",
+    "no batch": "sample mnist --batch-size 0",
+    "no images in the grid": "sample mnist --shown 0",
+    "no samples to measure": "evaluate mnist --num 0",
+    "no images for the bound": "evaluate mnist --bound-images 0",
+    "no images to compare": "compare digits digits --num 0",
+    "no items to encode": "encode mnist digits --out new -n 0",
+    "steps of no student": "distill mnist --steps 3",
+    "no tolerance": "export mnist --out new --tune-steps 10 --tolerance 0",
+    "how near": "doctor digits --near 2",
+    "no workers": "data prepare digits --out new.zip --workers 0",
+    "too few points": "study theory exact:rings --num 3",
+    "no pictures to study": "study small-data --data digits --pictures 0",
+    "an option at odds": "doctor digits --num 3",
+    "nothing to train on": "train",
+    "nothing to go on with": "train flow-mnist --resume",
+    "--out is a file": "sample mnist --out {file}",
+    "--out is not empty": "train flow-mnist --data digits --out {full}",
+    "--out holds something else": "sample mnist --out {full}",
+    "--out is a folder": "evaluate mnist --out {full}",
 }
 OTHERS = {
     "help": "--help",
@@ -56,10 +81,17 @@ OTHERS = {
     "a value out of range": "train flow-mnist optimizer.learning_rate=-1",
     "a value of a network": "train flow-mnist system.network.channels=abc",
     "a value of a system": "train flow-mnist system.label_dropout=2",
-    "a key of another row": "train flow-mnist system.network.mlp_ratio=4",
-    "no images": "sample mnist -n 0",
-    "--out is a file": "sample mnist --out {file}",
-    "--out is not empty": "train flow-mnist --data digits --out {full}",
+    "a key of a row that is changed": "train flow-mnist system.process=vp system.process.num_steps=30",
+    "keys at odds": "train flow-mnist micro_batch_images=7",
+    "keys of a network at odds": "train flow-mnist system.network.num_heads=7",
+    "keys of a system at odds": "train flow-mnist system.learned_variance=true",
+    "a process's option": "train flow-mnist system.process=vp system.process.beta_min=30",
+    "guidance without classes": "sample letters --guidance 3",
+    "steps of the grid": "sample mnist --steps 0",
+    "a temperature": "sample mnist --temperature -1",
+    "an option of a study": "study sweep mnist num=0",
+    "a value of data": "data info digits size=-1",
+    "a size": "compare digits digits --size 0",
 }
 
 

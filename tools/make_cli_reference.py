@@ -1,8 +1,8 @@
-"""Write docs/reference/cli.md, and the table by which the program reads a line at once, from the command line itself.
+"""Write docs/reference/cli.md, and the tables by which the program reads a line at once, from the program itself.
 
     python tools/make_cli_reference.py
 
-Tests compare both with what this makes, so neither is ever older than the program.
+Tests compare them with what this makes, so none is ever older than the program.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 from undiffuse.app.cli import app
+from undiffuse.recipes import RECIPES, get_recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
 TABLE = PAGE.parents[2] / "src" / "undiffuse" / "app" / "command_lines.json"
+RECIPE_TABLE = TABLE.with_name("recipes.json")
 
 HEAD = """# Command line
 
@@ -100,11 +103,32 @@ def _facts(parameter: Any, context: Any) -> dict[str, str]:
 
 def table_text() -> str:
     """The table as the file has it: a command a line."""
-    rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table().items()]
-    return "{\n" + ",\n".join(rows) + "\n}\n"
+    return _lines(table())
+
+
+def recipes_text() -> str:
+    """What each recipe says, a line each; see ``undiffuse.app.early_config``."""
+    return _lines({name: said(get_recipe(name)) for name in RECIPES})
+
+
+def said(config: BaseModel) -> dict[str, Any]:
+    """What a configuration says beyond its defaults, with all its sections and the names of their rows."""
+    found, plain = {}, config.model_dump(mode="json")
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if isinstance(value, BaseModel):
+            found[key] = said(value)
+        elif isinstance(value, dict) or key == "name" or value != field.get_default(call_default_factory=True):
+            found[key] = plain[key]
+    return found
+
+
+def _lines(rows: dict[str, Any]) -> str:
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()) + "\n}\n"
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     TABLE.write_text(table_text(), encoding="utf-8")
-    print(f"wrote {PAGE} and {TABLE}")
+    RECIPE_TABLE.write_text(recipes_text(), encoding="utf-8")
+    print(f"wrote {PAGE}, {TABLE} and {RECIPE_TABLE}")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from undiffuse.errors import UsageError
@@ -32,6 +34,13 @@ class ComponentConfig(FrozenModel):
     """Base of the models in a registry of components."""
 
     name: str
+
+    def check_row(self) -> None:
+        """Refuse what the row would refuse as it is built, where that can be told without it.
+
+        Raises:
+            UsageError: options that the row does not take together.
+        """
 
 
 class AsWritten:
@@ -128,8 +137,17 @@ def shown(value: object) -> str:
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the model that sits at ``path`` inside ``model``."""
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = inner_model(model.model_fields[str(part)])
+        if inner is None:
             break
-        model = annotation
+        model = inner
     return list(model.model_fields)
+
+
+def inner_model(field: FieldInfo) -> type[BaseModel] | None:
+    """The model that a field holds, or may hold instead of nothing; none for a component, whose name decides."""
+    if any(isinstance(mark, Component) for mark in field.metadata):
+        return None
+    several = get_origin(field.annotation) in (Union, UnionType)
+    kinds = get_args(field.annotation) if several else (field.annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -61,6 +61,10 @@ WRONG: dict[str, str] = {
     "train ddpm-digits ema.posthoc.snapshot_every_image=3": "snapshot_every_images",
     "train ddpm-digits system.network.chanels=8": "channels",
     "train ddpm-digits system.process=vpsd": "unknown process",
+    "train flow-mnist system.network.mlp_ratio=4": "network 'unet' has no key 'mlp_ratio'",
+    "train flow-mnist system.generator.channels=4": "no section 'generator'",
+    "train ddpm-digits data.path=x": "data source 'digits' has no key 'path'",
+    "study small-data --data digits --recipe flow-mnist system.process.beta_min=1": "has no key 'beta_min'",
     "train ddpm-digits system.process.beta_strat=1": "beta_start",
     "train ddpm-digits system.network.name=uent": "unet",
     "train ddpm-digits system.sampling.sampler=hune": "heun",
@@ -144,13 +148,18 @@ WRONG: dict[str, str] = {
 WRONG_VALUES: dict[str, str] = {
     "train ddpm-digits num_images=many": "'many'",
     "train ddpm-digits optimizer.learning_rate=-1": "greater than 0",
-    "train ddpm-digits system.network.channels=abc": "'system.network.channels': Input should be a valid integer",
+    "train ddpm-digits system.network.channels=abc": "key 'channels': Input should be a valid integer",
     "train ddpm-digits system.label_dropout=2": "less than",
     "train ddpm-digits system.time_draws=random": "'stratified'",
     "train ddpm-digits system.process.num_steps=abc": "valid integer",
-    "train ddpm-digits system.weighting.gamma=abc": "valid number",
+    "train ddpm-digits system.weighting=min_snr system.weighting.gamma=abc": "valid number",
     "train ddpm-digits loader.workers=many": "'loader.workers': expected auto or a number of processes",
-    "train ddpm-digits data.size=-3": "'data.size'",
+    "train ddpm-digits data.size=-3": "'size'",
+    "train ddpm-digits micro_batch_images=7": "must divide",
+    "train ddpm-digits system.learned_variance=true": "system.objective=hybrid",
+    "train ddpm-digits system.process=vp system.process.beta_min=30": "beta_min <= beta_max",
+    "sample letters --guidance 3": "classes",
+    "study sweep mnist num=0": "'num'",
 }
 
 #: What no wrong name may wait for, and no wrong value.

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from undiffuse.app import early
-from undiffuse.app.beginning import check_beginning, check_resumed, record_in
+from undiffuse.app.beginning import check_beginning, check_resumed
+from undiffuse.app.early_config import check_file_with, check_resumed_with
 from undiffuse.app.early_data import (
     check_augmentation,
     check_data,
@@ -127,11 +128,13 @@ def _train(
     if recipe is not None and "=" in recipe:  # the first override, of a run without a recipe
         overrides, recipe = [recipe, *(overrides or [])], None
     early.check_recipe(recipe)
-    early.check_overrides(overrides or [])
     check_data(data)
+    early.check_overrides(overrides or [], recipe, data)
     check_beginning(recipe, data, _path(file), resume, _path(out))
     if file is not None:
-        record_in(Path(file))
+        check_file_with(Path(file), overrides or [], data)
+    elif recipe is None and resume and out is not None:
+        check_resumed_with(Path(out), overrides or [], data)
     if not dry_run:
         check_resumed(_path(out), resume)
         check_new_run(out, resume)
@@ -214,6 +217,7 @@ def _sample(
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     early.check_classes(folder, class_name or [])
+    early.check_guided(folder, flags.get("guidance"))
     check_results(out, SAMPLES, overwrite)
 
 
@@ -241,6 +245,7 @@ def _evaluate(
     check_counts({"bound_random_images": bound_random_images, "likelihood_images": likelihood_images})
     check_counts({"likelihood_probes": likelihood_probes})
     check_seeds(seed, num)
+    early.check_guided(folder, flags.get("guidance"))
     early.check_features(features)
     for name in named_metrics(metrics):
         early.check_name("metric", name)

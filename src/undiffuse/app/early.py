@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from undiffuse.app.early_config import check_configuration, said_by_recipes
 from undiffuse.app.early_data import check_data
 from undiffuse.app.early_values import check_value
 from undiffuse.app.models import check_device as check_device  # beside the others, for the commands
@@ -26,11 +27,13 @@ from undiffuse.app.outline import (
     names_in,
     options_of,
     resolved,
+    rows_at,
 )
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
 from undiffuse.systems.classes import asked_classes
+from undiffuse.systems.rules import check_guidance
 from undiffuse.zoo import bundled_folder, bundled_models
 
 #: Registries by the word for a row.
@@ -113,6 +116,14 @@ def check_classes(folder: Path, asked: Iterable[str]) -> None:
         asked_classes(given, names)
 
 
+def check_guided(folder: Path, weight: float | None) -> None:
+    """Refuse guidance of a model that was not taught it, where its configuration says so."""
+    system = _system_in(folder)
+    if weight is None or system is None or "sampling" not in system:
+        return
+    check_guidance(weight, bool(system.get("class_conditional", False)), system.get("label_dropout", 0.1))
+
+
 def check_recipe(name: str | None) -> None:
     """Refuse an unknown recipe; of data in a recipe's place, training says what to type."""
     from undiffuse.recipes import RECIPES
@@ -159,8 +170,8 @@ def check_training_study(recipe: str, overrides: Sequence[str], data: str | None
     """Refuse what no training of a study could be made of."""
     check_device(device)
     check_recipe(recipe)
-    check_overrides(overrides)
     check_data(data)
+    check_overrides(overrides, recipe, data)
 
 
 def check_study_options(name: str, options: Sequence[str]) -> None:
@@ -172,18 +183,89 @@ def check_study_options(name: str, options: Sequence[str]) -> None:
         key, equals, _ = option.partition("=")
         if equals and key and key not in known:
             raise UsageError(f"study {name!r} has no key {key!r}; {nearest(key, known)}")
+    if options:
+        from undiffuse.app.early_models import model_at
+        from undiffuse.app.overrides import read_options
+
+        read_options(model_at(definition(MODEL_STUDIES[name].options)), options, f"study {name!r}")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse keys that no run's configuration has, and names of rows that are none.
+def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: str | None = None) -> None:
+    """Refuse keys that a run's configuration does not have, names of rows that are none, and values.
 
-    A key of a component is known here if any row of its registry has it; which row a recipe chose is seen later.
+    Without a recipe a key of a component is known if any row of its registry has it, and a value is one if it is for
+    any of them; of a recipe the chosen rows are known, and what goes together.
+
+    Args:
+        recipe: whose configuration is overridden, where that is known.
+        data: what replaces the recipe's own data.
     """
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
-        _check_key(key, text)
+    asked = [_split(override) for override in overrides]
+    said = said_by_recipes().get(recipe) if recipe is not None else None
+    if said is not None:
+        chosen = {_section_of(key) for key, _ in asked} | ({("data",)} if data is not None else set())
+        for key, _ in asked:
+            _check_chosen(key, said, chosen)
+    for key, text in asked:
+        _check_key(key, text, plain=said is None)
+    if said is not None and asked:
+        check_configuration(said, overrides, data)
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
+    return key, text
+
+
+def _section_of(key: str) -> tuple[str, ...]:
+    """The section that is replaced by a value for this key, or whose row is; none for a value within one."""
+    path = tuple(key.removesuffix(".name").split("."))
+    return path if _held(path).models else ()
+
+
+def _check_chosen(key: str, said: Mapping[str, Any], replaced: Set[tuple[str, ...]]) -> None:
+    """Refuse a key that the rows of a recipe do not have, in the words of the configuration itself.
+
+    Args:
+        said: by the recipe; see ``said_by_recipes``.
+        replaced: sections of which the command line says more than some keys, whose rows may be others.
+    """
+    path, what, begin, section = tuple(key.split(".")), "config", 0, said
+    for depth, part in enumerate(path):
+        within = path[:depth]
+        if not _held(within).models or (within and within in replaced):
+            return
+        if within and "name" in section and _held(within).component:
+            row = section["name"]
+            what = f"{what} key {'.'.join(path[begin:depth])!r}: {_kind_at(within)} {row!r}"
+            begin = depth
+        fields = _fields_of(within, section)
+        if depth == len(path) - 1:
+            if part not in fields:
+                raise UsageError(f"{what} has no key {'.'.join(path[begin:])!r}; {nearest(part, fields)}")
+            return
+        if isinstance(section.get(part), dict):
+            section = section[part]
+        elif part not in fields or not _held((*within, part)).models:
+            known = [name for name, inner in section.items() if isinstance(inner, dict)]
+            raise UsageError(f"config has no section {part!r} (in {key!r}); {nearest(part, known)}")
+        else:
+            return  # switched off by the recipe
+
+
+def _kind_at(path: tuple[str, ...]) -> str:
+    """What a row under this key is called."""
+    calls = [call for option in _held(path[:-1]).fields[path[-1]] for call in _components(option)]
+    return str(ast.literal_eval(calls[0].args[1]))
+
+
+def _fields_of(path: tuple[str, ...], section: Mapping[str, Any]) -> list[str]:
+    """The keys of the row that a section names, or of the one model that it can be."""
+    held = _held(path)
+    place = held.every_row[section["name"]] if held.component else held.models[0]
+    return [*options_of(place), *(["name"] if held.component and "name" not in options_of(place) else [])]
 
 
 def is_key(key: str) -> bool:
@@ -212,7 +294,8 @@ def _known_path(key: str) -> tuple[str, ...]:
     return names
 
 
-def _check_key(key: str, text: str) -> None:
+def _check_key(key: str, text: str, *, plain: bool = True) -> None:
+    """Refuse a key that no row has, a name of no row and, if ``plain``, a value that none takes."""
     path, names = tuple(key.split(".")), _known_path(key)
     if not all(_held(names[:depth]).models for depth in range(len(names))):
         return
@@ -224,7 +307,7 @@ def _check_key(key: str, text: str) -> None:
     if path[0] == "system" and ".".join(path[1:]) in _NAMING:
         check_spec(_NAMING[".".join(path[1:])], name)
     held = _held(names)
-    if names == path and not held.component and not held.models:
+    if plain and names == path and not held.component and not held.models:
         check_value(key, text, _held(names[:-1]).fields[names[-1]])
 
 
@@ -234,12 +317,14 @@ _KINDS = {"data": "data source", "augment": "augmentation", "times": "time densi
 class _Held(NamedTuple):
     """What may lie under a key of a configuration: models and their fields.
 
-    ``component`` says that it may hold a row of a registry; ``rows`` are those by name where it holds nothing else.
+    ``component`` says that it may hold a row of a registry, one of ``every_row``; ``rows`` are the same where it holds
+    nothing else.
     """
 
     models: list[Place]
     fields: dict[str, list[Option]]
     rows: dict[str, Place]
+    every_row: dict[str, Place]
     component: bool = False
 
 
@@ -247,22 +332,22 @@ class _Held(NamedTuple):
 def _held(path: tuple[str, ...]) -> _Held:
     """What a run's configuration may hold under these keys, whatever rows are chosen."""
     if not path:
-        return _with_fields([definition(_RUN)], {})
+        return _with_fields([definition(_RUN)], {}, {})
     options = _held(path[:-1]).fields.get(path[-1], [])
     registries = [rows for option in options for rows in _registries(option)]
     rows = {name: place for registry in registries for name, place in registry.items()}
     plain = [place for option in options for place in _plain_models(option)]
     every = len(registries) == len(options)
-    held = _with_fields([*plain, *rows.values()], rows if every else {})
+    held = _with_fields([*plain, *rows.values()], rows if every else {}, rows)
     return held._replace(component=bool(registries))
 
 
-def _with_fields(models: list[Place], rows: dict[str, Place]) -> _Held:
+def _with_fields(models: list[Place], rows: dict[str, Place], every_row: dict[str, Place]) -> _Held:
     fields: dict[str, list[Option]] = {}
     for model in models:
         for name, option in options_of(model).items():
             fields.setdefault(name, []).append(option)
-    return _Held(models, fields, rows)
+    return _Held(models, fields, rows, every_row)
 
 
 def _unknown(key: str, path: tuple[str, ...], *, last: bool) -> str:
@@ -275,9 +360,13 @@ def _unknown(key: str, path: tuple[str, ...], *, last: bool) -> str:
 
 
 def _registries(option: Option) -> list[dict[str, Place]]:
+    return [rows_at(resolved(option.module, call.args[0])) for call in _components(option)]
+
+
+def _components(option: Option) -> list[ast.Call]:
+    """Calls ``Component(registry, kind)`` in an annotation."""
     nodes = ast.walk(option.annotation) if option.annotation is not None else ()
-    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Component"]
-    return [_rows_at(resolved(option.module, call.args[0])) for call in calls]
+    return [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Component"]
 
 
 def _plain_models(option: Option) -> list[Place]:
@@ -287,13 +376,13 @@ def _plain_models(option: Option) -> list[Place]:
     return [place for place in places if isinstance(place.node, ast.ClassDef)]
 
 
-def _rows_at(registry: Place) -> dict[str, Place]:
-    if isinstance(registry.node, ast.DictComp):  # over the items of another registry, whose rows these are
-        (items,) = [node for node in ast.walk(registry.node.generators[0].iter) if isinstance(node, ast.Name)]
-        return _rows_at(resolved(registry.module, items))
-    assert isinstance(registry.node, ast.Dict)
-    keys = [ast.literal_eval(key) for key in registry.node.keys if key is not None]
-    return dict(zip(keys, (resolved(registry.module, value) for value in registry.node.values), strict=True))
+def _system_in(folder: Path) -> Mapping[str, Any] | None:
+    """The section of a model's configuration; None where nothing can be understood."""
+    try:
+        system = read_json(folder / "config.json")["config"]["system"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return system if isinstance(system, dict) else None
 
 
 def class_names(folder: Path) -> Sequence[str] | None:

@@ -29,11 +29,12 @@ class Place(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option: its default, what it may hold by its annotation, and the module of that."""
+    """An option: its default, what it may hold by its annotation, the module of that, and the default as written."""
 
     default: object
     annotation: ast.expr | None
     module: str
+    written: ast.expr | None
 
 
 def names_in(registry: str) -> tuple[str, ...]:
@@ -104,6 +105,16 @@ def resolved(module: str, node: ast.expr) -> Place:
     return _resolved(module, node)
 
 
+def rows_at(registry: Place) -> dict[str, Place]:
+    """The rows of a registry by their names: a literal dict, or one over the items of another, whose rows these are."""
+    if isinstance(registry.node, ast.DictComp):
+        (items,) = [node for node in ast.walk(registry.node.generators[0].iter) if isinstance(node, ast.Name)]
+        return rows_at(resolved(registry.module, items))
+    assert isinstance(registry.node, ast.Dict)
+    keys = [ast.literal_eval(key) for key in registry.node.keys if key is not None]
+    return dict(zip(keys, (resolved(registry.module, value) for value in registry.node.values), strict=True))
+
+
 def _resolved(module: str, node: ast.AST) -> Place:
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("undiffuse."):
         return definition(node.value)
@@ -170,7 +181,7 @@ def _arguments(module: str, node: ast.FunctionDef) -> Iterator[tuple[str, Option
     pairs = zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True)
     for argument, default in (*pairs, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)):
         if default is not None:
-            yield argument.arg, Option(_value(module, default), argument.annotation, module)
+            yield argument.arg, Option(_value(module, default), argument.annotation, module, default)
 
 
 def _fields(module: str, node: ast.ClassDef) -> Iterator[tuple[str, Option]]:
@@ -179,7 +190,7 @@ def _fields(module: str, node: ast.ClassDef) -> Iterator[tuple[str, Option]]:
             if "ClassVar" in ast.unparse(statement.annotation):
                 continue
             default = UNKNOWN if statement.value is None else _value(module, statement.value)
-            yield statement.target.id, Option(default, statement.annotation, module)
+            yield statement.target.id, Option(default, statement.annotation, module, statement.value)
 
 
 def _value(module: str, node: ast.expr) -> object:

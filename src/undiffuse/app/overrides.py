@@ -36,8 +36,8 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
         if not equals or not key:
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
         asked.append(Asked(tuple(key.split(".")), read_value(text), key))
-    put(RunConfig, values, asked, notes)
-    result = validate(RunConfig, values)
+    put(type(config), values, asked, notes)
+    result = validate(type(config), values)
     for note in notes:
         warnings.warn(note, UsageWarning, stacklevel=2)
     return result

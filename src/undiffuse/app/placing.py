@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from undiffuse.config import Component, ComponentConfig
+from undiffuse.config import Component, ComponentConfig, inner_model
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
@@ -47,12 +47,20 @@ def put(model: type[BaseModel] | None, values: dict[str, Any], asked: Sequence[A
     for head in dict.fromkeys(one.path[0] for one in asked):
         own = [one for one in asked if one.path[0] == head]
         field = model.model_fields.get(head) if model is not None else None
-        if head not in values and field is not None and any(len(one.path) > 1 for one in own):
-            values[head] = to_jsonable_python(field.get_default(call_default_factory=True))
+        if field is not None and any(len(one.path) > 1 for one in own):
+            _begin_section(field, values, head)
         if isinstance(values.get(head), dict):
             _put_section(field, values, head, own, notes)
         else:
             _put_values(values, head, own)
+
+
+def _begin_section(field: FieldInfo, values: dict[str, Any], head: str) -> None:
+    """What a key of is said begins as its default; a section that is switched off, with its own defaults."""
+    if head not in values:
+        values[head] = to_jsonable_python(field.get_default(call_default_factory=True))
+    if values[head] is None and inner_model(field) is not None:
+        values[head] = {}
 
 
 def _put_values(values: dict[str, Any], head: str, own: Sequence[Asked]) -> None:
@@ -96,8 +104,7 @@ def _model_within(field: FieldInfo | None, section: Mapping[str, Any]) -> type[B
     if component is not None:
         name = str(section.get("name"))
         return component.model(name) if name in component.registry else None
-    kind = field.annotation if field is not None else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return inner_model(field) if field is not None else None
 
 
 def _rename(component: Component | None, values: dict[str, Any], head: str, asked: Asked, notes: list[str]) -> None:
@@ -163,14 +170,14 @@ def _takes(component: Component, name: str, option: str, value: Any) -> bool:
     if option not in model.model_fields:
         return False
     try:
-        model.model_validate({"name": name, option: value})
+        found = model.model_validate({"name": name, option: value})
     except ValidationError as error:
         return not any(problem["loc"][:1] == (option,) for problem in error.errors())
     row = resolve(component.registry[name])
-    if isinstance(row, type) and issubclass(row, ComponentConfig):
-        return True
     try:
-        row(**{option: value})
+        found.check_row()
+        if not (isinstance(row, type) and issubclass(row, ComponentConfig)):
+            row(**{option: value})
     except (UsageError, TypeError):
         return False
     return True

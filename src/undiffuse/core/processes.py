@@ -26,11 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.core.process import Process, derivative
+from undiffuse.core.process_limits import check_betas, check_cosine, check_levels, check_positive, check_steps
 from undiffuse.errors import UsageError
 from undiffuse.registry import make
-
-#: The longest chain: its tables are held in memory, and each knot is a term of the bound.
-MOST_STEPS = 100_000
 
 
 class VariancePreserving(Process):
@@ -95,15 +93,14 @@ class DiscreteVP(VariancePreserving):
     @classmethod
     def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
         """Betas evenly spaced from ``beta_start`` to ``beta_end`` (Ho et al. 2020, sec. 4)."""
-        _check_steps(num_steps)
+        check_steps(num_steps)
         return cls(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
 
     @classmethod
     def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
         """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
-        _check_steps(num_steps)
-        if not (0 <= offset < math.inf and 0 < beta_max < 1):
-            raise UsageError(f"ddpm_cosine needs offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")
+        check_steps(num_steps)
+        check_cosine(offset, beta_max)
         u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
@@ -141,7 +138,7 @@ class VPSDE(VariancePreserving):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        _check_betas("vp", beta_min, beta_max)
+        check_betas("vp", beta_min, beta_max)
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -187,7 +184,7 @@ class SubVPSDE(Process):
     prior_std = 1.0  # N(0, I), as for the VP SDE
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        _check_betas("sub_vp", beta_min, beta_max)
+        check_betas("sub_vp", beta_min, beta_max)
         self._signal = VPSDE(beta_min, beta_max)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -219,7 +216,7 @@ class VESDE(Process):
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        _check_levels("ve", sigma_min, sigma_max)
+        check_levels("ve", sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self._log_ratio = math.log(self.sigma_max / self.sigma_min)
 
@@ -250,8 +247,8 @@ class GeometricVE(Process):
     """
 
     def __init__(self, num_steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        _check_levels("ncsn", sigma_min, sigma_max)
-        _check_steps(num_steps, least=2)
+        check_levels("ncsn", sigma_min, sigma_max)
+        check_steps(num_steps, least=2)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self._num_steps = int(num_steps)
         self._log_step = math.log(self.sigma_max / self.sigma_min) / (self._num_steps - 1)
@@ -282,7 +279,7 @@ class EDMProcess(Process):
     """
 
     def __init__(self, sigma_max: float = 80.0) -> None:
-        _check_positive("sigma_max", sigma_max)
+        check_positive("sigma_max", sigma_max)
         self.sigma_max = float(sigma_max)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -331,7 +328,7 @@ class RescaledProcess(Process):
     """
 
     def __init__(self, base: Process, scale: float) -> None:
-        _check_positive("scale", scale)
+        check_positive("scale", scale)
         self.base, self.scale = base, float(scale)
 
     @property
@@ -357,26 +354,6 @@ class RescaledProcess(Process):
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         d_alpha, d_sigma = self.base.rates(t)
         return d_alpha, self.scale * d_sigma
-
-
-def _check_betas(name: str, beta_min: float, beta_max: float) -> None:
-    if not 0 < beta_min <= beta_max < math.inf:
-        raise UsageError(f"{name} needs 0 < beta_min <= beta_max, both finite, got {beta_min} and {beta_max}")
-
-
-def _check_steps(num_steps: int, least: int = 1) -> None:
-    if not least <= num_steps <= MOST_STEPS:
-        raise UsageError(f"num_steps must lie from {least} to {MOST_STEPS:,}, got {num_steps}")
-
-
-def _check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise UsageError(f"{name} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UsageError(f"{name} must be positive, got {value}")
 
 
 PROCESSES = {

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
+from undiffuse.losses.limits import check_clip
 
 #: Losses (B,) of raw outputs on data and on samples, (B,) each.
 Game = Callable[[Tensor, Tensor], Tensor]
@@ -121,8 +122,7 @@ def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -
     Raises:
         UsageError: ``clip`` is not positive.
     """
-    if not 0 < clip < float("inf"):
-        raise UsageError(f"wgan's clip must be a positive number, got {clip}")
+    check_clip(clip)
     return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, every=every), clip=clip)
 
 

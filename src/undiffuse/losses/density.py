@@ -12,6 +12,7 @@ from torch import Tensor
 
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
+from undiffuse.losses.limits import check_std
 
 #: (process, u (B,) in (0, 1)) -> t (B,) in (0, 1], float64.
 TimeDensity = Callable[[Process, Tensor], Tensor]
@@ -40,24 +41,19 @@ def knots() -> TimeDensity:
 
 def log_normal(mean: float = -1.2, std: float = 1.2) -> TimeDensity:
     """log(sigma / alpha) normal (Karras et al. 2022, arXiv:2206.00364, table 1)."""
-    _check_std("log_normal", std)
+    check_std("log_normal", std)
     return lambda process, u: process.time_of_log_snr(-2 * (mean + std * _normal_quantile(u)))
 
 
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDensity:
     """logit(t) normal (Esser et al. 2024, arXiv:2403.03206, eq. 19)."""
-    _check_std("logit_normal", std)
+    check_std("logit_normal", std)
     return lambda process, u: torch.sigmoid(mean + std * _normal_quantile(u))
 
 
 def _normal_quantile(u: Tensor) -> Tensor:
     quantile: Tensor = torch.special.ndtri(u.double())
     return quantile
-
-
-def _check_std(name: str, std: float) -> None:
-    if not std > 0:
-        raise UsageError(f"time density {name!r} needs std > 0, got {std}")
 
 
 TIME_DENSITIES: dict[str, Callable[..., TimeDensity]] = {

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from undiffuse.core.parameterization import DATA_STD
 from undiffuse.core.process import Process
-from undiffuse.errors import UsageError
+from undiffuse.losses.limits import check_gamma, check_variance
 
 #: log w(t) on ||x_0 - x_0-hat||^2: (process, t (B,)) -> (B,) float64.
 LogWeight = Callable[[Process, Tensor], Tensor]
@@ -87,8 +87,7 @@ def truncated_snr() -> LogWeight:
 
 def min_snr(gamma: float = 5.0) -> LogWeight:
     """min(SNR, gamma) on x_0."""
-    if not gamma > 0:
-        raise UsageError(f"min_snr needs gamma > 0, got {gamma}")
+    check_gamma(gamma)
     return lambda process, t: process.log_snr(t).clamp(max=math.log(gamma))
 
 
@@ -128,8 +127,7 @@ def variational(variance: str = "beta") -> LogWeight:
     Args:
         variance: of the reverse step, ``beta`` or ``beta_tilde``.
     """
-    if variance not in ("beta", "beta_tilde"):
-        raise UsageError(f"variational weighting: variance must be 'beta' or 'beta_tilde', got {variance!r}")
+    check_variance(variance)
 
     def log_weight(process: Process, t: Tensor) -> Tensor:
         num_steps = process.num_steps

@@ -39,6 +39,7 @@ from undiffuse.samplers.base import Steps, Watch
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.systems.base import LossReport, System, TrainingBatch
+from undiffuse.systems.rules import check_knots
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
 
@@ -97,8 +98,7 @@ class ConsistencyConfig(SampledConfig):
         _check_boundary(Parameterization(self.parameterization, process))
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
         time_grid(self.knot_grid, process, self.first_knots)
-        if self.last_knots < self.first_knots:
-            raise UsageError(f"last_knots must be at least first_knots, got {self.last_knots} and {self.first_knots}")
+        check_knots(self)
         return self
 
     def build(

@@ -16,7 +16,6 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
-from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import uniform as uniform_density
@@ -27,6 +26,7 @@ from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.models.options import SamplingConfig
 from undiffuse.systems.base import LossReport, System, TrainingBatch
+from undiffuse.systems.rules import check_objective
 from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
 
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
@@ -70,10 +70,6 @@ class DiffusionConfig(SampledConfig):
     guide_images: Annotated[int, Field(ge=1)] | None = None
 
     @property
-    def keeps_guide(self) -> bool:
-        return self.guide_images is not None
-
-    @property
     def says_variance(self) -> bool:
         return self.learned_variance
 
@@ -86,7 +82,7 @@ class DiffusionConfig(SampledConfig):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> Self:
-        _check_objective(self)
+        check_objective(self)
         return self
 
     @model_validator(mode="after")
@@ -172,27 +168,3 @@ class DiffusionSystem(SampledSystem):
         if self.importance is None:
             return self._density(self.process, UNIFORM_DRAWS[self.config.time_draws](u)), None
         return self.importance.draw(u) if self.training else (self._density(self.process, u), None)
-
-
-def _check_objective(config: DiffusionConfig) -> None:
-    """Refuse objectives, variances and draws that do not go together."""
-    objective, process = config.objective, build(PROCESSES, config.process)
-    if config.learned_variance and objective == "denoising":
-        raise UsageError(
-            "learned_variance=true with objective='denoising', which trains no variance; say "
-            "system.objective=hybrid or system.objective=variational"
-        )
-    if objective != "denoising" and not config.learned_variance:
-        raise UsageError(
-            f"objective={objective!r} trains a learned variance; say system.learned_variance=true, or for a fixed one "
-            "system.objective=denoising with system.weighting=variational"
-        )
-    what = f"objective={objective!r}" if objective != "denoising" else "time_draws='importance'"
-    if objective == "denoising" and config.time_draws != "importance":
-        return
-    if (process.num_steps or 0) < 2 or config.time_density.name != "knots":
-        raise UsageError(
-            f"{what} needs a process with num_steps of at least 2, such as system.process=ddpm_cosine, and "
-            "system.time_density=knots; got "
-            f"process={config.process.name} and time_density={config.time_density.name}"
-        )

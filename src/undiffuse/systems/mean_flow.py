@@ -23,11 +23,11 @@ from undiffuse.core.denoiser import NetworkDenoiser
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import mean_over_features, per_row
-from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
 from undiffuse.models.options import SamplingConfig
 from undiffuse.systems.base import LossReport, TrainingBatch
+from undiffuse.systems.rules import check_velocities
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
 
@@ -65,11 +65,7 @@ class MeanFlowConfig(SampledConfig):
 
     @model_validator(mode="after")
     def _velocities(self) -> Self:
-        if self.process.name != "flow" or self.parameterization != "flow":
-            raise UsageError(
-                f"mean_flow knows system.process=flow with system.parameterization=flow, got {self.process.name} with "
-                f"{self.parameterization}; leave both out (a teacher may have any)"
-            )
+        check_velocities(self)
         build(TIME_DENSITIES, self.time_density)(build(PROCESSES, self.process), torch.full((1,), 0.5))
         return self
 

@@ -34,6 +34,7 @@ from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.grids import time_grid
 from undiffuse.systems.base import LossReport, SampleRequest, System, TrainingBatch
+from undiffuse.systems.rules import check_stages
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start
 
@@ -77,16 +78,7 @@ class ProgressiveConfig(SampledConfig):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
-        doublings, rest = divmod(self.start_steps, self.end_steps)
-        if rest or doublings.bit_count() != 1:
-            raise UsageError(
-                f"start_steps must be end_steps doubled some times, got {self.start_steps} and {self.end_steps}"
-            )
-        if (self.teacher is None) != (self.base_images > 0):
-            raise UsageError(
-                f"give either a teacher or base_images above 0 to train one, got base_images={self.base_images} "
-                f"{'without' if self.teacher is None else 'with'} a teacher"
-            )
+        check_stages(self)
         return self
 
     @model_validator(mode="after")

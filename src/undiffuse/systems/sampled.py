@@ -34,7 +34,8 @@ from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
 from undiffuse.systems.blocks import block_rows
-from undiffuse.systems.sampling import check_guidance, reusing_sampler
+from undiffuse.systems.rules import check_guidance, check_guiding
+from undiffuse.systems.sampling import reusing_sampler
 from undiffuse.wording import counted
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
@@ -80,11 +81,6 @@ class SampledConfig(SystemConfig):
         return False
 
     @property
-    def keeps_guide(self) -> bool:
-        """Whether training keeps an early copy of the network as a guide."""
-        return False
-
-    @property
     def told_until(self) -> bool:
         """Whether the network is told the time that a mean velocity reaches to."""
         return False
@@ -99,12 +95,7 @@ class SampledConfig(SystemConfig):
                 "system.sampling.sampler=ancestral:variance=beta"
             )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
-        check_guidance(self.sampling.guidance, bool(self.class_conditional), self.label_dropout)
-        if self.sampling.autoguidance != 1 and not self.keeps_guide:
-            raise UsageError(
-                f"sampling.autoguidance={self.sampling.autoguidance:g} needs a guide kept in training; say "
-                "system.guide_images=30000 on a system that has it, or system.sampling.autoguidance=1"
-            )
+        check_guiding(self)
         return self
 
 

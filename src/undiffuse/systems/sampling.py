@@ -1,4 +1,4 @@
-"""What sampling asks of a model: that it was trained for its guidance, and has features to reuse."""
+"""What sampling asks of a network: features to reuse."""
 
 from __future__ import annotations
 
@@ -9,23 +9,6 @@ from torch import nn
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.reuse import reusing
-
-
-def check_guidance(scale: float, class_conditional: bool, label_dropout: float) -> None:
-    """Refuse guidance of a model that does not know both what a class looks like and what all do.
-
-    Raises:
-        UsageError: says why, and what would do.
-    """
-    if scale == 1:
-        return
-    if not class_conditional:
-        raise UsageError(f"guidance {scale:g} needs a model trained with classes, this one was not; leave it out")
-    if label_dropout == 0:
-        raise UsageError(
-            f"guidance {scale:g} needs a model that was also trained without labels, this one had label_dropout=0; "
-            "leave it out"
-        )
 
 
 def reusing_sampler(

@@ -1,0 +1,40 @@
+"""What the options of a process may be. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+
+from undiffuse.errors import UsageError
+
+#: The longest chain: its tables are held in memory, and each knot is a term of the bound.
+MOST_STEPS = 100_000
+
+
+def check_betas(name: str, beta_min: float, beta_max: float) -> None:
+    """Refuse rates that do not rise from above 0, or have no end."""
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise UsageError(f"{name} needs 0 < beta_min <= beta_max, both finite, got {beta_min} and {beta_max}")
+
+
+def check_steps(num_steps: int, least: int = 1) -> None:
+    """Refuse a chain of too few or too many steps."""
+    if not least <= num_steps <= MOST_STEPS:
+        raise UsageError(f"num_steps must lie from {least} to {MOST_STEPS:,}, got {num_steps}")
+
+
+def check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
+    """Refuse noise levels that do not rise from above 0, or have no end."""
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise UsageError(f"{name} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not above 0, or has no end."""
+    if not 0 < value < math.inf:
+        raise UsageError(f"{name} must be positive, got {value}")
+
+
+def check_cosine(offset: float, beta_max: float) -> None:
+    """Refuse what makes no cosine schedule."""
+    if not (0 <= offset < math.inf and 0 < beta_max < 1):
+        raise UsageError(f"ddpm_cosine needs offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")

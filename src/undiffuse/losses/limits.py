@@ -1,0 +1,29 @@
+"""What the options of weightings, densities and objectives may be. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from undiffuse.errors import UsageError
+
+
+def check_gamma(gamma: float) -> None:
+    """Refuse a bound on the signal-to-noise ratio that leaves nothing."""
+    if not gamma > 0:
+        raise UsageError(f"min_snr needs gamma > 0, got {gamma}")
+
+
+def check_variance(variance: str) -> None:
+    """Refuse what is no variance of the reverse step."""
+    if variance not in ("beta", "beta_tilde"):
+        raise UsageError(f"variational weighting: variance must be 'beta' or 'beta_tilde', got {variance!r}")
+
+
+def check_std(name: str, std: float) -> None:
+    """Refuse a time density of no width."""
+    if not std > 0:
+        raise UsageError(f"time density {name!r} needs std > 0, got {std}")
+
+
+def check_clip(clip: float) -> None:
+    """Refuse limits of weights that are none."""
+    if not 0 < clip < float("inf"):
+        raise UsageError(f"wgan's clip must be a positive number, got {clip}")
