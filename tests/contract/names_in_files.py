@@ -1,5 +1,7 @@
 """Every name that files and random keys are made with, gathered from the source and from runs of two steps.
 
+A purpose that the source does not spell out where it draws is one of a run: a draw that no run reaches is refused.
+
 python tests/contract/names_in_files.py     writes tests/golden/names.json anew
 """
 
@@ -8,11 +10,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,6 +26,8 @@ from safetensors import safe_open
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import configure, split_data
 from undiffuse.core.random import StepRandom, derived_seed
+from undiffuse.data.augment.differentiable import STEPS
+from undiffuse.data.augment.pipeline import PARTS
 from undiffuse.data.config import PictureConfig
 from undiffuse.data.encoded import Plan
 from undiffuse.data.load import load_dataset
@@ -43,6 +49,14 @@ _SMALL = ("system.network.channels=4", "system.network.norm_groups=2", "system.n
 _POINTS = ("system.network.width=8", "system.network.num_blocks=1", "data.num_points=80")
 _LEVELS = ("system.network.multipliers=[1,2]", "system.network.attention_levels=[]")
 _GAN = ("system.generator.width=8", "system.discriminator.width=8", "data.num_points=80")
+#: Every transformation that there is, each now and then; those of colour need some.
+_AUGMENTED = tuple(f"augment.{name}=0.5" for name in PARTS)
+_ALL_BUT_FLIPPED = tuple(option for option in _AUGMENTED if not option.startswith("augment.flip="))
+_GAN_AUGMENTED = (
+    *("data.channels=3", "system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=8"),
+    *("system.adaptive={}", f"system.diff_augment={json.dumps(list(STEPS))}"),
+    *(f"system.{option}" for option in _AUGMENTED),
+)
 _DRAWS = re.compile(r"\.(uniform|normal|branch)\(|stream=|derived_seed\(")
 #: Runs whose names are those of their systems, and of what a system has only with an option.
 TEACHER = "diffusion"
@@ -52,6 +66,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "diffusion, muon": ("flow-swissroll", *_POINTS, "optimizer.name=muon", "optimizer.learning_rate=0.02"),
     "gan": ("gan-rings", *_GAN),
     "gan, gradient penalty": ("gan-rings", *_GAN, "system.objective.name=wgan_gp"),
+    "gan, augmented": ("dcgan-digits", *_GAN_AUGMENTED, "system.class_conditional=true", "system.label_dropout=0.2"),
+    "flipped": ("flow-digits", *_SMALL, "random_flip=true", "data.channels=3", *_ALL_BUT_FLIPPED),
 }
 STUDENTS: dict[str, tuple[str, ...]] = {
     "consistency": ("system.first_knots=2", "system.last_knots=4"),
@@ -70,7 +86,9 @@ _TINY: dict[str, dict[str, Any]] = {
 def names() -> dict[str, Any]:
     """All of them, by what they are names of."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        runs, drawn = _of_runs(Path(folder), patch)
+        runs, drawn, reached = _of_runs(Path(folder), patch)
+    missed = [draw for draw in unspelt() if not draw.is_among(reached)]
+    assert not missed, f"let a run of RUNS reach these draws, for their purposes are known in no other way: {missed}"
     return {
         "purposes in the source": sorted(purposes()),
         "purposes of runs (stream: purpose)": drawn,
@@ -83,52 +101,97 @@ def names() -> dict[str, Any]:
     }
 
 
+class Draw(NamedTuple):
+    """A call that draws: its file and its lines."""
+
+    file: str
+    first: int
+    last: int
+
+    def is_among(self, lines: set[tuple[str, int]]) -> bool:
+        return any((self.file, line) in lines for line in range(self.first, self.last + 1))
+
+
 def purposes() -> set[str]:
     """What source code draws for, a part that varies as ``{}``."""
-    found = set()
-    for path in (ROOT / "src" / "undiffuse").rglob("*.py"):
+    return {word for _, call in _draws() for word in map(_spelt, _purposes_of(call)) if word is not None}
+
+
+def unspelt() -> list[Draw]:
+    """Draws of a micro-batch whose purpose, or a stream within it, is what a variable holds."""
+    return [
+        Draw(file, call.lineno, call.end_lineno or call.lineno)
+        for file, call in _draws()
+        if _name_of(call) != "derived_seed" and any(_spelt(word) is None for word in _purposes_of(call))
+    ]
+
+
+def _draws() -> Iterator[tuple[str, ast.Call]]:
+    for path in sorted((ROOT / "src" / "undiffuse").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)) if _DRAWS.search(source) else ():
             if isinstance(node, ast.Call):
-                found |= set(_purposes_of(node))
-    return found
+                yield str(path), node
 
 
-def _purposes_of(call: ast.Call) -> Iterator[str]:
-    name = ast.unparse(call.func).rpartition(".")[2]
-    place = {"uniform": 1, "normal": 1, "branch": 0}.get(name)
-    given = [*call.args[place : place + 1]] if place is not None and len(call.args) > place else []
-    given += [word.value for word in call.keywords if word.arg == "stream"]
-    given += call.args if name == "derived_seed" else []
-    for value in given:
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield value.value
-        elif isinstance(value, ast.JoinedStr):
-            yield "".join(str(one.value) if isinstance(one, ast.Constant) else "{}" for one in value.values)
+def _name_of(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
 
 
-def _of_runs(folder: Path, patch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Of each run its names, and what all of them drew for."""
+def _purposes_of(call: ast.Call) -> Iterator[ast.expr]:
+    place = {"uniform": 1, "normal": 1, "branch": 0}.get(_name_of(call))
+    yield from call.args[place : place + 1] if place is not None else ()
+    yield from (
+        word.value for word in call.keywords if word.arg == "stream" or (place is not None and word.arg == "purpose")
+    )
+    yield from call.args if _name_of(call) == "derived_seed" else ()
+
+
+def _spelt(value: ast.expr) -> str | None:
+    """A text with ``{}`` for what varies; nothing for what is no text."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    if isinstance(value, ast.JoinedStr):
+        return "".join(str(one.value) if isinstance(one, ast.Constant) else "{}" for one in value.values)
+    return None
+
+
+def _of_runs(
+    folder: Path, patch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], dict[str, list[str]], set[tuple[str, int]]]:
+    """Of each run its names, what all of them drew for, and the lines that drew."""
     drawn: dict[str, set[str]] = defaultdict(set)
-    generator = StepRandom._generator
+    lines: set[tuple[str, int]] = set()
+    generator, branch = StepRandom._generator, StepRandom.branch
 
     def heard(self: StepRandom, purpose: str) -> torch.Generator:
         drawn[self.key[1]].add(re.sub(r"\d+", "#", purpose))
+        lines.add(_line_of(sys._getframe(2)))  # of whoever asked for numbers
         return generator(self, purpose)
 
+    def branched(self: StepRandom, purpose: str, device: torch.device | str = "cpu") -> StepRandom:
+        lines.add(_line_of(sys._getframe(1)))
+        return branch(self, purpose, device)
+
     patch.setattr(StepRandom, "_generator", heard)
+    patch.setattr(StepRandom, "branch", branched)
     found = {name: _of_run(_configured(*given), folder / name) for name, given in RUNS.items()}
     for method, overrides in STUDENTS.items():
         teacher = TeacherConfig(path=str(folder / TEACHER))
         student = DISTILLATIONS[method](teacher, _configured(*RUNS[TEACHER]), 1)
         found[method] = _of_run(apply_overrides(student, [*_SHORT, *_QUIET, *overrides]), folder / method)
-    return found, {stream: sorted(words) for stream, words in sorted(drawn.items())}
+    return found, {stream: sorted(words) for stream, words in sorted(drawn.items())}, lines
+
+
+def _line_of(frame: FrameType) -> tuple[str, int]:
+    return str(Path(frame.f_code.co_filename).resolve()), frame.f_lineno
 
 
 def _configured(recipe: str, *overrides: str) -> Any:
-    digits = recipe == "flow-digits"
-    more = (*_LEVELS, "data.name=digits") if digits else ()
-    name = "flow-mnist" if digits else recipe
+    """The run of a recipe; one that ends in ``-digits`` is that of MNIST on the digits that come along."""
+    digits = recipe.endswith("-digits")
+    more = (*(_LEVELS if recipe.startswith("flow") else ()), "data.name=digits") if digits else ()
+    name = recipe.replace("-digits", "-mnist")
     return configure(name, [*overrides, *more, *_SHORT, *_QUIET], "digits" if digits else None, None, False)
 
 
