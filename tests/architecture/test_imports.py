@@ -56,7 +56,8 @@ RULE: dict[str, tuple[str, ...]] = {
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "app": (
-        *("core", "compute", "samplers", "models", "systems", "data", "networks.config", "metrics"),
+        *("core", "compute", "losses.limits", "samplers", "models", "systems", "data", "metrics"),
+        *("networks.config", "networks.gan.config"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
     "__main__": ("app.cli", "app.entry"),

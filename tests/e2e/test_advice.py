@@ -125,10 +125,10 @@ ECHOED = {
     ("evaluation/modes.py", "noise"),
     ("studies/truth.py", "noise"),
     ("networks/config.py", "progressive_combine"),
-    ("systems/diffusion.py", "learned_variance"),
-    ("systems/diffusion.py", "objective"),
-    ("systems/diffusion.py", "time_draws"),
-    ("systems/sampling.py", "label_dropout"),
+    ("systems/rules.py", "learned_variance"),
+    ("systems/rules.py", "objective"),
+    ("systems/rules.py", "time_draws"),
+    ("systems/rules.py", "label_dropout"),
     ("app/real.py", "channels"),
 }
 

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 
-from undiffuse.app import lines
-from undiffuse.app.checks import check_line
+from undiffuse.app import checks, lines
+from undiffuse.app.checks import CHECKS, check_line
+from undiffuse.app.cli import app
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 
@@ -56,6 +58,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sound_line(command: str) -> str:
     return SOUND.get(command) or f"{command} mnist"  # studies of a model
+
+
+def test_every_command_is_asked_as_the_parser_hands_it_over() -> None:
+    """Right value: sound lines pass with every default that the parser fills in."""
+    more = {"train": "train ddpm-digits", "report": "report run", "models": "models", "demo": "demo"}
+    more |= {"data info": "data info digits", "data get": "data get mnist", "seal": "seal mnist"}
+    for name in CHECKS:
+        words = {**SOUND, **more}.get(name, f"{name} mnist").split()
+        command, depth = typer.main.get_command(app), len(name.split())
+        for word in words[:depth]:
+            command = command.commands[word]  # type: ignore[attr-defined]
+        context = command.make_context(name, words[depth:])
+        checks._check(name, context.params)
 
 
 def test_there_are_as_many_numbers_as_there_were() -> None:

@@ -174,7 +174,7 @@ def _export(
     sampler: str | None = None,
     tolerance: float = 0.1,
     seeds: int = 64,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
@@ -183,7 +183,8 @@ def _export(
     early.check_spec("sampler", sampler)
     if parse_steps(tune_steps):
         check_tuning(tolerance, seeds)
-    check_temperature(temperature)
+    if temperature is not None:
+        check_temperature(temperature)
     check_export(out, folder, overwrite)
 
 
