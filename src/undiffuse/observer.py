@@ -68,14 +68,38 @@ class Within(Silent):
 
     def __init__(self, whole: Observer, made: int, count: int) -> None:
         self._whole, self._made, self._count = whole, made, count
+        self._begun, self._came_to, self._last = 0.0, 0.0, 0.0
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """The pieces before, and the share of this one."""
-        self._whole.progress(self._made + min(done / max(total, 1e-9), 1.0), self._count, part)
+        """The pieces before, and the share of this one: of what its errands have left of it."""
+        self._begun = self._came_to
+        self._tell(self._begun + (1 - self._begun) * _share(done, total), part)
+
+    def errands(self) -> Observer:
+        """Hears of work that this piece has done for it, such as loading, one errand after another.
+
+        None of them knows how many there are: each takes half of what is left of the piece.
+        """
+        return OnProgress(self._of_errand)
+
+    def _of_errand(self, done: float, total: float, part: str) -> None:
+        share = _share(done, total)
+        if share < self._last:
+            self._begun = self._came_to  # another one
+        self._last = share
+        self._came_to = self._begun + (1 - self._begun) / 2 * share
+        self._tell(self._came_to, part)
+
+    def _tell(self, share: float, part: str) -> None:
+        self._whole.progress(self._made + share, self._count, part)
 
     def message(self, text: str) -> None:
         """As it is."""
         self._whole.message(text)
+
+
+def _share(done: float, total: float) -> float:
+    return min(done / max(total, 1e-9), 1.0)
 
 
 SILENT = Silent()

@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TextIO
 
-from undiffuse.observer import Silent
+from undiffuse.observer import SILENT, Observer, Silent
 
 #: The variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
@@ -23,6 +24,8 @@ _PATIENCE, _EVERY, _EVERY_LINE = 2.0, 0.2, 30.0
 _BAR = 24
 #: Pieces of work that are under way, one within the other; only the outermost is shown.
 _UNDER_WAY: list[object] = []
+#: Who hears of pieces of work that are not shown by themselves.
+_HEARD_BY: ContextVar[Observer] = ContextVar("heard_by", default=SILENT)
 
 
 def is_off() -> bool:
@@ -48,6 +51,16 @@ def under_way() -> Iterator[bool]:
         yield outermost
     finally:
         _UNDER_WAY.remove(mark)
+
+
+@contextmanager
+def heard_by(observer: Observer) -> Iterator[None]:
+    """While some work goes on: what the pieces within it would show by themselves is told to its observer instead."""
+    token = _HEARD_BY.set(observer)
+    try:
+        yield
+    finally:
+        _HEARD_BY.reset(token)
 
 
 class Estimate:
@@ -101,11 +114,12 @@ class Counter(Silent):
         self._shown = (not is_off()) if shown is None else shown
         self._line = _rewrites(self._to)
         self._estimate, self._began, self._last, self._width = Estimate(), time.monotonic(), 0.0, 0
+        self._whole: Observer = SILENT
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._way = under_way()
-        self._shown = self._way.__enter__() and self._shown
+        self._way, self._whole = under_way(), _HEARD_BY.get()
+        self._shown = self._way.__enter__() and self._shown and self._whole is SILENT
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -114,7 +128,8 @@ class Counter(Silent):
             self._write(f"\r{' ' * self._width}\r")
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """Show it, now and then."""
+        """Show it, now and then; or tell whoever shows the work that this is a part of."""
+        self._whole.progress(done, total, self._what)
         now = time.monotonic()
         left = self._estimate.left(done, total, now)
         patience, every = (_PATIENCE, _EVERY) if self._line else (_EVERY_LINE, _EVERY_LINE)

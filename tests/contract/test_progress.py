@@ -20,7 +20,9 @@ from undiffuse.app.training_studies import Parts
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
+from undiffuse.doctor import DATA_CHECKS
 from undiffuse.doctor.findings import Finding, examine
+from undiffuse.doctor.pictures import DataSubject
 from undiffuse.observer import OnProgress
 from undiffuse.progress import Counter, Estimate, facts
 from undiffuse.samplers.inversion import decode, encode
@@ -167,6 +169,37 @@ def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
         OnProgress(lambda done, total, part: told.append(done)),
     )
     assert told == [0, 1, 1, 1.25, 1.5, 1.75]
+
+
+def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Right values: each of two errands takes half of what is left, and the check's own work all that they leave."""
+
+    def loads(subject: SimpleNamespace) -> list[Finding]:
+        for what in ("listing", "decoding"):
+            with Counter(what) as counter:
+                for number in range(1, 3):
+                    counter.progress(number, 2)
+        subject.observer.progress(1, 2)
+        return []
+
+    told: list[tuple[float, str]] = []
+    listener = OnProgress(lambda done, total, part: told.append((done, part)))
+    examine({"quick": lambda subject: [], "loads": loads}, SimpleNamespace(), listener)
+    listed = [(1.25, "listing"), (1.5, "listing"), (1.625, "decoding"), (1.75, "decoding")]
+    assert told == [(0, ""), (1, ""), *listed, (1.875, "")]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_doctor_tells_of_the_images_that_it_decodes(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (8, 8), (40 * number, 10, 200)).save(tmp_path / f"{number}.png")
+    parts: list[str] = []
+    examine(
+        DATA_CHECKS,
+        DataSubject(str(tmp_path), FolderConfig(path=str(tmp_path))),
+        OnProgress(lambda done, total, part: parts.append(part)),
+    )
+    assert {f"reading headers of {tmp_path.name}", f"decoding {tmp_path.name}"} <= set(parts)
 
 
 def test_a_study_that_trains_says_how_long_all_that_are_left_will_take(

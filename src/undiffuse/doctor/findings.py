@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from undiffuse.errors import UndiffuseError
 from undiffuse.observer import SILENT, Observer, Within
+from undiffuse.progress import heard_by
 from undiffuse.registry import resolve
 
 Severity = Literal["ok", "note", "warning", "problem"]
@@ -76,9 +77,11 @@ def examine(checks: Mapping[str, Any], subject: Any, observer: Observer = SILENT
     found: list[Finding] = []
     for number, (name, row) in enumerate(checks.items()):
         observer.progress(number, len(checks))
+        check, whole = resolve(row), Within(observer, number, len(checks))
         if observer is not SILENT:
-            subject.observer = Within(observer, number, len(checks))
-        found += [replace(finding, check=name) for finding in _attempt(resolve(row), subject)]
+            subject.observer = whole
+        with heard_by(SILENT if observer is SILENT else whole.errands()):
+            found += [replace(finding, check=name) for finding in _attempt(check, subject)]
     not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
