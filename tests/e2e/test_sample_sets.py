@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -117,8 +118,23 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
         for path in sorted(out.iterdir()):
             archive.write(path, f"made/{path.name}")
     assert "set.zip!made/samples.json: changed" in undiffuse.refused("data", "info", tmp_path / "set.zip")
+    packed = tmp_path / "set.tar"
+    _pack(out, packed)
+    assert "set.tar!made/samples.json: changed" in undiffuse.refused("data", "info", packed)
+    assert "skipped" in undiffuse.fine("data", "info", packed, "data.on_error=skip").out
+    record.write_text(sound, encoding="utf-8")
+    _pack(out, packed)
+    dataset = load_dataset(source_config_for(str(packed)))
+    assert len(dataset) == 6 and "2 sheets of samples" in dataset.provenance["passed_over"]
     record.write_text('{"images": [], "by": "somebody else"}', encoding="utf-8")
     assert len(load_dataset(source_config_for(str(out)))) == 6  # of before checksums
+
+
+def _pack(folder: Path, shard: Path) -> None:
+    """As ``tar cf`` does it, with ``./`` before the names and the record among the images."""
+    with tarfile.open(shard, "w") as archive:
+        for path in sorted(folder.iterdir(), key=lambda path: path.name[::-1]):
+            archive.add(path, f"./made/{path.name}")
 
 
 def test_another_request_begins_anew_and_says_what_lies_there(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -43,27 +43,46 @@ def without_sheets(reader: NoteReader, names: Names, skips: Skips) -> tuple[Name
         UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
     """
     every = np.arange(len(names.pictures))
-    recorded = {name.removesuffix(RECORD) for name in names.others if _split(name)[1] == RECORD}
+    recorded = {name.removesuffix(RECORD) for name in names.others if split_name(name)[1] == RECORD}
     if not recorded:
         return names, every
+    sets = sound_sets(reader, names.pictures, recorded, skips)
+    kept = np.ones(len(every), dtype=bool)
+    for row, name in enumerate(names.pictures):
+        if is_sheet(name, sets):
+            names.left_out.add(SHEET, name)
+            kept[row] = False
+    return names._replace(pictures=names.pictures.select(every[kept])), every[kept]
+
+
+def sound_sets(reader: NoteReader, pictures: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
+    """The folders, with their slash, that hold a sample set.
+
+    Args:
+        reader: of the records.
+        pictures: names of all images.
+        recorded: folders with a file called as the record is.
+    Raises:
+        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+    """
     known = {FIRST, *SHEETS}
-    sets = {folder for folder, file in map(_split, names.pictures) if file in known} & recorded
+    sets = {folder for folder, file in map(split_name, pictures) if file in known} & recorded
     for folder in sorted(sets):
         try:
             if not _is_sound(reader, f"{folder}{RECORD}"):
                 sets.discard(folder)
         except UsageError as error:
             skips.take(error)
-    kept = np.ones(len(every), dtype=bool)
-    for row, name in enumerate(names.pictures):
-        folder, file = _split(name)
-        if file in SHEETS and folder in sets:
-            names.left_out.add(SHEET, name)
-            kept[row] = False
-    return names._replace(pictures=names.pictures.select(every[kept])), every[kept]
+    return sets
 
 
-def _split(name: str) -> tuple[str, str]:
+def is_sheet(name: str, sets: Set[str]) -> bool:
+    """Whether an image is a sheet of one of the sample sets in these folders."""
+    folder, file = split_name(name)
+    return file in SHEETS and folder in sets
+
+
+def split_name(name: str) -> tuple[str, str]:
     """The folder, with its slash, and the file."""
     folder, slash, file = name.rpartition("/")
     return folder + slash, file

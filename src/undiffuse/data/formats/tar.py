@@ -8,7 +8,7 @@ caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samp
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ from undiffuse.data.formats.metadata import MAX_NOTE_BYTES, Said, caption_text, 
 from undiffuse.data.formats.parts import Folders, take_files
 from undiffuse.data.formats.readable import readable
 from undiffuse.data.formats.tar_files import find_shards, names_each
-from undiffuse.data.formats.tar_index import Headers, MemoryAt, OpenedEachTime, Place
+from undiffuse.data.formats.tar_index import Headers, Member, MemoryAt, OpenedEachTime, Place
+from undiffuse.data.formats.tar_sample_sets import NotingRecords, sample_sets_in, samples_alone
 from undiffuse.data.formats.tar_samples import NOTES, Members, Sample, picture_of, relevant, samples_of, scattered_keys
 from undiffuse.data.skips import Skips
 from undiffuse.data.texts import Texts
@@ -84,9 +85,11 @@ class _Samples:
         """Take up the samples of one shard; those before its damage where it is skipped."""
         seen: set[int] = set()
         try:
-            headers = Headers(shard)
+            headers = NotingRecords(Headers(shard))
             scattered = _scattered(headers)
+            sets = sample_sets_in(shard, headers.records, headers, self._skips)
             members = relevant(iter(headers), shard.path, self._skips, self.left_out)
+            members = samples_alone(members, sets, self.left_out) if sets else members
             for sample in samples_of(members, self._image_column, scattered):
                 try:
                     if hash(sample.key) in seen:
@@ -115,7 +118,7 @@ class _Samples:
             self.captions.append(str(said.caption))
 
 
-def _scattered(headers: Headers) -> frozenset[str]:
+def _scattered(headers: Iterable[Member]) -> frozenset[str]:
     """See ``scattered_keys``; damage is left to the reading itself, which says it."""
     try:
         return scattered_keys(headers)
