@@ -25,6 +25,10 @@ class StoppedError(UndiffuseError):
         self.exit_code = 128 + number
 
 
+class SamplingStoppedError(UndiffuseError):
+    """Whoever asked for samples no longer wants them."""
+
+
 class UsageError(UndiffuseError, ValueError):
     """A request, a configuration or a file that cannot be served as given (exit code 2)."""
 

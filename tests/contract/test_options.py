@@ -32,6 +32,7 @@ SAID: dict[str, Any] = {
     "autoguidance_interval": (-float("inf"), 2.0),
     "process": "vp",
     "reuse": 2,
+    "strength": 0.4,
 }
 
 
@@ -87,6 +88,7 @@ def test_nothing_said_leaves_everything_to_the_model() -> None:
         ({"guidance": -1}, "guidance must be a number from 0 on, got -1"),
         ({"guidance_interval": (4, 3)}, "LO < HI, got 4,3"),
         ({"autoguidance": float("inf")}, "autoguidance must be a number from 0 on, got inf"),
+        ({"strength": 1.5}, "from 0, the image itself, to 1, noise alone, got 1.5"),
         ({"reuse": 0}, "at least 1, got 0"),
         ({"sampler": 3}, "sampler: .*string, got 3"),
         ({"num_steps": 3}, "no option 'num_steps'; did you mean 'steps'"),

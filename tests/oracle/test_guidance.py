@@ -110,7 +110,7 @@ def test_outside_of_the_interval_nothing_is_guided_nor_paid() -> None:
     model.calls.clear()
     within = ClassifierFree(model, 3.0, (-1.0, 1.0))(x, t, cond)
     assert model.calls == [4]  # three rows and the second evaluation of the one in the middle
-    assert within.nfe == 2
+    assert within.nfe.tolist() == [1, 2, 1]
     assert torch.equal(within.x_0[[0, 2]], plain[[0, 2]])
     assert torch.equal(within.x_0[1], everywhere[1])
     assert ClassifierFree(model, 3.0, (5.0, 9.0))(x, t, cond).nfe == 1

@@ -207,6 +207,7 @@ def _sample(
     batch_size: int = 64,
     class_name: Texts = None,
     shown: int = 1,
+    image: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     weights: str = "ema",
@@ -218,6 +219,8 @@ def _sample(
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     early.check_classes(folder, class_name or [])
+    if image is not None and not Path(image).expanduser().is_file():
+        check_data(image)
     early.check_guided(folder, flags.get("guidance"))
     check_results(out, SAMPLES, overwrite)
 

@@ -142,6 +142,13 @@ def sample(
     no_class: Annotated[
         bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
     ] = False,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="a picture, or a folder or other data taken in turn, to begin from; with --strength",
+            autocompletion=completing.data,
+        ),
+    ] = None,
     progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
     shown: Annotated[int, typer.Option("--shown", help="images in grid.png: the first so many")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
@@ -163,6 +170,7 @@ def sample(
             batch_size=batch_size,
             class_names=[*(class_name or []), *([None] if no_class else [])],
             progressive=progressive,
+            image=image,
             shown=shown,
             overwrite=overwrite,
         )

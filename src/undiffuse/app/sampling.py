@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from undiffuse.app.early_out import SAMPLES, check_results
+from undiffuse.app.from_image import begin_from
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
@@ -20,6 +21,7 @@ from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.sample_set import SHOWN, SampleSet
 from undiffuse.systems.saved import Model, check_seeds
+from undiffuse.systems.starting import images_to_begin_from
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
@@ -41,6 +43,7 @@ def sample_to_folder(
     batch_size: int,
     class_names: Sequence[str | None],
     progressive: bool,
+    image: str | None = None,
     shown: int = SHOWN,
     overwrite: bool = False,
 ) -> Path:
@@ -48,6 +51,7 @@ def sample_to_folder(
 
     Args:
         options: how; what they leave unsaid is the model's own.
+        image: a picture file or data, whose images are begun from in turn.
         shown: images in ``grid.png``, the first so many.
     Returns:
         ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
@@ -57,9 +61,12 @@ def sample_to_folder(
     check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
-    request = SampleRequest(seeds, options, batch_size=batch_size)
+    given, about = begin_from(model, image, num) if image is not None else (None, None)
+    images = images_to_begin_from(given, model.system.space, num)
+    request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.system.device.type}{' progressive' if progressive else ''}"
-    gathered = SampleSet(out, shared_record(model, request), seeds, names, model.system.shape, shown, made_by)
+    record = shared_record(model, request) | ({"image": about} if about is not None else {})
+    gathered = SampleSet(out, record, seeds, names, model.system.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
         gathered.discard()  # what was predicted on the way to them is gone
@@ -93,7 +100,8 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
 
             seeds = [gathered.seeds[number] for number in missing]
             cond = model.condition([gathered.names[number] for number in missing] if gathered.names else [])
-            asked = replace(request, seeds=seeds, cond=cond, callback=callback, take=take)
+            images = request.images[missing] if request.images is not None else None
+            asked = replace(request, seeds=seeds, cond=cond, callback=callback, take=take, images=images)
             return model.system.sample(asked).note if missing else ""
     except BaseException:
         kept = num - len(gathered.missing())

@@ -28,14 +28,14 @@ class Denoised(NamedTuple):
     """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
 
     The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` is the
-    number of network evaluations that its dearest row took, ``partial_nfe`` that of those which reused features;
-    ``features`` are those to reuse, where the denoiser keeps them.
+    number of network evaluations that a row took, the same for all or (B,) int64, ``partial_nfe`` that of those which
+    reused features; ``features`` are those to reuse, where the denoiser keeps them.
     """
 
     x_0: Tensor
     variance_mix: Tensor | None = None
-    nfe: int = 1
-    partial_nfe: int = 0
+    nfe: int | Tensor = 1
+    partial_nfe: int | Tensor = 0
     features: Tensor | None = None
 
 
@@ -56,6 +56,10 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         raise NotImplementedError
+
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        """The denoiser of these rows (indices) of those that it is bound to; itself, where it is bound to none."""
+        return self
 
     @staticmethod
     def wrap(
@@ -249,6 +253,9 @@ class TransferredDenoiser(Denoiser):
         self.denoiser, self.process = denoiser, process
         self.log_snr_range = denoiser.log_snr_range
 
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        return TransferredDenoiser(self.denoiser.of_rows(rows), self.process)
+
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
@@ -281,6 +288,9 @@ class ClippedDenoiser(Denoiser):
         super().__init__()
         self.denoiser, self.low, self.high = denoiser, low, high
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        return ClippedDenoiser(self.denoiser.of_rows(rows), self.low, self.high)
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None

@@ -58,3 +58,10 @@ def check_reuse(every: int) -> int:
     if every < 1:
         raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")
     return every
+
+
+def check_strength(strength: float) -> float:
+    """Refuse a share of noise that is none."""
+    if not 0 <= strength <= 1:
+        raise UsageError(f"strength must be a number from 0, the image itself, to 1, noise alone, got {strength:g}")
+    return strength

@@ -1,35 +1,44 @@
-"""Tensors of the rows of a batch, which travel together: chosen, moved and joined in one go."""
+"""What belongs to the rows of a batch and travels together: chosen, moved and joined in one go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
 
+T = TypeVar("T")
+
+
+class PerRow(tuple[T, ...], Generic[T]):
+    """One plain object a row, such as its seed."""
+
+    __slots__ = ()
+
+    def chosen(self, rows: Tensor | slice) -> PerRow[T]:
+        """Those of the rows with these indices (or this mask, or this slice)."""
+        return PerRow(self[number] for number in torch.arange(len(self))[on(rows, torch.device("cpu"))].tolist())
+
 
 @dataclass(frozen=True)
 class PerSample:
-    """Base of dataclasses whose fields are tensors, mappings of names to tensors, or absent (None, an empty mapping).
+    """Base of dataclasses whose fields are tensors, further ``PerSample``, tuples or mappings of these, or absent.
 
-    Every tensor has the batch as its first axis.
+    Every tensor has the batch as its first axis; ``PerRow`` holds what is no tensor. Absent are None, an empty mapping
+    and an empty tuple.
     """
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that are there by name, those of a mapping as ``field.name``."""
-        return dict(self._named())
+        """Those that are there by name, those inside of something else as ``field.name``."""
+        return {name: value for name, value in self._leaves() if isinstance(value, Tensor)}
 
-    def _named(self) -> Iterator[tuple[str, Tensor]]:
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Mapping):
-                yield from ((f"{field.name}.{name}", part) for name, part in sorted(value.items()))
-            elif value is not None:
-                yield field.name, value
+            yield from _leaves_of(field.name, getattr(self, field.name))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same with ``function`` applied to every tensor."""
@@ -37,21 +46,19 @@ class PerSample:
 
     def mapped(self, function: Callable[[str, Tensor], Tensor]) -> Self:
         """``map`` of a function that is told the tensor's name as well, as ``tensors`` has it."""
-        return self._holding({name: function(name, value) for name, value in self._named()})
+        return self._with(lambda name, value: function(name, value) if isinstance(value, Tensor) else value)
 
-    def _holding(self, tensors: Mapping[str, Tensor]) -> Self:
-        held: dict[str, Any] = {}
-        for name, value in tensors.items():
-            field, _, key = name.partition(".")
-            if key:
-                held.setdefault(field, {})[key] = value
-            else:
-                held[field] = value
-        return replace(self, **held)
+    def _with(self, function: Callable[[str, Any], Any]) -> Self:
+        """The same with ``function`` applied to every tensor and every ``PerRow``."""
+        return replace(
+            self, **{field.name: _rebuilt(field.name, getattr(self, field.name), function) for field in fields(self)}
+        )
 
     def select(self, rows: Tensor | slice) -> Self:
         """The rows with these indices (or this mask, or this slice)."""
-        return self.map(lambda value: value[rows])
+        return self._with(
+            lambda name, value: value.chosen(rows) if isinstance(value, PerRow) else value[on(rows, value.device)]
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
@@ -59,8 +66,8 @@ class PerSample:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no tensor at all."""
-        return next(self._named(), None) is None
+        """Whether there is nothing at all."""
+        return next(self._leaves(), None) is None
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -69,9 +76,49 @@ class PerSample:
         Raises:
             UsageError: a tensor that only some of the parts have.
         """
-        given = [part.tensors() for part in parts]
-        names = list(dict.fromkeys(name for tensors in given for name in tensors))
+        given = [dict(part._leaves()) for part in parts]
+        names = list(dict.fromkeys(name for leaves in given for name in leaves))
         for name in names:
-            if any(name not in tensors for tensors in given):
+            if any(name not in leaves for leaves in given):
                 raise UsageError(f"cannot join: only some of the rows have {name!r}")
-        return cls()._holding({name: torch.cat([tensors[name] for tensors in given]) for name in names})
+        if not parts:
+            return cls()
+        return parts[0]._with(lambda name, value: _joined([leaves[name] for leaves in given]))
+
+
+def on(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
+    """Indices or a mask of rows where they are used."""
+    return rows.to(device) if isinstance(rows, Tensor) else rows
+
+
+def _leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    match value:
+        case PerSample():
+            yield from ((f"{name}.{inner}", leaf) for inner, leaf in value._leaves())
+        case PerRow() | Tensor():
+            yield name, value
+        case Mapping():
+            for key, part in sorted(value.items()):
+                yield from _leaves_of(f"{name}.{key}", part)
+        case tuple():
+            for number, part in enumerate(value):
+                yield from _leaves_of(f"{name}.{number}", part)
+
+
+def _rebuilt(name: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
+    match value:
+        case PerSample():
+            return value._with(lambda inner, leaf: function(f"{name}.{inner}", leaf))
+        case PerRow() | Tensor():
+            return function(name, value)
+        case Mapping():
+            return {key: _rebuilt(f"{name}.{key}", part, function) for key, part in value.items()}
+        case tuple():
+            return tuple(_rebuilt(f"{name}.{number}", part, function) for number, part in enumerate(value))
+    return value
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], PerRow):
+        return PerRow(value for part in parts for value in part)
+    return torch.cat(list(parts))

@@ -8,6 +8,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import EVERYWHERE, check_autoguidance_weight, check_interval
+from undiffuse.core.rows import per_row
 
 
 class Autoguided(Denoiser):
@@ -20,8 +21,8 @@ class Autoguided(Denoiser):
     Args:
         denoiser: the model.
         guide: the worse one, of the same process and condition, such as the same network earlier in its training.
-        scale: w.
-        interval: (smallest, largest) log-SNR that is guided, both included.
+        scale: w of all rows, or ``(B,)`` of each.
+        interval: (smallest, largest) log-SNR that is guided, both included; of all rows, or ``(B,)`` of each.
     Raises:
         UsageError: a weight that is negative or not finite, an interval without extent.
     Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", arXiv:2406.02507, eq. 5; the
@@ -29,23 +30,38 @@ class Autoguided(Denoiser):
     """
 
     def __init__(
-        self, denoiser: Denoiser, guide: Denoiser, scale: float, interval: tuple[float, float] = EVERYWHERE
+        self,
+        denoiser: Denoiser,
+        guide: Denoiser,
+        scale: float | Tensor,
+        interval: tuple[float, float] | tuple[Tensor, Tensor] = EVERYWHERE,
     ) -> None:
         super().__init__()
-        self.denoiser, self.guide, self.scale = denoiser, guide, check_autoguidance_weight(scale)
-        self.interval = check_interval(interval)
+        self.denoiser, self.guide = denoiser, guide
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+        self.scale, self.low, self.high = (torch.as_tensor(one, dtype=torch.float64) for one in (scale, *interval))
+        for weight in self.scale.flatten().tolist():
+            check_autoguidance_weight(weight)
+        for low, high in zip(self.low.flatten().tolist(), self.high.flatten().tolist(), strict=True):
+            check_interval((low, high))
+
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        scale, low, high = (one[rows] if one.ndim else one for one in (self.scale, self.low, self.high))
+        return Autoguided(self.denoiser.of_rows(rows), self.guide.of_rows(rows), scale, (low, high))
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         good: Denoised = self.denoiser(x_t, t, cond, evaluation)
-        log_snr = self.process.log_snr(t)
-        guided = (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
+        log_snr = self.process.log_snr(t).cpu()
+        guided = (self.scale != 1) & (log_snr >= self.low) & (log_snr <= self.high)
         if not bool(guided.any()):
             return good
-        bad: Denoised = self.guide(x_t, t, cond, evaluation)
-        pushed = bad.x_0 + self.scale * (good.x_0 - bad.x_0)
-        rows = guided.to(x_t.device).view(-1, *[1] * (x_t.ndim - 1))
-        pushed = torch.where(rows, pushed, good.x_0)  # beside a guided row one that is not keeps its bits
-        return Denoised(pushed, good.variance_mix, good.nfe + bad.nfe)
+        rows = guided.nonzero().flatten()
+        here = rows.to(x_t.device)
+        told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
+        bad: Denoised = self.guide.of_rows(rows)(x_t[here], t[here], told, asked)
+        pushed = bad.x_0 + per_row(self.scale.expand(len(t))[rows], x_t) * (good.x_0[here] - bad.x_0)
+        nfe = torch.as_tensor(good.nfe, device=x_t.device).expand(len(t))
+        nfe = nfe.index_add(0, here, torch.as_tensor(bad.nfe, device=x_t.device).expand(len(rows)))
+        return Denoised(good.x_0.index_copy(0, here, pushed), good.variance_mix, nfe)

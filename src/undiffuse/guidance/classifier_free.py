@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a denoiser that wraps a denoiser and pushes x_0-hat away from the unconditional one."""
+"""Classifier-free guidance of whatever condition is given: one weight, away from what is not told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.limits import EVERYWHERE, check_interval
-from undiffuse.core.rows import per_row
+from undiffuse.core.limits import EVERYWHERE, check_guidance_weight, check_interval
 from undiffuse.errors import UsageError
+from undiffuse.guidance.guided import guidance_of, guided
 
 
 class ClassifierFree(Denoiser):
@@ -34,40 +34,16 @@ class ClassifierFree(Denoiser):
         self.denoiser, self.interval = denoiser, check_interval(interval)
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
         self.scale = torch.as_tensor(scale, dtype=torch.float64)
-        if not bool((self.scale.isfinite() & (self.scale >= 0)).all()):
-            raise UsageError(f"guidance must be a number from 0 on, got {self.scale.tolist()}; 1 is without")
+        for weight in self.scale.flatten().tolist():
+            check_guidance_weight(weight)
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
-        scale = self._scales(len(x_t)).to(t.device)
-        guided = self._guided(scale, t)
-        if cond is None or cond.empty or not bool(guided.any()):
+        if cond is None or cond.empty:
             plain: Denoised = self.denoiser(x_t, t, cond, evaluation)
             return plain
-        rows = guided.nonzero().flatten().to(x_t.device)
-        return self._push(x_t, t, cond, evaluation, rows, scale)
-
-    def _scales(self, count: int) -> Tensor:
-        if self.scale.ndim == 1 and len(self.scale) != count:
-            raise UsageError(f"{len(self.scale)} guidance weights for {count} rows; give one, or one a row")
-        return self.scale.expand(count)
-
-    def _guided(self, scale: Tensor, t: Tensor) -> Tensor:
-        """Which rows take a second evaluation, ``(B,)``."""
-        log_snr = self.process.log_snr(t)
-        return (scale != 1) & (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
-
-    def _push(
-        self, x_t: Tensor, t: Tensor, cond: Condition, evaluation: Evaluation | None, rows: Tensor, scale: Tensor
-    ) -> Denoised:
-        count, some = len(x_t), cond.select(rows)
-        none = some.drop(torch.ones(len(rows), dtype=torch.bool))
-        twice = None if evaluation is None else Evaluation.join([evaluation, evaluation.select(rows)])
-        both: Denoised = self.denoiser(
-            torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), Condition.join([cond, none]), twice
-        )
-        told, untold = both.x_0[:count], both.x_0[count:]
-        pushed = untold + per_row(scale[rows], x_t) * (told[rows] - untold)
-        mix = both.variance_mix[:count] if both.variance_mix is not None else None
-        return Denoised(told.index_copy(0, rows, pushed), mix, 2 * both.nfe)
+        if self.scale.ndim == 1 and len(self.scale) != len(x_t):
+            raise UsageError(f"{len(self.scale)} guidance weights for {len(x_t)} rows; give one, or one a row")
+        guidance = guidance_of([(cond, self.scale)], len(x_t), interval=self.interval)
+        return guided(self.denoiser, guidance, x_t, t, evaluation)

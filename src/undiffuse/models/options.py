@@ -22,6 +22,7 @@ from undiffuse.core.limits import (
     check_interval,
     check_num_steps,
     check_reuse,
+    check_strength,
     check_temperature,
 )
 from undiffuse.errors import KeywordError, UsageError
@@ -52,7 +53,7 @@ class Option:
     unsaid: Any = ...
 
 
-class Guidance(NamedTuple):
+class GuidanceWeight(NamedTuple):
     """A weight, of which 1 is none, and the (smallest, largest) log-SNR within which it is at work."""
 
     scale: float = 1.0
@@ -129,13 +130,13 @@ class SamplingConfig(FrozenModel):
         Option("log-SNRs that are autoguided, such as -inf,2; all by default"),
     ] = None
 
-    def classifier_free(self) -> Guidance:
+    def classifier_free(self) -> GuidanceWeight:
         """The classifier-free guidance."""
-        return Guidance(self.guidance, self.guidance_interval or EVERYWHERE)
+        return GuidanceWeight(self.guidance, self.guidance_interval or EVERYWHERE)
 
-    def auto(self) -> Guidance:
+    def auto(self) -> GuidanceWeight:
         """The guidance by the model's own guide."""
-        return Guidance(self.autoguidance, self.autoguidance_interval or EVERYWHERE)
+        return GuidanceWeight(self.autoguidance, self.autoguidance_interval or EVERYWHERE)
 
 
 class SamplingOptions(SamplingConfig):
@@ -143,6 +144,8 @@ class SamplingOptions(SamplingConfig):
 
     Args:
         process: sample under another one than the model was trained under, ``name`` or ``name:option=value``.
+        strength: how far from an image sampling begins, from 0, the image itself, to 1, noise alone: the last so large
+            a share of the grid's steps is taken.
         reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
     """
 
@@ -156,6 +159,11 @@ class SamplingOptions(SamplingConfig):
             unsaid="the model's own",
         ),
     ] = None
+    strength: Annotated[
+        float,
+        AfterValidator(check_strength),
+        Option("how far from an image to begin, from 0, the image itself, to 1, noise alone", words="strength {}"),
+    ] = 1.0
     reuse: Annotated[
         int,
         AfterValidator(check_reuse),

@@ -85,7 +85,7 @@ class Progress(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Samples x ``(B, ...)``, the network evaluations that each row cost, and what a user should know.
+    """Samples x ``(B, ...)``, the network evaluations that the dearest row cost, and what a user should know.
 
     ``partial_nfe`` counts those that reused features of a step before, see ``samplers.reuse``; ``nfe`` all others.
     """
@@ -97,21 +97,21 @@ class Sampled(NamedTuple):
 
 
 class Watch(Denoiser):
-    """Counts evaluations and keeps the first x_0-hat since ``first`` was cleared."""
+    """Counts evaluations, ``(B,)`` or the same of all rows, and keeps the first x_0-hat since ``first`` was cleared."""
 
-    def __init__(self, denoiser: Denoiser, cond: Condition | None) -> None:
+    def __init__(self, denoiser: Denoiser, cond: Condition | None = None) -> None:
         super().__init__()
         self.denoiser, self.cond = denoiser, cond
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
-        self.nfe = self.partial_nfe = 0
+        self.nfe: int | Tensor = 0
+        self.partial_nfe: int | Tensor = 0
         self.first: Tensor | None = None
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, self.cond if cond is None else cond, evaluation)
-        self.nfe += denoised.nfe
-        self.partial_nfe += denoised.partial_nfe
+        self.nfe, self.partial_nfe = self.nfe + denoised.nfe, self.partial_nfe + denoised.partial_nfe
         self.first = denoised.x_0 if self.first is None else self.first
         return denoised
 
@@ -139,7 +139,8 @@ class Blocked(Denoiser):
             return Denoised(x_t)
         blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.rows)]
         x_0, mixes, nfe, partial_nfe, features = zip(*blocks, strict=True)
-        return Denoised(torch.cat(x_0), _joined(mixes), max(nfe), max(partial_nfe), _joined(features))
+        cost, partial_cost = (_counted(one, self.rows, count) for one in (nfe, partial_nfe))
+        return Denoised(torch.cat(x_0), _joined(mixes), cost, partial_cost, _joined(features))
 
     def _block(
         self, x_t: Tensor, t: Tensor, cond: Condition | None, evaluation: Evaluation | None, start: int
@@ -151,6 +152,13 @@ class Blocked(Denoiser):
         denoised: Denoised = self.denoiser(x_t[rows], t[rows], told, asked)
         mix, features = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.features))
         return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, features=features)
+
+
+def _counted(counts: Sequence[int | Tensor], rows: int, total: int) -> int | Tensor:
+    """Evaluations a row, of blocks of ``rows``, the last of which is filled up; one number where all have the same."""
+    if all(isinstance(count, int) and count == counts[0] for count in counts):
+        return counts[0]
+    return torch.cat([torch.as_tensor(count).expand(rows) for count in counts])[:total]
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -214,7 +222,12 @@ def sample(
         x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
-    return Sampled(x, watch.nfe, partial_nfe=watch.partial_nfe)
+    return Sampled(x, dearest(watch.nfe), partial_nfe=dearest(watch.partial_nfe))
+
+
+def dearest(nfe: int | Tensor) -> int:
+    """The evaluations of the row that took most."""
+    return nfe if isinstance(nfe, int) else int(nfe.max()) if len(nfe) else 0
 
 
 def check_times(times: Tensor) -> Tensor:

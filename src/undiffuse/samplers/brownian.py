@@ -45,7 +45,13 @@ _ZERO = -1  # the node SNR = 0
 _CHUNK = 1 << 17  # elements in memory at a time
 
 
-def increments(seeds: Sequence[int], snr_t: Sequence[float], snr_s: Sequence[float], shape: tuple[int, ...]) -> Array:
+def increments(
+    seeds: Sequence[int],
+    snr_t: Sequence[float],
+    snr_s: Sequence[float],
+    shape: tuple[int, ...],
+    streams: Sequence[int] | None = None,
+) -> Array:
     """(W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each seed's path, (B, *shape), standard normal.
 
     Args:
@@ -53,11 +59,13 @@ def increments(seeds: Sequence[int], snr_t: Sequence[float], snr_s: Sequence[flo
         snr_t: at least 0.
         snr_s: at least ``snr_t``; may be infinite.
         shape: of one sample.
+        streams: of each row, from 0 on; a seed has one path a stream, and 0 is what the others are apart from.
     Raises:
         UsageError: SNRs that are negative, no numbers, or in the wrong order.
     """
     pairs = [_two_nodes(low, high) for low, high in zip(snr_t, snr_s, strict=True)]
     keys, size = np.array(seeds, dtype=np.uint64), math.prod(shape)
+    keys = keys ^ _mixed(np.array(streams if streams is not None else [0] * len(keys), dtype=np.uint64))  # 0 of 0
     low, high = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     rows = max(1, _CHUNK // max(size, 1))
     chunks = [slice(start, start + rows) for start in range(0, len(keys), rows)]

@@ -1,7 +1,7 @@
 """Where samplers get their noise: counter-based, so that image i depends on seed i alone.
 
 Draws are made on the CPU as float32, one row at a time, by a Philox generator keyed with the row's seed and counted
-by (step, draw within the step). So a draw is the same whatever the batch, the device and the order of asking.
+by (step, draw within the step, stream). So a draw is the same whatever the batch, the device and the order of asking.
 
 SDE samplers ask for increments of a Brownian path instead, one path a seed for all grids; see ``samplers.brownian``.
 """
@@ -55,26 +55,31 @@ class NoiseSource:
 
 
 class SeededNoise(NoiseSource):
-    """Noise from (seed, step, draw).
+    """Noise from (seed, stream, step, draw).
 
     Args:
         seeds: one integer in [0, 2**64) a row.
         index: each row's step number; the prior's own draw comes before step 0.
+        stream: of all rows or one a row, from 0 on; the noises of one seed's streams are independent, as the stages of
+            a cascade need them.
     """
 
-    def __init__(self, seeds: Sequence[int], index: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, seeds: Sequence[int], index: Sequence[int] | None = None, stream: int | Sequence[int] = 0
+    ) -> None:
         if any(not 0 <= seed < 2**64 for seed in seeds):
             raise UsageError(f"seeds must be integers from 0 to 2**64 - 1, got {list(seeds)[:4]} ...")
         self.seeds = [int(seed) for seed in seeds]
         self.index = index
+        self.streams = [stream] * len(self.seeds) if isinstance(stream, int) else list(stream)
         self.draws = 0
 
     def at(self, index: Tensor) -> SeededNoise:
-        return SeededNoise(self.seeds, index.tolist())
+        return SeededNoise(self.seeds, index.tolist(), self.streams)
 
     def select(self, rows: Sequence[int]) -> SeededNoise:
         """The source of these rows alone."""
-        return SeededNoise([self.seeds[row] for row in rows])
+        return SeededNoise([self.seeds[row] for row in rows], stream=[self.streams[row] for row in rows])
 
     def prior(self, like: Tensor) -> Tensor:
         return self._draw(like, [0] * len(self.seeds), 0)
@@ -86,13 +91,13 @@ class SeededNoise(NoiseSource):
         return self._draw(like, [step + 1 for step in self.index], self.draws)
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
-        """See ``NoiseSource.brownian``; the path depends on the row's seed alone, so no step has to be set.
+        """See ``NoiseSource.brownian``; the path depends on the row's seed and stream alone, so no step has to be set.
 
         Raises:
             UsageError: a negative SNR or one that is no number, or ``snr_s`` below ``snr_t``.
         """
         self._check_rows(like)
-        out = increments(self.seeds, snr_t.tolist(), snr_s.tolist(), tuple(like.shape[1:]))
+        out = increments(self.seeds, snr_t.tolist(), snr_s.tolist(), tuple(like.shape[1:]), self.streams)
         return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)
 
     def _check_rows(self, like: Tensor) -> None:
@@ -102,8 +107,8 @@ class SeededNoise(NoiseSource):
     def _draw(self, like: Tensor, steps: Sequence[int], draw: int) -> Tensor:
         self._check_rows(like)
         out = np.empty(tuple(like.shape), dtype=np.float32)
-        for row, (seed, step) in enumerate(zip(self.seeds, steps, strict=True)):
+        for row, (seed, step, stream) in enumerate(zip(self.seeds, steps, self.streams, strict=True)):
             key = np.array([seed, _KEY], dtype=np.uint64)  # a list would pass seeds from 2**63 on through float64
-            bits = np.random.Philox(key=key, counter=[0, draw, step, 0])
+            bits = np.random.Philox(key=key, counter=[0, draw, step, stream])
             out[row] = np.random.Generator(bits).standard_normal(out.shape[1:], dtype=np.float32)
         return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)

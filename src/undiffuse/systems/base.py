@@ -20,7 +20,8 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
-from undiffuse.samplers.base import Progress, Sampled
+from undiffuse.samplers.base import Progress, Sampled, dearest
+from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run
 
 
 class TrainingBatch(Protocol):
@@ -57,6 +58,7 @@ class SampleRequest:
         callback: sees every step of every batch: (number of the batch's first image, progress).
         take: is given each batch when it is done, (number of its first image, samples), which are then kept no
             longer: what is returned holds none.
+        images: x_0 (B, C, H, W) in [-1, 1] to begin from, see ``strength``; None for noise alone.
     """
 
     seeds: Sequence[int]
@@ -65,6 +67,7 @@ class SampleRequest:
     batch_size: int = 64
     callback: Callable[[int, Progress], None] | None = None
     take: Callable[[int, Sampled], None] | None = None
+    images: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size)
@@ -78,17 +81,29 @@ class SampleRequest:
         batch_size: int = 64,
         callback: Callable[[int, Progress], None] | None = None,
         take: Callable[[int, Sampled], None] | None = None,
+        images: Tensor | None = None,
         **said: Any,
     ) -> SampleRequest:
         """A request whose options are keywords, by the names they are said with; see ``SamplingOptions.of``."""
-        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take)
+        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take, images)
 
-    def taken(self, first: int, sampled: Sampled) -> Sampled:
-        """A batch that is done: given to ``take`` and emptied, or as it is where nobody takes it."""
-        if self.take is None:
-            return sampled
-        self.take(first, sampled)
-        return sampled._replace(x=sampled.x[:0])
+    def asks(self) -> list[Ask]:
+        """One for each seed."""
+        rows = range(len(self.seeds))
+        told = [None if self.cond is None else self.cond.select(slice(row, row + 1)) for row in rows]
+        images = [None] * len(rows) if self.images is None else list(self.images)
+        return [Ask(self.seeds[row], prompt=told[row], image=images[row]) for row in rows]
+
+    @property
+    def taker(self) -> Callable[[int, SamplerOutput], None] | None:
+        """``take`` as the loop calls it."""
+        take = self.take
+        return None if take is None else lambda first, made: take(first, sampled(made))
+
+
+def sampled(made: SamplerOutput) -> Sampled:
+    """What a run has made, with the evaluations of the row that took most."""
+    return Sampled(made.x, dearest(made.nfe), made.note, dearest(made.partial_nfe))
 
 
 class Opened(Protocol):
@@ -101,6 +116,8 @@ class Opened(Protocol):
     def weights_sha256(self) -> str: ...
 
 
+#: (name of a network in the model, its denoiser) -> the denoiser that batches what it is asked.
+Batching = Callable[[str, Denoiser], Denoiser]
 #: (folder, device) -> the model in it.
 OpenModel = Callable[[str, torch.device | str], Opened]
 
@@ -138,9 +155,33 @@ class System(nn.Module):
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         """The loss of one micro-batch."""
 
-    @abstractmethod
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        """How samples are made for these options.
+
+        Args:
+            batching: what becomes of each network by its name in the model; by default it is evaluated in blocks of
+                one size. A serving engine puts its hub here, below all guidance.
+        Raises:
+            UsageError: options that the model cannot serve.
+        """
+        raise NotImplementedError
+
     def sample(self, request: SampleRequest) -> Sampled:
-        """Samples (B, *shape), pictures in [-1, 1], and the evaluations that each cost."""
+        """Samples (B, *shape), images in [-1, 1], and the evaluations that the dearest cost.
+
+        Raises:
+            UsageError: what the model cannot serve.
+            RunError: samples that are not finite.
+        """
+        plan, was_training = self.plan(request.options), self.training
+        self.eval()
+        try:
+            made = run(
+                plan, request.asks(), batch_size=request.batch_size, callback=request.callback, take=request.taker
+            )
+        finally:
+            self.train(was_training)
+        return sampled(made)
 
     def sampling_facts(self) -> dict[str, Any]:
         """How it samples unless asked otherwise, as plain values for a result's protocol."""

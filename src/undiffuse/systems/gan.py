@@ -28,14 +28,15 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, Objective, non_saturating
 from undiffuse.losses.penalties import between, lipschitz, zero_centred
 from undiffuse.losses.unrolled import Parameters, unrolled
-from undiffuse.models.options import SamplingOptions, option_rows
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions, option_rows
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
-from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.systems.base import AdversarialSystem, LossReport, SampleRequest, SystemConfig, TrainingBatch
+from undiffuse.samplers.plan import Plan
+from undiffuse.systems.base import AdversarialSystem, Batching, LossReport, SystemConfig, TrainingBatch
 from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.gan_augment import DiscriminatorAugment
+from undiffuse.systems.stages import GeneratorStage
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -304,16 +305,9 @@ class GanSystem(AdversarialSystem):
         known = self.class_names and cond is not None and cond.label is not None
         return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
-    def sample(self, request: SampleRequest) -> Sampled:
-        _check_plain(request.options)
-        seeds, parts = list(request.seeds), list[Tensor]()
-        for start in range(0, len(seeds), request.batch_size):
-            rows = slice(start, start + request.batch_size)
-            x = self.decode(self.latents(seeds[rows]), request.cond.select(rows) if request.cond else None)
-            if request.callback is not None:
-                request.callback(start, Progress(0, 1, x, x))
-            parts.append(request.taken(start, Sampled(x, 1)).x)
-        return Sampled(torch.cat(parts) if parts else torch.empty(0, *self.shape), 1 if parts else 0)
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        _check_plain(options)
+        return Plan((GeneratorStage(self.space, self.latents, self.decode),))
 
     def sampling_facts(self) -> dict[str, Any]:
         return {}

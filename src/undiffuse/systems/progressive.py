@@ -10,7 +10,6 @@ Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -30,10 +29,10 @@ from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.draws import UNIFORM_DRAWS
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
-from undiffuse.models.options import SamplingConfig, SamplingOptions
-from undiffuse.samplers.base import Sampled
+from undiffuse.models.options import NOTHING_SAID, SamplingConfig, SamplingOptions
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import LossReport, SampleRequest, System, TrainingBatch
+from undiffuse.samplers.plan import Plan
+from undiffuse.systems.base import Batching, LossReport, System, TrainingBatch
 from undiffuse.systems.rules import check_stages
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start
@@ -133,9 +132,8 @@ class ProgressiveSystem(SampledSystem):
         """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
         return max(int(self.student_steps) or 2 * self.config.start_steps, self.config.sampling.num_steps)
 
-    def sample(self, request: SampleRequest) -> Sampled:
-        options = request.options.over(SamplingOptions.of(steps=self.present_steps))
-        return super().sample(replace(request, options=options))
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        return super().plan(options.over(SamplingOptions.of(steps=self.present_steps)), batching)
 
     def sampling_facts(self) -> dict[str, Any]:
         return {**super().sampling_facts(), "steps": self.present_steps}

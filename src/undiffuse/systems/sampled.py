@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -24,24 +23,27 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
-from undiffuse.errors import RunError, UsageError
+from undiffuse.errors import UsageError
 from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
-from undiffuse.models.options import NOTHING_SAID, Guidance, SamplingConfig, SamplingOptions, facts_of
+from undiffuse.models.options import NOTHING_SAID, GuidanceWeight, SamplingConfig, SamplingOptions, facts_of
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, Sampled, Sampler, sample
+from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
-from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
+from undiffuse.samplers.plan import Plan
+from undiffuse.systems.base import Batching, DenoisingSystem, SystemConfig
 from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.rules import check_guidance, check_guiding
-from undiffuse.systems.sampling import reusing_sampler
-from undiffuse.wording import counted
+from undiffuse.systems.sampling import check_alone, reusing_sampler
+from undiffuse.systems.stages import DenoisingStage
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
 #: Of images in [-1, 1], about; in what is said of sampling, where the data are not at hand.
 _DEVIATION = 0.5
+#: What a model without a guide asks of it.
+_UNGUIDED = {"autoguidance": 1.0, "autoguidance_interval": None}
 
 
 class SampledConfig(SystemConfig):
@@ -165,74 +167,75 @@ class SampledSystem(DenoisingSystem):
         told = cond if self.class_names else replace(cond, label=None)
         return told.drop(rng.uniform(count, "drop") < self.config.label_dropout)
 
-    def sample(self, request: SampleRequest) -> Sampled:
-        wanted = request.options.over(self.config.sampling)
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        self._auto(options)  # refuses what needs a guide
+        wanted, batched = options.over(self._own_sampling()), batching or self._in_blocks
         sampler = make_sampler(wanted.sampler)
         if sampler.needs_learned_variance and not self.config.says_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
-        free, auto = wanted.classifier_free(), self._auto(request.options)
-        denoiser, note = self.guided_denoiser(free, auto), ""
+        self._check_guided(wanted)
+        network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
         if wanted.reuse != 1:
-            scales = {"guidance": free.scale, "autoguidance": auto.scale}
-            sampler = reusing_sampler(sampler, wanted.reuse, scales, self.network, self.shape)
-            denoiser = self._finished(self._denoiser_of(self.network, keeps=True))
+            sampler = reusing_sampler(sampler, wanted.reuse, self.network, self.shape)
+            network, guide = self._denoiser_of(self.network, keeps=True), None
+        stage = DenoisingStage(
+            self.space,
+            sampler,
+            batched("network", network),
+            wanted,
+            guide=None if guide is None else batched("guide", guide),
+            process=None if wanted.process is None else make_process(wanted.process),
+            clips=self.clips,
+            check=self._check_guided,
+            device=self.device,
+        )
+        return Plan((stage,), self.sampling_facts(), self._note(stage, wanted))
+
+    def _own_sampling(self) -> SamplingConfig:
+        """The defaults, without a guide that is not there yet."""
+        own = self.config.sampling
+        return own if self.guide_taken else own.model_copy(update=_UNGUIDED)
+
+    def _leaf(self, network: nn.Module | None) -> Denoiser:
+        """One network by the quick way to evaluate it."""
+        assert network is not None
+        return self._denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
+
+    def _in_blocks(self, name: str, denoiser: Denoiser) -> Denoiser:
+        return Blocked(denoiser, block_rows(self.network, self.shape, self.device))
+
+    def _check_guided(self, wanted: SamplingOptions) -> None:
+        """Refuse guidance that the model was not trained for, or that does not go with the other options."""
+        check_guidance(wanted.guidance, bool(self.config.class_conditional), self.config.label_dropout)
+        if wanted.autoguidance != 1 and not self.guide_taken:
+            raise _without_guide(wanted.autoguidance)
+        if wanted.reuse != 1:
+            check_alone(wanted.reuse, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance})
+
+    def _note(self, stage: DenoisingStage, wanted: SamplingOptions) -> str:
+        """What a user should know of where sampling begins."""
+        denoiser, notes = stage.network, list[str]()
         if wanted.process is not None:
             denoiser, note = transferred(denoiser, wanted.process)
+            notes.append(note)
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
-        start = _signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial)
-        note = "; ".join(filter(None, [note, start]))
-        heat = f" at temperature {wanted.temperature:g}" if wanted.temperature != 1 else ""
-        how = f"{sampler.name}, {counted(wanted.num_steps, 'step')} on the grid {wanted.grid!r}{heat}"
-        parts = self._batches(denoiser, sampler, times, wanted.temperature, request, how)
-        if not parts:
-            return Sampled(torch.empty(0, *self.shape), 0, note)
-        x = torch.cat([part.x for part in parts])
-        return Sampled(x, max(part.nfe for part in parts), note, max(part.partial_nfe for part in parts))
-
-    def _batches(
-        self, denoiser: Denoiser, sampler: Sampler, times: Tensor, temperature: float, request: SampleRequest, how: str
-    ) -> list[Sampled]:
-        """The samples asked for, ``batch_size`` at a time; ``how`` they are made, for messages."""
-        seeds, size = list(request.seeds), request.batch_size
-        was_training = self.training
-        self.eval()
-        parts = []
-        try:
-            for start in range(0, len(seeds), size):
-                part = sample(
-                    denoiser,
-                    sampler,
-                    times,
-                    shape=self.shape,
-                    seeds=seeds[start : start + size],
-                    cond=None if request.cond is None else request.cond.select(slice(start, start + size)),
-                    temperature=temperature,
-                    device=self.device,
-                    callback=None if request.callback is None else partial(request.callback, start),
-                )
-                _check_finite(part.x, how)
-                parts.append(request.taken(start, part))
-            return parts
-        finally:
-            self.train(was_training)
+        notes.append(_signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial))
+        return "; ".join(filter(None, notes))
 
     def sampling_facts(self) -> dict[str, Any]:
-        own = self.config.sampling
-        if not self.guide_taken:
-            own = own.model_copy(update={"autoguidance": 1.0, "autoguidance_interval": None})
-        return {**facts_of(own), "process": self.config.process.name}
+        return {**facts_of(self._own_sampling()), "process": self.config.process.name}
 
     def sampling_denoiser(self) -> Denoiser:
         return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
 
     def unguided_denoiser(self) -> Denoiser:
-        return self.guided_denoiser(Guidance(), Guidance())
+        return self.guided_denoiser(GuidanceWeight(), GuidanceWeight())
 
     def teaching_denoiser(self) -> Denoiser:
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
         return self._guided_and_cut(self._evaluated(self._auto(), sharded), self.config.sampling.classifier_free())
 
-    def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> Guidance:
+    def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> GuidanceWeight:
         """Guidance by the guide, as asked or by default; none as long as there is no guide.
 
         Raises:
@@ -242,18 +245,15 @@ class SampledSystem(DenoisingSystem):
         if self.guide_taken:
             return wanted
         if said.get("autoguidance", 1) == 1 and "autoguidance_interval" not in said:
-            return Guidance()
-        raise UsageError(
-            f"autoguidance {wanted.scale:g} needs a model with a guide; this one was trained without guide_images, or "
-            "has not seen so many yet; leave it out"
-        )
+            return GuidanceWeight()
+        raise _without_guide(wanted.scale)
 
     @property
     def guide_taken(self) -> bool:
         """Whether there is a guide."""
         return False
 
-    def guided_denoiser(self, classifier_free: Guidance, auto: Guidance) -> Denoiser:
+    def guided_denoiser(self, classifier_free: GuidanceWeight, auto: GuidanceWeight) -> Denoiser:
         """``sampling_denoiser`` with other guidance.
 
         Raises:
@@ -262,7 +262,7 @@ class SampledSystem(DenoisingSystem):
         check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
         return self._finished(self._evaluated(auto), classifier_free)
 
-    def _evaluated(self, auto: Guidance, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:
+    def _evaluated(self, auto: GuidanceWeight, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:
         """The network by a quick way to evaluate it, away from the guide where so wanted."""
         pictures = self.space.is_spatial
         evaluated: Denoiser = self._denoiser_of(quick(self.network)) if pictures else self.denoiser()
@@ -271,7 +271,7 @@ class SampledSystem(DenoisingSystem):
             evaluated = Autoguided(evaluated, guide, *auto)
         return evaluated
 
-    def _finished(self, evaluated: Denoiser, classifier_free: Guidance = Guidance()) -> Denoiser:  # noqa: B008
+    def _finished(self, evaluated: Denoiser, classifier_free: GuidanceWeight = GuidanceWeight()) -> Denoiser:  # noqa: B008
         """``evaluated`` in blocks, guided, and cut to the range of pictures."""
         blocks = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
         return self._guided_and_cut(blocks, classifier_free)
@@ -281,7 +281,7 @@ class SampledSystem(DenoisingSystem):
         values = self.space.value_range
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 
-    def _guided_and_cut(self, evaluated: Denoiser, classifier_free: Guidance) -> Denoiser:
+    def _guided_and_cut(self, evaluated: Denoiser, classifier_free: GuidanceWeight) -> Denoiser:
         free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
         return self.cut(free)  # what guidance has pushed beyond, too
 
@@ -333,10 +333,8 @@ def _signal_at_start(process: Process, time: float, spec: str | None, images: bo
     return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"
 
 
-def _check_finite(x: Tensor, how: str) -> None:
-    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-    if bad:
-        raise RunError(
-            f"{bad} of {len(x)} samples are not finite with sampler {how}; take more steps, another grid or "
-            "sampler, or system.precision=fp32; if none helps, the weights are no good"
-        )
+def _without_guide(weight: float) -> UsageError:
+    return UsageError(
+        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or has not "
+        "seen so many yet; leave it out"
+    )

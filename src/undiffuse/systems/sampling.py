@@ -11,13 +11,11 @@ from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.reuse import reusing
 
 
-def reusing_sampler(
-    sampler: Sampler, every: int, scales: Mapping[str, float], network: nn.Module, shape: tuple[int, ...]
-) -> Sampler:
+def reusing_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tuple[int, ...]) -> Sampler:
     """``sampler`` with features of ``network`` reused, see ``samplers.reuse``.
 
     Raises:
-        UsageError: a network that has none to reuse, or guidance, whose two evaluations would need some each.
+        UsageError: a network that has none to reuse.
     """
     shape_of: Callable[[tuple[int, ...]], tuple[int, ...] | None] | None
     shape_of = getattr(network, "deep_shape", None)
@@ -27,9 +25,13 @@ def reusing_sampler(
             f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
             "has another network; leave it out"
         )
+    return reusing(sampler, every, deep_shape)
+
+
+def check_alone(every: int, scales: Mapping[str, float]) -> None:
+    """Refuse guidance, whose two evaluations would need reused features each."""
     for name, scale in scales.items():
         if scale != 1:
             raise UsageError(
                 f"reuse={every} does not go together with {name} {scale:g}; say {name} 1 or leave reuse out"
             )
-    return reusing(sampler, every, deep_shape)

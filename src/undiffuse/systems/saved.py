@@ -39,6 +39,7 @@ from undiffuse.systems.classes import Classes, asked_classes
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.samples import Samples
 from undiffuse.systems.seeds import check_seeds as check_seeds
+from undiffuse.systems.starting import images_to_begin_from
 from undiffuse.wording import command, counted
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
@@ -96,6 +97,7 @@ class Model:
         options: SamplingOptions,
         seed: int = 0,
         class_name: Classes = None,
+        image: Any = None,
         batch_size: int = 64,
         progress: bool | None = None,
     ) -> Samples:
@@ -106,6 +108,8 @@ class Model:
             options: each a keyword of its own, see ``models.options``.
             class_name: one for all, such as ``3`` or ``"cat"``, or several in turn; ``[None]`` for no class in
                 particular. All classes in turn by default.
+            image: to begin from with a ``strength`` below 1, of the model's own size: a uint8 tensor or array
+                (C, H, W), a Pillow image, or several, in turn.
             progress: show how far it has come, on standard error, where it takes more than two seconds; by default
                 unless ``UNDIFFUSE_PROGRESS=off``.
         Returns:
@@ -119,7 +123,8 @@ class Model:
         def told(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
-        request = SampleRequest(seeds, options, self.condition(names), batch_size, told)
+        images = images_to_begin_from(image, self.system.space, num)
+        request = SampleRequest(seeds, options, self.condition(names), batch_size, told, images=images)
         with Counter("sampling", progress) as counter:
             sampled = self.system.sample(request)
         if sampled.note:

@@ -1,0 +1,53 @@
+"""``--image``: pictures that sampling begins from, brought to the model's size as its data were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.app.real import held_out_data
+from undiffuse.config import validate
+from undiffuse.core.space import Space
+from undiffuse.data.pictures import fit_picture, read_picture, to_array, with_channels
+from undiffuse.errors import UsageError
+from undiffuse.files import sha256_of
+from undiffuse.systems.saved import Model
+from undiffuse.training.config import RunConfig
+
+
+def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, Any]]:
+    """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
+
+    Args:
+        source: a picture file, a folder, or what else names data.
+    Raises:
+        UsageError: nothing that can be read, or a model that makes no images.
+    """
+    if not Space.of_data(model.system.shape).is_image:
+        raise UsageError("this model makes no images, so it begins from none; leave --image out")
+    path = Path(source).expanduser()
+    if path.is_file() and _is_picture(path):
+        return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
+    dataset = held_out_data(model, source)
+    images = dataset.fetch(range(min(num, len(dataset)))).items
+    return images, {"source": source, "data_fingerprint": dataset.fingerprint}
+
+
+def _is_picture(path: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path):
+            return True
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _one(model: Model, path: Path) -> Tensor:
+    channels, height, width = model.system.shape
+    fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
+    image = fit_picture(read_picture(path), (height, width), fit, upscale=True)
+    return torch.from_numpy(to_array(with_channels(image, channels)))[None]

@@ -1,0 +1,216 @@
+"""Guidance row by row: each row has its own terms, weights, negative and interval, in whatever company it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.limits import EVERYWHERE, check_guidance_weight, check_interval
+from undiffuse.core.per_sample import PerSample
+from undiffuse.core.rows import per_row
+
+
+@dataclass(frozen=True)
+class Term(PerSample):
+    """One of the conditions that a row is guided by, and its weight (B,) float64, 0 where the row has no such term."""
+
+    condition: Condition = field(default_factory=Condition)
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Guidance(PerSample):
+    """x_0-hat = x_0-hat(negative) + sum_k w_k (x_0-hat(c_k) - x_0-hat(negative)), within an interval of log-SNRs.
+
+    One term is classifier-free guidance, several are the conjunction of what they say; outside of the interval, and
+    where the one weight is 1, it is x_0-hat(c_0) alone. Weights and intervals stay on the CPU.
+
+    Args:
+        low, high: (B,) float64, the log-SNRs between which a row is guided, both included.
+        negative: what is guided away from; without a negative of one's own, what the drop policy makes of ``c_0``.
+        terms: at least one.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w + 1 is the one weight here; Liu et al. 2022,
+        "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714, eq. 11, for several;
+        Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5, for the interval, whose sigma is exp(-log-SNR / 2).
+    """
+
+    low: Tensor | None = None
+    high: Tensor | None = None
+    negative: Condition = field(default_factory=Condition)
+    terms: tuple[Term, ...] = ()
+
+    def __len__(self) -> int:
+        return 0 if self.low is None else len(self.low)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Their rows, one part after the other; a row has the terms of others with weight 0."""
+        most = max((len(part.terms) for part in parts), default=0)
+        return super().join([part.padded(most) for part in parts])
+
+    def padded(self, count: int) -> Self:
+        """The same with so many terms, the last of which have no weight."""
+        none = [Term(term.condition, torch.zeros_like(_weight(term))) for term in self.terms[:1]]
+        return type(self)(self.low, self.high, self.negative, (*self.terms, *none * (count - len(self.terms))))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Conditions on another device."""
+        terms = tuple(Term(term.condition.to(device), term.weight) for term in self.terms)
+        return type(self)(self.low, self.high, self.negative.to(device), terms)
+
+    @property
+    def weights(self) -> Tensor:
+        """(terms, B) float64."""
+        return torch.stack([_weight(term) for term in self.terms])
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether no row is guided at any time."""
+        weights = self.weights
+        return bool((weights[0] == 1).all() & (weights[1:] == 0).all())
+
+
+def guidance_of(
+    conditions: Sequence[tuple[Condition, float | Tensor]],
+    count: int,
+    *,
+    interval: tuple[float, float] = EVERYWHERE,
+    negative: Condition | None = None,
+    policy: DropPolicy = DROP,
+) -> Guidance:
+    """``count`` rows with the same weights and interval, or with weights (B,) of their own.
+
+    Args:
+        conditions: (condition of all rows, weight).
+        negative: see ``Guidance``.
+        policy: what becomes of each field of the first condition where there is no other negative.
+    Raises:
+        UsageError: a weight that is negative or not finite, an interval without extent.
+    """
+    low, high = check_interval(interval)
+    none = negative if negative is not None else conditions[0][0].drop(torch.ones(count, dtype=torch.bool), policy)
+    return Guidance(
+        torch.full((count,), low, dtype=torch.float64),
+        torch.full((count,), high, dtype=torch.float64),
+        none,
+        tuple(Term(condition, _checked(weight).expand(count)) for condition, weight in conditions),
+    )
+
+
+class Told(Denoiser):
+    """A denoiser bound to rows, each of which is told its condition, unguided."""
+
+    def __init__(self, denoiser: Denoiser, condition: Condition) -> None:
+        super().__init__()
+        self.denoiser, self.condition = denoiser, condition
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        return Told(self.denoiser.of_rows(rows), self.condition.select(rows))
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        told: Denoised = self.denoiser(x_t, t, self.condition, evaluation)
+        return told
+
+
+class Guided(Denoiser):
+    """A denoiser bound to rows, each of which is guided as it asks; all that a step asks is asked together.
+
+    Variance is taken from the first term.
+
+    Args:
+        denoiser: trained with and without its conditions; in blocks if rows are not to depend on each other.
+        guidance: of the rows.
+    """
+
+    def __init__(self, denoiser: Denoiser, guidance: Guidance) -> None:
+        super().__init__()
+        self.denoiser, self.guidance = denoiser, guidance
+        self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+
+    def of_rows(self, rows: Tensor) -> Denoiser:
+        return Guided(self.denoiser.of_rows(rows), self.guidance.select(rows))
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        return guided(self.denoiser, self.guidance, x_t, t, evaluation)
+
+
+def guided(
+    denoiser: Denoiser, guidance: Guidance, x_t: Tensor, t: Tensor, evaluation: Evaluation | None = None
+) -> Denoised:
+    """x_0-hat of every row with its guidance; a row costs an evaluation a term at work, and one for the negative."""
+    first = guidance.terms[0].condition
+    works = None if guidance.does_nothing else _at_work(denoiser, guidance, t)
+    if works is None or not bool(works.any()):
+        plain: Denoised = denoiser(x_t, t, first, evaluation)
+        return plain
+    weights = guidance.weights
+    pushed_rows = works.nonzero().flatten()
+    more = [(works & (weight != 0)).nonzero().flatten() for weight in weights[1:]]
+    asked = [torch.arange(len(x_t)), pushed_rows, *more]
+    conditions = [first, guidance.negative.select(pushed_rows)]
+    conditions += [term.condition.select(rows) for term, rows in zip(guidance.terms[1:], more, strict=True)]
+    said = _ask(denoiser, asked, conditions, x_t, t, evaluation)
+    (told, _, nfe), (untold, _, extra), *others = said
+    push = untold + per_row(weights[0][pushed_rows], x_t) * (told[pushed_rows.to(x_t.device)] - untold)
+    where = torch.full((len(x_t),), -1)
+    where[pushed_rows] = torch.arange(len(pushed_rows))
+    nfe = nfe.index_add(0, pushed_rows.to(nfe.device), extra)
+    for weight, rows, (x_0, _, cost) in zip(weights[1:], more, others, strict=True):
+        among = where[rows].to(x_t.device)
+        push = push.index_add(0, among, per_row(weight[rows], x_t) * (x_0 - untold[among]))
+        nfe = nfe.index_add(0, rows.to(nfe.device), cost)
+    return Denoised(told.index_copy(0, pushed_rows.to(x_t.device), push), said[0][1], nfe)
+
+
+def _at_work(denoiser: Denoiser, guidance: Guidance, t: Tensor) -> Tensor:
+    """Which rows are guided at their times, (B,) on the CPU."""
+    assert guidance.low is not None and guidance.high is not None
+    log_snr, weights = denoiser.process.log_snr(t).cpu(), guidance.weights
+    some = (weights[0] != 1) | (weights[1:] != 0).any(0)
+    return some & (log_snr >= guidance.low) & (log_snr <= guidance.high)
+
+
+def _ask(
+    denoiser: Denoiser,
+    asked: Sequence[Tensor],
+    conditions: Sequence[Condition],
+    x_t: Tensor,
+    t: Tensor,
+    evaluation: Evaluation | None,
+) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+    """(x_0-hat, variance mix, evaluations) of the rows of each question, all asked at once."""
+    rows = torch.cat(list(asked))
+    here, told = rows.to(x_t.device), evaluation.select(rows) if evaluation is not None else None
+    joined = Condition.join(list(conditions))
+    answer: Denoised = denoiser.of_rows(rows)(x_t[here], t[here], joined, told)
+    nfe = torch.as_tensor(answer.nfe, device=x_t.device).expand(len(rows))
+    parts, start = [], 0
+    for part in asked:
+        its = slice(start, start + len(part))
+        mix = answer.variance_mix[its] if answer.variance_mix is not None else None
+        parts.append((answer.x_0[its], mix, nfe[its]))
+        start = its.stop
+    return parts
+
+
+def _weight(term: Term) -> Tensor:
+    assert term.weight is not None
+    return term.weight
+
+
+def _checked(weight: float | Tensor) -> Tensor:
+    weights = torch.as_tensor(weight, dtype=torch.float64)
+    for value in weights.flatten().tolist():
+        check_guidance_weight(value)
+    return weights

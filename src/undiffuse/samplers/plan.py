@@ -1,0 +1,210 @@
+"""A sampling run as a value: what is asked, the stages that answer it, and the loop that goes through them.
+
+A stage starts rows, moves each of them one step at a time, and finishes them; what it does between is its own affair.
+``run`` below takes all rows of a batch through all stages. A serving engine does the same with rows that come and go:
+it holds ``Rows``, joins new ones to them, calls ``advance`` and takes out those that have arrived; every row gets
+exactly what it gets in ``run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser
+from undiffuse.core.rows import per_row
+from undiffuse.core.space import Space
+from undiffuse.errors import SamplingStoppedError, UsageError
+from undiffuse.samplers.base import Progress, Sampler
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.samplers.rows import Rows, put_back
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One sample that is asked for.
+
+    Args:
+        seed: of all its noise.
+        prompt: what is wanted, as the model's stages understand it; None for anything.
+        options: how, where it differs from the plan's, of those options that rows of one plan may differ in.
+        image: x_0 (C, H, W) that it begins from instead of noise alone, as far as a ``strength`` below 1 leaves it.
+        previous: what the stage before has made for this sample.
+    """
+
+    seed: int
+    prompt: Any = None
+    options: Any = None
+    image: Tensor | None = None
+    previous: Tensor | None = None
+
+
+class Stage(Protocol):
+    """One network's part of the way.
+
+    Attributes:
+        space: of what it makes.
+        sampler: that moves its rows; None where it makes them in one go.
+        gradients: whether a step needs gradients through the denoiser, which it then enables itself.
+    """
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def sampler(self) -> Sampler | None: ...
+
+    @property
+    def gradients(self) -> bool: ...
+
+    def bind(self, rows: Rows) -> Denoiser:
+        """The denoiser of these rows, told and guided as each asks."""
+
+    def start(self, asks: Sequence[Ask]) -> Rows:
+        """Rows at their first time."""
+
+    def advance(self, rows: Rows) -> Rows:
+        """Each row one step on; none of them may have arrived."""
+
+    def finish(self, rows: Rows) -> Tensor:
+        """What the stage has made of rows that have arrived, ``(B, *space.shape)``."""
+
+    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+        """The same asks for the next stage."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model does for some options.
+
+    Args:
+        stages: one after the other; a cascade, or a prior and its decoder, have several.
+        facts: what a record says of how samples were made.
+        note: what a user should know.
+    """
+
+    stages: tuple[Stage, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+class SamplerOutput(NamedTuple):
+    """Samples x (B, ...), evaluations of each row (B,) int64, those that reused features apart."""
+
+    x: Tensor
+    nfe: Tensor
+    partial_nfe: Tensor
+    note: str = ""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+@torch.no_grad()
+def run(
+    plan: Plan,
+    asks: Sequence[Ask],
+    *,
+    batch_size: int = 64,
+    callback: Callable[[int, Progress], None] | None = None,
+    take: Callable[[int, SamplerOutput], None] | None = None,
+    stop: Callable[[], bool] = never,
+) -> SamplerOutput:
+    """Samples of all asks, ``batch_size`` at a time.
+
+    Args:
+        batch_size: samples in memory at a time; changes no bit of any.
+        callback: sees every step of every batch: (number of the batch's first sample, progress).
+        take: is given each batch when it is done, (number of its first sample, samples), which are then kept no
+            longer: what is returned holds none.
+        stop: asked before each step; a run ends where it says yes.
+    Raises:
+        UsageError: a batch without a sample.
+        SamplingStoppedError: ``stop`` said yes; batches that ``take`` was given are whole.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+    parts = []
+    for first in range(0, len(asks), batch_size):
+        told = None if callback is None else _counting_from(first, callback)
+        part = _run_batch(plan, asks[first : first + batch_size], told, stop)
+        if take is not None:
+            take(first, part)
+            part = part._replace(x=part.x[:0])
+        parts.append(part)
+    if not parts:
+        none = torch.zeros(0, dtype=torch.int64)
+        return SamplerOutput(torch.empty(0, *plan.stages[-1].space.shape), none, none, plan.note)
+    costs = (torch.cat([part.nfe for part in parts]), torch.cat([part.partial_nfe for part in parts]))
+    return SamplerOutput(torch.cat([part.x for part in parts]), *costs, plan.note)
+
+
+def _counting_from(first: int, callback: Callable[[int, Progress], None]) -> Callable[[Progress], None]:
+    return lambda progress: callback(first, progress)
+
+
+def _run_batch(
+    plan: Plan, asks: Sequence[Ask], told: Callable[[Progress], None] | None, stop: Callable[[], bool]
+) -> SamplerOutput:
+    nfe = partial_nfe = torch.zeros(len(asks), dtype=torch.int64)
+    for number, stage in enumerate(plan.stages):
+        rows = _arrived(stage, stage.start(asks), told, stop)
+        made = stage.finish(rows)
+        if told is not None and not len(plan.stages) > 1 and not bool(rows.count.any()):
+            told(Progress(0, 1, made, made))  # in one go
+        nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
+        if number < len(plan.stages) - 1:
+            asks = stage.hand_on(made, asks)
+    return SamplerOutput(made, nfe, partial_nfe, plan.note)
+
+
+def _arrived(stage: Stage, rows: Rows, told: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Rows:
+    """``rows`` at the end of their grids."""
+    count = int((rows.count - rows.index).max()) if len(rows) else 0
+    done = 0
+    while bool((moving := ~rows.arrived).any()):
+        if stop():
+            raise SamplingStoppedError(f"sampling was stopped after {done} of {count} steps")
+        rows = advance_some(stage, rows, moving)
+        done += 1
+        if told is not None:
+            told(Progress(done - 1, max(count, done), rows.x, rows.x_0))
+    return rows
+
+
+def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
+    """Those of the mask ``moving`` one step on, the others as they are."""
+    if bool(moving.all()):
+        return stage.advance(rows)
+    which = moving.nonzero().flatten()
+    return put_back(rows, stage.advance(rows.select(which)), which)
+
+
+def turned_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
+    """Rows some steps back on their grids, noised anew by q(x_t | x_s): a jump of RePaint's resampling.
+
+    Args:
+        denoiser: of the rows, for its process.
+        steps: at least 1, at most what each row has gone.
+        stream: of the noise from here on, one that no row of the seeds has had.
+    Raises:
+        UsageError: a row that has not gone so far.
+    Source: Lugmayr et al. 2022, "RePaint", arXiv:2201.09865, algorithm 1, line 8.
+    """
+    if steps < 1 or bool((rows.index < steps).any()):
+        raise UsageError(f"rows cannot go {steps} steps back, the least far has gone {int(rows.index.min())}")
+    process, index = denoiser.process, rows.index - steps
+    s, t = (rows.times.gather(1, place[:, None])[:, 0] for place in (rows.index, index))
+    ratio = process.alpha(t) / process.alpha(s)
+    deviation = (process.sigma(t) ** 2 - (ratio * process.sigma(s)) ** 2).sqrt()
+    fresh = torch.full_like(rows.stream, stream)
+    noise = SeededNoise(rows.seeds, stream=fresh.tolist()).prior(rows.x)
+    x = per_row(ratio, rows.x) * rows.x + per_row(deviation, rows.x) * noise
+    memory = stage.sampler.init(x) if stage.sampler is not None else ()
+    return replace(rows, x=x, index=index, stream=fresh, memory=memory)

@@ -1,0 +1,244 @@
+"""The stages that our models sample in: one network on its way from noise to data, or a generator's one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, TransferredDenoiser
+from undiffuse.core.per_sample import PerSample
+from undiffuse.core.process import Process
+from undiffuse.core.rows import per_row
+from undiffuse.core.space import Space
+from undiffuse.errors import RunError, UsageError
+from undiffuse.guidance.autoguidance import Autoguided
+from undiffuse.guidance.guided import Guidance, Guided, Told, guidance_of
+from undiffuse.models.options import GuidanceWeight, SamplingOptions
+from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.grids import time_grid
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.samplers.plan import Ask
+from undiffuse.samplers.rows import Rows, advance, begin
+from undiffuse.wording import counted
+
+#: Names of a stage's two guidances, as rows carry them.
+CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
+#: Options in which all rows of a plan are alike, for they say what is bound and who moves.
+OF_THE_PLAN = ("sampler", "process", "reuse")
+
+
+@dataclass(frozen=True)
+class DenoisingStage:
+    """One denoising network; see ``samplers.plan.Stage``.
+
+    Args:
+        space: of what it makes.
+        sampler: that moves its rows.
+        network: in blocks, or in whatever else batches what is asked of it.
+        options: of all rows, unless an ask says otherwise.
+        guide: the worse model of autoguidance, batched likewise; None where there is none.
+        process: that rows move under; None for the network's own.
+        clips: cut each x_0-hat to the range of the space.
+        check: refuses options that the model cannot serve.
+        device: of the network.
+        stream: of the noise, the number of the stage.
+    """
+
+    space: Space
+    sampler: Sampler
+    network: Denoiser
+    options: SamplingOptions
+    guide: Denoiser | None = None
+    process: Process | None = None
+    clips: bool = False
+    check: Callable[[SamplingOptions], None] = lambda options: None
+    device: torch.device | str = "cpu"
+    stream: int = 0
+    gradients: bool = False
+
+    def bind(self, rows: Rows) -> Denoiser:
+        """The network told and guided as each row asks, cut to the range of the space, under the stage's process."""
+        denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
+        if isinstance(auto, Guidance) and self.guide is not None and not auto.does_nothing:
+            assert auto.low is not None and auto.high is not None
+            denoiser = Autoguided(denoiser, self.guide, auto.weights[0], (auto.low, auto.high))
+        if isinstance(free, Guidance):
+            denoiser = Guided(denoiser, free)
+        elif not rows.condition.empty:
+            denoiser = Told(denoiser, rows.condition)
+        return self._under(denoiser)
+
+    def _under(self, denoiser: Denoiser) -> Denoiser:
+        if self.clips and self.space.value_range is not None:
+            denoiser = ClippedDenoiser(denoiser, *self.space.value_range)  # what guidance has pushed beyond, too
+        return denoiser if self.process is None else TransferredDenoiser(denoiser, self.process)
+
+    def start(self, asks: Sequence[Ask]) -> Rows:
+        """Rows at the first times of their grids: noise, or an image with as much of it as its strength says.
+
+        Raises:
+            UsageError: options that the model or the plan cannot serve.
+        """
+        wanted = [self._wanted(ask) for ask in asks]
+        grids, moving = self._grids(wanted), self._under(self.network)
+        index = [
+            len(grid) - 1 - _steps_taken(ask, options) for ask, grid, options in zip(asks, grids, wanted, strict=True)
+        ]
+        condition = told_to(asks).to(self.device)
+        return begin(
+            self._begun(asks, wanted, grids, index, moving.process),
+            grids,
+            self.sampler,
+            [ask.seed for ask in asks],
+            stream=self.stream,
+            asks=asks,
+            index=index,
+            condition=condition,
+            guidance=self._guidance(wanted, condition),
+        )
+
+    def advance(self, rows: Rows) -> Rows:
+        """Each row one step of the sampler on."""
+        return advance(self.bind(rows), self.sampler, rows)
+
+    def finish(self, rows: Rows) -> Tensor:
+        """x of each row.
+
+        Raises:
+            RunError: some are not finite.
+        """
+        bad = int((~torch.isfinite(rows.x)).flatten(1).any(1).sum()) if len(rows) else 0
+        if bad:
+            options, steps = self.options, counted(self.options.num_steps, "step")
+            heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
+            raise RunError(
+                f"{bad} of {len(rows)} samples are not finite with sampler {self.sampler.name}, {steps} on the grid "
+                f"{options.grid!r}{heat}; take more steps, another grid or sampler, or system.precision=fp32; if none "
+                "helps, the weights are no good"
+            )
+        return rows.x
+
+    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+        """The same asks with what was made."""
+        return [replace(ask, previous=one) for ask, one in zip(asks, made, strict=True)]
+
+    def _wanted(self, ask: Ask) -> SamplingOptions:
+        if ask.options is None:
+            return self.options
+        for name, value in ask.options.said().items():
+            if name in OF_THE_PLAN and value != self.options.over(self.options).said()[name]:
+                raise UsageError(f"all rows of a plan have the same {name}; make another plan for {value!r}")
+        wanted: SamplingOptions = ask.options.over(self.options)
+        self.check(wanted)
+        return wanted
+
+    def _grids(self, wanted: Sequence[SamplingOptions]) -> list[Tensor]:
+        moving, made = self._under(self.network), dict[tuple[str, int], Tensor]()
+        for key in {(options.grid, options.num_steps) for options in wanted}:
+            made[key] = time_grid(key[0], moving.process, key[1], moving.log_snr_range)
+        return [made[options.grid, options.num_steps] for options in wanted]
+
+    def _begun(
+        self,
+        asks: Sequence[Ask],
+        wanted: Sequence[SamplingOptions],
+        grids: Sequence[Tensor],
+        index: Sequence[int],
+        process: Process,
+    ) -> Tensor:
+        """alpha x_0 + sigma eps of rows that begin from an image, ``start_std`` eps of the others."""
+        like = torch.empty(len(asks), *self.space.shape, device=self.device)
+        noise = SeededNoise([ask.seed for ask in asks], stream=self.stream).prior(like)
+        spread, keep, images = [], [], torch.zeros_like(like)
+        for row, (ask, options, grid, first) in enumerate(zip(asks, wanted, grids, index, strict=True)):
+            time, begins = float(grid[first]), ask.image is not None and options.strength < 1
+            spread.append(options.temperature * (_at(process.sigma, time) if begins else process.start_std(time)))
+            keep.append(_at(process.alpha, time) if begins else 0.0)
+            if begins and ask.image is not None:
+                images[row] = self._image(ask.image)
+        x = per_row(torch.tensor(spread, dtype=torch.float64), like) * noise
+        if not any(keep):
+            return x
+        return x + per_row(torch.tensor(keep, dtype=torch.float64), like) * images
+
+    def _image(self, image: Tensor) -> Tensor:
+        if tuple(image.shape) != self.space.shape:
+            raise UsageError(f"an image to begin from must be {self.space.shape}, got {tuple(image.shape)}")
+        return image.to(self.device)
+
+    def _guidance(self, wanted: Sequence[SamplingOptions], condition: Condition) -> Mapping[str, PerSample]:
+        found: dict[str, PerSample] = {}
+        if self.guide is not None:
+            found[AUTO] = _of_rows([options.auto() for options in wanted], condition)
+        if not condition.empty:
+            found[CLASSIFIER_FREE] = _of_rows([options.classifier_free() for options in wanted], condition)
+        return found
+
+
+@dataclass(frozen=True)
+class GeneratorStage:
+    """A generator, which makes its samples in one go: a stage without steps.
+
+    Args:
+        space: of its samples.
+        latents: seeds -> (B, ...).
+        decode: (latents, condition or None) -> samples.
+    """
+
+    space: Space
+    latents: Callable[[Sequence[int]], Tensor]
+    decode: Callable[[Tensor, Condition | None], Tensor]
+    sampler: None = None
+    gradients: bool = False
+
+    def bind(self, rows: Rows) -> Denoiser:
+        """There is none."""
+        raise UsageError("a generator makes samples in one go and has no denoiser")
+
+    def start(self, asks: Sequence[Ask]) -> Rows:
+        """Latents, which have arrived."""
+        for ask in asks:
+            if ask.image is not None:
+                raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
+        seeds, told = [ask.seed for ask in asks], told_to(asks)
+        rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=told)
+        return replace(rows, nfe=torch.ones_like(rows.nfe))
+
+    def advance(self, rows: Rows) -> Rows:
+        """No row of a generator has a step to take."""
+        raise UsageError("a generator makes samples in one go and takes no steps")
+
+    def finish(self, rows: Rows) -> Tensor:
+        """The samples of the latents."""
+        return self.decode(rows.x, None if rows.condition.empty else rows.condition)
+
+    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+        """The same asks with what was made."""
+        return [replace(ask, previous=one) for ask, one in zip(asks, made, strict=True)]
+
+
+def told_to(asks: Sequence[Ask]) -> Condition:
+    """What the rows are told; nothing where no ask says anything."""
+    prompts = [ask.prompt for ask in asks if ask.prompt is not None]
+    return Condition.join(prompts) if prompts else Condition()
+
+
+def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition) -> Guidance:
+    rows = torch.tensor([(weight.scale, *weight.interval) for weight in weights], dtype=torch.float64)
+    scale, low, high = rows.reshape(-1, 3).unbind(1)
+    return replace(guidance_of([(condition, scale)], len(weights)), low=low, high=high)
+
+
+def _steps_taken(ask: Ask, options: SamplingOptions) -> int:
+    """The last so many steps of its grid."""
+    if ask.image is None and options.strength != 1:
+        raise UsageError(f"strength {options.strength:g} is of an image to begin from, and there is none; leave it out")
+    return round(options.strength * options.num_steps)
+
+
+def _at(function: Callable[[Tensor], Tensor], time: float) -> float:
+    return float(function(torch.tensor([time], dtype=torch.float64)))

@@ -1,0 +1,462 @@
+"""Sampling as a value: stages, rows of their own ways, and what they are bound to, against closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor
+
+from undiffuse.config import validate
+from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.denoiser import Denoised, Denoiser
+from undiffuse.core.gaussian import GaussianMixture
+from undiffuse.core.processes import FlowProcess, make_process
+from undiffuse.core.rows import per_row
+from undiffuse.core.space import Space
+from undiffuse.errors import SamplingStoppedError, UsageError
+from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
+from undiffuse.models.options import SamplingOptions
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run, turned_back
+from undiffuse.samplers.rows import Rows
+from undiffuse.systems.base import SampleRequest
+from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
+from undiffuse.systems.stages import DenoisingStage
+
+PROCESS = FlowProcess()
+NUM = 3000
+
+
+def options(**said: Any) -> SamplingOptions:
+    return SamplingOptions.of(grid="log_snr", **said)
+
+
+def point_space(size: int) -> Space:
+    return Space(kind="points", shape=(size,))
+
+
+class Conditional(Denoiser):
+    """The exact denoiser of x_0 ~ N(gain c + offset, std^2) a coordinate, where c is the condition's embedding."""
+
+    def __init__(self, gain: float, std: float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.process, self.gain, self.std, self.offset = PROCESS, gain, std, offset
+        self.log_snr_range = (-12.0, 12.0)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+    ) -> Denoised:
+        given = cond.embedding if cond is not None and cond.embedding is not None else torch.zeros_like(x_t)
+        mean, alpha = self.gain * given + self.offset, per_row(PROCESS.alpha(t), x_t.double())
+        total = alpha**2 * self.std**2 + per_row(PROCESS.sigma(t), x_t.double()) ** 2
+        return Denoised((mean + alpha * self.std**2 / total * (x_t.double() - alpha * mean)).to(x_t.dtype))
+
+
+@dataclass(frozen=True)
+class Link(DenoisingStage):
+    """A stage that tells the next one what it has made."""
+
+    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+        return [replace(ask, prompt=Condition(embedding=one[None])) for ask, one in zip(asks, made, strict=True)]
+
+
+def cascade(sampler: str, streams: Sequence[int]) -> tuple[Tensor, ...]:
+    """The residuals of x_1 ~ N(0, 0.5^2), x_2 ~ N(x_1, 0.4^2), x_3 ~ N(-0.5 x_2, 0.3^2), each of unit variance."""
+    made: list[Tensor] = []
+
+    class Noted(Link):
+        def finish(self, rows: Rows) -> Tensor:
+            made.append(super().finish(rows))
+            return made[-1]
+
+    parts = ((0.0, 0.5), (1.0, 0.4), (-0.5, 0.3))
+    stages = [
+        Noted(point_space(1), make_sampler(sampler), Conditional(gain, std), options(steps=20), stream=stream)
+        for (gain, std), stream in zip(parts, streams, strict=True)
+    ]
+    run(Plan(tuple(stages)), [Ask(seed) for seed in range(NUM)], batch_size=NUM)
+    x_1, x_2, x_3 = (x.double()[:, 0] for x in made)
+    return x_1 / 0.5, (x_2 - x_1) / 0.4, (x_3 + 0.5 * x_2) / 0.3
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "heun"])
+def test_the_stages_of_a_cascade_have_noise_of_their_own(sampler: str) -> None:
+    residuals = cascade(sampler, range(3))
+    for one in residuals:
+        assert abs(float(one.mean())) < 4 / math.sqrt(NUM) + 0.02 and abs(float(one.std()) - 1) < 0.08
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert all(abs(correlation(residuals[i], residuals[j])) < 4 / math.sqrt(NUM) for i, j in pairs)
+    repeated = cascade(sampler, (0, 0, 0))  # what one stream for all would do
+    assert all(correlation(repeated[i], repeated[j]) > 0.9 for i, j in pairs)
+
+
+def test_two_terms_are_the_conjunction_of_two_gaussians() -> None:
+    """Near the data the score is that of N_1 N_2 / N_prior, whose precision and mean are in closed form."""
+    prior, std = 2.0, 0.5
+
+    class Prior(Conditional):
+        def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+            assert cond is not None and cond.pooled is not None
+            broad, narrow = (Conditional(1.0, s)(x_t, t, cond).x_0 for s in (prior, std))
+            return Denoised(torch.where(cond.pooled > 0, narrow, broad))  # the negative is not told what is wanted
+
+    def told(mean: float) -> Condition:
+        return Condition(embedding=torch.full((2, 1), mean).double(), pooled=torch.ones(2, 1))
+
+    negative = Condition(embedding=torch.zeros(2, 1).double(), pooled=torch.zeros(2, 1))
+    guidance = guidance_of([(told(1.0), 1.0), (told(0.2), 1.0)], 2, negative=negative)
+    t, x = torch.full((2,), 1e-4, dtype=torch.float64), torch.tensor([[0.9], [-0.4]], dtype=torch.float64)
+    said = Guided(Prior(1.0, 1.0), guidance)(x, t)
+    alpha, sigma = PROCESS.alpha(t)[:, None], PROCESS.sigma(t)[:, None]
+    score = (alpha * said.x_0 - x) / sigma**2
+    precision = 2 / std**2 - 1 / prior**2
+    mean = (1.0 / std**2 + 0.2 / std**2) / precision
+    assert torch.allclose(score, -precision * (x - mean), rtol=2e-3)
+    assert torch.as_tensor(said.nfe).tolist() == [3, 3]
+
+
+def test_rows_with_more_terms_and_with_fewer_are_joined() -> None:
+    def told(count: int, mean: float) -> Condition:
+        return Condition(embedding=torch.full((count, 1), mean).double())
+
+    one = guidance_of([(told(2, 1.0), 3.0)], 2)
+    two = guidance_of([(told(1, 1.0), 1.5), (told(1, -2.0), 0.7)], 1)
+    none = guidance_of([(told(1, 1.0), 1.0)], 1)
+    joined = Guidance.join([one, two, none])
+    x, t = torch.linspace(-1, 1, 4).double()[:, None], torch.linspace(0.2, 0.8, 4).double()
+    together = Guided(Conditional(1.0, 0.3), joined)(x, t)
+    parts = [Guided(Conditional(1.0, 0.3), part) for part in (one, two, none)]
+    rows = (slice(0, 2), slice(2, 3), slice(3, 4))
+    alone = [part(x[row], t[row]).x_0 for part, row in zip(parts, rows, strict=True)]
+    assert torch.equal(together.x_0, torch.cat(alone))
+    assert torch.as_tensor(together.nfe).tolist() == [2, 2, 3, 1]
+
+
+class Measured(Denoiser):
+    """E[x_0 | x_t, y] for y = x_0 + noise of N(0, spread^2), by the gradient of log p(y | x_t) (diffusion posterior
+    sampling with the exact variance of x_0 given x_t)."""
+
+    def __init__(self, denoiser: Conditional, y: Tensor, spread: float) -> None:
+        super().__init__()
+        self.denoiser, self.y, self.spread, self.process = denoiser, y, spread, denoiser.process
+        self.log_snr_range = denoiser.log_snr_range
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        alpha, sigma = (per_row(part, x_t.double()) for part in (PROCESS.alpha(t), PROCESS.sigma(t)))
+        with torch.enable_grad():
+            x = x_t.double().requires_grad_()
+            x_0 = self.denoiser(x, t, cond).x_0
+            variance = (self.denoiser.std * sigma) ** 2 / (alpha**2 * self.denoiser.std**2 + sigma**2)
+            likelihood = -((self.y - x_0) ** 2 / (2 * (variance + self.spread**2))).sum()
+            (slope,) = torch.autograd.grad(likelihood, x)
+        return Denoised((x_0 + sigma**2 / alpha * slope).detach().to(x_t.dtype))
+
+
+@dataclass(frozen=True)
+class Measuring(DenoisingStage):
+    y: float = 0.6
+    gradients: bool = True
+
+    def bind(self, rows: Rows) -> Denoiser:
+        assert isinstance(self.network, Conditional)
+        return Measured(self.network, torch.full_like(rows.x, self.y).double(), 0.25)
+
+
+def test_a_stage_may_follow_gradients_through_its_denoiser() -> None:
+    stage = Measuring(point_space(1), make_sampler("heun"), Conditional(0.0, 0.5), options(steps=40))
+    x = run(Plan((stage,)), [Ask(seed) for seed in range(NUM)], batch_size=NUM).x.double()
+    precision = 1 / 0.5**2 + 1 / 0.25**2
+    assert abs(float(x.mean()) - 0.6 / 0.25**2 / precision) < 4 * precision**-0.5 / math.sqrt(NUM)
+    assert abs(float(x.std()) * precision**0.5 - 1) < 0.05
+
+
+CORRELATION, KNOWN = 0.9, 1.2
+
+
+class Correlated(Denoiser):
+    """The exact denoiser of N(0, [[1, r], [r, 1]])."""
+
+    process = PROCESS
+    log_snr_range = (-12.0, 12.0)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        covariance = torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]], dtype=torch.float64)
+        alpha, sigma = (part.reshape(-1, 1, 1) for part in (PROCESS.alpha(t), PROCESS.sigma(t)))
+        total = alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=torch.float64)
+        x_0 = alpha * covariance @ torch.linalg.solve(total, x_t.double()[..., None])
+        return Denoised(x_0[..., 0].to(x_t.dtype))
+
+
+@dataclass(frozen=True)
+class Inpainting(DenoisingStage):
+    """The first coordinate is known; after each step back from a jump of ``jump`` it is put in place again."""
+
+    jump: int = 0
+    rounds: int = 0
+
+    def advance(self, rows: Rows) -> Rows:
+        rows = self._known(super().advance(rows))
+        for turn in range(self.rounds if self.jump and int(rows.index[0]) % self.jump == 0 else 0):
+            rows = turned_back(rows, self, self.network, self.jump, stream=1 + 100 * turn + int(rows.index[0]))
+            for _ in range(self.jump):
+                rows = self._known(super().advance(rows))
+        return rows
+
+    def _known(self, rows: Rows) -> Rows:
+        s = rows.times.gather(1, rows.index[:, None])[:, 0]
+        noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(int(rows.index[0])))
+        x = rows.x.clone()
+        x[:, 0] = (PROCESS.alpha(s) * KNOWN + PROCESS.sigma(s) * noise).float()
+        return replace(rows, x=x)
+
+
+def test_jumps_back_bring_what_is_unknown_into_agreement_with_what_is_known() -> None:
+    """The conditional mean is r times what is known; without jumps (RePaint, fig. 3) too little of that arrives."""
+
+    def mean(jump: int, rounds: int) -> float:
+        stage = Inpainting(
+            point_space(2), make_sampler("dpmpp_2m_sde"), Correlated(), options(steps=30), jump=jump, rounds=rounds
+        )
+        return float(run(Plan((stage,)), [Ask(seed) for seed in range(600)], batch_size=600).x[:, 1].mean())
+
+    wanted = CORRELATION * KNOWN
+    without, with_jumps = mean(0, 0), mean(3, 6)
+    assert abs(with_jumps - wanted) < 0.35 * abs(without - wanted)
+
+
+def test_a_jump_back_is_the_forward_process() -> None:
+    stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=10))
+    rows = stage.start([Ask(seed) for seed in range(NUM)])
+    for _ in range(5):
+        rows = stage.advance(rows)
+    back = turned_back(rows, stage, stage.network, 1, stream=7)
+    s, t = rows.times[0, 5], rows.times[0, 4]
+    ratio = float(PROCESS.alpha(t) / PROCESS.alpha(s))
+    fresh = (back.x - ratio * rows.x).double()
+    deviation = math.sqrt(float(PROCESS.sigma(t)) ** 2 - (ratio * float(PROCESS.sigma(s))) ** 2)
+    assert back.index.eq(4).all() and back.stream.eq(7).all()
+    assert abs(float(fresh.std()) / deviation - 1) < 0.06
+    assert abs(correlation(fresh[:, 0], rows.x[:, 0].double())) < 4 / math.sqrt(NUM)
+    with pytest.raises(UsageError, match="cannot go 9 steps back, the least far has gone 5"):
+        turned_back(rows, stage, stage.network, 9, stream=8)
+
+
+NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
+
+
+@pytest.fixture(scope="module")
+def system() -> DiffusionSystem:
+    """Points of two classes, random weights, and a guide that differs."""
+    asked = {"network": NETWORK, "class_conditional": True, "guide_images": 10}
+    built = validate(DiffusionConfig, asked).build((2,), ("a", "b"))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in built.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    built.guide_seen.fill_(10)
+    return built.eval()
+
+
+def told(label: int) -> Condition:
+    return Condition(label=torch.tensor([label]))
+
+
+class Hub:
+    """Evaluates together what greenlets ask of the same network at the same time."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, int, int]] = []
+        self.main = getcurrent()
+
+    def batching(self, name: str, denoiser: Denoiser) -> Denoiser:
+        hub = self
+
+        class Asking(Denoiser):
+            process, log_snr_range = denoiser.process, denoiser.log_snr_range
+
+            def forward(
+                self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
+            ) -> Denoised:
+                answer: Denoised = hub.main.switch((name, denoiser, x_t, t, cond))
+                return answer
+
+        return Asking()
+
+    def run(self, works: Sequence[Callable[[], SamplerOutput]]) -> list[SamplerOutput]:
+        made: dict[int, SamplerOutput] = {}
+        waiting = {number: greenlet(work) for number, work in enumerate(works)}
+        asked = {number: one.switch() for number, one in waiting.items()}
+        while asked:
+            for number in [number for number, one in waiting.items() if one.dead]:
+                made[number] = asked.pop(number)
+                del waiting[number]
+            for name in sorted({question[0] for question in asked.values()}):
+                together = {number: question for number, question in asked.items() if question[0] == name}
+                for number, answer in self._answer(name, together).items():
+                    asked[number] = waiting[number].switch(answer)
+        return [made[number] for number in range(len(works))]
+
+    def _answer(self, name: str, questions: dict[int, Any]) -> dict[int, Denoised]:
+        parts = list(questions.values())
+        joined = [torch.cat([part[number] for part in parts]) for number in (2, 3)]
+        self.batches.append((name, len(parts), len(joined[0])))
+        with torch.no_grad():
+            said = Blocked(parts[0][1], 1024)(*joined, Condition.join([part[4] for part in parts]))
+        answers, start = {}, 0
+        for number, part in questions.items():
+            answers[number] = Denoised(said.x_0[start : start + len(part[2])])
+            start += len(part[2])
+        return answers
+
+
+def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(system: DiffusionSystem) -> None:
+    asked: list[dict[str, Any]] = [
+        {"sampler": "rk45", "steps": 2},
+        {"sampler": "heun", "steps": 5, "guidance": 2.0},
+        {"sampler": "dpmpp_2m_sde", "steps": 7, "guidance": 1.5, "guidance_interval": (-3.0, 3.0)},
+        {"sampler": "euler", "steps": 4, "autoguidance": 2.0, "temperature": 0.8},
+    ]
+    hub = Hub()
+
+    def work(number: int) -> Callable[[], SamplerOutput]:
+        plan = system.plan(SamplingOptions.of(**asked[number]), hub.batching)
+        asks = [Ask(10 * number + row, told(row % 2)) for row in range(3)]
+        return lambda: run(plan, asks)
+
+    mixed = hub.run([work(number) for number in range(len(asked))])
+    for number, said in enumerate(asked):
+        cond = Condition(label=torch.tensor([0, 1, 0]))
+        alone = system.sample(SampleRequest.of([10 * number + row for row in range(3)], cond=cond, **said))
+        assert torch.equal(mixed[number].x, alone.x), said
+    assert max(parts for name, parts, rows in hub.batches if name == "network") == 4
+    assert any(name == "guide" for name, parts, rows in hub.batches)
+
+
+def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: DiffusionSystem) -> None:
+    asked: list[dict[str, Any]] = [
+        {"steps": 3},
+        {"steps": 6, "guidance": 2.0, "temperature": 0.7},
+        {"steps": 4, "grid": "uniform", "autoguidance": 2.0},
+        {"steps": 6, "guidance": 1.5, "guidance_interval": (-2.0, 2.0)},
+    ]
+    own = {"sampler": "dpmpp_2m_sde"}
+    asks = [Ask(seed, told(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(asked)]
+    together = run(system.plan(SamplingOptions.of(**own)), asks)
+    for seed, said in enumerate(asked):
+        alone = system.sample(SampleRequest.of([seed], cond=told(seed % 2), **own, **said))
+        assert torch.equal(together.x[seed], alone.x[0]), said
+        assert int(together.nfe[seed]) == alone.nfe
+    with pytest.raises(UsageError, match="all rows of a plan have the same sampler"):
+        run(
+            system.plan(),
+            [Ask(0, told(0), SamplingOptions.of(sampler="heun")), Ask(1, told(0), SamplingOptions.of(sampler="ddim"))],
+        )
+
+
+def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
+    process = make_process("ve")  # which leaves noise at its end
+    stage = DenoisingStage(
+        point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=2), process=process
+    )
+    rows = stage.advance(stage.start([Ask(0)]))
+    assert not torch.equal(rows.x, rows.x_0)
+    rows = stage.advance(rows)
+    assert torch.equal(rows.x, rows.x_0) and bool(rows.arrived.all())
+
+
+def test_rows_join_midway(system: DiffusionSystem) -> None:
+    said = {"sampler": "unipc", "steps": 6, "guidance": 2.0}
+    stage = system.plan(SamplingOptions.of(**said)).stages[0]
+    with torch.no_grad():
+        rows = stage.advance(stage.advance(stage.start([Ask(1, told(0)), Ask(2, told(1))])))
+        rows = Rows.join([rows, stage.start([Ask(3, told(1))])])
+        made: dict[int, Tensor] = {}
+        while len(rows):
+            rows = stage.advance(rows)
+            arrived = rows.select(rows.arrived)
+            made |= dict(zip(arrived.seeds, stage.finish(arrived), strict=True))
+            rows = rows.select(~rows.arrived)
+    alone = system.sample(
+        SampleRequest.of(
+            [1, 2, 3], cond=Condition(label=torch.tensor([0, 1, 1])), sampler="unipc", steps=6, guidance=2.0
+        )
+    )
+    assert torch.equal(torch.stack([made[seed] for seed in (1, 2, 3)]), alone.x)
+
+
+def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: DiffusionSystem) -> None:
+    taken, steps = list[int](), 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > 6
+
+    with pytest.raises(SamplingStoppedError, match="after 2 of 4 steps"):
+        run(
+            system.plan(SamplingOptions.of(sampler="euler", steps=4)),
+            [Ask(seed, told(0)) for seed in range(4)],
+            batch_size=2,
+            take=lambda first, made: taken.append(len(made.x)),
+            stop=stop,
+        )
+    assert taken == [2]
+
+
+def from_image(strength: float, seeds: Sequence[int], x_0: float = 0.7, steps: int = 60) -> Tensor:
+    stage = DenoisingStage(
+        point_space(1), make_sampler("heun"), Conditional(0.0, 0.5, 0.1), options(steps=steps, strength=strength)
+    )
+    return run(Plan((stage,)), [Ask(seed, image=torch.tensor([x_0])) for seed in seeds], batch_size=len(seeds)).x
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 0.75])
+def test_from_an_image_noise_is_added_and_taken_away_again(strength: float) -> None:
+    """Of N(m, s^2) the ODE takes x_t to m + s (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2)."""
+    x, steps, m, s = from_image(strength, range(NUM)).double(), 60, 0.1, 0.5
+    from undiffuse.samplers.grids import time_grid
+
+    t = time_grid("log_snr", PROCESS, steps, (-12.0, 12.0))[steps - round(strength * steps)]
+    alpha, sigma = float(PROCESS.alpha(t)), float(PROCESS.sigma(t))
+    scale = s / math.sqrt(alpha**2 * s**2 + sigma**2)
+    assert abs(float(x.mean()) - (m + scale * alpha * (0.7 - m))) < 4 * scale * sigma / math.sqrt(NUM) + 2e-3
+    assert abs(float(x.std()) / (scale * sigma) - 1) < 0.06
+
+
+def test_strength_has_both_its_ends() -> None:
+    assert torch.equal(from_image(0.0, range(3)), torch.full((3, 1), 0.7))
+    stage = DenoisingStage(point_space(1), make_sampler("heun"), Conditional(0.0, 0.5, 0.1), options(steps=60))
+    assert torch.equal(from_image(1.0, range(3)), run(Plan((stage,)), [Ask(seed) for seed in range(3)]).x)
+
+
+def test_a_strength_needs_an_image_that_fits(system: DiffusionSystem) -> None:
+    with pytest.raises(UsageError, match=r"strength 0\.5 is of an image to begin from, and there is none"):
+        system.sample(SampleRequest.of([0], strength=0.5))
+    with pytest.raises(UsageError, match=r"must be \(2,\), got \(3,\)"):
+        system.sample(SampleRequest.of([0], strength=0.5, images=torch.zeros(1, 3)))
+
+
+def test_rows_that_begin_from_images_and_from_noise_go_together() -> None:
+    mixture = GaussianMixture.ring(3).denoiser(PROCESS)
+    stage = DenoisingStage(point_space(2), make_sampler("dpmpp_2m"), Blocked(mixture, 8), options(steps=10))
+    asks = [Ask(0), Ask(1, options=SamplingOptions.of(strength=0.4), image=torch.ones(2)), Ask(2)]
+    together = run(Plan((stage,)), asks)
+    alone = [run(Plan((stage,)), [ask]) for ask in asks]
+    assert torch.equal(together.x, torch.cat([one.x for one in alone]))
+    assert together.nfe.tolist() == [10, 4, 10]
+
+
+def test_terms_hold_what_they_are_given() -> None:
+    guidance = guidance_of([(told(0), 1.0)], 1)
+    assert guidance.does_nothing and isinstance(guidance.terms[0], Term)
+    assert not guidance_of([(told(0), 2.0)], 1).does_nothing
