@@ -32,6 +32,7 @@ PROSE = {"prepared", "that", "reads"}
 #: those in a list one: such a message speaks of another command than the one that says it.
 REACH: dict[str, set[str] | list[str]] = {
     "app/beginning.py": {"train"},
+    "app/checks.py": ["data info", "doctor"],
     "app/cli.py": ["train", "sample", "evaluate"],
     "app/cli_distill.py": {"distill"},
     "app/cli_measure.py": {"evaluate"},

@@ -48,6 +48,7 @@ from undiffuse.app.early_out import (
     check_file,
     check_new_run,
     check_no_other,
+    check_once,
     check_out,
     check_results,
     check_study_folder,
@@ -61,6 +62,7 @@ from undiffuse.data.prepared import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
 from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies.kept import study_file
 from undiffuse.systems.sample_files import check_grid
 from undiffuse.systems.seeds import check_seeds
 from undiffuse.training.widths import check_width
@@ -134,6 +136,7 @@ def _train(
     if file is not None:
         check_file_with(Path(file), overrides or [], data)
     elif recipe is None and resume and out is not None:
+        early.check_run(Path(out))
         check_resumed_with(Path(out), overrides or [], data)
     if not dry_run:
         check_resumed(_path(out), resume)
@@ -221,7 +224,7 @@ def _sample(
     early.check_classes(folder, class_name or [])
     if image is not None and not Path(image).expanduser().is_file():
         check_data(image)
-    early.check_guided(folder, flags.get("guidance"))
+    early.check_guided(folder, flags)
     check_results(out, SAMPLES, overwrite)
 
 
@@ -249,7 +252,7 @@ def _evaluate(
     check_counts({"bound_random_images": bound_random_images, "likelihood_images": likelihood_images})
     check_counts({"likelihood_probes": likelihood_probes})
     check_seeds(seed, num)
-    early.check_guided(folder, flags.get("guidance"))
+    early.check_guided(folder, flags)
     early.check_features(features)
     for name in named_metrics(metrics):
         early.check_name("metric", name)
@@ -301,12 +304,14 @@ def _encode(
 def _report(
     models: Sequence[str],
     out: str | Path | None = None,
+    study: Sequence[str | Path] | None = None,
     data: str | None = None,
     device: str = "auto",
 ) -> None:
-    for model in models:
-        early.check_model(model, device)
+    check_once([early.check_model(model, device) for model in models])
     check_file(out, "report.html")
+    for folder in study or []:
+        study_file(Path(folder))
     check_data(data)
 
 
@@ -350,6 +355,7 @@ def _data_info(
     early.check_recipe(recipe)
     check_augmentation(augment)
     check_sheet(augment, sheet)
+    check_file(sheet, "sheet.png", "--sheet")
     check_source(source, options or [])
 
 
@@ -374,9 +380,10 @@ def _data_prepare(
     check_archive(Path(out), overwrite)
 
 
-def _data_get(name: str | None = None) -> None:
+def _data_get(name: str | None = None, out: str | Path | None = None) -> None:
     if name is not None:
         early.check_name("public data set", name)
+        check_out(out or Path("data") / name)
 
 
 def _theory(
@@ -429,6 +436,7 @@ def _small_data(
     data: str,
     overrides: Texts = None,
     recipe: str = "dcgan-mnist",
+    augment: Texts = None,
     pictures: int = 1000,
     epochs: int = 100,
     every: int = 10,
@@ -437,6 +445,7 @@ def _small_data(
     device: str = "auto",
 ) -> None:
     early.check_training_study(recipe, overrides or [], data, device)
+    early.check_overrides(augment or [], recipe, data)
     check_trainings(None, 1, seed)
     check_passes(pictures, epochs, every)
     check_study_folder(out)

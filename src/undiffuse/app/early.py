@@ -32,8 +32,9 @@ from undiffuse.app.outline import (
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
+from undiffuse.studies.written import sampler_words
 from undiffuse.systems.classes import asked_classes
-from undiffuse.systems.rules import check_guidance
+from undiffuse.systems.rules import check_guidance, no_guide
 from undiffuse.zoo import bundled_folder, bundled_models
 
 #: Registries by the word for a row.
@@ -72,9 +73,18 @@ def check_model(model: str | Path, device: str = "auto", weights: str = "ema") -
     if weights not in _WEIGHTS:
         raise UsageError(f"unknown kind of weights {weights!r}; {nearest(weights, _WEIGHTS)}")
     folder = find_model(model)
+    check_run(folder)
+    return folder
+
+
+def check_run(folder: Path) -> None:
+    """Refuse a folder that holds neither a run nor a model.
+
+    Raises:
+        UsageError: it has no configuration.
+    """
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no run or model folder: it has no config.json")
-    return folder
 
 
 def check_bundled(name: str | None) -> None:
@@ -116,12 +126,19 @@ def check_classes(folder: Path, asked: Iterable[str]) -> None:
         asked_classes(given, names)
 
 
-def check_guided(folder: Path, weight: float | None) -> None:
-    """Refuse guidance of a model that was not taught it, where its configuration says so."""
-    system = _system_in(folder)
-    if weight is None or system is None or "sampling" not in system:
+def check_guided(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse guidance of a model that was not taught it, where its configuration says so.
+
+    Args:
+        asked: options of sampling by name, as they were typed.
+    """
+    weight, auto, system = asked.get("guidance"), asked.get("autoguidance"), _system_in(folder)
+    if system is None or "sampling" not in system:
         return
-    check_guidance(weight, bool(system.get("class_conditional", False)), system.get("label_dropout", 0.1))
+    if weight is not None:
+        check_guidance(weight, bool(system.get("class_conditional", False)), system.get("label_dropout", 0.1))
+    if auto is not None and auto != 1 and system.get("guide_images") is None:
+        raise no_guide(auto)
 
 
 def check_recipe(name: str | None) -> None:
@@ -180,9 +197,13 @@ def check_study_options(name: str, options: Sequence[str]) -> None:
 
     known = options_of(definition(MODEL_STUDIES[name].options))
     for option in options:
-        key, equals, _ = option.partition("=")
+        key, equals, text = option.partition("=")
         if equals and key and key not in known:
             raise UsageError(f"study {name!r} has no key {key!r}; {nearest(key, known)}")
+        for sampler in sampler_words(text) if key in ("sampler", "samplers") else ():
+            check_spec("sampler", sampler)
+        if key == "features":
+            check_features(text)
     if options:
         from undiffuse.app.early_models import model_at
         from undiffuse.app.overrides import read_options

@@ -29,7 +29,7 @@ _OF_TYPES = ("typing", "collections.abc", "pydantic")
 _LIGHT = (
     *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.loading", "undiffuse.data.augment.config"),
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
-    "undiffuse.models.options",
+    *("undiffuse.models.options", "undiffuse.studies.written"),
 )
 #: Modules with checks of options, which rows call as they begin, and with rules of systems.
 _LIMITS = ("undiffuse.core.process_limits", "undiffuse.losses.limits", "undiffuse.systems.rules")

@@ -6,6 +6,7 @@ What is said here is certain whatever else stands there; the commands look at th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,14 @@ def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> N
     if (out := Path(out)).is_dir():
         raise UsageError(f"{option} {out} is a folder; name a file such as {out / such_as}")
     check_writable(out)
+
+
+def check_once(folders: Sequence[Path]) -> None:
+    """Refuse a run that is named twice."""
+    places = [folder.resolve() for folder in folders]
+    for place in places:
+        if places.count(place) > 1:
+            raise UsageError(f"{place} is given more than once; name each run once")
 
 
 def check_results(out: str | Path | None, kind: Results, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from undiffuse.app.early_out import check_out
 from undiffuse.app.show import Working, say
 from undiffuse.data.download import SETS, Gotten, PublicSet, Remote, get
 from undiffuse.errors import RunError, UsageError
@@ -28,6 +29,7 @@ def get_set(name: str, out: Path | None) -> None:
     """
     public: PublicSet = lookup(SETS, name, "public data set")
     folder = out or Path("data") / name
+    check_out(folder)
     say(f"{public.about}; licence: {public.licence}")
     with Working(unit="", amount=_bytes) as observer:
         found = get(public, folder, observer)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.app.early_data import check_sheet
+from undiffuse.app.early_out import check_file
 from undiffuse.app.show import say, table
 from undiffuse.app.sources import as_recipe_reads, configured
 from undiffuse.claims import writes_to
@@ -37,6 +38,7 @@ def show_data(
         UsageError: options that the source does not have, no such row, none without a sheet, or one for points.
     """
     check_sheet(augment, sheet)
+    check_file(sheet, "sheet.png", "--sheet")
     augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
     config = configured(as_recipe_reads(source_config_for(source), recipe), options)
     dataset = load_dataset(config)

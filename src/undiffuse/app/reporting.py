@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.app.early_out import check_file
+from undiffuse.app.early_out import check_file, check_once
 from undiffuse.app.models import load, results_folder, spoken_name
 from undiffuse.app.real import own_data
 from undiffuse.app.reproducing import reproducing_command
@@ -130,10 +130,7 @@ def _journal(run: Path) -> list[dict[str, Any]]:
 
 def _names(models: Sequence[Model]) -> list[str]:
     """What to call the runs: their folders' names, or whole paths where two folders are called the same."""
-    paths = [model.path.resolve() for model in models]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UsageError(f"{path} is given more than once; name each run once")
+    check_once([model.path for model in models])
     names = [_name(model) for model in models]
     return [name if names.count(name) == 1 else str(model.path) for name, model in zip(names, models, strict=True)]
 

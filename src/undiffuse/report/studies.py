@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from undiffuse.errors import UsageError
 from undiffuse.report.wording import number
 from undiffuse.sealed import read_sealed
+from undiffuse.studies.kept import study_file
 
 #: Numbers of a picture that are shown with it; all are in ``study.json``.
 MOST_NUMBERS = 6
@@ -46,9 +47,7 @@ def read_study(folder: Path) -> Study:
     Raises:
         UsageError: no study there, or a damaged one.
     """
-    path = folder / "study.json"
-    if not path.exists():
-        raise UsageError(f"{folder} holds no study: it has no study.json; make one with: undiffuse study")
+    path = study_file(folder)
     content = read_sealed(path, "run the study again")
     pictures = content.get("pictures", {})
     try:

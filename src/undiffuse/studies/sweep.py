@@ -27,22 +27,10 @@ from undiffuse.studies import sheets
 from undiffuse.studies.canvas import CYCLE, GREY, Plate, charts, grid_lines, save
 from undiffuse.studies.comparing import draw, extractor_of
 from undiffuse.studies.pictures import Pictures, PictureSubject
+from undiffuse.studies.written import sampler_words
 from undiffuse.wording import counted
 
 _GROUPS = 10  # of the jackknife
-
-
-def _words(value: Any) -> Any:
-    """``heun,ddim:eta=0.5`` as a list; a comma inside a sampler's options belongs to them."""
-    if not isinstance(value, str):
-        return value
-    parts: list[str] = []
-    for word in filter(None, value.split(",")):
-        if parts and ":" in parts[-1] and "=" in word and ":" not in word:
-            parts[-1] += f",{word}"
-        else:
-            parts.append(word.strip())
-    return parts
 
 
 def _counts(value: Any) -> Any:
@@ -69,7 +57,11 @@ class SweepOptions(FrozenModel):
         shown: samples of each cell in the second picture.
     """
 
-    samplers: Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1)] = ("heun", "dpmpp_2m", "ddim")
+    samplers: Annotated[tuple[str, ...], BeforeValidator(sampler_words), Field(min_length=1)] = (
+        "heun",
+        "dpmpp_2m",
+        "ddim",
+    )
     steps: Annotated[tuple[_Steps, ...], BeforeValidator(_counts), Field(min_length=1)] = (5, 10, 20)
     num: Annotated[int, Field(ge=2)] = 200
     reference: Annotated[int, Field(ge=2)] = 5000

@@ -28,6 +28,14 @@ def check_guidance(scale: float, class_conditional: bool, label_dropout: float) 
         )
 
 
+def no_guide(weight: float) -> UsageError:
+    """Autoguidance is asked of a model that has no guide, or not yet."""
+    return UsageError(
+        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or "
+        "has not seen so many yet; leave it out"
+    )
+
+
 def check_guiding(config: Any) -> None:
     """Refuse defaults of sampling that guide by what the model is not taught.
 

@@ -34,7 +34,7 @@ from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.plan import Plan
 from undiffuse.systems.base import Batching, DenoisingSystem, SystemConfig
 from undiffuse.systems.blocks import block_rows
-from undiffuse.systems.rules import check_guidance, check_guiding
+from undiffuse.systems.rules import check_guidance, check_guiding, no_guide
 from undiffuse.systems.sampling import check_alone, reusing_sampler
 from undiffuse.systems.stages import DenoisingStage
 
@@ -208,7 +208,7 @@ class SampledSystem(DenoisingSystem):
         """Refuse guidance that the model was not trained for, or that does not go with the other options."""
         check_guidance(wanted.guidance, bool(self.config.class_conditional), self.config.label_dropout)
         if wanted.autoguidance != 1 and not self.guide_taken:
-            raise _without_guide(wanted.autoguidance)
+            raise no_guide(wanted.autoguidance)
         if wanted.reuse != 1:
             check_alone(wanted.reuse, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance})
 
@@ -246,7 +246,7 @@ class SampledSystem(DenoisingSystem):
             return wanted
         if said.get("autoguidance", 1) == 1 and "autoguidance_interval" not in said:
             return GuidanceWeight()
-        raise _without_guide(wanted.scale)
+        raise no_guide(wanted.scale)
 
     @property
     def guide_taken(self) -> bool:
@@ -331,10 +331,3 @@ def _signal_at_start(process: Process, time: float, spec: str | None, images: bo
         return ""
     ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
     return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"
-
-
-def _without_guide(weight: float) -> UsageError:
-    return UsageError(
-        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or has not "
-        "seen so many yet; leave it out"
-    )

@@ -1,0 +1,18 @@
+"""How lists are written in the options of studies. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def sampler_words(value: Any) -> Any:
+    """``heun,ddim:eta=0.5`` as a list; a comma inside a sampler's options belongs to them. What is no text stays."""
+    if not isinstance(value, str):
+        return value
+    parts: list[str] = []
+    for word in filter(None, value.split(",")):
+        if parts and ":" in parts[-1] and "=" in word and ":" not in word:
+            parts[-1] += f",{word}"
+        else:
+            parts.append(word.strip())
+    return parts
