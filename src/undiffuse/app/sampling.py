@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from undiffuse.app.early_out import SAMPLES, check_results
-from undiffuse.app.from_image import begin_from
 from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
@@ -61,7 +62,7 @@ def sample_to_folder(
     check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
-    given, about = begin_from(model, image, num) if image is not None else (None, None)
+    given, about = _begun_from(model, image, num)
     images = images_to_begin_from(given, model.system.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.system.device.type}{' progressive' if progressive else ''}"
@@ -76,6 +77,15 @@ def sample_to_folder(
         warn(note)
     say(f"{counted(num, 'sample')} in {out} ({_cost(gathered)} each)")
     return out
+
+
+def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | None, dict[str, Any] | None]:
+    """What ``--image`` names and what is said of it; what reads data is not imported where there is none."""
+    if image is None:
+        return None, None
+    from undiffuse.app.from_image import begin_from
+
+    return begin_from(model, image, num)
 
 
 def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: _History | None) -> str:
