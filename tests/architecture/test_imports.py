@@ -31,7 +31,7 @@ RULE: dict[str, tuple[str, ...]] = {
     "losses": ("core",),
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
-    "networks": ("core.condition", "core.space", "compute"),
+    "networks": ("core.condition", "core.condition_spec", "core.space", "compute"),
     "data": ("core.condition", "core.space"),
     "metrics": ("core.space",),
     "models": ("core.limits",),

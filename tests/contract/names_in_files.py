@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import configure, split_data
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom, derived_seed
 from undiffuse.data.augment.differentiable import STEPS
 from undiffuse.data.augment.pipeline import PARTS
@@ -142,7 +143,9 @@ def _purposes_of(call: ast.Call) -> Iterator[ast.expr]:
     place = {"uniform": 1, "normal": 1, "branch": 0}.get(_name_of(call))
     yield from call.args[place : place + 1] if place is not None else ()
     yield from (
-        word.value for word in call.keywords if word.arg == "stream" or (place is not None and word.arg == "purpose")
+        word.value
+        for word in call.keywords
+        if (word.arg == "stream" and _name_of(call) == "StepRandom") or (place is not None and word.arg == "purpose")
     )
     yield from call.args if _name_of(call) == "derived_seed" else ()
 
@@ -238,7 +241,11 @@ def _of_networks() -> dict[str, list[str]]:
     """With classes and all labels."""
     shape, found = (1, 8, 8), {}
     for name, model in NETWORK_CONFIGS.items():
-        made = build_network(model(**_TINY[name]), (2,) if name == "mlp" else shape, 2, 1, 3, told_until=True)
+        made = build_network(
+            model(**_TINY[name]),
+            (2,) if name == "mlp" else shape,
+            ConditionSpec.of_classes(2, num_augment=3, target_time=True),
+        )
         found[name] = collapsed(made.state_dict())
     for name, model in GENERATOR_CONFIGS.items():
         small: dict[str, Any] = {"width": 8} if name == "mlp" else {"channels": 4}

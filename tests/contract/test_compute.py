@@ -23,6 +23,7 @@ from undiffuse.compute.native.build import library
 from undiffuse.compute.shards import sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
 from undiffuse.errors import UsageError
@@ -55,7 +56,9 @@ def bf16_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def network_of(name: str) -> nn.Module:
     row = name if name in NETWORK_CONFIGS else "unet"
     torch.manual_seed(0)
-    network = build_network(validate(NETWORK_CONFIGS[row], {"name": row, **NETWORKS[name]}), (1, 8, 8), 2)
+    network = build_network(
+        validate(NETWORK_CONFIGS[row], {"name": row, **NETWORKS[name]}), (1, 8, 8), ConditionSpec.of_classes(2)
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

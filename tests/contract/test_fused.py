@@ -21,6 +21,7 @@ from undiffuse.compute.private import private
 from undiffuse.compute.shards import Sharded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 
 compiled = pytest.mark.usefixtures("kernels")
@@ -217,7 +218,9 @@ SIZES = {"odd": 11, "one-pixel": 16}
 def network_of(name: str) -> nn.Module:
     torch.manual_seed(0)
     config = {"name": "unet", "channels": 24, "multipliers": (1, 2), "num_heads": 2, **NETWORKS[name]}
-    network = build_network(validate(NETWORK_CONFIGS["unet"], config), (3, *[SIZES.get(name, 12)] * 2), 2)
+    network = build_network(
+        validate(NETWORK_CONFIGS["unet"], config), (3, *[SIZES.get(name, 12)] * 2), ConditionSpec.of_classes(2)
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.errors import UsageError
 from undiffuse.networks import NETWORK_CONFIGS, NETWORKS, MLPConfig, TransformerConfig, UNetConfig, build_network
 
@@ -48,7 +49,9 @@ def make(
 ) -> nn.Module:
     """A network, by default with every weight moved a little, as training would."""
     torch.manual_seed(0)
-    network = build_network(validate(NETWORK_CONFIGS[name], {"name": name, **options}), shape, CLASSES, factor)
+    network = build_network(
+        validate(NETWORK_CONFIGS[name], {"name": name, **options}), shape, ConditionSpec.of_classes(CLASSES), factor
+    )
     if trained:
         with torch.no_grad():
             for parameter in network.parameters():
@@ -109,7 +112,11 @@ def test_a_network_told_where_to_reach_begins_as_one_that_is_not(
 ) -> None:
     plain, (x, c_noise, cond) = make(name, options, shape), inputs(shape)
     torch.manual_seed(0)
-    told = build_network(validate(NETWORK_CONFIGS[name], {"name": name, **options}), shape, CLASSES, told_until=True)
+    told = build_network(
+        validate(NETWORK_CONFIGS[name], {"name": name, **options}),
+        shape,
+        ConditionSpec.of_classes(CLASSES, target_time=True),
+    )
     fresh = make(name, options, shape, trained=False).state_dict()
     new = set(told.state_dict()) - set(fresh)
     assert len(new) == 1 and all(torch.equal(told.state_dict()[key], fresh[key]) for key in fresh)

@@ -119,7 +119,7 @@ def test_a_recipe_runs_200_steps_by_its_own_command(name: str, small_data: dict[
 def test_the_cifar10_network_has_35_7_million_parameters() -> None:
     recipe = get_recipe("ddpm-cifar10")
     with torch.device("meta"):
-        network = build_network(recipe.system.network, (3, 32, 32), 0)  # type: ignore[attr-defined]
+        network = build_network(recipe.system.network, (3, 32, 32))  # type: ignore[attr-defined]
     assert sum(value.numel() for value in network.parameters()) == 35_746_307
 
 
@@ -137,7 +137,7 @@ def test_recipes_of_paper_size_have_the_networks_they_name(name: str, count: int
     recipe = get_recipe(name)
     size = recipe.data.size  # type: ignore[attr-defined]
     with torch.device("meta"):
-        network = build_network(recipe.system.network, (3, size, size), 0)  # type: ignore[attr-defined]
+        network = build_network(recipe.system.network, (3, size, size))  # type: ignore[attr-defined]
     assert sum(value.numel() for value in network.parameters()) == count
 
 
@@ -145,7 +145,7 @@ def test_the_diffusion_beside_dcgan_has_as_many_parameters_and_the_same_data() -
     gan, ddpm = get_recipe("dcgan-bedroom64"), get_recipe("ddpm-bedroom64")
     with torch.device("meta"):
         players = gan.system.build((3, 64, 64), ())  # type: ignore[attr-defined]
-        network = build_network(ddpm.system.network, (3, 64, 64), 0)  # type: ignore[attr-defined]
+        network = build_network(ddpm.system.network, (3, 64, 64))  # type: ignore[attr-defined]
     counts = [sum(value.numel() for value in module.parameters()) for module in (players, network)]
     assert abs(counts[1] / counts[0] - 1) < 0.05
     assert (gan.data, gan.num_images, gan.batch_images) == (ddpm.data, ddpm.num_images, ddpm.batch_images)

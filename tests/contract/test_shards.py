@@ -11,6 +11,7 @@ from torch import nn
 from undiffuse.compute.choice import VARIABLE
 from undiffuse.compute.shards import Sharded, at_once, can_shard, shards_of
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import UNetConfig, build_network
 
 
@@ -25,7 +26,7 @@ def two_cores() -> Iterator[None]:
 def network(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
     config = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, dropout=dropout)
-    built = build_network(config, (1, 8, 8), num_classes=3)
+    built = build_network(config, (1, 8, 8), ConditionSpec.of_classes(3))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -16,6 +16,7 @@ from torch import Tensor
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
@@ -43,7 +44,7 @@ def network_of(kind: str, num_labels: int, *, trained: bool = False) -> torch.nn
     torch.manual_seed(0)
     name = kind.split(",")[0]
     config = validate(NETWORK_CONFIGS[name], {"name": name, **NETWORKS[kind]})
-    network = build_network(config, SHAPE, 3, num_augment_labels=num_labels)
+    network = build_network(config, SHAPE, ConditionSpec.of_classes(3, num_augment=num_labels))
     if trained:
         torch.manual_seed(1)
         with torch.no_grad():
@@ -153,7 +154,7 @@ def test_edm_cifar10_has_their_network_with_labels() -> None:
     recipe = get_recipe("edm-cifar10")
     labels = len(Augmentation(recipe.augment, (3, 32, 32)).label_names)
     with torch.device("meta"):
-        network = build_network(recipe.system.network, (3, 32, 32), num_augment_labels=labels)  # type: ignore[attr-defined]
+        network = build_network(recipe.system.network, (3, 32, 32), ConditionSpec(num_augment=labels))  # type: ignore[attr-defined]
     assert recipe.augment.condition and not recipe.random_flip
     assert sum(value.numel() for value in network.parameters()) == 55_732_739 + 9 * 128
 

@@ -16,6 +16,7 @@ from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
 from undiffuse.models.options import SamplingOptions
 from undiffuse.networks import UNetConfig
+from undiffuse.networks.spec import NetworkSpec
 from undiffuse.networks.unet import UNet
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers import SAMPLERS, make_sampler
@@ -95,7 +96,9 @@ def test_rows_at_different_steps_get_what_they_get_alone(name: str) -> None:
 
 def unet(shape: tuple[int, int, int] = (1, 9, 7), **options: Any) -> UNet:
     torch.manual_seed(0)
-    network = UNet(UNetConfig(**{"channels": 16, "multipliers": (1, 2), "num_blocks": 1, **options}), shape)
+    network = UNet(
+        UNetConfig(**{"channels": 16, "multipliers": (1, 2), "num_blocks": 1, **options}), NetworkSpec(shape)
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network.eval()

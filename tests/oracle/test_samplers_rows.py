@@ -11,6 +11,7 @@ from exact_moments import SPECS
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.denoiser import Denoiser, NetworkDenoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.parameterization import Parameterization
@@ -139,7 +140,7 @@ def unet() -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = UNetConfig(channels=16, multipliers=(1, 2), num_blocks=1, dropout=0.1)
-        network = build_network(config, (1, 8, 8), num_classes=3)
+        network = build_network(config, (1, 8, 8), ConditionSpec.of_classes(3))
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1) if not bool(parameter.any()) else None
     return network.eval().requires_grad_(False)

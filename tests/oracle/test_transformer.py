@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import TransformerConfig, build_network
 from undiffuse.networks.transformer import Transformer, sincos_positions
 
@@ -20,7 +21,7 @@ EMPTY = torch.empty(0, dtype=torch.float64)
 def network(shape: tuple[int, int, int] = (1, 4, 4), **options: object) -> Transformer:
     torch.manual_seed(0)
     config = TransformerConfig(channels=WIDTH, num_heads=HEADS, patch_size=2, time_channels=8, **options)
-    net = build_network(config, shape, 3).double().eval()
+    net = build_network(config, shape, ConditionSpec.of_classes(3)).double().eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.2 * torch.randn_like(parameter)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import TransformerConfig, build_network
 from undiffuse.networks.transformer import Transformer, sincos_positions
 
@@ -87,7 +88,7 @@ def copy_weights(ours: Transformer, theirs: nn.Module) -> None:
 def test_forward_equals_diffusers() -> None:
     theirs = their_model()
     config = TransformerConfig.dit_s(channels=WIDTH, num_heads=HEADS, num_blocks=DEPTH)
-    ours = build_network(config, SHAPE, CLASSES, output_factor=2).double().eval()
+    ours = build_network(config, SHAPE, ConditionSpec.of_classes(CLASSES), output_factor=2).double().eval()
     copy_weights(ours, theirs)
     x, t = torch.randn(3, *SHAPE, dtype=torch.float64), torch.tensor([3.0, 871.0, 40.0], dtype=torch.float64)
     label = torch.tensor([0, 4, -1])
@@ -123,7 +124,7 @@ def test_dit_xl_has_its_published_size() -> None:
 
 def check_dit(config: TransformerConfig, depth: int, width: int, millions: int) -> None:
     with torch.device("meta"):
-        network = build_network(config, (4, 32, 32), num_classes=1000, output_factor=2)
+        network = build_network(config, (4, 32, 32), ConditionSpec.of_classes(1000), output_factor=2)
     block = 3 * width * (width + 1) + width * (width + 1) + 8 * width**2 + 5 * width + 6 * width * (width + 1)
     ends = 16 * width + width + 2 * width * (width + 1) + 32 * (width + 1)
     embedding = 256 * width + width + width * (width + 1) + 1001 * width

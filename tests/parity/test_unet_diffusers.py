@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unet_weights import copy_weights
 
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.networks.unet import UNet
 
@@ -128,5 +129,5 @@ def test_the_full_cifar10_net_has_its_published_size() -> None:
 def test_adm_has_its_published_size(size: int, millions: int) -> None:
     """Dhariwal & Nichol 2021, table 4: class-conditional ImageNet models with learned variances."""
     with torch.device("meta"):
-        network = build_network(UNetConfig.adm(size), (3, size, size), num_classes=1000, output_factor=2)
+        network = build_network(UNetConfig.adm(size), (3, size, size), ConditionSpec.of_classes(1000), output_factor=2)
     assert math.isclose(count(network) / 1e6, millions, abs_tol=0.5)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from undiffuse.config import ComponentConfig
+from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
+from undiffuse.networks.spec import NetworkSpec
 from undiffuse.registry import lookup
 
 if TYPE_CHECKING:
@@ -32,22 +34,16 @@ NETWORK_CONFIGS: dict[str, type[ComponentConfig]] = {
 def build_network(
     config: ComponentConfig,
     shape: tuple[int, ...],
-    num_classes: int = 0,
+    condition: ConditionSpec = UNCONDITIONAL,
     output_factor: int = 1,
-    num_augment_labels: int = 0,
-    told_until: bool = False,
 ) -> nn.Module:
     """The network of ``config`` for examples of this shape, initialised from torch's global random state.
 
     Args:
         config: a row of ``NETWORK_CONFIGS``.
         shape: one example's shape, (C, H, W) or (D,).
-        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
+        condition: what it is told; it ignores all other fields of a condition.
         output_factor: output channels for each input channel; 2 where the variance is learned.
-        num_augment_labels: numbers it is told of how a training picture was transformed; 0 makes it ignore
-            ``cond.augment``.
-        told_until: it is told the time that a mean velocity reaches to, the evaluation's ``target_time``, as a label
-            like c_noise; every other weight is that of a network without it, which it begins as.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:
@@ -58,5 +54,5 @@ def build_network(
         2
     """
     make = lookup(NETWORKS, config.name, "network")
-    network: nn.Module = make(config, shape, num_classes, output_factor, num_augment_labels, told_until)
+    network: nn.Module = make(config, NetworkSpec(shape, condition, output_factor))
     return network

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from undiffuse.compute import fused
 from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
 from undiffuse.networks.attention import attend
 from undiffuse.networks.config import EmbeddedConfig
 
@@ -200,12 +201,11 @@ class Embedding(nn.Module):
         config: says which time features.
         features: width of the time features.
         width: width of the embedding.
-        num_classes: 0 for none; otherwise there is one row more, for "no class" (label -1, or no labels at all).
-        num_augment_labels: numbers it is told of how each training picture was transformed, added to the time features
-            through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no numbers are all zeros.
-        told_until: features of the gap from c_noise to the evaluation's ``target_time`` (a label like c_noise) join
-            the time's through a matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); none told is
-            a gap of 0.
+        spec: what it is told. Of classes there is one row more, for "no class" (label -1, or no labels at all). How a
+            training image was transformed is added to the time features through a matrix that starts at zero (Karras
+            et al. 2022, appendix F.2); no numbers are all zeros. Features of the gap from c_noise to the evaluation's
+            ``target_time`` (a label like c_noise) join the time's through a matrix that starts at zero (Geng et al.
+            2025, arXiv:2505.13447, sec. 4.3); none told is a gap of 0.
     """
 
     def __init__(
@@ -213,9 +213,7 @@ class Embedding(nn.Module):
         config: EmbeddedConfig,
         features: int,
         width: int,
-        num_classes: int,
-        num_augment_labels: int = 0,
-        told_until: bool = False,
+        spec: ConditionSpec = UNCONDITIONAL,
     ) -> None:
         super().__init__()
         self.features: nn.Module
@@ -224,11 +222,11 @@ class Embedding(nn.Module):
         else:
             self.features = Sinusoid(features, "ddpm" if config.time_features == "ddpm" else "adm")
         self.first, self.second = linear(features, width), linear(width, width)
-        self.num_classes = num_classes
-        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
-        self.augment = _ZeroMatrix(num_augment_labels, features) if num_augment_labels else None
-        self.gap = Sinusoid(features, "adm") if told_until else None
-        self.until = _ZeroMatrix(features, width) if told_until else None
+        self.num_classes = spec.num_classes
+        self.classes = nn.Embedding(spec.num_classes + 1, width) if spec.num_classes else None
+        self.augment = _ZeroMatrix(spec.num_augment, features) if spec.num_augment else None
+        self.gap = Sinusoid(features, "adm") if spec.target_time else None
+        self.until = _ZeroMatrix(features, width) if spec.target_time else None
 
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.networks.config import MLPConfig
 from undiffuse.networks.layers import Embedding, linear
+from undiffuse.networks.spec import NetworkSpec
 
 
 class MLP(nn.Module):
@@ -18,26 +19,19 @@ class MLP(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (D,) of one example, or any other shape.
-        num_classes: labels it is told; 0 makes it ignore them.
-        output_factor: outputs for each entry of the first axis.
-        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
-        told_until: listens to the evaluation's ``target_time``.
+        spec: what for; examples of any shape.
     """
 
     def __init__(
         self,
         config: MLPConfig,
-        shape: tuple[int, ...],
-        num_classes: int = 0,
-        output_factor: int = 1,
-        num_augment_labels: int = 0,
-        told_until: bool = False,
+        spec: NetworkSpec,
     ) -> None:
         super().__init__()
+        shape, output_factor = spec.shape, spec.output_factor
         self.out_shape = (output_factor * shape[0], *shape[1:])
         size = math.prod(shape)
-        self.embedding = Embedding(config, config.width, config.width, num_classes, num_augment_labels, told_until)
+        self.embedding = Embedding(config, config.width, config.width, spec.condition)
         self.stem = linear(size, config.width)
         self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.width)

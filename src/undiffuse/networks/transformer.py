@@ -22,6 +22,7 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.attention import attend
 from undiffuse.networks.config import TransformerConfig
 from undiffuse.networks.layers import Embedding, conv, fold, linear, unfold
+from undiffuse.networks.spec import NetworkSpec
 
 
 class Transformer(nn.Module):
@@ -29,11 +30,7 @@ class Transformer(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of one picture, of any size; the weights serve every other size as well.
-        num_classes: labels it is told; 0 makes it ignore them.
-        output_factor: output channels for each of the C.
-        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
-        told_until: listens to the evaluation's ``target_time``.
+        spec: what for; images (C, H, W) of any size; the weights serve every other size as well.
     Raises:
         UsageError: not the shape of a picture.
     """
@@ -41,20 +38,17 @@ class Transformer(nn.Module):
     def __init__(
         self,
         config: TransformerConfig,
-        shape: tuple[int, ...],
-        num_classes: int = 0,
-        output_factor: int = 1,
-        num_augment_labels: int = 0,
-        told_until: bool = False,
+        spec: NetworkSpec,
     ) -> None:
         super().__init__()
+        shape, output_factor = spec.shape, spec.output_factor
         if not Space.of_data(shape).is_spatial:
             raise UsageError(
                 f"network 'transformer' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'"
             )
         width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
-        self.embedding = Embedding(config, config.time_channels, width, num_classes, num_augment_labels, told_until)
+        self.embedding = Embedding(config, config.time_channels, width, spec.condition)
         self.stem = _xavier(linear(shape[0] * pixels, width))
         make = PlainBlock if self.by_tokens else AdaptiveBlock
         self.blocks = nn.ModuleList(make(config) for _ in range(config.num_blocks))

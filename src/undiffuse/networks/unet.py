@@ -40,6 +40,7 @@ from undiffuse.networks.resample import (
     double,
     halve,
 )
+from undiffuse.networks.spec import NetworkSpec
 
 
 class UNet(nn.Module):
@@ -47,11 +48,7 @@ class UNet(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of one picture; sizes need not be powers of two, nor even.
-        num_classes: labels it is told; 0 makes it ignore them.
-        output_factor: output channels for each of the C.
-        num_augment_labels: of ``cond.augment``; 0 makes it ignore them.
-        told_until: listens to the evaluation's ``target_time``.
+        spec: what for; images (C, H, W), whose sizes need not be powers of two, nor even.
     Raises:
         UsageError: not the shape of a picture, or one too small for so many levels.
     """
@@ -59,20 +56,15 @@ class UNet(nn.Module):
     def __init__(
         self,
         config: UNetConfig,
-        shape: tuple[int, ...],
-        num_classes: int = 0,
-        output_factor: int = 1,
-        num_augment_labels: int = 0,
-        told_until: bool = False,
+        spec: NetworkSpec,
     ) -> None:
         super().__init__()
+        shape, output_factor = spec.shape, spec.output_factor
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
         make = _Maker(config, in_channels, output_factor * in_channels)
-        self.embedding = Embedding(
-            config, make.time_channels, make.embedding_channels, num_classes, num_augment_labels, told_until
-        )
+        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, spec.condition)
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _down_path(make)
         self.middle = _Middle(make, skips[-1])

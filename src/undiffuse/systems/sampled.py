@@ -16,6 +16,7 @@ from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.shards import fused_in_shards, sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
 from undiffuse.core.noise_end import noise_end, specs_that_would_do
 from undiffuse.core.parameterization import Parameterization
@@ -128,9 +129,10 @@ class SampledSystem(DenoisingSystem):
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
         factor = 2 if config.says_variance else 1
-        self.network = build_network(
-            config.network, self.shape, len(self.class_names), factor, num_augment_labels, config.told_until
+        self.spec = ConditionSpec(
+            class_names=self.class_names, num_augment=num_augment_labels, target_time=config.told_until
         )
+        self.network = build_network(config.network, self.shape, self.spec, factor)
         if config.class_conditional and not class_names:
             raise UsageError(
                 "system.class_conditional=true, but the data has no classes; give data with classes or say "
