@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 import undiffuse
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.models.options import SamplingOptions
 from undiffuse.samplers.plan import Ask, Plan
 from undiffuse.samplers.rows import Rows
@@ -41,7 +42,7 @@ class Engine:
 def main() -> None:
     model = undiffuse.load("mnist")
     asked = [{"steps": 4 + 2 * (seed % 3), "guidance": 1.0 + seed % 2} for seed in range(6)]
-    prompt = model.condition(["3"])
+    prompt = Prompt(class_name="3")
     engine = Engine(model.system.plan(SamplingOptions.of(sampler="dpmpp_2m_sde")))
     made: dict[int, torch.Tensor] = {}
     coming = [Ask(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(asked)]

@@ -32,12 +32,13 @@ RULE: dict[str, tuple[str, ...]] = {
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
     "networks": ("core.condition", "core.condition_spec", "core.space", "compute"),
-    "data": ("core.condition", "core.space"),
+    "data": ("core.per_sample", "core.space"),
     "metrics": ("core.space",),
+    "conditioning": ("core",),
     "models": ("core.limits",),
     "systems": (
         *("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
-        *("models.options", "models.keywords"),
+        *("conditioning", "models.options", "models.keywords"),
     ),
     "training": ("core", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data", "compute"),
     "evaluation": (

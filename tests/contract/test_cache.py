@@ -348,7 +348,7 @@ dataset = MappedSet(Path(sys.argv[2]))
 loader = Loader(dataset, 0)
 for step in range(60):
     batch = loader.batch(64 * step, 64)
-    assert batch.condition.label is not None and len(batch.captions) == 64
+    assert batch.given.label is not None and len(batch.captions) == 64
 print(*(resident()[kind] - before[kind] for kind in before))
 """
 

@@ -26,6 +26,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend
@@ -176,7 +177,7 @@ def test_samples_after_a_training_step_are_of_the_new_weights(optimizer: str) ->
         kept(start, t)
     optimizers = Optimizers(system, validate(OptimizerConfig, {"name": optimizer, "learning_rate": 0.05}))
     items = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    system(Batch(items, Condition(), torch.arange(4)), "main", StepRandom(0, 0)).loss.backward()
+    system(Batch(items, Given(), torch.arange(4)), "main", StepRandom(0, 0)).loss.backward()
     optimizers.step("main", 4, 100)
     after, fresh = samples(system), small_system()
     fresh.load_state_dict(system.state_dict())

@@ -14,6 +14,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.variational import variational_bound
@@ -45,7 +46,7 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
     except UsageError:
         assert density == "knots"
         return
-    batch = Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Condition(label=torch.arange(4) % 2), torch.arange(4))
+    batch = Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Given(label=torch.arange(4) % 2), torch.arange(4))
     report = system(batch.to("cuda"), "main", StepRandom(0, 0, device="cuda"))
     report.loss.backward()
     assert report.loss.device.type == report.rows.device.type == report.t.device.type == "cuda"

@@ -104,9 +104,9 @@ def test_every_source_meets_the_contract(source: tuple[SourceConfig, Dataset]) -
     assert dataset.hashes().shape == (len(dataset), 16) and dataset.hashes().dtype == np.uint8
     assert dataset.num_classes == len(dataset.class_names)
     if dataset.labels is None:
-        assert batch.condition.label is None and dataset.num_classes == 0
+        assert batch.given.label is None and dataset.num_classes == 0
     else:
-        label = batch.condition.label
+        label = batch.given.label
         assert label is not None and label.dtype == torch.int64
         assert dataset.labels.min() >= 0 and dataset.labels.max() < dataset.num_classes
     assert {"source", "licence", "options"} <= set(dataset.provenance)

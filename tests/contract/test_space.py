@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
+from undiffuse.data.given import Given
 from undiffuse.networks import UNetConfig
 from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
@@ -73,7 +73,7 @@ def test_the_bound_of_a_latent_has_no_levels() -> None:
     }  # fmt: skip
 
     class Batch:
-        x_0, condition = torch.full((64, 4, 8, 8), 0.25), Condition()
+        x_0, given = torch.full((64, 4, 8, 8), 0.25), Given()
 
     losses = [
         float(system_of(space, **config)(Batch(), "main", StepRandom(0, 0, 0)).loss.detach())

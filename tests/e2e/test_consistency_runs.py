@@ -14,9 +14,9 @@ import torch
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import configure, split_data
 from undiffuse.config import validate
-from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.recipes import get_recipe
@@ -140,7 +140,7 @@ def system_of(shape: tuple[int, ...] = (2,), **options: Any) -> ConsistencySyste
 def batch_of(count: int, *shape: int) -> Batch:
     rows = torch.arange(count)
     x_0 = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
-    return Batch(x_0, Condition(), rows)
+    return Batch(x_0, Given(), rows)
 
 
 def test_both_ends_of_a_pair_get_the_same_dropout() -> None:

@@ -15,6 +15,7 @@ from undiffuse.app.training import configure, train
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.systems.base import SampleRequest
@@ -96,7 +97,7 @@ def test_bfloat16_is_taken_where_the_machine_multiplies_it(
 def batch_of(count: int = 8, shape: tuple[int, ...] = (1, 8, 8)) -> Batch:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(count, *shape, generator=generator) * 2 - 1
-    return Batch(x, torch.arange(count), Condition(label=torch.arange(count) % 3))
+    return Batch(x, Given(label=torch.arange(count) % 3), torch.arange(count))
 
 
 def gradients(system: GanSystem, phase: str, step: int = 0) -> dict[str, Tensor]:

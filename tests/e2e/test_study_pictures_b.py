@@ -171,7 +171,7 @@ def test_a_data_set_of_some_classes() -> None:
     assert list(map(bytes, some.hashes())) == [bytes(whole.hashes()[number]) for number in kept]
     prints = {load_dataset(DigitsConfig(classes=names)).fingerprint for names in [(), ("2",), ("7",), ("2", "7")]}
     assert len(prints) == 4
-    assert some.fetch([0]).condition.label is not None
+    assert some.fetch([0]).given.label is not None
 
 
 @pytest.mark.parametrize(

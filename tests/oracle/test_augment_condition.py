@@ -20,6 +20,7 @@ from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
+from undiffuse.data.given import Given
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.recipes import get_recipe
 from undiffuse.systems.base import SampleRequest
@@ -110,19 +111,19 @@ def test_a_dropped_class_leaves_the_augmentation_told() -> None:
     """Else the model of no class in particular would be told of untouched pictures where they were turned."""
     system = system_of(LABELS, label_dropout=1.0)
     label = torch.rand(5, LABELS)
-    cond = Condition(label=torch.tensor([0, 1, 0, 1, 0]), augment=label)
-    kept = system.drop_labels(cond, 5, StepRandom(0, 0))
+    given, x_0 = Given(label=torch.tensor([0, 1, 0, 1, 0]), augment=label), torch.zeros(5, *SHAPE)
+    kept = system.conditioner.for_training(given, x_0, StepRandom(0, 0))
     assert kept.label is not None and kept.label.tolist() == [-1] * 5
     assert kept.augment is not None and torch.equal(kept.augment, label)
-    unconditional = system_of(LABELS, class_conditional=False).drop_labels(cond, 5, StepRandom(0, 0))
-    assert unconditional.label is None and unconditional.augment is label
+    told = system_of(LABELS, class_conditional=False).conditioner.for_training(given, x_0, StepRandom(0, 0))
+    assert told.label is None and told.augment is label
 
 
 def test_a_step_on_untouched_pictures_is_a_step_without_augmentation() -> None:
     items = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    plain = Batch(items, Condition(label=labels), torch.arange(6))
-    zeros = Batch(items, Condition(label=labels, augment=torch.zeros(6, LABELS)), torch.arange(6))
+    plain = Batch(items, Given(label=labels), torch.arange(6))
+    zeros = Batch(items, Given(label=labels, augment=torch.zeros(6, LABELS)), torch.arange(6))
     gradients = []
     for system, batch in ((system_of(0), plain), (system_of(LABELS), zeros)):
         report = system(batch, "main", StepRandom(0, 0))

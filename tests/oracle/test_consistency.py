@@ -19,6 +19,7 @@ from undiffuse.core.processes import PROCESSES, EDMProcess, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.losses.consistency import (
     consistency_target,
     end_of_segment,
@@ -198,7 +199,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         monkeypatch.setattr(system, "sharded_denoiser", lambda student=student: student)
         monkeypatch.setattr(system, "_taught", teacher)
         rows = torch.arange(400)
-        batch = Batch(DATA.sample(400), Condition(label=rows % 2), rows)
+        batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)
         losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).rows.mean())
         assert student.labels == 2 * student.labels[:1] and {-1, 0, 1} == set(student.labels[0])
         assert teacher.asked.labels == len(teacher.asked.labels) * student.labels[:1]

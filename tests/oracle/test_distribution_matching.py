@@ -16,6 +16,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
+from undiffuse.data.given import Given
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
@@ -95,10 +96,10 @@ class Rows(NamedTuple):
     """A batch."""
 
     x_0: Tensor
-    condition: Condition
+    given: Given
 
 
-BATCH = Rows(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), Condition())
+BATCH = Rows(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), Given())
 
 
 def system(**options: object) -> DistributionMatchingSystem:
@@ -142,7 +143,7 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
     """Its loss is the denoising loss of the samples, not of the data."""
     student = system()
     report = student(BATCH, FAKE_SCORE, StepRandom(0, 0))
-    far = Rows(BATCH.x_0 + 100, BATCH.condition)  # with one step the student never sees the data
+    far = Rows(BATCH.x_0 + 100, BATCH.given)  # with one step the student never sees the data
     assert torch.equal(student(far, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
     with torch.no_grad():
         student.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
@@ -171,7 +172,7 @@ def asked_of(student: DistributionMatchingSystem, batch: Rows, monkeypatch: pyte
     """What the student is asked last, for the sample that is to be moved."""
     asked = Asked()
     monkeypatch.setattr(student, "sharded_denoiser", lambda: asked)
-    student._made(batch.x_0, batch.condition, STUDENT, StepRandom(0, 0))
+    student._made(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
     return asked
 
 
@@ -187,7 +188,7 @@ def test_it_is_taught_at_the_times_that_it_samples_at(
 
 
 def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = Rows(BATCH.x_0 + 100, BATCH.condition)
+    far = Rows(BATCH.x_0 + 100, BATCH.given)
     student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"}, simulate=False)
     asked = asked_of(student, far, monkeypatch)
     signal = asked.x_t - per_row(1 - asked.t, asked.x_t) * far.x_0
@@ -196,7 +197,7 @@ def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeyp
 
 def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 step by step, no data in it."""
-    many = Rows(torch.full((12_000, 2), 100.0), Condition())
+    many = Rows(torch.full((12_000, 2), 100.0), Given())
     student = system(sampling={"sampler": "consistency", "num_steps": 3, "grid": "uniform", "clip_x_0": False})
     asked = asked_of(student, many, monkeypatch)
     variance, counts = 1.0, []
@@ -272,10 +273,10 @@ def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> No
     sampling = {"sampler": "consistency", "num_steps": 2, "grid": "uniform"}
     student, rng = system(sampling=sampling, network={**NETWORK, "dropout": 0.5}), StepRandom(0, 0)
     times, last = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), torch.ones(60, dtype=torch.long)
-    reached = student.train()._reached(BATCH.x_0, BATCH.condition, times, last, STUDENT, rng)
+    reached = student.train()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng)
     assert not reached.requires_grad and student.network.training
-    assert torch.equal(student.eval()._reached(BATCH.x_0, BATCH.condition, times, last, STUDENT, rng), reached)
-    assert student._made(BATCH.x_0, BATCH.condition, STUDENT, rng).requires_grad
+    assert torch.equal(student.eval()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng), reached)
+    assert student._made(BATCH.x_0, Condition(), STUDENT, rng).requires_grad
 
 
 def test_a_compiled_student_is_asked_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from undiffuse.core.processes import PROCESSES, DiscreteVP, GeometricVE
 from undiffuse.core.random import StepRandom
 from undiffuse.core.variance import mix_of, mixed_variance, transferred_mix
 from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.hybrid import bound_term, hybrid_loss, variational_loss
@@ -344,7 +345,7 @@ def system_of(shape: tuple[int, ...] = (2,), **changes: Any) -> DiffusionSystem:
 
 def batch_of(rows: int, shape: tuple[int, ...] = (2,)) -> Batch:
     x_0 = noise((rows, *shape)).float().clamp(-1, 1)
-    return Batch(x_0, Condition(), torch.arange(rows))
+    return Batch(x_0, Given(), torch.arange(rows))
 
 
 def test_it_samples_by_its_variance_unless_told_otherwise() -> None:

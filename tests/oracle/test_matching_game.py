@@ -14,6 +14,7 @@ from undiffuse.compute import shards
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.draws import stratified
 from undiffuse.networks.judge import Judge, head_for
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
     """A batch."""
 
     x_0: Tensor
-    condition: Condition
+    given: Given
 
 
 class Held:
@@ -49,7 +50,7 @@ class Held:
 
 def batch_of(mean: float = 0.0, count: int = 12) -> Rows:
     pictures = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3 + mean
-    return Rows(pictures, Condition(label=torch.arange(count) % 2))
+    return Rows(pictures, Given(label=torch.arange(count) % 2))
 
 
 def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingSystem:
@@ -86,7 +87,7 @@ def test_the_judge_learns_to_tell_noised_data_from_noised_samples() -> None:
     student, plain, rng = student_of({"judge": 0.7}), student_of(), StepRandom(0, 0)
     batch = batch_of(mean=0.5)
     report, without = student(batch, FAKE_SCORE, rng), plain(batch, FAKE_SCORE, rng)
-    made = student._made(batch.x_0, batch.condition, FAKE_SCORE, rng).detach()
+    made = student._made(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
     real, _ = seen_by_the_judge(student, FAKE_SCORE, batch.x_0, "eps data")
     fake, _ = seen_by_the_judge(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
     owed = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
@@ -105,7 +106,7 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
         gradients[weight] = [parameter.grad for parameter in student.network.parameters()]
     student = student_of({"student": 0.4})
     batch = batch_of()
-    made = student._made(batch.x_0, batch.condition, STUDENT, StepRandom(0, 0))
+    made = student._made(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
     fake, _ = seen_by_the_judge(student, STUDENT, made, f"eps {STUDENT}")
     passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.network.parameters()))
     assert max(float(one.abs().max()) for one in passing) > 1e-4
@@ -140,7 +141,9 @@ def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass()
 
     def brightness() -> float:
         with torch.no_grad():
-            return float(student._made(bright.x_0, bright.condition, STUDENT, StepRandom(1, 0)).mean())
+            return float(
+                student._made(bright.x_0, Condition(label=bright.given.label), STUDENT, StepRandom(1, 0)).mean()
+            )
 
     for step in range(30):
         facts = turn(FAKE_SCORE, step)

@@ -15,6 +15,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
+from undiffuse.data.given import Given
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
 from undiffuse.networks import MLPConfig
 from undiffuse.samplers import make_sampler
@@ -169,7 +170,7 @@ class Rows(NamedTuple):
     """A batch in float64."""
 
     x_0: Tensor
-    condition: Condition
+    given: Given
 
 
 def system(**options: object) -> MeanFlowSystem:
@@ -180,7 +181,7 @@ def system(**options: object) -> MeanFlowSystem:
 
 def batch(count: int = 400) -> Rows:
     x_0 = DATA.sample(count, torch.Generator().manual_seed(1))
-    return Rows(x_0, Condition())
+    return Rows(x_0, Given())
 
 
 def taught(student: MeanFlowSystem, monkeypatch: pytest.MonkeyPatch) -> None:

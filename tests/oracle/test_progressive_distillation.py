@@ -14,6 +14,7 @@ from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS
@@ -74,7 +75,7 @@ class Rows(NamedTuple):
     """A batch in float64."""
 
     x_0: Tensor
-    condition: Condition
+    given: Given
 
 
 def system(**options: object) -> ProgressiveSystem:
@@ -86,7 +87,7 @@ def system(**options: object) -> ProgressiveSystem:
 
 def batch(count: int = 64) -> Rows:
     x_0 = DATA.sample(count, torch.Generator().manual_seed(1))
-    return Rows(x_0, Condition())
+    return Rows(x_0, Given())
 
 
 def test_stages_are_a_function_of_the_images_seen() -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.config import validate
-from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
 from undiffuse.data.augment.config import TRANSFORMATIONS
@@ -23,13 +22,14 @@ from undiffuse.data.augment.pipeline import PARTS
 from undiffuse.data.augment.sheet import ROWS, WHOLE, augmentation_sheet, sheet_columns
 from undiffuse.data.augment.warp import places_needed, warp
 from undiffuse.data.dataset import ArrayDataset, Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 from undiffuse.training.augment import Augmenter, flip_some
 from undiffuse.training.config import RunConfig
 
 PICTURES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-BATCH = Batch(PICTURES, Condition(label=torch.arange(1000)), torch.arange(1000))
+BATCH = Batch(PICTURES, Given(label=torch.arange(1000)), torch.arange(1000))
 SMOOTH = torch.nn.functional.interpolate(PICTURES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
 each_part = pytest.mark.parametrize("name", PARTS)
 OCTAVES = ("scale", "stretch", "contrast", "saturation")
@@ -40,7 +40,7 @@ def mirrored(step: int, micro_batch: int = 0) -> Tensor:
     flipped = flip_some(BATCH, StepRandom(3, step, micro_batch))
     same, mirror = ((flipped.items == items).flatten(1).all(1) for items in (PICTURES, PICTURES.flip(-1)))
     assert bool((same ^ mirror).all())
-    assert flipped.condition is BATCH.condition and torch.equal(flipped.indices, BATCH.indices)
+    assert flipped.given is BATCH.given and torch.equal(flipped.indices, BATCH.indices)
     return mirror
 
 
@@ -151,8 +151,8 @@ def batches(config: RunConfig, step: int) -> Batch:
         augmenter(dataset.fetch(np.arange(start, start + size)), StepRandom(0, step, number), step, number)
         for number, start in enumerate(range(0, config.batch_images, size))
     ]
-    condition = Condition.join([part.condition for part in parts])
-    return Batch(torch.cat([part.x_0 for part in parts]), condition, torch.cat([part.indices for part in parts]))
+    given = Given.join([part.given for part in parts])
+    return Batch(torch.cat([part.x_0 for part in parts]), given, torch.cat([part.indices for part in parts]))
 
 
 @pytest.mark.parametrize("options", [("augment=karras",), ("augment=document", "augment.rotate=1")])
@@ -160,8 +160,8 @@ def test_the_cut_into_micro_batches_changes_nothing(options: tuple[str, ...]) ->
     whole = batches(run_config(*options), 3)
     cut = batches(run_config(*options, "micro_batch_images=12"), 3)
     assert torch.equal(whole.x_0, cut.x_0)
-    assert whole.condition.augment is not None and cut.condition.augment is not None
-    assert torch.equal(whole.condition.augment, cut.condition.augment)
+    assert whole.given.augment is not None and cut.given.augment is not None
+    assert torch.equal(whole.given.augment, cut.given.augment)
     assert not torch.equal(whole.x_0, batches(run_config(*options), 4).x_0)
 
 
@@ -169,16 +169,16 @@ def test_random_flip_is_what_it_always_was() -> None:
     config = run_config("random_flip=true", "micro_batch_images=24")
     found = batches(config, 9).x_0
     expected = [
-        flip_some(Batch(SMOOTH[start : start + 24], Condition(), torch.arange(24)), StepRandom(0, 9, number)).x_0
+        flip_some(Batch(SMOOTH[start : start + 24], Given(), torch.arange(24)), StepRandom(0, 9, number)).x_0
         for number, start in enumerate((0, 24))
     ]
     assert torch.equal(found, torch.cat(expected))
-    assert batches(config, 9).condition == Condition()
+    assert batches(config, 9).given == Given()
 
 
 def test_the_network_is_told_nothing_unless_it_is_to_be() -> None:
-    assert batches(run_config("augment=flip"), 0).condition.augment is None
-    assert batches(run_config("augment=karras", "augment.condition=false"), 0).condition.augment is None
+    assert batches(run_config("augment=flip"), 0).given.augment is None
+    assert batches(run_config("augment=karras", "augment.condition=false"), 0).given.augment is None
     assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.per_sample import PerRow
 from undiffuse.core.space import Space
 from undiffuse.data.formats.readable import composed
+from undiffuse.data.given import Given
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
@@ -37,23 +38,25 @@ class Batch:
 
     Args:
         items: uint8 (B, C, H, W) pictures or float32 (B, D) points.
-        condition: ``label`` (B,) int64, or nothing where the set has no classes.
+        given: labels and captions, where the set has them.
         indices: (B,) int64 positions in the data set they were fetched from.
-        captions: one text an item, or none where the set has no captions.
     """
 
     items: Tensor
-    condition: Condition
+    given: Given
     indices: Tensor
-    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; pictures are still uint8."""
-        moved = self.items.to(device), self.condition.to(device), self.indices.to(device)
-        return replace(self, items=moved[0], condition=moved[1], indices=moved[2])
+        return Batch(self.items.to(device), self.given.to(device), self.indices.to(device))
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """One text an item, or none where the set has no captions."""
+        return self.given.captions or ()
 
     @property
     def x_0(self) -> Tensor:
@@ -135,10 +138,10 @@ class Dataset(ABC):
     def batch_of(self, rows: Indices, items: Tensor) -> Batch:
         """These items, which were fetched from the positions ``rows``, with their labels and captions."""
         labels = self.labels
-        condition = Condition() if labels is None else Condition(label=torch.from_numpy(labels[rows]))
+        label = None if labels is None else torch.from_numpy(labels[rows])
         captions = self.captions
-        texts = () if captions is None else tuple(captions[row] for row in rows)
-        return Batch(items, condition, torch.from_numpy(rows), texts)
+        texts = None if captions is None else PerRow(captions[row] for row in rows)
+        return Batch(items, Given(label=label, captions=texts), torch.from_numpy(rows))
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
         """A view of the items at these positions; nothing is copied."""

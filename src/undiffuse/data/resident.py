@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from undiffuse.core.condition import Condition
+from undiffuse.core.per_sample import PerRow
 from undiffuse.data.dataset import Batch, Dataset, Indices
+from undiffuse.data.given import Given
 from undiffuse.data.texts import Texts
 from undiffuse.errors import UsageError
 
@@ -38,9 +39,9 @@ class Resident:
         indices = torch.from_numpy(rows)
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
-        condition = Condition() if self._labels is None else Condition(label=self._labels[indices])
-        texts = () if self._captions is None else tuple(self._captions[row] for row in rows.tolist())
-        return Batch(self._items.index_select(0, indices), condition, indices, texts)
+        label = None if self._labels is None else self._labels[indices]
+        texts = None if self._captions is None else PerRow(self._captions[row] for row in rows.tolist())
+        return Batch(self._items.index_select(0, indices), Given(label=label, captions=texts), indices)
 
 
 def wants_resident(dataset: Dataset, device: torch.device, wish: Literal["auto"] | bool) -> bool:

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.core.condition import Condition
 from undiffuse.core.noise_end import noise_end, that_would_do
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -140,7 +141,7 @@ def _errors(subject: RunSubject, log_snr: Tensor, held_out: bool) -> Tensor:
     system = denoising(subject.model.system, "an error by noise level")
     batch = subject.batch(_ITEMS, held_out).to(system.device)
     noise = SeededNoise(range(subject.seed, subject.seed + len(batch)))
-    return loss_by_level(system, batch.x_0, log_snr, noise, batch.condition)
+    return loss_by_level(system, batch.x_0, log_snr, noise, Condition(label=batch.given.label))
 
 
 def _to_x(items: Tensor) -> Tensor:

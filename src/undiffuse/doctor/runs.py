@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
 from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Batch, Dataset
+from undiffuse.data.given import Given
 from undiffuse.doctor.findings import Finding
 from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
@@ -141,7 +141,7 @@ class RunSubject:
         """The same with labels, where the model is told any."""
         dataset = self.data[int(held_out)]
         batch = dataset.fetch(evenly_spaced(len(dataset), count))
-        return batch if self.model.class_names else replace(batch, condition=Condition())
+        return batch if self.model.class_names else replace(batch, given=Given())
 
     def draw(self, first: int, count: int, num_steps: int | None = None) -> Tensor:
         """Samples ``seed + first`` ... as uint8 pictures or float32 points, classes in turn."""

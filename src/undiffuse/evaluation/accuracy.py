@@ -90,7 +90,7 @@ def _labelled(dataset: Dataset, count: int) -> Labelled:
     """``count`` evenly spaced pictures of a set that has labels."""
     rows = evenly_spaced(len(dataset), count)
     batches = [dataset.fetch(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
-    labels = [batch.condition.label for batch in batches if batch.condition.label is not None]
+    labels = [batch.given.label for batch in batches if batch.given.label is not None]
     return Labelled(torch.cat([batch.items for batch in batches]), torch.cat(labels))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from undiffuse.conditioning.base import Given
 from undiffuse.config import ComponentConfig
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
@@ -31,7 +32,7 @@ class TrainingBatch(Protocol):
     def x_0(self) -> Tensor: ...
 
     @property
-    def condition(self) -> Condition: ...
+    def given(self) -> Given: ...
 
 
 class LossReport(NamedTuple):

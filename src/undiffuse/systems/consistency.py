@@ -165,7 +165,7 @@ class ConsistencySystem(SampledSystem):
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0, count = batch.x_0, len(batch.x_0)
         t, s, end = self._times(count, rng)
-        cond = self.drop_labels(batch.condition, count, rng)
+        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         x_t = self.process.diffuse(x_0, eps, t)
         x_s = self._below(x_0, eps, x_t, t, s, cond)

@@ -141,7 +141,7 @@ class DiffusionSystem(SampledSystem):
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         t, weight = self._times(len(x_0), rng)
-        cond = self.drop_labels(batch.condition, len(x_0), rng)
+        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         with rng.layers():
             rows = self._objective(x_0, eps, t, cond)

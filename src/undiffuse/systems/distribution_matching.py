@@ -161,7 +161,7 @@ class DistributionMatchingSystem(SampledSystem):
         self._fake_network.train(self.training and phase == FAKE_SCORE)
         for parameter in self.parameters_of(FAKE_SCORE):
             parameter.requires_grad_(phase == FAKE_SCORE)
-        cond = self.drop_labels(batch.condition, len(batch.x_0), rng)
+        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
         t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
             made = self._made(batch.x_0, cond, phase, rng)

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from undiffuse.compute.choice import arithmetic
+from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.data.augment.adaptive import AdaptiveConfig
@@ -126,6 +128,8 @@ class GanSystem(AdversarialSystem):
             )
         self.config, self.space = config, Space.of_data(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
+        spec = ConditionSpec(class_names=self.class_names)
+        self.conditioner = LabelConditioner(spec, config.label_dropout)
         count = len(self.class_names)
         self.generator = build_generator(config.generator, self.shape, config.latent_size, count)
         self.discriminator = build_discriminator(config.discriminator, self.shape, count)
@@ -152,7 +156,7 @@ class GanSystem(AdversarialSystem):
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
-        cond = self._drop_labels(batch.condition, len(x_0), rng)
+        cond = self.conditioner.for_training(batch.given, x_0, rng)
         z = rng.normal(x_0.new_empty(len(x_0), self.config.latent_size), f"latent {phase}")
         with rng.layers():
             turn = self._generator_turn if phase == GENERATOR else self._discriminator_turn
@@ -243,12 +247,6 @@ class GanSystem(AdversarialSystem):
         dtype = arithmetic(name, self.device)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def _drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
-        if not self.class_names or cond.label is None:
-            return Condition()
-        dropped = rng.uniform(count, "drop") < self.config.label_dropout
-        return Condition(label=cond.label).drop(dropped)
-
     def latents(self, seeds: Sequence[int]) -> Tensor:
         return SeededNoise(seeds).prior(torch.empty(len(seeds), self.config.latent_size))
 
@@ -307,7 +305,7 @@ class GanSystem(AdversarialSystem):
 
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         _check_plain(options)
-        return Plan((GeneratorStage(self.space, self.latents, self.decode),))
+        return Plan((GeneratorStage(self.space, self.latents, self.decode, self.conditioner),))
 
     def sampling_facts(self) -> dict[str, Any]:
         return {}

@@ -101,7 +101,7 @@ class MeanFlowSystem(SampledSystem):
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         t, s = self._times(len(x_0), rng)
-        cond = self.drop_labels(batch.condition, len(x_0), rng)
+        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         x_t = self.process.diffuse(x_0, eps, t)
         velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0

@@ -170,7 +170,7 @@ class ProgressiveSystem(SampledSystem):
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0, count = batch.x_0, len(batch.x_0)
-        cond = self.drop_labels(batch.condition, count, rng)
+        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
         eps, u = rng.normal(x_0, "eps"), UNIFORM_DRAWS["stratified"](rng.uniform(count, "time"))
         steps = int(self.student_steps)
         if steps == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -14,15 +13,14 @@ from undiffuse.compute.choice import arithmetic
 from undiffuse.compute.compiled import compile_in_place
 from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.shards import fused_in_shards, sharded
+from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
-from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
 from undiffuse.core.noise_end import noise_end, specs_that_would_do
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
-from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.guidance.autoguidance import Autoguided
@@ -132,6 +130,7 @@ class SampledSystem(DenoisingSystem):
         self.spec = ConditionSpec(
             class_names=self.class_names, num_augment=num_augment_labels, target_time=config.told_until
         )
+        self.conditioner = LabelConditioner(self.spec, config.label_dropout)
         self.network = build_network(config.network, self.shape, self.spec, factor)
         if config.class_conditional and not class_names:
             raise UsageError(
@@ -164,11 +163,6 @@ class SampledSystem(DenoisingSystem):
         kind = KeepingDenoiser if keeps else NetworkDenoiser
         return kind(network, self._parameterization, self.log_snr_range, autocast, self.config.says_variance)
 
-    def drop_labels(self, cond: Condition, count: int, rng: StepRandom) -> Condition:
-        """What the network is told in training, in some rows without what guidance leaves out."""
-        told = cond if self.class_names else replace(cond, label=None)
-        return told.drop(rng.uniform(count, "drop") < self.config.label_dropout)
-
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         self._auto(options)  # refuses what needs a guide
         wanted, batched = options.over(self._own_sampling()), batching or self._in_blocks
@@ -189,6 +183,7 @@ class SampledSystem(DenoisingSystem):
             process=None if wanted.process is None else make_process(wanted.process),
             clips=self.clips,
             check=self._check_guided,
+            conditioner=self.conditioner,
             device=self.device,
         )
         return Plan((stage,), self.sampling_facts(), self._note(stage, wanted))

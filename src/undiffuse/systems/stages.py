@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition
+from undiffuse.conditioning.base import Conditioner
+from undiffuse.conditioning.prompt import Prompt
+from undiffuse.core.condition import DROP, Condition
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, TransferredDenoiser
 from undiffuse.core.per_sample import PerSample
 from undiffuse.core.process import Process
@@ -43,6 +45,7 @@ class DenoisingStage:
         guide: the worse model of autoguidance, batched likewise; None where there is none.
         process: that rows move under; None for the network's own.
         clips: cut each x_0-hat to the range of the space.
+        conditioner: of prompts; None where asks bring their conditions, or none.
         check: refuses options that the model cannot serve.
         device: of the network.
         stream: of the noise, the number of the stage.
@@ -55,6 +58,7 @@ class DenoisingStage:
     guide: Denoiser | None = None
     process: Process | None = None
     clips: bool = False
+    conditioner: Conditioner | None = None
     check: Callable[[SamplingOptions], None] = lambda options: None
     device: torch.device | str = "cpu"
     stream: int = 0
@@ -88,7 +92,7 @@ class DenoisingStage:
         index = [
             len(grid) - 1 - _steps_taken(ask, options) for ask, grid, options in zip(asks, grids, wanted, strict=True)
         ]
-        condition = told_to(asks).to(self.device)
+        condition, negative = (told.to(self.device) for told in told_to(asks, self.conditioner))
         return begin(
             self._begun(asks, wanted, grids, index, moving.process),
             grids,
@@ -98,7 +102,7 @@ class DenoisingStage:
             asks=asks,
             index=index,
             condition=condition,
-            guidance=self._guidance(wanted, condition),
+            guidance=self._guidance(wanted, condition, negative),
         )
 
     def advance(self, rows: Rows) -> Rows:
@@ -170,12 +174,15 @@ class DenoisingStage:
             raise UsageError(f"an image to begin from must be {self.space.shape}, got {tuple(image.shape)}")
         return image.to(self.device)
 
-    def _guidance(self, wanted: Sequence[SamplingOptions], condition: Condition) -> Mapping[str, PerSample]:
+    def _guidance(
+        self, wanted: Sequence[SamplingOptions], condition: Condition, negative: Condition
+    ) -> Mapping[str, PerSample]:
         found: dict[str, PerSample] = {}
         if self.guide is not None:
-            found[AUTO] = _of_rows([options.auto() for options in wanted], condition)
+            found[AUTO] = _of_rows([options.auto() for options in wanted], condition, negative)
         if not condition.empty:
-            found[CLASSIFIER_FREE] = _of_rows([options.classifier_free() for options in wanted], condition)
+            weights = [options.classifier_free() for options in wanted]
+            found[CLASSIFIER_FREE] = _of_rows(weights, condition, negative)
         return found
 
 
@@ -187,11 +194,13 @@ class GeneratorStage:
         space: of its samples.
         latents: seeds -> (B, ...).
         decode: (latents, condition or None) -> samples.
+        conditioner: of prompts.
     """
 
     space: Space
     latents: Callable[[Sequence[int]], Tensor]
     decode: Callable[[Tensor, Condition | None], Tensor]
+    conditioner: Conditioner | None = None
     sampler: None = None
     gradients: bool = False
 
@@ -204,7 +213,7 @@ class GeneratorStage:
         for ask in asks:
             if ask.image is not None:
                 raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
-        seeds, told = [ask.seed for ask in asks], told_to(asks)
+        seeds, (told, _) = [ask.seed for ask in asks], told_to(asks, self.conditioner)
         rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=told)
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
@@ -221,16 +230,26 @@ class GeneratorStage:
         return [replace(ask, previous=one) for ask, one in zip(asks, made, strict=True)]
 
 
-def told_to(asks: Sequence[Ask]) -> Condition:
-    """What the rows are told; nothing where no ask says anything."""
-    prompts = [ask.prompt for ask in asks if ask.prompt is not None]
-    return Condition.join(prompts) if prompts else Condition()
+def told_to(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
+    """What the rows are told, and what guidance leads them away from; nothing where no ask says anything.
+
+    Args:
+        asks: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one row each, or nothing.
+    """
+    said = [ask.prompt for ask in asks]
+    if all(prompt is None for prompt in said):
+        return Condition(), Condition()
+    if conditioner is not None and not any(isinstance(prompt, Condition) for prompt in said):
+        return conditioner.asked([prompt if prompt is not None else Prompt() for prompt in said])
+    told = Condition.join([prompt for prompt in said if prompt is not None])
+    policy = DROP if conditioner is None else conditioner.policy
+    return told, told.drop(torch.ones(len(asks), dtype=torch.bool), policy)
 
 
-def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition) -> Guidance:
+def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
     rows = torch.tensor([(weight.scale, *weight.interval) for weight in weights], dtype=torch.float64)
     scale, low, high = rows.reshape(-1, 3).unbind(1)
-    return replace(guidance_of([(condition, scale)], len(weights)), low=low, high=high)
+    return replace(guidance_of([(condition, scale)], len(weights), negative=negative), low=low, high=high)
 
 
 def _steps_taken(ask: Ask, options: SamplingOptions) -> int:

@@ -67,10 +67,10 @@ class Augmenter:
         if self._augmentation is None:
             return batch
         draws = self._draws(self._augmentation, step, slice(micro_batch * len(batch), (micro_batch + 1) * len(batch)))
-        condition = batch.condition
+        given = batch.given
         if self.label_names:
-            condition = replace(condition, augment=self._augmentation.label(draws).to(batch.items.device))
-        return replace(batch, items=self._augmentation(batch.items, draws), condition=condition)
+            given = replace(given, augment=self._augmentation.label(draws).to(batch.items.device))
+        return replace(batch, items=self._augmentation(batch.items, draws), given=given)
 
     def _draws(self, augmentation: Augmentation, step: int, rows: slice) -> Draws:
         rng = StepRandom(self.config.seed, step, stream="augment")

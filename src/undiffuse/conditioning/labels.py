@@ -1,0 +1,55 @@
+"""Classes, by name or number; the table that makes vectors of them belongs to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.base import Conditioner, Given
+from undiffuse.conditioning.prompt import Prompt
+from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
+from undiffuse.core.random import StepRandom
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+
+
+class LabelConditioner(Conditioner):
+    """The class of each row, and how its training image was transformed.
+
+    Args:
+        spec: see ``Conditioner``.
+        dropout: share of the training rows that are told no class.
+    """
+
+    def __init__(self, spec: ConditionSpec, dropout: float = 0.0) -> None:
+        super().__init__(spec)
+        self.dropout = dropout
+
+    def for_training(self, given: Given, x_0: Tensor, rng: StepRandom) -> Condition:
+        told = Condition(
+            label=given.label if self.spec.class_names else None,
+            augment=given.augment if self.spec.num_augment else None,
+        )
+        return told.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
+
+    def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
+        if not self.spec.class_names:
+            return Condition(), Condition()
+        wanted = Condition(label=self._labels([prompt.class_name for prompt in prompts]))
+        without = wanted.drop(torch.ones(len(prompts), dtype=torch.bool), self.policy)
+        if all(prompt.negative is None for prompt in prompts):
+            return wanted, without
+        return wanted, Condition(
+            label=self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
+        )
+
+    def _labels(self, names: Sequence[str | None]) -> Tensor:
+        return torch.tensor([-1 if name is None else self._number(name) for name in names], dtype=torch.int64)
+
+    def _number(self, name: str) -> int:
+        if name not in self.spec.class_names:
+            raise UsageError(f"unknown class {name!r}; {nearest(name, self.spec.class_names)}")
+        return self.spec.class_names.index(name)

@@ -1,0 +1,67 @@
+"""What data and users say, made into conditions: every field that a spec knows, whatever is said of a row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.conditioning.prompt import Prompt
+from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
+from undiffuse.core.per_sample import PerRow
+from undiffuse.core.random import StepRandom
+from undiffuse.data.given import Given
+from undiffuse.errors import UsageError
+
+SPEC = ConditionSpec(class_names=("cat", "dog"), num_augment=2)
+X_0 = torch.zeros(400, 1)
+GIVEN = Given(
+    label=torch.arange(400) % 2, augment=torch.rand(400, 2), captions=PerRow(f"number {row}" for row in range(400))
+)
+
+
+def test_a_share_of_the_rows_is_told_no_class_and_none_loses_what_was_done_to_it() -> None:
+    told = LabelConditioner(SPEC, 0.25).for_training(GIVEN, X_0, StepRandom(0, 7))
+    assert told.label is not None and told.augment is not None
+    dropped = told.label == -1
+    assert 70 < int(dropped.sum()) < 130
+    assert torch.equal(told.label[~dropped], GIVEN.label[~dropped])  # type: ignore[index]
+    assert torch.equal(told.augment, GIVEN.augment)  # type: ignore[arg-type]
+    again = LabelConditioner(SPEC, 0.25).for_training(GIVEN, X_0, StepRandom(0, 7))
+    assert torch.equal(again.label, told.label)  # type: ignore[arg-type]
+
+
+def test_a_model_is_told_what_its_spec_knows_and_no_more() -> None:
+    assert LabelConditioner(UNCONDITIONAL).for_training(GIVEN, X_0, StepRandom(0, 0)).empty
+    only = LabelConditioner(ConditionSpec(num_augment=2)).for_training(GIVEN, X_0, StepRandom(0, 0))
+    assert list(only.tensors()) == ["augment"]
+    assert LabelConditioner(UNCONDITIONAL).asked([Prompt("cat")])[0].empty
+
+
+def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
+    spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
+    told = LabelConditioner(spec, 1.0).for_training(GIVEN, X_0, StepRandom(0, 0))
+    assert torch.equal(told.label, GIVEN.label)  # type: ignore[arg-type]
+
+
+def test_rows_of_any_wishes_have_the_same_fields() -> None:
+    prompts = [Prompt("dog"), Prompt(), Prompt("cat", negative=Prompt("dog"))]
+    wanted, negative = LabelConditioner(SPEC).asked(prompts)
+    assert wanted.label is not None and wanted.label.tolist() == [1, -1, 0]
+    assert negative.label is not None and negative.label.tolist() == [-1, -1, 1]
+    alone = [LabelConditioner(SPEC).asked([prompt]) for prompt in prompts]
+    for number, whole in enumerate((wanted, negative)):
+        assert torch.equal(Condition.join([parts[number] for parts in alone]).label, whole.label)  # type: ignore[arg-type]
+
+
+def test_an_unknown_class_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown class 'dig'; did you mean 'dog'"):
+        LabelConditioner(SPEC).asked([Prompt("dig")])
+
+
+def test_what_a_set_says_goes_with_its_rows() -> None:
+    some = GIVEN.select(torch.tensor([3, 1]))
+    assert some.captions == ("number 3", "number 1") and some.label is not None and some.label.tolist() == [1, 1]
+    joined = Given.join([some, GIVEN.select(slice(0, 1))])
+    assert joined.captions == ("number 3", "number 1", "number 0")
