@@ -102,6 +102,10 @@ def names() -> dict[str, Any]:
     }
 
 
+#: What draws in training; the streams of sampling are numbers.
+_OF_TRAINING = ("uniform", "normal", "branch", "StepRandom")
+
+
 class Draw(NamedTuple):
     """A call that draws: its file and its lines."""
 
@@ -123,7 +127,7 @@ def unspelt() -> list[Draw]:
     return [
         Draw(file, call.lineno, call.end_lineno or call.lineno)
         for file, call in _draws()
-        if _name_of(call) != "derived_seed" and any(_spelt(word) is None for word in _purposes_of(call))
+        if _name_of(call) in _OF_TRAINING and any(_spelt(word) is None for word in _purposes_of(call))
     ]
 
 
