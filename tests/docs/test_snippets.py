@@ -20,7 +20,8 @@ from undiffuse.samplers import make_sampler
 from undiffuse.samplers.grids import GRIDS
 
 ALL = snippets()
-PYTHON = [snippet for snippet in ALL if snippet.language == "python"]
+#: Those of the guide on extending run on sources that its patches changed, see ``test_extending``.
+PYTHON = [snippet for snippet in ALL if snippet.language == "python" and snippet.page.name != "extending.md"]
 SHELL = [snippet for snippet in ALL if snippet.language in SHELLS]
 
 

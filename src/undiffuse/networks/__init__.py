@@ -24,7 +24,8 @@ NETWORKS = {
     "mlp": "undiffuse.networks.mlp:MLP",
 }
 
-NETWORK_CONFIGS: dict[str, type[ComponentConfig]] = {
+#: Models, or ``module:Class`` of one that lies beside its network.
+NETWORK_CONFIGS: dict[str, type[ComponentConfig] | str] = {
     "unet": UNetConfig,
     "transformer": TransformerConfig,
     "mlp": MLPConfig,
