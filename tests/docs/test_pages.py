@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from undiffuse.app.cli import app
 from undiffuse.compute.choice import ComputeConfig
+from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.augment.adaptive import AdaptiveConfig
@@ -167,7 +168,8 @@ def test_readme_counts_the_parameters_right(recipe: str) -> None:
             network: torch.nn.Module = config.build(shape, ())
         else:
             factor = 2 if config.says_variance else 1
-            network = build_network(config.network, shape, classes, factor, told_until=config.told_until)
+            told = ConditionSpec.of_classes(classes, target_time=config.told_until)
+            network = build_network(config.network, shape, told, factor)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert abs(float(row[1]) - millions) <= 0.0501, f"{millions:.2f} million"
 
