@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import runpy
 import warnings
 from collections.abc import Mapping
@@ -42,7 +43,6 @@ WRONG = (
     "flow-mnist augment.foo=1",
     "flow-mnist ema.posthoc.foo=3",
     "flow-mnist system.process=vp system.process.num_steps=30",
-    "flow-mnist system=gan system.network.channels=3",
     "flow-mnist num_images.foo=3",
     # values, and what they have to do with others
     "flow-mnist system.label_dropout=2",
@@ -115,6 +115,39 @@ def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
     assert len(told) > 10
     for override, words in told:
         assert words is None or words == late(recipe, [override]), override
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ddpm-church48 system=consistency system.time_density.mean=-1.1",
+        'iddpm-swissroll system=consistency system.network.time_injection="scale_shift"',
+        "flow-mnist system=progressive system.base_images=1000",
+    ],
+)
+def test_what_another_system_takes_of_the_old_one_is_left_to_it(line: str) -> None:
+    recipe, *overrides = line.split()
+    assert early(recipe, overrides) is None
+
+
+@pytest.mark.slow
+def test_nothing_at_random_is_refused_that_the_configuration_takes() -> None:
+    """One to four overrides from what any recipe says, and from rows that bring others, of any recipe."""
+    said = {one for name in RECIPES for one in leaves(get_recipe(name).model_dump(mode="json"))}
+    rows = [f"system.process={name}" for name in PROCESSES] + [f"system={name}" for name in SYSTEMS]
+    rows += [f"system.weighting={name}" for name in WEIGHTINGS] + [
+        f"system.time_density={name}" for name in TIME_DENSITIES
+    ]
+    rows += ["system.network=transformer", "data=digits", "data=rings", "augment=karras", "micro_batch_images=16"]
+    rows += ["system.learned_variance=true", "system.objective=hybrid", "system.process.num_steps=1"]
+    pool, draw = sorted(said), random.Random(0)
+    for _ in range(6000):
+        recipe = draw.choice(list(RECIPES))
+        overrides = [draw.choice(rows if draw.random() < 0.6 else pool) for _ in range(draw.randint(1, 4))]
+        try:
+            check_overrides(overrides, recipe)
+        except UsageError as error:
+            assert late(recipe, overrides) is not None, (recipe, overrides, str(error))
 
 
 def test_all_that_a_recipe_says_may_be_said_again() -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.app.early_config import check_configuration, said_by_recipes
+from undiffuse.app.early_config import check_configuration, names_system, said_by_recipes
 from undiffuse.app.early_data import check_data
 from undiffuse.app.early_values import check_value
 from undiffuse.app.models import check_device as check_device  # beside the others, for the commands
@@ -227,9 +227,10 @@ def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: s
         chosen = {_section_of(key) for key, _ in asked} | ({("data",)} if data is not None else set())
         for key, _ in asked:
             _check_chosen(key, said, chosen)
+    whole = said is not None and not any(map(names_system, overrides))
     for key, text in asked:
-        _check_key(key, text, plain=said is None)
-    if said is not None and asked:
+        _check_key(key, text, plain=not whole)
+    if said is not None and asked and whole:
         check_configuration(said, overrides, data)
 
 

@@ -46,10 +46,18 @@ def check_configuration(
 
     source = source_config_for(data) if data is not None else None
     try:
+        base = validate(run_model(), values, what)
+        if any(names_system(override) for override in overrides):
+            return
         with warnings.catch_warnings(action="ignore", category=UsageWarning):  # said when it is acted on
-            apply_overrides(validate(run_model(), values, what), overrides, source)
+            apply_overrides(base, overrides, source)
     except UnmadeError:
         return
+
+
+def names_system(override: str) -> bool:
+    """Whether an override brings another system, of which only the mathematics tells what it takes of the old one."""
+    return override.partition("=")[0] in ("system", "system.name")
 
 
 def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> None:
