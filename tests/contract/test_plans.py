@@ -363,6 +363,15 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: DiffusionS
         )
 
 
+def test_an_adaptive_solver_costs_a_row_the_same_in_any_company(system: DiffusionSystem) -> None:
+    plan = system.plan(SamplingOptions.of(sampler="rk45", steps=2))
+    asks = [Ask(seed, told(seed % 2), SamplingOptions.of(guidance=1.0 + seed)) for seed in range(4)]
+    together = run(plan, asks)
+    alone = [run(plan, [ask]) for ask in asks]
+    assert torch.equal(together.x, torch.cat([one.x for one in alone]))
+    assert together.nfe.tolist() == [int(one.nfe) for one in alone] and len(set(together.nfe.tolist())) > 1
+
+
 def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
     process = make_process("ve")  # which leaves noise at its end
     stage = DenoisingStage(

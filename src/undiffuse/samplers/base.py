@@ -103,6 +103,8 @@ class Watch(Denoiser):
         super().__init__()
         self.denoiser, self.cond = denoiser, cond
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
+        #: Rows (B,) that an evaluation is made for, where others are only along; None for all.
+        self.asking: Tensor | None = None
         self.nfe: int | Tensor = 0
         self.partial_nfe: int | Tensor = 0
         self.first: Tensor | None = None
@@ -111,7 +113,9 @@ class Watch(Denoiser):
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, self.cond if cond is None else cond, evaluation)
-        self.nfe, self.partial_nfe = self.nfe + denoised.nfe, self.partial_nfe + denoised.partial_nfe
+        asking = 1 if self.asking is None else self.asking.long()
+        self.nfe = self.nfe + denoised.nfe * asking
+        self.partial_nfe = self.partial_nfe + denoised.partial_nfe * asking
         self.first = denoised.x_0 if self.first is None else self.first
         return denoised
 

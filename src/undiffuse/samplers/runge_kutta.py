@@ -75,6 +75,7 @@ def integrate(
     first_step: float | Tensor | None = None,
     first_slope: State | None = None,
     tell: Tell | None = None,
+    asking: Callable[[Tensor], None] | None = None,
 ) -> Solved:
     """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
 
@@ -93,6 +94,7 @@ def integrate(
             one more evaluation).
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
         tell: called after each attempt with the share of its way that the row has gone which is furthest back.
+        asking: called before ``rhs`` is, with the rows (B,) that it is asked for; the others are only along.
     Returns:
         The state at ``end``; evaluations a row, (B,) int64; the step size that each row would have tried next.
     Raises:
@@ -106,15 +108,23 @@ def integrate(
     step, nfe = _as_rows(first_step, start), (start != end).long()
     if not bool(nfe.any()):
         return Solved(state, nfe, step)
+    asking = asking if asking is not None else _unheard
+    if first_slope is None:
+        asking(start != end)
     slope = first_slope if first_slope is not None else rhs(start, state)
     rows = _Rows(start, state, slope, step, nfe * (first_slope is None))
-    _guess_first_steps(rhs, rows, end, rtol, atol)
+    _guess_first_steps(rhs, rows, end, rtol, atol, asking)
     while bool((active := rows.log_snr != end).any()):
         _check(rows, end, active, max_evaluations)
+        asking(active)
         _try_a_step(rhs, rows, end, active, rtol, atol)
         if tell is not None:
             tell(_share(start, rows.log_snr, end))
     return Solved(rows.state, rows.nfe, rows.step)
+
+
+def _unheard(rows: Tensor) -> None:
+    """Nobody counts."""
 
 
 def _share(start: Tensor, log_snr: Tensor, end: Tensor) -> float:
@@ -191,7 +201,9 @@ def _factor(error2: Tensor) -> Tensor:
     return (factor * 64).round() / 64  # a power's last bit may depend on a row's place in the batch, this does not
 
 
-def _guess_first_steps(rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: float) -> None:
+def _guess_first_steps(
+    rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: float, asking: Callable[[Tensor], None]
+) -> None:
     """Where no step size is given, the one whose Euler step would change the state by a hundredth of its tolerance."""
     unknown = torch.isnan(rows.step) & (rows.log_snr != end)
     if not bool(unknown.any()):
@@ -202,6 +214,7 @@ def _guess_first_steps(rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: 
     trial = torch.where((size < 1e-5) | (speed < 1e-5), torch.full_like(size, 1e-6), 0.01 * size / speed)
     trial = torch.where(unknown, torch.minimum(trial, left.abs()), torch.zeros_like(trial))
     there = torch.copysign(trial, left)
+    asking(unknown)
     slope = rhs(rows.log_snr + there, _moved(rows.state, there, (1.0,), [rows.slope]))
     turn = tuple(b - a for a, b in zip(rows.slope, slope, strict=True))
     bend = _error2(turn, rows.state, zero, rtol, atol).sqrt() / trial
