@@ -147,7 +147,7 @@ def running(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 def serve(data: Path, recipe: str, work: str) -> None:
     """Work for as many seconds as each line asks for, and say how fast."""
     from undiffuse.app.training import configure, split_data
-    from undiffuse.systems.base import SampleRequest
+    from undiffuse.models.request import SampleRequest
     from undiffuse.training.trainer import Trainer
 
     off = ["validate_every_images=0", "preview_every_images=0", "quality_every_images=0"]

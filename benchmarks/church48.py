@@ -18,9 +18,11 @@ from cost import BF16_CEILING, ceilings, forward_flops
 from interleaved import Candidate, Summary
 from peers import num_parameters
 
+from undiffuse.models.base import DenoisingModel
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.base import DenoisingSystem, SampleRequest, SystemConfig
+from undiffuse.systems.base import SystemConfig
 from undiffuse.systems.saved import load
 
 SHAPE = (3, 48, 48)
@@ -28,7 +30,7 @@ REPORT_SECONDS = 480
 SAMPLING = "sampling"
 
 
-def fresh_system(smoke: bool, seed: int) -> DenoisingSystem:
+def fresh_system(smoke: bool, seed: int) -> DenoisingModel:
     """The recipe's system with weights that nobody trained."""
     config = get_recipe("ddpm-church48").system
     if smoke:
@@ -36,11 +38,11 @@ def fresh_system(smoke: bool, seed: int) -> DenoisingSystem:
     assert isinstance(config, SystemConfig)
     torch.manual_seed(seed)
     system = config.build(SHAPE, ())
-    assert isinstance(system, DenoisingSystem)
+    assert isinstance(system, DenoisingModel)
     return system.eval()
 
 
-def measure(system: DenoisingSystem, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(system: DenoisingModel, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each round, and the work."""
     device = system.device
     denoiser = system.denoiser()
@@ -99,7 +101,7 @@ def main() -> None:
         arguments.images, arguments.evaluations = 2, 1
     if arguments.model:
         system = load(arguments.model, arguments.device).system
-        assert isinstance(system, DenoisingSystem)
+        assert isinstance(system, DenoisingModel)
     else:
         system = fresh_system(arguments.smoke, arguments.seed).to(arguments.device)
     facts = {"images": arguments.images, "sampler": arguments.sampler}

@@ -38,7 +38,8 @@ from undiffuse.app.real import real_data
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.systems.base import SampleRequest, to_uint8
+from undiffuse.models.base import to_uint8
+from undiffuse.models.request import SampleRequest
 from undiffuse.systems.saved import Model
 
 WAYS = ("default", "heun:3", "heun:5", "dpmpp_2m:5", "dpmpp_2m:10", "dpmpp_2m:20", "ancestral:50", "ancestral:1000")

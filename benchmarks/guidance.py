@@ -34,7 +34,8 @@ from undiffuse.metrics import GroupedStatistics, frechet_estimate, kernel_distan
 from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
-from undiffuse.systems.base import SampleRequest, to_uint8
+from undiffuse.models.base import to_uint8
+from undiffuse.models.request import SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 

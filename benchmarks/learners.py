@@ -32,11 +32,12 @@ from undiffuse.core.processes import DiscreteVP
 from undiffuse.core.random import derived_seed
 from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.data.loader import Loader
+from undiffuse.models.base import DenoisingModel, to_uint8
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks.config import UNetConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import DenoisingSystem, SampleRequest, to_uint8
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -143,10 +144,10 @@ class Ours(Learner):
         return network
 
     @property
-    def system(self) -> DenoisingSystem:
+    def system(self) -> DenoisingModel:
         """With averaged weights."""
         average = self.trainer.ema.average
-        assert isinstance(average, DenoisingSystem)
+        assert isinstance(average, DenoisingModel)
         return average
 
     def denoiser(self) -> Denoiser:

@@ -28,7 +28,8 @@ from quality import Judge
 
 from undiffuse.app.training import configure, split_data
 from undiffuse.images import picture_of, save_png
-from undiffuse.systems.base import SampleRequest, to_uint8
+from undiffuse.models.base import to_uint8
+from undiffuse.models.request import SampleRequest
 from undiffuse.training.trainer import Trainer
 
 #: Name -> (overrides of the recipe, how it samples).

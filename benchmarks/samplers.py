@@ -25,7 +25,8 @@ from undiffuse.evaluation import hardware, spread
 from undiffuse.files import write_json
 from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, frechet_estimate
 from undiffuse.metrics.features import pick_features
-from undiffuse.systems.base import SampleRequest, to_uint8
+from undiffuse.models.base import to_uint8
+from undiffuse.models.request import SampleRequest
 from undiffuse.systems.saved import Model, load
 from undiffuse.version import __version__
 

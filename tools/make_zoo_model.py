@@ -35,8 +35,8 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 from undiffuse.files import replacing, write_text
 from undiffuse.images import fill_png, grid_of
+from undiffuse.models.request import SampleRequest
 from undiffuse.registry import lookup
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
 from undiffuse.training.config import RunConfig

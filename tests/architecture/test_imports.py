@@ -35,20 +35,32 @@ RULE: dict[str, tuple[str, ...]] = {
     "data": ("core.per_sample", "core.space"),
     "metrics": ("core.space",),
     "conditioning": ("core",),
-    "models": ("core.limits",),
+    "models": ("core", "samplers", "guidance", "networks", "conditioning", "compute"),
     "systems": (
         *("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
-        *("conditioning", "models.options", "models.keywords"),
+        *("conditioning", "models"),
     ),
-    "training": ("core", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data", "compute"),
+    "training": (
+        *("core", "compute", "models", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data"),
+    ),
     "evaluation": (
-        *("core", "compute", "losses", "samplers", "models.options", "systems.base", "systems.saved"),
+        *("core", "compute", "losses", "samplers", "models", "systems.base", "systems.saved"),
         *("data", "metrics"),
     ),
     "studies": (
-        *("core", "losses", "samplers", "systems.base", "systems.classes", "systems.saved", "data", "metrics"),
+        *(
+            "core",
+            "losses",
+            "samplers",
+            "models",
+            "systems.base",
+            "systems.classes",
+            "systems.saved",
+            "data",
+            "metrics",
+        ),
     ),
-    "doctor": ("models.options", "core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "doctor": ("models", "core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
     "report": ("models.options", "core.space", "evaluation", "studies", "doctor"),
     "recipes": (
         *("core", "losses", "networks.config", "networks.gan.config", "models.options", "systems", "data"),

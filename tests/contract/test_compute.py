@@ -28,11 +28,11 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
+from undiffuse.models.blocks import block_rows
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend
 from undiffuse.networks.layers import group_norm, modulated
-from undiffuse.systems.base import SampleRequest
-from undiffuse.systems.blocks import block_rows
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 from undiffuse.training.config import OptimizerConfig
 from undiffuse.training.optimizer import Optimizers

@@ -19,10 +19,10 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.variational import variational_bound
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.request import SampleRequest
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import GRIDS, time_grid
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no CUDA device")

@@ -22,13 +22,13 @@ from undiffuse.core.space import Space
 from undiffuse.errors import SamplingStoppedError, UsageError
 from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.stages import DenoisingStage
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run, turned_back
 from undiffuse.samplers.rows import Rows
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
-from undiffuse.systems.stages import DenoisingStage
 
 PROCESS = FlowProcess()
 NUM = 3000

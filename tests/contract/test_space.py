@@ -14,8 +14,8 @@ import torch
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.data.given import Given
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import UNetConfig
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 from undiffuse.systems.saved import Model
 

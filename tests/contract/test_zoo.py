@@ -24,8 +24,8 @@ from undiffuse.config import validate
 from undiffuse.data.download import SETS
 from undiffuse.files import sha256_of
 from undiffuse.images import grid_of
+from undiffuse.models.request import SampleRequest
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.base import SampleRequest
 from undiffuse.training.config import RunConfig
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, bundled, card_text

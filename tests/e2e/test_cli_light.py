@@ -17,7 +17,19 @@ NEVER_FOR_SAMPLING = (
     *("torch._dynamo", "torch._inductor", "torch.distributed", "torch.utils.data", "torch.onnx", "torchvision"),
 )
 ROOMS_FOR_SAMPLING = (
-    *("app", "compute", "core", "guidance", "losses", "models", "networks", "samplers", "systems", "zoo"),
+    *(
+        "app",
+        "compute",
+        "conditioning",
+        "core",
+        "guidance",
+        "losses",
+        "models",
+        "networks",
+        "samplers",
+        "systems",
+        "zoo",
+    ),
     *(
         "claims",
         "config",

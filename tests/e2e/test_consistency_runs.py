@@ -19,9 +19,9 @@ from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.metrics.sliced import sliced_wasserstein
+from undiffuse.models.request import SampleRequest
 from undiffuse.recipes import get_recipe
 from undiffuse.recipes.few_step import distilled
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.consistency import ConsistencyConfig, ConsistencySystem
 from undiffuse.systems.saved import load, read_config
 from undiffuse.systems.teacher import TeacherConfig, load_teacher

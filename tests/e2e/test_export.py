@@ -11,7 +11,7 @@ from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
-from undiffuse.systems.base import DenoisingSystem
+from undiffuse.models.base import DenoisingModel
 
 FILES = ["config.json", "model.safetensors", "model_card.md"]
 TUNED = ("--tune-steps", 3, "--seeds", 4)
@@ -256,7 +256,7 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     model = package.load(with_guide)
     assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), made[0])
     assert model.system.sampling_facts()["autoguidance"] == 3
-    assert isinstance(model.system, DenoisingSystem)
+    assert isinstance(model.system, DenoisingModel)
     x_t, t = torch.zeros(1, 1, 8, 8), torch.full((1,), 0.5, dtype=torch.float64)
     made = [one(x_t, t) for one in (model.system.sampling_denoiser(), model.system.unguided_denoiser())]
     assert [one.nfe for one in made] == [2, 1] and not torch.equal(made[0].x_0, made[1].x_0)

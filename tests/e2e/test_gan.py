@@ -18,7 +18,7 @@ from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES
-from undiffuse.systems.base import SampleRequest
+from undiffuse.models.request import SampleRequest
 from undiffuse.systems.gan import GanSystem
 from undiffuse.systems.saved import load
 from undiffuse.training.config import RunConfig

@@ -15,8 +15,8 @@ from PIL import Image
 import undiffuse as package
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.errors import UsageError
+from undiffuse.models.request import SampleRequest
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.base import SampleRequest
 
 
 def pictures(folder: Path) -> dict[str, bytes]:

@@ -10,8 +10,9 @@ import pytest
 from undiffuse.app import distilling
 from undiffuse.app.training import configure, split_data
 from undiffuse.metrics.sliced import sliced_wasserstein
+from undiffuse.models.base import DenoisingModel
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import MLPConfig
-from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.mean_flow import MeanFlowConfig
 from undiffuse.systems.saved import load
 from undiffuse.training.config import RunConfig
@@ -22,14 +23,14 @@ QUIET += ("validation_images=0", "preview_every_images=0", "optimizer.warmup_ima
 SMALL = ("system.network.width=64", "system.network.num_blocks=2")
 
 
-def finished(config: RunConfig, folder: Path) -> DenoisingSystem:
+def finished(config: RunConfig, folder: Path) -> DenoisingModel:
     assert Trainer(config, *split_data(config), folder).run()
     system = load(folder).system
-    assert isinstance(system, DenoisingSystem)
+    assert isinstance(system, DenoisingModel)
     return system
 
 
-def distance(system: DenoisingSystem, num_steps: int, sampler: str | None = None) -> float:
+def distance(system: DenoisingModel, num_steps: int, sampler: str | None = None) -> float:
     """Sliced Wasserstein of 2,000 samples from as many points of the roll."""
     data = split_data(configure("flow-swissroll", QUIET, None, None, False))[0]
     drawn = system.sample(SampleRequest.of(range(2000), steps=num_steps, sampler=sampler, batch_size=2000)).x
@@ -49,7 +50,7 @@ def test_a_mean_flow_from_a_teacher(flow: Path, tmp_path: Path) -> None:
     options = [*QUIET, "num_images=75000", "batch_images=500"]
     student = finished(distilling.configure(flow, 1, "mean_flow", options, None), tmp_path)
     teacher = load(flow).system
-    assert isinstance(teacher, DenoisingSystem)
+    assert isinstance(teacher, DenoisingModel)
     untaught, one, two = distance(teacher, 1, "ddim"), distance(student, 1), distance(student, 2)
     assert one < 0.4 * untaught and two < 0.25 * untaught
     assert distance(student, 1, "ddim") > 0.7 * untaught, "without the time to reach it is the flow itself"
@@ -62,7 +63,7 @@ def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
     system = MeanFlowConfig(network=network, equal_share=0.5)
     model = finished(run.model_copy(update={"system": system}), tmp_path)
     plain = load(flow).system
-    assert isinstance(plain, DenoisingSystem)
+    assert isinstance(plain, DenoisingModel)
     assert distance(model, 1) < 0.5 * distance(plain, 1, "ddim")
 
 
@@ -71,7 +72,7 @@ def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, t
     """From the teacher's own weights, and from a consistency model that has hardly learned."""
     shared = [*QUIET, "batch_images=500", "ema.halflife_images=20000", 'optimizer.phase_rates={"student":1e-3}']
     teacher = load(flow).system
-    assert isinstance(teacher, DenoisingSystem)
+    assert isinstance(teacher, DenoisingModel)
     untaught = distance(teacher, 1, "ddim")
     briefly = [*shared, "num_images=40000", "optimizer.phase_rates={}"]
     begun = distilling.configure(flow, 1, "consistency", briefly, None)

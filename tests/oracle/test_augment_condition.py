@@ -21,9 +21,9 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
 from undiffuse.data.given import Given
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 from undiffuse.systems.record import accept
 from undiffuse.systems.saved import kept_configs, load

@@ -33,9 +33,10 @@ from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
 from undiffuse.evaluation.provenance import commit
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
+from undiffuse.models.request import SampleRequest
 from undiffuse.observer import OnProgress
 from undiffuse.samplers.base import Sampled
-from undiffuse.systems.base import LossReport, SampleRequest, System
+from undiffuse.systems.base import LossReport, System
 from undiffuse.systems.saved import Model
 
 COMMIT = "0123456789" * 4

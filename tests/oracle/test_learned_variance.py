@@ -25,10 +25,10 @@ from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.hybrid import bound_term, hybrid_loss, variational_loss
 from undiffuse.losses.variational import discretised_gaussian, term, variational_bound
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.request import SampleRequest
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 CHAINS = {"linear": DiscreteVP.linear(50, 1e-3, 0.2), "cosine": DiscreteVP.cosine(40), "ncsn": GeometricVE(20, 0.05, 5)}

@@ -21,6 +21,8 @@ from undiffuse.core.space import Space
 from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import load_features
+from undiffuse.models.base import DenoisingModel
+from undiffuse.models.request import SampleRequest
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies.comparing import Real, Scale, centre_of, distances_to
@@ -38,14 +40,13 @@ from undiffuse.studies.one_class import class_share, markdown, other_pictures, s
 from undiffuse.studies.pictures import PictureSubject
 from undiffuse.studies.selection import SelectionOptions, candidates, study_selection
 from undiffuse.studies.sweep import SweepOptions
-from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
 
 SHAPE = (1, 4, 4)
 PROCESSES: list[Process] = [VPSDE(), FlowProcess(), EDMProcess()]
 
 
-class ExactSystem(DenoisingSystem):
+class ExactSystem(DenoisingModel):
     """The exact denoiser of Gaussian pictures; its samples are pictures that a test chose."""
 
     def __init__(self, process: Process, variances: Tensor, samples: Tensor | None = None) -> None:

@@ -18,11 +18,11 @@ from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import MLPConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.progressive import ProgressiveConfig, ProgressiveSystem
 
 DATA = GaussianMixture(torch.tensor([[0.6, -0.3], [-0.5, 0.4]]), torch.tensor([0.05, 0.2]))

@@ -15,6 +15,7 @@ from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.request import SampleRequest
 from undiffuse.networks import UNetConfig
 from undiffuse.networks.spec import NetworkSpec
 from undiffuse.networks.unet import UNet
@@ -24,7 +25,6 @@ from undiffuse.samplers.base import Steps, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.reuse import reusing
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sampled import SampledSystem
 
 PROCESS = FlowProcess()

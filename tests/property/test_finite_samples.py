@@ -12,9 +12,9 @@ from undiffuse.config import validate
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import RunError, UsageError
+from undiffuse.models.request import SampleRequest
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.grids import GRIDS
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 #: Every sampler; the adaptive one with a tolerance that a random network does not make endless.

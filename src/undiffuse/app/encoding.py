@@ -19,11 +19,11 @@ from undiffuse.claims import writes_to
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
+from undiffuse.models.base import denoising
 from undiffuse.observer import Tell
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
 from undiffuse.sealed import sealed
-from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 from undiffuse.wording import counted
 

@@ -18,11 +18,12 @@ from undiffuse.claims import writes_to
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
+from undiffuse.models.base import DenoisingModel, denoising
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.seen import images_seen
-from undiffuse.systems.base import DenoisingSystem, System, denoising
+from undiffuse.systems.base import System
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 from undiffuse.training.journal import read_journal
@@ -148,7 +149,7 @@ def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequ
     return tuned
 
 
-def _trial(model: Model, system: DenoisingSystem, seed: int, count: int, temperature: float) -> Trial:
+def _trial(model: Model, system: DenoisingModel, seed: int, count: int, temperature: float) -> Trial:
     cond = model.condition(model.classes_of(None, count))
     denoiser = system.sampling_denoiser().eval()
     seeds = range(seed, seed + count)

@@ -20,6 +20,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import Protocol, Subject, evaluate
 from undiffuse.files import write_json, write_text
+from undiffuse.models.base import denoising
 from undiffuse.models.options import SamplingOptions
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
@@ -34,7 +35,6 @@ from undiffuse.studies.parameterization import (
     markdown,
     row_texts,
 )
-from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__

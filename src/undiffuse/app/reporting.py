@@ -22,11 +22,12 @@ from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
+from undiffuse.models.base import DenoisingModel
+from undiffuse.models.request import SampleRequest
 from undiffuse.observer import Tell
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
-from undiffuse.systems.base import DenoisingSystem, SampleRequest
 from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
@@ -94,7 +95,7 @@ def _material(
     points = not model.system.space.is_image
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count, tell)
-    denoises = isinstance(model.system, DenoisingSystem)  # what samples in one go has nothing in between to show
+    denoises = isinstance(model.system, DenoisingModel)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
     results = results_folder(model.path)
@@ -227,7 +228,7 @@ def _commands(model: Model) -> dict[str, str]:
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
         "train on your own pictures": "undiffuse train --data FOLDER",
     }
-    if isinstance(model.system, DenoisingSystem):
+    if isinstance(model.system, DenoisingModel):
         commands["see the denoising"] = command("sample", run, "-n", 8, "--progressive")
     if model.class_names:
         commands["one class only"] = command("sample", run, "--class", model.class_names[-1], "-n", 16)

@@ -17,12 +17,12 @@ from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.images import fill_png, picture_of
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.starting import images_to_begin_from
 from undiffuse.samplers.base import Progress, Sampled
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.sample_set import SHOWN, SampleSet
 from undiffuse.systems.saved import Model, check_seeds
-from undiffuse.systems.starting import images_to_begin_from
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 

@@ -21,6 +21,7 @@ from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.limits import check_seed
+from undiffuse.models.base import denoising
 from undiffuse.observer import OnProgress
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
@@ -29,7 +30,6 @@ from undiffuse.studies.run import check_pictures, run_study
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
-from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 
 

@@ -37,8 +37,8 @@ from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
+from undiffuse.models.base import denoising
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.systems.base import denoising
 from undiffuse.wording import counted
 
 #: Share of the signal that does no harm, and bits, a dimension and in all, that are nothing.

@@ -22,9 +22,9 @@ from undiffuse.metrics import load_features
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
 from undiffuse.models.options import option_rows
+from undiffuse.models.request import SampleRequest
 from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
 from undiffuse.wording import command, counted, some
 

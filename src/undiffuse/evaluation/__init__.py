@@ -36,8 +36,8 @@ from undiffuse.evaluation.pictures import (
 from undiffuse.evaluation.points import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
+from undiffuse.models.base import DenoisingModel
 from undiffuse.registry import lookup
-from undiffuse.systems.base import DenoisingSystem
 from undiffuse.version import __version__
 
 __all__ = [
@@ -82,7 +82,7 @@ def default_metrics(subject: Subject) -> tuple[list[str], str]:
         return ["sliced_wasserstein", *(["modes"] if has_modes(subject) else [])], ""
     compared, left_out = _compared(subject)
     compared += ["modes"] if has_modes(subject) else []
-    denoises = isinstance(subject.model.system, DenoisingSystem)
+    denoises = isinstance(subject.model.system, DenoisingModel)
     wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
     beside = [name for name, fewest in wanted.items() if len(subject.held_out) >= fewest]
     if len(beside) < len(wanted):

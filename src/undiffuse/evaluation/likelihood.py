@@ -22,12 +22,12 @@ from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
 from undiffuse.losses.variational import Bound, Normal, variational_bound
+from undiffuse.models.base import DenoisingModel, denoising
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
 from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.systems.base import DenoisingSystem, denoising
 
 _ROWS = 64  # pictures that a network is given at a time for a bound
 _ODE_ROWS = {"image": 32, "points": 1024}  # that are followed together; they wait for the slowest
@@ -150,7 +150,7 @@ def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 
 
-def _system(subject: Subject) -> DenoisingSystem:
+def _system(subject: Subject) -> DenoisingModel:
     return denoising(subject.model.system, "a likelihood or a bound")
 
 

@@ -19,7 +19,8 @@ from undiffuse.config import Component, build
 from undiffuse.core.process import Process
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.weighting import WEIGHTINGS, LogWeight
-from undiffuse.systems.base import DenoisingSystem, System
+from undiffuse.models.base import DenoisingModel
+from undiffuse.systems.base import System
 
 Values = npt.NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def schedule_of(system: System, record: Mapping[str, Any]) -> Schedule | None:
     Args:
         record: the model's ``config.json``; a system of it without ``weighting`` or ``time_density`` has times alone.
     """
-    if not isinstance(system, DenoisingSystem):
+    if not isinstance(system, DenoisingModel):
         return None
     process, config = system.process, record["config"]["system"]
     t = torch.linspace(0, 1, _TIMES, dtype=torch.float64)

@@ -22,9 +22,9 @@ from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.models.request import SampleRequest
 from undiffuse.observer import SILENT, Observer
 from undiffuse.samplers.base import Progress
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.saved import Model, check_seeds
 
 #: Real pictures that samples are compared with at least, where there are so many.

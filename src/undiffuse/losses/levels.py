@@ -23,7 +23,7 @@ from undiffuse.core.rows import mean_over_features
 
 
 class Denoises(Protocol):
-    """What has a denoiser, such as a ``systems.base.DenoisingSystem``."""
+    """What has a denoiser, such as a ``models.base.DenoisingModel``."""
 
     def denoiser(self, precision: str | None = None) -> Denoiser: ...
 

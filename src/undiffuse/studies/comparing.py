@@ -15,10 +15,10 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
+from undiffuse.models.request import SampleRequest
 from undiffuse.samplers.base import Progress
 from undiffuse.studies.canvas import ORANGE
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.base import SampleRequest
 from undiffuse.systems.classes import Classes
 
 #: Of the frames around likely copies: red that the orange beside it is not mistaken for.

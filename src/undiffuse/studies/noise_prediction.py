@@ -21,12 +21,12 @@ from torch import Tensor
 from undiffuse.config import FrozenModel
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
+from undiffuse.models.base import denoising
 from undiffuse.observer import Tell
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import BLUE, GREY, INK, ORANGE, Plate, charts, grid_lines, save
 from undiffuse.studies.levels import level_grid
 from undiffuse.studies.pictures import Pictures, PictureSubject
-from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import build_system
 
 #: Noise from -3 to 3 is shown as black to white.

@@ -21,11 +21,11 @@ from undiffuse.core.rows import per_row
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+from undiffuse.models.base import DenoisingModel, denoising, to_uint8
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
-from undiffuse.systems.base import DenoisingSystem, denoising, to_uint8
 from undiffuse.systems.classes import Classes
 from undiffuse.systems.saved import Model
 
@@ -54,7 +54,7 @@ class PictureSubject:
         return tuple(self.model.system.shape)
 
     @property
-    def system(self) -> DenoisingSystem:
+    def system(self) -> DenoisingModel:
         """The system, which denoises."""
         return denoising(self.model.system, "a study of denoising")
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
+from undiffuse.models.base import OneStepGenerator
 from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.noise import SeededNoise
@@ -32,7 +33,6 @@ from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
 from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, sampling_plan
-from undiffuse.systems.base import LatentSystem
 from undiffuse.systems.classes import Classes
 
 _COLOURS = {"spherical": canvas.BLUE, "linear": canvas.RED}
@@ -131,7 +131,7 @@ class Denoised:
 class Decoded:
     """By a generator, in one go."""
 
-    def __init__(self, system: LatentSystem) -> None:
+    def __init__(self, system: OneStepGenerator) -> None:
         self.system, self.words, self.facts, self.draws = system, "the generator", {"sampler": None, "steps": 1}, False
 
     def prior(self, subject: PictureSubject, count: int) -> Tensor:
@@ -153,7 +153,7 @@ def way_of(subject: PictureSubject, options: PriorInterpolationOptions) -> Way:
         UsageError: a sampler or steps asked of a generator, or a model that neither denoises nor decodes.
     """
     system = subject.model.system
-    if isinstance(system, LatentSystem):
+    if isinstance(system, OneStepGenerator):
         if options.sampler is not None or options.steps is not None:
             raise UsageError("this model samples in one go; leave sampler and steps out")
         return Decoded(system)

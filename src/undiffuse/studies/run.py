@@ -8,13 +8,13 @@ from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
+from undiffuse.models.base import denoising
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup, resolve
 from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.base import denoising
 from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 

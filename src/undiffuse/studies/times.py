@@ -12,8 +12,8 @@ from torch import Tensor
 
 from undiffuse.core.process import Process
 from undiffuse.core.processes import DiscreteVP
+from undiffuse.models.base import to_uint8
 from undiffuse.studies.pictures import Pictures, PictureSubject
-from undiffuse.systems.base import to_uint8
 
 #: The chain by whose steps noise is counted, see ``matched_times``.
 _DDPM = DiscreteVP.linear()

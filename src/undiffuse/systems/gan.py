@@ -30,15 +30,16 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, Objective, non_saturating
 from undiffuse.losses.penalties import between, lipschitz, zero_centred
 from undiffuse.losses.unrolled import Parameters, unrolled
+from undiffuse.models.base import Batching
+from undiffuse.models.blocks import block_rows
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions, option_rows
+from undiffuse.models.stages import GeneratorStage
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Plan
-from undiffuse.systems.base import AdversarialSystem, Batching, LossReport, SystemConfig, TrainingBatch
-from undiffuse.systems.blocks import block_rows
+from undiffuse.systems.base import AdversarialSystem, LossReport, SystemConfig, TrainingBatch
 from undiffuse.systems.gan_augment import DiscriminatorAugment
-from undiffuse.systems.stages import GeneratorStage
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 

@@ -29,10 +29,11 @@ from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.draws import UNIFORM_DRAWS
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
+from undiffuse.models.base import Batching
 from undiffuse.models.options import NOTHING_SAID, SamplingConfig, SamplingOptions
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.plan import Plan
-from undiffuse.systems.base import Batching, LossReport, System, TrainingBatch
+from undiffuse.systems.base import LossReport, System, TrainingBatch
 from undiffuse.systems.rules import check_stages
 from undiffuse.systems.sampled import SampledConfig, SampledSystem
 from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start

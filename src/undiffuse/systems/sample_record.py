@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from undiffuse.compute.setting import setting
 from undiffuse.files import json_text
+from undiffuse.models.request import SampleRequest
 from undiffuse.sealed import CHECKSUM
-from undiffuse.systems.base import SampleRequest, System
+from undiffuse.systems.base import System
 
 _NO_ROWS = '"images": []'
 _SETTING = "computed_with"  # the same for all, and too long to be said of each

@@ -25,17 +25,18 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.models.base import Batching, DenoisingModel
+from undiffuse.models.blocks import block_rows
 from undiffuse.models.options import NOTHING_SAID, GuidanceWeight, SamplingConfig, SamplingOptions, facts_of
+from undiffuse.models.reusing import check_alone, reusing_sampler
+from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.plan import Plan
-from undiffuse.systems.base import Batching, DenoisingSystem, SystemConfig
-from undiffuse.systems.blocks import block_rows
+from undiffuse.systems.base import System, SystemConfig
 from undiffuse.systems.rules import check_guidance, check_guiding, no_guide
-from undiffuse.systems.sampling import check_alone, reusing_sampler
-from undiffuse.systems.stages import DenoisingStage
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
 _LARGEST_COEFFICIENT = 1e12
@@ -100,7 +101,7 @@ class SampledConfig(SystemConfig):
         return self
 
 
-class SampledSystem(DenoisingSystem):
+class SampledSystem(DenoisingModel, System):
     """One network under one process; subclasses say what it learns (``forward``) and its ``log_snr_range``.
 
     Args:

@@ -25,21 +25,23 @@ from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
+from undiffuse.models.base import DenoisingModel, to_uint8
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.seeds import check_seeds as check_seeds
+from undiffuse.models.starting import images_to_begin_from
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
 from undiffuse.systems import SYSTEMS
 from undiffuse.systems import record as records
-from undiffuse.systems.base import DenoisingSystem, SampleRequest, System, to_uint8
+from undiffuse.systems.base import System
 from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.samples import Samples
-from undiffuse.systems.seeds import check_seeds as check_seeds
-from undiffuse.systems.starting import images_to_begin_from
 from undiffuse.wording import command, counted
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
@@ -148,7 +150,7 @@ class Model:
             UsageError: an unknown class, or any class of a model without.
         """
         names = asked_classes(asked, self.class_names)
-        denoises = isinstance(self.system, DenoisingSystem)  # others refuse what they were not trained for
+        denoises = isinstance(self.system, DenoisingModel)  # others refuse what they were not trained for
         if None in names and denoises and not getattr(getattr(self.system, "config", None), "label_dropout", 0):
             warnings.warn(
                 "this model was never trained without a class: samples of none come by chance", UsageWarning, 3

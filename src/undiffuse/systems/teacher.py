@@ -19,7 +19,8 @@ from undiffuse.core.denoiser import Denoiser, NetworkDenoiser, TransferredDenois
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.systems.base import DenoisingSystem, OpenModel, System, denoising
+from undiffuse.models.base import DenoisingModel, denoising
+from undiffuse.systems.base import OpenModel, System
 
 #: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
 _LARGEST_COEFFICIENT = 10.0
@@ -39,7 +40,7 @@ class TeacherConfig(FrozenModel):
 
 def load_teacher(
     open_model: OpenModel, config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher"
-) -> DenoisingSystem:
+) -> DenoisingModel:
     """The teacher with its averaged weights, frozen, in evaluation mode.
 
     Args:
@@ -69,7 +70,7 @@ class Taught:
 
     def __init__(self, config: TeacherConfig, role: str = "teacher") -> None:
         self.config, self._role = config, role
-        self._loaded: DenoisingSystem | None = None
+        self._loaded: DenoisingModel | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
         return self
@@ -82,14 +83,14 @@ class Taught:
             return False
         return True
 
-    def on(self, device: torch.device, open_model: OpenModel) -> DenoisingSystem:
+    def on(self, device: torch.device, open_model: OpenModel) -> DenoisingModel:
         """The teacher on ``device``, its folder opened by ``open_model`` where that has not been done."""
         if self._loaded is None:
             self._loaded = load_teacher(open_model, self.config, device, self._role)
         return self._loaded if self._loaded.device == device else self._loaded.to(device)
 
 
-def fits(teacher: DenoisingSystem, student: Student | System) -> None:
+def fits(teacher: DenoisingModel, student: Student | System) -> None:
     """Refuse a teacher of other data.
 
     Raises:
@@ -173,7 +174,7 @@ class Student(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def begin_as(student: Student, model: DenoisingSystem) -> None:
+def begin_as(student: Student, model: DenoisingModel) -> None:
     """Let ``student`` have the weights of a model of its kind.
 
     Raises:

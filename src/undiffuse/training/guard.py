@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
 from undiffuse.images import picture_of, save_png
+from undiffuse.models.base import to_uint8
 from undiffuse.sealed import sealed
-from undiffuse.systems.base import to_uint8
 
 
 class NonFiniteError(RunError):

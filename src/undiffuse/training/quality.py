@@ -15,7 +15,9 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.images import picture_of, save_png
-from undiffuse.systems.base import SampleRequest, System, to_uint8
+from undiffuse.models.base import to_uint8
+from undiffuse.models.request import SampleRequest
+from undiffuse.systems.base import System
 
 #: Seed of the first sample drawn at any time in training.
 FIRST_SEED = 0

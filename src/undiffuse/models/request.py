@@ -1,0 +1,75 @@
+"""What is asked of a model: seeds, options, conditions, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from undiffuse.core.condition import Condition
+from undiffuse.limits import check_at_least
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.samplers.base import Progress, Sampled, dearest
+from undiffuse.samplers.plan import Ask, SamplerOutput
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample.
+
+    Args:
+        seeds: one an image; image i depends on seeds[i] alone.
+        options: how; what they leave unsaid is the model's own.
+        cond: one row a seed.
+        batch_size: images in memory at a time; changes no bit of any image.
+        callback: sees every step of every batch: (number of the batch's first image, progress).
+        take: is given each batch when it is done, (number of its first image, samples), which are then kept no
+            longer: what is returned holds none.
+        images: x_0 (B, C, H, W) in [-1, 1] to begin from, see ``strength``; None for noise alone.
+    """
+
+    seeds: Sequence[int]
+    options: SamplingOptions = NOTHING_SAID
+    cond: Condition | None = None
+    batch_size: int = 64
+    callback: Callable[[int, Progress], None] | None = None
+    take: Callable[[int, Sampled], None] | None = None
+    images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size)
+
+    @classmethod
+    def of(
+        cls,
+        seeds: Sequence[int],
+        *,
+        cond: Condition | None = None,
+        batch_size: int = 64,
+        callback: Callable[[int, Progress], None] | None = None,
+        take: Callable[[int, Sampled], None] | None = None,
+        images: Tensor | None = None,
+        **said: Any,
+    ) -> SampleRequest:
+        """A request whose options are keywords, by the names they are said with; see ``SamplingOptions.of``."""
+        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take, images)
+
+    def asks(self) -> list[Ask]:
+        """One for each seed."""
+        rows = range(len(self.seeds))
+        told = [None if self.cond is None else self.cond.select(slice(row, row + 1)) for row in rows]
+        images = [None] * len(rows) if self.images is None else list(self.images)
+        return [Ask(self.seeds[row], prompt=told[row], image=images[row]) for row in rows]
+
+    @property
+    def taker(self) -> Callable[[int, SamplerOutput], None] | None:
+        """``take`` as the loop calls it."""
+        take = self.take
+        return None if take is None else lambda first, made: take(first, sampled(made))
+
+
+def sampled(made: SamplerOutput) -> Sampled:
+    """What a run has made, with the evaluations of the row that took most."""
+    return Sampled(made.x, dearest(made.nfe), made.note, dearest(made.partial_nfe))
