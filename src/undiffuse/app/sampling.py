@@ -109,9 +109,9 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
                 gathered.take(numbers, model.finish(sampled.x).numpy(), sampled.nfe, sampled.partial_nfe)
 
             seeds = [gathered.seeds[number] for number in missing]
-            cond = model.condition([gathered.names[number] for number in missing] if gathered.names else [])
+            prompts = model.prompts([gathered.names[number] for number in missing] if gathered.names else [])
             images = request.images[missing] if request.images is not None else None
-            asked = replace(request, seeds=seeds, cond=cond, callback=callback, take=take, images=images)
+            asked = replace(request, seeds=seeds, prompts=prompts, callback=callback, take=take, images=images)
             return model.system.sample(asked).note if missing else ""
     except BaseException:
         kept = num - len(gathered.missing())

@@ -126,7 +126,7 @@ class Subject:
             request = SampleRequest(
                 [protocol.seed + number for number in rows],
                 protocol.options,
-                cond=self.model.condition([names[number % len(names)] for number in rows] if names else []),
+                prompts=self.model.prompts([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
                 callback=partial(self._told, start, len(numbers)),
             )

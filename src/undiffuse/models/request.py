@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
 from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
@@ -22,11 +23,12 @@ class SampleRequest:
     Args:
         seeds: one an image; image i depends on seeds[i] alone.
         options: how; what they leave unsaid is the model's own.
-        cond: one row a seed.
+        cond: one row a seed, where it is at hand.
         batch_size: images in memory at a time; changes no bit of any image.
         callback: sees every step of every batch: (number of the batch's first image, progress).
         take: is given each batch when it is done, (number of its first image, samples), which are then kept no
             longer: what is returned holds none.
+        prompts: what is wanted, one a seed, in words; instead of ``cond``.
         images: x_0 (B, C, H, W) in [-1, 1] to begin from, see ``strength``; None for noise alone.
     """
 
@@ -37,6 +39,7 @@ class SampleRequest:
     callback: Callable[[int, Progress], None] | None = None
     take: Callable[[int, Sampled], None] | None = None
     images: Tensor | None = None
+    prompts: Sequence[Prompt] | None = None
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size)
@@ -51,15 +54,18 @@ class SampleRequest:
         callback: Callable[[int, Progress], None] | None = None,
         take: Callable[[int, Sampled], None] | None = None,
         images: Tensor | None = None,
+        prompts: Sequence[Prompt] | None = None,
         **said: Any,
     ) -> SampleRequest:
         """A request whose options are keywords, by the names they are said with; see ``SamplingOptions.of``."""
-        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take, images)
+        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take, images, prompts)
 
     def asks(self) -> list[Ask]:
         """One for each seed."""
         rows = range(len(self.seeds))
-        told = [None if self.cond is None else self.cond.select(slice(row, row + 1)) for row in rows]
+        told: Sequence[Any] = self.prompts if self.prompts is not None else [None] * len(rows)
+        if self.cond is not None:
+            told = [self.cond.select(slice(row, row + 1)) for row in rows]
         images = [None] * len(rows) if self.images is None else list(self.images)
         return [Ask(self.seeds[row], prompt=told[row], image=images[row]) for row in rows]
 

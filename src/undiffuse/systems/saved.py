@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undiffuse.compute.memory import keep_freed_memory
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError, UsageWarning
@@ -126,7 +127,7 @@ class Model:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
         images = images_to_begin_from(image, self.system.space, num)
-        request = SampleRequest(seeds, options, self.condition(names), batch_size, told, images=images)
+        request = SampleRequest(seeds, options, None, batch_size, told, images=images, prompts=self.prompts(names))
         with Counter("sampling", progress) as counter:
             sampled = self.system.sample(request)
         if sampled.note:
@@ -156,6 +157,10 @@ class Model:
                 "this model was never trained without a class: samples of none come by chance", UsageWarning, 3
             )
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
+
+    def prompts(self, names: Sequence[str | None]) -> list[Prompt] | None:
+        """What the rows with these class names want, ``None`` for no class; nothing for an empty list."""
+        return [Prompt(name) for name in names] or None
 
     def condition(self, names: Sequence[str | None]) -> Condition | None:
         """Labels of the rows with these class names, ``None`` for no class; nothing for an empty list."""
