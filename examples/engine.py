@@ -13,7 +13,7 @@ import torch
 import undiffuse
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.models.options import SamplingOptions
-from undiffuse.samplers.plan import Ask, Plan
+from undiffuse.samplers.plan import Ask, Plan, advance_some
 from undiffuse.samplers.rows import Rows
 
 
@@ -33,7 +33,7 @@ class Engine:
             self.moving = new if self.moving is None else Rows.join([self.moving, new])
         if self.moving is None:
             return {}
-        rows = self.stage.advance(self.moving)
+        rows = advance_some(self.stage, self.moving, ~self.moving.arrived)
         done = rows.select(rows.arrived)
         self.moving = None if bool(rows.arrived.all()) else rows.select(~rows.arrived)
         return dict(zip(done.seeds, self.stage.finish(done), strict=True))

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from undiffuse.core.process import Process
     from undiffuse.core.processes import VPSDE, DiscreteVP, EDMProcess, FlowProcess
     from undiffuse.losses.variational import variational_bound
+    from undiffuse.models.wrapped import WrappedModel
     from undiffuse.samplers import make_sampler
     from undiffuse.samplers.base import sample
     from undiffuse.samplers.grids import time_grid
     from undiffuse.systems.samples import Samples
-    from undiffuse.systems.saved import Model
+    from undiffuse.systems.saved import Model, save_wrapped
 
 
 _HOMES = {
@@ -44,6 +45,8 @@ _HOMES = {
     "FlowProcess": "undiffuse.core.processes:FlowProcess",
     "VPSDE": "undiffuse.core.processes:VPSDE",
     "variational_bound": "undiffuse.losses.variational:variational_bound",
+    "WrappedModel": "undiffuse.models.wrapped:WrappedModel",
+    "save_wrapped": "undiffuse.systems.saved:save_wrapped",
     "make_sampler": "undiffuse.samplers:make_sampler",
     "sample": "undiffuse.samplers.base:sample",
     "study": "undiffuse.app.studying:study",
@@ -61,10 +64,12 @@ __all__ = [
     "Model",
     "Process",
     "Samples",
+    "WrappedModel",
     "__version__",
     "load",
     "make_sampler",
     "sample",
+    "save_wrapped",
     "study",
     "time_grid",
     "variational_bound",

@@ -36,7 +36,9 @@ def test_a_model_is_told_what_its_spec_knows_and_no_more() -> None:
     assert LabelConditioner(UNCONDITIONAL).for_training(GIVEN, X_0, StepRandom(0, 0)).empty
     only = LabelConditioner(ConditionSpec(num_augment=2)).for_training(GIVEN, X_0, StepRandom(0, 0))
     assert list(only.tensors()) == ["augment"]
-    assert LabelConditioner(UNCONDITIONAL).asked([Prompt("cat")])[0].empty
+    assert LabelConditioner(UNCONDITIONAL).asked([Prompt()])[0].empty
+    with pytest.raises(UsageError, match="knows no classes, got class 'cat'"):
+        LabelConditioner(UNCONDITIONAL).asked([Prompt(negative=Prompt("cat"))])
 
 
 def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
@@ -52,7 +54,16 @@ def test_rows_of_any_wishes_have_the_same_fields() -> None:
     assert negative.label is not None and negative.label.tolist() == [-1, -1, 1]
     alone = [LabelConditioner(SPEC).asked([prompt]) for prompt in prompts]
     for number, whole in enumerate((wanted, negative)):
-        assert torch.equal(Condition.join([parts[number] for parts in alone]).label, whole.label)  # type: ignore[arg-type]
+        joined = Condition.join([parts[number] for parts in alone]).tensors()
+        assert joined.keys() == whole.tensors().keys() == {"label", "augment"}
+        assert all(torch.equal(joined[name], value) for name, value in whole.tensors().items())
+
+
+def test_a_negative_of_one_row_changes_no_other_s() -> None:
+    spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
+    alone = LabelConditioner(spec).asked([Prompt("cat")])[1].label
+    beside = LabelConditioner(spec).asked([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
+    assert alone is not None and beside is not None and beside.tolist() == [*alone.tolist(), 1]
 
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
+import undiffuse
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
@@ -21,14 +24,16 @@ from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import SamplingStoppedError, UsageError
 from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
-from undiffuse.models.options import SamplingOptions
+from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.stages import DenoisingStage
+from undiffuse.models.stages import DenoisingStage, GeneratorStage
+from undiffuse.models.wrapped import WrappedModel
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run, turned_back
 from undiffuse.samplers.rows import Rows
 from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
+from undiffuse.systems.saved import load, save_wrapped
 
 PROCESS = FlowProcess()
 NUM = 3000
@@ -248,7 +253,7 @@ def test_a_jump_back_is_the_forward_process() -> None:
     assert back.index.eq(4).all() and back.stream.eq(7).all()
     assert abs(float(fresh.std()) / deviation - 1) < 0.06
     assert abs(correlation(fresh[:, 0], rows.x[:, 0].double())) < 4 / math.sqrt(NUM)
-    with pytest.raises(UsageError, match="cannot go 9 steps back, the least far has gone 5"):
+    with pytest.raises(UsageError, match="cannot go 9 steps back, 5 lie before one of them"):
         turned_back(rows, stage, stage.network, 9, stream=8)
 
 
@@ -451,7 +456,7 @@ def test_strength_has_both_its_ends() -> None:
 def test_a_strength_needs_an_image_that_fits(system: DiffusionSystem) -> None:
     with pytest.raises(UsageError, match=r"strength 0\.5 is of an image to begin from, and there is none"):
         system.sample(SampleRequest.of([0], strength=0.5))
-    with pytest.raises(UsageError, match=r"must be \(2,\), got \(3,\)"):
+    with pytest.raises(UsageError, match=r"must be float \(2,\), got torch\.float32 \(3,\)"):
         system.sample(SampleRequest.of([0], strength=0.5, images=torch.zeros(1, 3)))
 
 
@@ -465,7 +470,153 @@ def test_rows_that_begin_from_images_and_from_noise_go_together() -> None:
     assert together.nfe.tolist() == [10, 4, 10]
 
 
+class Elsewhere(Denoiser):
+    """What somebody else wrote: a network of their own under one of our processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process, self.log_snr_range = PROCESS, (-8.0, 8.0)
+        self.theirs = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        told = torch.cat([x_t.flatten(1), t[:, None].to(x_t.dtype)], dim=1)
+        return Denoised(self.theirs(told).reshape(x_t.shape))
+
+
+def test_a_stranger_s_denoiser_is_sampled_saved_and_opened_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = WrappedModel(Elsewhere(), Space.of_data((1, 2, 2)), sampling=SamplingConfig(sampler="unipc", num_steps=4))
+    made = model.sample(SampleRequest.of(range(3))).x
+    assert model.sample(SampleRequest.of(range(3), sampler="rk45", temperature=0.5)).x.isfinite().all()
+    folder = save_wrapped(model, tmp_path / "theirs", "a test's own network")
+    opened = load(folder, denoiser=Elsewhere())
+    assert torch.equal(opened.system.sample(SampleRequest.of(range(3))).x, made)
+    assert opened.sample(2).record["sampler"] == "unipc" and "theirs" in repr(opened)
+    with pytest.raises(UsageError, match=r"written elsewhere; open it in Python with undiffuse.load\(folder, denoiser"):
+        load(folder)
+    with pytest.raises(UsageError, match="the file has"):
+        load(folder, denoiser=Wider())
+    with pytest.raises(UsageError, match="has a denoiser of its own"):
+        undiffuse.load("mnist", denoiser=Elsewhere())
+
+
+class Wider(Elsewhere):
+    def __init__(self) -> None:
+        super().__init__()
+        self.theirs = torch.nn.Sequential(torch.nn.Linear(5, 17), torch.nn.Tanh(), torch.nn.Linear(17, 4))
+
+
 def test_terms_hold_what_they_are_given() -> None:
     guidance = guidance_of([(told(0), 1.0)], 1)
     assert guidance.does_nothing and isinstance(guidance.terms[0], Term)
     assert not guidance_of([(told(0), 2.0)], 1).does_nothing
+
+
+@pytest.mark.parametrize("name", ["process", "reuse", "sampler"])
+def test_what_is_bound_may_be_said_again_and_not_changed(system: DiffusionSystem, name: str) -> None:
+    own = {"process": "vp", "reuse": 1, "sampler": "euler"}
+    stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
+    stage.start([Ask(0, told(0), SamplingOptions.of(**{name: own[name]}))])
+    other = {"process": "ve", "reuse": 2, "sampler": "heun"}[name]
+    with pytest.raises(UsageError, match=f"the same {name}; make another plan for {other!r}"):
+        stage.start([Ask(0, told(0), SamplingOptions.of(**{name: other}))])
+
+
+@pytest.mark.parametrize("sampler", ["heun", "edm:s_churn=4", "pc", "annealed_langevin", "unipc", "rk45"])
+def test_a_row_costs_in_any_company_what_it_costs_alone(system: DiffusionSystem, sampler: str) -> None:
+    plan = system.plan(SamplingOptions.of(sampler=sampler))
+    asks = [Ask(seed, told(0), SamplingOptions.of(steps=steps)) for seed, steps in enumerate((3, 6, 2))]
+    together, alone = run(plan, asks), [run(plan, [ask]) for ask in asks]
+    assert torch.equal(together.x, torch.cat([one.x for one in alone]))
+    assert together.nfe.tolist() == [int(one.nfe) for one in alone]
+
+
+def test_rows_that_say_nothing_join_those_that_say_something(system: DiffusionSystem) -> None:
+    stage = system.plan(SamplingOptions.of(sampler="euler", steps=2, guidance=2.0)).stages[0]
+    asks = [Ask(0), Ask(1, Prompt("a")), Ask(2, told(1)), Ask(3, Prompt("b", negative=Prompt("a")))]
+    with torch.no_grad():
+        together = Rows.join([stage.start([ask]) for ask in asks])
+        at_once = stage.start(asks)
+        for _ in range(2):
+            together, at_once = stage.advance(together), stage.advance(at_once)
+        alone = [run(Plan((stage,)), [ask]) for ask in asks]
+    assert torch.equal(together.x, at_once.x) and torch.equal(together.x, torch.cat([one.x for one in alone]))
+    assert together.nfe.tolist() == [2, 4, 4, 4]  # no class is led away from nothing
+
+
+def test_rows_of_one_term_and_of_two_join_and_weights_stay_on_the_cpu() -> None:
+    stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(1.0, 0.5), options(steps=2))
+    one, two = (
+        replace(
+            stage.start([Ask(seed)]),
+            guidance={"classifier_free": guidance_of([(Condition(embedding=torch.ones(1, 1)), 2.0)] * count, 1)},
+        )
+        for seed, count in ((0, 1), (1, 2))
+    )
+    joined = Rows.join([one, two])
+    guidance = joined.guidance["classifier_free"]
+    assert isinstance(guidance, Guidance) and guidance.weights.tolist() == [[2.0, 2.0], [0.0, 2.0]]
+    moved = joined.to("meta").guidance["classifier_free"]
+    assert isinstance(moved, Guidance) and moved.low is not None and moved.low.device.type == "cpu"
+    assert moved.terms[0].condition.embedding.device.type == "meta"  # type: ignore[union-attr]
+
+
+def test_rows_that_bring_a_condition_are_not_mistaken_for_those_that_do_not() -> None:
+    stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(1.0, 0.5), options(steps=2))
+    with pytest.raises(UsageError, match="1 of 2 rows bring a condition"):
+        stage.start([Ask(0, Condition(embedding=torch.ones(1, 1))), Ask(1)])
+
+
+def test_what_is_taken_is_kept_no_longer(system: DiffusionSystem) -> None:
+    made = run(system.plan(SamplingOptions.of(steps=1)), [Ask(0, told(0))], take=lambda first, part: None)
+    assert made.x.untyped_storage().nbytes() == 0
+
+
+def test_an_image_is_the_first_stage_s_alone() -> None:
+    seen: list[Ask] = []
+
+    class Seeing(DenoisingStage):
+        def start(self, asks: Sequence[Ask]) -> Rows:
+            seen.extend(asks)
+            return super().start(asks)
+
+    stages = [Seeing(point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=2)) for _ in range(2)]
+    run(Plan(tuple(stages)), [Ask(0, None, SamplingOptions.of(strength=0.5), torch.zeros(1))])
+    assert seen[0].image is not None and seen[1].image is None and seen[1].options is None
+    assert seen[1].previous is not None
+
+
+def test_a_generator_obeys_no_option_and_says_so_at_once() -> None:
+    gan = undiffuse.load("mnist").system  # a stage of a generator needs no network here
+    stage = GeneratorStage(gan.space, lambda seeds: torch.zeros(len(seeds), 2), lambda z, cond: z, check=refuse)
+    with pytest.raises(UsageError, match="none of that"):
+        stage.start([Ask(0, None, SamplingOptions.of(steps=3))])
+
+
+def refuse(options: SamplingOptions) -> None:
+    raise UsageError("none of that")
+
+
+def test_strength_0_is_the_image_under_every_process_and_little_is_one_step() -> None:
+    for process in ("ve", "vp", "ddpm_linear"):
+        stage = DenoisingStage(
+            point_space(1),
+            make_sampler("euler"),
+            Conditional(0.0, 0.5),
+            options(steps=10),
+            process=make_process(process),
+        )
+        for strength, steps in ((0.0, 0), (0.01, 1), (0.05, 1), (0.25, 3), (1.0, 10)):
+            ask = Ask(0, None, SamplingOptions.of(strength=strength), torch.full((1,), 0.7))
+            made = run(Plan((stage,)), [ask])
+            assert made.nfe.tolist() == [steps], (process, strength)
+            assert strength or torch.equal(made.x, torch.full((1, 1), 0.7))
+
+
+def test_a_request_says_as_much_of_each_seed() -> None:
+    with pytest.raises(UsageError, match="3 images for 1 seeds"):
+        SampleRequest.of([0], strength=0.5, images=torch.zeros(3, 2))
+    with pytest.raises(UsageError, match="1 rows of label for 2 seeds"):
+        SampleRequest.of([0, 1], cond=told(0))
+    with pytest.raises(UsageError, match="needs a strength"):
+        SampleRequest.of([0], images=torch.zeros(1, 2))

@@ -40,6 +40,9 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for weights in (ROOT / "src").rglob("*.safetensors"):
         (root / weights.relative_to(ROOT)).symlink_to(weights)
     (root / "tests" / "contract").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "contract" / "test_options.py", root / "tests" / "contract")
+    for folder in ("tools", "docs/reference"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
     for diff in DIFFS:
         subprocess.run(["git", "apply", "-p0", "-C1", "-"], cwd=root, input=diff.text, text=True, check=True)
     return root
@@ -53,8 +56,11 @@ def test_what_follows_each_patch_runs(patched: Path) -> None:
     assert len(CODE) == len(FILES)
 
 
-def test_an_option_has_its_flag_at_once(patched: Path) -> None:
+def test_an_option_passes_what_all_options_have_to_and_its_own_test(patched: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(patched / "src")}
-    program = "from undiffuse.app.cli import main; main(['sample', '--help'])"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert "--truncation" in ran.stdout and "cut the noise" in ran.stdout
+    subprocess.run([sys.executable, "tools/make_cli_reference.py"], cwd=patched, env=environment, check=True)
+    tests = ["tests/contract/test_options.py", "tests/contract/test_truncation.py"]
+    asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    ran = subprocess.run(asked, cwd=patched, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    assert "--truncation" in (patched / "docs" / "reference" / "cli.md").read_text()

@@ -163,3 +163,10 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
 def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         system(*overrides).sample(SampleRequest.of(seeds=[0], steps=2, **asked))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5])
+def test_a_row_that_begins_midway_has_features_of_its_own(strength: float) -> None:
+    model, options = system(), SamplingOptions.of(steps=4, sampler="euler", reuse=4, strength=strength)
+    made = model.sample(SampleRequest([0, 1], options, images=torch.zeros(2, *model.shape)))
+    assert (made.nfe, made.partial_nfe) == (1, round(4 * strength) - 1)  # the first of its steps is whole

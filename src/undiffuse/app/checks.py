@@ -222,6 +222,12 @@ def _sample(
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     early.check_classes(folder, class_name or [])
+    if image is None and flags.get("strength") is not None:
+        raise UsageError(
+            f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"
+        )
+    if image is not None and flags.get("strength") is None:
+        raise UsageError("an image to begin from needs a strength, from 0, that image, to 1, noise alone")
     if image is not None and not Path(image).expanduser().is_file():
         check_data(image)
     early.check_guided(folder, flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -23,12 +24,14 @@ class Flag(NamedTuple):
         type: of its value; None for an interval, which is typed as ``LO,HI``.
         kind: of the rows that it names; empty for what is no name.
         help: a line.
+        of_image: whether it is of an image to begin from.
     """
 
     name: str
     type: type | None
     kind: str
     help: str
+    of_image: bool = False
 
     @property
     def said(self) -> str:
@@ -79,7 +82,9 @@ def _flag(field: str, option: Option) -> Flag | None:
         case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *marks])):
             calls = [one for one in marks if isinstance(one, ast.Call) and ast.unparse(one.func) == "Option"]
             words = {one.arg: ast.literal_eval(one.value) for one in calls[0].keywords}
-            plain = ast.unparse(kind).removesuffix(" | None")
+            plain = re.findall(r"\bstr|int|float|LogSNRInterval\b", ast.unparse(kind))[0]
             text = ast.literal_eval(calls[0].args[0])
-            return Flag(words.get("name", field), _TYPES.get(plain), words.get("kind", ""), text)
+            return Flag(
+                words.get("name", field), _TYPES.get(plain), words.get("kind", ""), text, words.get("of_image", False)
+            )
     return None

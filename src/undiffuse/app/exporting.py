@@ -18,12 +18,11 @@ from undiffuse.claims import writes_to
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
-from undiffuse.models.base import DenoisingModel, denoising
+from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.seen import images_seen
-from undiffuse.systems.base import System
 from undiffuse.systems.record import REPLACES, write_record
 from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 from undiffuse.training.journal import read_journal
@@ -88,7 +87,7 @@ def export_model(
     return out
 
 
-def _weights(system: System, bf16: bool) -> dict[str, Tensor]:
+def _weights(system: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
     """What is saved; with ``bf16`` the system goes on with the rounded parameters, so that they are what is tuned."""
     tensors = dict(system.state_dict())
     if not bf16:

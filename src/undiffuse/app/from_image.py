@@ -10,7 +10,8 @@ from torch import Tensor
 
 from undiffuse.app.real import held_out_data
 from undiffuse.config import validate
-from undiffuse.core.space import Space
+from undiffuse.data import source_config_for
+from undiffuse.data.config import PictureConfig
 from undiffuse.data.pictures import fit_picture, read_picture, to_array, with_channels
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
@@ -26,12 +27,13 @@ def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, A
     Raises:
         UsageError: nothing that can be read, or a model that makes no images.
     """
-    if not Space.of_data(model.system.shape).is_image:
+    if not model.system.space.is_image:
         raise UsageError("this model makes no images, so it begins from none; leave --image out")
     path = Path(source).expanduser()
     if path.is_file() and _is_picture(path):
         return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
-    dataset = held_out_data(model, source)
+    fitting = isinstance(source_config_for(source), PictureConfig)
+    dataset = held_out_data(model, source, [f"channels={model.system.shape[0]}"] if fitting else [])
     images = dataset.fetch(range(min(num, len(dataset)))).items
     return images, {"source": source, "data_fingerprint": dataset.fingerprint}
 
@@ -50,4 +52,4 @@ def _one(model: Model, path: Path) -> Tensor:
     channels, height, width = model.system.shape
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
     image = fit_picture(read_picture(path), (height, width), fit, upscale=True)
-    return torch.from_numpy(to_array(with_channels(image, channels)))[None]
+    return torch.from_numpy(to_array(with_channels(image, channels)).copy())[None]

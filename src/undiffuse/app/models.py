@@ -11,17 +11,20 @@ from undiffuse.registry import known_keywords, nearest
 from undiffuse.zoo import bundled_models
 
 if TYPE_CHECKING:
+    from undiffuse.core.denoiser import Denoiser
     from undiffuse.systems.saved import Model
 
 
 @known_keywords
-def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model:
+def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser: Denoiser | None = None) -> Model:
     """Load a trained model.
 
     Args:
         model: the folder of a run or of an exported model, or the name of a bundled one.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
+        denoiser: for a model that was saved around one from elsewhere, which no folder holds the code of; see
+            ``WrappedModel``.
     Raises:
         UsageError: no such model, or one that is damaged or from a newer version.
     """
@@ -30,7 +33,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema") -> Model
     leave_room()
     from undiffuse.systems import saved  # seconds of importing, for what names a model
 
-    return saved.load(folder, pick_device(device), weights)
+    return saved.load(folder, pick_device(device), weights, denoiser)
 
 
 def find_model(model: str | Path) -> Path:

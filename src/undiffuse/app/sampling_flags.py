@@ -19,7 +19,10 @@ _PARAMETER = "options"
 
 
 def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
-    """A command whose parameter ``options`` is given as flags; what no flag says is the model's own."""
+    """A command whose parameter ``options`` is given as flags; what no flag says is the model's own.
+
+    A command without a parameter ``image`` has none of the flags that are of one.
+    """
 
     @wraps(function)
     def called(*arguments: Any, **values: Any) -> R:
@@ -27,10 +30,11 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
         return function(*arguments, **values, **{_PARAMETER: read_options(typed)})
 
     hints = get_type_hints(function, localns={"SamplingOptions": object}, include_extras=True)
+    known = [flag for flag in flags().values() if not flag.of_image or "image" in hints]
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         alone = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        parameters += [_parameter(flag) for flag in flags().values()] if parameter.name == _PARAMETER else [alone]
+        parameters += [_parameter(flag) for flag in known] if parameter.name == _PARAMETER else [alone]
     called.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,14 +38,25 @@ class LabelConditioner(Conditioner):
 
     def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
         if not self.spec.class_names:
+            for prompt in prompts:
+                self._refuse(prompt)
             return Condition(), Condition()
-        wanted = Condition(label=self._labels([prompt.class_name for prompt in prompts]))
-        without = wanted.drop(torch.ones(len(prompts), dtype=torch.bool), self.policy)
-        if all(prompt.negative is None for prompt in prompts):
-            return wanted, without
-        return wanted, Condition(
-            label=self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
+        count, untouched = len(prompts), self.spec.num_augment
+        wanted = Condition(
+            label=self._labels([prompt.class_name for prompt in prompts]),
+            augment=torch.zeros(count, untouched) if untouched else None,
         )
+        without = wanted.drop(torch.ones(count, dtype=torch.bool), self.policy)
+        led = torch.tensor([prompt.negative is not None for prompt in prompts], dtype=torch.bool)
+        away = self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
+        assert without.label is not None
+        return wanted, replace(without, label=torch.where(led, away, without.label))
+
+    @staticmethod
+    def _refuse(prompt: Prompt) -> None:
+        for one in (prompt, prompt.negative):
+            if one is not None and one.class_name is not None:
+                raise UsageError(f"this model knows no classes, got class {one.class_name!r}; leave the class out")
 
     def _labels(self, names: Sequence[str | None]) -> Tensor:
         return torch.tensor([-1 if name is None else self._number(name) for name in names], dtype=torch.int64)

@@ -57,6 +57,11 @@ class Denoiser(nn.Module):
     ) -> Denoised:
         raise NotImplementedError
 
+    def count_for(self, rows: Tensor | None) -> None:
+        """Told by a sampler that what it asks from here on is for these rows (B,), the others being only along; None
+        for all. Who counts evaluations counts theirs, so that a row costs in any company what it costs alone.
+        """
+
     def of_rows(self, rows: Tensor) -> Denoiser:
         """The denoiser of these rows (indices) of those that it is bound to; itself, where it is bound to none."""
         return self

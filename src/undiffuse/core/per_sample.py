@@ -61,8 +61,8 @@ class PerSample:
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
-        return self.map(lambda value: value.to(device))
+        """The same on another device; what is inside decides for itself."""
+        return replace(self, **{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
     @property
     def empty(self) -> bool:
@@ -76,14 +76,12 @@ class PerSample:
         Raises:
             UsageError: a tensor that only some of the parts have.
         """
-        given = [dict(part._leaves()) for part in parts]
-        names = list(dict.fromkeys(name for leaves in given for name in leaves))
-        for name in names:
-            if any(name not in leaves for leaves in given):
-                raise UsageError(f"cannot join: only some of the rows have {name!r}")
+        if len(parts) == 1:
+            return parts[0]
         if not parts:
             return cls()
-        return parts[0]._with(lambda name, value: _joined([leaves[name] for leaves in given]))
+        names = [field.name for field in fields(parts[0])]
+        return replace(parts[0], **{name: _joined(name, [getattr(part, name) for part in parts]) for name in names})
 
 
 def on(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
@@ -118,7 +116,42 @@ def _rebuilt(name: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
     return value
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    if isinstance(parts[0], PerRow):
-        return PerRow(value for part in parts for value in part)
-    return torch.cat(list(parts))
+def _moved(value: Any, device: torch.device | str) -> Any:
+    match value:
+        case PerSample() | Tensor():
+            return value.to(device)
+        case PerRow():
+            return value
+        case Mapping():
+            return {key: _moved(part, device) for key, part in value.items()}
+        case tuple():
+            return tuple(_moved(part, device) for part in value)
+    return value
+
+
+def _joined(name: str, values: Sequence[Any]) -> Any:
+    """The values of one field, or of one thing inside of it, one after the other."""
+    first = values[0]
+    match first:
+        case None:
+            _all_or_none(name, [value is not None for value in values])
+            return None
+        case PerSample():
+            return type(first).join(list(values))
+        case PerRow():
+            return PerRow(one for value in values for one in value)
+        case Mapping():
+            keys = sorted({key for value in values for key in value})
+            for key in keys:
+                _all_or_none(f"{name}.{key}", [key in value for value in values])
+            return {key: _joined(f"{name}.{key}", [value[key] for value in values]) for key in keys}
+        case tuple():
+            _all_or_none(name, [len(value) == len(first) for value in values])
+            return tuple(_joined(f"{name}.{number}", part) for number, part in enumerate(zip(*values, strict=True)))
+    _all_or_none(name, [value is not None for value in values])
+    return torch.cat(list(values))
+
+
+def _all_or_none(name: str, there: Sequence[bool]) -> None:
+    if any(there) and not all(there):
+        raise UsageError(f"cannot join: only some of the rows have {name!r}")

@@ -32,6 +32,7 @@ from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
+from undiffuse.systems.base import System
 
 #: Shares of samples nearer than 99 % of the held-out pictures; a ratio of medians; a relative gap of losses.
 LIKELY_SHARE, LIKELY_RATIO, SIGN_SHARE, SIGN_GAP = 0.25, 0.5, 0.1, 0.25
@@ -70,7 +71,9 @@ def copying(subject: Subject) -> list[Result]:
     bank = subject.pictures_made
     searches = search(bank.rows, held_out, subject.train, subject.extractor)
     system = subject.model.system
-    gap = training_gap(system, subject.train, subject.held_out, subject.protocol.seed) if system.loss_at_hand else None
+    gap = None
+    if isinstance(system, System) and system.loss_at_hand:
+        gap = training_gap(system, subject.train, subject.held_out, subject.protocol.seed)
     stated = {
         "distance": "L2",
         "samples": subject.sampling(),

@@ -19,8 +19,7 @@ from undiffuse.config import Component, build
 from undiffuse.core.process import Process
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.weighting import WEIGHTINGS, LogWeight
-from undiffuse.models.base import DenoisingModel
-from undiffuse.systems.base import System
+from undiffuse.models.base import DenoisingModel, GenerativeModel
 
 Values = npt.NDArray[np.float64]
 
@@ -60,7 +59,7 @@ class Schedule(NamedTuple):
         return np.asarray(product / total if total > 0 else product)
 
 
-def schedule_of(system: System, record: Mapping[str, Any]) -> Schedule | None:
+def schedule_of(system: GenerativeModel, record: Mapping[str, Any]) -> Schedule | None:
     """The curves of a model, ``None`` for one without a forward process.
 
     Args:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import EVERYWHERE, check_autoguidance_weight, check_interval
-from undiffuse.core.rows import per_row
+from undiffuse.core.per_sample import PerSample
+from undiffuse.core.rows import per_row, where_rows
 
 
 class Autoguided(Denoiser):
@@ -57,11 +60,31 @@ class Autoguided(Denoiser):
         guided = (self.scale != 1) & (log_snr >= self.low) & (log_snr <= self.high)
         if not bool(guided.any()):
             return good
-        rows = guided.nonzero().flatten()
-        here = rows.to(x_t.device)
+        # with weights of their own, rows that are not guided do without the guide; one weight asks of whole batches
+        rows = guided.nonzero().flatten() if self.scale.ndim else torch.arange(len(t))
+        here, some = rows.to(x_t.device), guided[rows].to(x_t.device)
         told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
         bad: Denoised = self.guide.of_rows(rows)(x_t[here], t[here], told, asked)
         pushed = bad.x_0 + per_row(self.scale.expand(len(t))[rows], x_t) * (good.x_0[here] - bad.x_0)
-        nfe = torch.as_tensor(good.nfe, device=x_t.device).expand(len(t))
-        nfe = nfe.index_add(0, here, torch.as_tensor(bad.nfe, device=x_t.device).expand(len(rows)))
+        pushed = where_rows(some, pushed, good.x_0[here])  # beside a guided row one that is not keeps its bits
+        cost = torch.as_tensor(bad.nfe, device=x_t.device) * some
+        nfe = torch.as_tensor(good.nfe, device=x_t.device).expand(len(t)).index_add(0, here, cost)
         return Denoised(good.x_0.index_copy(0, here, pushed), good.variance_mix, nfe)
+
+
+@dataclass(frozen=True)
+class Push(PerSample):
+    """Autoguidance of rows: weights and the log-SNRs between which each is guided, (B,) float64 on the CPU."""
+
+    weight: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any row is guided at any time."""
+        return self.weight is not None and bool((self.weight != 1).any())
+
+    def to(self, device: torch.device | str) -> Push:
+        """Numbers of rows stay where they are."""
+        return self

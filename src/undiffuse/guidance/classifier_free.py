@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import EVERYWHERE, check_guidance_weight, check_interval
 from undiffuse.errors import UsageError
@@ -23,15 +23,22 @@ class ClassifierFree(Denoiser):
         denoiser: trained with and without its condition; in blocks if rows are not to depend on each other.
         scale: w of all rows, or ``(B,)`` of each.
         interval: (smallest, largest) log-SNR that is guided, both included.
+        policy: what becomes of each field where nothing is told.
     Raises:
         UsageError: a weight that is negative or not finite, an interval without extent.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6; Kynkaanniemi et al. 2024, "Applying Guidance in a Limited
         Interval", arXiv:2404.07724, eq. 5, whose sigma is exp(-log-SNR / 2).
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float | Tensor, interval: tuple[float, float] = EVERYWHERE) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scale: float | Tensor,
+        interval: tuple[float, float] = EVERYWHERE,
+        policy: DropPolicy = DROP,
+    ) -> None:
         super().__init__()
-        self.denoiser, self.interval = denoiser, check_interval(interval)
+        self.denoiser, self.interval, self.policy = denoiser, check_interval(interval), policy
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
         self.scale = torch.as_tensor(scale, dtype=torch.float64)
         for weight in self.scale.flatten().tolist():
@@ -45,5 +52,5 @@ class ClassifierFree(Denoiser):
             return plain
         if self.scale.ndim == 1 and len(self.scale) != len(x_t):
             raise UsageError(f"{len(self.scale)} guidance weights for {len(x_t)} rows; give one, or one a row")
-        guidance = guidance_of([(cond, self.scale)], len(x_t), interval=self.interval)
+        guidance = guidance_of([(cond, self.scale)], len(x_t), interval=self.interval, policy=self.policy)
         return guided(self.denoiser, guidance, x_t, t, evaluation)

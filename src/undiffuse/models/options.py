@@ -42,6 +42,7 @@ class Option:
         kind: of the rows that its text names, such as ``sampler``; empty for what is no name.
         title: under which a report lists a model's own at a glance; empty where it does not.
         words: how a reader of a result is told of it, such as ``temperature {}``; empty for not at all.
+        of_image: whether it is of an image to begin from, which measuring has none of.
         unsaid: what a record has where neither the request nor the model says anything; by default what the field has.
     """
 
@@ -50,6 +51,7 @@ class Option:
     kind: str = ""
     title: str = ""
     words: str = ""
+    of_image: bool = False
     unsaid: Any = ...
 
 
@@ -162,7 +164,11 @@ class SamplingOptions(SamplingConfig):
     strength: Annotated[
         float,
         AfterValidator(check_strength),
-        Option("how far from an image to begin, from 0, the image itself, to 1, noise alone", words="strength {}"),
+        Option(
+            "how far from --image to begin, from 0, the image itself, to 1, noise alone",
+            words="strength {}",
+            of_image=True,
+        ),
     ] = 1.0
     reuse: Annotated[
         int,
@@ -257,7 +263,12 @@ def facts_of(sampling: SamplingConfig) -> dict[str, Any]:
 
 def written(value: Any) -> Any:
     """A value as JSON has it: an interval is the text ``-3,inf``, for JSON knows no infinity."""
-    return f"{value[0]:g},{value[1]:g}" if isinstance(value, tuple) else value
+    return ",".join(map(_exact, value)) if isinstance(value, tuple) else value
+
+
+def _exact(number: float) -> str:
+    """The shortest text that is read as the same number."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
 
 
 def _type_of(annotation: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
+from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled, dearest
@@ -43,6 +44,16 @@ class SampleRequest:
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size)
+        if self.images is not None and "strength" not in self.options.said():
+            raise UsageError(
+                "an image to begin from needs a strength, from 0, that image, to 1, noise alone; such as 0.6"
+            )
+        for what, given in (("images", self.images), ("prompts", self.prompts)):
+            if given is not None and len(given) != len(self.seeds):
+                raise UsageError(f"{len(given)} {what} for {len(self.seeds)} seeds; give one with each")
+        for name, value in (self.cond or Condition()).tensors().items():
+            if len(value) != len(self.seeds):
+                raise UsageError(f"{len(value)} rows of {name} for {len(self.seeds)} seeds; give one with each")
 
     @classmethod
     def of(

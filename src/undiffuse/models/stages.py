@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,20 +11,20 @@ from torch import Tensor
 
 from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.prompt import Prompt
-from undiffuse.core.condition import DROP, Condition
+from undiffuse.core.condition import DROP, Condition, DropPolicy
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, TransferredDenoiser
 from undiffuse.core.per_sample import PerSample
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
-from undiffuse.guidance.autoguidance import Autoguided
+from undiffuse.guidance.autoguidance import Autoguided, Push
 from undiffuse.guidance.guided import Guidance, Guided, Told, guidance_of
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.plan import Ask
+from undiffuse.samplers.plan import Ask, handed_on
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import counted
 
@@ -67,9 +68,9 @@ class DenoisingStage:
     def bind(self, rows: Rows) -> Denoiser:
         """The network told and guided as each row asks, cut to the range of the space, under the stage's process."""
         denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
-        if isinstance(auto, Guidance) and self.guide is not None and not auto.does_nothing:
-            assert auto.low is not None and auto.high is not None
-            denoiser = Autoguided(denoiser, self.guide, auto.weights[0], (auto.low, auto.high))
+        if isinstance(auto, Push) and self.guide is not None and auto.at_work:
+            assert auto.weight is not None and auto.low is not None and auto.high is not None
+            denoiser = Autoguided(denoiser, self.guide, auto.weight, (auto.low, auto.high))
         if isinstance(free, Guidance):
             denoiser = Guided(denoiser, free)
         elif not rows.condition.empty:
@@ -115,26 +116,26 @@ class DenoisingStage:
         Raises:
             RunError: some are not finite.
         """
-        bad = int((~torch.isfinite(rows.x)).flatten(1).any(1).sum()) if len(rows) else 0
+        bad = (~torch.isfinite(rows.x)).flatten(1).any(1).nonzero().flatten().tolist() if len(rows) else []
         if bad:
-            options, steps = self.options, counted(self.options.num_steps, "step")
+            options = self._wanted(rows.asks[bad[0]])
             heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
             raise RunError(
-                f"{bad} of {len(rows)} samples are not finite with sampler {self.sampler.name}, {steps} on the grid "
-                f"{options.grid!r}{heat}; take more steps, another grid or sampler, or system.precision=fp32; if none "
-                "helps, the weights are no good"
+                f"{len(bad)} of {len(rows)} samples are not finite with sampler {self.sampler.name}, "
+                f"{counted(options.num_steps, 'step')} on the grid {options.grid!r}{heat}; take more steps, another "
+                "grid or sampler; if none helps, the weights are no good"
             )
         return rows.x
 
     def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         """The same asks with what was made."""
-        return [replace(ask, previous=one) for ask, one in zip(asks, made, strict=True)]
+        return handed_on(made, asks)
 
     def _wanted(self, ask: Ask) -> SamplingOptions:
         if ask.options is None:
             return self.options
         for name, value in ask.options.said().items():
-            if name in OF_THE_PLAN and value != self.options.over(self.options).said()[name]:
+            if name in OF_THE_PLAN and value != getattr(self.options, name):
                 raise UsageError(f"all rows of a plan have the same {name}; make another plan for {value!r}")
         wanted: SamplingOptions = ask.options.over(self.options)
         self.check(wanted)
@@ -160,8 +161,10 @@ class DenoisingStage:
         spread, keep, images = [], [], torch.zeros_like(like)
         for row, (ask, options, grid, first) in enumerate(zip(asks, wanted, grids, index, strict=True)):
             time, begins = float(grid[first]), ask.image is not None and options.strength < 1
-            spread.append(options.temperature * (_at(process.sigma, time) if begins else process.start_std(time)))
-            keep.append(_at(process.alpha, time) if begins else 0.0)
+            alone = begins and first == options.num_steps  # the image itself, whatever noise the process ends with
+            sigma = 0.0 if alone else _at(process.sigma, time) if begins else process.start_std(time)
+            spread.append(options.temperature * sigma)
+            keep.append(1.0 if alone else _at(process.alpha, time) if begins else 0.0)
             if begins and ask.image is not None:
                 images[row] = self._image(ask.image)
         x = per_row(torch.tensor(spread, dtype=torch.float64), like) * noise
@@ -170,8 +173,10 @@ class DenoisingStage:
         return x + per_row(torch.tensor(keep, dtype=torch.float64), like) * images
 
     def _image(self, image: Tensor) -> Tensor:
-        if tuple(image.shape) != self.space.shape:
-            raise UsageError(f"an image to begin from must be {self.space.shape}, got {tuple(image.shape)}")
+        if tuple(image.shape) != self.space.shape or not image.is_floating_point():
+            raise UsageError(
+                f"an image to begin from must be float {self.space.shape}, got {image.dtype} {tuple(image.shape)}"
+            )
         return image.to(self.device)
 
     def _guidance(
@@ -179,7 +184,7 @@ class DenoisingStage:
     ) -> Mapping[str, PerSample]:
         found: dict[str, PerSample] = {}
         if self.guide is not None:
-            found[AUTO] = _of_rows([options.auto() for options in wanted], condition, negative)
+            found[AUTO] = Push(*_numbers([options.auto() for options in wanted]))
         if not condition.empty:
             weights = [options.classifier_free() for options in wanted]
             found[CLASSIFIER_FREE] = _of_rows(weights, condition, negative)
@@ -195,12 +200,16 @@ class GeneratorStage:
         latents: seeds -> (B, ...).
         decode: (latents, condition or None) -> samples.
         conditioner: of prompts.
+        check: refuses options, of which a generator obeys none.
+        check_told: refuses what it cannot make.
     """
 
     space: Space
     latents: Callable[[Sequence[int]], Tensor]
     decode: Callable[[Tensor, Condition | None], Tensor]
     conditioner: Conditioner | None = None
+    check: Callable[[SamplingOptions], None] = lambda options: None
+    check_told: Callable[[Condition], object] = lambda told: None
     sampler: None = None
     gradients: bool = False
 
@@ -211,9 +220,12 @@ class GeneratorStage:
     def start(self, asks: Sequence[Ask]) -> Rows:
         """Latents, which have arrived."""
         for ask in asks:
+            if ask.options is not None:
+                self.check(ask.options)
             if ask.image is not None:
                 raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
         seeds, (told, _) = [ask.seed for ask in asks], told_to(asks, self.conditioner)
+        self.check_told(told)
         rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=told)
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
@@ -227,7 +239,7 @@ class GeneratorStage:
 
     def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         """The same asks with what was made."""
-        return [replace(ask, previous=one) for ask, one in zip(asks, made, strict=True)]
+        return handed_on(made, asks)
 
 
 def told_to(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
@@ -237,26 +249,62 @@ def told_to(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condi
         asks: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one row each, or nothing.
     """
     said = [ask.prompt for ask in asks]
-    if all(prompt is None for prompt in said):
-        return Condition(), Condition()
-    if conditioner is not None and not any(isinstance(prompt, Condition) for prompt in said):
+    if conditioner is None:
+        return _ready(said, DROP)
+    if not any(isinstance(prompt, Condition) for prompt in said):
         return conditioner.asked([prompt if prompt is not None else Prompt() for prompt in said])
-    told = Condition.join([prompt for prompt in said if prompt is not None])
-    policy = DROP if conditioner is None else conditioner.policy
-    return told, told.drop(torch.ones(len(asks), dtype=torch.bool), policy)
+    parts = [
+        _ready([prompt], conditioner.policy)
+        if isinstance(prompt, Condition)
+        else conditioner.asked([prompt if prompt is not None else Prompt()])
+        for prompt in said
+    ]
+    return Condition.join([wanted for wanted, _ in parts]), Condition.join([negative for _, negative in parts])
+
+
+def _ready(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[Condition, Condition]:
+    """Conditions that asks bring, one row each, and what guidance makes of them."""
+    given = [condition for condition in conditions if condition is not None]
+    if not given:
+        return Condition(), Condition()
+    if len(given) < len(conditions):
+        raise UsageError(f"{len(given)} of {len(conditions)} rows bring a condition; give one with each, or with none")
+    told = Condition.join(given)
+    return told, told.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
 
 
 def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
-    rows = torch.tensor([(weight.scale, *weight.interval) for weight in weights], dtype=torch.float64)
-    scale, low, high = rows.reshape(-1, 3).unbind(1)
+    scale, low, high = _numbers(weights)
+    told, untold = condition.tensors(), negative.tensors()
+    differs = (
+        torch.stack([(told[name] != untold[name]).reshape(len(weights), -1).any(1) for name in told])
+        if len(weights)
+        else scale
+    )
+    scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)  # nothing to be led away from
     return replace(guidance_of([(condition, scale)], len(weights), negative=negative), low=low, high=high)
 
 
+def _differ(wanted: Condition, negative: Condition, count: int) -> Tensor:
+    """Which rows are told another thing with than without, (B,) on the CPU."""
+    untold, differ = negative.tensors(), torch.zeros(count, dtype=torch.bool)
+    for name, value in wanted.tensors().items():
+        if count:
+            differ |= (value != untold[name]).reshape(count, -1).any(1).cpu()
+    return differ
+
+
+def _numbers(weights: Sequence[GuidanceWeight]) -> list[Tensor]:
+    """Weights and both ends of intervals, (B,) float64 each."""
+    rows = torch.tensor([(weight.scale, *weight.interval) for weight in weights], dtype=torch.float64)
+    return list(rows.reshape(-1, 3).unbind(1))
+
+
 def _steps_taken(ask: Ask, options: SamplingOptions) -> int:
-    """The last so many steps of its grid."""
+    """The last so many steps of its grid; at least one, unless it is the image itself that is asked for."""
     if ask.image is None and options.strength != 1:
         raise UsageError(f"strength {options.strength:g} is of an image to begin from, and there is none; leave it out")
-    return round(options.strength * options.num_steps)
+    return max(math.ceil(options.strength), math.floor(options.strength * options.num_steps + 0.5))
 
 
 def _at(function: Callable[[Tensor], Tensor], time: float) -> float:

@@ -29,7 +29,7 @@ def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
     if not space.is_image:
         raise UsageError("this model makes no images, so it begins from none; leave image out")
     several = given if isinstance(given, list | tuple) else [given]
-    arrays = [part for one in several for part in _arrays(one)]
+    arrays = [part for one in several for part in _arrays(one, space.shape[0])]
     for array in arrays:
         if array.dtype != np.uint8 or array.shape != space.shape:
             raise UsageError(
@@ -42,7 +42,9 @@ def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
     return x_0[torch.arange(num) % len(x_0)]
 
 
-def _arrays(one: Any) -> list[np.ndarray[Any, Any]]:
+def _arrays(one: Any, channels: int) -> list[np.ndarray[Any, Any]]:
+    if hasattr(one, "convert"):  # a Pillow image, whose numbers may be those of a palette
+        one = one.convert("L" if channels == 1 else "RGB")
     array = one.cpu().numpy() if isinstance(one, Tensor) else np.asarray(one)
     if not isinstance(one, Tensor | np.ndarray):  # a Pillow image has its channels last, or none
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1) if array.ndim == 3 else array

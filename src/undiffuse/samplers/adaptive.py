@@ -8,7 +8,6 @@ first time to the second, and x_0-hat ends it.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers.ancestral import settle
-from undiffuse.samplers.base import Memory, Sampler, Steps, Watch
+from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.probability_flow import flow, slope
 from undiffuse.samplers.runge_kutta import State, integrate
@@ -84,17 +83,11 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         max_evaluations=MOST_EVALUATIONS - 2,  # beside the one at t, and at the end of a first DDIM step
         first_step=first,
         first_slope=(slopes,),
-        asking=partial(_count, denoiser),
+        asking=denoiser.count_for,
     )
-    _count(denoiser, None)
+    denoiser.count_for(None)
     moved = per_row(process.norm(s), x) * solved.state[0]
     return settle(steps, where_rows(moves, moved, x_0), x_0), (solved.step,)
-
-
-def _count(denoiser: Denoiser, rows: Tensor | None) -> None:
-    """Let evaluations from here on count for these rows: in any company a row costs what it costs alone."""
-    if isinstance(denoiser, Watch):
-        denoiser.asking = rows
 
 
 def _begin(
@@ -104,7 +97,7 @@ def _begin(
     process = denoiser.process
     if bool(jumps.any()):  # costs one evaluation more, and changes no row that does not jump
         x = where_rows(jumps, _ddim(process, x, x_0, t, t_start), x)
-        _count(denoiser, jumps)
+        denoiser.count_for(jumps)
         x_0 = denoiser(x, t_start).x_0
     tilde = x / per_row(process.norm(t_start), x)
     return tilde, slope(start, tilde, x_0)

@@ -103,11 +103,13 @@ class Watch(Denoiser):
         super().__init__()
         self.denoiser, self.cond = denoiser, cond
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
-        #: Rows (B,) that an evaluation is made for, where others are only along; None for all.
         self.asking: Tensor | None = None
         self.nfe: int | Tensor = 0
         self.partial_nfe: int | Tensor = 0
         self.first: Tensor | None = None
+
+    def count_for(self, rows: Tensor | None) -> None:
+        self.asking = rows
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
@@ -143,7 +145,7 @@ class Blocked(Denoiser):
             return Denoised(x_t)
         blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.rows)]
         x_0, mixes, nfe, partial_nfe, features = zip(*blocks, strict=True)
-        cost, partial_cost = (_counted(one, self.rows, count) for one in (nfe, partial_nfe))
+        cost, partial_cost = (_counted(one, self.rows, count, x_t.device) for one in (nfe, partial_nfe))
         return Denoised(torch.cat(x_0), _joined(mixes), cost, partial_cost, _joined(features))
 
     def _block(
@@ -158,11 +160,11 @@ class Blocked(Denoiser):
         return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, features=features)
 
 
-def _counted(counts: Sequence[int | Tensor], rows: int, total: int) -> int | Tensor:
+def _counted(counts: Sequence[int | Tensor], rows: int, total: int, device: torch.device) -> int | Tensor:
     """Evaluations a row, of blocks of ``rows``, the last of which is filled up; one number where all have the same."""
     if all(isinstance(count, int) and count == counts[0] for count in counts):
         return counts[0]
-    return torch.cat([torch.as_tensor(count).expand(rows) for count in counts])[:total]
+    return torch.cat([torch.as_tensor(count, device=device).expand(rows) for count in counts])[:total]
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -46,9 +46,11 @@ def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
         process = denoiser.process
         active = ~steps.final & (process.sigma(steps.s) > 0)
         where = torch.where(active, steps.s, steps.t)  # rows at rest stay away from sigma = 0
+        denoiser.count_for(active)
         for _ in range(corrections if bool(active.any()) else 0):
             corrected = langevin(process, x, denoiser(x, where).x_0, where, r, noise.normal(x))
             x = where_rows(active, corrected, x)
+        denoiser.count_for(None)
         return x, memory
 
     return Sampler(
@@ -91,7 +93,9 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
         x = where_rows(active, per_row(_relabel(process, steps), x) * x, x)
         for _ in range(corrections if bool(active.any()) else 1):
             x_0 = denoiser(x, where).x_0
+            denoiser.count_for(active)  # rows at rest ask once
             x = where_rows(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
+        denoiser.count_for(None)
         return settle_where_clean(process, steps, x, x_0), memory
 
     return Sampler(

@@ -50,7 +50,9 @@ def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
     corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > NO_SIGNAL_LOG_SNR)
     if bool(corrected.any()):  # saves an evaluation where no row asks for it; a row's values are the same either way
         where = torch.where(corrected, s, t)  # rows without a second evaluation stay away from sigma = 0
+        denoiser.count_for(corrected)
         eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
+        denoiser.count_for(None)
         half = process.alpha(s) * (_ratio(process, s) - _ratio(process, t)) / 2
         half = torch.where(corrected, half, torch.zeros_like(half))
         shift = where_rows(corrected, eps_s - eps, torch.zeros_like(x))

@@ -136,7 +136,7 @@ def run(
         part = _run_batch(plan, asks[first : first + batch_size], told, stop)
         if take is not None:
             take(first, part)
-            part = part._replace(x=part.x[:0])
+            part = part._replace(x=part.x.new_empty(0, *part.x.shape[1:]))
         parts.append(part)
     if not parts:
         none = torch.zeros(0, dtype=torch.int64)
@@ -156,8 +156,8 @@ def _run_batch(
     for number, stage in enumerate(plan.stages):
         rows = _arrived(stage, stage.start(asks), told, stop)
         made = stage.finish(rows)
-        if told is not None and not len(plan.stages) > 1 and not bool(rows.count.any()):
-            told(Progress(0, 1, made, made))  # in one go
+        if told is not None and number == len(plan.stages) - 1 and not bool(rows.nfe.any() and rows.count.any()):
+            told(Progress(0, 1, made, made))  # no row had a step to take
         nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
         if number < len(plan.stages) - 1:
             asks = stage.hand_on(made, asks)
@@ -182,8 +182,15 @@ def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
     """Those of the mask ``moving`` one step on, the others as they are."""
     if bool(moving.all()):
         return stage.advance(rows)
+    if not bool(moving.any()):
+        return rows
     which = moving.nonzero().flatten()
     return put_back(rows, stage.advance(rows.select(which)), which)
+
+
+def handed_on(made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    """The asks with what a stage has made, and without what was that stage's own: its image and its options."""
+    return [replace(ask, previous=one, image=None, options=None) for ask, one in zip(asks, made, strict=True)]
 
 
 def turned_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
@@ -191,14 +198,14 @@ def turned_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream
 
     Args:
         denoiser: of the rows, for its process.
-        steps: at least 1, at most what each row has gone.
+        steps: at least 1, at most what lies before each row on its grid.
         stream: of the noise from here on, one that no row of the seeds has had.
     Raises:
-        UsageError: a row that has not gone so far.
+        UsageError: a row with fewer steps before it.
     Source: Lugmayr et al. 2022, "RePaint", arXiv:2201.09865, algorithm 1, line 8.
     """
     if steps < 1 or bool((rows.index < steps).any()):
-        raise UsageError(f"rows cannot go {steps} steps back, the least far has gone {int(rows.index.min())}")
+        raise UsageError(f"rows cannot go {steps} steps back, {int(rows.index.min())} lie before one of them")
     process, index = denoiser.process, rows.index - steps
     s, t = (rows.times.gather(1, place[:, None])[:, 0] for place in (rows.index, index))
     ratio = process.alpha(t) / process.alpha(s)

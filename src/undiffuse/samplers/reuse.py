@@ -37,11 +37,15 @@ class _Reusing(Denoiser):
         if len(x_t) == 0 or bool(self.fresh.all()):
             return self._whole(x_t, t, cond)
         kept = self.features
+        self.denoiser.count_for(~self.fresh)
         partial: Denoised = self.denoiser(x_t, t, cond, Evaluation(cached_features=kept))
+        self.denoiser.count_for(None)
         if not bool(self.fresh.any()):
             return partial
         # rows at different steps: all are evaluated both ways, and each takes its own
+        self.denoiser.count_for(self.fresh)
         whole = self._whole(x_t, t, cond)
+        self.denoiser.count_for(None)
         self.features = where_rows(self.fresh, self.features, kept)
         mix = partial.variance_mix
         if mix is not None and whole.variance_mix is not None:
@@ -49,6 +53,9 @@ class _Reusing(Denoiser):
         return whole._replace(
             x_0=where_rows(self.fresh, whole.x_0, partial.x_0), variance_mix=mix, partial_nfe=partial.partial_nfe
         )
+
+    def count_for(self, rows: Tensor | None) -> None:
+        self.denoiser.count_for(rows)
 
     def _whole(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, cond)
@@ -75,11 +82,13 @@ def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
         raise UsageError(f"features are reused between steps of a grid, and {sampler.name!r} chooses its own")
 
     def init(x: Tensor) -> Memory:
-        return (*sampler.init(x), torch.zeros(len(x), *deep_shape, dtype=x.dtype, device=x.device))
+        has = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # features: a row may begin at any step
+        return (*sampler.init(x), has, torch.zeros(len(x), *deep_shape, dtype=x.dtype, device=x.device))
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
-        reused = _Reusing(denoiser, memory[-1], steps.index % every == 0)
-        x, inner = sampler.step(reused, x, steps, memory[:-1], noise)
-        return x, (*inner, reused.features)
+        *inner, has, features = memory
+        reused = _Reusing(denoiser, features, ~has | (steps.index % every == 0))
+        x, remembered = sampler.step(reused, x, steps, tuple(inner), noise)
+        return x, (*remembered, torch.ones_like(has), reused.features)
 
     return replace(sampler, step=step, init=init)

@@ -6,5 +6,6 @@ SYSTEMS = {
     "consistency": "undiffuse.systems.consistency:ConsistencyConfig",
     "mean_flow": "undiffuse.systems.mean_flow:MeanFlowConfig",
     "progressive": "undiffuse.systems.progressive:ProgressiveConfig",
+    "wrapped": "undiffuse.systems.wrapped:WrappedConfig",
     "distribution_matching": "undiffuse.systems.distribution_matching:DistributionMatchingConfig",
 }

@@ -306,7 +306,9 @@ class GanSystem(AdversarialSystem):
 
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         _check_plain(options)
-        return Plan((GeneratorStage(self.space, self.latents, self.decode, self.conditioner),))
+        return Plan(
+            (GeneratorStage(self.space, self.latents, self.decode, self.conditioner, _check_plain, self._asked),)
+        )
 
     def sampling_facts(self) -> dict[str, Any]:
         return {}

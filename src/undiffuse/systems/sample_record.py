@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from undiffuse.compute.setting import setting
 from undiffuse.files import json_text
+from undiffuse.models.base import GenerativeModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.sealed import CHECKSUM
-from undiffuse.systems.base import System
 
 _NO_ROWS = '"images": []'
 _SETTING = "computed_with"  # the same for all, and too long to be said of each
@@ -23,7 +23,7 @@ class SampledModel(Protocol):
     """The model that samples are of, as far as they say so."""
 
     @property
-    def system(self) -> System: ...
+    def system(self) -> GenerativeModel: ...
 
     @property
     def config(self) -> Mapping[str, Any]: ...

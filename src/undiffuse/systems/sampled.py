@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -231,7 +231,7 @@ class SampledSystem(DenoisingModel, System):
 
     def teaching_denoiser(self) -> Denoiser:
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
-        return self._guided_and_cut(self._evaluated(self._auto(), sharded), self.config.sampling.classifier_free())
+        return self._guided_and_cut(self._sharded(self._auto()), self.config.sampling.classifier_free())
 
     def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> GuidanceWeight:
         """Guidance by the guide, as asked or by default; none as long as there is no guide.
@@ -258,21 +258,17 @@ class SampledSystem(DenoisingModel, System):
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
         check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
-        return self._finished(self._evaluated(auto), classifier_free)
-
-    def _evaluated(self, auto: GuidanceWeight, quick: Callable[[nn.Module], nn.Module] = InferenceNetwork) -> Denoiser:
-        """The network by a quick way to evaluate it, away from the guide where so wanted."""
-        pictures = self.space.is_spatial
-        evaluated: Denoiser = self._denoiser_of(quick(self.network)) if pictures else self.denoiser()
+        network = self._in_blocks("network", self._leaf(self.network))
         if auto.scale != 1 and self.guide is not None:
-            guide = self._denoiser_of(quick(self.guide) if pictures else self.guide)
-            evaluated = Autoguided(evaluated, guide, *auto)
-        return evaluated
+            network = Autoguided(network, self._in_blocks("guide", self._leaf(self.guide)), *auto)
+        return self._guided_and_cut(network, classifier_free)
 
-    def _finished(self, evaluated: Denoiser, classifier_free: GuidanceWeight = GuidanceWeight()) -> Denoiser:  # noqa: B008
-        """``evaluated`` in blocks, guided, and cut to the range of pictures."""
-        blocks = Blocked(evaluated, block_rows(self.network, self.shape, self.device))
-        return self._guided_and_cut(blocks, classifier_free)
+    def _sharded(self, auto: GuidanceWeight) -> Denoiser:
+        """The network and its guide in shards, for batches whose rows need not be apart."""
+        network = self.sharded_denoiser()
+        if auto.scale == 1 or self.guide is None:
+            return network
+        return Autoguided(network, self._denoiser_of(sharded(self.guide)), *auto)
 
     def cut(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
@@ -280,7 +276,11 @@ class SampledSystem(DenoisingModel, System):
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 
     def _guided_and_cut(self, evaluated: Denoiser, classifier_free: GuidanceWeight) -> Denoiser:
-        free = ClassifierFree(evaluated, *classifier_free) if classifier_free.scale != 1 else evaluated
+        free = (
+            ClassifierFree(evaluated, *classifier_free, self.conditioner.policy)
+            if classifier_free.scale != 1
+            else evaluated
+        )
         return self.cut(free)  # what guidance has pushed beyond, too
 
     def compile_networks(self) -> str:

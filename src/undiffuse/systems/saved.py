@@ -24,14 +24,16 @@ from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
+from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import replacing, sha256_of
-from undiffuse.models.base import DenoisingModel, to_uint8
+from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.seeds import check_seeds as check_seeds
 from undiffuse.models.starting import images_to_begin_from
+from undiffuse.models.wrapped import WrappedModel
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
@@ -43,6 +45,7 @@ from undiffuse.systems.bounded import at_most
 from undiffuse.systems.classes import Classes, asked_classes
 from undiffuse.systems.sample_record import shared_record
 from undiffuse.systems.samples import Samples
+from undiffuse.systems.wrapped import rebuilt, write_folder
 from undiffuse.wording import command, counted
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
@@ -55,7 +58,7 @@ _LONGEST_LINE = 400
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A trained system and what is known of it.
+    """A model and what is known of it.
 
     Attributes:
         system: with the weights asked for, on its device, in evaluation mode.
@@ -65,7 +68,7 @@ class Model:
         weights_sha256: of the file with the weights, ``model.safetensors`` for the averaged ones.
     """
 
-    system: System
+    system: GenerativeModel
     config: Mapping[str, Any]
     path: Path
     weights_sha256: str
@@ -133,7 +136,8 @@ class Model:
         if sampled.note:
             warnings.warn(sampled.note, UsageWarning, stacklevel=4)
         costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
-        return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **costs}, seeds, names)
+        about = {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
+        return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **about, **costs}, seeds, names)
 
     def finish(self, x: Tensor) -> Tensor:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
@@ -299,7 +303,9 @@ def build_system(record: Mapping[str, Any]) -> System:
     return system
 
 
-def build_fitting(record: Mapping[str, Any], header: Header, file: Path) -> System:
+def build_fitting(
+    record: Mapping[str, Any], header: Header, file: Path, denoiser: Denoiser | None = None
+) -> GenerativeModel:
     """The system of a read ``config.json``, which is never larger than the file that holds its weights.
 
     Raises:
@@ -308,7 +314,7 @@ def build_fitting(record: Mapping[str, Any], header: Header, file: Path) -> Syst
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
         with at_most(header.shapes.values()):
-            system = build_system(record)
+            system: GenerativeModel = build_system(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
         raise UsageError(f"{config}: {_shortened(str(error))}") from None
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -327,7 +333,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "ema") -> Model:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    weights: str = "ema",
+    denoiser: Denoiser | None = None,
+) -> Model:
     """Load a model from a run folder or a model folder.
 
     A file may hold its weights in another precision, such as bfloat16; the parameters are float32 all the same.
@@ -336,6 +347,8 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
         path: the folder.
         device: where to put it.
         weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
+        denoiser: of a model that was saved around one from elsewhere (``save_wrapped``), freshly made; its weights are
+            read into it.
     Raises:
         UsageError: nothing there, damaged, from a newer version, or weights that do not fit the configuration.
     """
@@ -348,7 +361,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
         raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
     header = read_header(file)
     records.check_belongs(folder, record, header.config, file.name)
-    system = build_fitting(record, header, file)
+    system = build_fitting(record, header, file, denoiser)
     tensors, sha256 = read_weights(file), sha256_of(file)
     _check_card(record, sha256, file)
     try:
@@ -359,6 +372,17 @@ def load(path: str | Path, device: str | torch.device = "cpu", weights: str = "e
     if torch.device(device).type == "cpu":
         keep_freed_memory()
     return Model(system.to(device).eval(), record, folder, sha256, weights)
+
+
+def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser from elsewhere") -> Path:
+    """Write the folder of a model around a denoiser from elsewhere; ``load(out, denoiser=...)`` opens it again.
+
+    Args:
+        about: what it is, in a few words.
+    """
+    folder = Path(out).expanduser()
+    write_folder(model, folder, about, save_weights)
+    return folder
 
 
 def _check_card(record: Mapping[str, Any], sha256: str, file: Path) -> None:
