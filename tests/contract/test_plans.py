@@ -22,7 +22,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess, make_process
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
-from undiffuse.errors import SamplingStoppedError, UsageError
+from undiffuse.errors import RunError, SamplingStoppedError, UsageError
 from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
 from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.models.request import SampleRequest
@@ -529,6 +529,19 @@ def test_a_row_costs_in_any_company_what_it_costs_alone(system: DiffusionSystem,
     together, alone = run(plan, asks), [run(plan, [ask]) for ask in asks]
     assert torch.equal(together.x, torch.cat([one.x for one in alone]))
     assert together.nfe.tolist() == [int(one.nfe) for one in alone]
+
+
+def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: DiffusionSystem) -> None:
+    stage = system.plan(SamplingOptions.of(sampler="euler", steps=2)).stages[0]
+    rows = stage.start([Ask(0, told(0)), Ask(1, told(0))])
+    rows = replace(rows, x=torch.stack([rows.x[0], torch.full_like(rows.x[1], torch.nan)]))
+    with torch.no_grad():
+        rows = stage.advance(stage.advance(rows))
+        assert rows.failed.tolist() == [False, True]
+        alone = run(Plan((stage,)), [Ask(0, told(0))]).x
+        assert torch.equal(stage.finish(rows.select(~rows.failed)), alone)
+        with pytest.raises(RunError, match="1 of 2 samples are not finite with sampler euler"):
+            stage.finish(rows)
 
 
 def test_rows_that_say_nothing_join_those_that_say_something(system: DiffusionSystem) -> None:

@@ -116,7 +116,7 @@ class DenoisingStage:
         Raises:
             RunError: some are not finite.
         """
-        bad = (~torch.isfinite(rows.x)).flatten(1).any(1).nonzero().flatten().tolist() if len(rows) else []
+        bad = rows.failed.nonzero().flatten().tolist()
         if bad:
             options = self._wanted(rows.asks[bad[0]])
             heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""

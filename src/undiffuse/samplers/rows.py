@@ -67,6 +67,11 @@ class Rows(PerSample):
         return self.index >= self.count
 
     @property
+    def failed(self) -> Tensor:
+        """(B,) whether a row holds what is not finite; who goes on takes such rows out, ``finish`` refuses them."""
+        return (~torch.isfinite(self.x)).flatten(1).any(1)
+
+    @property
     def device(self) -> torch.device:
         """Of x."""
         return self.x.device
