@@ -1,0 +1,97 @@
+"""Sampling from images: files as people have them, arrays and Pillow images as programs do."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import undiffuse
+from undiffuse.app.cli import main
+from undiffuse.errors import UsageError
+from undiffuse.systems.saved import Model
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return undiffuse.load("mnist-1step")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digit's like in colour and larger, one in a palette, and a folder of two."""
+    folder = tmp_path_factory.mktemp("mine") / "my photos"
+    folder.mkdir()
+    levels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(folder / "one.png")
+    Image.fromarray(levels[::-1].copy()).quantize(7).save(folder / "two.png")
+    return folder
+
+
+def drawn(*words: str | Path) -> None:
+    with warnings.catch_warnings(action="error"), pytest.raises(SystemExit) as stopped:
+        main(["sample", "mnist-1step", *map(str, words)])
+    assert not stopped.value.code
+
+
+@pytest.mark.parametrize("source", ["one.png", "two.png", "."])
+def test_a_file_or_a_folder_is_brought_to_the_model_s_size(pictures: Path, source: str, tmp_path: Path) -> None:
+    drawn("-n", 3, "--steps", 4, "--image", pictures / source, "--strength", 0.5, "--out", tmp_path / "made")
+    record = json.loads((tmp_path / "made" / "samples.json").read_text())
+    assert record["strength"] == 0.5 and record["nfe"] == 2
+    assert set(record["image"]) == {"source", "sha256" if source != "." else "data_fingerprint"}
+
+
+def test_strength_0_gives_the_image_back(pictures: Path, tmp_path: Path) -> None:
+    drawn("-n", 1, "--image", pictures / "one.png", "--strength", 0, "--progressive", "--out", tmp_path / "made")
+    with Image.open(pictures / "one.png") as image:
+        middle = image.convert("RGB").crop((10, 0, 50, 40)).convert("L").resize((28, 28), Image.Resampling.LANCZOS)
+    made = np.asarray(Image.open(tmp_path / "made" / "000000.png"), dtype=int)
+    off = np.abs(made - np.asarray(middle, dtype=int))  # by another order of cropping and greying
+    assert off.mean() < 2 and off.max() < 25
+
+
+def test_python_takes_tensors_arrays_and_pillow_images(model: Model) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)
+    given = [
+        torch.from_numpy(levels[None]),
+        levels[None],
+        Image.fromarray(levels),
+        Image.fromarray(levels).convert("P"),
+    ]
+    made = [torch.as_tensor(model.sample(1, image=one, steps=4, strength=0.5)) for one in given]
+    assert all(torch.equal(one, made[0]) for one in made)
+    both = model.sample(4, image=[given[0], 255 - given[0]], steps=4, strength=0.5)
+    assert torch.equal(torch.as_tensor(both)[0], made[0][0]) and len(both.record["image"]["sha256"]) == 64
+    assert torch.equal(torch.as_tensor(model.sample(1, image=given[0], strength=0.0)), given[0][None])
+
+
+@pytest.mark.parametrize(
+    ("image", "said", "message"),
+    [
+        (np.zeros((1, 20, 28), np.uint8), {"strength": 0.5}, r"must be uint8 \(1, 28, 28\), got uint8 \(1, 20, 28\)"),
+        (np.zeros((1, 28, 28), np.float32), {"strength": 0.5}, "got float32"),
+        (np.zeros((1, 28, 28), np.uint8), {}, "needs a strength"),
+        ([], {"strength": 0.5}, "no image to begin from"),
+        (None, {"strength": 0.5}, "there is none"),
+    ],
+)
+def test_what_cannot_be_begun_from_is_refused(
+    model: Model, image: object, said: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.sample(1, image=image, **said)
+
+
+@pytest.mark.parametrize(
+    "words", [["--strength", "0.5"], ["--image", "."], ["--image", "nowhere", "--strength", "0.5"]]
+)
+def test_a_line_says_both_or_neither(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["sample", "mnist-1step", *words])
+    assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
