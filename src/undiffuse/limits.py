@@ -5,6 +5,8 @@ Any room may import this module; it imports nothing heavy.
 
 from __future__ import annotations
 
+import operator
+
 from undiffuse.errors import UsageError
 
 #: The seeds of a training are whole numbers of so many bits, those of images of one more.
@@ -32,3 +34,22 @@ def check_seed(seed: int, bits: int = IMAGE_SEED_BITS) -> None:
     """
     if not 0 <= seed < 2**bits:
         raise UsageError(f"--seed must be a whole number from 0 to 2**{bits} - 1, got {seed}")
+
+
+def whole(what: str, value: object) -> int:
+    """A whole number of any kind as an int.
+
+    Args:
+        what: it is called.
+    Raises:
+        UsageError: no number, or none that is whole.
+    Example:
+        >>> whole("steps", 3)
+        3
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{what} must be a whole number, got {value!r}") from None

@@ -56,6 +56,18 @@ def test_classes_are_those_of_the_model_on_the_line(trained: Path) -> None:
     assert completing.classes(Context(trained / "nothing"), "") == []  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("line", ["sample flowers --class d", "sample flowers --seed 1 --class d"])
+def test_a_shell_is_given_classes(line: str) -> None:
+    words = {
+        "COMP_WORDS": f"undiffuse {line}",
+        "COMP_CWORD": str(len(line.split())),
+        "_UNDIFFUSE_COMPLETE": "complete_bash",
+    }
+    program = "import sys; sys.argv = ['undiffuse']; from undiffuse.app.cli import app; app(prog_name='undiffuse')"
+    asked = subprocess.run([sys.executable, "-c", program], env={**os.environ, **words}, capture_output=True, text=True)
+    assert asked.stdout.split() == ["daisy", "dandelion"]
+
+
 def test_a_shell_is_answered_without_torch() -> None:
     line = {"COMP_WORDS": "undiffuse sample mnist --sampler dd", "COMP_CWORD": "4"}
     asked = {"_UNDIFFUSE_COMPLETE": "complete_bash", **line}

@@ -95,3 +95,39 @@ def test_a_line_says_both_or_neither(words: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as stopped:
         main(["sample", "mnist-1step", *words])
     assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_channels_may_come_last_and_a_folder_may_hold_what_cannot_be_read(
+    model: Model, pictures: Path, tmp_path: Path
+) -> None:
+    levels = np.random.default_rng(2).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    made = [model.sample(1, image=one, steps=2, strength=0.5) for one in (levels, levels[..., 0], levels[None, ..., 0])]
+    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(made[0])) for one in made)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "good.png").write_bytes((pictures / "one.png").read_bytes())
+    (tmp_path / "some" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
+    main_words = ["-n", 1, "--steps", 2, "--image", tmp_path / "some", "--strength", 0.5, "--out", tmp_path / "made"]
+    drawn(*main_words)
+
+
+@pytest.mark.parametrize(("name", "said"), [("nope.jpg", "no image"), ("bad.jpg", "bad.jpg")])
+def test_a_file_that_is_not_there_or_no_image_is_named(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
+    with pytest.raises(SystemExit) as stopped:
+        main(["sample", "mnist-1step", "--image", str(tmp_path / name), "--strength", "0.5"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in error and "IDX" not in error and "known:" not in error
+
+
+@pytest.mark.parametrize(
+    "asked", [{"num": 2.5}, {"num": "3"}, {"num": True}, {"seed": None}, {"seed": 1.0}, {"batch_size": 2.5}]
+)
+def test_what_is_no_whole_number_is_one_line(model: Model, asked: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="must be a whole number, got"):
+        model.sample(**asked)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at most 1,000,000 samples"):
+        model.sample(10**12)
+    with pytest.raises(UsageError, match="named by a folder or a bundled name, got 3"):
+        undiffuse.load(3)  # type: ignore[arg-type]

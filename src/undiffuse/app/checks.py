@@ -228,7 +228,9 @@ def _sample(
         )
     if image is not None and flags.get("strength") is None:
         raise UsageError("an image to begin from needs a strength, from 0, that image, to 1, noise alone")
-    if image is not None and not Path(image).expanduser().is_file():
+    if image is not None and not (path := Path(image).expanduser()).is_file():
+        if path.suffix and not path.exists():
+            raise UsageError(f"no image {image}; check the path")
         check_data(image)
     early.check_guided(folder, flags)
     check_results(out, SAMPLES, overwrite)

@@ -76,11 +76,13 @@ def weights(incomplete: str) -> list[str]:
 
 def classes(context: typer.Context, incomplete: str) -> list[str]:
     """The classes of the model that is named on the line already."""
-    try:
-        names = early.class_names(find_model(context.params["model"]))
-    except (UndiffuseError, KeyError, TypeError):
-        return []
-    return _beginning(names or (), incomplete)
+    words = [context.params.get("model"), *getattr(context, "args", ())]  # the parser leaves arguments where they stood
+    for word in filter(None, words):
+        try:
+            return _beginning(early.class_names(find_model(word)) or (), incomplete)
+        except (UndiffuseError, TypeError):
+            continue
+    return []
 
 
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:

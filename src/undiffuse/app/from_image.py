@@ -12,6 +12,8 @@ from undiffuse.app.real import held_out_data
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig
+from undiffuse.data.decoding import heic
+from undiffuse.data.formats.folder_files import EXTENSIONS
 from undiffuse.data.pictures import fit_picture, read_picture, to_array, with_channels
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
@@ -32,8 +34,11 @@ def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, A
     path = Path(source).expanduser()
     if path.is_file() and _is_picture(path):
         return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
+    if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
+        read_picture(path)  # says what is wrong with it
     fitting = isinstance(source_config_for(source), PictureConfig)
-    dataset = held_out_data(model, source, [f"channels={model.system.shape[0]}"] if fitting else [])
+    options = [f"channels={model.system.shape[0]}", "on_error=skip"] if fitting else []
+    dataset = held_out_data(model, source, options)
     images = dataset.fetch(range(min(num, len(dataset)))).items
     return images, {"source": source, "data_fingerprint": dataset.fingerprint}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
 
 def find_model(model: str | Path) -> Path:
     """The folder that ``model`` stands for: a run or a model folder first, then the bundled model of that name."""
+    if not isinstance(model, str | PathLike):
+        raise UsageError(f"a model is named by a folder or a bundled name, got {model!r}")
     folder, bundled = Path(model).expanduser(), bundled_models()
     if str(model) in bundled and not (folder / "config.json").is_file():
         return bundled[str(model)]

@@ -60,6 +60,27 @@ def configure(
     its features too many.
     """
     check_beginning(recipe, data, file, resume, out)
+    return placed(_configured(recipe, overrides, data, out, resume, device, file))
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """The same with data found from any folder: a run is gone on with from where its user happens to be."""
+    path = getattr(config.data, "path", None)
+    if path is None:
+        return config
+    data = config.data.model_copy(update={"path": type(path)(Path(path).expanduser().absolute())})
+    return config.model_copy(update={"data": data})
+
+
+def _configured(
+    recipe: str | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    device: str,
+    file: Path | None,
+) -> RunConfig:
     source = source_config_for(data) if data is not None else None
     if file is not None:
         return apply_overrides(config_in(file), overrides, source)

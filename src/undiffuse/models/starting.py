@@ -16,7 +16,8 @@ def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
     """x_0 (num, C, H, W) in [-1, 1], the images given in turn; None for nothing.
 
     Args:
-        given: one image or several: uint8 (C, H, W) or (N, C, H, W), tensor or array, or Pillow images.
+        given: one image or several: uint8 tensors or arrays (C, H, W), (H, W, C), (H, W) of grey or (N, C, H, W), or
+            Pillow images.
     Raises:
         UsageError: of another size or type, or for a model that makes no images.
     Example:
@@ -33,8 +34,8 @@ def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
     for array in arrays:
         if array.dtype != np.uint8 or array.shape != space.shape:
             raise UsageError(
-                f"an image to begin from must be uint8 {space.shape}, got {array.dtype} {tuple(array.shape)}; bring it "
-                "to the model's size and channels first"
+                f"an image to begin from must be uint8 {space.shape}, got {array.dtype} {tuple(array.shape)}; resize "
+                "it, and give it the model's number of channels"
             )
     if not arrays:
         raise UsageError("there is no image to begin from; give at least one")
@@ -48,4 +49,8 @@ def _arrays(one: Any, channels: int) -> list[np.ndarray[Any, Any]]:
     array = one.cpu().numpy() if isinstance(one, Tensor) else np.asarray(one)
     if not isinstance(one, Tensor | np.ndarray):  # a Pillow image has its channels last, or none
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1) if array.ndim == 3 else array
+    if array.ndim == 2 and channels == 1:
+        array = array[None]
+    if array.ndim == 3 and array.shape[0] != channels and array.shape[2] == channels:
+        array = np.ascontiguousarray(array.transpose(2, 0, 1))
     return list(array) if array.ndim == 4 else [array]
