@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageCms
 
 from undiffuse.data import FolderConfig, contact_sheet, describe, load_dataset, source_config_for
 from undiffuse.data.pictures import automatic_side, fit_picture, read_picture, to_array
+from undiffuse.errors import UsageError
 
 HEIGHT, WIDTH = 12, 20
 
@@ -309,3 +311,14 @@ def test_real_flowers(shared_data: Path, tmp_path: Path) -> None:
     assert dataset.shape == (3, 48, 48) and len(dataset) == 184
     assert dataset.class_names == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
     assert contact_sheet(dataset, 64).size == (8 * 50 + 2, 8 * 50 + 2)
+
+
+def test_no_thread_outlives_a_refusal(tmp_path: Path) -> None:
+    """A pool left to the garbage collector waits for its threads wherever that comes, and can wait for ever."""
+    for number in range(40):
+        Image.fromarray(gradient()).save(tmp_path / f"{number:03d}.png")
+    (tmp_path / "003.png").write_bytes((tmp_path / "003.png").read_bytes()[:200])
+    before = set(threading.enumerate())
+    with pytest.raises(UsageError, match=r"003\.png"):
+        load_dataset(FolderConfig(path=str(tmp_path)))
+    assert not {thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name}

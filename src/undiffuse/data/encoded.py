@@ -7,8 +7,9 @@ picture costs 16 bytes of hash and some numbers beside its pixels, whatever it w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -223,8 +224,9 @@ def _decode(
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
-    with Counter(f"decoding {files.location.name}") as counter:
-        for position, result in enumerate(_threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))):
+    looked_at = _threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))
+    with Counter(f"decoding {files.location.name}") as counter, closing(looked_at) as results:
+        for position, result in enumerate(results):
             counter.progress(position, len(rows))
             if isinstance(result, UsageError):
                 skips.take(result)
@@ -275,19 +277,23 @@ class _Lazy(Dataset):
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         pixels = np.empty((len(indices), *self.shape), dtype=np.uint8)
         rows = self._rows[indices]
-        results = _threaded(lambda row: self._plan.pixels(self._files, row), rows, _block(self._plan))
-        for position, result in enumerate(results):
-            if isinstance(result, UsageError):  # it could be read a while ago
-                raise result
-            pixels[position] = result
+        with closing(_threaded(lambda row: self._plan.pixels(self._files, row), rows, _block(self._plan))) as results:
+            for position, result in enumerate(results):
+                if isinstance(result, UsageError):  # it could be read a while ago
+                    raise result
+                pixels[position] = result
         return pixels
 
     def item_name(self, index: int) -> str:
         return self._files.title(int(self._rows[index]))
 
 
-def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Iterator[R | UsageError]:
-    """The results in order, by a few threads (Pillow lets go of the interpreter's lock while it works)."""
+def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Generator[R | UsageError, None, None]:
+    """The results in order, by a few threads (Pillow lets go of the interpreter's lock while it works).
+
+    To be closed by whoever leaves off: left to the garbage collector, which may come while a thread is being started,
+    it would wait for its own threads there and never return.
+    """
 
     def attempt(row: int) -> R | UsageError:
         try:

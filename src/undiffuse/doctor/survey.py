@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
     pictures = without_sheets(FolderNotes(root), list_names(root), Skips("skip"))[0].pictures
     names = list(filter(Folders(pictures, config.split, root).takes, pictures))
     entries, broken = [], {}
-    with without_warnings():
-        for number, (name, found) in enumerate(zip(names, _inspected(root, names, config), strict=True)):
+    with without_warnings(), closing(_inspected(root, names, config)) as inspected:
+        for number, (name, found) in enumerate(zip(names, inspected, strict=True)):
             if isinstance(found, Entry):
                 entries.append(found)
             else:
@@ -67,7 +68,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
     return Survey(entries, broken)
 
 
-def _inspected(root: Path, names: list[str], config: FolderConfig) -> Iterator[Entry | str]:
+def _inspected(root: Path, names: list[str], config: FolderConfig) -> Generator[Entry | str, None, None]:
     def attempt(name: str) -> Entry | str:
         try:
             found = decode_picture(root / name, config.background)
