@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from undiffuse.data import FolderConfig, contact_sheet, describe, load_dataset, source_config_for
+from undiffuse.data import FolderConfig, contact_sheet, describe, encoded, load_dataset, source_config_for
 from undiffuse.data.pictures import automatic_side, fit_picture, read_picture, to_array
 from undiffuse.errors import UsageError
 
@@ -313,12 +313,15 @@ def test_real_flowers(shared_data: Path, tmp_path: Path) -> None:
     assert contact_sheet(dataset, 64).size == (8 * 50 + 2, 8 * 50 + 2)
 
 
-def test_no_thread_outlives_a_refusal(tmp_path: Path) -> None:
+def test_no_thread_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool left to the garbage collector waits for its threads wherever that comes, and can wait for ever."""
+    monkeypatch.setattr(encoded, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(encoded, "num_threads", 2)
     for number in range(40):
         Image.fromarray(gradient()).save(tmp_path / f"{number:03d}.png")
-    (tmp_path / "003.png").write_bytes((tmp_path / "003.png").read_bytes()[:200])
-    before = set(threading.enumerate())
-    with pytest.raises(UsageError, match=r"003\.png"):
-        load_dataset(FolderConfig(path=str(tmp_path)))
+    dataset, before = load_dataset(FolderConfig(path=str(tmp_path), cache="none")), set(threading.enumerate())
+    (tmp_path / "003.png").write_bytes((tmp_path / "003.png").read_bytes()[:60])
+    with pytest.raises(UsageError, match=r"003\.png") as refused:
+        dataset.items(np.arange(40))
+    assert refused.value is not None  # and with it the frames that it came through
     assert not {thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name}
