@@ -56,7 +56,7 @@ def loaders() -> Iterator[list[Loader | Ahead]]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    labels = one.condition.label, other.condition.label
+    labels = one.given.label, other.given.label
     return (
         torch.equal(one.items, other.items)
         and torch.equal(one.indices, other.indices)
