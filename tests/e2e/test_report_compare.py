@@ -17,7 +17,7 @@ from report_parts import EVALUATION, RECORD, Page, check_self_contained, journal
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.reporting import found_studies
 from undiffuse.app.reproducing import reproducing_command
-from undiffuse.app.training import configure
+from undiffuse.app.training import configure, placed
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.report import render_comparison
 from undiffuse.report.compare import config_differences, metric_lines, overview, remarks
@@ -158,7 +158,7 @@ def test_odd_words_survive_the_shell(tmp_path: Path) -> None:
     for location in ("a b", "10", "null", "it's", "ünï"):
         config = apply_overrides(get_recipe("ddpm-mnist"), [f"data.path={json.dumps(location)}"])
         words = shlex.split(reproducing_command({"config": config.model_dump(mode="json")}))
-        assert configure(words[2], words[3:], None, None, False) == config
+        assert configure(words[2], words[3:], None, None, False) == placed(config)
 
 
 def test_a_run_of_no_known_recipe_has_no_command() -> None:

@@ -37,7 +37,7 @@ def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, A
     if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
         read_picture(path)  # says what is wrong with it
     fitting = isinstance(source_config_for(source), PictureConfig)
-    options = [f"channels={model.system.shape[0]}", "on_error=skip"] if fitting else []
+    options = [f"data.channels={model.system.shape[0]}", "data.on_error=skip"] if fitting else []
     dataset = held_out_data(model, source, options)
     images = dataset.fetch(range(min(num, len(dataset)))).items
     return images, {"source": source, "data_fingerprint": dataset.fingerprint}
