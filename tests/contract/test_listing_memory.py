@@ -90,7 +90,7 @@ def large_folder(path: Path, count: int) -> Path:
     ("what", "make", "counts", "most"),
     # names of 28 bytes included; as Python's strings and dictionaries it was 200 to 350
     [
-        ("list", large_zip, (10_000, 60_000), 116),
+        ("list", large_zip, (10_000, 60_000), 110),
         ("list", large_folder, (10_000, 40_000), 100),
         ("prepare", large_zip, (5_000, 25_000), 180),
     ],

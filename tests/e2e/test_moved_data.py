@@ -54,7 +54,7 @@ def test_the_data_is_taken_from_where_it_lies_now(
     run, now, other = moved
     call = [run if word == "RUN" else word for word in command]
     line = undiffuse.refused(*call)
-    assert "before; say where" in line and "say where the data lies with --data" in line
+    assert f"no such file or folder: {run.parent / 'before'}; say where the data lies with --data" in line
     undiffuse.fine(*call, "--data", now)
     if command[0] == "study":
         assert "is other data than this model was trained on" in undiffuse.refused(*call, "--data", other)
@@ -93,13 +93,14 @@ def test_the_doctor_and_the_report_find_it_too(
 ) -> None:
     run, now, _ = moved
     without = undiffuse.fine("report", run, "--out", tmp_path / "x.html")
-    assert "the page shows no real data" in without.err and "before; say where" in without.err
+    gone = f"no such file or folder: {run.parent / 'before'}"
+    assert f"the page shows no real data: {gone}; say where" in without.err
     assert not undiffuse.fine("report", run, "--out", tmp_path / "x.html", "--data", now).err
     told = {}
     for name, data in (("without", ()), ("with", ("--data", now))):
         undiffuse.fine("doctor", run, "--num", 16, "--json", tmp_path / f"{name}.json", *data)
         told[name] = (tmp_path / f"{name}.json").read_text()
-    assert "before; say where" in told["without"] and "no such file" not in told["with"]
+    assert gone in told["without"] and "no such file" not in told["with"]
 
 
 def test_options_without_data_to_apply_to_are_refused(

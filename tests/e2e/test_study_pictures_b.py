@@ -73,7 +73,7 @@ def test_what_makes_no_sense_is_refused(
     only = ("samplers=ancestral:variance=learned", "steps=2", "num=70", "features=pixels")
     assert "no cell could run" in refused("study", "sweep", trained, *only, *out)
     assert "'crop'" in refused("study", "neighbours", trained, "crop=0", *out)
-    assert "unknown feature" in refused("study", "neighbours", trained, "features=fid", *out)
+    assert "unknown feature extractor" in refused("study", "neighbours", trained, "features=fid", *out)
     assert "'distance'" in refused("study", "selection", trained, "distance=ssim", *out)
     monkeypatch.delenv("UNDIFFUSE_WEIGHTS", raising=False)
     missing = refused("study", "selection", trained, f"weights={tmp_path / 'none.npz'}", *out)

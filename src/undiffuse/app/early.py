@@ -50,6 +50,8 @@ REGISTRIES = {
     "exact distribution": "undiffuse.studies.truth:TRUTHS",
     "public data set": "undiffuse.data.download.sets:SETS",
 }
+#: What the rooms themselves call a row, where that is another word.
+_SAID = {"pair metric": "metric", "features": "feature extractor"}
 #: Solvers of ``encode``.
 SOLVERS = ("heun", "rk45")
 #: ``exact:swissroll`` stands for the exact denoiser of that source.
@@ -108,7 +110,7 @@ def check_name(kind: str, name: str) -> None:
     """Refuse an unknown row."""
     names = names_in(REGISTRIES[kind])
     if name not in names:
-        raise UsageError(f"unknown {kind.removeprefix('pair ')} {name!r}; {nearest(name, names)}")
+        raise UsageError(f"unknown {_SAID.get(kind, kind)} {name!r}; {nearest(name, names)}")
 
 
 def check_features(name: str) -> None:
