@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.app.models import pick_device
+from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.sources import configured
 from undiffuse.compute.machine import machine
 from undiffuse.data import load_dataset
@@ -19,7 +20,10 @@ from undiffuse.data.listing import Listed
 from undiffuse.data.load import list_source
 from undiffuse.data.pictures import read_header, without_warnings
 from undiffuse.errors import UsageError
+from undiffuse.recipes import get_recipe
 from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
+from undiffuse.recipes.pace import how_long
+from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
 
 #: Headers of so many files are read at most, evenly spaced: a second or two.
@@ -37,26 +41,27 @@ def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
     return [*(text for text in proposal.overrides if text.partition("=")[0] not in said), *overrides]
 
 
-def proposal_text(proposal: Proposal, data: str, overrides: Sequence[str]) -> str:
-    """What is proposed and why, and the command that says so without being asked."""
-    typed = command("train", proposal.recipe, "--data", data, *apply_proposal(proposal, overrides))
-    return f"{proposal.recipe} fits: {'; '.join(proposal.reasons)}\nthe same as: {typed}"
+def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: str = "auto") -> tuple[RunConfig, str]:
+    """The run to begin with on this data and the machine at hand; and in words what it is, why, and for how long.
 
-
-def proposal_for(source: SourceConfig, overrides: Sequence[str], device: str = "auto") -> Proposal:
-    """The recipe to begin with on this data and the machine at hand.
+    Data other than a recipe's own is measured while training only where the overrides say so.
 
     Args:
-        source: what ``--data`` stands for.
+        source: what ``data``, as it was typed, stands for.
         overrides: those of the command line; what they say of the data counts.
         device: ``auto``, ``cpu`` or ``cuda``.
     Raises:
-        UsageError: options that the source does not have, or nothing in it that can be used.
+        UsageError: keys or values that the data or the recipe do not have, or nothing in the data that can be used.
     """
     options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
     facts = data_facts(configured(source, options))
-    gpu = pick_device(device) != "cpu"
-    return propose(facts, MachineFacts(cores=machine("cpu").threads, gpu=gpu))
+    here = MachineFacts(cores=machine("cpu").threads, gpu=pick_device(device) != "cpu")
+    proposal = propose(facts, here)
+    whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
+    config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)
+    reasons = [*proposal.reasons, how_long(recipe, config, facts.side, here)]
+    typed = command("train", proposal.recipe, "--data", data, *whole)
+    return config, f"{proposal.recipe} fits: {'; '.join(filter(None, reasons))}\nthe same as: {typed}"
 
 
 def data_facts(config: SourceConfig) -> DataFacts:

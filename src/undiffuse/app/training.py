@@ -14,7 +14,7 @@ from undiffuse.app.early_out import check_no_other, run_is_there
 from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.proposing import apply_proposal, proposal_for, proposal_text
+from undiffuse.app.proposing import proposed
 from undiffuse.app.show import TrainingView, console, counting, say, table, warn
 from undiffuse.app.stopping import stopping
 from undiffuse.claims import claimed
@@ -85,9 +85,9 @@ def _configured(
     if file is not None:
         return apply_overrides(config_in(file), overrides, source)
     if recipe is None and data is not None and source is not None and not resume:
-        proposal = proposal_for(source, overrides, device)
-        say(proposal_text(proposal, data, overrides))
-        recipe, overrides = proposal.recipe, apply_proposal(proposal, overrides)
+        config, words = proposed(source, data, overrides, device)
+        say(words)
+        return config
     if source is not None and recipe is not None:
         overrides = ["quality_every_images=0", *overrides]
     if recipe is not None:

@@ -14,7 +14,7 @@ _SMALL_GREY = 32
 #: Fewer images than this are soon known by heart; ``augment=document`` is made for about so many.
 _FEW = 1_000
 #: A GPU gets this many times the images of an hour on two cores.
-_GPU_TIMES = 10
+GPU_TIMES = 10
 
 
 class DataFacts(NamedTuple):
@@ -70,7 +70,7 @@ def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
             "flow-swissroll", (), (f"{counted(data.num_items, 'point')}, not images: flow matching by a perceptron",)
         )
     if data.source == "digits":
-        return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own: two minutes",))
+        return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own",))
     if data.grey and data.side <= _SMALL_GREY:
         return _small_grey(data)
     return _photographs(data, machine)
@@ -80,13 +80,13 @@ def _small_grey(data: DataFacts) -> Proposal:
     recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
     overrides = (f"data.size={data.side}",) if data.asked else ()
     what = f"{data.num_items:,} grey images of {data.side}x{data.side}"
-    return Proposal(recipe, overrides, (f"{what}, small like digits and letters; ten minutes on two cores",))
+    return Proposal(recipe, overrides, (f"{what}, small like digits and letters",))
 
 
 def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
     size, why = _recipe_size(data, machine)
     side = data.side if data.asked else min(size, data.side)
-    overrides, reasons = [], [f"{_described(data)}; {_how_long(machine)}", *why]
+    overrides, reasons = [], [_described(data), *why]
     if side != size:
         overrides.append(f"data.size={side}")
     if data.grey:
@@ -99,7 +99,7 @@ def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
         overrides += ["random_flip=false", "augment=document"]
         reasons.append(f"fewer than {_FEW:,} images: augment=document keeps it from learning them by heart")
     elif machine.gpu:
-        overrides.append(f"num_images={_GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
+        overrides.append(f"num_images={GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
     return Proposal(f"photos-{size}", tuple(overrides), tuple(reasons))
 
 
@@ -116,11 +116,3 @@ def _described(data: DataFacts) -> str:
     kind = "grey" if data.grey else "colour"
     classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
     return f"{data.num_items:,} {kind} images, {data.side} pixels across{classes}"
-
-
-def _how_long(machine: MachineFacts) -> str:
-    if machine.gpu:
-        return f"on a GPU it sees {_GPU_TIMES} times the images of an hour on two cores"
-    if machine.cores == 1:
-        return "about two hours on one core"
-    return "about an hour on two cores" + (f", less on these {machine.cores}" if machine.cores > 2 else "")

@@ -1,0 +1,71 @@
+"""About how long a training takes, told before anything is measured: what its recipe is known to take, scaled.
+
+Reads nothing and imports no torch. ``undiffuse train --dry-run`` measures it.
+"""
+
+from __future__ import annotations
+
+from undiffuse.recipes.choice import GPU_TIMES, IMAGES_OF_AN_HOUR, MachineFacts
+from undiffuse.training.config import RunConfig, differences
+from undiffuse.wording import some
+
+#: Minutes of two cores for the recipes that are proposed, as they stand, and the side of the images meant.
+_KNOWN = {
+    **{f"photos-{size}": (60.0, size) for size in IMAGES_OF_AN_HOUR},
+    "flow-mnist": (10.0, 28),
+    "flow-fashion": (10.0, 28),
+    "ddpm-digits": (2.0, 8),
+}
+#: Keys, and sections, that change what is learned and next to nothing of what a step costs.
+_FREE = (
+    *("recipe", "seed", "num_images", "ema", "random_flip", "augment", "train_items"),
+    *("optimizer.learning_rate", "optimizer.warmup_images", "optimizer.decay", "optimizer.final_fraction"),
+    *("system.sampling", "system.class_conditional", "system.label_dropout", "system.guide_images"),
+)
+
+
+def how_long(recipe: RunConfig, asked: RunConfig, side: int, machine: MachineFacts) -> str:
+    """In words, how long ``asked`` takes; empty where nothing is known.
+
+    Images seen and pixels of an image scale it; of another network, batch or number format it is not known.
+
+    Args:
+        recipe: what the run began as.
+        asked: the same with what the data, the machine and the user say.
+        side: pixels of the square to train on, where ``asked`` says no size.
+    """
+    if recipe.recipe not in _KNOWN:
+        return ""
+    if changed := _changed(recipe, asked):
+        return f"how long it takes with another {some(changed)} is measured by --dry-run"
+    if machine.gpu:
+        whole = asked.num_images == GPU_TIMES * recipe.num_images
+        return f"on a GPU it sees {GPU_TIMES} times the images of an hour on two cores" if whole else ""
+    minutes, known_side = _KNOWN[recipe.recipe]
+    height, width = getattr(asked.data, "target", None) or (side, side)
+    minutes *= asked.num_images / recipe.num_images * height * width / known_side**2
+    if machine.cores == 1:
+        return f"{roughly(2 * minutes)} on one core"
+    return f"{roughly(minutes)} on two cores" + (f", less on these {machine.cores}" if machine.cores > 2 else "")
+
+
+def roughly(minutes: float) -> str:
+    """``about 10 minutes``, ``about an hour``, ``about 3 hours``: no more than a guess is worth."""
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 10:
+        count = round(minutes)
+        return f"about {count} minutes" if count > 1 else "about a minute"
+    if minutes < 52.5:
+        return f"about {5 * round(minutes / 5)} minutes"
+    hours = round(minutes / 60)
+    if hours <= 1:
+        return "about an hour"
+    return f"about {hours} hours" if hours < 48 else f"about {round(hours / 24)} days"
+
+
+def _changed(recipe: RunConfig, asked: RunConfig) -> list[str]:
+    """Keys that differ and change what an image costs."""
+    lines = differences(recipe.model_dump(mode="json"), asked.model_dump(mode="json"))
+    keys = (line.partition(":")[0] for line in lines)
+    return [key for key in keys if not any(f"{key}.".startswith(f"{free}.") for free in _FREE)]
