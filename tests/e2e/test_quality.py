@@ -19,6 +19,8 @@ from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import PictureQuality, PointQuality, quality_measure
 from undiffuse.metrics import load_features
+from undiffuse.metrics.kernel import kernel_distance
+from undiffuse.metrics.set_distance import KernelSetDistance
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.observer import Silent
 from undiffuse.training.quality import draw_samples
@@ -157,6 +159,10 @@ def test_pictures_of_the_data_itself_have_its_colour_and_hardly_any_distance() -
     assert brighter["value"] > 0.5 and brighter["mean"][1] > same["mean"][1]
     with pytest.raises(UsageError, match="at least 20"):
         PictureQuality(load_features("pixels"), data, 19)
+    few = PictureQuality(load_features("pixels"), data, 12, KernelSetDistance())([torch.from_numpy(array[:12])])
+    pixels = torch.from_numpy(array).flatten(1).float() / 255
+    assert few["value"] == kernel_distance(pixels[:12], pixels).value and few["metric"] == "kernel_pixels"
+    assert (few["samples"], few["reference"]) == (12, 400)
 
 
 def test_points_are_measured_by_the_sliced_wasserstein_distance() -> None:

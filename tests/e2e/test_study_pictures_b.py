@@ -62,6 +62,16 @@ def test_the_sweep_says_why_a_cell_did_not_run(undiffuse: CommandLine, trained: 
     assert "did not run" in (tmp_path / "README.md").read_text()
 
 
+def test_few_samples_are_swept_by_the_kernel_distance(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+    options = ("samplers=ddim", "steps=1", "num=20", "features=pixels", "reference=50", "metric=kernel")
+    undiffuse.fine("study", "sweep", trained, *options, "--out", tmp_path)
+    numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]
+    assert numbers["metric"] == "kernel_pixels" and numbers["cells"][0]["kernel"] > 0
+    assert "frechet" not in numbers["cells"][0]
+    page = (tmp_path / "README.md").read_text()
+    assert "Kernel distance of 20 samples" in page and "distances alike" not in page  # it has no bias to speak of
+
+
 def test_what_makes_no_sense_is_refused(
     undiffuse: CommandLine, trained: Path, trained_points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +79,9 @@ def test_what_makes_no_sense_is_refused(
     assert "theory" in refused("study", "levels", trained_points, *out)
     assert "did you mean 'samplers'" in refused("study", "sweep", trained, "sampler=ddim", *out)
     assert "no option 'ets'" in refused("study", "sweep", trained, "samplers=ddim:ets=1", *out)
-    assert "at least 65 pictures" in refused("study", "sweep", trained, "num=20", "features=pixels", *out)
+    few = refused("study", "sweep", trained, "num=20", "features=pixels", *out)
+    assert "at least 65 pictures" in few and "or say metric=kernel" in few
+    assert "'metric'" in refused("study", "sweep", trained, "metric=fid", *out)
     only = ("samplers=ancestral:variance=learned", "steps=2", "num=70", "features=pixels")
     assert "no cell could run" in refused("study", "sweep", trained, *only, *out)
     assert "'crop'" in refused("study", "neighbours", trained, "crop=0", *out)
@@ -153,7 +165,9 @@ def test_what_one_class_refuses(undiffuse: CommandLine, tmp_path: Path) -> None:
     assert "points" in refused("--data", "swissroll")
     assert "no class '11'; " in refused("--data", "digits", "--classes", "11")
     assert "--num 8" in refused("--data", "digits", "--num", 500)
-    assert "at least 97 pictures" in refused("--data", "digits", "--num", 80)
+    few = refused("--data", "digits", "--num", 80)
+    assert "at least 97 pictures" in few and "or say --metric kernel" in few
+    assert "unknown distance 'kernl'; did you mean 'kernel'" in refused("--data", "digits", "--metric", "kernl")
     assert "--images must be at least 1" in refused("--data", "digits", "--images", 0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

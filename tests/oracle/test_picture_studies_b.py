@@ -21,6 +21,8 @@ from undiffuse.core.space import Space
 from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.metrics.features import load_features
+from undiffuse.metrics.kernel import kernel_distance
+from undiffuse.metrics.set_distance import KernelSetDistance
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.samplers.base import Sampled
@@ -36,7 +38,7 @@ from undiffuse.studies.levels import (
 )
 from undiffuse.studies.neighbours import NeighboursOptions, study_neighbours
 from undiffuse.studies.noise_prediction import moments_of
-from undiffuse.studies.one_class import class_share, markdown, other_pictures, scores, target_of
+from undiffuse.studies.one_class import class_share, markdown, other_pictures, row_texts, scores, target_of
 from undiffuse.studies.pictures import PictureSubject
 from undiffuse.studies.selection import SelectionOptions, candidates, study_selection
 from undiffuse.studies.sweep import SweepOptions
@@ -287,6 +289,19 @@ def test_scores_prefer_samples_of_the_target() -> None:
         target_of(_Identity(), draw(3), 200, "real pictures of the class")
 
 
+def test_few_samples_are_scored_by_the_kernel_distance() -> None:
+    generator = torch.Generator().manual_seed(4)
+    real, same = (torch.randn(40, 64, generator=generator).double() for _ in range(2))
+    with pytest.raises(UsageError, match=r"at least 65 pictures on each side, got 20; .*, or say --metric kernel"):
+        target_of(_Identity(), real, 20, "pictures")
+    target = target_of(_Identity(), real, 20, "pictures", KernelSetDistance())
+    scored = scores(same[:20], target)
+    assert scored["kernel"] == kernel_distance(same[:20], real).value and "frechet" not in scored
+    assert abs(scored["kernel"]) < 4 * scored["kernel_standard_error"]
+    row = {"trained_on": "t", "asked_for": "a", "class_share": None, "class": scored, "all": scored}
+    assert row_texts(row, target.distance)[4].startswith(f"{scored['kernel']:.3g} ± ")
+
+
 class _Identity:
     """Features that are given already."""
 
@@ -311,7 +326,16 @@ def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
     part = {"frechet": 1.0, "frechet_standard_error": 0.1, "precision": 0.5, "recall": 0.25}
     row = {"trained_on": "one class", "asked_for": "anything", "class_images": 100.0, "class_share": 0.75}
     broken = {**row, "failed": "broke down: loss is not finite"}
-    facts = {"data": "d", "class": "3", "images": 100, "recipe": "r", "seed": 0, "samples": 9, "features": "f"}
+    facts = {
+        "data": "d",
+        "class": "3",
+        "images": 100,
+        "recipe": "r",
+        "seed": 0,
+        "samples": 9,
+        "features": "f",
+        "metric": "frechet",
+    }
     text = markdown(
         [{**row, "class": part, "all": part}, broken], {**facts, "references_class": 9, "references_all": 9}
     )

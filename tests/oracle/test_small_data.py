@@ -106,13 +106,13 @@ def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> Non
 
 def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canvas, "DPI", 40)
-    monkeypatch.setattr(app, "_fewest", lambda extractor, shape: 100)
+    monkeypatch.setattr(app, "_fewest", lambda extractor, shape, distance: 100)
     out = tmp_path / "study"
 
-    def study() -> dict[str, Any]:
+    def study(**measured: str) -> dict[str, Any]:
         overrides = (*TINY, "data.validation_fraction=0.1")
         return app.small_data("digits", out, recipe="dcgan-mnist", overrides=overrides, augmentation=(), pictures=64,
-                              epochs=2, every=1, seed=0, device="cpu")  # fmt: skip
+                              epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
 
     result = study()
     assert [row["arm"] for row in result["rows"]] == ["plain", "augmented"]
@@ -127,6 +127,8 @@ def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.Mon
     assert configs[0]["config"]["quality_reference"] == "held_out"
     assert {"table.md", "small_data.png", "samples.png"} <= {path.name for path in out.iterdir()}
     assert study()["rows"] == result["rows"]  # nothing is trained twice
+    with pytest.raises(UsageError, match="measures by frechet_handwriting, not kernel_handwriting; give another --out"):
+        study(metric="kernel")
 
 
 def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
         app.small_data("digits", tmp_path, pictures=10, epochs=0, every=1, **common)
     with pytest.raises(UsageError, match="ask for fewer"):
         app.small_data("digits", tmp_path, pictures=10_000, epochs=1, every=1, **common)
-    with pytest.raises(UsageError, match=r"the data holds out \d+; say data\.validation_fraction"):
+    with pytest.raises(UsageError, match=r"holds out \d+; say data\.validation_fraction=0\.2, .* --metric kernel"):
         app.small_data("digits", tmp_path, pictures=10, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match="makes points"):
         app.small_data("rings", tmp_path, pictures=10, epochs=1, every=1, **common)

@@ -25,6 +25,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.set_distance import SetDistance, set_distance
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed, sealed
@@ -69,10 +70,11 @@ class Ground:
             compared, others = other_pictures(len(rows), num, seed)
             self.references[name], self.others[name] = fetch(training, rows[compared]), fetch(training, rows[others])
 
-    def targets(self, extractor: FeatureExtractor, num: int) -> dict[str, Target]:
+    def targets(self, extractor: FeatureExtractor, num: int, distance: SetDistance) -> dict[str, Target]:
         """The real pictures as features."""
+        whose = {"class": "real pictures of the class", "all": "real pictures of all"}
         return {
-            name: target_of(extractor, pictures, num, f"real pictures of {'the class' if name == 'class' else 'all'}")
+            name: target_of(extractor, pictures, num, whose[name], distance)
             for name, pictures in self.references.items()
         }
 
@@ -88,6 +90,7 @@ def one_class(
     images: int,
     samples: int,
     features: str,
+    metric: str,
     seed: int,
     device: str,
 ) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def one_class(
         images: seen by each training.
         samples: drawn of each set.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        metric: the distance over them, a row of ``SET_DISTANCES``.
     Returns:
         The content of ``study.json``.
     Raises:
@@ -110,7 +114,8 @@ def one_class(
     source = source_config_for(data)
     if not isinstance(source, PictureConfig):
         raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
-    study = _study(source, out, class_name, (recipe, overrides), images, samples, features, seed, device)
+    measure = features, set_distance(metric)
+    study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
     rows, shown = study.measured()
     asked_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
     facts = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.facts()}
@@ -125,6 +130,7 @@ class _Study:
     class_name: str
     ground: Ground
     extractor: FeatureExtractor
+    distance: SetDistance
     targets: dict[str, Target]
     out: Path
     samples: int
@@ -141,7 +147,7 @@ class _Study:
             rows.append(row)
             if pictures is not None:
                 label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
-                shown.append((label, _note(row), pictures))
+                shown.append((label, _note(row, self.distance), pictures))
         rows += [self.real_row(name) for name in ("class", "all")]
         return rows, [*shown, self._real_shown("all", "of all")]
 
@@ -149,6 +155,7 @@ class _Study:
         """What ``study.json`` says of the real pictures and the measure."""
         return {
             "features": self.extractor.name,
+            "metric": self.distance.name,
             "references_class": len(self.ground.references["class"]),
             "references_all": len(self.ground.references["all"]),
             "features_protocol": self.extractor.protocol(),
@@ -192,6 +199,7 @@ class _Study:
             "class_name": self.class_name,
             "config": config.model_dump(mode="json"),
             "features": self.extractor.name,
+            "metric": self.distance.name,
             "samples": self.samples,
             "class_images": config.num_images * (1.0 if asked.training.one_class else self.ground.share),
         }
@@ -204,7 +212,7 @@ def _study(
     recipe: tuple[str, Sequence[str]],
     images: int,
     samples: int,
-    features: str,
+    measure: tuple[str, SetDistance],
     seed: int,
     device: str,
 ) -> _Study:
@@ -212,8 +220,10 @@ def _study(
     whole = split_data(base)[0]
     chosen = class_name if class_name is not None else (whole.class_names or ("",))[0]
     ground = Ground(whole, chosen, samples, seed)
+    features, distance = measure
     extractor = pick_features(features, whole.shape, origin_of(base.data.model_dump(), whole.class_names))
-    return _Study(base, chosen, ground, extractor, ground.targets(extractor, samples), out, samples, device)
+    targets = ground.targets(extractor, samples, distance)
+    return _Study(base, chosen, ground, extractor, distance, targets, out, samples, device)
 
 
 def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
@@ -254,13 +264,15 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
         earlier = read_sealed(path, "it is measured again")
     except UsageError:
         return None
-    same = all(earlier.get(key) == row[key] for key in ("class_name", "config", "samples", "features"))
-    return earlier if same else None
+    keys = ("class_name", "config", "samples", "features", "metric")
+    earlier = {"metric": "frechet", **earlier}  # which the results of earlier versions all are
+    return earlier if all(earlier.get(key) == row[key] for key in keys) else None
 
 
-def _note(row: dict[str, Any]) -> str:
+def _note(row: dict[str, Any], distance: SetDistance) -> str:
     """What stands beside a row of samples."""
-    return f"Fréchet\n{row['class']['frechet']:.3g} (the class)\n{row['all']['frechet']:.3g} (all)"
+    to_class, to_all = row["class"][distance.name], row["all"][distance.name]
+    return f"{distance.short}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
 
 
 def _write(
@@ -270,8 +282,10 @@ def _write(
     draw_samples(out / "samples.png", shown)
     write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
-    head = ["trained on", "asked for", f"Fréchet to {facts['class']}", "precision", "recall", "Fréchet to all"]
-    texts = [row_texts(row) for row in rows]
+    distance = set_distance(facts["metric"])
+    measured = [f"{distance.short} to {facts['class']}", "precision", "recall", f"{distance.short} to all"]
+    head = ["trained on", "asked for", *measured]
+    texts = [row_texts(row, distance) for row in rows]
     table(
         f"{facts['data']}, {facts['images']:,} images a training",
         head,

@@ -430,11 +430,13 @@ def _one_class(
     images: int = 30_000,
     num: int = 500,
     features: str = "auto",
+    metric: str = "frechet",
     out: str | Path = "studies/one-class",
     seed: int = 0,
     device: str = "auto",
 ) -> None:
     early.check_features(features)
+    early.check_name("distance", metric)
     early.check_training_study(recipe, overrides or [], data, device)
     check_trainings(images, num, seed, FEWEST_OF_A_CLASS)
     check_study_folder(out)
@@ -448,10 +450,14 @@ def _small_data(
     pictures: int = 1000,
     epochs: int = 100,
     every: int = 10,
+    features: str = "auto",
+    metric: str = "frechet",
     out: str | Path = "studies/small-data",
     seed: int = 0,
     device: str = "auto",
 ) -> None:
+    early.check_features(features)
+    early.check_name("distance", metric)
     early.check_training_study(recipe, overrides or [], data, device)
     early.check_overrides(augment or [], recipe, data)
     check_trainings(None, 1, seed)

@@ -29,6 +29,13 @@ FeaturesOption = Annotated[
         autocompletion=completing.rows(REGISTRIES["features"]),
     ),
 ]
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        help="distance over the features: frechet, or kernel, which takes few pictures",
+        autocompletion=completing.rows(REGISTRIES["distance"]),
+    ),
+]
 NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
 DataOptions = Annotated[
     list[str] | None,

@@ -46,6 +46,7 @@ REGISTRIES = {
     "metric": "undiffuse.evaluation:METRICS",
     "pair metric": "undiffuse.evaluation.compare:PAIR_METRICS",
     "features": "undiffuse.metrics.features:FEATURES",
+    "distance": "undiffuse.metrics.set_distance:SET_DISTANCES",
     "distillation method": "undiffuse.recipes.few_step:DISTILLATIONS",
     "exact distribution": "undiffuse.studies.truth:TRUTHS",
     "public data set": "undiffuse.data.download.sets:SETS",

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from undiffuse.app.early_numbers import check_passes
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.show import say, table, warn
-from undiffuse.app.training import split_data, train
+from undiffuse.app.training import MeasuredBy, split_data, train
 from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.config import FrozenModel
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.errors import RunError, UsageError
-from undiffuse.evaluation.pictures import pictures_needed
+from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import write_json, write_text
 from undiffuse.images import grid_of, save_png
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.set_distance import SetDistance, set_distance
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.small_data import (
     ARMS,
-    HEAD,
     Arm,
     Budget,
     budget_of,
     conclusion,
     draw_curves,
+    head,
     markdown,
     row_of,
     row_texts,
@@ -47,6 +49,8 @@ from undiffuse.wording import counted
 
 _TRIAL_STEPS, _TRIAL_LOGS = 24, 4
 _SHOWN = 32
+#: Samples that a distance has to be of to tell two trainings apart, whatever fewer it would take.
+_LEAST = 50
 
 
 @writes_to("out")
@@ -60,6 +64,8 @@ def small_data(
     pictures: int,
     epochs: int,
     every: int,
+    features: str = "auto",
+    metric: str = "frechet",
     seed: int,
     device: str,
 ) -> dict[str, Any]:
@@ -73,6 +79,8 @@ def small_data(
         pictures: to train on.
         epochs: passes over them.
         every: epochs between two measurements; more where measuring would take more than a fifth of the training.
+        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        metric: the distance over them, a row of ``SET_DISTANCES``.
     Returns:
         The content of ``study.json``.
     Raises:
@@ -88,14 +96,16 @@ def small_data(
     training, held_out = split_data(base)
     if len(training) < pictures:
         raise UsageError(f"--pictures {pictures}: the data has {len(training)} training pictures; ask for fewer")
-    extractor = pick_features("auto", training.shape, origin_of(base.data.model_dump(), training.class_names))
-    fewest = _fewest(extractor, training.shape)
-    if len(held_out) < fewest:
+    extractor = pick_features(features, training.shape, origin_of(base.data.model_dump(), training.class_names))
+    distance = set_distance(metric)
+    measuring = _Measuring(extractor.name, distance, _fewest(extractor, training.shape, distance))
+    if len(held_out) < measuring.fewest:
+        other = ", or say --metric kernel" if distance.positive else ""
         raise UsageError(
-            f"samples are measured against held-out pictures, at least {fewest} of them, and the data holds out "
-            f"{len(held_out)}; say data.validation_fraction=0.2, or give more pictures"
+            f"samples are measured against held-out pictures, at least {measuring.fewest} of them, and the data holds "
+            f"out {len(held_out)}; say data.validation_fraction=0.2, or give more pictures{other}"
         )
-    budget = _budget(base, out, pictures, every, fewest, device)
+    budget = _budget(base, out, pictures, every, measuring, device)
     say(
         f"measuring {counted(budget.samples, 'sample')} every {counted(budget.epochs, 'epoch')}, "
         f"{budget.share:.0%} of the training's time"
@@ -104,7 +114,7 @@ def small_data(
     parts = Parts("training", len(ARMS))
     for arm in ARMS:
         parts.begin(arm.words)
-        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, pictures, device)
+        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, measuring, device)
         rows.append(row)
         shown += [samples] if samples is not None else []
     facts = {
@@ -120,6 +130,7 @@ def small_data(
         "promised_share": budget.share,
         "reference": len(held_out),
         "features": extractor.name,
+        "metric": distance.name,
         "features_protocol": extractor.protocol(),
         "seed": seed,
         "undiffuse": __version__,
@@ -161,8 +172,26 @@ def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budg
     return apply_overrides(base, own).model_copy(update={"recipe": f"study-{arm.name}"})
 
 
-def _fewest(extractor: FeatureExtractor, shape: tuple[int, ...]) -> int:
-    return pictures_needed("frechet", extractor.dim or int(np.prod(shape)))
+def _fewest(extractor: FeatureExtractor, shape: tuple[int, ...], distance: SetDistance) -> int:
+    return max(_LEAST, distance.fewest(extractor.dim or int(np.prod(shape))))
+
+
+class _Measuring(NamedTuple):
+    """How the samples of all trainings are measured: the features, the distance over them, and the fewest samples."""
+
+    features: str
+    distance: SetDistance
+    fewest: int
+
+    @property
+    def metric(self) -> str:
+        """As the journal names it."""
+        return f"{self.distance.name}_{self.features}"
+
+    @property
+    def made(self) -> MeasuredBy:
+        """What trainings measure by."""
+        return partial(quality_measure, features=self.features, metric=self.distance.name)
 
 
 class _Planned(FrozenModel):
@@ -173,11 +202,13 @@ class _Planned(FrozenModel):
     share: float
 
 
-def _budget(base: RunConfig, out: Path, pictures: int, every: int, fewest: int, device: str) -> Budget:
+def _budget(base: RunConfig, out: Path, pictures: int, every: int, measuring: _Measuring, device: str) -> Budget:
     """From a short trial of the plain training; kept, for another trial would say a little other."""
     path = out / "runs" / "budget.json"
     if path.is_file():
         kept = read_sealed(path, "remove it, and another trial is made")
+        if (before := kept.get("metric", measuring.metric)) != measuring.metric:
+            raise UsageError(f"the study in {out} measures by {before}, not {measuring.metric}; give another --out")
         if kept["every"] == every and kept["config"] == base.model_dump(mode="json"):
             return Budget(**_Planned.model_validate(kept["budget"]).model_dump())
     say("a short trial, to see what a pass and a sample cost")
@@ -186,38 +217,41 @@ def _budget(base: RunConfig, out: Path, pictures: int, every: int, fewest: int, 
     own = [
         f"num_images={images}",
         f"quality_every_images={2 * images}",
-        f"quality_samples={fewest}",
+        f"quality_samples={measuring.fewest}",
         f"log_every_images={images // _TRIAL_LOGS}",
         "validate_every_images=0",
     ]
-    train(apply_overrides(base, own), trial, device=device)
-    budget = budget_of(*trial_costs(read_journal(trial), pictures), every, fewest)
+    train(apply_overrides(base, own), trial, device=device, measured_by=measuring.made)
+    budget = budget_of(*trial_costs(read_journal(trial), pictures), every, measuring.fewest)
     shutil.rmtree(trial)
-    write_json(path, sealed({"every": every, "config": base.model_dump(mode="json"), "budget": budget._asdict()}))
+    planned = {"every": every, "metric": measuring.metric, "budget": budget._asdict()}
+    write_json(path, sealed({**planned, "config": base.model_dump(mode="json")}))
     return budget
 
 
-def _arm(arm: Arm, config: RunConfig, out: Path, pictures: int, device: str) -> tuple[dict[str, Any], Any]:
+def _arm(arm: Arm, config: RunConfig, out: Path, measuring: _Measuring, device: str) -> tuple[dict[str, Any], Any]:
     """Numbers and a few samples of a training; one that breaks down is a result, and says so."""
     run = out / "runs" / arm.name
     try:
-        model = trained(config, run, device)
+        model = trained(config, run, device, measuring.made)
         samples = model.sample(_SHOWN).numpy()
     except RunError as error:
         warn(f"{arm.name} broke down: {error}")
         return {"arm": arm.name, "words": arm.words, "failed": f"broke down: {error}"}, None
-    return row_of(arm, read_journal(run), pictures), samples
+    assert config.train_items is not None
+    return row_of(arm, read_journal(run), config.train_items), samples
 
 
 def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[Any]) -> dict[str, Any]:
     result = {**facts, "rows": rows, "conclusion": conclusion(rows)}
-    draw_curves(out / "small_data.png", rows, facts["features"])
+    distance = set_distance(facts["metric"])
+    draw_curves(out / "small_data.png", rows, distance, facts["features"])
     if shown:
         save_png(out / "samples.png", grid_of(np.concatenate(shown), columns=_SHOWN // 2))
     write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
     title = f"{facts['data']}, {counted(facts['train_items'])}, {counted(facts['epochs'], 'epoch')}"
-    table(title, list(HEAD), [row_texts(row) for row in rows])
+    table(title, head(distance), [row_texts(row) for row in rows])
     say(result["conclusion"])
     say(f"study: {out / 'table.md'}")
     return result

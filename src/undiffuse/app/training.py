@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,9 +37,12 @@ from undiffuse.training.checkpoint import largest_shapes
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.cost import Cost, measured_cost
 from undiffuse.training.folder import is_unbegun, refuse_links, take_back
+from undiffuse.training.quality import Measure
 from undiffuse.training.trainer import Trainer, settled
 from undiffuse.wording import command, counted
 
+#: From a model, the data to compare with and a number of samples: what measures so many while it is trained.
+MeasuredBy = Callable[[Model, Dataset, int], Measure]
 #: Where launchers of several processes say how many they started.
 _NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -135,19 +138,29 @@ def train(
     resume: bool = False,
     stop_after_seconds: float | None = None,
     device: str = "auto",
+    measured_by: MeasuredBy | None = None,
 ) -> bool:
     """Train in ``out``; True if the run reached its end, False after ``stop_after_seconds``.
 
+    Args:
+        measured_by: makes what measures samples of a model against data; ``quality_measure`` by default.
     Raises:
         UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
         StoppedError: a signal came, or whoever read the output is gone; there is a checkpoint.
     """
     _refuse_several_processes()
     with claimed(out), _leaving_nothing(out):
-        return _train(config, out, resume, stop_after_seconds, device)
+        return _train(config, out, resume, stop_after_seconds, device, measured_by or quality_measure)
 
 
-def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float | None, device: str) -> bool:
+def _train(
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    stop_after_seconds: float | None,
+    device: str,
+    measured_by: MeasuredBy,
+) -> bool:
     check_folder(config, out, resume)
     _tell_of_late_guide(config)
     training, held_out = split_data(config)
@@ -157,7 +170,7 @@ def _train(config: RunConfig, out: Path, resume: bool, stop_after_seconds: float
     if config.quality_every_images:
         model = Model(trainer.ema.average, trainer.record, out, "")
         reference = held_out if config.quality_reference == "held_out" else training
-        trainer.measure = quality_measure(model, reference, config.quality_samples)
+        trainer.measure = measured_by(model, reference, config.quality_samples)
     if resume:
         _announce_resume(trainer, out)
     else:

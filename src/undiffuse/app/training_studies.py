@@ -9,7 +9,7 @@ from undiffuse.app.early_numbers import check_trainings
 from undiffuse.app.early_out import check_study_folder
 from undiffuse.app.models import load
 from undiffuse.app.show import say
-from undiffuse.app.training import train
+from undiffuse.app.training import MeasuredBy, train
 from undiffuse.progress import duration, is_off
 from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
@@ -55,14 +55,16 @@ def check_study(out: Path, *, images: int | None, samples: int, seed: int, fewes
     check_study_folder(out)
 
 
-def trained(config: RunConfig, run: Path, device: str) -> Model:
+def trained(config: RunConfig, run: Path, device: str, measured_by: MeasuredBy | None = None) -> Model:
     """The model of a training that is done, gone on with, or begun.
 
+    Args:
+        measured_by: as ``train`` takes it.
     Raises:
         RunError: it broke down.
         KeyboardInterrupt: it was stopped.
         UsageError: the folder holds a training with another configuration.
     """
-    if not train(config, run, resume=(run / "config.json").is_file(), device=device):
+    if not train(config, run, resume=(run / "config.json").is_file(), device=device, measured_by=measured_by):
         raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
     return load(run, device)

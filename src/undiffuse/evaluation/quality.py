@@ -1,9 +1,10 @@
 """Quality while training goes on: the same few samples measured again and again, against the training data.
 
-Pictures: the squared Fréchet distance over the features that fit the data, with its standard error, as ``evaluate``
-would give it for as many samples from the same seeds. Points: the sliced Wasserstein distance. Beside it the mean of
-each channel (coordinate) and the contrast, the standard deviation over all values, of samples and of data: a drift of
-colour or contrast shows there before it shows to the eye. The data's side is computed once.
+Pictures: the squared Fréchet distance over the features that fit the data, or the distance and features that the caller
+names, with its standard error, as ``evaluate`` would give it for as many samples from the same seeds. Points: the
+sliced Wasserstein distance. Beside it the mean of each channel (coordinate) and the contrast, the standard deviation
+over all values, of samples and of data: a drift of colour or contrast shows there before it shows to the eye. The
+data's side is computed once.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, spread
-from undiffuse.evaluation.pictures import FRECHET_GROUPS
 from undiffuse.metrics.colour import ColourTally
-from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
-from undiffuse.metrics.statistics import GroupedStatistics
 from undiffuse.systems.saved import Model
 
 #: Training pictures on the data's side, or as many as there are samples.
@@ -33,43 +32,46 @@ MOST_REAL = 5000
 
 
 class PictureQuality:
-    """Fréchet distance, colour and contrast of pictures; call it with chunks of uint8 (B, C, H, W).
+    """A distance, colour and contrast of pictures; call it with chunks of uint8 (B, C, H, W).
 
     Args:
         extractor: of the features.
         train: the training pictures.
         num: samples that will come.
+        distance: from the training pictures; the Fréchet distance by default.
     Raises:
         UsageError: fewer samples or training pictures than the distance needs.
     """
 
-    def __init__(self, extractor: FeatureExtractor, train: Dataset, num: int) -> None:
-        self.extractor = extractor
+    def __init__(
+        self, extractor: FeatureExtractor, train: Dataset, num: int, distance: SetDistance | None = None
+    ) -> None:
+        self.extractor, self.distance = extractor, distance or FrechetSetDistance()
         self._dim = extractor.dim or math.prod(train.shape)
-        check_enough(min(num, len(train)), self._dim, FRECHET_GROUPS)
+        self.distance.check(min(num, len(train)), self._dim)
         self._real, self._real_colour = self._summed(_chunks(train, max(num, MOST_REAL)), train.shape[0])
 
     def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]:
-        statistics, colour = self._summed(chunks, len(self._real_colour.histogram))
-        estimate = frechet_estimate(statistics, self._real)
+        summary, colour = self._summed(chunks, len(self._real_colour.histogram))
+        found = self.distance.between(summary, self._real)
         return {
-            "metric": f"frechet_{self.extractor.name}",
-            "value": estimate.value,
-            "standard_error": estimate.standard_error,
-            "samples": estimate.num_a,
-            "reference": estimate.num_b,
+            "metric": f"{self.distance.name}_{self.extractor.name}",
+            "value": found.value,
+            "standard_error": found.standard_error,
+            "samples": found.num_a,
+            "reference": found.num_b,
             "mean": colour.mean,
             "contrast": colour.contrast,
             "data_mean": self._real_colour.mean,
             "data_contrast": self._real_colour.contrast,
         }
 
-    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[GroupedStatistics, ColourTally]:
-        statistics, colour = GroupedStatistics(self._dim, FRECHET_GROUPS), ColourTally(num_channels)
+    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[Any, ColourTally]:
+        summary, colour = self.distance.summary(self._dim), ColourTally(num_channels)
         for chunk in chunks:
-            statistics.update(self.extractor.features(chunk))
+            summary.update(self.extractor.features(chunk))
             colour.update(chunk)
-        return statistics, colour
+        return summary, colour
 
 
 class PointQuality:
@@ -98,16 +100,22 @@ class PointQuality:
         }
 
 
-def quality_measure(model: Model, train: Dataset, num: int) -> PictureQuality | PointQuality:
+def quality_measure(
+    model: Model, train: Dataset, num: int, features: str = "auto", metric: str = "frechet"
+) -> PictureQuality | PointQuality:
     """What measures ``num`` samples of a model against its training data while it is trained.
 
+    Args:
+        features: of pictures, a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        metric: the distance over them, a row of ``SET_DISTANCES``.
     Raises:
         UsageError: too few samples or training pictures; says how many are needed, and how to go without.
     """
     if not train.space.is_image:
         return PointQuality(train, num)
     try:
-        return PictureQuality(pick_features("auto", model.system.shape, model.origin), train, num)
+        extractor = pick_features(features, model.system.shape, model.origin)
+        return PictureQuality(extractor, train, num, set_distance(metric))
     except UsageError as error:
         raise UsageError(
             f"quality_samples={num} with {len(train)} real pictures cannot be measured ({error}); or say "

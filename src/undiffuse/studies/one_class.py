@@ -17,18 +17,15 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.coverage import coverage
-from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
 from undiffuse.studies import sheets
 from undiffuse.studies.pictures import Pictures
 
-GROUPS = 10  # of the jackknife
 NEAREST = 5  # the neighbour that sets the radii of precision and recall
 #: Real pictures compared with, at most: precision and recall look at all pairs.
 REFERENCES = 2000
 _SHOWN = 12
-_COLUMNS = ("Fréchet", "precision", "recall")
 
 
 class Training(NamedTuple):
@@ -71,36 +68,42 @@ SETS = (Asked(TRAININGS[0], False), Asked(TRAININGS[1], False), Asked(TRAININGS[
 
 
 class Target(NamedTuple):
-    """Real pictures as features (N, D), and their grouped statistics."""
+    """Real pictures as features (N, D), and as the distance from them sums them up."""
 
     features: Tensor
-    statistics: GroupedStatistics
+    distance: SetDistance
+    summary: Any
 
 
-def target_of(extractor: FeatureExtractor, pictures: Tensor, num: int, what: str) -> Target:
+def target_of(
+    extractor: FeatureExtractor, pictures: Tensor, num: int, what: str, distance: SetDistance | None = None
+) -> Target:
     """What samples are compared with.
 
     Args:
         num: samples of each set.
         what: the pictures are, for messages.
+        distance: from them; the Fréchet distance by default.
     Raises:
-        UsageError: fewer pictures or samples than a Fréchet distance over these features needs.
+        UsageError: fewer pictures or samples than the distance over these features needs.
     """
+    distance = distance or FrechetSetDistance()
     features = extractor.features(pictures)
     try:
-        check_enough(min(num, len(features)), features.shape[1], GROUPS)
+        distance.check(min(num, len(features)), features.shape[1], "--metric kernel")
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from None
-    return Target(features, GroupedStatistics.of(features, GROUPS))
+    return Target(features, distance, distance.of(features))
 
 
 def scores(samples: Tensor, target: Target) -> dict[str, float]:
-    """Fréchet distance with its standard error, precision and recall of features (M, D) against a target."""
-    estimate = frechet_estimate(GroupedStatistics.of(samples, GROUPS), target.statistics)
+    """The distance with its standard error, precision and recall of features (M, D) against a target."""
+    name, distance = target.distance.name, target.distance
+    estimate = distance.between(distance.of(samples), target.summary)
     found = coverage(target.features, samples, k=NEAREST)
     return {
-        "frechet": estimate.value,
-        "frechet_standard_error": estimate.standard_error,
+        name: estimate.value,
+        f"{name}_standard_error": estimate.standard_error,
         "precision": found.precision,
         "recall": found.recall,
     }
@@ -132,7 +135,8 @@ def measure(
 
 def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
-    titles = [f"{name}, {of}" for of in ("the class", "all") for name in _COLUMNS]
+    distance = set_distance(facts["metric"])
+    titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short, "precision", "recall")]
     head = ["trained on", "asked for", "pictures of the class seen", "named the class", *titles]
     lines = [
         "# One class against several at an equal budget",
@@ -145,28 +149,33 @@ def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
-    lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]
+    lines += ["| " + " | ".join(row_texts(row, distance)) + " |" for row in rows]
     lines += [
         "",
-        "Lower Fréchet distances (no FID: other features) and higher precision and recall are better. A model that "
-        "cannot be asked for the class is compared with what it makes. The last rows are other real pictures, as many "
-        "as there are samples: no model should be expected to do better. Numbers after ± are standard errors of "
-        "sampling, not of training again.",
+        f"Lower {distance.words}s ({_published(distance)}: other features) and higher precision and recall are "
+        "better. A model that cannot be asked for the class is compared with what it makes. The last rows are other "
+        "real pictures, as many as there are samples: no model should be expected to do better. Numbers after ± are "
+        "standard errors of sampling, not of training again.",
         "",
     ]
     return "\n".join(lines)
 
 
-def row_texts(row: Mapping[str, Any]) -> list[str]:
+def _published(distance: SetDistance) -> str:
+    """What it is not, for its features are not those of the papers."""
+    return "no FID" if distance.positive else "no KID"
+
+
+def row_texts(row: Mapping[str, Any], distance: SetDistance) -> list[str]:
     """A row of the table as text."""
     cells = [row["trained_on"], row["asked_for"], _count(row.get("class_images"))]
     if row.get("failed"):
-        return [*cells, row["failed"], *[""] * (2 * len(_COLUMNS))]
+        return [*cells, row["failed"], *[""] * 6]
     share = row["class_share"]
     cells.append("–" if share is None else f"{share:.1%}")
     for name in ("class", "all"):
         part = row[name]
-        cells += [f"{part['frechet']:.3g} ± {part['frechet_standard_error']:.2g}"]
+        cells += [f"{part[distance.name]:.3g} ± {part[f'{distance.name}_standard_error']:.2g}"]
         cells += [f"{part['precision']:.2f}", f"{part['recall']:.2f}"]
     return cells
 

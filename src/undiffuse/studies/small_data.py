@@ -1,6 +1,6 @@
 """Study ``small-data``: one recipe on about 1,000 pictures, with and without augmentation, measured as it goes.
 
-Against the number of passes over those pictures stand the Fréchet distance of samples from pictures that were held out,
+Against the number of passes over those pictures stand the distance of samples from pictures that were held out,
 which a model that merely repeats its training pictures does not lower, and how much better the model knows its training
 pictures than held-out ones: of a GAN, by its discriminator's outputs D,
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from undiffuse.metrics.set_distance import SetDistance, set_distance
 from undiffuse.studies import canvas
 
 #: Share of the seconds of training that measuring may take.
@@ -164,21 +165,25 @@ def _point(point: Mapping[str, Any]) -> str:
     return f"{point['value']:.3g} ± {point['standard_error']:.2g} after {point['epoch']:.0f}"
 
 
-HEAD = ("trained with", "best Fréchet, after epochs", "last", "gap at the end", "spent on measuring")
+def head(distance: SetDistance) -> list[str]:
+    """Above the columns of ``row_texts``."""
+    return ["trained with", f"best {distance.short}, after epochs", "last", "gap at the end", "spent on measuring"]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
+    distance = set_distance(facts["metric"])
+    titles = head(distance)
     lines = [
         "# Few pictures, with and without augmentation",
         "",
         f"Data: {facts['data']}, {facts['train_items']:,} training pictures; recipe {facts['recipe']}, "
         f"{facts['epochs']} epochs, seed {facts['seed']}; augmentation: {', '.join(facts['augmentation'])}. "
         f"{facts['samples']:,} samples every {facts['every_epochs']} epochs against {facts['reference']:,} held-out "
-        f"pictures over {facts['features']} features.",
+        f"pictures by the {distance.words} over {facts['features']} features.",
         "",
-        "| " + " | ".join(HEAD) + " |",
-        "|" + "---|" * len(HEAD),
+        "| " + " | ".join(titles) + " |",
+        "|" + "---|" * len(titles),
     ]
     lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]
     lines += [
@@ -218,7 +223,7 @@ def surely_above(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     return a["value"] - b["value"] > 1.96 * math.hypot(a["standard_error"], b["standard_error"])
 
 
-def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], features: str) -> None:
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDistance, features: str) -> None:
     """Write ``small_data.png``: the distance and the gap against epochs, a line a training."""
     figure, (left, right) = canvas.charts(2)
     for row, colour in zip(rows, (canvas.RED, canvas.BLUE), strict=False):
@@ -231,7 +236,8 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], features: str) ->
         along = [(point["epoch"], point["gap"]) for point in row["gaps"]]
         if along:
             right.plot(*zip(*along, strict=True), color=colour, marker="o", ms=3, label=row["words"])
-    left.set(xlabel="epochs", yscale="log", title=f"Fréchet distance ({features}) from held-out pictures")
+    title = f"{distance.words} ({features}) from held-out pictures"
+    left.set(xlabel="epochs", yscale="log" if distance.positive else "linear", title=title)
     right.set(xlabel="epochs", title="how much better training pictures are known than held-out ones")
     right.axhline(0, color=canvas.GREY, linewidth=0.8)
     for axes in (left, right):

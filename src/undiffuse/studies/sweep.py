@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,9 +18,8 @@ from torch import Tensor
 
 from undiffuse.config import FrozenModel
 from undiffuse.errors import RunError, UsageError
-from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.statistics import GroupedStatistics
+from undiffuse.metrics.set_distance import DistanceName, SetDistance, set_distance
 from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.studies import sheets
@@ -29,8 +28,6 @@ from undiffuse.studies.comparing import draw, extractor_of
 from undiffuse.studies.pictures import Pictures, PictureSubject
 from undiffuse.studies.written import sampler_words
 from undiffuse.wording import counted
-
-_GROUPS = 10  # of the jackknife
 
 
 def _counts(value: Any) -> Any:
@@ -54,6 +51,7 @@ class SweepOptions(FrozenModel):
         num: samples drawn in each cell; a Fréchet distance needs more than the features have dimensions.
         reference: training pictures compared with.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        metric: the distance over them, a row of ``SET_DISTANCES``; ``kernel`` takes few samples.
         shown: samples of each cell in the second picture.
     """
 
@@ -66,6 +64,7 @@ class SweepOptions(FrozenModel):
     num: Annotated[int, Field(ge=2)] = 200
     reference: Annotated[int, Field(ge=2)] = 5000
     features: str = "auto"
+    metric: DistanceName = "frechet"
     shown: Annotated[int, Field(ge=1, le=16)] = 8
 
 
@@ -77,7 +76,7 @@ class Cell:
         nfe: network evaluations a sample.
         seconds: for ``num`` samples, by the clock on the wall.
         processor_seconds: the same by the processor's own clock, over its threads; on a CPU alone.
-        frechet, standard_error: squared Fréchet distance to training pictures, over the features the study names.
+        distance, standard_error: to training pictures, over the features and by the metric that the study names.
         note: why it could not run.
     """
 
@@ -86,7 +85,7 @@ class Cell:
     nfe: int | None = None
     seconds: float | None = None
     processor_seconds: float | None = None
-    frechet: float | None = None
+    distance: float | None = None
     standard_error: float | None = None
     note: str = ""
 
@@ -94,6 +93,10 @@ class Cell:
     def fair_seconds(self) -> float | None:
         """What the chart shows: on a CPU the processor's own time, which other work on the machine does not change."""
         return self.seconds if self.processor_seconds is None else self.processor_seconds
+
+    def record(self, metric: str) -> dict[str, Any]:
+        """For the JSON, the distance under its own name."""
+        return {metric if name == "distance" else name: value for name, value in vars(self).items()}
 
 
 def study_sweep(subject: PictureSubject, options: SweepOptions, folder: Path, tell: Tell) -> list[Plate]:
@@ -104,23 +107,25 @@ def study_sweep(subject: PictureSubject, options: SweepOptions, folder: Path, te
     """
     extractor = extractor_of(subject, options.features)
     wanted = [Cell(sampler, steps) for sampler in options.samplers for steps in _steps_of(sampler, options.steps)]
-    real = _statistics(extractor, subject.real(options.reference, "training"))
-    check_enough(min(options.num, real.count), real.dim, _GROUPS)
+    distance = set_distance(options.metric)
+    features = extractor.features(subject.real(options.reference, "training"))
+    distance.check(min(options.num, len(features)), features.shape[1], "metric=kernel")
+    real = distance.of(features)
     pictures: list[Pictures] = []
     done: list[Cell] = []
     for number, cell in enumerate(wanted):
         count = _Count(tell, number * options.num, len(wanted) * options.num)
         samples = run_cell(subject, cell, options.num, count)
         if samples is not None:
-            estimate = frechet_estimate(_statistics(extractor, samples), real)
-            cell.frechet, cell.standard_error = estimate.value, estimate.standard_error
+            found = distance.between(distance.of(extractor.features(samples)), real)
+            cell.distance, cell.standard_error = found.value, found.standard_error
             pictures.append(samples[: options.shown].numpy())
             done.append(cell)
     if not done:
         raise UsageError(f"no cell could run; {wanted[0].sampler} with {wanted[0].steps} steps: {wanted[0].note}")
-    _draw(folder / "sweep.png", wanted, extractor.name)
-    _grid(folder / "sweep_samples.png", done, pictures, subject.seed)
-    return _plates(subject, wanted, options, extractor, real.count)
+    _draw(folder / "sweep.png", wanted, distance, extractor.name)
+    _grid(folder / "sweep_samples.png", done, pictures, distance, subject.seed)
+    return _plates(subject, wanted, options, extractor, len(features))
 
 
 class _Count(NamedTuple):
@@ -163,19 +168,15 @@ def _wait(subject: PictureSubject) -> None:
         torch.cuda.synchronize()
 
 
-def _statistics(extractor: FeatureExtractor, pictures: Tensor) -> GroupedStatistics:
-    return GroupedStatistics.of(extractor.features(pictures), _GROUPS)
-
-
-def _draw(path: Path, cells: Sequence[Cell], features: str) -> None:
+def _draw(path: Path, cells: Sequence[Cell], distance: SetDistance, features: str) -> None:
     one, (left, right) = charts(2)
     style: Any = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.8}
     for number, sampler in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
-        rows = [cell for cell in cells if cell.sampler == sampler and cell.frechet is not None]
+        rows = [cell for cell in cells if cell.sampler == sampler and cell.distance is not None]
         for axes, key in ((left, "nfe"), (right, "fair_seconds")):
             axes.errorbar(
                 [getattr(cell, key) for cell in rows],
-                [cell.frechet for cell in rows],
+                [cell.distance for cell in rows],
                 [cell.standard_error for cell in rows],
                 color=CYCLE[number % len(CYCLE)],
                 **style,
@@ -184,37 +185,38 @@ def _draw(path: Path, cells: Sequence[Cell], features: str) -> None:
             for cell in rows:
                 axes.annotate(
                     f"{cell.steps}",
-                    (getattr(cell, key), cell.frechet),
+                    (getattr(cell, key), cell.distance),
                     xytext=(4, 4),
                     textcoords="offset points",
                     **{"fontsize": 7, "color": GREY},
                 )
     for axes, label in ((left, "network evaluations a sample"), (right, "seconds for the samples of a cell")):
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel=f"Fréchet distance, {features} features")
-        _plain_ticks(axes)
+        axes.set(xscale="log", xlabel=label, ylabel=f"{distance.words}, {features} features")
+        axes.set(**{"yscale": "log"} if distance.positive else {"ylim": (min(0, axes.get_ylim()[0]), None)})
+        _plain_ticks(axes, both=distance.positive)
         grid_lines(axes)
     left.legend(fontsize=8, frameon=False)
     save(one, path)
 
 
-def _plain_ticks(axes: Any) -> None:
-    """Numbers and no powers of ten along both axes."""
+def _plain_ticks(axes: Any, *, both: bool) -> None:
+    """Numbers and no powers of ten along a logarithmic axis, or both."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis in (axes.xaxis, axes.yaxis) if both else (axes.xaxis,):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
-def _grid(path: Path, cells: Sequence[Cell], pictures: Sequence[Pictures], seed: int) -> None:
+def _grid(path: Path, cells: Sequence[Cell], pictures: Sequence[Pictures], distance: SetDistance, seed: int) -> None:
     """A row a cell, a column a seed."""
     sampler = [cell.sampler for cell in cells]
     table = sheets.Table(
         list(pictures),
         row_labels=[f"  {cell.sampler}\n{cell.steps} steps" for cell in cells],
         column_labels=[f"seed {seed + number}" for number in range(len(pictures[0]))],
-        notes=[f"{cell.nfe} evaluations\nFréchet {cell.frechet:.3g}" for cell in cells],
+        notes=[f"{cell.nfe} evaluations\n{distance.short} {cell.distance:.3g}" for cell in cells],
         row_gaps=[row for row in range(1, len(cells)) if sampler[row] != sampler[row - 1]],
     )
     sheets.write([table], path)
@@ -225,8 +227,10 @@ def _plates(
 ) -> list[Plate]:
     where = f"{subject.device.type}, {torch.get_num_threads()} threads"
     notes = [f"{cell.sampler} with {cell.steps} steps did not run: {cell.note}" for cell in cells if cell.note]
+    distance = set_distance(options.metric)
     numbers = {
-        "cells": [asdict(cell) for cell in cells],
+        "metric": f"{distance.name}_{extractor.name}",
+        "cells": [cell.record(distance.name) for cell in cells],
         "num": options.num,
         "reference_images": num_real,
         **extractor.protocol(),
@@ -234,17 +238,18 @@ def _plates(
         "timed_on": where,
         "torch": torch.__version__,
     }
-    source = "metrics.distances.frechet_estimate; samplers.base.sample"
+    source = f"{distance.source}; samplers.base.sample"
+    alike = "So few samples raise all distances alike: compare within the picture only. " if distance.positive else ""
     return [
         Plate(
             "sweep.png",
             "Quality against cost",
-            f"Fréchet distance of {counted(options.num, 'sample')} of a cell to {num_real:,} training pictures, with "
-            "standard errors, against network evaluations (left) and against seconds (right); the small numbers are "
-            "steps. All cells have the same seeds and the model's own time grid. So few samples raise all distances "
-            f"alike: compare within the picture only. Timed on {where}, after a warm-up, everything included; on a CPU "
+            f"{distance.words[:1].upper()}{distance.words[1:]} of {counted(options.num, 'sample')} of a cell to "
+            f"{num_real:,} training pictures, with standard errors, against network evaluations (left) and "
+            "against seconds (right); the small numbers are steps. All cells have the same seeds and the model's own "
+            f"time grid. {alike}Timed on {where}, after a warm-up, everything included; on a CPU "
             f"by the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
-            "d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)",
+            distance.formula,
             source,
             numbers,
         ),
