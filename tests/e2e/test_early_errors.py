@@ -32,6 +32,7 @@ from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics.features import FEATURES
+from undiffuse.metrics.set_distance import SET_DISTANCES
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import resolve
@@ -303,6 +304,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "metric": METRICS,
     "pair metric": PAIR_METRICS,
     "features": FEATURES,
+    "distance": SET_DISTANCES,
     "distillation method": DISTILLATIONS,
     "exact distribution": TRUTHS,
     "public data set": SETS,
