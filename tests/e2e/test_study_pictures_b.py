@@ -15,6 +15,7 @@ from undiffuse.data.config import SwissrollConfig
 from undiffuse.data.dataset import of_classes
 from undiffuse.errors import RunError, UsageError
 from undiffuse.studies import MODEL_STUDIES, canvas
+from undiffuse.studies.one_class import TRAININGS
 
 QUICK = {
     "noise-prediction": ("num=1", "moments=2", "levels=2", "curve_pictures=4"),
@@ -140,6 +141,15 @@ def test_the_study_goes_on_where_it_was(
     assert len(measured) == 3 + 2 + 2  # the third set and the fourth, and the two rows of real pictures
     assert "was started with another" in undiffuse.refused(*ONE_CLASS, *BUDGET[:-4], "--num", 66, "--images", 16,
         "--features", "pixels", "--out", out)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["photos-32", "flow-mnist", "dcgan-mnist"])
+def test_one_class_takes_recipes_that_guide_their_samples(recipe: str) -> None:
+    base = budgeting._configuration(recipe, [], DigitsConfig(), 32, 0)
+    told = budgeting._of_training(base, TRAININGS[2], "3")
+    assert told.system.class_conditional  # type: ignore[attr-defined]
+    for config in (base, told):  # a model that knows no classes cannot be guided, and all are drawn alike
+        assert getattr(getattr(config.system, "sampling", None), "guidance", 1) == 1
 
 
 def test_a_training_that_breaks_down_is_a_result(

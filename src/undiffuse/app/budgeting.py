@@ -227,8 +227,14 @@ def _study(
 
 
 def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
-    """The training on all classes without their names; the others differ in what ``Training`` says alone."""
+    """The training on all classes without their names; the others differ in what ``Training`` says alone.
+
+    No samples are guided, for a model that was told no classes cannot be, and all are to be drawn alike.
+    """
+    chosen = get_recipe(recipe)
+    unguided = ["system.sampling.guidance=1"] if hasattr(chosen.system, "sampling") else []
     shared = [
+        *unguided,
         f"num_images={images}",
         f"seed={seed}",
         "system.class_conditional=false",
@@ -237,7 +243,7 @@ def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, 
         "validate_every_images=0",
         "log_every_images=5000",
     ]
-    return apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
+    return apply_overrides(chosen, [*overrides, *shared], source)
 
 
 def _of_training(base: RunConfig, training: Training, class_name: str) -> RunConfig:

@@ -225,7 +225,7 @@ def _grid(path: Path, cells: Sequence[Cell], pictures: Sequence[Pictures], dista
 def _plates(
     subject: PictureSubject, cells: Sequence[Cell], options: SweepOptions, extractor: FeatureExtractor, num_real: int
 ) -> list[Plate]:
-    where = f"{subject.device.type}, {torch.get_num_threads()} threads"
+    where = f"{subject.device.type}, {counted(torch.get_num_threads(), 'thread')}"
     notes = [f"{cell.sampler} with {cell.steps} steps did not run: {cell.note}" for cell in cells if cell.note]
     distance = set_distance(options.metric)
     numbers = {
