@@ -20,10 +20,10 @@ from peers import num_parameters
 
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import load
 from undiffuse.networks.config import UNetConfig
+from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.base import SystemConfig
-from undiffuse.systems.saved import load
 
 SHAPE = (3, 48, 48)
 REPORT_SECONDS = 480
@@ -35,9 +35,9 @@ def fresh_system(smoke: bool, seed: int) -> DenoisingModel:
     config = get_recipe("ddpm-church48").system
     if smoke:
         config = config.model_copy(update={"network": UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1)})
-    assert isinstance(config, SystemConfig)
+    assert isinstance(config, ObjectiveConfig)
     torch.manual_seed(seed)
-    system = config.build(SHAPE, ())
+    system = config.build(SHAPE, ()).model
     assert isinstance(system, DenoisingModel)
     return system.eval()
 
@@ -100,7 +100,7 @@ def main() -> None:
     if arguments.smoke:
         arguments.images, arguments.evaluations = 2, 1
     if arguments.model:
-        system = load(arguments.model, arguments.device).system
+        system = load(arguments.model, arguments.device).module
         assert isinstance(system, DenoisingModel)
     else:
         system = fresh_system(arguments.smoke, arguments.seed).to(arguments.device)

@@ -40,7 +40,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 
 WAYS = ("default", "heun:3", "heun:5", "dpmpp_2m:5", "dpmpp_2m:10", "dpmpp_2m:20", "ancestral:50", "ancestral:1000")
 PIECE = 250
@@ -80,7 +80,7 @@ def request_of(way: str, seeds: range) -> SampleRequest:
 
 def facts_of(model: Model) -> dict[str, Any]:
     """What a picture depends on beside its cell: the weights and how the model samples, grid, guidance and all."""
-    own = model.system.config.sampling
+    own = model.module.config.sampling
     # records older than temperatures knew none but 1
     sampling = own.model_dump_json(exclude={"temperature"} if own.temperature == 1 else None)
     both = hashlib.sha256(f"{model.weights_sha256} {sampling}".encode()).hexdigest()
@@ -98,7 +98,7 @@ def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tupl
         if not path.is_file():
             if time.monotonic() >= until:
                 return None
-            sampled = model.system.sample(condition(model, request_of(cell.way, seeds)))
+            sampled = model.module.sample(condition(model, request_of(cell.way, seeds)))
             partial = path.with_suffix(".tmp.npz")
             np.savez(partial, pictures=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)
             partial.replace(path)

@@ -36,7 +36,7 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 from undiffuse.training.config import RunConfig
 
 PIECE = 100
@@ -92,7 +92,7 @@ def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor
         if not path.is_file():
             names = model.classes_of(None, len(seeds))
             request = way.request(seeds, arguments)
-            sampled = model.system.sample(replace(request, cond=model.condition(names)))
+            sampled = model.module.sample(replace(request, cond=model.condition(names)))
             partial = path.with_suffix(".tmp.npz")
             np.savez(partial, images=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)
             partial.replace(path)
@@ -205,7 +205,7 @@ def main() -> None:
     out = arguments.out or interleaved.default_out(f"guidance-{label}")
     path = out.with_name(out.name + ".json")
     fresh = interleaved.new_record("guidance", arguments, model=label, num=arguments.num, rows=[])
-    fresh |= {"weights_sha256": model.weights_sha256, "sampling": model.system.sampling_facts()}
+    fresh |= {"weights_sha256": model.weights_sha256, "sampling": model.module.sampling_facts()}
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
     for key in ("model", "num", "weights_sha256"):
         if record[key] != fresh[key]:

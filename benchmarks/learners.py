@@ -128,7 +128,7 @@ class Ours(Learner):
         self.data, self.batch_images = setting.data, config.batch_images
         self.trainer = Trainer(self.config, self.data, empty_like(self.data), folder, setting.device)
         if setting.compile:
-            self.trainer.system.compile_networks()
+            self.trainer.objective.model.compile_networks()
             self.trainer.ema.average.compile_networks()
 
     @property
@@ -140,7 +140,7 @@ class Ours(Learner):
         self.trainer._one_step()
 
     def network(self) -> nn.Module:
-        network: nn.Module = self.trainer.system.get_submodule("network")  # not the guide, which nobody trains
+        network: nn.Module = self.trainer.objective.model.get_submodule("network")  # not the guide, which nobody trains
         return network
 
     @property
@@ -165,10 +165,10 @@ class Ours(Learner):
     def save(self, folder: Path) -> None:
         trainer = self.trainer
         parts = {
-            "system": trainer.system.state_dict(),
+            "model": trainer.objective.model.state_dict(),
             "average": trainer.ema.average.state_dict(),
             "optimizer": trainer.optimizers.tensors(),
-            "training": trainer.system.training_state(),
+            "training": trainer.objective.state(),
         }
         put_aside(folder, {"steps": trainer.step, "parts": parts})
 
@@ -177,10 +177,10 @@ class Ours(Learner):
         if state is None:
             return
         trainer.step, parts = state["steps"], state["parts"]
-        trainer.system.load_state_dict(parts["system"])
+        trainer.objective.model.load_state_dict(parts["model"])
         trainer.ema.average.load_state_dict(parts["average"])
         trainer.optimizers.load_tensors(parts["optimizer"])
-        trainer.system.load_training_state(parts["training"])
+        trainer.objective.load_state(parts["training"])
 
 
 def put_aside(folder: Path, state: dict[str, Any]) -> None:

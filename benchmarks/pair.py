@@ -86,7 +86,9 @@ def main() -> None:
             for run in runs:
                 record["rows"].append(seen(run, judge, arguments, look))
         record["sampling"] = [row for run in runs for row in timed(run)]
-        record["parameters"] = {run.name: sum(p.numel() for p in run.trainer.system.parameters()) for run in runs}
+        record["parameters"] = {
+            run.name: sum(p.numel() for p in run.trainer.objective.model.parameters()) for run in runs
+        }
         out = write(record, page(record), arguments.out)
         shown = torch.cat([run.drawn(_SHOWN) for run in runs]).numpy()
     save_png(out.with_name(out.name + "_samples.png"), picture_of(shown, _SHOWN))

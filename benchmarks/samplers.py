@@ -27,7 +27,7 @@ from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, f
 from undiffuse.metrics.features import pick_features
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
-from undiffuse.systems.saved import Model, load
+from undiffuse.models.saved import Model, load
 from undiffuse.version import __version__
 
 #: Samplers and the numbers of steps to try each with; a Langevin sampler spends several evaluations on a step.
@@ -72,7 +72,7 @@ def draw(model: Model, cell: Cell, num: int) -> tuple[torch.Tensor, int, float]:
     """Pictures, evaluations and seconds."""
     started = time.perf_counter()
     request = SampleRequest.of(seeds=range(num), sampler=cell.sampler, steps=cell.steps, grid=cell.grid, batch_size=256)
-    sampled = model.system.sample(request)
+    sampled = model.module.sample(request)
     return to_uint8(sampled.x).cpu(), sampled.nfe, time.perf_counter() - started
 
 
@@ -170,7 +170,7 @@ def fill(model: Model, record: dict[str, Any], wanted: list[Cell], path: Path) -
     if record["weights_sha256"] != model.weights_sha256:
         raise SystemExit(f"{path} is about other weights; name another --out")
     done = {Cell(row["sampler"], row["grid"], row["steps"]).name for row in record["cells"]}
-    extractor = pick_features("auto", model.system.shape, model.origin)
+    extractor = pick_features("auto", model.module.shape, model.origin)
     train = real_data(model, None)[0]()
     images = spread(train, 5000)
     real = GroupedStatistics.of(extractor.features(images))

@@ -43,7 +43,7 @@ def main() -> None:
     model = undiffuse.load("mnist")
     asked = [{"steps": 4 + 2 * (seed % 3), "guidance": 1.0 + seed % 2} for seed in range(6)]
     prompt = Prompt(class_name="3")
-    engine = Engine(model.system.plan(SamplingOptions.of(sampler="dpmpp_2m_sde")))
+    engine = Engine(model.module.plan(SamplingOptions.of(sampler="dpmpp_2m_sde")))
     made: dict[int, torch.Tensor] = {}
     coming = [Ask(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(asked)]
     while len(made) < len(asked):

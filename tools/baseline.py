@@ -176,9 +176,26 @@ def _of_tensors(folder: Path) -> Iterator[tuple[str, str]]:
 
     newest = sorted(folder.glob("checkpoints/images_*"))[-1:]
     for path in [*sorted(folder.glob("*.safetensors")), *(one / "state.safetensors" for one in newest)]:
-        tensors = load_file(path)
+        tensors = dict(_as_named_now(load_file(path), path.name))
         parts = (part for name in sorted(tensors) for part in (name.encode(), tensors[name].contiguous().flatten()))
         yield path.name, _sha256(part if isinstance(part, bytes) else _bytes_of(part) for part in parts)
+
+
+#: Parts of a model in the first format that are training's alone since.
+_TRAINING = ("importance", "seen", "augment")
+
+
+def _as_named_now(tensors: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
+    """Tensors by the names that the second format gives them, whichever wrote them."""
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if file != "state.safetensors":
+            if part not in _TRAINING:
+                yield name, value
+        elif part not in ("model", "ema") or rest.partition(".")[0] not in _TRAINING:
+            yield name, value
+        elif part == "model":  # the average's are copies of these
+            yield f"training.{rest}", value
 
 
 def _bytes_of(tensor: Any) -> bytes:

@@ -37,10 +37,10 @@ from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError
 from undiffuse.files import write_json
+from undiffuse.models.saved import load
 from undiffuse.observer import Silent
 from undiffuse.report.pictures import previews
 from undiffuse.sealed import sealed
-from undiffuse.systems.saved import load
 from undiffuse.training.posthoc import reconstruct
 from undiffuse.training.trainer import Trainer
 from undiffuse.zoo import bundled_models
@@ -119,7 +119,7 @@ def resumed(path: Path, heard: Heard) -> list[Any]:
         trainer = Trainer(config, *split_data(config), run, observer=heard)
         assert trainer.resume(), "no checkpoint was found"
         run_until(trainer, STOPPED_AT + 50)
-        state = [digest(value) for _, value in sorted(trainer.system.state_dict().items())]
+        state = [digest(value) for _, value in sorted(trainer.objective.model.state_dict().items())]
         state += [digest(value) for _, value in sorted(trainer.ema.average.state_dict().items())]
         return [*state, *(digest(value) for _, value in sorted(trainer.optimizers.tensors().items()))]
 

@@ -35,10 +35,12 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 from undiffuse.files import replacing, write_text
 from undiffuse.images import fill_png, grid_of
+from undiffuse.models.components import with_sampling
+from undiffuse.models.record import REPLACES, write_record
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model, load
+from undiffuse.models.weights import WEIGHTS, save_weights
 from undiffuse.registry import lookup
-from undiffuse.systems.record import REPLACES, write_record
-from undiffuse.systems.saved import WEIGHTS, Model, load, save_weights
 from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__
@@ -123,7 +125,7 @@ def card_of(
     evaluations: int,
 ) -> Card:
     """What is said of the model: what was asked for, and what the model and its run say themselves."""
-    facts = model.system.sampling_facts()
+    facts = model.module.sampling_facts()
     if "autoguidance" in facts:
         raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
     licences = "; ".join(one.licence for one in sets)
@@ -134,7 +136,7 @@ def card_of(
         terms=f"{TERMS} ({licences})." if asked.terms is None else asked.terms,
         command=asked.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
         images=asked.images or images_seen(asked.run, record),
-        parameters=sum(value.numel() for value in model.system.parameters()),
+        parameters=sum(value.numel() for value in model.module.parameters()),
         sampler=str(facts["sampler"]),
         steps=facts["steps"],
         grid=str(facts["grid"]),
@@ -168,12 +170,13 @@ def sampling_by(model: Model, options: Sequence[str]) -> Model:
         return model
     config = validate(RunConfig, model.config["config"])
     changed = apply_overrides(config, [f"system.sampling.{option}" for option in options])
-    record = {**model.config, "config": changed.model_dump(mode="json")}
+    sampling = changed.model_dump(mode="json")["system"]["sampling"]
+    record = with_sampling({**model.config, "config": changed.model_dump(mode="json")}, sampling)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / model.path.name
         place.mkdir()
         write_record(place, without_card(record))
-        save_weights(place / WEIGHTS["ema"], dict(model.system.state_dict()))
+        save_weights(place / WEIGHTS["ema"], dict(model.module.state_dict()))
         return load(place)
 
 
@@ -197,10 +200,10 @@ def trained_on(name: str) -> TrainedOn:
 
 def in_bfloat16(model: Model, folder: Path) -> Model:
     """A copy of a model with its parameters in bfloat16; buffers, which may be tables of times, as they are."""
-    parameters = dict(model.system.named_parameters())
+    parameters = dict(model.module.named_parameters())
     tensors: dict[str, Tensor] = {
         key: value.bfloat16() if key in parameters and value.is_floating_point() else value
-        for key, value in model.system.state_dict().items()
+        for key, value in model.module.state_dict().items()
     }
     folder.mkdir()
     write_record(folder, without_card(model.config))
@@ -272,7 +275,7 @@ def sampled_sheet(model: Model) -> tuple[Any, int]:
     columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
     count = ROWS * columns
     cond = model.condition(model.classes_of(None, count))
-    sampled = model.system.sample(SampleRequest.of(seeds=range(count), cond=cond))
+    sampled = model.module.sample(SampleRequest.of(seeds=range(count), cond=cond))
     return grid_of(model.finish(sampled.x).numpy(), columns=columns), sampled.nfe
 
 

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from undiffuse.core.process import Process
     from undiffuse.core.processes import VPSDE, DiscreteVP, EDMProcess, FlowProcess
     from undiffuse.losses.variational import variational_bound
+    from undiffuse.models.samples import Samples
+    from undiffuse.models.saved import Model, save_wrapped
     from undiffuse.models.wrapped import WrappedModel
     from undiffuse.samplers import make_sampler
     from undiffuse.samplers.base import sample
     from undiffuse.samplers.grids import time_grid
-    from undiffuse.systems.samples import Samples
-    from undiffuse.systems.saved import Model, save_wrapped
 
 
 _HOMES = {
     "load": "undiffuse.app.models:load",
-    "Model": "undiffuse.systems.saved:Model",
-    "Samples": "undiffuse.systems.samples:Samples",
+    "Model": "undiffuse.models.saved:Model",
+    "Samples": "undiffuse.models.samples:Samples",
     "Condition": "undiffuse.core.condition:Condition",
     "Denoiser": "undiffuse.core.denoiser:Denoiser",
     "GaussianMixture": "undiffuse.core.gaussian:GaussianMixture",
@@ -46,7 +46,7 @@ _HOMES = {
     "VPSDE": "undiffuse.core.processes:VPSDE",
     "variational_bound": "undiffuse.losses.variational:variational_bound",
     "WrappedModel": "undiffuse.models.wrapped:WrappedModel",
-    "save_wrapped": "undiffuse.systems.saved:save_wrapped",
+    "save_wrapped": "undiffuse.models.saved:save_wrapped",
     "make_sampler": "undiffuse.samplers:make_sampler",
     "sample": "undiffuse.samplers.base:sample",
     "study": "undiffuse.app.studying:study",

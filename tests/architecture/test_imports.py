@@ -24,7 +24,7 @@ GROUND_FLOOR = (
 #: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the
 #: exceptions stand as they are: ``networks`` and ``data`` know of ``core.condition`` and ``core.space`` alone,
 #: ``metrics`` and ``report`` of the latter.
-#: Of another room's registry of names and configurations (``systems``, ``networks.config``) a recipe may speak.
+#: Of another room's registry of names and configurations (``objectives``, ``networks.config``) a recipe may speak.
 RULE: dict[str, tuple[str, ...]] = {
     "core": (),
     "compute": (),
@@ -35,41 +35,24 @@ RULE: dict[str, tuple[str, ...]] = {
     "data": ("core.per_sample", "core.space"),
     "metrics": ("core.space",),
     "conditioning": ("core",),
-    "models": ("core", "samplers", "guidance", "networks", "conditioning", "compute"),
-    "systems": (
-        *("core", "losses", "samplers", "guidance", "networks", "compute", "data.augment"),
-        *("conditioning", "models"),
-    ),
-    "training": (
-        *("core", "compute", "models", "systems.SYSTEMS", "systems.base", "systems.record", "systems.saved", "data"),
-    ),
+    "models": ("core", "losses.density", "samplers", "guidance", "networks", "conditioning", "compute"),
+    "objectives": ("core", "losses", "samplers", "networks", "conditioning", "compute", "data.augment", "models"),
+    "training": ("core", "compute", "data", "models", "objectives.OBJECTIVE_CONFIGS", "objectives.base"),
     "evaluation": (
-        *("core", "compute", "losses", "samplers", "models", "systems.base", "systems.saved"),
-        *("data", "metrics"),
+        *("core", "compute", "losses", "samplers", "data", "metrics", "models"),
+        *("objectives.base", "objectives.opened"),
     ),
-    "studies": (
-        *(
-            "core",
-            "losses",
-            "samplers",
-            "models",
-            "systems.base",
-            "systems.classes",
-            "systems.saved",
-            "data",
-            "metrics",
-        ),
-    ),
-    "doctor": ("models", "core", "losses", "samplers", "systems.base", "systems.saved", "data", "metrics"),
+    "studies": ("core", "losses", "samplers", "data", "metrics", "models"),
+    "doctor": ("core", "losses", "samplers", "data", "metrics", "models"),
     "report": ("models.options", "core.space", "evaluation", "studies", "doctor"),
     "recipes": (
-        *("core", "losses", "networks.config", "networks.gan.config", "models.options", "systems", "data"),
-        "training.config",
+        *("core", "losses", "networks.config", "networks.gan.config", "models.options", "models.denoising"),
+        *("objectives", "data", "training.config"),
     ),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "app": (
-        *("core", "compute", "losses.limits", "samplers", "models", "systems", "data", "metrics"),
+        *("core", "compute", "losses.limits", "samplers", "models", "objectives", "data", "metrics"),
         *("networks.config", "networks.gan.config"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
@@ -195,8 +178,8 @@ def test_the_test_lets_a_line_pass() -> None:
         ("losses", "from undiffuse import samplers"),
         ("networks", "from undiffuse.core.process import Process"),
         ("metrics", "from undiffuse.core.condition import Condition"),
-        ("training", "from undiffuse.systems.diffusion import DiffusionConfig"),
-        ("systems", 'ROWS = {"digits": "undiffuse.data.formats.digits:load"}'),
+        ("training", "from undiffuse.objectives.diffusion import DiffusionConfig"),
+        ("objectives", 'ROWS = {"digits": "undiffuse.data.formats.digits:load"}'),
         ("errors", "from undiffuse.core.rows import per_row"),
         ("report", "from undiffuse.app.cli import main"),
     ],
@@ -210,8 +193,8 @@ def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:
     [
         ("core", "from undiffuse.errors import UsageError\nimport torch"),
         ("networks", "from undiffuse.core.condition import Condition"),
-        ("training", "from undiffuse.systems import SYSTEMS"),
-        ("systems", '"""See undiffuse.data.formats for more."""'),
+        ("training", "from undiffuse.objectives import OBJECTIVE_CONFIGS"),
+        ("objectives", '"""See undiffuse.data.formats for more."""'),
     ],
 )
 def test_the_test_lets_the_rest_pass(room: str, source: str) -> None:

@@ -35,10 +35,10 @@ from undiffuse.data.load import load_dataset
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
+from undiffuse.objectives.teacher import TeacherConfig
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.samplers import brownian, noise
-from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,8 +214,8 @@ def _of_run(config: Any, folder: Path) -> dict[str, Any]:
         row = json.loads(line)
         rows[row["kind"]] |= set(_dotted(row))
     return {
-        "phases": list(trainer.system.phases),
-        "weights": collapsed(trainer.system.state_dict()),
+        "phases": [phase.name for phase in trainer.objective.phases],
+        "weights": collapsed(trainer.objective.model.state_dict()),
         "files": sorted({re.sub(r"\d+", "#", str(path.relative_to(folder))) for path in folder.rglob("*")}),
         "journal": {kind: sorted(keys) for kind, keys in sorted(rows.items())},
         "checkpoint": {

@@ -21,11 +21,11 @@ import undiffuse
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
+from undiffuse.models.record import accept
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import kept_configs
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.record import accept
-from undiffuse.systems.saved import kept_configs
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]

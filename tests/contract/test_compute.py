@@ -28,12 +28,14 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
+from undiffuse.models.base import GenerativeModel
 from undiffuse.models.blocks import block_rows
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend
 from undiffuse.networks.layers import group_norm, modulated
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
+from undiffuse.objectives.base import AnyObjective
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.training.config import OptimizerConfig
 from undiffuse.training.optimizer import Optimizers
 
@@ -145,52 +147,52 @@ def test_float32_needs_no_copy_and_copies_can_be_turned_off(monkeypatch: pytest.
     assert network not in inference._COPIES
 
 
-def small_system() -> DiffusionSystem:
+def small_objective() -> AnyObjective:
     torch.manual_seed(0)
     network = {"name": "unet", "channels": 8, "multipliers": (1, 2), "num_blocks": 1}
-    system = validate(DiffusionConfig, {"network": network, "precision": "bf16"}).build((1, 8, 8), ())
+    objective = validate(DiffusionConfig, {"network": network, "precision": "bf16"}).build((1, 8, 8), ())
     with torch.no_grad():
-        for parameter in system.parameters():
+        for parameter in objective.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    return system
+    return objective
 
 
-def samples(system: DiffusionSystem, batch_size: int = 64) -> Tensor:
-    return system.sample(SampleRequest.of(range(19), steps=2, batch_size=batch_size)).x
+def samples(objective: AnyObjective, batch_size: int = 64) -> Tensor:
+    return objective.model.sample(SampleRequest.of(range(19), steps=2, batch_size=batch_size)).x
 
 
 def test_batch_size_changes_no_bit_and_neither_does_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = small_system()
-    found = samples(system)
-    assert system.network in inference._COPIES
-    assert torch.equal(found, samples(system, 1)) and torch.equal(found, samples(system, 7))
+    objective = small_objective()
+    found = samples(objective)
+    assert objective.model.network in inference._COPIES
+    assert torch.equal(found, samples(objective, 1)) and torch.equal(found, samples(objective, 7))
     monkeypatch.setenv(VARIABLE, "bf16=always,copies=off")
-    assert torch.equal(found, samples(system))
+    assert torch.equal(found, samples(objective))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 def test_samples_after_a_training_step_are_of_the_new_weights(optimizer: str) -> None:
-    system = small_system()
-    before, kept = samples(system), system.eval().sampling_denoiser()
+    objective = small_objective()
+    before, kept = samples(objective), objective.eval().model.sampling_denoiser()
     start, t = torch.ones(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
     with torch.no_grad():
         kept(start, t)
-    optimizers = Optimizers(system, validate(OptimizerConfig, {"name": optimizer, "learning_rate": 0.05}))
+    optimizers = Optimizers(objective.phases, validate(OptimizerConfig, {"name": optimizer, "learning_rate": 0.05}))
     items = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    system(Batch(items, Given(), torch.arange(4)), "main", StepRandom(0, 0)).loss.backward()
+    objective(Batch(items, Given(), torch.arange(4)), "main", StepRandom(0, 0)).loss.backward()
     optimizers.step("main", 4, 100)
-    after, fresh = samples(system), small_system()
-    fresh.load_state_dict(system.state_dict())
+    after, fresh = samples(objective), small_objective()
+    fresh.load_state_dict(objective.state_dict())
     assert not torch.equal(before, after) and torch.equal(after, samples(fresh))
     with torch.no_grad():
-        assert torch.equal(kept(start, t).x_0, fresh.eval().sampling_denoiser()(start, t).x_0)
+        assert torch.equal(kept(start, t).x_0, fresh.eval().model.sampling_denoiser()(start, t).x_0)
 
 
 def test_weights_changed_behind_torchs_back_are_seen_by_who_comes_anew() -> None:
-    system = small_system()
-    before = samples(system)
-    system.network.stem.weight.data.mul_(2)
-    assert not torch.equal(before, samples(system))
+    objective = small_objective()
+    before = samples(objective)
+    objective.model.network.stem.weight.data.mul_(2)
+    assert not torch.equal(before, samples(objective))
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 64])
@@ -301,9 +303,9 @@ def test_where_compiling_fails_the_network_runs_as_it_is(
         assert torch.equal(network(*inputs()), expected)
 
 
-def to_compile(dropout: float = 0.0, **options: object) -> DiffusionSystem:
+def to_compile(dropout: float = 0.0, **options: object) -> GenerativeModel:
     network = {"name": "unet", **NETWORKS["unet"], "dropout": dropout}
-    return DiffusionSystem(validate(DiffusionConfig, {"network": network, **options}), (1, 8, 8), ())
+    return validate(DiffusionConfig, {"network": network, **options}).build((1, 8, 8), ()).model
 
 
 def test_what_our_norms_make_faster_is_not_compiled(untouched_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +415,7 @@ def test_what_cannot_be_recorded_runs_without() -> None:
 
 @needs_cuda
 def test_sampling_on_cuda_is_the_same_with_and_without_copies_and_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = small_system().cuda()
+    system = small_objective().cuda()
     found = samples(system)
     assert torch.equal(found, samples(system, 5))
     monkeypatch.setenv(VARIABLE, "bf16=always,graphs=off,copies=off")

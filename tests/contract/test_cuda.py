@@ -20,10 +20,11 @@ from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.variational import variational_bound
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.request import SampleRequest
+from undiffuse.objectives.base import AnyObjective
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import GRIDS, time_grid
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no CUDA device")
 
@@ -31,7 +32,7 @@ DATA = GaussianMixture.ring(3)
 every_process = pytest.mark.parametrize("process_name", PROCESSES)
 
 
-def system_of(process_name: str, **options: object) -> DiffusionSystem:
+def objective_of(process_name: str, **options: object) -> AnyObjective:
     network = {"name": "unet", "channels": 8, "multipliers": (1, 2), "num_blocks": 1}
     values = {"process": {"name": process_name}, "parameterization": "v", "network": network, **options}
     return validate(DiffusionConfig, {**values, "class_conditional": True}).build((1, 8, 8), ("a", "b")).to("cuda")
@@ -42,12 +43,12 @@ def system_of(process_name: str, **options: object) -> DiffusionSystem:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str) -> None:
     try:
-        system = system_of(process_name, weighting={"name": weighting}, time_density={"name": density})
+        objective = objective_of(process_name, weighting={"name": weighting}, time_density={"name": density})
     except UsageError:
         assert density == "knots"
         return
     batch = Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Given(label=torch.arange(4) % 2), torch.arange(4))
-    report = system(batch.to("cuda"), "main", StepRandom(0, 0, device="cuda"))
+    report = objective(batch.to("cuda"), "main", StepRandom(0, 0, device="cuda"))
     report.loss.backward()
     assert report.loss.device.type == report.rows.device.type == report.t.device.type == "cuda"
     assert bool(report.rows.isfinite().all())
@@ -59,7 +60,7 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
 def test_sampling(process_name: str, grid: str, sampler: str) -> None:
     cond = Condition(label=torch.tensor([0, 1, -1]))
     request = SampleRequest.of(range(3), sampler=sampler, steps=3, grid=grid, cond=cond)
-    x = system_of(process_name).sample(request).x
+    x = objective_of(process_name).model.sample(request).x
     assert x.device.type == "cuda" and bool(x.isfinite().all())
 
 

@@ -25,7 +25,7 @@ from undiffuse.metrics.efficientnet import EfficientNetFeatures, EfficientNetLit
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.inception import InceptionFeatures
 from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 
 CLASSIFIERS = ("handwriting", "fashion")
 

@@ -17,7 +17,7 @@ from undiffuse.app.cli import main
 from undiffuse.app.early_options import flags
 from undiffuse.errors import UsageError
 from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, facts_of, option_rows
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 
 OPTIONS = sorted(option_rows())
 #: A value of each that is not the neutral one; of a new option by its type, unless it needs another.

@@ -24,16 +24,17 @@ from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, SamplingStoppedError, UsageError
 from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
+from undiffuse.models.denoising import NetworkModel
 from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import load, save_wrapped
 from undiffuse.models.stages import DenoisingStage, GeneratorStage
 from undiffuse.models.wrapped import WrappedModel
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run, turned_back
 from undiffuse.samplers.rows import Rows
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
-from undiffuse.systems.saved import load, save_wrapped
 
 PROCESS = FlowProcess()
 NUM = 3000
@@ -261,13 +262,14 @@ NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
 
 
 @pytest.fixture(scope="module")
-def system() -> DiffusionSystem:
+def system() -> NetworkModel:
     """Points of two classes, random weights, and a guide that differs."""
     asked = {"network": NETWORK, "class_conditional": True, "guide_images": 10}
-    built = validate(DiffusionConfig, asked).build((2,), ("a", "b"))
+    built = validate(DiffusionConfig, asked).build((2,), ("a", "b")).model
     generator = torch.Generator().manual_seed(0)
     for parameter in built.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
+    assert isinstance(built, NetworkModel)
     built.guide_seen.fill_(10)
     return built.eval()
 
@@ -324,7 +326,7 @@ class Hub:
         return answers
 
 
-def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(system: DiffusionSystem) -> None:
+def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(system: NetworkModel) -> None:
     asked: list[dict[str, Any]] = [
         {"sampler": "rk45", "steps": 2},
         {"sampler": "heun", "steps": 5, "guidance": 2.0},
@@ -347,7 +349,7 @@ def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(s
     assert any(name == "guide" for name, parts, rows in hub.batches)
 
 
-def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: DiffusionSystem) -> None:
+def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkModel) -> None:
     asked: list[dict[str, Any]] = [
         {"steps": 3},
         {"steps": 6, "guidance": 2.0, "temperature": 0.7},
@@ -368,7 +370,7 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: DiffusionS
         )
 
 
-def test_an_adaptive_solver_costs_a_row_the_same_in_any_company(system: DiffusionSystem) -> None:
+def test_an_adaptive_solver_costs_a_row_the_same_in_any_company(system: NetworkModel) -> None:
     plan = system.plan(SamplingOptions.of(sampler="rk45", steps=2))
     asks = [Ask(seed, told(seed % 2), SamplingOptions.of(guidance=1.0 + seed)) for seed in range(4)]
     together = run(plan, asks)
@@ -388,7 +390,7 @@ def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
     assert torch.equal(rows.x, rows.x_0) and bool(rows.arrived.all())
 
 
-def test_rows_join_midway(system: DiffusionSystem) -> None:
+def test_rows_join_midway(system: NetworkModel) -> None:
     said = {"sampler": "unipc", "steps": 6, "guidance": 2.0}
     stage = system.plan(SamplingOptions.of(**said)).stages[0]
     with torch.no_grad():
@@ -408,7 +410,7 @@ def test_rows_join_midway(system: DiffusionSystem) -> None:
     assert torch.equal(torch.stack([made[seed] for seed in (1, 2, 3)]), alone.x)
 
 
-def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: DiffusionSystem) -> None:
+def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: NetworkModel) -> None:
     taken, steps = list[int](), 0
 
     def stop() -> bool:
@@ -453,7 +455,7 @@ def test_strength_has_both_its_ends() -> None:
     assert torch.equal(from_image(1.0, range(3)), run(Plan((stage,)), [Ask(seed) for seed in range(3)]).x)
 
 
-def test_a_strength_needs_an_image_that_fits(system: DiffusionSystem) -> None:
+def test_a_strength_needs_an_image_that_fits(system: NetworkModel) -> None:
     with pytest.raises(UsageError, match=r"strength 0\.5 is of an image to begin from, and there is none"):
         system.sample(SampleRequest.of([0], strength=0.5))
     with pytest.raises(UsageError, match=r"must be float \(2,\), got torch\.float32 \(3,\)"):
@@ -490,7 +492,7 @@ def test_a_stranger_s_denoiser_is_sampled_saved_and_opened_again(tmp_path: Path)
     assert model.sample(SampleRequest.of(range(3), sampler="rk45", temperature=0.5)).x.isfinite().all()
     folder = save_wrapped(model, tmp_path / "theirs", "a test's own network")
     opened = load(folder, denoiser=Elsewhere())
-    assert torch.equal(opened.system.sample(SampleRequest.of(range(3))).x, made)
+    assert torch.equal(opened.module.sample(SampleRequest.of(range(3))).x, made)
     assert opened.sample(2).record["sampler"] == "unipc" and "theirs" in repr(opened)
     with pytest.raises(UsageError, match=r"written elsewhere; open it in Python with undiffuse.load\(folder, denoiser"):
         load(folder)
@@ -513,7 +515,7 @@ def test_terms_hold_what_they_are_given() -> None:
 
 
 @pytest.mark.parametrize("name", ["process", "reuse", "sampler"])
-def test_what_is_bound_may_be_said_again_and_not_changed(system: DiffusionSystem, name: str) -> None:
+def test_what_is_bound_may_be_said_again_and_not_changed(system: NetworkModel, name: str) -> None:
     own = {"process": "vp", "reuse": 1, "sampler": "euler"}
     stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
     stage.start([Ask(0, told(0), SamplingOptions.of(**{name: own[name]}))])
@@ -523,7 +525,7 @@ def test_what_is_bound_may_be_said_again_and_not_changed(system: DiffusionSystem
 
 
 @pytest.mark.parametrize("sampler", ["heun", "edm:s_churn=4", "pc", "annealed_langevin", "unipc", "rk45"])
-def test_a_row_costs_in_any_company_what_it_costs_alone(system: DiffusionSystem, sampler: str) -> None:
+def test_a_row_costs_in_any_company_what_it_costs_alone(system: NetworkModel, sampler: str) -> None:
     plan = system.plan(SamplingOptions.of(sampler=sampler))
     asks = [Ask(seed, told(0), SamplingOptions.of(steps=steps)) for seed, steps in enumerate((3, 6, 2))]
     together, alone = run(plan, asks), [run(plan, [ask]) for ask in asks]
@@ -531,7 +533,7 @@ def test_a_row_costs_in_any_company_what_it_costs_alone(system: DiffusionSystem,
     assert together.nfe.tolist() == [int(one.nfe) for one in alone]
 
 
-def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: DiffusionSystem) -> None:
+def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2)).stages[0]
     rows = stage.start([Ask(0, told(0)), Ask(1, told(0))])
     rows = replace(rows, x=torch.stack([rows.x[0], torch.full_like(rows.x[1], torch.nan)]))
@@ -544,7 +546,7 @@ def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: DiffusionS
             stage.finish(rows)
 
 
-def test_rows_that_say_nothing_join_those_that_say_something(system: DiffusionSystem) -> None:
+def test_rows_that_say_nothing_join_those_that_say_something(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2, guidance=2.0)).stages[0]
     asks = [Ask(0), Ask(1, Prompt("a")), Ask(2, told(1)), Ask(3, Prompt("b", negative=Prompt("a")))]
     with torch.no_grad():
@@ -580,7 +582,7 @@ def test_rows_that_bring_a_condition_are_not_mistaken_for_those_that_do_not() ->
         stage.start([Ask(0, Condition(embedding=torch.ones(1, 1))), Ask(1)])
 
 
-def test_what_is_taken_is_kept_no_longer(system: DiffusionSystem) -> None:
+def test_what_is_taken_is_kept_no_longer(system: NetworkModel) -> None:
     made = run(system.plan(SamplingOptions.of(steps=1)), [Ask(0, told(0))], take=lambda first, part: None)
     assert made.x.untyped_storage().nbytes() == 0
 
@@ -600,7 +602,7 @@ def test_an_image_is_the_first_stage_s_alone() -> None:
 
 
 def test_a_generator_obeys_no_option_and_says_so_at_once() -> None:
-    gan = undiffuse.load("mnist").system  # a stage of a generator needs no network here
+    gan = undiffuse.load("mnist").module  # a stage of a generator needs no network here
     stage = GeneratorStage(gan.space, lambda seeds: torch.zeros(len(seeds), 2), lambda z, cond: z, check=refuse)
     with pytest.raises(UsageError, match="none of that"):
         stage.start([Ask(0, None, SamplingOptions.of(steps=3))])

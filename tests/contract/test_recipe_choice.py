@@ -157,11 +157,11 @@ def test_classes_are_told_where_there_are_any_and_a_resume_agrees(
     trainer = Trainer(config, *split_data(config), tmp_path / "run")
     assert trainer.run()
     written = trainer.config.system
-    assert trainer.system.class_names == told
+    assert trainer.objective.model.class_names == told
     assert written.class_conditional is bool(told)  # type: ignore[attr-defined]
     assert (written.sampling.guidance == 1) is (not told)  # type: ignore[attr-defined]
     check_folder(config, tmp_path / "run", resume=True)  # the recipe's "auto" is what the run settled on
-    assert torch.isfinite(next(trainer.system.parameters())).all()
+    assert torch.isfinite(next(trainer.objective.model.parameters())).all()
 
 
 def test_data_in_the_place_of_a_recipe(photos: Path) -> None:

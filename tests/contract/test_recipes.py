@@ -92,9 +92,9 @@ def test_a_recipe_is_frozen(name: str) -> None:
 def test_a_recipe_trains(name: str, small_data: dict[str, Path], tmp_path: Path) -> None:
     config = reduced(name, small_data)
     trainer = Trainer(config, *split_data(config), tmp_path)
-    before = [value.detach().clone() for value in trainer.system.parameters()]
+    before = [value.detach().clone() for value in trainer.objective.model.parameters()]
     assert trainer.run()
-    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.system.parameters(), strict=True))
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.objective.model.parameters(), strict=True))
     for name_of_file in ("config.json", "metrics.jsonl", "model.safetensors", "model_card.md"):
         assert (tmp_path / name_of_file).stat().st_size > 0
     assert len(list((tmp_path / "previews").iterdir())) == 1

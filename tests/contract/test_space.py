@@ -15,9 +15,9 @@ from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.data.given import Given
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model
 from undiffuse.networks import UNetConfig
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
-from undiffuse.systems.saved import Model
+from undiffuse.objectives.diffusion import DiffusionConfig, DiffusionObjective
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "undiffuse"
 LATENT = Space.latent((4, 8, 8))
@@ -25,14 +25,15 @@ LATENT = Space.latent((4, 8, 8))
 RAW_ARRAYS = ("core/space.py", "data/formats/arrays_file.py")
 
 
-def system_of(space: Space, **config: Any) -> DiffusionSystem:
+def objective_of(space: Space, **config: Any) -> DiffusionObjective:
     torch.manual_seed(0)
     network = UNetConfig(channels=8, multipliers=(1,), num_blocks=1)
-    system = DiffusionConfig(network=network, **config).build(space.shape, ())
-    system.space = space
-    for parameter in system.network.parameters():
+    objective = DiffusionConfig(network=network, **config).build(space.shape, ())
+    objective.model.space = space
+    for parameter in objective.model.network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return system.eval()
+    assert isinstance(objective, DiffusionObjective)
+    return objective.eval()
 
 
 def test_images_and_points_are_known_by_their_shape() -> None:
@@ -59,11 +60,11 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], said: str) -> No
 
 def test_a_latent_is_neither_clipped_nor_rounded(tmp_path: Path) -> None:
     request = SampleRequest.of(seeds=range(2), steps=2, sampler="euler")
-    latent, image = (system_of(space).sample(request).x for space in (LATENT, Space.of_data(LATENT.shape)))
+    latent, image = (objective_of(space).model.sample(request).x for space in (LATENT, Space.of_data(LATENT.shape)))
     assert latent.abs().max() > 1 and image.abs().max() <= 1
-    model = Model(system_of(LATENT), {}, tmp_path, "")
+    model = Model(objective_of(LATENT).model, {}, tmp_path, "")
     assert torch.equal(model.finish(latent), latent) and model.finish(latent).dtype == torch.float32
-    assert Model(system_of(Space.of_data(LATENT.shape)), {}, tmp_path, "").finish(image).dtype == torch.uint8
+    assert Model(objective_of(Space.of_data(LATENT.shape)).model, {}, tmp_path, "").finish(image).dtype == torch.uint8
 
 
 def test_the_bound_of_a_latent_has_no_levels() -> None:
@@ -76,7 +77,7 @@ def test_the_bound_of_a_latent_has_no_levels() -> None:
         x_0, given = torch.full((64, 4, 8, 8), 0.25), Given()
 
     losses = [
-        float(system_of(space, **config)(Batch(), "main", StepRandom(0, 0, 0)).loss.detach())
+        float(objective_of(space, **config)(Batch(), "main", StepRandom(0, 0, 0)).loss.detach())
         for space in (LATENT, Space.of_data(LATENT.shape))
     ]
     assert losses[0] != losses[1]  # a density where there are no levels, the mass of one of 256 where there are

@@ -56,10 +56,10 @@ def test_it_samples_what_its_sheet_shows(name: str) -> None:
     """Sample i depends on seed i and its class, so the sheet's first pictures come again, but for rounding."""
     model = undiffuse.load(name, "cpu")
     columns = len(model.class_names) if 5 <= len(model.class_names) <= 16 else 12
-    samples = model.system.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
+    samples = model.module.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
-    facts, card = model.system.sampling_facts(), bundled(name).card
+    facts, card = model.module.sampling_facts(), bundled(name).card
     assert (card.sampler, card.grid, card.steps) == (facts["sampler"], facts["grid"], facts["steps"])
     assert card.temperature == facts.get("temperature", 1.0)
     drawn = model.finish(samples.x).numpy().astype(float)
@@ -85,7 +85,7 @@ def sheet_pictures(path: Path, shape: tuple[int, ...], columns: int) -> np.ndarr
 def test_the_file_is_in_bfloat16_and_the_parameters_are_not(name: str) -> None:
     path = bundled_models()[name] / "model.safetensors"
     model = undiffuse.load(name, "cpu")
-    parameters = dict(model.system.named_parameters())
+    parameters = dict(model.module.named_parameters())
     with safe_open(path, "pt") as file:
         assert (file.metadata() or {}).keys() == {"sha256_of_tensors"}
         for key, value in parameters.items():

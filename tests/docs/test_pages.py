@@ -34,6 +34,13 @@ from undiffuse.models.options import SamplingConfig
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.config import MLPConfig, TransformerConfig, UNetConfig
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS
+from undiffuse.objectives import OBJECTIVE_CONFIGS
+from undiffuse.objectives.consistency import ConsistencyConfig
+from undiffuse.objectives.diffusion import DiffusionConfig
+from undiffuse.objectives.distribution_matching import DistributionMatchingConfig
+from undiffuse.objectives.gan import GanConfig
+from undiffuse.objectives.mean_flow import MeanFlowConfig
+from undiffuse.objectives.progressive import ProgressiveConfig
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR
 from undiffuse.recipes.few_step import DISTILLATIONS
@@ -43,13 +50,6 @@ from undiffuse.samplers.grids import GRIDS
 from undiffuse.studies import MODEL_STUDIES, STUDIES
 from undiffuse.studies.theory import PLATES
 from undiffuse.studies.truth import TRUTHS
-from undiffuse.systems import SYSTEMS
-from undiffuse.systems.consistency import ConsistencyConfig
-from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.distribution_matching import DistributionMatchingConfig
-from undiffuse.systems.gan import GanConfig
-from undiffuse.systems.mean_flow import MeanFlowConfig
-from undiffuse.systems.progressive import ProgressiveConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, PosthocConfig, RunConfig
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
@@ -84,7 +84,7 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
         ("README.md", [*RECIPES, *SAMPLERS]),
         ("docs/guides/training.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS, *TIME_DENSITIES, *NETWORK_CONFIGS]),
         ("docs/guides/training.md", [*RunConfig.model_fields, *OptimizerConfig.model_fields, *EMAConfig.model_fields]),
-        ("docs/guides/training.md", [*SYSTEMS, *DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
+        ("docs/guides/training.md", [*OBJECTIVE_CONFIGS, *DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
         ("docs/guides/few-steps.md", [*DISTILLATIONS, *ConsistencyConfig.model_fields]),
         ("docs/guides/few-steps.md", [*DistributionMatchingConfig.model_fields]),
         ("docs/guides/few-steps.md", [*MeanFlowConfig.model_fields, *ProgressiveConfig.model_fields]),

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from undiffuse.app.cli import main
 from undiffuse.app.training import split_data
-from undiffuse.systems.record import accept
-from undiffuse.systems.saved import kept_configs
+from undiffuse.models.record import accept
+from undiffuse.models.saved import kept_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 

@@ -81,10 +81,10 @@ REACH: dict[str, set[str] | list[str]] = {
     "evaluation/pictures.py": {"evaluate", "compare"},
     "evaluation/subject.py": {"evaluate"},
     "files.py": {"sample", "encode", "export", "ema"},
+    "models/classes.py": {"sample"},
+    "models/saved.py": ["sample", "train"],
     "report/contest.py": ["train"],
     "studies/one_class.py": {"study one-class"},
-    "systems/classes.py": {"sample"},
-    "systems/saved.py": ["sample", "train"],
     "training/trainer.py": {"train", "distill"},
 }
 #: Of a file that is not in the table some command at least must know it.
@@ -126,10 +126,10 @@ ECHOED = {
     ("evaluation/modes.py", "noise"),
     ("studies/truth.py", "noise"),
     ("networks/config.py", "progressive_combine"),
-    ("systems/rules.py", "learned_variance"),
-    ("systems/rules.py", "objective"),
-    ("systems/rules.py", "time_draws"),
-    ("systems/rules.py", "label_dropout"),
+    ("objectives/rules.py", "learned_variance"),
+    ("objectives/rules.py", "objective"),
+    ("objectives/rules.py", "time_draws"),
+    ("models/rules.py", "label_dropout"),
     ("app/real.py", "channels"),
 }
 

@@ -18,8 +18,8 @@ from undiffuse.data import load_dataset
 from undiffuse.data.config import ArraysConfig, FolderConfig
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.models.classes import asked_classes
 from undiffuse.studies.progressive import ProgressiveOptions
-from undiffuse.systems.classes import asked_classes
 
 NAMES = (" sp ", "3", "a, b", "all", "auto", "cat", "none", "null")
 

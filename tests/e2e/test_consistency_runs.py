@@ -20,11 +20,12 @@ from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import load, read_config
+from undiffuse.objectives.consistency import ConsistencyConfig, ConsistencyObjective
+from undiffuse.objectives.opened import objective_of
+from undiffuse.objectives.teacher import TeacherConfig, load_teacher
 from undiffuse.recipes import get_recipe
 from undiffuse.recipes.few_step import distilled
-from undiffuse.systems.consistency import ConsistencyConfig, ConsistencySystem
-from undiffuse.systems.saved import load, read_config
-from undiffuse.systems.teacher import TeacherConfig, load_teacher
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -63,7 +64,7 @@ def finished(config: RunConfig, folder: Path) -> Trainer:
 def test_a_student_beats_its_teacher_at_equal_steps(teacher: Path, tmp_path: Path) -> None:
     config = student_of(teacher, "num_images=150000", "batch_images=500", "ema.halflife_images=5000")
     finished(config, tmp_path)
-    student, old = load(tmp_path).system, load(teacher).system
+    student, old = load(tmp_path).module, load(teacher).module
     truth = split_data(config)[0].fetch(np.arange(2000)).x_0
     for steps in (1, 2):
         request = SampleRequest.of(range(2000), steps=steps)
@@ -85,52 +86,53 @@ def test_a_resumed_run_is_the_uninterrupted_one(teacher: Path, tmp_path: Path) -
     assert again.resume()
     assert 0 < again.images < config.num_images
     assert again.run()
-    assert int(again.system.seen) == config.num_images  # type: ignore[arg-type]
-    for name, value in whole.system.state_dict().items():
-        assert torch.equal(value, again.system.state_dict()[name]), name
+    assert int(again.objective.state()["seen"]) == config.num_images
+    for name, value in whole.objective.state_dict().items():
+        assert torch.equal(value, again.objective.state_dict()[name]), name
 
 
 def test_a_student_loads_without_its_teacher(teacher: Path, tmp_path: Path) -> None:
     moved = tmp_path / "teacher"
     shutil.copytree(teacher, moved)
     trainer = finished(student_of(moved, *SHORT), tmp_path / "student")
-    names = set(trainer.system.state_dict())
-    assert names == {*load(teacher).system.state_dict(), "seen"}
+    names = set(trainer.objective.model.state_dict())
+    assert names == set(load(teacher).module.state_dict())
     shutil.rmtree(moved)
     model = load(tmp_path / "student")
     assert model.sample(5, steps=2).shape == (5, 2)
     with pytest.raises(UsageError, match="no model at"):
-        model.system.begin_training(torch.device("cpu"))
+        objective_of(model).begin(torch.device("cpu"))  # type: ignore[union-attr]
 
 
 def test_it_begins_from_its_teacher(teacher: Path, tmp_path: Path) -> None:
     config = student_of(teacher, *SHORT)
-    trainer, old = Trainer(config, *split_data(config), tmp_path), load(teacher).system.network
-    for average in (trainer.system, trainer.ema.average):
+    trainer, old = Trainer(config, *split_data(config), tmp_path), load(teacher).module.network
+    for average in (trainer.objective.model, trainer.ema.average):
         for name, value in average.network.state_dict().items():  # type: ignore[union-attr]
             assert torch.equal(value, old.state_dict()[name]), name  # type: ignore[union-attr]
     fresh = config.model_copy(update={"system": config.system.model_copy(update={"teacher": None})})
     other = Trainer(fresh, *split_data(fresh), tmp_path)
     assert not all(
         torch.equal(value, old.state_dict()[name])  # type: ignore[union-attr]
-        for name, value in other.system.network.state_dict().items()  # type: ignore[union-attr]
+        for name, value in other.objective.model.network.state_dict().items()  # type: ignore[union-attr]
     )
 
 
 def test_a_teacher_of_other_weights_or_data_is_refused(teacher: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this run names 000000000000"):
-        load_teacher(load, TeacherConfig(path=str(teacher), sha256=64 * "0"))
+        load_teacher(TeacherConfig(path=str(teacher), sha256=64 * "0"))
     sha256 = load(teacher).weights_sha256
-    taught = load_teacher(load, TeacherConfig(path=str(teacher), sha256=sha256))
+    taught = load_teacher(TeacherConfig(path=str(teacher), sha256=sha256))
     assert not any(p.requires_grad for p in taught.parameters())
     config = student_of(teacher, *SHORT, f"system.teacher.path={trained}")
     with pytest.raises(UsageError, match=r"shape \(1, 8, 8\), the student of \(2,\)"):
         Trainer(config, *split_data(config), tmp_path)
 
 
-def system_of(shape: tuple[int, ...] = (2,), **options: Any) -> ConsistencySystem:
+def system_of(shape: tuple[int, ...] = (2,), **options: Any) -> ConsistencyObjective:
     network = {"name": "mlp", "width": 16, "num_blocks": 1}
     system = validate(ConsistencyConfig, {"network": network, **options}).build(shape, ())
+    assert isinstance(system, ConsistencyObjective)
     generator = torch.Generator().manual_seed(0)
     for parameter in system.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
@@ -153,7 +155,7 @@ def test_both_ends_of_a_pair_get_the_same_dropout() -> None:
 
 def test_only_whole_steps_count_images_and_a_validation_looks_at_the_last_knots() -> None:
     system = system_of(first_knots=2, last_knots=64, doubling_images=10)
-    average = copy.deepcopy(system)
+    average = copy.deepcopy(system.model)
     batch, rng = batch_of(10, 2), StepRandom(0, 0)
     first = system.eval()(batch, "main", rng).t
     times = []
@@ -162,10 +164,9 @@ def test_only_whole_steps_count_images_and_a_validation_looks_at_the_last_knots(
         assert torch.equal(system(batch, "main", rng).t, times[-1])  # another micro-batch of the same step
         assert int(system.seen) == 10 * (step - 1)
         system.after_step(average, 10 * step)
-    assert int(system.seen) == int(average.seen) == 70
+    assert int(system.seen) == int(system.around(average).seen) == 70
     assert torch.equal(system.eval()(batch, "main", rng).t, first)
     assert not torch.equal(times[0], first) and torch.equal(times[-1], first)
-    assert torch.equal(copy.deepcopy(system).seen, system.seen)
 
 
 @pytest.mark.parametrize("weighting", ["gap", "output", "uniform"])
@@ -178,7 +179,7 @@ def test_every_choice_gives_finite_gradients(process: str, parameterization: str
     report.loss.backward()
     assert report.rows.shape == report.t.shape == (64,)
     assert all(bool(p.grad.isfinite().all()) for p in system.parameters() if p.grad is not None)
-    assert bool(system.sample(SampleRequest.of(range(3))).x.isfinite().all())
+    assert bool(system.model.sample(SampleRequest.of(range(3))).x.isfinite().all())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_training_without_a_teacher_learns(tmp_path: Path) -> None:
     config = base.model_copy(update={"system": system})
     finished(config, tmp_path)
     truth = split_data(config)[0].fetch(np.arange(2000)).x_0
-    samples = load(tmp_path).system.sample(SampleRequest.of(range(2000), steps=1)).x
+    samples = load(tmp_path).module.sample(SampleRequest.of(range(2000), steps=1)).x
     assert sliced_wasserstein(samples, truth) < 0.3 * sliced_wasserstein(torch.zeros(1, 2), truth)
 
 

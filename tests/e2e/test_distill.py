@@ -13,8 +13,9 @@ from command_line import TINY, CommandLine, assert_same_run, run_until, state_of
 from undiffuse.app import training
 from undiffuse.app.distilling import configure
 from undiffuse.app.training import split_data
+from undiffuse.models.saved import load
+from undiffuse.models.weights import read_weights
 from undiffuse.recipes.few_step import DISTILLATIONS
-from undiffuse.systems.saved import load, read_weights
 from undiffuse.training.guard import NonFiniteError
 from undiffuse.training.trainer import Trainer
 
@@ -58,7 +59,7 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(mine)
     model = load(tmp_path / "whole")
-    assert model.system.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
+    assert model.module.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
     assert model.sample(3).shape == (3, 1, 8, 8)
     kept = [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if not name.startswith("network.")]
     assert set(kept) <= {"seen", "student_steps"}, "neither teacher nor fake score"
@@ -80,7 +81,7 @@ def test_a_student_samples_at_its_teacher_s_temperature(
 @pytest.mark.parametrize("method", ["progressive", "mean_flow", "distribution_matching"])
 def test_a_student_begins_as_its_teacher(method: str, teacher: Path, tmp_path: Path) -> None:
     config = configure(teacher, 2, method, SMALL, None)
-    student = Trainer(config, *split_data(config), tmp_path).system
+    student = Trainer(config, *split_data(config), tmp_path).objective.model
     theirs, own = read_weights(teacher / "model.safetensors"), student.state_dict()
     assert [name for name in theirs if not torch.equal(theirs[name], own[name])] == []
 
@@ -118,7 +119,7 @@ def test_a_run_stopped_midway_ends_as_in_one(
 def test_a_fake_score_s_gradient_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: Path) -> None:
     config = configure(teacher, 1, "distribution_matching", SMALL, None)
     trainer = Trainer(config, *split_data(config), tmp_path)
-    trainer.system.parameters_of("fake_score")[0].register_hook(lambda gradient: gradient * torch.inf)
+    trainer.objective.phase("fake_score").parameters()[0].register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(NonFiniteError, match="the network that learns in phase 'fake_score'"):
         trainer.run()
 
@@ -127,7 +128,7 @@ def test_a_fake_score_that_is_not_finite_stops_the_run(teacher: Path, tmp_path: 
     config = configure(teacher, 1, "distribution_matching", SMALL, None)
     trainer = Trainer(config, *split_data(config), tmp_path)
     with torch.no_grad():
-        trainer.system.parameters_of("fake_score")[0].fill_(torch.nan)
+        trainer.objective.phase("fake_score").parameters()[0].fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="weights of the network that learns in phase 'fake_score'"):
         trainer.run()
 
@@ -157,7 +158,7 @@ def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiff
     told = read_weights(first / "model.safetensors")
     for method in ("consistency", "distribution_matching"):
         config = configure(teacher, 1, method, SMALL, None, first)
-        begun = Trainer(config, *split_data(config), tmp_path / method).system.state_dict()
+        begun = Trainer(config, *split_data(config), tmp_path / method).objective.model.state_dict()
         assert all(torch.equal(begun[name], value) for name, value in told.items() if name.startswith("network."))
     refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
     assert "begin as their teacher; leave --start out" in refused

@@ -25,10 +25,10 @@ from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.registry import resolve
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.systems import SYSTEMS
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_cli_reference.py"
 
@@ -105,7 +105,7 @@ def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
         "system.time_density": TIME_DENSITIES,
         "system.objective": OBJECTIVES,
         "system.network": ("unet", "transformer", "mlp"),
-        "system": SYSTEMS,
+        "system": OBJECTIVE_CONFIGS,
         "augment": ("karras", "flip"),
         "data": ("digits", "rings"),
     }
@@ -134,7 +134,7 @@ def test_what_another_system_takes_of_the_old_one_is_left_to_it(line: str) -> No
 def test_nothing_at_random_is_refused_that_the_configuration_takes() -> None:
     """One to four overrides from what any recipe says, and from rows that bring others, of any recipe."""
     said = {one for name in RECIPES for one in leaves(get_recipe(name).model_dump(mode="json"))}
-    rows = [f"system.process={name}" for name in PROCESSES] + [f"system={name}" for name in SYSTEMS]
+    rows = [f"system.process={name}" for name in PROCESSES] + [f"system={name}" for name in OBJECTIVE_CONFIGS]
     rows += [f"system.weighting={name}" for name in WEIGHTINGS] + [
         f"system.time_density={name}" for name in TIME_DENSITIES
     ]
@@ -172,7 +172,7 @@ def test_the_table_is_what_recipes_say() -> None:
 
 
 def test_what_stands_in_for_a_model_has_its_fields_and_defaults() -> None:
-    for name, row in SYSTEMS.items():
+    for name, row in OBJECTIVE_CONFIGS.items():
         assert defaults(model_at(definition(row))) == defaults(resolve(row)), name
     for place, registry in (
         ("undiffuse.core.processes:PROCESSES", PROCESSES),

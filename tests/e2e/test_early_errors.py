@@ -33,6 +33,7 @@ from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.metrics.features import FEATURES
 from undiffuse.metrics.set_distance import SET_DISTANCES
+from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import resolve
@@ -40,7 +41,6 @@ from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.truth import TRUTHS
-from undiffuse.systems import SYSTEMS
 
 #: Every command with one thing wrong, and a word that the answer has.
 WRONG: dict[str, str] = {
@@ -336,7 +336,7 @@ def test_outlines_have_all_options_and_defaults(kind: str) -> None:
 def test_outlines_have_all_fields_of_studies_and_of_runs() -> None:
     for name, study in MODEL_STUDIES.items():
         assert options_of(definition(study.options)).keys() == resolve(study.options).model_fields.keys(), name
-    for row in [*SYSTEMS.values(), "undiffuse.training.config:RunConfig"]:
+    for row in [*OBJECTIVE_CONFIGS.values(), "undiffuse.training.config:RunConfig"]:
         assert options_of(definition(row)).keys() == resolve(row).model_fields.keys(), row
     for place, registry in (
         ("undiffuse.losses.weighting:WEIGHTINGS", WEIGHTINGS),

@@ -75,13 +75,13 @@ def test_the_fewest_steps_within_tolerance_are_taken(trained: Path, undiffuse: C
 def test_bf16_halves_the_weights_and_is_what_is_sampled(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     undiffuse.fine("export", trained, "--out", tmp_path / "out", "--bf16")
     full, half = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "out"))
-    parameters = {name for name, _ in package.load(trained).system.named_parameters()}
+    parameters = {name for name, _ in package.load(trained).module.named_parameters()}
     assert full.keys() == half.keys() >= parameters
     for name, value in half.items():
         assert value.dtype == (torch.bfloat16 if name in parameters else full[name].dtype)
         assert torch.equal(value, full[name].to(value.dtype))
     loaded = package.load(tmp_path / "out")
-    assert all(value.dtype == torch.float32 for value in loaded.system.parameters())
+    assert all(value.dtype == torch.float32 for value in loaded.module.parameters())
     assert loaded.sample(2, steps=2).shape == (2, 1, 8, 8)
 
 
@@ -255,10 +255,10 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     assert torch.equal(*made)
     model = package.load(with_guide)
     assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), made[0])
-    assert model.system.sampling_facts()["autoguidance"] == 3
-    assert isinstance(model.system, DenoisingModel)
+    assert model.module.sampling_facts()["autoguidance"] == 3
+    assert isinstance(model.module, DenoisingModel)
     x_t, t = torch.zeros(1, 1, 8, 8), torch.full((1,), 0.5, dtype=torch.float64)
-    made = [one(x_t, t) for one in (model.system.sampling_denoiser(), model.system.unguided_denoiser())]
+    made = [one(x_t, t) for one in (model.module.sampling_denoiser(), model.module.unguided_denoiser())]
     assert [one.nfe for one in made] == [2, 1] and not torch.equal(made[0].x_0, made[1].x_0)
     evaluation = tmp_path / "evaluation.json"
     options = ("--num", 100, "--metrics", "frechet", "--steps", 4, "--sampler", "euler", "--autoguidance", 1)

@@ -14,7 +14,7 @@ from PIL import Image
 import undiffuse
 from undiffuse.app.cli import main
 from undiffuse.errors import UsageError
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 
 
 @pytest.fixture(scope="module")

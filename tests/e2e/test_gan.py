@@ -18,9 +18,11 @@ from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES
+from undiffuse.models.gan import GanModel
 from undiffuse.models.request import SampleRequest
-from undiffuse.systems.gan import GanSystem
-from undiffuse.systems.saved import load
+from undiffuse.models.saved import load
+from undiffuse.objectives.gan import GanObjective
+from undiffuse.training.checkpoint import newest_checkpoint
 from undiffuse.training.config import RunConfig
 from undiffuse.training.guard import NonFiniteError
 
@@ -76,10 +78,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def system_of(*overrides: str, shape: tuple[int, ...] = (1, 8, 8)) -> GanSystem:
+def objective_of(*overrides: str, shape: tuple[int, ...] = (1, 8, 8)) -> GanObjective:
     torch.manual_seed(0)
     system = config_of(*overrides).system.build(shape, ["a", "b", "c"])  # type: ignore[attr-defined]
-    assert isinstance(system, GanSystem)
+    assert isinstance(system, GanObjective)
     return system.train()
 
 
@@ -89,7 +91,8 @@ def test_bfloat16_is_taken_where_the_machine_multiplies_it(
 ) -> None:
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={choice}")
     half, full = (
-        system_of(f"system.precision={name}").eval().sample(SampleRequest.of([1, 2])).x for name in ("bf16", "fp32")
+        objective_of(f"system.precision={name}").eval().model.sample(SampleRequest.of([1, 2])).x
+        for name in ("bf16", "fp32")
     )
     assert torch.equal(half, full) == same
 
@@ -100,20 +103,21 @@ def batch_of(count: int = 8, shape: tuple[int, ...] = (1, 8, 8)) -> Batch:
     return Batch(x, Given(label=torch.arange(count) % 3), torch.arange(count))
 
 
-def gradients(system: GanSystem, phase: str, step: int = 0) -> dict[str, Tensor]:
+def gradients(system: GanObjective, phase: str, step: int = 0) -> dict[str, Tensor]:
     system.zero_grad()
-    system(batch_of(), phase, StepRandom(0, step)).loss.backward()
-    return {name: value.grad.clone() for name, value in system.named_parameters() if value.grad is not None}
+    with system.learning(system.phase(phase)):
+        system(batch_of(), phase, StepRandom(0, step)).loss.backward()
+    return {name: value.grad.clone() for name, value in system.model.named_parameters() if value.grad is not None}
 
 
 def test_zero_unrolled_steps_are_the_plain_game_bit_for_bit() -> None:
-    system = system_of(NO_NORM)
+    system = objective_of(NO_NORM)
     ours = gradients(system, "generator")
     system.zero_grad()
     z = StepRandom(0, 0).normal(torch.empty(8, 8), "latent generator")
-    made = system.discriminator(system.generator(z, Condition()), Condition())
+    made = system.model.discriminator(system.model.generator(z, Condition()), Condition())
     OBJECTIVES["non_saturating"]().generator(made, made).mean().backward()
-    plain = {name: value.grad for name, value in system.generator.named_parameters()}
+    plain = {name: value.grad for name, value in system.model.generator.named_parameters()}
     assert ours.keys() == {f"generator.{name}" for name in plain}
     assert all(torch.equal(ours[f"generator.{name}"], value) for name, value in plain.items() if value is not None)
 
@@ -122,47 +126,50 @@ def test_zero_unrolled_steps_are_the_plain_game_bit_for_bit() -> None:
     "options", [(NO_NORM,), ("system.discriminator.norm=batch",), ("system.discriminator.norm=spectral",)]
 )
 def test_looking_ahead_changes_the_generator_and_leaves_the_discriminator(options: tuple[str, ...]) -> None:
-    plain, ahead = system_of(*options), system_of(*options, "system.unrolled_steps=3", "system.unrolled_rate=0.01")
-    before = {name: value.clone() for name, value in ahead.discriminator.state_dict().items()}
+    plain, ahead = (
+        objective_of(*options),
+        objective_of(*options, "system.unrolled_steps=3", "system.unrolled_rate=0.01"),
+    )
+    before = {name: value.clone() for name, value in ahead.model.discriminator.state_dict().items()}
     one, other = gradients(plain, "generator"), gradients(ahead, "generator")
     assert one.keys() == other.keys() and all(name.startswith("generator.") for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
-    after = ahead.discriminator.state_dict()
+    after = ahead.model.discriminator.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_discriminators_turn_moves_no_weight_of_the_generator() -> None:
-    assert all(name.startswith("discriminator.") for name in gradients(system_of(), "discriminator"))
+    assert all(name.startswith("discriminator.") for name in gradients(objective_of(), "discriminator"))
 
 
 def test_the_generator_moves_every_third_step(tmp_path: Path) -> None:
     config = config_of("system.discriminator_steps=3")
     trainer = trainer_of(config, tmp_path)
-    assert [len(trainer.system.turns(step)) for step in range(6)] == [1, 1, 2, 1, 1, 2]
-    weights = [value.clone() for value in trainer.system.parameters_of("generator")]
+    assert [len(trainer.objective.turns(step)) for step in range(6)] == [1, 1, 2, 1, 1, 2]
+    weights = [value.clone() for value in trainer.objective.phase("generator").parameters()]
     for moved in (False, False, True):
         trainer._one_step()
-        now = trainer.system.parameters_of("generator")
+        now = trainer.objective.phase("generator").parameters()
         assert all(torch.equal(a, b) for a, b in zip(weights, now, strict=True)) is not moved
 
 
 def test_clipping_and_rates_by_phase(tmp_path: Path) -> None:
     rates = ("optimizer.learning_rate=1.0", "optimizer.phase_rates.generator=1e-9")
     trainer = trainer_of(config_of("system.objective=wgan", "system.objective.clip=0.03", NO_NORM, *rates), tmp_path)
-    before = [value.clone() for value in trainer.system.parameters_of("generator")]
+    before = [value.clone() for value in trainer.objective.phase("generator").parameters()]
     trainer._one_step()
-    system = trainer.system
-    assert max(float(value.detach().abs().max()) for value in system.parameters_of("discriminator")) == pytest.approx(
-        0.03
-    )
+    system = trainer.objective
+    assert max(
+        float(value.detach().abs().max()) for value in system.phase("discriminator").parameters()
+    ) == pytest.approx(0.03)
     drift = [
-        float((a - b).detach().abs().max()) for a, b in zip(before, system.parameters_of("generator"), strict=True)
+        float((a - b).detach().abs().max()) for a, b in zip(before, system.phase("generator").parameters(), strict=True)
     ]
     assert 0 < max(drift) < 1e-7
 
 
 def test_penalties_and_lazy_ones_enter_the_loss() -> None:
-    system = system_of("system.objective=wgan_gp", "system.objective.r1=2.0", "system.objective.every=4", NO_NORM)
+    system = objective_of("system.objective=wgan_gp", "system.objective.r1=2.0", "system.objective.every=4", NO_NORM)
     due, free = (system(batch_of(), "discriminator", StepRandom(0, step)) for step in (4, 5))
     assert {"r1", "gradient_penalty"} <= set(due.facts) and not {"r1", "gradient_penalty"} & set(free.facts)
     owed = due.facts["r1"] + due.facts["gradient_penalty"]
@@ -182,7 +189,12 @@ def test_adaptive_augmentation_follows_the_overfitting(tmp_path: Path) -> None:
     trainer.run()
     rows = [row for row in journal_of(tmp_path) if row["kind"] == "train"]
     assert rows[0]["p"] == 0 and rows[-1]["p"] > 0, "no discriminator calls nearly all data false"
-    assert load(tmp_path).system.state_dict()["augment.adaptive.p"] == trainer.system.state_dict()["augment.adaptive.p"]
+    kept = newest_checkpoint(tmp_path / "checkpoints")[0]
+    assert (
+        kept is not None
+        and kept.tensors["training.augment.adaptive.p"] == trainer.objective.state()["augment.adaptive.p"]
+    )
+    assert not [name for name in load(tmp_path).module.state_dict() if name.startswith("augment")]
 
 
 def test_facts_reach_the_journal(model: Path) -> None:
@@ -196,13 +208,13 @@ def test_facts_reach_the_journal(model: Path) -> None:
 
 
 def test_the_batch_size_changes_no_bit(model: Path) -> None:
-    system = load(model).system
+    system = load(model).module
     cond = Condition(label=torch.arange(23) % 10)
     whole = system.sample(SampleRequest.of(range(5, 28), cond=cond)).x
     parts = system.sample(SampleRequest.of(range(5, 28), cond=cond, batch_size=7)).x
     lone = system.sample(SampleRequest.of([9], cond=cond.select(slice(4, 5)))).x
     assert torch.equal(whole, parts) and torch.equal(whole[4:5], lone)
-    assert isinstance(system, GanSystem)
+    assert isinstance(system, GanModel)
     assert torch.equal(system.decode(system.latents(range(5, 28)), cond), whole)
     assert system.sample(SampleRequest.of([])).x.shape == (0, 1, 8, 8)
     verdicts = system.verdicts(whole, cond)
@@ -234,7 +246,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
 
 def test_a_verdict_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer = trainer_of(config_of(), tmp_path)
-    layer = trainer.system.get_submodule("discriminator.verdict.linear")
+    layer = trainer.objective.model.get_submodule("discriminator.verdict.linear")
     layer.register_forward_hook(lambda module, inputs, output: output * (torch.nan if trainer.step == 3 else 1.0))
     with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 3 .*discriminator\.verdict\.linear"):
         trainer.run()

@@ -10,7 +10,7 @@ import torch
 from undiffuse.app.training import configure, train
 from undiffuse.data.modes import known_modes
 from undiffuse.metrics.modes import Modes, even, good_of_gaussian, located_points, measure_modes
-from undiffuse.systems.saved import load
+from undiffuse.models.saved import load
 
 QUIET = ("preview_every_images=0", "validate_every_images=0", "checkpoint_every_images=0")
 

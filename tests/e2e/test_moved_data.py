@@ -12,7 +12,7 @@ from command_line import TINY, CommandLine
 from PIL import Image
 
 from undiffuse.app.real import held_out_data
-from undiffuse.systems.saved import load
+from undiffuse.models.saved import load
 
 
 @pytest.fixture(scope="module")

@@ -30,19 +30,19 @@ def spoil_at_step(trainer: Trainer, step: int, layer: nn.Module, spoil: Callable
     """Change the output of a layer in one training step."""
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return spoil(output) if trainer.step == step and trainer.system.training else output
+        return spoil(output) if trainer.step == step and trainer.objective.model.training else output
 
     layer.register_forward_hook(hook)
 
 
 def some_layer(trainer: Trainer) -> tuple[str, nn.Module]:
     """A convolution in the middle of the network."""
-    layers = [(name, layer) for name, layer in trainer.system.named_modules() if isinstance(layer, nn.Conv2d)]
+    layers = [(name, layer) for name, layer in trainer.objective.model.named_modules() if isinstance(layer, nn.Conv2d)]
     return layers[len(layers) // 2]
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.system.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.objective.model.state_dict().items()}
 
 
 def evidence(folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite_though_the_loss_is(micro_batch: str, tmp_
 
 def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     trainer = trainer_in(tmp_path)
-    name, parameter = next(iter(trainer.system.named_parameters()))
+    name, parameter = next(iter(trainer.objective.model.named_parameters()))
     with torch.no_grad():
         parameter.view(-1)[0] = torch.nan
     with pytest.raises(NonFiniteError, match="weights of") as error:

@@ -9,7 +9,7 @@ import torch
 from command_line import TINY, CommandLine
 
 from undiffuse.app.training import configure, train
-from undiffuse.systems import saved
+from undiffuse.models import saved, weights
 from undiffuse.training.posthoc import snapshots_of
 
 
@@ -25,16 +25,16 @@ def test_a_held_width_comes_back_as_it_was_and_another_differs(
     run: Path, tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     assert list(snapshots_of(run)) == list(range(32, 257, 32))
-    held = saved.read_weights(snapshots_of(run)[256])
+    held = weights.read_weights(snapshots_of(run)[256])
     for width in ("0.05", "0.15"):
         outcome = undiffuse.fine("ema", run, "--sigma-rel", width, "--out", tmp_path / width)
         assert "of the wanted profile is missed" in outcome.out + outcome.err
     narrow, wide = (saved.load(tmp_path / width) for width in ("0.05", "0.15"))
-    for name, value in narrow.system.named_parameters():
+    for name, value in narrow.module.named_parameters():
         assert torch.allclose(value, held[f"0.{name}"], atol=1e-6), name
     differences = [
         float((a - b).detach().abs().max())
-        for a, b in zip(narrow.system.parameters(), wide.system.parameters(), strict=True)
+        for a, b in zip(narrow.module.parameters(), wide.module.parameters(), strict=True)
     ]
     assert max(differences) > 1e-3
     assert wide.sample(2, steps=2).shape == (2, 1, 8, 8)

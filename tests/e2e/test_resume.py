@@ -32,9 +32,9 @@ from undiffuse.app.training import configure, split_data
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
+from undiffuse.models import saved
 from undiffuse.observer import Silent
 from undiffuse.sealed import sealed
-from undiffuse.systems import saved
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -347,7 +347,7 @@ def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pyt
     heard: list[str] = []
     config = digits("compile=true")
     trainer = Trainer(config, *split_data(config), tmp_path / "run", observer=Listening())
-    monkeypatch.setattr(trainer.system, "compile_networks", lambda: "passed over")
+    monkeypatch.setattr(trainer.objective.model, "compile_networks", lambda: "passed over")
     trainer.run(stop_after_seconds=0)
     assert heard == ["passed over"]
 
@@ -355,8 +355,8 @@ def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pyt
 def test_raw_weights_can_be_loaded(half_done: Path) -> None:
     raw, average = saved.load(half_done, weights="raw"), saved.load(half_done)
     state = state_of(half_done)
-    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in raw.system.state_dict().items())
-    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in average.system.state_dict().items())
+    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in raw.module.state_dict().items())
+    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in average.module.state_dict().items())
     assert raw.weights_sha256 != average.weights_sha256
     with pytest.raises(UsageError, match="kind of weights 'rav'"):
         saved.load(half_done, weights="rav")

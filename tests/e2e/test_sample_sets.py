@@ -20,10 +20,10 @@ from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text
 from undiffuse.leftovers import remove_leftovers_of
+from undiffuse.models import sample_set
+from undiffuse.models.sample_record import whole_record, write_record
+from undiffuse.models.sample_set import SampleSet
 from undiffuse.sealed import is_changed, read_sealed, sealed
-from undiffuse.systems import sample_set
-from undiffuse.systems.sample_record import whole_record, write_record
-from undiffuse.systems.sample_set import SampleSet
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -45,7 +45,7 @@ def test_no_bit_depends_on_the_batch_even_before_rounding(precision: str) -> Non
     torch.manual_seed(0)
     overrides = [f"system.precision={precision}", "system.network.channels=32"]
     config = apply_overrides(get_recipe("ddpm-digits"), overrides)
-    system = config.system.build((1, 8, 8), [str(digit) for digit in range(10)])  # type: ignore[attr-defined]
+    system = config.system.build((1, 8, 8), [str(digit) for digit in range(10)]).model  # type: ignore[attr-defined]
     for parameter in system.parameters():  # a fresh network's last layer is zero
         torch.nn.init.normal_(parameter, std=0.1)
     whole = system.sample(SampleRequest.of(seeds=range(19), steps=3)).x
@@ -130,7 +130,7 @@ def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     assert pictures(tmp_path / "one")["000000.png"] == pictures(tmp_path / "two")["000000.png"]
     model = package.load(trained)
     seven, one = (
-        model.system.sample(SampleRequest.of(seeds=[1], steps=2, cond=model.condition([name]))).x for name in "71"
+        model.module.sample(SampleRequest.of(seeds=[1], steps=2, cond=model.condition([name]))).x for name in "71"
     )
     assert not torch.equal(seven, one)
 

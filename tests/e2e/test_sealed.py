@@ -20,9 +20,9 @@ from undiffuse.app.reporting import _json
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of, write_json
+from undiffuse.models import saved, weights
+from undiffuse.models.record import of_the_result
 from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
-from undiffuse.systems import saved
-from undiffuse.systems.record import of_the_result
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import bundled
 
@@ -114,8 +114,8 @@ def test_a_sound_configuration_of_another_run_is_refused(run: Path, undiffuse: C
     (run / "config.json").write_text(json.dumps(sealed(record)))
     line = undiffuse.refused("sample", run, "--out", tmp_path / "out")
     assert "after model.safetensors was saved" in line and "temperature: 1.0 -> 1.2" in line
-    for weights in ("model.safetensors", "raw.safetensors"):
-        (run / weights).unlink()
+    for name in ("model.safetensors", "raw.safetensors"):
+        (run / name).unlink()
     line = undiffuse.refused("train", "--resume", "--out", run)
     assert "after the checkpoint at 256 images was saved" in line and "temperature: 1.0 -> 1.2" in line
     undiffuse.fine("seal", run)
@@ -143,9 +143,9 @@ def test_white_space_and_order_are_no_change(run: Path) -> None:
 def test_where_data_lie_is_no_part_of_the_weights(run: Path) -> None:
     record = config_of(run)
     moved = {**record["config"], "data": {**record["config"]["data"], "path": "/elsewhere"}, "loader": {"workers": 9}}
-    tensors = saved.read_weights(run / "model.safetensors")
+    tensors = weights.read_weights(run / "model.safetensors")
     hashes = [
-        saved.save_weights(run / "w.safetensors", tensors, {**record, "config": config})
+        weights.save_weights(run / "w.safetensors", tensors, {**record, "config": config})
         for config in (moved, {**moved, "data": {**moved["data"], "path": "/there"}, "loader": {"workers": 0}})
     ]
     assert hashes[0] == hashes[1]
@@ -158,7 +158,7 @@ def test_folders_of_earlier_versions_open(run: Path, undiffuse: CommandLine) -> 
     del record["checksum"]
     (run / "config.json").write_text(json.dumps(record))
     for name in ("model.safetensors", "raw.safetensors"):
-        saved.save_weights(run / name, saved.read_weights(run / name))
+        weights.save_weights(run / name, weights.read_weights(run / name))
     for state in run.glob("checkpoints/*/state.json"):
         plain = {key: value for key, value in read_json(state).items() if not key.startswith("config")}
         state.write_text(json.dumps(sealed(plain)))
@@ -216,9 +216,9 @@ def test_any_changed_digit_of_a_bundled_configuration_is_refused(
 
 def test_other_weights_in_a_bundled_model_are_refused(mnist: Path) -> None:
     path = mnist / "model.safetensors"
-    tensors = saved.read_weights(path)
+    tensors = weights.read_weights(path)
     next(iter(tensors.values())).view(-1)[0] += 1
-    saved.save_weights(path, tensors)
+    weights.save_weights(path, tensors)
     with pytest.raises(UsageError, match=r"its config\.json names"):
         package.load(mnist)
 

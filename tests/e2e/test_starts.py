@@ -19,7 +19,7 @@ from undiffuse.app.training import configure, split_data
 from undiffuse.data.encoded import content_hash
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.systems.saved import load, read_config
+from undiffuse.models.saved import load, read_config
 from undiffuse.training import journal
 from undiffuse.training.config import (
     DECIDED_BY_FINGERPRINT,
@@ -115,7 +115,7 @@ def test_a_number_that_is_not_finite_at_once_leaves_its_evidence_and_gives_way(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_checked_loss", lambda self, report, batch, *_: self._stop("spoilt", "none", [batch]))
+        patch.setattr(Trainer, "_check_loss", lambda self, report, batch, *_: self._stop("spoilt", "none", [batch]))
         line = undiffuse.refused("train", "ddpm-digits", *TINY, "--out", run, code=1)
     assert str(run / "nonfinite_step_0") in line and (run / "nonfinite_step_0" / "report.json").is_file()
     undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=16", "optimizer.learning_rate=1e-5", "--out", run)

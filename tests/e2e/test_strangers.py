@@ -21,8 +21,8 @@ from undiffuse.data.formats.npy import Npz, map_npy
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.metrics import weight_files
+from undiffuse.models.saved import load
 from undiffuse.sealed import read_json, sealed
-from undiffuse.systems.saved import load
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -12,9 +12,9 @@ from undiffuse.app.training import configure, split_data
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import load
 from undiffuse.networks import MLPConfig
-from undiffuse.systems.mean_flow import MeanFlowConfig
-from undiffuse.systems.saved import load
+from undiffuse.objectives.mean_flow import MeanFlowConfig
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -25,7 +25,7 @@ SMALL = ("system.network.width=64", "system.network.num_blocks=2")
 
 def finished(config: RunConfig, folder: Path) -> DenoisingModel:
     assert Trainer(config, *split_data(config), folder).run()
-    system = load(folder).system
+    system = load(folder).module
     assert isinstance(system, DenoisingModel)
     return system
 
@@ -49,7 +49,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_mean_flow_from_a_teacher(flow: Path, tmp_path: Path) -> None:
     options = [*QUIET, "num_images=75000", "batch_images=500"]
     student = finished(distilling.configure(flow, 1, "mean_flow", options, None), tmp_path)
-    teacher = load(flow).system
+    teacher = load(flow).module
     assert isinstance(teacher, DenoisingModel)
     untaught, one, two = distance(teacher, 1, "ddim"), distance(student, 1), distance(student, 2)
     assert one < 0.4 * untaught and two < 0.25 * untaught
@@ -62,7 +62,7 @@ def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
     run = configure("flow-swissroll", options, None, None, False)
     system = MeanFlowConfig(network=network, equal_share=0.5)
     model = finished(run.model_copy(update={"system": system}), tmp_path)
-    plain = load(flow).system
+    plain = load(flow).module
     assert isinstance(plain, DenoisingModel)
     assert distance(model, 1) < 0.5 * distance(plain, 1, "ddim")
 
@@ -71,7 +71,7 @@ def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
 def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, tmp_path: Path) -> None:
     """From the teacher's own weights, and from a consistency model that has hardly learned."""
     shared = [*QUIET, "batch_images=500", "ema.halflife_images=20000", 'optimizer.phase_rates={"student":1e-3}']
-    teacher = load(flow).system
+    teacher = load(flow).module
     assert isinstance(teacher, DenoisingModel)
     untaught = distance(teacher, 1, "ddim")
     briefly = [*shared, "num_images=40000", "optimizer.phase_rates={}"]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from undiffuse.app.training import configure, split_data
 from undiffuse.data.dataset import ArrayDataset
+from undiffuse.models.base import GenerativeModel
 from undiffuse.training.config import EMAConfig, OptimizerConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.journal import read_journal
@@ -72,11 +73,11 @@ def test_accumulated_gradients_are_the_mean(tmp_path: Path) -> None:
     parts = []
     for number in range(4):
         batch, rng = trainer._micro_batch(number)
-        trainer.system.zero_grad()
-        trainer.system(batch, "main", rng).loss.backward()
-        parts.append([value.grad.clone() for value in trainer.system.parameters() if value.grad is not None])
+        trainer.objective.model.zero_grad()
+        trainer.objective(batch, "main", rng).loss.backward()
+        parts.append([value.grad.clone() for value in trainer.objective.model.parameters() if value.grad is not None])
     trainer._one_step()
-    whole = [value.grad for value in trainer.system.parameters() if value.grad is not None]
+    whole = [value.grad for value in trainer.objective.model.parameters() if value.grad is not None]
     assert len(whole) == len(parts[0])
     for index, gradient in enumerate(whole):
         mean = sum(part[index] for part in parts) / 4
@@ -88,29 +89,40 @@ def test_the_gradient_is_clipped_and_its_norm_before_is_told(tmp_path: Path) -> 
     config = configure("ddpm-digits", [*TINY, "optimizer.clip_norm=0.001", "num_images=16"], None, None, False)
     trainer = Trainer(config, *split_data(config), tmp_path)
     trainer.run()
-    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in trainer.system.parameters() if p.grad is not None))
+    moved = [p for p in trainer.objective.model.parameters() if p.grad is not None]
+    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in moved))
     assert clipped == pytest.approx(0.001, rel=1e-3)
     assert read_journal(tmp_path)[0]["grad_norm"] > 0.01
+
+
+class Holding(GenerativeModel):
+    """A model of one module."""
+
+    def __init__(self, held: torch.nn.Module) -> None:
+        super().__init__()
+        self.held = held
 
 
 def test_the_average_follows_its_formula() -> None:
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
-    ema = EMA(module, EMAConfig(halflife_images=100, rampup=None))
+    model = Holding(module)
+    ema = EMA(model, EMAConfig(halflife_images=100, rampup=None))
     assert ema.decay(0, 100) == 0.5
     assert ema.decay(10**9, 50) == pytest.approx(0.5**0.5)
     start = module.weight.detach().clone()
     with torch.no_grad():
         module.weight.fill_(1.0)
     for step in range(3):
-        ema.update(module, 100 * step, 100)
-    torch.testing.assert_close(ema.average.weight, 1 + (start - 1) / 8)
-    assert not ema.average.weight.requires_grad and not ema.average.training
+        ema.update(model, 100 * step, 100)
+    average = ema.average.get_parameter("held.weight")
+    torch.testing.assert_close(average, 1 + (start - 1) / 8)
+    assert not average.requires_grad and not ema.average.training
 
 
 def test_the_average_ramps_up() -> None:
     """The half-life is at most ``rampup`` of the images seen; at the first step the average is the weights."""
-    ema = EMA(torch.nn.Linear(1, 1), EMAConfig(halflife_images=1000, rampup=0.05))
+    ema = EMA(Holding(torch.nn.Linear(1, 1)), EMAConfig(halflife_images=1000, rampup=0.05))
     assert ema.decay(0, 10) == 0.0
     assert ema.decay(2000, 10) == pytest.approx(0.5 ** (10 / 100))
     assert ema.decay(10**6, 10) == pytest.approx(0.5 ** (10 / 1000))
@@ -119,15 +131,16 @@ def test_the_average_ramps_up() -> None:
 def test_statistics_of_batch_norms_are_averaged_and_other_buffers_copied() -> None:
     module = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
     module.register_buffer("seen", torch.zeros(3))
-    ema = EMA(module, EMAConfig(halflife_images=8, rampup=None))
+    model = Holding(module)
+    ema = EMA(model, EMAConfig(halflife_images=8, rampup=None))
     start = module[0].running_mean.clone()
     module(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)) + 5)
     module.get_buffer("seen").fill_(4.0)
-    ema.update(module, 80, 8)
-    average = ema.average.get_submodule("0")
+    ema.update(model, 80, 8)
+    average = ema.average.get_submodule("held.0")
     torch.testing.assert_close(average.running_mean, (start + module[0].running_mean) / 2)
     assert int(average.num_batches_tracked) == 1
-    assert torch.equal(ema.average.get_buffer("seen"), module.get_buffer("seen"))
+    assert torch.equal(ema.average.get_buffer("held.seen"), module.get_buffer("seen"))
 
 
 def test_learning_rates() -> None:
@@ -162,10 +175,10 @@ def test_the_validation_loss_is_the_same_at_every_look(tmp_path: Path) -> None:
     config = configure("ddpm-digits", list(TINY), None, None, False)
     trainer = Trainer(config, *split_data(config), tmp_path)
     first, second = (
-        validation_loss(trainer.system, trainer.validation, 40, config.seed, trainer.device) for _ in range(2)
+        validation_loss(trainer.objective, trainer.validation, 40, config.seed, trainer.device) for _ in range(2)
     )
     assert first == second
-    assert first != validation_loss(trainer.system, trainer.validation, 40, config.seed + 1, trainer.device)
+    assert first != validation_loss(trainer.objective, trainer.validation, 40, config.seed + 1, trainer.device)
 
 
 def test_one_seed_one_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import undiffuse as package
 from undiffuse.app import demo, training
 from undiffuse.app.models import find_model, results_folder
 from undiffuse.errors import UsageError
-from undiffuse.systems import saved
+from undiffuse.models import saved, weights
 from undiffuse.zoo import bundled_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,9 +138,9 @@ def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere
     folder = elsewhere / "half"
     folder.mkdir()
     shutil.copy(trained / "config.json", folder)
-    tensors = {key: value.bfloat16() for key, value in original.system.state_dict().items()}
-    saved.save_weights(folder / "model.safetensors", tensors)
-    for key, value in saved.load(folder).system.state_dict().items():
+    tensors = {key: value.bfloat16() for key, value in original.module.state_dict().items()}
+    weights.save_weights(folder / "model.safetensors", tensors)
+    for key, value in saved.load(folder).module.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, tensors[key].float())
 

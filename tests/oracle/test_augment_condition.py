@@ -21,12 +21,13 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
 from undiffuse.data.given import Given
+from undiffuse.models.record import accept
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import kept_configs, load
 from undiffuse.networks import NETWORK_CONFIGS, build_network
+from undiffuse.objectives.base import AnyObjective
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
-from undiffuse.systems.record import accept
-from undiffuse.systems.saved import kept_configs, load
 from undiffuse.training.trainer import Trainer
 
 LABELS = 9
@@ -100,7 +101,7 @@ def test_a_network_without_labels_ignores_them(kind: str) -> None:
     assert torch.equal(network(x, c_noise, told(cond, torch.ones(4, LABELS))), network(x, c_noise, cond))
 
 
-def system_of(num_labels: int, **options: object) -> DiffusionSystem:
+def objective_of(num_labels: int, **options: object) -> AnyObjective:
     torch.manual_seed(0)
     network = {"name": "unet", "channels": 8, "multipliers": (1, 2)}
     config = validate(DiffusionConfig, {"network": network, "class_conditional": True, **options})
@@ -109,13 +110,13 @@ def system_of(num_labels: int, **options: object) -> DiffusionSystem:
 
 def test_a_dropped_class_leaves_the_augmentation_told() -> None:
     """Else the model of no class in particular would be told of untouched pictures where they were turned."""
-    system = system_of(LABELS, label_dropout=1.0)
+    conditioner = objective_of(LABELS, label_dropout=1.0).model.conditioner
     label = torch.rand(5, LABELS)
     given, x_0 = Given(label=torch.tensor([0, 1, 0, 1, 0]), augment=label), torch.zeros(5, *SHAPE)
-    kept = system.conditioner.for_training(given, x_0, StepRandom(0, 0))
+    kept = conditioner.for_training(given, x_0, StepRandom(0, 0))
     assert kept.label is not None and kept.label.tolist() == [-1] * 5
     assert kept.augment is not None and torch.equal(kept.augment, label)
-    told = system_of(LABELS, class_conditional=False).conditioner.for_training(given, x_0, StepRandom(0, 0))
+    told = objective_of(LABELS, class_conditional=False).model.conditioner.for_training(given, x_0, StepRandom(0, 0))
     assert told.label is None and told.augment is label
 
 
@@ -125,10 +126,10 @@ def test_a_step_on_untouched_pictures_is_a_step_without_augmentation() -> None:
     plain = Batch(items, Given(label=labels), torch.arange(6))
     zeros = Batch(items, Given(label=labels, augment=torch.zeros(6, LABELS)), torch.arange(6))
     gradients = []
-    for system, batch in ((system_of(0), plain), (system_of(LABELS), zeros)):
-        report = system(batch, "main", StepRandom(0, 0))
+    for objective, batch in ((objective_of(0), plain), (objective_of(LABELS), zeros)):
+        report = objective(batch, "main", StepRandom(0, 0))
         report.loss.backward()  # type: ignore[no-untyped-call]
-        gradients.append({name: value.grad for name, value in system.named_parameters()})
+        gradients.append({name: value.grad for name, value in objective.model.named_parameters()})
     assert set(gradients[1]) - set(gradients[0]) == {"network.embedding.augment.weight"}
     assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
@@ -215,7 +216,7 @@ def test_a_saved_model_knows_what_it_was_told(tmp_path: Path) -> None:
         *("flip", "flip_vertical", "scale", "rotate 1", "rotate 2"),
         *("stretch 1", "stretch 2", "translate 1", "translate 2"),
     ]
-    weight = model.system.state_dict()["network.embedding.augment.weight"]
+    weight = model.module.state_dict()["network.embedding.augment.weight"]
     assert weight.shape[1] == LABELS and bool(weight.any())
     assert torch.equal(weight, trainer.ema.average.state_dict()["network.embedding.augment.weight"])
     assert model.sample(3).shape == (3, *SHAPE)

@@ -28,12 +28,12 @@ from undiffuse.losses.consistency import (
     pseudo_huber,
     ratio_below,
 )
+from undiffuse.models.denoising import NetworkModel
+from undiffuse.objectives.consistency import ConsistencyConfig
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import OpenModel
-from undiffuse.systems.consistency import ConsistencyConfig
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 DATA = GaussianMixture.gaussian(torch.tensor([0.6, -0.3]).double(), torch.tensor([0.25, 1.7]).double())
 every_process = pytest.mark.parametrize("name", PROCESSES)
@@ -174,7 +174,7 @@ class ExactTeacher(nn.Module):
         super().__init__()
         self.process, self.asked = process, Recording(process, of_paths=False)
 
-    def on(self, device: torch.device, open_model: OpenModel) -> ExactTeacher:
+    def on(self, device: torch.device) -> ExactTeacher:
         return self
 
     def teaching_denoiser(self) -> Denoiser:
@@ -193,10 +193,10 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         options |= {"first_knots": knots, "last_knots": knots, "huber": 1e-9, "time_density": {"name": "uniform"}}
         system = validate(ConsistencyConfig, options).build((2,), ("a", "b")).train()
         student, teacher = (
-            Recording(system.process, of_paths=True),
+            Recording(system.model.process, of_paths=True),
             ExactTeacher(PROCESSES["vp" if transferred else "flow"]()),
         )
-        monkeypatch.setattr(system, "sharded_denoiser", lambda student=student: student)
+        monkeypatch.setattr(system.model, "sharded_denoiser", lambda student=student: student)
         monkeypatch.setattr(system, "_taught", teacher)
         rows = torch.arange(400)
         batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)
@@ -210,10 +210,10 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
 class Held:
     """A ``Taught`` whose teacher is at hand."""
 
-    def __init__(self, teacher: DiffusionSystem) -> None:
+    def __init__(self, teacher: NetworkModel) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device, open_model: OpenModel) -> DiffusionSystem:
+    def on(self, device: torch.device) -> NetworkModel:
         return self.teacher
 
 
@@ -223,11 +223,13 @@ def test_the_student_follows_the_path_that_its_teacher_samples_guidance_included
     network = {"name": "mlp", "width": 8, "num_blocks": 1}
     shared = {"network": network, "parameterization": "flow", "class_conditional": True}
     sampling = {"autoguidance": 3.0, "guidance": 2.0, "guidance_interval": (-9.0, 9.0)}
-    teacher = validate(DiffusionConfig, {**shared, "guide_images": 1, "sampling": sampling}).build((2,), ("a", "b"))
+    teacher = (
+        validate(DiffusionConfig, {**shared, "guide_images": 1, "sampling": sampling}).build((2,), ("a", "b")).model
+    )
     with torch.no_grad():
         for parameter in teacher.parameters():  # network and guide, apart from each other
             parameter.normal_(0, 0.3)
-    assert isinstance(teacher, DiffusionSystem)
+    assert isinstance(teacher, NetworkModel)
     teacher.double().eval().guide_seen.fill_(1)
     student = validate(ConsistencyConfig, {**shared, "solver": "euler"}).build((2,), ("a", "b")).double()
     student._taught = Held(teacher)  # type: ignore[assignment]

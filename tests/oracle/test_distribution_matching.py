@@ -18,17 +18,17 @@ from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
 from undiffuse.data.given import Given
 from undiffuse.losses.distribution_matching import matching_direction, matching_loss
-from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import sample
-from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import OpenModel
-from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.distribution_matching import (
+from undiffuse.objectives.diffusion import DiffusionConfig
+from undiffuse.objectives.distribution_matching import (
     FAKE_SCORE,
     STUDENT,
     DistributionMatchingConfig,
-    DistributionMatchingSystem,
+    DistributionMatchingObjective,
 )
+from undiffuse.objectives.teacher import copy_of
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import sample
+from undiffuse.samplers.grids import time_grid
 
 NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
 
@@ -88,7 +88,7 @@ class Held:
     def __init__(self, teacher: Any) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device, open_model: OpenModel) -> Any:
+    def on(self, device: torch.device) -> Any:
         return self.teacher
 
 
@@ -102,19 +102,19 @@ class Rows(NamedTuple):
 BATCH = Rows(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), Given())
 
 
-def system(**options: object) -> DistributionMatchingSystem:
+def system(**options: object) -> DistributionMatchingObjective:
     """A student whose fake score is its teacher still."""
     torch.manual_seed(0)
-    teacher = validate(DiffusionConfig, {"network": NETWORK}).build((2,), ())
+    teacher = validate(DiffusionConfig, {"network": NETWORK}).build((2,), ()).model
     for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     config = validate(DistributionMatchingConfig, {"network": NETWORK, "teacher": {"path": "nowhere"}, **options})
     built = config.build((2,), ())
-    assert isinstance(built, DistributionMatchingSystem)
-    for parameter in built.network.parameters():
+    assert isinstance(built, DistributionMatchingObjective)
+    for parameter in built.model.network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     built._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
-    built._fake_score.become(teacher.network, learns=True)  # type: ignore[arg-type]
+    built.fake_score = copy_of(teacher.network, learns=True)
     return built
 
 
@@ -133,10 +133,12 @@ def test_each_turn_moves_its_own_network(phase: str) -> None:
     with torch.no_grad():
         for parameter in student._fake_network.parameters():
             parameter.mul_(1.1)
-    student(BATCH, phase, StepRandom(0, 0)).loss.backward()
+    with student.learning(student.phase(phase)):
+        student(BATCH, phase, StepRandom(0, 0)).loss.backward()
     others = {FAKE_SCORE: STUDENT, STUDENT: FAKE_SCORE}
-    assert all(parameter.grad is not None for parameter in student.parameters_of(phase))
-    assert all(parameter.grad is None for parameter in student.parameters_of(others[phase]))
+    assert all(parameter.grad is not None for parameter in student.phase(phase).parameters())
+    assert student.phase(others[phase]).parameters(), "asked for no gradient in there alone"
+    assert all(parameter.grad is None for parameter in student.phase(others[phase]).parameters())
 
 
 def test_the_fake_score_learns_what_the_student_makes() -> None:
@@ -146,13 +148,14 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
     far = Rows(BATCH.x_0 + 100, BATCH.given)  # with one step the student never sees the data
     assert torch.equal(student(far, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
     with torch.no_grad():
-        student.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
+        student.model.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
     assert not torch.equal(student(BATCH, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
 
 
 def test_the_student_comes_as_often_as_asked() -> None:
     student = system(fake_score_steps=3)
-    assert [student.turns(step) for step in range(4)] == [(FAKE_SCORE,)] * 2 + [(FAKE_SCORE, STUDENT), (FAKE_SCORE,)]
+    turns = [[phase.name for phase in student.turns(step)] for step in range(4)]
+    assert turns == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
 
 
 class Asked(Denoiser):
@@ -168,10 +171,10 @@ class Asked(Denoiser):
         return Denoised(x_t)
 
 
-def asked_of(student: DistributionMatchingSystem, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the student is asked last, for the sample that is to be moved."""
     asked = Asked()
-    monkeypatch.setattr(student, "sharded_denoiser", lambda: asked)
+    monkeypatch.setattr(student.model, "sharded_denoiser", lambda: asked)
     student._made(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
     return asked
 
@@ -244,14 +247,14 @@ def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterizati
     student = validate(DistributionMatchingConfig, options).build((1, 8, 8), ("a", "b", "c"))
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter, 0, 0.15)
-    assert isinstance(student, DistributionMatchingSystem) and student.clips
+    assert isinstance(student, DistributionMatchingObjective) and student.model.clips
     rng, count = StepRandom(3, 7), 40
     cond = Condition(label=torch.arange(count) % 4 - 1)
     made = student._made(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
     assert process == "ve" or num_steps == 1 or float(made.abs().max()) > 1  # else it is all the same whether it is cut
 
-    times = time_grid("angle", student.process, num_steps, student.log_snr_range)
-    denoiser, along = ClippedDenoiser(student.denoiser()), list[Tensor]()
+    times = time_grid("angle", student.model.process, num_steps, student.model.log_snr_range)
+    denoiser, along = ClippedDenoiser(student.model.denoiser()), list[Tensor]()
     sample(
         denoiser,
         make_sampler("consistency"),
@@ -274,7 +277,7 @@ def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> No
     student, rng = system(sampling=sampling, network={**NETWORK, "dropout": 0.5}), StepRandom(0, 0)
     times, last = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), torch.ones(60, dtype=torch.long)
     reached = student.train()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng)
-    assert not reached.requires_grad and student.network.training
+    assert not reached.requires_grad and student.model.network.training
     assert torch.equal(student.eval()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng), reached)
     assert student._made(BATCH.x_0, Condition(), STUDENT, rng).requires_grad
 
@@ -284,20 +287,28 @@ def test_a_compiled_student_is_asked_of_whole_batches(monkeypatch: pytest.Monkey
     student = system(sampling={"sampler": "consistency", "num_steps": 4, "grid": "uniform"})
     plain = asked_of(student, BATCH, monkeypatch)
     assert len(set(plain.sizes)) == 4
-    monkeypatch.setattr(student.network, "_compiled_call_impl", object())
+    monkeypatch.setattr(student.model.network, "_compiled_call_impl", object())
     compiled = asked_of(student, BATCH, monkeypatch)
     assert compiled.sizes == [60] * 4
     assert torch.equal(compiled.x_t, plain.x_t)
 
 
-def test_a_copy_shares_its_fake_score_and_saves_none() -> None:
-    student = system()
-    twin = copy.deepcopy(student)
-    assert twin._fake_score is student._fake_score
-    assert not [name for name in student.state_dict() if FAKE_SCORE in name]
-    other = system()
+def test_the_fake_score_goes_into_checkpoints_and_not_into_the_model() -> None:
+    student, other = system(), system()
+    assert not [name for name in student.model.state_dict() if FAKE_SCORE in name]
     with torch.no_grad():
         next(iter(student._fake_network.parameters())).add_(1)
-    other.load_training_state(student.training_state())
-    pairs = zip(student.parameters_of(FAKE_SCORE), other.parameters_of(FAKE_SCORE), strict=True)
+    other.load_state(student.state())
+    pairs = zip(student.phase(FAKE_SCORE).parameters(), other.phase(FAKE_SCORE).parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_around_another_model_all_else_is_shared() -> None:
+    student = system()
+    twin = student.around(copy.deepcopy(student.model).eval())
+    assert twin.fake_score is student.fake_score and twin.model is not student.model
+    assert student.training and not twin.training
+    with torch.no_grad():
+        twin.model.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
+    one, two = (each(BATCH, FAKE_SCORE, StepRandom(0, 0)).rows for each in (student, twin))
+    assert not torch.equal(one, two)

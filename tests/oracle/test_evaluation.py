@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +34,12 @@ from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
 from undiffuse.evaluation.provenance import commit
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
+from undiffuse.models.base import GenerativeModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model
+from undiffuse.objectives.base import LossReport, Objective
 from undiffuse.observer import OnProgress
 from undiffuse.samplers.base import Sampled
-from undiffuse.systems.base import LossReport, System
-from undiffuse.systems.saved import Model
 
 COMMIT = "0123456789" * 4
 
@@ -110,14 +112,26 @@ def test_a_gap_within_its_error_is_no_sign() -> None:
     assert verdict([summarise_copying(real, real, 50)], Gap(0.6, 1.0, 0.4, 0.2, 10, 1)) == NONE
 
 
-class Remembering(System):
-    """Its loss is 1 a picture that it does not know and ``known`` where the picture is dark."""
+class Drawing(GenerativeModel):
+    """Sample i is picture ``seed`` of a list, from the first on."""
 
     space, class_names = Space.of_data((1, 8, 8)), ()
 
-    def __init__(self, known: float) -> None:
+    def __init__(self, drawn: ArrayDataset) -> None:
         super().__init__()
-        self.known, self.weight = known, torch.nn.Parameter(torch.zeros(1))
+        self.drawn, self.asked, self.weight = drawn, list[int](), torch.nn.Parameter(torch.zeros(1))
+
+    def sample(self, request: SampleRequest) -> Sampled:
+        self.asked.append(len(request.seeds))
+        return Sampled(self.drawn.fetch(list(request.seeds)).x_0, 1)
+
+
+class Remembering(Objective[Drawing]):
+    """Its loss is 1 a picture that it does not know and ``known`` where the picture is dark."""
+
+    def __init__(self, known: float) -> None:
+        super().__init__(Drawing(pictures(1)))
+        self.known = known
         self.noise: list[Tensor] = []
 
     def forward(self, batch: Any, phase: str, rng: StepRandom) -> LossReport:
@@ -137,22 +151,10 @@ def test_the_gap_is_that_of_the_losses_with_the_same_noise() -> None:
     assert len({float(noise.sum()) for noise in system.noise}) == half  # and other noise in every batch
 
 
-class Drawing(Remembering):
-    """Sample i is picture ``seed`` of a list, from the first on; its loss is the same for every picture."""
-
-    def __init__(self, drawn: ArrayDataset) -> None:
-        super().__init__(1.0)
-        self.drawn, self.asked = drawn, list[int]()
-
-    def sample(self, request: SampleRequest) -> Sampled:
-        self.asked.append(len(request.seeds))
-        return Sampled(self.drawn.fetch(list(request.seeds)).x_0, 1)
-
-
 def subject_of(drawn: ArrayDataset, train: ArrayDataset, held_out: ArrayDataset, **options: Any) -> Subject:
     config = {
         "data": {"train": len(train), "fingerprint": train.fingerprint},
-        "config": {"data": {}, "recipe": "none", "ema": {"halflife_images": 5}},
+        "config": {"data": {}, "recipe": "none", "ema": {"halflife_images": 5}, "system": {"name": "of nobody"}},
         "model": {"class_names": []},
     }
     model = Model(Drawing(drawn), config, Path("model"), "0" * 64)
@@ -160,7 +162,9 @@ def subject_of(drawn: ArrayDataset, train: ArrayDataset, held_out: ArrayDataset,
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_copies_of_training_pictures_are_told_from_new_ones(copied: bool) -> None:
+def test_copies_of_training_pictures_are_told_from_new_ones(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("undiffuse.evaluation.copying")
+    monkeypatch.setattr(module, "objective_of", lambda opened: Remembering(1.0))  # the same loss for every picture
     train, held_out, new = pictures(64), pictures(100, seed=1), pictures(90, seed=2)
     nearly = train._array[np.arange(90) % 64].astype(int) + np.random.default_rng(3).integers(-5, 6, (90, 1, 8, 8))
     drawn = ArrayDataset("copies", nearly.clip(0, 255).astype(np.uint8)) if copied else new
@@ -176,7 +180,7 @@ def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
     subject = subject_of(drawn, pictures(64), pictures(20, seed=1), batch_size=32)
     subject.observer = OnProgress(lambda done, total, part: told.append((done, total)))
     assert subject.generated.count == 70 and told == [(32, 70), (64, 70), (70, 70)]
-    assert subject.model.system.asked == [32, 32, 6]  # type: ignore[attr-defined]
+    assert subject.model.module.asked == [32, 32, 6]  # type: ignore[attr-defined]
     assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
     assert torch.equal(subject.pictures_made.rows, drawn.fetch(range(70)).items)
     assert len(told) == 3 and subject.nfe == 1
@@ -220,7 +224,12 @@ def test_every_number_says_how_it_was_made() -> None:
     subject = subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
     for row in evaluate(subject, ["frechet", "precision_recall", "copying"])["results"]:
         assert row["metric"] == "training_gap" or row["protocol"]["samples"]["num"] == 90  # whose loss needs no sample
-        stated = {"name": "model", "weights_sha256": "0" * 64, "weights": "ema", "ema": {"halflife_images": 5}}
+        stated = {
+            "name": "model",
+            "weights_sha256": "0" * 64,
+            "weights": "ema",
+            "ema": {"halflife_images": 5},
+        }
         assert row["protocol"]["model"] == stated and row["protocol"]["data_fingerprint"]
         json.dumps(row)
 
@@ -283,7 +292,7 @@ def test_too_few_real_pictures_are_refused_as_too_few_generated_ones(metric: str
 @pytest.mark.parametrize("metric", ["copying", "vlb", "vlb_random", "nll", "continuous_bound", "accuracy"])
 def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_pictures(metric: str) -> None:
     subject = subject_of(pictures(90, seed=2), pictures(90), pictures(0))
-    subject.model.system.class_names = ("a", "b")
+    subject.model.module.class_names = ("a", "b")
     with pytest.raises(UsageError, match="held-out pictures, got 0: train"):
         evaluate(subject, ["kernel", metric])
     assert not subject.drawn
@@ -293,7 +302,7 @@ def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_pictures(metric: st
 
 def test_pictures_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
     subject = subject_of(pictures(20, side=65), pictures(20, side=65), pictures(20, side=65))
-    subject.model.system.class_names, subject.model.system.space = ("a", "b"), Space.of_data((1, 65, 65))
+    subject.model.module.class_names, subject.model.module.space = ("a", "b"), Space.of_data((1, 65, 65))
     with pytest.raises(UsageError, match="8 to 64 pixels"):
         evaluate(subject, ["accuracy"])
     assert not subject.drawn

@@ -26,10 +26,11 @@ from undiffuse.losses.hybrid import bound_term, hybrid_loss, variational_loss
 from undiffuse.losses.variational import discretised_gaussian, term, variational_bound
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.request import SampleRequest
+from undiffuse.objectives.base import LossReport
+from undiffuse.objectives.diffusion import DiffusionConfig, DiffusionObjective
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked, sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 CHAINS = {"linear": DiscreteVP.linear(50, 1e-3, 0.2), "cosine": DiscreteVP.cosine(40), "ncsn": GeometricVE(20, 0.05, 5)}
 every_chain = pytest.mark.parametrize("process", CHAINS.values(), ids=CHAINS)
@@ -338,9 +339,18 @@ LEARNED: dict[str, Any] = {
 }
 
 
-def system_of(shape: tuple[int, ...] = (2,), **changes: Any) -> DiffusionSystem:
+def objective_of(shape: tuple[int, ...] = (2,), **changes: Any) -> DiffusionObjective:
     torch.manual_seed(0)
-    return validate(DiffusionConfig, {**LEARNED, **changes}).build(shape, ())
+    built = validate(DiffusionConfig, {**LEARNED, **changes}).build(shape, ())
+    assert isinstance(built, DiffusionObjective)
+    return built
+
+
+def step_of(objective: DiffusionObjective, batch: Batch, rng: StepRandom) -> LossReport:
+    """The loss of a step, which the objective is told of."""
+    report: LossReport = objective(batch, "main", rng)
+    objective.absorb("main", [report.records])
+    return report
 
 
 def batch_of(rows: int, shape: tuple[int, ...] = (2,)) -> Batch:
@@ -355,7 +365,7 @@ def test_it_samples_by_its_variance_unless_told_otherwise() -> None:
     chosen = validate(DiffusionConfig, {**LEARNED, "sampling": {"sampler": "ddim"}})
     assert chosen.sampling.sampler == "ddim"
     for shape in ((2,), (1, 4, 4)):
-        x = system_of(shape).sample(SampleRequest.of(range(3), steps=4)).x
+        x = objective_of(shape).model.sample(SampleRequest.of(range(3), steps=4)).x
         assert x.shape == (3, *shape) and bool(x.isfinite().all())
 
 
@@ -363,53 +373,53 @@ def test_it_samples_by_its_variance_unless_told_otherwise() -> None:
 @pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])
 def test_the_variance_head_is_not_rounded(precision: str, shape: tuple[int, ...]) -> None:
     network = {"name": "unet", "channels": 8, "multipliers": [1]} if len(shape) == 3 else LEARNED["network"]
-    system = system_of(shape, precision=precision, network=network)
-    for value in system.network.parameters():
+    objective = objective_of(shape, precision=precision, network=network)
+    for value in objective.model.network.parameters():
         torch.nn.init.normal_(value, std=0.1)
-    mix = system.denoiser()(batch_of(4, shape).x_0, torch.full((4,), 0.5)).variance_mix
+    mix = objective.model.denoiser()(batch_of(4, shape).x_0, torch.full((4,), 0.5)).variance_mix
     assert mix is not None and mix.dtype == torch.float32 and mix.shape == (4, *shape)
     assert not torch.equal(mix, mix.bfloat16().float())
 
 
 @pytest.mark.parametrize("objective", ["hybrid", "variational"])
 def test_a_loss_is_a_number_a_row_and_its_mean(objective: str) -> None:
-    system = system_of(objective=objective)
-    report = system(batch_of(32), "main", StepRandom(0, 0))
+    objective = objective_of(objective=objective)
+    report = objective(batch_of(32), "main", StepRandom(0, 0))
     assert report.rows.shape == report.t.shape == (32,)
     assert float(report.loss.detach()) == pytest.approx(float(report.rows.mean()), rel=1e-6)
     assert sorted(set((report.t * 6).round().int().tolist())) == [1, 2, 3, 4, 5, 6]
 
 
 def test_validation_neither_reads_nor_writes_the_history() -> None:
-    system = system_of(time_draws="importance", objective="variational")
-    assert system.importance is not None
-    system.train()
+    objective = objective_of(time_draws="importance", objective="variational")
+    assert objective.importance is not None
+    objective.train()
     for step in range(40):
-        system(batch_of(32), "main", StepRandom(0, step))
-    before = {name: value.clone() for name, value in system.importance.state_dict().items()}
+        step_of(objective, batch_of(32), StepRandom(0, step))
+    before = {name: value.clone() for name, value in objective.importance.state_dict().items()}
     assert int(before["counts"].min()) >= 10
     uniform = torch.full((6,), 1 / 6, dtype=torch.float64)
-    assert not torch.allclose(system.importance.probabilities(), uniform, rtol=0.05)
-    validated = system.eval()(batch_of(32), "main", StepRandom(0, 0, stream="validation"))
-    assert all(torch.equal(value, before[name]) for name, value in system.importance.state_dict().items())
-    plain = system_of(objective="variational").eval()(batch_of(32), "main", StepRandom(0, 0, stream="validation"))
+    assert not torch.allclose(objective.importance.probabilities(), uniform, rtol=0.05)
+    validated = step_of(objective.eval(), batch_of(32), StepRandom(0, 0, stream="validation"))
+    assert all(torch.equal(value, before[name]) for name, value in objective.importance.state_dict().items())
+    plain = objective_of(objective="variational").eval()(batch_of(32), "main", StepRandom(0, 0, stream="validation"))
     assert torch.equal(validated.t, plain.t) and torch.equal(validated.rows, plain.rows)
 
 
 def test_importance_weighs_the_rows_it_draws() -> None:
     """Same knots, same noise: a row counts 1 / (T p) times its plain loss, and the history keeps it plain."""
-    system = system_of(time_draws="importance", objective="variational")
-    assert system.importance is not None
-    system.importance.counts.fill_(10)
-    system.importance.losses.copy_(torch.arange(1.0, 7.0)[:, None].expand(6, 10))
-    p = system.importance.probabilities()
-    report = system.train()(batch_of(64), "main", StepRandom(0, 3))
+    objective = objective_of(time_draws="importance", objective="variational")
+    assert objective.importance is not None
+    objective.importance.counts.fill_(10)
+    objective.importance.losses.copy_(torch.arange(1.0, 7.0)[:, None].expand(6, 10))
+    p = objective.importance.probabilities()
+    report = step_of(objective.train(), batch_of(64), StepRandom(0, 3))
     x_0, eps = batch_of(64).x_0, StepRandom(0, 3).normal(batch_of(64).x_0, "eps")
-    plain = variational_loss(system.denoiser(), x_0, eps, report.t, None, None).detach()
+    plain = variational_loss(objective.model.denoiser(), x_0, eps, report.t, None, None).detach()
     knot = (report.t * 6).round().long() - 1
     assert torch.allclose(report.rows, plain / (6 * p[knot]).float(), rtol=1e-5)
     last = plain[knot == 5][-1]
-    assert float(last) in system.importance.losses[5].float().tolist()
+    assert float(last) in objective.importance.losses[5].float().tolist()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import pytest
@@ -18,14 +17,14 @@ from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.draws import stratified
 from undiffuse.networks.judge import Judge, head_for
-from undiffuse.systems.base import OpenModel
-from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.distribution_matching import (
+from undiffuse.objectives.diffusion import DiffusionConfig
+from undiffuse.objectives.distribution_matching import (
     FAKE_SCORE,
     STUDENT,
     DistributionMatchingConfig,
-    DistributionMatchingSystem,
+    DistributionMatchingObjective,
 )
+from undiffuse.objectives.teacher import copy_of
 
 NETWORK = {"name": "unet", "channels": 8, "multipliers": [1, 2], "num_blocks": 1, "norm_groups": 4}
 SHAPE = (1, 8, 8)
@@ -44,7 +43,7 @@ class Held:
     def __init__(self, teacher: torch.nn.Module) -> None:
         self.teacher = teacher
 
-    def on(self, device: torch.device, open_model: OpenModel) -> torch.nn.Module:
+    def on(self, device: torch.device) -> torch.nn.Module:
         return self.teacher
 
 
@@ -53,31 +52,31 @@ def batch_of(mean: float = 0.0, count: int = 12) -> Rows:
     return Rows(pictures, Given(label=torch.arange(count) % 2))
 
 
-def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingSystem:
+def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingObjective:
     """A student whose fake score and judge are at their random start."""
     torch.manual_seed(seed)
     options = {"network": NETWORK, "precision": "fp32", "class_conditional": True, "label_dropout": 0.0, **options}
-    teacher = validate(DiffusionConfig, {"name": "diffusion", **options}).build(SHAPE, ("a", "b"))
+    teacher = validate(DiffusionConfig, {"name": "diffusion", **options}).build(SHAPE, ("a", "b")).model
     told = {"teacher": {"path": "nowhere"}, **({} if game is None else {"game": game})}
     student = validate(DistributionMatchingConfig, {**options, **told}).build(SHAPE, ("a", "b"))
-    assert isinstance(student, DistributionMatchingSystem)
+    assert isinstance(student, DistributionMatchingObjective)
     torch.manual_seed(seed)  # whether there was a head to draw or not
-    for network in (teacher, student.network):
+    for network in (teacher, student.model.network):
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, 0, 0.15)
     student._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
-    student._fake_score.become(teacher.network, learns=True)  # type: ignore[arg-type]
+    student.fake_score = copy_of(teacher.network, learns=True)
     return student
 
 
-def seen_by_the_judge(student: DistributionMatchingSystem, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
+def seen_by_the_judge(student: DistributionMatchingObjective, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
     """What the judge says of x, noised as in a turn of that phase, and the noised pictures."""
     rng = StepRandom(0, 0)
     t = student._compared_at(stratified(rng.uniform(len(x), f"time {phase}")))
-    x_t = student.process.diffuse(x, rng.normal(x, eps), t)
-    scaled, c_noise = student._parameterization.network_input(x_t, t)
-    assert student._head.network is not None
-    judge = Judge(student._fake_network, student._head.network)
+    x_t = student.model.process.diffuse(x, rng.normal(x, eps), t)
+    scaled, c_noise = student.model.parameterization.network_input(x_t, t)
+    assert student.judge is not None
+    judge = Judge(student._fake_network, student.judge)
     out: Tensor = judge(scaled, c_noise, Condition(label=torch.arange(len(x)) % 2))
     return out, x_t
 
@@ -103,12 +102,12 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
     for weight in (None, 0.4):
         student = student_of(None if weight is None else {"student": weight})
         student(batch_of(), STUDENT, StepRandom(0, 0)).loss.backward()
-        gradients[weight] = [parameter.grad for parameter in student.network.parameters()]
+        gradients[weight] = [parameter.grad for parameter in student.model.network.parameters()]
     student = student_of({"student": 0.4})
     batch = batch_of()
     made = student._made(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
     fake, _ = seen_by_the_judge(student, STUDENT, made, f"eps {STUDENT}")
-    passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.network.parameters()))
+    passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.model.network.parameters()))
     assert max(float(one.abs().max()) for one in passing) > 1e-4
     for both, matching, own in zip(gradients[0.4], gradients[None], passing, strict=True):
         assert both is not None and matching is not None
@@ -120,22 +119,25 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
 def test_each_turn_moves_its_own_networks(phase: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "num_shards", lambda: count)
     student = student_of({})
-    student(batch_of(), phase, StepRandom(0, 0)).loss.backward()
-    moved = {id(parameter) for parameter in student.parameters_of(phase) if parameter.grad is not None}
-    assert moved == {id(parameter) for parameter in student.parameters_of(phase)}
+    with student.learning(student.phase(phase)):
+        student(batch_of(), phase, StepRandom(0, 0)).loss.backward()
+    own = student.phase(phase).parameters()
+    moved = {id(parameter) for parameter in own if parameter.grad is not None}
+    assert moved == {id(parameter) for parameter in own}
     others = {FAKE_SCORE: STUDENT, STUDENT: FAKE_SCORE}
-    assert all(parameter.grad is None for parameter in student.parameters_of(others[phase]))
+    assert all(parameter.grad is None for parameter in student.phase(others[phase]).parameters())
 
 
 def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass() -> None:
     """Bright data, dark samples: the judge sees it, then the student grows brighter though its teacher is dark."""
     student, bright = student_of({"student": 1.0, "judge": 1.0}), batch_of(mean=0.8, count=16)
-    optimizers = {p: torch.optim.Adam(student.parameters_of(p), lr=2e-3) for p in (FAKE_SCORE, STUDENT)}
+    optimizers = {p: torch.optim.Adam(student.phase(p).parameters(), lr=2e-3) for p in (FAKE_SCORE, STUDENT)}
 
     def turn(phase: str, step: int) -> dict[str, Tensor]:
         optimizers[phase].zero_grad()
-        report = student(bright, phase, StepRandom(0, step))
-        report.loss.backward()
+        with student.learning(student.phase(phase)):
+            report = student(bright, phase, StepRandom(0, step))
+            report.loss.backward()
         optimizers[phase].step()
         return report.facts
 
@@ -157,19 +159,18 @@ def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass()
 
 def test_the_judge_goes_into_checkpoints_and_not_into_the_model() -> None:
     student, other = student_of({}), student_of({}, seed=1)
-    assert copy.deepcopy(student)._head is student._head
-    assert not [name for name in student.state_dict() if "judge" in name]
-    kept = student.training_state()
+    assert not [name for name in student.model.state_dict() if "judge" in name]
+    kept = student.state()
     assert {name.split(".")[0] for name in kept} == {FAKE_SCORE, "judge"}
-    other.load_training_state(kept)
-    for name, value in other.training_state().items():
+    other.load_state(kept)
+    for name, value in other.state().items():
         assert torch.equal(value, kept[name]), name
 
 
 def test_without_a_game_there_is_no_judge() -> None:
     student = student_of()
-    assert {name.split(".")[0] for name in student.training_state()} == {FAKE_SCORE}
-    assert len(student.parameters_of(FAKE_SCORE)) == len(student.parameters_of(STUDENT))
+    assert {name.split(".")[0] for name in student.state()} == {FAKE_SCORE}
+    assert len(student.phase(FAKE_SCORE).parameters()) == len(student.phase(STUDENT).parameters())
 
 
 def test_a_network_without_a_middle_is_refused() -> None:
@@ -180,7 +181,7 @@ def test_a_network_without_a_middle_is_refused() -> None:
 
 def test_the_head_reads_features_of_any_layout() -> None:
     torch.manual_seed(0)
-    head = head_for(student_of().network)
+    head = head_for(student_of().model.network)
     features = torch.randn(3, 16, 4, 4)
     assert head(features).shape == (3,)
     torch.testing.assert_close(head(features.contiguous(memory_format=torch.channels_last)), head(features))

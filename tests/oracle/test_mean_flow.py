@@ -18,9 +18,9 @@ from undiffuse.core.rows import per_row
 from undiffuse.data.given import Given
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
 from undiffuse.networks import MLPConfig
+from undiffuse.objectives.mean_flow import MeanFlowConfig, MeanFlowObjective
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
-from undiffuse.systems.mean_flow import MeanFlowConfig, MeanFlowSystem
 
 MEAN, VARIANCE = torch.tensor([0.6, -0.3]).double(), torch.tensor([0.25, 1.7]).double()
 DATA = GaussianMixture.gaussian(MEAN, VARIANCE)
@@ -173,10 +173,12 @@ class Rows(NamedTuple):
     given: Given
 
 
-def system(**options: object) -> MeanFlowSystem:
+def system(**options: object) -> MeanFlowObjective:
     torch.manual_seed(0)
     config = MeanFlowConfig(network=MLPConfig(width=16, num_blocks=1), **options)  # type: ignore[arg-type]
-    return MeanFlowSystem(config, (2,), ()).double()
+    built = config.build((2,), ()).double()
+    assert isinstance(built, MeanFlowObjective)
+    return built
 
 
 def batch(count: int = 400) -> Rows:
@@ -184,7 +186,7 @@ def batch(count: int = 400) -> Rows:
     return Rows(x_0, Given())
 
 
-def taught(student: MeanFlowSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def taught(student: MeanFlowObjective, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give it the exact velocity for a teacher."""
     student._taught = object()  # type: ignore[assignment]
     monkeypatch.setattr(student, "_velocity", lambda x_t, t, cond: velocity(x_t, t))
@@ -194,7 +196,7 @@ def test_the_exact_mean_velocity_has_no_loss_with_a_teacher(monkeypatch: pytest.
     exact, student = Exact(), system(teacher_step=0.01, equal_share=0.3).eval()
     taught(student, monkeypatch)
     for name in ("denoiser", "sharded_denoiser"):  # of the target and of the student
-        monkeypatch.setattr(student, name, lambda precision=None: exact)
+        monkeypatch.setattr(student.model, name, lambda precision=None: exact)
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) < 1e-9
     monkeypatch.setattr(exact, "output", lambda x, t, cond, asked: velocity(x, t))
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) > 1e-6
@@ -217,7 +219,7 @@ def test_the_teacher_goes_no_further_than_it_may(monkeypatch: pytest.MonkeyPatch
 
 def test_without_a_teacher_the_velocity_is_right_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     student = system(equal_share=0.0).eval()
-    monkeypatch.setattr(student, "denoiser", lambda precision=None: Exact())
+    monkeypatch.setattr(student.model, "denoiser", lambda precision=None: Exact())
     data, rng = batch(20_000), StepRandom(0, 0)
     t, s = student._times(len(data.x_0), rng)
     x_t = FLOW.diffuse(data.x_0, eps := rng.normal(data.x_0, "eps"), t)
@@ -239,7 +241,7 @@ def test_its_own_denoiser_is_a_velocity_where_no_time_is_said() -> None:
         for parameter in student.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     asked = (None, Evaluation(target_time=t), Evaluation(target_time=s))
-    none, same, far = (student.denoiser()(x, t, None, evaluation).x_0 for evaluation in asked)
+    none, same, far = (student.model.denoiser()(x, t, None, evaluation).x_0 for evaluation in asked)
     assert torch.equal(none, same) and not torch.allclose(none, far, atol=1e-3)
 
 
@@ -252,4 +254,4 @@ def test_gradients_reach_every_weight_with_and_without_a_teacher(monkeypatch: py
             parameter.data += 0.1 * torch.randn_like(parameter)
         student(batch(), "main", StepRandom(0, 0)).loss.backward()
         assert all(bool(parameter.grad.any()) for parameter in student.parameters() if parameter.grad is not None)
-        assert student.network.embedding.until.weight.grad is not None  # type: ignore[union-attr]
+        assert student.model.network.embedding.until.weight.grad is not None  # type: ignore[union-attr]

@@ -16,6 +16,8 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import VESDE, VPSDE, DiscreteVP, EDMProcess, FlowProcess, GeometricVE, SubVPSDE
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
+from undiffuse.models.saved import Model
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.noise import SeededNoise
@@ -65,8 +67,6 @@ from undiffuse.studies.shared_latent import (
     study_shared_latent,
 )
 from undiffuse.studies.times import matched_times, time_label, visible
-from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.saved import Model
 
 PROCESSES = {
     "ddpm": DiscreteVP.linear(50, 1e-3, 0.2),
@@ -95,7 +95,7 @@ def tiny(classes: tuple[str, ...] = (), **config: Any) -> PictureSubject:
     torch.manual_seed(0)
     network = {"name": "unet", "channels": 8, "multipliers": [1], "num_blocks": 1, "norm_groups": 4}
     values = {"network": network, "class_conditional": bool(classes), "sampling": {"num_steps": 6}, **config}
-    system = DiffusionConfig.model_validate(values).build((1, SIDE, SIDE), classes)
+    system = DiffusionConfig.model_validate(values).build((1, SIDE, SIDE), classes).model
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -25,6 +25,7 @@ from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.set_distance import KernelSetDistance
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies.comparing import Real, Scale, centre_of, distances_to
@@ -42,7 +43,6 @@ from undiffuse.studies.one_class import class_share, markdown, other_pictures, r
 from undiffuse.studies.pictures import PictureSubject
 from undiffuse.studies.selection import SelectionOptions, candidates, study_selection
 from undiffuse.studies.sweep import SweepOptions
-from undiffuse.systems.saved import Model
 
 SHAPE = (1, 4, 4)
 PROCESSES: list[Process] = [VPSDE(), FlowProcess(), EDMProcess()]

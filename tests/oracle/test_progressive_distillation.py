@@ -20,10 +20,10 @@ from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import MLPConfig
+from undiffuse.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.progressive import ProgressiveConfig, ProgressiveSystem
 
 DATA = GaussianMixture(torch.tensor([[0.6, -0.3], [-0.5, 0.4]]), torch.tensor([0.05, 0.2]))
 
@@ -78,11 +78,14 @@ class Rows(NamedTuple):
     given: Given
 
 
-def system(**options: object) -> ProgressiveSystem:
+def system(**options: object) -> ProgressiveObjective:
     torch.manual_seed(0)
     given = {"base_images": 100, "start_steps": 4, "stage_images": 50, **options}
     config = ProgressiveConfig(network=MLPConfig(width=16, num_blocks=1), **given)  # type: ignore[arg-type]
-    return ProgressiveSystem(config, (2,), ()).double()
+    built = config.build((2,), ()).double()
+    assert isinstance(built, ProgressiveObjective)
+    built.begin(torch.device("cpu"))
+    return built
 
 
 def batch(count: int = 64) -> Rows:
@@ -92,55 +95,57 @@ def batch(count: int = 64) -> Rows:
 
 def test_stages_are_a_function_of_the_images_seen() -> None:
     student = system()
-    assert [student.steps_at(images) for images in (0, 99, 100, 149, 150, 200, 10**6)] == [0, 0, 4, 4, 2, 1, 1]
-    assert [system(end_steps=2).steps_at(images) for images in (100, 199, 10**6)] == [4, 2, 2]
+    assert [student.config.steps_at(images) for images in (0, 99, 100, 149, 150, 200, 10**6)] == [0, 0, 4, 4, 2, 1, 1]
+    assert [system(end_steps=2).config.steps_at(images) for images in (100, 199, 10**6)] == [4, 2, 2]
 
 
 def test_at_the_end_of_a_stage_the_average_takes_the_teachers_place() -> None:
     student = system()
-    average = copy.deepcopy(student)
+    average = copy.deepcopy(student.model)
     with torch.no_grad():
         for parameter in average.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
     student.after_step(average, 64)
-    assert student.training_state() == {} and int(student.student_steps) == 0
+    assert student.state() == {} and int(student.model.student_steps) == 0
     student.after_step(average, 128)
-    assert int(student.student_steps) == int(average.student_steps) == 4
-    state = student.training_state()
+    assert int(student.model.student_steps) == int(average.student_steps) == 4
+    state = student.state()
     for name, value in average.network.state_dict().items():
-        assert torch.equal(student.network.state_dict()[name], value)
+        assert torch.equal(student.model.network.state_dict()[name], value)
         assert torch.equal(state[f"teacher.{name}"], value)
     with torch.no_grad():
         average.network.head.weight.add_(1.0)  # type: ignore[union-attr, operator]
     assert not torch.equal(state["teacher.head.weight"], average.network.state_dict()["head.weight"])
-    assert not [name for name in student.state_dict() if "teacher" in name], "a saved model is without its teacher"
-    assert not [name for name, _ in student.named_parameters() if "teacher" in name]
+    assert not [name for name in student.model.state_dict() if "teacher" in name], (
+        "a saved model is without its teacher"
+    )
+    assert not [p for p in student.phases[0].parameters() if any(p is own for own in student.teacher.parameters())]  # type: ignore[union-attr]
 
 
 def test_the_teacher_comes_back_from_a_checkpoint() -> None:
     student = system()
-    student.after_step(copy.deepcopy(student), 128)
+    student.after_step(copy.deepcopy(student.model), 128)
     with torch.no_grad():
-        student.network.head.weight.add_(0.5)  # type: ignore[union-attr, operator]
+        student.model.network.head.weight.add_(0.5)  # type: ignore[union-attr, operator]
     other = system()
-    other.load_state_dict(student.state_dict())
-    other.load_training_state(student.training_state())
+    other.model.load_state_dict(student.model.state_dict())
+    other.load_state(student.state())
     one, two = (each(batch(), "main", StepRandom(0, 3)).loss for each in (student, other))
-    assert torch.equal(one, two) and int(other.student_steps) == 4
+    assert torch.equal(one, two) and int(other.model.student_steps) == 4
 
 
 def test_the_loss_is_the_distance_from_two_teacher_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = system(), DATA.denoiser(FlowProcess())
-    student.after_step(copy.deepcopy(student), 128)
+    student.after_step(copy.deepcopy(student.model), 128)
     monkeypatch.setattr(student, "_teacher_denoiser", lambda: teacher)
-    perfect = Student(teacher, time_grid("uniform", student.process, 8))
+    perfect = Student(teacher, time_grid("uniform", student.model.process, 8))
 
     class AsOutput:
         def output(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
             rows = [perfect(x_t[i : i + 1], t[i : i + 1]).x_0 for i in range(len(t))]
             return (x_t - torch.cat(rows)) / t[:, None]
 
-    monkeypatch.setattr(student, "sharded_denoiser", lambda: AsOutput())
+    monkeypatch.setattr(student.model, "sharded_denoiser", lambda: AsOutput())
     report = student(batch(), "main", StepRandom(0, 0))
     assert float(report.loss) < 1e-15
     assert set(report.t.tolist()) == {1.0, 0.75, 0.5, 0.25}  # type: ignore[union-attr]
@@ -165,7 +170,7 @@ def test_it_samples_in_the_steps_of_the_student_that_it_is() -> None:
     student = system(end_steps=2)
     assert student.config.sampling.num_steps == 2
     for images, steps in ((0, 8), (120, 4), (10**6, 2)):
-        student.after_step(copy.deepcopy(student), images)
-        assert student.sampling_facts()["steps"] == steps
-        assert student.float().sample(SampleRequest.of([1])).nfe == steps
-    assert student.sample(SampleRequest.of([1], steps=5)).nfe == 5
+        student.after_step(copy.deepcopy(student.model), images)
+        assert student.model.sampling_facts()["steps"] == steps
+        assert student.float().model.sample(SampleRequest.of([1])).nfe == steps
+    assert student.model.sample(SampleRequest.of([1], steps=5)).nfe == 5

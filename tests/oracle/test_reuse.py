@@ -14,6 +14,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
+from undiffuse.models.denoising import NetworkModel
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import UNetConfig
@@ -25,7 +26,6 @@ from undiffuse.samplers.base import Steps, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.reuse import reusing
-from undiffuse.systems.sampled import SampledSystem
 
 PROCESS = FlowProcess()
 
@@ -128,13 +128,13 @@ def test_a_network_with_nothing_to_reuse_says_so(options: dict[str, Any]) -> Non
     assert unet(**options).deep_shape((1, 9, 7)) is None
 
 
-def system(*overrides: str) -> SampledSystem:
+def system(*overrides: str) -> NetworkModel:
     torch.manual_seed(0)
     config = apply_overrides(get_recipe("ddpm-digits"), ["system.network.channels=16", *overrides])
-    built = config.system.build((1, 8, 8), [str(digit) for digit in range(10)])  # type: ignore[attr-defined]
+    built = config.system.build((1, 8, 8), [str(digit) for digit in range(10)]).model  # type: ignore[attr-defined]
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    assert isinstance(built, SampledSystem)
+    assert isinstance(built, NetworkModel)
     return built.eval()
 
 

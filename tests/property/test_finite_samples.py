@@ -12,19 +12,20 @@ from undiffuse.config import validate
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import RunError, UsageError
+from undiffuse.models.base import GenerativeModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.grids import GRIDS
-from undiffuse.systems.diffusion import DiffusionConfig, DiffusionSystem
 
 #: Every sampler; the adaptive one with a tolerance that a random network does not make endless.
 SPECS = ["rk45:rtol=0.1" if name == "rk45" else name for name in SAMPLERS]
 NETWORK = {"name": "mlp", "width": 8, "num_blocks": 1}
 
 
-def random_system(shape: tuple[int, ...] = (2,), **options: Any) -> DiffusionSystem:
-    """A system whose network answers at random, and not with the zeros of a fresh one."""
-    system = validate(DiffusionConfig, {"network": NETWORK, **options}).build(shape, ())
+def random_system(shape: tuple[int, ...] = (2,), **options: Any) -> GenerativeModel:
+    """A model whose network answers at random, and not with the zeros of a fresh one."""
+    system = validate(DiffusionConfig, {"network": NETWORK, **options}).build(shape, ()).model
     generator = torch.Generator().manual_seed(0)
     for parameter in system.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)

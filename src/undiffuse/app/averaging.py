@@ -38,7 +38,7 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
     with counting("averaging") as observer:
         found = reconstruct(run, posthoc.sigma_rel, sigma_rel, observer)
     model = load(run, "cpu")
-    model.system.load_state_dict({**model.system.state_dict(), **found.tensors})
+    model.module.load_state_dict({**model.module.state_dict(), **found.tensors})
     facts = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}
     export_model(dataclasses.replace(model, config={**model.config, "averaging": facts}), out, overwrite=overwrite)
     _correct_card(out / "model_card.md", sigma_rel, found)

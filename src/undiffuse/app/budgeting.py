@@ -26,6 +26,7 @@ from undiffuse.files import write_json, write_text
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import SetDistance, set_distance
+from undiffuse.models.saved import Model, origin_of
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed, sealed
@@ -43,7 +44,6 @@ from undiffuse.studies.one_class import (
     target_of,
 )
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.saved import Model, origin_of
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
 

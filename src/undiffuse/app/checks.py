@@ -61,10 +61,10 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.data.prepared import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
+from undiffuse.models.sample_files import check_grid
 from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.kept import study_file
-from undiffuse.systems.sample_files import check_grid
 from undiffuse.training.widths import check_width
 
 P = ParamSpec("P")

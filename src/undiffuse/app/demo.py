@@ -14,9 +14,9 @@ from undiffuse.app.training import check_folder, train
 from undiffuse.app.zoo import save_bundled_sheet
 from undiffuse.claims import writes_to
 from undiffuse.evaluation import Protocol
+from undiffuse.models.saved import read_config
 from undiffuse.progress import duration
 from undiffuse.recipes import get_recipe
-from undiffuse.systems.saved import read_config
 from undiffuse.wording import command
 
 RECIPE = "ddpm-digits"

@@ -16,11 +16,11 @@ from undiffuse.config import explain
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
+from undiffuse.models.denoising import DenoisingConfig
+from undiffuse.models.weights import WEIGHTS
+from undiffuse.objectives.teacher import TeacherConfig
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import lookup
-from undiffuse.systems.sampled import SampledConfig
-from undiffuse.systems.saved import WEIGHTS
-from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
 
@@ -41,7 +41,7 @@ def configure(
         method: a row of ``DISTILLATIONS``.
         overrides: ``num_images=50000``, ``system.stage_images=5000``; see ``apply_overrides``.
         data: other data than the teacher's own.
-        start: another model for the student to begin as, in methods whose systems have that key.
+        start: another model for the student to begin as, in methods whose objectives have that key.
     Raises:
         UsageError: no such model or method, other steps, a model that has no denoiser to learn from, or a method whose
             students begin as their teacher.
@@ -50,7 +50,7 @@ def configure(
     student_of = lookup(DISTILLATIONS, method, "distillation method")
     folder = find_model(model).resolve()
     run = saved_config(folder)
-    if not isinstance(run.system, SampledConfig):
+    if not isinstance(run.system, DenoisingConfig):
         raise UsageError(
             f"{model} is a {run.system.name!r} model, which has no denoiser to learn from; give a diffusion"
         )

@@ -28,9 +28,9 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import write_json
 from undiffuse.metrics.features import fitting_features
+from undiffuse.models.record import read_record
+from undiffuse.models.saved import check_seeds, read_config
 from undiffuse.sealed import sealed
-from undiffuse.systems.record import read_record
-from undiffuse.systems.saved import check_seeds, read_config
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_rows
@@ -134,7 +134,7 @@ def _run(
         device=pick_device(device),
     )
     with contextlib.suppress(UsageError):  # weights that cannot be loaded are a finding
-        subject.features = fitting_features(subject.model.system.shape, subject.model.origin)
+        subject.features = fitting_features(subject.model.module.shape, subject.model.origin)
         subject.count_modes = mode_counter(record, subject.shape, subject.model.origin, lambda: subject.data[0])
     return subject
 

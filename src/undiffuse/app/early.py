@@ -30,11 +30,11 @@ from undiffuse.app.outline import (
     rows_at,
 )
 from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.models.classes import asked_classes
+from undiffuse.models.rules import check_guidance, no_guide
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
 from undiffuse.studies.written import sampler_words
-from undiffuse.systems.classes import asked_classes
-from undiffuse.systems.rules import check_guidance, no_guide
 from undiffuse.zoo import bundled_folder, bundled_models
 
 #: Registries by the word for a row.
@@ -62,7 +62,7 @@ _NAMING = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "paramet
 #: Annotations of components, whose models their registry tells.
 _OF_COMPONENTS = ("ComponentConfig", "AugmentConfig", "SourceConfig")
 _RUN = "undiffuse.training.config:RunConfig"
-#: Files of weights by what they are called; see ``systems.saved``.
+#: Files of weights by what they are called; see ``models.weights``.
 _WEIGHTS = ("ema", "raw")
 
 

@@ -64,7 +64,7 @@ def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> N
     """The same of the configuration in a file, which ``--config`` names."""
     record, file = record_in(file), config_file(file)
     if "format_version" in record:
-        from undiffuse.systems.record import check_format
+        from undiffuse.models.record import check_format
 
         check_format(record["format_version"], str(file))
     check_configuration(record.get("config", record), overrides, data, f"--config {file}")

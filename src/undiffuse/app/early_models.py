@@ -31,10 +31,15 @@ _LIGHT = (
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
     *("undiffuse.models.options", "undiffuse.studies.written"),
 )
-#: Modules with checks of options, which rows call as they begin, and with rules of systems.
-_LIMITS = ("undiffuse.core.process_limits", "undiffuse.losses.limits", "undiffuse.systems.rules")
+#: Modules with checks of options, which rows call as they begin, and with rules of models and objectives.
+_LIMITS = (
+    "undiffuse.core.process_limits",
+    "undiffuse.losses.limits",
+    "undiffuse.models.rules",
+    "undiffuse.objectives.rules",
+)
 _PLAIN = ("bool", "dict", "float", "int", "list", "str", "tuple")
-_BASES = ("BaseModel", "FrozenModel", "ComponentConfig", "SystemConfig")
+_BASES = ("BaseModel", "FrozenModel", "ComponentConfig", "ObjectiveConfig", "ModelConfig")
 _POWER: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Pow: operator.pow, ast.BitOr: operator.or_}
 
 
@@ -51,7 +56,7 @@ def run_model() -> type[RunConfig]:
     """The model of a run's configuration, with what stands in for its system."""
     from undiffuse.training.config import RunConfig
 
-    systems = Component(Rows(definition("undiffuse.systems:SYSTEMS")), "system")
+    systems = Component(Rows(definition("undiffuse.objectives:OBJECTIVE_CONFIGS")), "system")
     return create_model("RunConfig", __base__=RunConfig, system=(Annotated[ComponentConfig, systems], ...))
 
 

@@ -20,11 +20,11 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.models.base import denoising
+from undiffuse.models.saved import Model
 from undiffuse.observer import Tell
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
 from undiffuse.sealed import sealed
-from undiffuse.systems.saved import Model
 from undiffuse.wording import counted
 
 #: Pictures followed at a time, and shown in ``roundtrip.png``.
@@ -107,7 +107,7 @@ def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:
 
 
 def _denoiser(model: Model, rows: int) -> Blocked:
-    return Blocked(denoising(model.system, "encode").denoiser("fp32"), rows)
+    return Blocked(denoising(model.module, "encode").denoiser("fp32"), rows)
 
 
 def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
@@ -116,7 +116,7 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
     latents, back, nfe = [], [], []
     with counting("encoding and decoding") as observer:
         for start in range(0, len(items), _ROWS):
-            x_0 = items[start : start + _ROWS].to(model.system.device)
+            x_0 = items[start : start + _ROWS].to(model.module.device)
             there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
             encoded = encode(denoiser, x_0, num_steps=num_steps, tell=there)
             latents.append(encoded.x.cpu())

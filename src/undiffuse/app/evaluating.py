@@ -18,11 +18,11 @@ from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, defaul
 from undiffuse.files import write_json
 from undiffuse.images import grid_of, save_png
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.saved import Model
 from undiffuse.registry import make
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.grids import time_grid
 from undiffuse.sealed import sealed
-from undiffuse.systems.saved import Model
 
 
 @writes_to("out")

@@ -19,12 +19,16 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
+from undiffuse.models.components import with_sampling
+from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.record import REPLACES, write_record
+from undiffuse.models.saved import Model
+from undiffuse.models.stored_parts import save_parts
+from undiffuse.models.weights import WEIGHTS, save_weights
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.seen import images_seen
-from undiffuse.systems.record import REPLACES, write_record
-from undiffuse.systems.saved import WEIGHTS, Model, save_weights
 from undiffuse.training.journal import read_journal
 from undiffuse.wording import command, counted
 
@@ -65,7 +69,7 @@ def export_model(
             temperature that is none or for a model that has none.
     """
     check_export(out, model.path, overwrite)
-    tensors = _weights(model.system, bf16)
+    tensors = _weights(model.module, bf16)
     kept = _kept_temperature(model, temperature)
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
@@ -75,31 +79,33 @@ def export_model(
     record.pop(REPLACES, None)
     if tuned is not None:
         chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
-        record["config"]["system"]["sampling"] = {**record["config"]["system"]["sampling"], **chosen}
+        record = with_sampling(record, chosen)
         record["tuning"] = _facts(tuned, seeds, kept)
     if temperature is not None:
-        record["config"]["system"]["sampling"]["temperature"] = kept
+        record = with_sampling(record, {"temperature": kept})
     with replacing(out) as folder:
         folder.mkdir()
+        if parts := save_parts(folder, model.module):
+            record["components"] = {**record["components"], **parts}
         save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
         (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
     say(f"exported: {out}; next: {command('sample', out, '-n', 64)}")
     return out
 
 
-def _weights(system: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
-    """What is saved; with ``bf16`` the system goes on with the rounded parameters, so that they are what is tuned."""
-    tensors = dict(system.state_dict())
+def _weights(model: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
+    """What is saved; with ``bf16`` the model goes on with the rounded parameters, so that they are what is tuned."""
+    tensors = own_state(model)
     if not bf16:
         return tensors
-    parameters = {name for name, _ in system.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters()}
     tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
-    system.load_state_dict(tensors)
+    load_own(model, tensors)
     return tensors
 
 
 def _own_temperature(model: Model) -> float:
-    own: float = model.system.sampling_facts().get("temperature", 1.0)
+    own: float = model.module.sampling_facts().get("temperature", 1.0)
     return own
 
 
@@ -107,7 +113,7 @@ def _kept_temperature(model: Model, asked: float | None) -> float:
     """That the exported model will sample at."""
     if asked is None:
         return _own_temperature(model)
-    denoising(model.system, "a temperature")
+    denoising(model.module, "a temperature")
     return check_temperature(asked)
 
 
@@ -115,8 +121,8 @@ def _tuned(
     model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int, temperature: float
 ) -> Tuned:
     """The grid of the fewest steps that is good enough."""
-    system, sampler = denoising(model.system, "tuning a time grid"), make_sampler(spec)
-    own = model.system.sampling_facts().get("sampler")
+    system, sampler = denoising(model.module, "tuning a time grid"), make_sampler(spec)
+    own = model.module.sampling_facts().get("sampler")
     if own is not None and make_sampler(own).of_paths:
         raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
     for steps in tune_steps:

@@ -17,7 +17,7 @@ from undiffuse.data.formats.folder_files import EXTENSIONS
 from undiffuse.data.pictures import fit_picture, read_picture, to_array, with_channels
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 from undiffuse.training.config import RunConfig
 
 
@@ -29,7 +29,7 @@ def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, A
     Raises:
         UsageError: nothing that can be read, or a model that makes no images.
     """
-    if not model.system.space.is_image:
+    if not model.module.space.is_image:
         raise UsageError("this model makes no images, so it begins from none; leave --image out")
     path = Path(source).expanduser()
     if path.is_file() and _is_picture(path):
@@ -37,7 +37,7 @@ def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, A
     if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
         read_picture(path)  # says what is wrong with it
     fitting = isinstance(source_config_for(source), PictureConfig)
-    options = [f"data.channels={model.system.shape[0]}", "data.on_error=skip"] if fitting else []
+    options = [f"data.channels={model.module.shape[0]}", "data.on_error=skip"] if fitting else []
     dataset = held_out_data(model, source, options)
     images = dataset.fetch(range(min(num, len(dataset)))).items
     return images, {"source": source, "data_fingerprint": dataset.fingerprint}
@@ -54,7 +54,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _one(model: Model, path: Path) -> Tensor:
-    channels, height, width = model.system.shape
+    channels, height, width = model.module.shape
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
     image = fit_picture(read_picture(path), (height, width), fit, upscale=True)
     return torch.from_numpy(to_array(with_channels(image, channels)).copy())[None]

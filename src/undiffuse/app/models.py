@@ -13,7 +13,7 @@ from undiffuse.zoo import bundled_models
 
 if TYPE_CHECKING:
     from undiffuse.core.denoiser import Denoiser
-    from undiffuse.systems.saved import Model
+    from undiffuse.models.saved import Model
 
 
 @known_keywords
@@ -32,7 +32,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
     check_device(device)
     folder = find_model(model)
     leave_room()
-    from undiffuse.systems import saved  # seconds of importing, for what names a model
+    from undiffuse.models import saved  # seconds of importing, for what names a model
 
     return saved.load(folder, pick_device(device), weights, denoiser)
 

@@ -22,6 +22,7 @@ from undiffuse.evaluation import Protocol, Subject, evaluate
 from undiffuse.files import write_json, write_text
 from undiffuse.models.base import denoising
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.saved import Model
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.noise import SeededNoise
@@ -35,7 +36,6 @@ from undiffuse.studies.parameterization import (
     markdown,
     row_texts,
 )
-from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
 
@@ -177,7 +177,7 @@ def _pair(result: dict[str, Any]) -> dict[str, float | None]:
 
 def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, float | None]:
     """The bound on -log p of held-out points, in nats."""
-    system = denoising(model.system, "the bound")
+    system = denoising(model.module, "the bound")
     x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
     if len(x_0) < 2:
         raise UsageError("the bound needs held-out points: give the source a validation_fraction")

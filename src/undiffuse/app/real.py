@@ -18,8 +18,8 @@ from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.decoding.remarks import STORED, stored_with
 from undiffuse.errors import UsageError
-from undiffuse.systems.record import other_part
-from undiffuse.systems.saved import Model
+from undiffuse.models.record import other_part
+from undiffuse.models.saved import Model
 from undiffuse.training.config import RunConfig
 
 _CHUNK = 512
@@ -54,7 +54,7 @@ def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Datas
         UsageError: no such data, of another shape, or coloured for a grey model or the other way round, unsaid.
     """
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
-    held_out = fitted_data(data, tuple(model.system.shape), "the model", fit, options)
+    held_out = fitted_data(data, tuple(model.module.shape), "the model", fit, options)
     seen = model.config["data"].get("stored_with")
     tell_of_storage(data, stored_with(held_out.provenance), "what the model was trained on", seen)
     return held_out

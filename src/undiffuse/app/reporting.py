@@ -24,11 +24,11 @@ from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model
 from undiffuse.observer import Tell
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
-from undiffuse.systems.saved import Model
 from undiffuse.training.journal import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import command
@@ -92,10 +92,10 @@ def _material(
     moved_to: str | None = None,
     tell: Callable[[float], None] = lambda share: None,
 ) -> ReportMaterial:
-    points = not model.system.space.is_image
+    points = not model.module.space.is_image
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count, tell)
-    denoises = isinstance(model.system, DenoisingModel)  # what samples in one go has nothing in between to show
+    denoises = isinstance(model.module, DenoisingModel)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
     results = results_folder(model.path)
@@ -111,7 +111,7 @@ def _material(
         filmstrip_labels=labels if denoises else [],
         evaluation=_json(results / "evaluation.json"),
         previews=model.path / "previews",
-        schedule=schedule_of(model.system, model.config),
+        schedule=schedule_of(model.module, model.config),
         studies=[*found_studies(model.path), *studies],
         findings=_findings(results / "doctor.json"),
         reproduce=reproducing_command(model.config),
@@ -169,8 +169,8 @@ def _real(model: Model, count: int, moved_to: str | None) -> Any:
         return spread(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
         warn(f"the page shows no real data: {error}")
-        points = not model.system.space.is_image
-        return np.empty((0, *model.system.shape), np.float32 if points else np.uint8)
+        points = not model.module.space.is_image
+        return np.empty((0, *model.module.shape), np.float32 if points else np.uint8)
 
 
 def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
@@ -184,7 +184,7 @@ def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
 
 def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
     """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
-    rows = count if not model.system.space.is_image else _FILMSTRIP_ROWS
+    rows = count if not model.module.space.is_image else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
     def keep(first: int, progress: Progress) -> None:
@@ -193,7 +193,7 @@ def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None])
 
     cond = model.condition(model.classes_of(None, count))
     request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)
-    samples = model.finish(model.system.sample(request).x).numpy()
+    samples = model.finish(model.module.sample(request).x).numpy()
     moments = np.unique(np.linspace(0, len(frames) - 1, _FILMSTRIP_MOMENTS).round().astype(int))
     labels = [f"step {moment + 1} of {len(frames)}" for moment in moments]
     return samples, np.stack([frames[moment].numpy() for moment in moments]), labels
@@ -220,7 +220,7 @@ def _findings(path: Path) -> Any:
 
 def _commands(model: Model) -> dict[str, str]:
     run = spoken_name(model.path)
-    points = not model.system.space.is_image
+    points = not model.module.space.is_image
     commands = {
         f"sample 64 {'points' if points else 'pictures'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),
@@ -228,7 +228,7 @@ def _commands(model: Model) -> dict[str, str]:
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
         "train on your own pictures": "undiffuse train --data FOLDER",
     }
-    if isinstance(model.system, DenoisingModel):
+    if isinstance(model.module, DenoisingModel):
         commands["see the denoising"] = command("sample", run, "-n", 8, "--progressive")
     if model.class_names:
         commands["one class only"] = command("sample", run, "--class", model.class_names[-1], "-n", 16)

@@ -18,11 +18,11 @@ from undiffuse.errors import UsageError
 from undiffuse.images import fill_png, picture_of
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.sample_record import shared_record
+from undiffuse.models.sample_set import SHOWN, SampleSet
+from undiffuse.models.saved import Model, check_seeds
 from undiffuse.models.starting import images_to_begin_from
 from undiffuse.samplers.base import Progress, Sampled
-from undiffuse.systems.sample_record import shared_record
-from undiffuse.systems.sample_set import SHOWN, SampleSet
-from undiffuse.systems.saved import Model, check_seeds
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
@@ -63,11 +63,11 @@ def sample_to_folder(
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
     given, about = _begun_from(model, image, num)
-    images = images_to_begin_from(given, model.system.space, num)
+    images = images_to_begin_from(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
-    made_by = f"undiffuse {__version__} {model.system.device.type}{' progressive' if progressive else ''}"
+    made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
     record = shared_record(model, request) | ({"image": about} if about is not None else {})
-    gathered = SampleSet(out, record, seeds, names, model.system.shape, shown, made_by)
+    gathered = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
         gathered.discard()  # what was predicted on the way to them is gone
@@ -112,7 +112,7 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
             prompts = model.prompts([gathered.names[number] for number in missing] if gathered.names else [])
             images = request.images[missing] if request.images is not None else None
             asked = replace(request, seeds=seeds, prompts=prompts, callback=callback, take=take, images=images)
-            return model.system.sample(asked).note if missing else ""
+            return model.module.sample(asked).note if missing else ""
     except BaseException:
         kept = num - len(gathered.missing())
         if kept and history is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from undiffuse.app.models import find_model
 from undiffuse.app.show import say
 from undiffuse.errors import UsageError
-from undiffuse.systems.record import accept
-from undiffuse.systems.record import restore as put_back
-from undiffuse.systems.saved import kept_configs
+from undiffuse.models.record import accept
+from undiffuse.models.record import restore as put_back
+from undiffuse.models.saved import kept_configs
 
 
 def seal(model: str | Path, restore: bool = False) -> None:

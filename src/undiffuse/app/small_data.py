@@ -26,6 +26,7 @@ from undiffuse.images import grid_of, save_png
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import SetDistance, set_distance
+from undiffuse.models.saved import origin_of
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.small_data import (
@@ -41,7 +42,6 @@ from undiffuse.studies.small_data import (
     row_texts,
     trial_costs,
 )
-from undiffuse.systems.saved import origin_of
 from undiffuse.training.config import RunConfig
 from undiffuse.training.journal import read_journal
 from undiffuse.version import __version__

@@ -22,6 +22,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.limits import check_seed
 from undiffuse.models.base import denoising
+from undiffuse.models.saved import Model
 from undiffuse.observer import OnProgress
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
@@ -30,7 +31,6 @@ from undiffuse.studies.run import check_pictures, run_study
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
-from undiffuse.systems.saved import Model
 
 
 @known_keywords
@@ -129,9 +129,9 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
 
 def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
     record = model.config["config"]
-    check_plane(tuple(model.system.shape), record["data"].get("name", ""), name)
+    check_plane(tuple(model.module.shape), record["data"].get("name", ""), name)
     data = Component(SOURCE_CONFIGS, "data source").pick(record["data"])
-    system = denoising(model.system, "the study 'theory'")
+    system = denoising(model.module, "the study 'theory'")
     sampling = system.sampling_facts()
     subject = Subject(
         record["recipe"],

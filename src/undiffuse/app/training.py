@@ -25,14 +25,14 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
+from undiffuse.models.bounded import at_most
+from undiffuse.models.record import check_format, other_part
+from undiffuse.models.saved import Model, read_config
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.observer import Silent
 from undiffuse.progress import duration
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import is_changed
-from undiffuse.systems.bounded import at_most
-from undiffuse.systems.diffusion import DiffusionConfig
-from undiffuse.systems.record import check_format, other_part
-from undiffuse.systems.saved import Model, read_config
 from undiffuse.training.checkpoint import largest_shapes
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.cost import Cost, measured_cost
@@ -245,8 +245,8 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
 def _refuse_other_data(trainer: Trainer, out: Path) -> None:
     """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
     record, now = read_config(out), trainer.record
-    if part := other_part(record["data"], now["data"]):  # type: ignore[arg-type]
-        lines = differences(record["config"]["data"], now["config"]["data"])  # type: ignore[index]
+    if part := other_part(record["data"], now["data"]):
+        lines = differences(record["config"]["data"], now["config"]["data"])
         named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
         raise UsageError(
             f"the {part} are not those that {out} was started with{named}; put them back, or start anew in another "
@@ -291,7 +291,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
     tell_of_signal_left(config.system, training)
     with TemporaryDirectory() as folder, counting("measuring") as observer:  # a loss that is not finite leaves evidence
         trainer = Trainer(config, training, held_out, Path(folder), pick_device(device))
-        parameters = sum(value.numel() for value in trainer.system.parameters() if value.requires_grad)
+        parameters = sum(value.numel() for value in trainer.objective.model.parameters() if value.requires_grad)
         try:
             cost = measured_cost(trainer, observer)
         finally:

@@ -10,8 +10,8 @@ from undiffuse.app.early_out import check_study_folder
 from undiffuse.app.models import load
 from undiffuse.app.show import say
 from undiffuse.app.training import MeasuredBy, train
+from undiffuse.models.saved import Model
 from undiffuse.progress import duration, is_off
-from undiffuse.systems.saved import Model
 from undiffuse.training.config import RunConfig
 
 #: A part that takes no longer was made before, and is read alone.

@@ -51,7 +51,7 @@ _ITEMS, _FOR_VARIANCE = 48, 2000
 
 def prior(subject: RunSubject) -> Iterable[Finding]:
     """Whether the process ends in the noise that sampling starts from."""
-    process = denoising(subject.model.system, "the noise end").process
+    process = denoising(subject.model.module, "the noise end").process
     written = subject.config["system"].get("process")
     written = written if isinstance(written, Mapping) else None
     yield judge_prior(process, math.prod(subject.shape), written, *_spread(subject))
@@ -124,7 +124,7 @@ class LevelErrors:
 
 def levels(subject: RunSubject) -> Iterable[Finding]:
     """Whether the error is out of line at some noise level, or smaller on what was trained on."""
-    system = denoising(subject.model.system, "an error by noise level")
+    system = denoising(subject.model.module, "an error by noise level")
     ends = system.process.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
     low = max(system.log_snr_range[0], ends[0], -_WIDEST)
     high = min(system.log_snr_range[1], ends[1], _WIDEST)
@@ -138,7 +138,7 @@ def levels(subject: RunSubject) -> Iterable[Finding]:
 
 
 def _errors(subject: RunSubject, log_snr: Tensor, held_out: bool) -> Tensor:
-    system = denoising(subject.model.system, "an error by noise level")
+    system = denoising(subject.model.module, "an error by noise level")
     batch = subject.batch(_ITEMS, held_out).to(system.device)
     noise = SeededNoise(range(subject.seed, subject.seed + len(batch)))
     return loss_by_level(system, batch.x_0, log_snr, noise, Condition(label=batch.given.label))

@@ -23,9 +23,10 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
 from undiffuse.models.options import option_rows
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model, load
+from undiffuse.models.weights import WEIGHTS, read_weights
 from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
-from undiffuse.systems.saved import WEIGHTS, Model, load, read_weights
 from undiffuse.wording import command, counted, some
 
 #: Samples tried first, from which the time of the others is told.
@@ -147,7 +148,7 @@ class RunSubject:
         """Samples ``seed + first`` ... as uint8 pictures or float32 points, classes in turn."""
         cond = self.model.condition(self.model.classes_of(None, first + count)[first:])
         seeds = range(self.seed + first, self.seed + first + count)
-        sampled = self.model.system.sample(SampleRequest.of(seeds, steps=num_steps, cond=cond))
+        sampled = self.model.module.sample(SampleRequest.of(seeds, steps=num_steps, cond=cond))
         return self.model.finish(sampled.x)
 
     @cached_property
@@ -174,7 +175,7 @@ class RunSubject:
     @property
     def sampling(self) -> str:
         """How the samples were drawn, in words."""
-        facts = self.model.system.sampling_facts()
+        facts = self.model.module.sampling_facts()
         way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
         more = (row.option.words.format(facts[name]) for name, row in option_rows().items() if name in facts)
         return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"

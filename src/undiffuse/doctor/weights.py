@@ -79,7 +79,7 @@ def judge_ema_loss(averaged: float, raw: float) -> Finding:
 
 def finite(subject: RunSubject) -> Iterable[Finding]:
     """Whether all weights are finite, and how far the averaged ones lie from the raw ones."""
-    averaged = dict(subject.model.system.state_dict())
+    averaged = dict(subject.model.module.state_dict())
     yield from judge_weights(averaged, subject.raw)
 
 

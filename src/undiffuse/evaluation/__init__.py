@@ -82,7 +82,7 @@ def default_metrics(subject: Subject) -> tuple[list[str], str]:
         return ["sliced_wasserstein", *(["modes"] if has_modes(subject) else [])], ""
     compared, left_out = _compared(subject)
     compared += ["modes"] if has_modes(subject) else []
-    denoises = isinstance(subject.model.system, DenoisingModel)
+    denoises = isinstance(subject.model.module, DenoisingModel)
     wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
     beside = [name for name, fewest in wanted.items() if len(subject.held_out) >= fewest]
     if len(beside) < len(wanted):
@@ -199,7 +199,7 @@ def _determining(subject: Subject, name: str) -> dict[str, Any]:
         "weights_sha256": model.weights_sha256,
         "config": model.config,
         "held_out": subject.held_out.fingerprint,
-        "device": model.system.device.type,
+        "device": model.module.device.type,
     }
 
 

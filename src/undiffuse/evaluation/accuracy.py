@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
 def check_accuracy(subject: Subject) -> None:
     """Refuse a model or held-out pictures without classes, too few or of a size unfit, before anything is sampled."""
     need_pictures(subject, "accuracy")
-    _, height, width = subject.model.system.shape
+    _, height, width = subject.model.module.shape
     check_sides(height, width, "sampled")
     check_pictures(subject, "accuracy")
     need_held_out(subject, "accuracy", 2)

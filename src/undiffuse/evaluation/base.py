@@ -12,7 +12,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.limits import check_at_least
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
-from undiffuse.systems.saved import check_seeds
+from undiffuse.models.saved import check_seeds
 
 CHUNK = 500  # real pictures in memory as tensors at a time
 

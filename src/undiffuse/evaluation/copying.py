@@ -32,7 +32,7 @@ from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
-from undiffuse.systems.base import System
+from undiffuse.objectives.opened import objective_of
 
 #: Shares of samples nearer than 99 % of the held-out pictures; a ratio of medians; a relative gap of losses.
 LIKELY_SHARE, LIKELY_RATIO, SIGN_SHARE, SIGN_GAP = 0.25, 0.5, 0.1, 0.25
@@ -70,10 +70,9 @@ def copying(subject: Subject) -> list[Result]:
     held_out = spread(subject.held_out, min(subject.protocol.num, most(subject.held_out)))
     bank = subject.pictures_made
     searches = search(bank.rows, held_out, subject.train, subject.extractor)
-    system = subject.model.system
-    gap = None
-    if isinstance(system, System) and system.loss_at_hand:
-        gap = training_gap(system, subject.train, subject.held_out, subject.protocol.seed)
+    objective, gap = objective_of(subject.model), None
+    if objective is not None and objective.loss_at_hand:
+        gap = training_gap(objective, subject.train, subject.held_out, subject.protocol.seed)
     stated = {
         "distance": "L2",
         "samples": subject.sampling(),

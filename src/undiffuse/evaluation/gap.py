@@ -11,7 +11,7 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation.gather import Rows
-from undiffuse.systems.base import System
+from undiffuse.objectives.base import AnyObjective
 
 _BATCH = 128
 _PICTURES = 512  # of each set at most
@@ -34,17 +34,17 @@ class Gap(NamedTuple):
 
 
 @torch.no_grad()
-def training_gap(system: System, train: Dataset, held_out: Dataset, seed: int) -> Gap:
+def training_gap(objective: AnyObjective, train: Dataset, held_out: Dataset, seed: int) -> Gap:
     """The model's own loss on training and on held-out pictures, each pair of them with the same time and noise.
 
     Args:
-        system: anything with a loss; its first phase's is taken.
+        objective: around the model; the loss of its first phase is taken.
         train, held_out: at least two pictures each; as many are taken of both, evenly spaced.
         seed: of times and noise.
     """
     count = min(len(train), len(held_out), _PICTURES)
     rounds = min(_MOST_ROUNDS, -(-_LOSSES // count))
-    known, other = (_losses(system, dataset, count, rounds, seed) for dataset in (train, held_out))
+    known, other = (_losses(objective, dataset, count, rounds, seed) for dataset in (train, held_out))
     held, mean = float(other.mean()), float(known.mean())
     if not held > 0:
         return Gap(mean, held, None, None, count, rounds)
@@ -52,20 +52,20 @@ def training_gap(system: System, train: Dataset, held_out: Dataset, seed: int) -
     return Gap(mean, held, (held - mean) / held, None if error is None else error / held, count, rounds)
 
 
-def _losses(system: System, dataset: Dataset, count: int, rounds: int, seed: int) -> Tensor:
+def _losses(objective: AnyObjective, dataset: Dataset, count: int, rounds: int, seed: int) -> Tensor:
     """The mean loss (count,) of each picture over all rounds, in float64."""
-    rows, was_training = evenly_spaced(len(dataset), count), system.training
-    system.eval()
+    rows, was_training = evenly_spaced(len(dataset), count), objective.training
+    objective.eval()
     try:
-        return torch.stack([_one_round(system, dataset, rows, seed, number) for number in range(rounds)]).mean(0)
+        return torch.stack([_one_round(objective, dataset, rows, seed, number) for number in range(rounds)]).mean(0)
     finally:
-        system.train(was_training)
+        objective.train(was_training)
 
 
-def _one_round(system: System, dataset: Dataset, rows: Rows, seed: int, number: int) -> Tensor:
+def _one_round(objective: AnyObjective, dataset: Dataset, rows: Rows, seed: int, number: int) -> Tensor:
     parts = []
     for start in range(0, len(rows), _BATCH):
-        rng = StepRandom(seed, number, start, stream="gap", device=system.device)
-        batch = dataset.fetch(rows[start : start + _BATCH]).to(system.device)
-        parts.append(system(batch, system.phases[0], rng).rows.double().cpu())
+        rng = StepRandom(seed, number, start, stream="gap", device=objective.model.device)
+        batch = dataset.fetch(rows[start : start + _BATCH]).to(objective.model.device)
+        parts.append(objective(batch, objective.phases[0].name, rng).rows.double().cpu())
     return torch.cat(parts)

@@ -38,12 +38,12 @@ def nll(subject: Subject) -> list[Result]:
     """-log p of held-out data by the probability-flow ODE: bits a dimension of pictures, nats a point."""
     protocol, pictures = subject.protocol, subject.pictures
     items = _held_out(subject, "nll", protocol.likelihood_images if pictures else protocol.num)
-    exact = math.prod(subject.model.system.shape) <= _LARGEST_EXACT
-    rows = min(_ODE_ROWS[subject.model.system.space.kind], len(items))
+    exact = math.prod(subject.model.module.shape) <= _LARGEST_EXACT
+    rows = min(_ODE_ROWS[subject.model.module.space.kind], len(items))
     denoiser = _denoiser(subject, rows)
     parts = []
     for start in range(0, len(items), rows):
-        x_0, noise = items[start : start + rows].to(subject.model.system.device), _noise(protocol, start, rows, items)
+        x_0, noise = items[start : start + rows].to(subject.model.module.device), _noise(protocol, start, rows, items)
         data = dequantise(x_0, noise) if pictures else x_0
         probes: Any = "exact" if exact else protocol.likelihood_probes
         told = partial(_told, subject, start, len(x_0), len(items))
@@ -123,7 +123,7 @@ def continuous(subject: Subject) -> list[Result]:
     decoder: Any = "levels" if pictures else "density"
     bounds = []
     for start in range(0, len(items), rows):
-        x_0 = items[start : start + rows].to(subject.model.system.device)
+        x_0 = items[start : start + rows].to(subject.model.module.device)
         normal = _noise(protocol, start, rows, items).numbered
         bounds.append(continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder))
         subject.observer.progress(start + len(x_0), len(items))
@@ -151,7 +151,7 @@ def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
 
 
 def _system(subject: Subject) -> DenoisingModel:
-    return denoising(subject.model.system, "a likelihood or a bound")
+    return denoising(subject.model.module, "a likelihood or a bound")
 
 
 def _denoiser(subject: Subject, rows: int) -> Blocked:

@@ -63,7 +63,7 @@ def modes(subject: Subject) -> list[Result]:
     """Modes found, share of good samples and KL of the modes' histogram against the data's, with a verdict."""
     check_modes(subject)
     model = subject.model
-    ground = ground_of(source_of(model.config), model.system.shape, model.origin, lambda: subject.train)
+    ground = ground_of(source_of(model.config), model.module.shape, model.origin, lambda: subject.train)
     samples = subject.pictures_made.rows if subject.pictures else subject.samples
     found = measure_modes(ground.locate(samples), ground.shares)
     return _results(found, {**ground.facts, "modes": ground.words, "samples": subject.sampling()})
@@ -101,7 +101,7 @@ def ground_of(source: SourceConfig, shape: tuple[int, ...], origin: str, load_tr
 
 def check_modes(subject: Subject) -> None:
     """Refuse data whose modes are not known, before anything is sampled."""
-    check_known(source_of(subject.model.config), subject.model.system.shape, subject.model.origin)
+    check_known(source_of(subject.model.config), subject.model.module.shape, subject.model.origin)
 
 
 def has_modes(subject: Subject) -> bool:

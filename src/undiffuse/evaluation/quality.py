@@ -25,7 +25,7 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
-from undiffuse.systems.saved import Model
+from undiffuse.models.saved import Model
 
 #: Training pictures on the data's side, or as many as there are samples.
 MOST_REAL = 5000
@@ -114,7 +114,7 @@ def quality_measure(
     if not train.space.is_image:
         return PointQuality(train, num)
     try:
-        extractor = pick_features(features, model.system.shape, model.origin)
+        extractor = pick_features(features, model.module.shape, model.origin)
         return PictureQuality(extractor, train, num, set_distance(metric))
     except UsageError as error:
         raise UsageError(

@@ -23,9 +23,9 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model, check_seeds
 from undiffuse.observer import SILENT, Observer
 from undiffuse.samplers.base import Progress
-from undiffuse.systems.saved import Model, check_seeds
 
 #: Real pictures that samples are compared with at least, where there are so many.
 REFERENCE_IMAGES = 5000
@@ -61,7 +61,7 @@ class Subject:
     @property
     def pictures(self) -> bool:
         """Whether the model makes pictures, not points."""
-        return self.model.system.space.is_image
+        return self.model.module.space.is_image
 
     @property
     def drawn(self) -> bool:
@@ -72,7 +72,7 @@ class Subject:
     def _gathered(self) -> SetSummary | RowBank:
         """The samples' summary, or pictures alone where there are too many features for one; number i is seed + i."""
         fits = summarises(self.num_features)
-        gathered = SetSummary(self.extractor) if fits else RowBank(_bank_size(self.model.system.shape))
+        gathered = SetSummary(self.extractor) if fits else RowBank(_bank_size(self.model.module.shape))
         first = 0
         for batch in in_chunks(self._batches(range(self.protocol.num))):
             gathered.update(batch, torch.arange(first, first + len(batch)))
@@ -131,7 +131,7 @@ class Subject:
                 callback=partial(self._told, start, len(numbers)),
             )
             started = time.monotonic()
-            sampled = self.model.system.sample(request)
+            sampled = self.model.module.sample(request)
             self.nfe = sampled.nfe
             self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
             self.observer.progress(start + len(rows), len(numbers))
@@ -159,12 +159,12 @@ class Subject:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """The features asked for, or those that fit the data."""
-        return pick_features(self.protocol.features, self.model.system.shape, self.model.origin)
+        return pick_features(self.protocol.features, self.model.module.shape, self.model.origin)
 
     @property
     def num_features(self) -> int:
         """The features of one picture."""
-        return self.extractor.dim or math.prod(self.model.system.shape)
+        return self.extractor.dim or math.prod(self.model.module.shape)
 
     def about_generated(self) -> dict[str, Any]:
         """What a result says about the samples."""
@@ -183,7 +183,7 @@ class Subject:
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,
-            **self.model.system.sampling_facts(),
+            **self.model.module.sampling_facts(),
             **self.protocol.options.said_in_writing(),
             "nfe": self.nfe,
             "weights": self.model.weights,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.part import Part
 from undiffuse.models.request import SampleRequest, sampled
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.plan import Plan, run
@@ -31,11 +33,13 @@ class GenerativeModel(nn.Module):
         space: of the data and of samples.
         class_names: of the labels it is told; empty for none.
         conditioner: makes what the networks are told.
+        parts: by the names of their attributes, those that are not simply trained with the rest.
     """
 
     space: Space
     class_names: tuple[str, ...]
     conditioner: Conditioner
+    parts: Mapping[str, Part] = MappingProxyType({})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,6 +77,10 @@ class GenerativeModel(nn.Module):
     def sampling_facts(self) -> dict[str, Any]:
         """How it samples unless asked otherwise, as plain values for a result's protocol."""
         return {}
+
+    def compile_networks(self) -> str:
+        """Let torch compile the networks in place; if that is better left, the reason why it was."""
+        return ""
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +129,14 @@ class OneStepGenerator(GenerativeModel):
     @abstractmethod
     def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
         """Samples (B, *shape) on the device of latents (B, ...), pictures in [-1, 1]; no row depends on another."""
+
+
+class AdversarialModel(OneStepGenerator):
+    """A generator that learned from a discriminator, which is kept with it."""
+
+    @abstractmethod
+    def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        """The discriminator's raw outputs (B,) on data or samples as they are, in evaluation mode; more: more real."""
 
 
 def denoising(model: GenerativeModel, what: str) -> DenoisingModel:

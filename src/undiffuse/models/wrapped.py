@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,11 +15,30 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.models.base import Batching, DenoisingModel
 from undiffuse.models.blocks import block_rows
+from undiffuse.models.config import ModelConfig
 from undiffuse.models.options import NOTHING_SAID, SamplingConfig, SamplingOptions, facts_of
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
 from undiffuse.samplers.plan import Plan
+
+
+class WrappedConfig(ModelConfig):
+    """What a folder says of a denoiser from elsewhere; it is built by whoever has its code.
+
+    Args:
+        space: of its data.
+        sampling: defaults.
+    """
+
+    name: Literal["wrapped"] = "wrapped"
+    space: Space
+    sampling: SamplingConfig = SamplingConfig()
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> WrappedModel:
+        raise UsageError(
+            "its denoiser was written elsewhere; open it in Python with undiffuse.load(folder, denoiser=...)"
+        )
 
 
 class WrappedModel(DenoisingModel):

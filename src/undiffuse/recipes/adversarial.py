@@ -18,8 +18,8 @@ from undiffuse.networks.gan.config import (
     R3GANDiscriminatorConfig,
     R3GANGeneratorConfig,
 )
+from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes.parts import bedroom64, row
-from undiffuse.systems.gan import GanConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 _LOOKS: dict[str, Any] = {

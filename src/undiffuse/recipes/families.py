@@ -13,8 +13,8 @@ from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
-from undiffuse.systems.diffusion import DiffusionConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 32.0

@@ -8,15 +8,15 @@ from typing import Any
 from undiffuse.core.processes import PROCESSES
 from undiffuse.data.config import IdxConfig
 from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.models.denoising import DenoisingConfig
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
+from undiffuse.objectives.consistency import ConsistencyConfig
+from undiffuse.objectives.distribution_matching import STUDENT, DistributionMatchingConfig
+from undiffuse.objectives.mean_flow import MeanFlowConfig
+from undiffuse.objectives.progressive import ProgressiveConfig
+from undiffuse.objectives.teacher import TeacherConfig
 from undiffuse.recipes.parts import row
-from undiffuse.systems.consistency import ConsistencyConfig
-from undiffuse.systems.distribution_matching import STUDENT, DistributionMatchingConfig
-from undiffuse.systems.mean_flow import MeanFlowConfig
-from undiffuse.systems.progressive import ProgressiveConfig
-from undiffuse.systems.sampled import SampledConfig
-from undiffuse.systems.teacher import TeacherConfig
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 
@@ -172,7 +172,7 @@ def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int 
 
 def _of_the_teacher(run: RunConfig) -> dict[str, Any]:
     """What a student has of its teacher: process, parameterization, network, precision, classes."""
-    return {key: getattr(run.system, key) for key in SampledConfig.model_fields if key not in ("name", "sampling")}
+    return {key: getattr(run.system, key) for key in DenoisingConfig.model_fields if key not in ("name", "sampling")}
 
 
 def _sampling(run: RunConfig, sampler: str, steps: int, grid: str) -> SamplingConfig:
@@ -182,7 +182,7 @@ def _sampling(run: RunConfig, sampler: str, steps: int, grid: str) -> SamplingCo
     return SamplingConfig(sampler=sampler, num_steps=steps, grid=grid, **kept)
 
 
-def _distilling(run: RunConfig, system: SampledConfig, num_images: int) -> RunConfig:
+def _distilling(run: RunConfig, system: DenoisingConfig, num_images: int) -> RunConfig:
     return run.model_copy(
         update={
             "recipe": f"distilled-{run.recipe}",

@@ -10,7 +10,7 @@ from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.options import SamplingConfig
-from undiffuse.systems.diffusion import DiffusionConfig
+from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.training.config import EMAConfig, RunConfig
 
 

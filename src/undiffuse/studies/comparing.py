@@ -15,11 +15,11 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
+from undiffuse.models.classes import Classes
 from undiffuse.models.request import SampleRequest
 from undiffuse.samplers.base import Progress
 from undiffuse.studies.canvas import ORANGE
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.classes import Classes
 
 #: Of the frames around likely copies: red that the orange beside it is not mistaken for.
 COPY = "#C00000"
@@ -66,7 +66,7 @@ def draw(
         request = SampleRequest.of(
             seeds[rows], sampler=sampler, steps=steps, cond=part, batch_size=DRAWN, callback=told
         )
-        sampled = subject.model.system.sample(request)
+        sampled = subject.model.module.sample(request)
         parts.append(subject.model.finish(sampled.x))
         nfe = sampled.nfe
         if tell is not None:

@@ -22,12 +22,12 @@ from undiffuse.config import FrozenModel
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.models.base import denoising
+from undiffuse.models.saved import build_fresh
 from undiffuse.observer import Tell
 from undiffuse.studies import sheets
 from undiffuse.studies.canvas import BLUE, GREY, INK, ORANGE, Plate, charts, grid_lines, save
 from undiffuse.studies.levels import level_grid
 from undiffuse.studies.pictures import Pictures, PictureSubject
-from undiffuse.systems.saved import build_system
 
 #: Noise from -3 to 3 is shown as black to white.
 _RANGE = 3.0
@@ -76,7 +76,7 @@ def untrained_denoiser(subject: PictureSubject) -> Denoiser:
     """The same architecture with the fresh weights that a training with the subject's seed would start from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subject.seed)
-        fresh = denoising(build_system(subject.model.config), "the study 'noise-prediction'")
+        fresh = denoising(build_fresh(subject.model.config), "the study 'noise-prediction'")
     return fresh.to(subject.device).eval().denoiser().eval()
 
 

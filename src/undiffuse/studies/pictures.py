@@ -22,12 +22,12 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.models.base import DenoisingModel, denoising, to_uint8
+from undiffuse.models.classes import Classes
+from undiffuse.models.saved import Model
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
-from undiffuse.systems.classes import Classes
-from undiffuse.systems.saved import Model
 
 Pictures = npt.NDArray[np.uint8]
 #: Steps of a first-order stochastic sampler that is not the model's own.
@@ -51,12 +51,12 @@ class PictureSubject:
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W)."""
-        return tuple(self.model.system.shape)
+        return tuple(self.model.module.shape)
 
     @property
     def system(self) -> DenoisingModel:
         """The system, which denoises."""
-        return denoising(self.model.system, "a study of denoising")
+        return denoising(self.model.module, "a study of denoising")
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -76,7 +76,7 @@ class PictureSubject:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.model.system.device
+        return self.model.module.device
 
     @cached_property
     def data(self) -> tuple[Dataset, Dataset]:

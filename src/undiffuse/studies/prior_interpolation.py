@@ -25,6 +25,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.models.base import OneStepGenerator
+from undiffuse.models.classes import Classes
 from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.noise import SeededNoise
@@ -33,7 +34,6 @@ from undiffuse.studies.canvas import Plate
 from undiffuse.studies.legibility import Legibility
 from undiffuse.studies.mixing import evenly, mixed
 from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, sampling_plan
-from undiffuse.systems.classes import Classes
 
 _COLOURS = {"spherical": canvas.BLUE, "linear": canvas.RED}
 
@@ -152,7 +152,7 @@ def way_of(subject: PictureSubject, options: PriorInterpolationOptions) -> Way:
     Raises:
         UsageError: a sampler or steps asked of a generator, or a model that neither denoises nor decodes.
     """
-    system = subject.model.system
+    system = subject.model.module
     if isinstance(system, OneStepGenerator):
         if options.sampler is not None or options.steps is not None:
             raise UsageError("this model samples in one go; leave sampler and steps out")

@@ -20,13 +20,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from undiffuse.models.classes import Classes
 from undiffuse.observer import Tell
 from undiffuse.samplers.base import Progress
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
 from undiffuse.studies.pictures import ClassOptions, PictureSubject, Plan, sampling_plan
 from undiffuse.studies.times import time_label, visible
-from undiffuse.systems.classes import Classes
 from undiffuse.wording import counted
 
 #: Columns of the filmstrips, the finished picture apart.

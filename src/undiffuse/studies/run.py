@@ -9,13 +9,13 @@ from typing import Any
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.models.base import denoising
+from undiffuse.models.saved import Model
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup, resolve
 from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.canvas import Plate, plain
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.systems.saved import Model
 from undiffuse.version import __version__
 
 
@@ -25,12 +25,12 @@ def check_pictures(model: Model, study: str) -> None:
     Raises:
         UsageError: says which study fits.
     """
-    if not model.system.space.is_image:
+    if not model.module.space.is_image:
         raise UsageError(
             f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory MODEL' fits"
         )
     if lookup(MODEL_STUDIES, study, "study").denoises:
-        denoising(model.system, f"the study {study!r}")
+        denoising(model.module, f"the study {study!r}")
 
 
 def run_study(

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of, write_json
+from undiffuse.models.components import checkpoint_of_format_1
+from undiffuse.models.record import FORMAT_VERSION, NewerFormatError, check_format, of_the_result
 from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
-from undiffuse.systems.record import FORMAT_VERSION, NewerFormatError, check_format, of_the_result
 
 
 class Checkpoint(NamedTuple):
@@ -98,7 +99,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         counters, config = payload["counters"], payload.get("config")
         if not isinstance(counters["images"], int) or not isinstance(config, dict | type(None)):
             raise ValueError("state.json holds no counters and configuration")
-        return Checkpoint(load_file(path / "state.safetensors"), counters, config)
+        tensors = load_file(path / "state.safetensors")
+        if payload["format_version"] == 1:
+            tensors = checkpoint_of_format_1(tensors)
+        return Checkpoint(tensors, counters, config)
     except NewerFormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -12,7 +12,7 @@ from undiffuse.data.config import DigitsConfig
 from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
-from undiffuse.systems import SYSTEMS
+from undiffuse.objectives import OBJECTIVE_CONFIGS
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -103,7 +103,7 @@ class RunConfig(FrozenModel):
     recipe: str = "custom"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Annotated[ComponentConfig, Component(SOURCE_CONFIGS, "data source")] = DigitsConfig()
-    system: Annotated[ComponentConfig, Component(SYSTEMS, "system")]
+    system: Annotated[ComponentConfig, Component(OBJECTIVE_CONFIGS, "system")]
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()
     num_images: Positive = 100_000

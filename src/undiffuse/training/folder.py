@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undiffuse.errors import UsageError
 from undiffuse.files import is_bare, is_passing
-from undiffuse.systems.saved import read_config
+from undiffuse.models.saved import read_config
 
 CHECKPOINTS, SNAPSHOTS, PREVIEWS, BOARD = "checkpoints", "snapshots", "previews", "tensorboard"
 _EVIDENCE = re.compile(r"nonfinite_step_\d+")

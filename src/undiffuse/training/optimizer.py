@@ -1,15 +1,15 @@
-"""One optimizer for each phase of a system, and its state as named tensors."""
+"""One optimizer for each phase of an objective, and its state as named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from undiffuse.objectives.base import Phase
 from undiffuse.registry import lookup
-from undiffuse.systems.base import System
 from undiffuse.training.config import OptimizerConfig
 from undiffuse.training.muon import Muon, products
 from undiffuse.training.schedule import learning_rate
@@ -18,12 +18,12 @@ from undiffuse.training.schedule import learning_rate
 class Optimizers:
     """Adam, AdamW or Muon over what each phase moves."""
 
-    def __init__(self, system: System, config: OptimizerConfig) -> None:
+    def __init__(self, phases: Sequence[Phase], config: OptimizerConfig) -> None:
         for phase in config.phase_rates:
-            lookup(dict.fromkeys(system.phases), phase, "phase in optimizer.phase_rates")
+            lookup({known.name: known for known in phases}, phase, "phase in optimizer.phase_rates")
         self.config = config
         self.learning_rate = 0.0
-        self._parameters = {phase: system.parameters_of(phase) for phase in system.phases}
+        self._parameters = {phase.name: phase.parameters() for phase in phases}
         self._optimizers = {phase: _make(config, parameters) for phase, parameters in self._parameters.items()}
 
     def products(self, device: torch.device) -> torch.dtype | None:

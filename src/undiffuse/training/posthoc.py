@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
+from undiffuse.models.weights import read_weights, save_weights
 from undiffuse.observer import SILENT, Observer
-from undiffuse.systems.saved import read_weights, save_weights
 from undiffuse.training.config import PosthocConfig
 from undiffuse.training.widths import WIDEST as WIDEST
 from undiffuse.training.widths import check_width

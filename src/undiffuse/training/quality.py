@@ -15,9 +15,8 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.images import picture_of, save_png
-from undiffuse.models.base import to_uint8
+from undiffuse.models.base import GenerativeModel, to_uint8
 from undiffuse.models.request import SampleRequest
-from undiffuse.systems.base import System
 
 #: Seed of the first sample drawn at any time in training.
 FIRST_SEED = 0
@@ -37,24 +36,24 @@ class Measure(Protocol):
     def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]: ...
 
 
-def draw_samples(system: System, count: int) -> Iterator[Tensor]:
+def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
     """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 pictures or float32 points on the CPU."""
-    points = not system.space.is_image
+    points = not model.space.is_image
     chunk = _POINTS if points else _PICTURES
     for start in range(0, count, chunk):
         numbers = torch.arange(start, min(start + chunk, count))
         seeds = [FIRST_SEED + number for number in numbers.tolist()]
-        x = system.sample(SampleRequest(seeds, cond=_classes(system, numbers), batch_size=chunk)).x
+        x = model.sample(SampleRequest(seeds, cond=_classes(model, numbers), batch_size=chunk)).x
         yield (x.float() if points else to_uint8(x)).cpu()
 
 
-def save_preview(path: Path, system: System, num_pictures: int) -> None:
+def save_preview(path: Path, model: GenerativeModel, num_pictures: int) -> None:
     """A PNG of the first samples: so many pictures, or a cloud of points."""
-    count = num_pictures if system.space.is_image else _POINTS_SHOWN
-    save_png(path, picture_of(torch.cat(list(draw_samples(system, count))).numpy()))
+    count = num_pictures if model.space.is_image else _POINTS_SHOWN
+    save_png(path, picture_of(torch.cat(list(draw_samples(model, count))).numpy()))
 
 
-def _classes(system: System, numbers: Tensor) -> Condition | None:
-    if not system.class_names:
+def _classes(model: GenerativeModel, numbers: Tensor) -> Condition | None:
+    if not model.class_names:
         return None
-    return Condition(label=(numbers % len(system.class_names)).to(system.device))
+    return Condition(label=(numbers % len(model.class_names)).to(model.device))

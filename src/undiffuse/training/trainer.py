@@ -1,7 +1,7 @@
 """The training loop. Progress is counted in images; randomness is a function of the step, and none of it is saved.
 
-The loop treats every rank and every phase alike: it knows optimizers by the phases a system names and nothing else
-about what it trains.
+The loop treats every rank and every phase alike: it knows optimizers by the phases that an objective names and nothing
+else about what it trains.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
+from undiffuse.models.components import MAIN, main_component
+from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
+from undiffuse.models.saved import read_config
+from undiffuse.models.stored_parts import load_parts, save_parts
+from undiffuse.models.weights import WEIGHTS, save_weights
+from undiffuse.objectives.base import AnyObjective, LossReport, ObjectiveConfig, Phase
 from undiffuse.observer import SILENT, Observer
-from undiffuse.systems.base import LossReport, System, SystemConfig
-from undiffuse.systems.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
-from undiffuse.systems.saved import WEIGHTS, build_system, read_config, save_weights
 from undiffuse.training import guard
 from undiffuse.training.augment import Augmenter
 from undiffuse.training.card import write_model_card
@@ -43,8 +47,8 @@ from undiffuse.training.window import Window
 
 
 def settled(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """``config`` with everything said that its system leaves to the data's classes, as it is written and trained."""
-    assert isinstance(config.system, SystemConfig)
+    """``config`` with everything said that its objective leaves to the data's classes, as it is written and trained."""
+    assert isinstance(config.system, ObjectiveConfig)
     return config.model_copy(update={"system": config.system.settled(class_names)})
 
 
@@ -79,7 +83,8 @@ class Trainer:
         self.measure = measure
         self.validation = validation
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
-        self.record = {
+        assert isinstance(config.system, ObjectiveConfig)
+        self.record: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "model": {
                 "shape": list(train.shape),
@@ -94,13 +99,14 @@ class Trainer:
                 "stored_with": stored_with(train.provenance),
             },
             "config": config.model_dump(mode="json"),
+            "components": {MAIN: main_component(config.system.component())},
         }
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.system = self._fresh_system()
-        self.system.begin_training(self.device)
-        self.ema = EMA(self.system, config.ema)
-        self.optimizers = Optimizers(self.system, config.optimizer)
+        self.objective = self._fresh_objective()
+        self.objective.begin(self.device)
+        self.ema = EMA(self.objective.model, config.ema)
+        self.optimizers = Optimizers(self.objective.phases, config.optimizer)
         self.step = 0
         self._window = Window()
         self._seconds = 0.0
@@ -136,6 +142,7 @@ class Trainer:
         if checkpoint is None:
             return False
         self._check_config(checkpoint)
+        load_parts(self.objective.model, self._written, self.folder)
         with claimed(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
             self._note_moved_data()
@@ -154,12 +161,12 @@ class Trainer:
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         parts = _split_names(checkpoint.tensors)
-        self.system.load_state_dict(parts["model"])
-        self.ema.average.load_state_dict(parts["ema"])
+        load_own(self.objective.model, parts["model"])
+        load_own(self.ema.average, parts["ema"])
         if self.ema.posthoc is not None:
             self.ema.posthoc.load_tensors(parts["posthoc"])
         self.optimizers.load_tensors(parts["optimizer"])
-        self.system.load_training_state(parts["training"])
+        self.objective.load_state(parts["training"])
         self.step = int(checkpoint.counters["step"])
         self._window = Window.of(checkpoint.counters["window"])
         self._seconds = float(checkpoint.counters["seconds"])
@@ -174,7 +181,7 @@ class Trainer:
 
     def _note_moved_data(self) -> None:
         """Have ``config.json`` say where the data lie now, for whoever measures the run; no part of the result."""
-        config = {**self._written["config"], "data": self.record["config"]["data"]}  # type: ignore[index]
+        config = {**self._written["config"], "data": self.record["config"]["data"]}
         moved = {**self._written, "config": config}
         if config != self._written["config"] and of_the_result(moved) == of_the_result(self._written):
             self._written = write_record(self.folder, moved)
@@ -209,13 +216,14 @@ class Trainer:
 
     def _run(self, stop_after_seconds: float | None) -> bool:
         if self.step == 0:
+            self.record["components"] |= save_parts(self.folder, self.objective.model)
             self._written = write_record(self.folder, self.record)
             if self.augmenter.note:
                 self.observer.message(self.augmenter.note)
         journal = Journal(self.folder, self.images, self.config.tensorboard)
         if journal.note:
             self.observer.message(journal.note)
-        if self.config.compile and (note := self.system.compile_networks()):
+        if self.config.compile and (note := self.objective.model.compile_networks()):
             self.observer.message(note)
         started = self._mark = self._saved_at = time.monotonic()
         self._seconds_before = self._seconds
@@ -236,11 +244,13 @@ class Trainer:
             journal.close()
         return self.step >= self.config.num_steps
 
-    def _fresh_system(self) -> System:
+    def _fresh_objective(self) -> AnyObjective:
+        facts, config = self.record["model"], self.config.system
+        assert isinstance(config, ObjectiveConfig)
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
-            system = build_system(self.record)
-        return system.to(self.device)
+            fresh = config.build(tuple(facts["shape"]), facts["class_names"], len(facts["augment_labels"]))
+        return fresh.to(self.device)
 
     def rehearse_step(self) -> None:
         """A step as training makes it, of which nothing is written."""
@@ -248,51 +258,55 @@ class Trainer:
 
     def rehearse_micro_batch(self, size: int) -> None:
         """Forward and backward of a micro-batch of this size in each phase of a step; the weights stay as they are."""
-        self.system.train()
-        for phase in self.system.turns(self.step):
-            self.optimizers.zero_grad(phase)
-            self._learn(phase, 0, size)
+        self.objective.train()
+        for phase in self.objective.turns(self.step):
+            self.optimizers.zero_grad(phase.name)
+            with self.objective.learning(phase):
+                self._learn(phase.name, 0, size)
 
     def rehearse_move(self) -> None:
         """The rest of a step: optimizers and averages, by the gradients that are there."""
-        for phase in self.system.turns(self.step):
+        for phase in self.objective.turns(self.step):
             self._move(phase)
-        self.ema.update(self.system, self.images, self.config.batch_images)
+        self.ema.update(self.objective.model, self.images, self.config.batch_images)
 
     def _one_step(self) -> None:
         waiting.look()
-        self.system.train()
-        first, *others = [(phase, *self._turn(phase)) for phase in self.system.turns(self.step)]
+        self.objective.train()
+        first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.turns(self.step)]
         self._window.add_step(*first[1:])
         self._window.add_facts({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
-        self.ema.update(self.system, self.images, self.config.batch_images)
+        self.ema.update(self.objective.model, self.images, self.config.batch_images)
         self.step += 1
-        self.system.after_step(self.ema.average, self.images)
+        self.objective.after_step(self.ema.average, self.images)
 
-    def _turn(self, phase: str) -> tuple[float, float]:
+    def _turn(self, phase: Phase) -> tuple[float, float]:
         """Move what one phase moves; (loss, norm of the gradient)."""
-        self.optimizers.zero_grad(phase)
-        loss = sum(self._learn(phase, number) for number in range(self.config.num_micro_batches))
-        return loss / self.config.num_micro_batches, self._move(phase)
+        self.optimizers.zero_grad(phase.name)
+        count = self.config.num_micro_batches
+        with self.objective.learning(phase):
+            reports = [self._learn(phase.name, number) for number in range(count)]
+        norm = self._move(phase, [report.records for report in reports])
+        return sum(float(report.loss) for report in reports) / count, norm
 
-    def _learn(self, phase: str, number: int, size: int | None = None) -> float:
-        """Forward and backward of a micro-batch; its loss."""
+    def _learn(self, phase: str, number: int, size: int | None = None) -> LossReport:
+        """Forward and backward of a micro-batch; what it reports, without the graph."""
         batch, rng = self._micro_batch(number, size)
-        report: LossReport = self.system(batch, phase, rng)
-        loss = self._checked_loss(report, batch, phase, rng)
+        report: LossReport = self.objective(batch, phase, rng)
+        self._check_loss(report, batch, phase, rng)
         self._window.add_facts(report.facts)
         (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
-        return loss
+        return report._replace(loss=report.loss.detach())
 
-    def _move(self, phase: str) -> float:
-        """Move what a phase moves by its gradients; their norm."""
-        total = self.optimizers.norm(phase)
+    def _move(self, phase: Phase, records: Sequence[Mapping[str, Tensor]] = ()) -> float:
+        """Move what a phase moves by its gradients, and tell the objective; their norm."""
+        total = self.optimizers.norm(phase.name)
         norm = float(total)
         if not norm < float("inf"):
             self._stop_at_gradient(phase)
-        self.optimizers.clip(phase, total)
-        self.optimizers.step(phase, self.images + self.config.batch_images, self.config.num_images)
-        self.system.after_turn(phase)
+        self.optimizers.clip(phase.name, total)
+        self.optimizers.step(phase.name, self.images + self.config.batch_images, self.config.num_images)
+        self.objective.absorb(phase.name, records)
         return norm
 
     def _micro_batch(self, number: int, size: int | None = None) -> tuple[Batch, StepRandom]:
@@ -301,22 +315,26 @@ class Trainer:
         batch = self.loader.batch(self.images + number * size, size).to(self.device)
         return self.augmenter(batch, rng, self.step, number), rng
 
-    def _checked_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> float:
-        loss = float(report.loss.detach())
-        if not abs(loss) < float("inf"):
-            cause = guard.cause_of(self.system, batch.x_0, lambda: self.system(batch, phase, rng))
-            for name in self.system.phases:
-                if guard.beside(self.system, self.system.parameters_of(name)):
-                    cause = f"weights of {_beside(name)}"
-            rows = ~torch.isfinite(report.rows)
-            self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
-        return loss
+    def _check_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> None:
+        if abs(float(report.loss.detach())) < float("inf"):
+            return
+        model = self.objective.model
+        cause = guard.cause_of(model, batch.x_0, lambda: self.objective(batch, phase, rng))
+        for other in self.objective.phases:
+            learning = [parameter for module in other.modules for parameter in module.parameters()]
+            if guard.beside(model, learning):
+                cause = f"weights of {_beside(other.name)}"
+        rows = ~torch.isfinite(report.rows)
+        self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
 
-    def _stop_at_gradient(self, phase: str) -> None:
-        parts = [self._micro_batch(number) for number in range(self.config.num_micro_batches)]
-        name = guard.first_bad_gradient(self.system, lambda: self.system(parts[0][0], phase, parts[0][1]))
-        if name is None and guard.beside(self.system, [value.grad for value in self.system.parameters_of(phase)]):
-            name = _beside(phase)
+    def _stop_at_gradient(self, phase: Phase) -> None:
+        parts, model = (
+            [self._micro_batch(number) for number in range(self.config.num_micro_batches)],
+            self.objective.model,
+        )
+        name = guard.first_bad_gradient(model, lambda: self.objective(parts[0][0], phase.name, parts[0][1]))
+        if name is None and guard.beside(model, [value.grad for value in phase.parameters()]):
+            name = _beside(phase.name)
         cause = f"gradient of {name}" if name else "none, every gradient is finite and their norm is not"
         self._stop("a gradient is not finite", cause, [batch for batch, _ in parts])
 
@@ -391,13 +409,14 @@ class Trainer:
         count = min(self.config.validation_images, len(self.validation))
         if count == 0:
             return
-        means = validation_means(self.system, self.validation, count, self.config.seed, self.device)
-        average = validation_loss(self.ema.average, self.validation, count, self.config.seed, self.device)
+        means = validation_means(self.objective, self.validation, count, self.config.seed, self.device)
+        averaged = self.objective.around(self.ema.average)
+        average = validation_loss(averaged, self.validation, count, self.config.seed, self.device)
         values = {"loss": average, "loss_raw": means.pop("loss"), **means}
-        if self.system.compared:
-            known = validation_means(self.system, self.loader.dataset, count, self.config.seed, self.device)
-            values |= {f"{name}_train": known[name] for name in self.system.compared}
-            values |= {f"{name}_gap": known[name] - means[name] for name in self.system.compared}
+        if self.objective.compared:
+            known = validation_means(self.objective, self.loader.dataset, count, self.config.seed, self.device)
+            values |= {f"{name}_train": known[name] for name in self.objective.compared}
+            values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.compared}
         journal.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
@@ -421,11 +440,11 @@ class Trainer:
 
     def _save(self) -> None:
         tensors = {
-            **{f"model.{name}": value for name, value in self.system.state_dict().items()},
-            **{f"ema.{name}": value for name, value in self.ema.average.state_dict().items()},
+            **{f"model.{name}": value for name, value in own_state(self.objective.model).items()},
+            **{f"ema.{name}": value for name, value in own_state(self.ema.average).items()},
             **{f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()},
             **{f"posthoc.{name}": value for name, value in self._posthoc_tensors().items()},
-            **{f"training.{name}": value for name, value in self.system.training_state().items()},
+            **{f"training.{name}": value for name, value in self.objective.state().items()},
         }
         counters = {
             "images": self.images,
@@ -436,8 +455,8 @@ class Trainer:
             "settings": self._settings,
         }
         save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints, self._written)
-        save_weights(self.folder / WEIGHTS["ema"], self.ema.average.state_dict(), self._written)
-        save_weights(self.folder / WEIGHTS["raw"], self.system.state_dict(), self._written)
+        save_weights(self.folder / WEIGHTS["ema"], own_state(self.ema.average), self._written)
+        save_weights(self.folder / WEIGHTS["raw"], own_state(self.objective.model), self._written)
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 

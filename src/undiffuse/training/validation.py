@@ -7,36 +7,38 @@ import torch
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Dataset
-from undiffuse.systems.base import System
+from undiffuse.objectives.base import AnyObjective
 
 _BATCH = 128
 
 
-def validation_loss(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
+def validation_loss(objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
     """Mean loss of the first ``count`` pictures of ``dataset``, see ``validation_means``."""
-    return validation_means(system, dataset, count, seed, device)["loss"]
+    return validation_means(objective, dataset, count, seed, device)["loss"]
 
 
 @torch.no_grad()
-def validation_means(system: System, dataset: Dataset, count: int, seed: int, device: torch.device) -> dict[str, float]:
+def validation_means(
+    objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device
+) -> dict[str, float]:
     """Mean loss, and means of the loss's facts, of the first ``count`` pictures of ``dataset``, each at one time.
 
-    Times are drawn as in training: spread evenly over each 128 pictures where the system stratifies them, otherwise
+    Times are drawn as in training: spread evenly over each 128 pictures where the objective stratifies them, otherwise
     independently.
 
     Args:
-        system: raw or averaged weights.
+        objective: around the raw model or the averaged one.
         seed: of the run; times and noise depend on it and the picture's number alone.
     """
-    was_training = system.training
-    system.eval()
+    was_training = objective.training
+    objective.eval()
     totals = {"loss": 0.0}
     for number, start in enumerate(range(0, count, _BATCH)):
         rows = np.arange(start, min(start + _BATCH, count))
         rng = StepRandom(seed, number, stream="validation", device=device)
-        report = system(dataset.fetch(rows).to(device), system.phases[0], rng)
+        report = objective(dataset.fetch(rows).to(device), objective.phases[0].name, rng)
         totals["loss"] += float(report.rows.double().sum())
         for name, value in report.facts.items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
-    system.train(was_training)
+    objective.train(was_training)
     return {name: total / count for name, total in totals.items()}

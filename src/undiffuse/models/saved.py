@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undiffuse.compute.memory import keep_freed_memory
@@ -26,33 +23,32 @@ from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError, UsageWarning
-from undiffuse.files import replacing, sha256_of
+from undiffuse.files import sha256_of
+from undiffuse.models import MODEL_CONFIGS
+from undiffuse.models import record as records
 from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
+from undiffuse.models.bounded import at_most
+from undiffuse.models.classes import Classes, asked_classes
+from undiffuse.models.components import MAIN, ComponentFacts, components_of, weights_of_format_1
+from undiffuse.models.config import ModelConfig
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.parts import load_own, own_state
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.sample_record import shared_record
+from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
 from undiffuse.models.starting import images_to_begin_from
+from undiffuse.models.stored_parts import load_parts, shapes_of_parts
+from undiffuse.models.weights import WEIGHTS, Header, read_header, read_weights
 from undiffuse.models.wrapped import WrappedModel
+from undiffuse.models.wrapped_files import rebuilt, write_folder
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
-from undiffuse.sealed import checksum_of, is_changed, parsed, read_sealed
-from undiffuse.systems import SYSTEMS
-from undiffuse.systems import record as records
-from undiffuse.systems.base import System
-from undiffuse.systems.bounded import at_most
-from undiffuse.systems.classes import Classes, asked_classes
-from undiffuse.systems.sample_record import shared_record
-from undiffuse.systems.samples import Samples
-from undiffuse.systems.wrapped import rebuilt, write_folder
+from undiffuse.sealed import is_changed, read_sealed
 from undiffuse.wording import command, counted
 
-#: Files of a model folder with weights: averaged ones, and those that training itself moves.
-WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
-#: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
-#: of its tensors, or JSON with that and the configuration that they were saved with.
-_CHECKSUM, _FACTS = "sha256_of_tensors", "undiffuse"
 _LONGEST_LINE = 400
 
 
@@ -61,14 +57,14 @@ class Model:
     """A model and what is known of it.
 
     Attributes:
-        system: with the weights asked for, on its device, in evaluation mode.
+        module: the networks, with the weights asked for, on its device, in evaluation mode.
         config: the whole of ``config.json``.
         path: the folder it came from.
         weights: ``ema`` or ``raw``.
         weights_sha256: of the file with the weights, ``model.safetensors`` for the averaged ones.
     """
 
-    system: GenerativeModel
+    module: GenerativeModel
     config: Mapping[str, Any]
     path: Path
     weights_sha256: str
@@ -77,7 +73,7 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Classes that can be asked for; empty for none."""
-        return self.system.class_names
+        return self.module.class_names
 
     @property
     def origin(self) -> str:
@@ -85,13 +81,13 @@ class Model:
         return origin_of(self.config["config"]["data"], self.config["model"]["class_names"])
 
     def __repr__(self) -> str:
-        size = "×".join(map(str, self.system.shape))
-        parameters = sum(value.numel() for value in self.system.parameters())
+        size = "×".join(map(str, self.module.shape))
+        parameters = sum(value.numel() for value in self.module.parameters())
         classes = counted(len(self.class_names), "class") if self.class_names else "no classes"
         recipe = self.config["config"].get("recipe", "no recipe")
         return (
             f"<Model {self.path.resolve().name} ({recipe}): {size}, {classes}, "
-            f"{parameters:,} parameters, {self.weights} weights on {self.system.device}>"
+            f"{parameters:,} parameters, {self.weights} weights on {self.module.device}>"
         )
 
     @known_keywords
@@ -129,10 +125,10 @@ class Model:
         def told(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
-        images = images_to_begin_from(image, self.system.space, num)
+        images = images_to_begin_from(image, self.module.space, num)
         request = SampleRequest(seeds, options, None, batch_size, told, images=images, prompts=self.prompts(names))
         with Counter("sampling", progress) as counter:
-            sampled = self.system.sample(request)
+            sampled = self.module.sample(request)
         if sampled.note:
             warnings.warn(sampled.note, UsageWarning, stacklevel=4)
         costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
@@ -141,7 +137,7 @@ class Model:
 
     def finish(self, x: Tensor) -> Tensor:
         """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
-        return (to_uint8(x) if self.system.space.is_image else x.float()).cpu()
+        return (to_uint8(x) if self.module.space.is_image else x.float()).cpu()
 
     def classes_of(self, asked: Classes, num: int) -> list[str | None]:
         """The class of each of ``num`` samples; an empty list for a model without classes.
@@ -155,8 +151,8 @@ class Model:
             UsageError: an unknown class, or any class of a model without.
         """
         names = asked_classes(asked, self.class_names)
-        denoises = isinstance(self.system, DenoisingModel)  # others refuse what they were not trained for
-        if None in names and denoises and not getattr(getattr(self.system, "config", None), "label_dropout", 0):
+        denoises = isinstance(self.module, DenoisingModel)  # others refuse what they were not trained for
+        if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
             warnings.warn(
                 "this model was never trained without a class: samples of none come by chance", UsageWarning, 3
             )
@@ -171,88 +167,12 @@ class Model:
         if not names:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
-        return Condition(label=torch.tensor(labels)).to(self.system.device)
+        return Condition(label=torch.tensor(labels)).to(self.module.device)
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:
     """What is said of data in one text: all that its configuration holds, such as name and path, and its classes."""
     return " ".join([*map(str, data.values()), *class_names])
-
-
-def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> str:
-    """Write weights in one piece, with a checksum inside; returns the file's SHA-256.
-
-    Args:
-        record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
-    """
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    checksum = _sha256_of_tensors(on_cpu)
-    metadata = {_CHECKSUM: checksum}
-    if record is not None:
-        kept = records.of_the_result(record)
-        facts = {_CHECKSUM: checksum, "config_sha256": checksum_of(kept), "config": kept}
-        metadata = {_FACTS: json.dumps(facts)}
-    with replacing(path) as temporary:
-        save_file(on_cpu, temporary, metadata=metadata)
-    return sha256_of(path)
-
-
-class Header(NamedTuple):
-    """What a weights file says of itself before any weight is read.
-
-    Attributes:
-        shapes: of its tensors, by name.
-        checksum: of its tensors; none in a hand-made file.
-        config: the ``config.json`` that they were saved with; none where nobody noted it.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    checksum: str | None
-    config: dict[str, Any] | None
-
-
-def read_header(path: Path) -> Header:
-    """The header of a weights file.
-
-    Raises:
-        UsageError: damaged.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        facts = parsed(metadata[_FACTS]) if _FACTS in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
-        config = facts.get("config")
-        if config is not None and checksum_of(config) != facts["config_sha256"]:
-            raise ValueError("its copy of the configuration does not match its checksum")
-        return Header(shapes, facts.get(_CHECKSUM), config)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); put a sound copy back") from None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights from a file, compared with their checksum where the file has one (a hand-made one may have none).
-
-    Raises:
-        UsageError: damaged.
-    """
-    stated = read_header(path).checksum
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]})") from None
-    if stated is not None and stated != _sha256_of_tensors(tensors):
-        raise UsageError(f"{path} is damaged: its weights do not match their checksum; put a sound copy back")
-    return tensors
-
-
-def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and bytes of each tensor, in order of name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -286,46 +206,55 @@ def kept_configs(folder: Path) -> list[dict[str, Any]]:
     return [record for record in kept if isinstance(record, dict)]
 
 
-def build_system(record: Mapping[str, Any]) -> System:
-    """A system with fresh weights from a read ``config.json``.
+def config_of(component: ComponentFacts) -> ModelConfig:
+    """The configuration of a component that is a model.
 
     Raises:
-        UsageError: no system can be built of it.
+        UsageError: an unknown row or options that it does not have.
+    """
+    config = Component(MODEL_CONFIGS, "model").pick(component.config)
+    assert isinstance(config, ModelConfig)
+    return config
+
+
+def build_fresh(record: Mapping[str, Any]) -> GenerativeModel:
+    """A model with fresh weights from a read ``config.json``.
+
+    Raises:
+        UsageError: no model can be built of it.
     """
     try:
-        config = Component(SYSTEMS, "system").pick(record["config"]["system"])
+        config = config_of(components_of(record)[MAIN])
         shape, class_names = tuple(record["model"]["shape"]), tuple(record["model"]["class_names"])
         num_augment_labels = len(record["model"].get("augment_labels", ()))
     except (KeyError, TypeError) as error:
         raise UsageError(f"config.json lacks {error}; it is damaged or not from undiffuse") from None
-    system: System = config.build(shape, class_names, num_augment_labels)  # type: ignore[attr-defined]
-    system.open_model = load
-    return system
+    return config.build(shape, class_names, num_augment_labels)
 
 
 def build_fitting(
     record: Mapping[str, Any], header: Header, file: Path, denoiser: Denoiser | None = None
 ) -> GenerativeModel:
-    """The system of a read ``config.json``, which is never larger than the file that holds its weights.
+    """The model of a read ``config.json``, which is never larger than the file that holds its weights.
 
     Raises:
-        UsageError: the two do not fit each other, or no system can be built.
+        UsageError: the two do not fit each other, or no model can be built.
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
-        with at_most(header.shapes.values()):
-            system: GenerativeModel = build_system(record) if denoiser is None else rebuilt(record, denoiser)
+        with at_most([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
+            model: GenerativeModel = build_fresh(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
         raise UsageError(f"{config}: {_shortened(str(error))}") from None
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{config}: no network can be built as it says ({_shortened(first)})") from None
-    for name, value in system.state_dict().items():
+    for name, value in own_state(model).items():
         stored = header.shapes.get(name)
         if stored != tuple(value.shape):
             found = "lacks it" if stored is None else f"has {stored}"
             raise UsageError(f"{what} ({name} should be {tuple(value.shape)}, the file {found})")
-    return system
+    return model
 
 
 def _shortened(text: str) -> str:
@@ -361,17 +290,18 @@ def load(
         raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
     header = read_header(file)
     records.check_belongs(folder, record, header.config, file.name)
-    system = build_fitting(record, header, file, denoiser)
+    module = build_fitting(record, header, file, denoiser)
     tensors, sha256 = read_weights(file), sha256_of(file)
     _check_card(record, sha256, file)
     try:
-        system.load_state_dict(tensors)
+        load_own(module, weights_of_format_1(tensors) if record["format_version"] == 1 else tensors)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
+    load_parts(module, record, folder)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
-    return Model(system.to(device).eval(), record, folder, sha256, weights)
+    return Model(module.to(device).eval(), record, folder, sha256, weights)
 
 
 def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser from elsewhere") -> Path:
@@ -381,7 +311,7 @@ def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser 
         about: what it is, in a few words.
     """
     folder = Path(out).expanduser()
-    write_folder(model, folder, about, save_weights)
+    write_folder(model, folder, about)
     return folder
 
 

@@ -14,9 +14,9 @@ from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder
 from undiffuse.images import picture_of, to_image
-from undiffuse.systems.sample_files import OWN_FILES
-from undiffuse.systems.sample_record import whole_record
-from undiffuse.systems.sample_set import SHOWN, SampleSet
+from undiffuse.models.sample_files import OWN_FILES
+from undiffuse.models.sample_record import whole_record
+from undiffuse.models.sample_set import SHOWN, SampleSet
 from undiffuse.wording import counted
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""What systems of one denoising network share: parts, label dropping, and sampling by the model's own defaults."""
+"""Models of one denoising network under one process, whatever it learned by, sampled by their own defaults."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -16,8 +17,7 @@ from undiffuse.compute.shards import fused_in_shards, sharded
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition_spec import ConditionSpec
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser, TransferredDenoiser
-from undiffuse.core.noise_end import noise_end, specs_that_would_do
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
@@ -25,29 +25,27 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.models.base import Batching, DenoisingModel
 from undiffuse.models.blocks import block_rows
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.noisy_start import askable_range, signal_at_start, transferred
 from undiffuse.models.options import NOTHING_SAID, GuidanceWeight, SamplingConfig, SamplingOptions, facts_of
 from undiffuse.models.reusing import check_alone, reusing_sampler
+from undiffuse.models.rules import check_guidance, check_guiding, no_guide
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
-from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
+from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.plan import Plan
-from undiffuse.systems.base import System, SystemConfig
-from undiffuse.systems.rules import check_guidance, check_guiding, no_guide
 
-#: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
-_LARGEST_COEFFICIENT = 1e12
-#: Of images in [-1, 1], about; in what is said of sampling, where the data are not at hand.
-_DEVIATION = 0.5
 #: What a model without a guide asks of it.
 _UNGUIDED = {"autoguidance": 1.0, "autoguidance_interval": None}
 
 
-class SampledConfig(SystemConfig):
-    """What the configurations of all such systems hold.
+class DenoisingConfig(ComponentConfig):
+    """What is said of such a model, and so by whatever trains one.
 
     Args:
         process: a row of ``PROCESSES`` with its options.
@@ -101,23 +99,52 @@ class SampledConfig(SystemConfig):
         return self
 
 
-class SampledSystem(DenoisingModel, System):
-    """One network under one process; subclasses say what it learns (``forward``) and its ``log_snr_range``.
+class DenoisingModelConfig(DenoisingConfig, ModelConfig):
+    """A model of one network, see ``DenoisingConfig``.
 
     Args:
-        config: see ``SampledConfig``; subclasses narrow its type.
+        learned_variance: the network also says the variance of the reverse step.
+        target_time: the network is told the time that a mean velocity reaches to.
+        guide: an earlier state of the network is kept for autoguidance.
+        trained_density: where in time it was trained; it is asked for nothing beyond. None for all of time.
+    """
+
+    name: Literal["denoising"] = "denoising"
+    learned_variance: bool = False
+    target_time: bool = False
+    guide: bool = False
+    trained_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] | None = None
+
+    @property
+    def says_variance(self) -> bool:
+        return self.learned_variance
+
+    @property
+    def told_until(self) -> bool:
+        return self.target_time
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> NetworkModel:
+        return NetworkModel(self, shape, class_names, num_augment_labels)
+
+
+class NetworkModel(DenoisingModel):
+    """One denoising network under one process.
+
+    Args:
+        config: see ``DenoisingModelConfig``.
         shape: of one example.
         class_names: of the data's labels; kept where the model is told them.
-        num_augment_labels: numbers that say how a training picture was transformed.
+        num_augment_labels: numbers that say how a training image was transformed.
     Raises:
         UsageError: ``class_conditional`` on data without classes.
     """
 
-    config: SampledConfig
+    config: DenoisingModelConfig
+    guide_seen: Tensor  #: images seen when the guide was taken; 0: not yet
 
     def __init__(
         self,
-        config: SampledConfig,
+        config: DenoisingModelConfig,
         shape: tuple[int, ...],
         class_names: Sequence[str],
         num_augment_labels: int = 0,
@@ -138,13 +165,34 @@ class SampledSystem(DenoisingModel, System):
                 "system.class_conditional=true, but the data has no classes; give data with classes or say "
                 "system.class_conditional=false"
             )
-        self.guide: nn.Module | None = None  # an earlier state of the network, in systems that keep one
-        self._parameterization = Parameterization(config.parameterization, self.process)
+        self.guide: nn.Module | None = None  # an earlier state of the network, in models that keep one
+        if config.guide:
+            self.guide = copy.deepcopy(self.network).requires_grad_(False)
+            self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
+        self.parameterization = Parameterization(config.parameterization, self.process)
+        density = config.trained_density
+        self._density: TimeDensity | None = None if density is None else build(TIME_DENSITIES, density)
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """From the prior to the data, as far as can be asked for; see ``askable_range``."""
-        return askable_range(self._parameterization, torch.tensor([1.0, 0.0], dtype=torch.float64))
+        """From the noisiest to the cleanest of what it was trained on, as far as can be asked for; infinite where that
+        reaches an end; see ``askable_range``.
+        """
+        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        if self._density is not None:
+            ends = self._density(self.process, ends)
+        return askable_range(self.parameterization, ends)
+
+    @property
+    def guide_taken(self) -> bool:
+        """Whether there is a guide."""
+        return self.guide is not None and int(self.guide_seen) > 0
+
+    def take_guide(self, network: nn.Module, images: int) -> None:
+        """Keep a network as it is after so many images as the guide."""
+        assert self.guide is not None
+        self.guide.load_state_dict(network.state_dict())
+        self.guide_seen.fill_(images)
 
     @property
     def clips(self) -> bool:
@@ -153,16 +201,17 @@ class SampledSystem(DenoisingModel, System):
 
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
         """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
-        return self._denoiser_of(self.network, precision)
+        return self.denoiser_of(self.network, precision)
 
     def sharded_denoiser(self) -> NetworkDenoiser:
         """The same in shards where the network allows it (see ``compute.shards``): faster, differentiable once."""
-        return self._denoiser_of(sharded(self.network))
+        return self.denoiser_of(sharded(self.network))
 
-    def _denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
+    def denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
+        """Another network of the same kind, under the same process and parameterization."""
         autocast = arithmetic(precision or self.config.precision, self.device)
         kind = KeepingDenoiser if keeps else NetworkDenoiser
-        return kind(network, self._parameterization, self.log_snr_range, autocast, self.config.says_variance)
+        return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.says_variance)
 
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         self._auto(options)  # refuses what needs a guide
@@ -174,7 +223,7 @@ class SampledSystem(DenoisingModel, System):
         network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
         if wanted.reuse != 1:
             sampler = reusing_sampler(sampler, wanted.reuse, self.network, self.shape)
-            network, guide = self._denoiser_of(self.network, keeps=True), None
+            network, guide = self.denoiser_of(self.network, keeps=True), None
         stage = DenoisingStage(
             self.space,
             sampler,
@@ -197,7 +246,7 @@ class SampledSystem(DenoisingModel, System):
     def _leaf(self, network: nn.Module | None) -> Denoiser:
         """One network by the quick way to evaluate it."""
         assert network is not None
-        return self._denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
+        return self.denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
 
     def _in_blocks(self, name: str, denoiser: Denoiser) -> Denoiser:
         return Blocked(denoiser, block_rows(self.network, self.shape, self.device))
@@ -217,7 +266,7 @@ class SampledSystem(DenoisingModel, System):
             denoiser, note = transferred(denoiser, wanted.process)
             notes.append(note)
         times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
-        notes.append(_signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial))
+        notes.append(signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial))
         return "; ".join(filter(None, notes))
 
     def sampling_facts(self) -> dict[str, Any]:
@@ -246,11 +295,6 @@ class SampledSystem(DenoisingModel, System):
             return GuidanceWeight()
         raise no_guide(wanted.scale)
 
-    @property
-    def guide_taken(self) -> bool:
-        """Whether there is a guide."""
-        return False
-
     def guided_denoiser(self, classifier_free: GuidanceWeight, auto: GuidanceWeight) -> Denoiser:
         """``sampling_denoiser`` with other guidance.
 
@@ -268,7 +312,7 @@ class SampledSystem(DenoisingModel, System):
         network = self.sharded_denoiser()
         if auto.scale == 1 or self.guide is None:
             return network
-        return Autoguided(network, self._denoiser_of(sharded(self.guide)), *auto)
+        return Autoguided(network, self.denoiser_of(sharded(self.guide)), *auto)
 
     def cut(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
@@ -291,41 +335,3 @@ class SampledSystem(DenoisingModel, System):
             )
         compile_in_place(self.network)
         return ""
-
-
-def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
-    """(smallest, largest) log-SNR that can be asked for: those of training's ``ends``, its last and first time.
-
-    Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
-    sigma / alpha = 80.
-    """
-    low, high = parameterization.process.log_snr(ends).tolist()
-    row = torch.stack(parameterization(ends[:1])[:4])
-    return (low if bool((row.abs() < _LARGEST_COEFFICIENT).all()) else max(low, WIDEST_LOG_SNR[0])), high
-
-
-def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
-    """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
-
-    Args:
-        spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
-    """
-    process = make_process(spec)
-    prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
-    starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
-    return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
-
-
-def _signal_at_start(process: Process, time: float, spec: str | None, images: bool) -> str:
-    """Told where samples begin as noise alone though the process leaves signal there that they would need.
-
-    Args:
-        spec: the process as it was asked for, if it was.
-        images: whether they are, or points, which are taken to be of unit variance about 0.
-    """
-    deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
-    start = noise_end(process, time)
-    if not start.harms(deviation, mean):
-        return ""
-    ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
-    return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"

@@ -14,7 +14,6 @@ simulated); see ``losses.distribution_matching`` and ``losses.adversarial``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -37,12 +36,13 @@ from undiffuse.losses.distribution_matching import matching_direction, matching_
 from undiffuse.losses.draws import stratified
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.judge import Judge, head_for
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
+from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, check_start, copy_of, denoiser_under
 from undiffuse.samplers.grids import time_grid
-from undiffuse.systems.base import LossReport, TrainingBatch
-from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start, denoiser_under
 
 FAKE_SCORE, STUDENT = "fake_score", "student"
 #: Log-SNRs at which the two distributions are compared; beyond, they are all data or all noise.
@@ -62,7 +62,7 @@ class GameConfig(FrozenModel):
     judge: Annotated[float, Field(gt=0)] = 1e-2
 
 
-class DistributionMatchingConfig(SampledConfig):
+class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
     """Process, parameterization and network are those of the teacher.
 
     Args:
@@ -95,73 +95,55 @@ class DistributionMatchingConfig(SampledConfig):
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
         return self
 
-    def build(
-        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
-    ) -> DistributionMatchingSystem:
-        return DistributionMatchingSystem(self, shape, class_names, num_augment_labels)
+    def component(self) -> DenoisingModelConfig:
+        return made_of(DenoisingModelConfig, self)
+
+    def around(self, model: GenerativeModel) -> DistributionMatchingObjective:
+        assert isinstance(model, NetworkModel)
+        return DistributionMatchingObjective(model, self)
 
 
-class DistributionMatchingSystem(SampledSystem):
+class DistributionMatchingObjective(Objective[NetworkModel]):
     """See ``DistributionMatchingConfig``."""
 
-    phases = (FAKE_SCORE, STUDENT)
-    config: DistributionMatchingConfig
-
-    def __init__(
-        self,
-        config: DistributionMatchingConfig,
-        shape: tuple[int, ...],
-        class_names: Sequence[str],
-        num_augment_labels: int = 0,
-    ) -> None:
-        super().__init__(config, shape, class_names, num_augment_labels)
+    def __init__(self, model: NetworkModel, config: DistributionMatchingConfig) -> None:
+        super().__init__(model)
+        self.config = config
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher)
-        self._fake_score, self._head = OutOfSight(FAKE_SCORE), OutOfSight("judge")
-        if config.game is not None:
-            self._head.become(head_for(self.network), learns=True)
+        self.fake_score: nn.Module | None = None  # there in training alone
+        self.judge = head_for(model.network) if config.game is not None else None
 
     @property
     def loss_at_hand(self) -> bool:
         """It is about samples and no pictures."""
         return False
 
-    def turns(self, step: int) -> tuple[str, ...]:
-        last = (step + 1) % self.config.fake_score_steps == 0
-        return self.phases if last else self.phases[:1]
-
-    def parameters_of(self, phase: str) -> list[nn.Parameter]:
-        networks = [self.network] if phase == STUDENT else [self._fake_network, self._head.network]
-        return [parameter for network in networks if network is not None for parameter in network.parameters()]
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        fake = [network for network in (self.fake_score, self.judge) if network is not None]
+        return (
+            Phase(FAKE_SCORE, tuple(fake)),
+            Phase(STUDENT, (self.model.network,), every=self.config.fake_score_steps),
+        )
 
     @property
     def _fake_network(self) -> nn.Module:
-        if self._fake_score.network is None:
+        if self.fake_score is None:
             raise UsageError("a student of distribution matching has its fake score in training alone: resume its run")
-        return self._fake_score.network
+        return self.fake_score
 
-    def begin_training(self, device: torch.device) -> None:
+    def begin(self, device: torch.device) -> None:
         """Fetch the teacher, as which both networks begin, or the student as ``start``."""
-        begin_as(self, self._taught.on(device, self.open_model))
-        self._fake_score.become(self.network, learns=True)
-        if self._head.network is not None:
-            self._head.network.to(device)
+        begin_as(self.model, self._taught.on(device))
+        self.fake_score = copy_of(self.model.network, learns=True)
         if self.config.start is not None:
-            begin_as(self, Taught(self.config.start, "start").on(device, self.open_model))
-
-    def training_state(self) -> dict[str, Tensor]:
-        return self._fake_score.tensors() | self._head.tensors()
-
-    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for held in (self._fake_score, self._head):
-            held.load(tensors)
+            begin_as(self.model, Taught(self.config.start, "start").on(device))
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         self._fake_network.train(self.training and phase == FAKE_SCORE)
-        for parameter in self.parameters_of(FAKE_SCORE):
-            parameter.requires_grad_(phase == FAKE_SCORE)
-        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
+        cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
             made = self._made(batch.x_0, cond, phase, rng)
@@ -172,8 +154,8 @@ class DistributionMatchingSystem(SampledSystem):
             report = self._fake_score_turn(made, eps, t, cond)
             if self.config.game is None:
                 return report
-            data = self.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
-            owed, facts = self._judging(data, self.process.diffuse(made, eps, t), t, cond)
+            data = self.model.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
+            owed, facts = self._judging(data, self.model.process.diffuse(made, eps, t), t, cond)
             return report._replace(loss=report.loss + self.config.game.judge * owed, facts=facts)
 
     def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
@@ -188,16 +170,16 @@ class DistributionMatchingSystem(SampledSystem):
 
     def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The judge's outputs (B,) on noised pictures."""
-        assert self._head.network is not None  # there is a game
-        judge = sharded(Judge(self._fake_network, self._head.network))
-        return self._denoiser_of(judge).output(x_t, t, cond)
+        assert self.judge is not None  # there is a game
+        judge = sharded(Judge(self._fake_network, self.judge))
+        return self.model.denoiser_of(judge).output(x_t, t, cond)
 
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
-        x_t = self.process.diffuse(made, eps, t)
+        x_t = self.model.process.diffuse(made, eps, t)
         with torch.no_grad():
-            taught = self._taught.on(made.device, self.open_model).teaching_denoiser()
-            teacher = denoiser_under(taught, self.process)(x_t, t, cond).x_0
-            own = self.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
+            taught = self._taught.on(made.device).teaching_denoiser()
+            teacher = denoiser_under(taught, self.model.process)(x_t, t, cond).x_0
+            own = self.model.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows, facts = matching_loss(made, direction), {"matching": direction.abs().mean()}
         if self.config.game is not None:
@@ -209,14 +191,16 @@ class DistributionMatchingSystem(SampledSystem):
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
         """What the student makes at one of its steps, drawn for each row."""
         count, sampling = len(x_0), self.config.sampling
-        times = time_grid(sampling.grid, self.process, sampling.num_steps, self.log_snr_range).to(x_0.device)
+        times = time_grid(sampling.grid, self.model.process, sampling.num_steps, self.model.log_snr_range).to(
+            x_0.device
+        )
         step = (rng.uniform(count, f"step {phase}") * sampling.num_steps).long().clamp(max=sampling.num_steps - 1)
         if self.config.simulate:
             x_t = self._reached(x_0, cond, times, step, phase, rng)
         else:
-            x_t = self.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
+            x_t = self.model.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
         with rng.layers():
-            made: Tensor = self.sharded_denoiser()(x_t, times[step], cond).x_0
+            made: Tensor = self.model.sharded_denoiser()(x_t, times[step], cond).x_0
         return made
 
     @torch.no_grad()
@@ -227,28 +211,30 @@ class DistributionMatchingSystem(SampledSystem):
 
         They are taken as in sampling, without dropout.
         """
-        x_t = self.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
-        training = self.network.training
-        self.network.eval()
-        denoiser = self.cut(self.sharded_denoiser())
+        x_t = self.model.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
+        training = self.model.network.training
+        self.model.network.eval()
+        denoiser = self.model.cut(self.model.sharded_denoiser())
         for number, (t, s) in enumerate(pairwise(times[:-1])):
             fresh = rng.normal(like, f"again {number} {phase}")
             later = step > number
             rows = self._rows_to_evaluate(later)
             made = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
-            noised = self.process.diffuse(made, fresh[rows], s.expand(len(rows)))
+            noised = self.model.process.diffuse(made, fresh[rows], s.expand(len(rows)))
             x_t[later] = noised[later[rows]]
-        self.network.train(training)
+        self.model.network.train(training)
         return x_t
 
     def _rows_to_evaluate(self, wanted: Tensor) -> Tensor:
         """Numbers of the rows that are wanted; of all where another size of batch would be compiled anew."""
-        compiled = self.network._compiled_call_impl is not None
+        compiled = self.model.network._compiled_call_impl is not None
         return (wanted | compiled).nonzero().flatten()
 
     def _compared_at(self, u: Tensor) -> Tensor:
         """Times (B,) of uniform numbers, within the log-SNRs that are compared."""
-        return self.process.time_of_log_snr(self.process.log_snr(self._density(self.process, u)).clamp(*_COMPARED))
+        return self.model.process.time_of_log_snr(
+            self.model.process.log_snr(self._density(self.model.process, u)).clamp(*_COMPARED)
+        )
 
     def _fake_score_denoiser(self) -> NetworkDenoiser:
-        return self._denoiser_of(sharded(self._fake_network))
+        return self.model.denoiser_of(sharded(self._fake_network))

@@ -23,7 +23,7 @@ class SampledModel(Protocol):
     """The model that samples are of, as far as they say so."""
 
     @property
-    def system(self) -> GenerativeModel: ...
+    def module(self) -> GenerativeModel: ...
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -41,8 +41,8 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"].get("recipe", ""),
-        **request.options.record(model.system.sampling_facts()),
-        _SETTING: setting(model.config["config"].get("system", {}).get("precision", "fp32"), model.system.device),
+        **request.options.record(model.module.sampling_facts()),
+        _SETTING: setting(model.config["config"].get("system", {}).get("precision", "fp32"), model.module.device),
     }
 
 

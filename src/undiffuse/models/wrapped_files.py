@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from undiffuse.config import validate
 from undiffuse.core.denoiser import Denoiser
-from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
-from undiffuse.models.options import SamplingConfig
-from undiffuse.models.wrapped import WrappedModel
-from undiffuse.systems.base import System, SystemConfig
-from undiffuse.systems.record import FORMAT_VERSION, write_record
+from undiffuse.models.components import MAIN, components_of, main_component
+from undiffuse.models.record import FORMAT_VERSION, write_record
+from undiffuse.models.weights import WEIGHTS, save_weights
+from undiffuse.models.wrapped import WrappedConfig, WrappedModel
 
 NAME = "wrapped"
-
-
-class WrappedConfig(SystemConfig):
-    """What a folder says of a denoiser from elsewhere; it is built by whoever has its code.
-
-    Args:
-        space: of its data.
-        sampling: defaults.
-    """
-
-    name: Literal["wrapped"] = "wrapped"
-    space: Space
-    sampling: SamplingConfig = SamplingConfig()
-
-    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> System:
-        raise UsageError(
-            "its denoiser was written elsewhere; open it in Python with undiffuse.load(folder, denoiser=...)"
-        )
 
 
 def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
@@ -43,8 +24,8 @@ def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
     Raises:
         UsageError: a model of ours, whose denoiser is its own.
     """
-    asked = record["config"]["system"]
-    if asked.get("name") != NAME:
+    asked = components_of(record)[MAIN].config
+    if asked is None or asked.get("name") != NAME:
         raise UsageError("this model has a denoiser of its own; leave denoiser out")
     config = validate(WrappedConfig, asked)
     return WrappedModel(denoiser, config.space, record["model"]["class_names"], config.sampling)
@@ -58,6 +39,7 @@ def record_of(model: WrappedModel, about: str) -> dict[str, Any]:
         "model": {"shape": list(model.shape), "class_names": list(model.class_names)},
         "data": {"fingerprint": "", "train": 0, "validation": 0},
         "config": {"recipe": about, "seed": 0, "data": {}, "system": config.model_dump(mode="json")},
+        "components": {MAIN: main_component(config)},
     }
 
 
@@ -70,13 +52,9 @@ def card_of(model: WrappedModel, about: str) -> str:
     )
 
 
-def write_folder(model: WrappedModel, out: Path, about: str, save: Any) -> None:
-    """``config.json``, weights and card in one piece.
-
-    Args:
-        save: writes weights with the record that goes with them, see ``saved.save_weights``.
-    """
+def write_folder(model: WrappedModel, out: Path, about: str) -> None:
+    """``config.json``, weights and card in one piece."""
     with replacing(out) as folder:
         folder.mkdir()
-        save(folder / "model.safetensors", model.state_dict(), write_record(folder, record_of(model, about)))
+        save_weights(folder / WEIGHTS["ema"], model.state_dict(), write_record(folder, record_of(model, about)))
         (folder / "model_card.md").write_text(card_of(model, about), encoding="utf-8")

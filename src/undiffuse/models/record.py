@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
+from undiffuse.models.components import said_alike
 from undiffuse.sealed import CHECKSUM, changes, checksum_of, read_json, sealed
 from undiffuse.wording import command
 
-#: Version of the layout of ``config.json``, weights and checkpoints.
-FORMAT_VERSION = 1
+#: Version of the layout of ``config.json``, weights and checkpoints; ``components`` reads the first.
+FORMAT_VERSION = 2
 #: Key with the checksums of the configurations that this one takes the place of.
 REPLACES = "replaces"
 #: No sample is larger, nor has any set more classes: a file that says so is none of ours.
@@ -37,7 +38,7 @@ class NewerFormatError(UsageError):
 
 
 class ModelFacts(BaseModel):
-    """The section ``model``: all of the data that building the system needs.
+    """The section ``model``: all of the data that building the model needs.
 
     Args:
         shape: of a sample, (C, H, W) or (D,).
@@ -194,7 +195,7 @@ def accept(folder: Path, kept: Sequence[Mapping[str, Any]]) -> list[str]:
     Raises:
         UsageError: it is no configuration.
     """
-    record = read_record(folder)
+    record = said_alike(read_record(folder), kept[0] if kept else None)
     own = checksum_of(of_the_result(record))
     earlier = {*_accepted(record), *map(checksum_of, kept)} - {own}
     write_record(folder, {**record, REPLACES: sorted(earlier)} if earlier else record)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -24,16 +23,17 @@ from undiffuse.losses.hybrid import BOUND_WEIGHT, hybrid_loss, variational_loss
 from undiffuse.losses.importance import ImportanceDraws
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.losses.weighting import flow as flow_weighting
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.systems.base import LossReport, System, TrainingBatch
-from undiffuse.systems.rules import check_objective
-from undiffuse.systems.sampled import SampledConfig, SampledSystem, askable_range
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.rules import check_objective
 
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
 
 
-class DiffusionConfig(SampledConfig):
+class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
     """See the registries for the rows of each component.
 
     Args:
@@ -92,67 +92,54 @@ class DiffusionConfig(SampledConfig):
         build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
         return self
 
-    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> DiffusionSystem:
-        return DiffusionSystem(self, shape, class_names, num_augment_labels)
+    def component(self) -> DenoisingModelConfig:
+        told = {"guide": self.guide_images is not None, "trained_density": self.time_density}
+        return made_of(DenoisingModelConfig, self, **told)
+
+    def around(self, model: GenerativeModel) -> DiffusionObjective:
+        assert isinstance(model, NetworkModel)
+        return DiffusionObjective(model, self)
 
 
-class DiffusionSystem(SampledSystem):
+class DiffusionObjective(Objective[NetworkModel]):
     """See ``DiffusionConfig``."""
 
-    config: DiffusionConfig
-    guide_seen: Tensor  #: images seen when the guide was taken; 0: not yet
-
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        shape: tuple[int, ...],
-        class_names: Sequence[str],
-        num_augment_labels: int = 0,
-    ) -> None:
-        super().__init__(config, shape, class_names, num_augment_labels)
-        knots = self.process.num_steps if config.time_draws == "importance" else None
+    def __init__(self, model: NetworkModel, config: DiffusionConfig) -> None:
+        super().__init__(model)
+        self.config = config
+        knots = model.process.num_steps if config.time_draws == "importance" else None
         self.importance = ImportanceDraws(knots) if knots is not None else None
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        if config.guide_images is not None:
-            self.guide = copy.deepcopy(self.network).requires_grad_(False)
-            self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def guide_taken(self) -> bool:
-        return self.guide is not None and int(self.guide_seen) > 0
-
-    def after_step(self, average: System, images: int) -> None:
+    def after_step(self, average: NetworkModel, images: int) -> None:
         """Take the guide from the average when its time has come."""
-        assert isinstance(average, DiffusionSystem)
-        if images < (self.config.guide_images or math.inf) or self.guide_taken:
+        if images < (self.config.guide_images or math.inf) or self.model.guide_taken:
             return
-        for system in (self, average):
-            assert system.guide is not None
-            system.guide.load_state_dict(average.network.state_dict())
-            system.guide_seen.fill_(images)
+        for model in (self.model, average):
+            model.take_guide(average.network, images)
 
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """What training sees, infinite where it reaches an end; see ``askable_range``."""
-        ends = self._density(self.process, torch.tensor([1.0, 0.0], dtype=torch.float64))
-        return askable_range(self._parameterization, ends)
+    def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
+        for record in records:
+            if self.importance is not None and record:
+                self.importance.record(record["t"], record["losses"])
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         t, weight = self._times(len(x_0), rng)
-        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
+        cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         with rng.layers():
             rows = self._objective(x_0, eps, t, cond)
-        if weight is not None and self.importance is not None:
-            self.importance.record(t, rows)
-            rows = rows * weight.to(rows.dtype)
-        return LossReport(rows.mean(), rows.detach(), t)
+        if weight is None:
+            return LossReport(rows.mean(), rows.detach(), t)
+        records = {"t": t, "losses": rows.detach()}
+        rows = rows * weight.to(rows.dtype)
+        return LossReport(rows.mean(), rows.detach(), t, records=records)
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses of the rows, ``(B,)``."""
-        denoiser, levels = self.sharded_denoiser(), self.space.levels
+        denoiser, levels = self.model.sharded_denoiser(), self.model.space.levels
         if self.config.objective == "variational":
             return variational_loss(denoiser, x_0, eps, t, cond, levels)
         if self.config.objective == "hybrid":
@@ -166,5 +153,5 @@ class DiffusionSystem(SampledSystem):
         """
         u = rng.uniform(count, "time")
         if self.importance is None:
-            return self._density(self.process, UNIFORM_DRAWS[self.config.time_draws](u)), None
-        return self.importance.draw(u) if self.training else (self._density(self.process, u), None)
+            return self._density(self.model.process, UNIFORM_DRAWS[self.config.time_draws](u)), None
+        return self.importance.draw(u) if self.training else (self._density(self.model.process, u), None)

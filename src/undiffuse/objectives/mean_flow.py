@@ -9,7 +9,7 @@ Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self
 
@@ -25,17 +25,18 @@ from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import mean_over_features, per_row
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
 from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.systems.base import LossReport, TrainingBatch
-from undiffuse.systems.rules import check_velocities
-from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.rules import check_velocities
+from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
 
 #: The paper's density of both times (its table 1d).
 _TIMES = model_of("logit_normal", logit_normal).model_validate({"name": "logit_normal", "mean": -0.4, "std": 1.0})
 
 
-class MeanFlowConfig(SampledConfig):
+class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
     """Straight paths and velocities only: ``process`` and ``parameterization`` stay ``flow``.
 
     Args:
@@ -69,45 +70,46 @@ class MeanFlowConfig(SampledConfig):
         build(TIME_DENSITIES, self.time_density)(build(PROCESSES, self.process), torch.full((1,), 0.5))
         return self
 
-    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> MeanFlowSystem:
-        return MeanFlowSystem(self, shape, class_names, num_augment_labels)
+    def component(self) -> DenoisingModelConfig:
+        return made_of(DenoisingModelConfig, self, target_time=True)
+
+    def around(self, model: GenerativeModel) -> MeanFlowObjective:
+        assert isinstance(model, NetworkModel)
+        return MeanFlowObjective(model, self)
 
 
-class MeanFlowSystem(SampledSystem):
+class MeanFlowObjective(Objective[NetworkModel]):
     """See ``MeanFlowConfig``."""
 
-    config: MeanFlowConfig
-
-    def __init__(
-        self, config: MeanFlowConfig, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
-    ) -> None:
-        super().__init__(config, shape, class_names, num_augment_labels)
+    def __init__(self, model: NetworkModel, config: MeanFlowConfig) -> None:
+        super().__init__(model)
+        self.config = config
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher) if config.teacher is not None else None
 
     @property
     def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand(self.open_model)
+        return self._taught is None or self._taught.at_hand()
 
-    def begin_training(self, device: torch.device) -> None:
+    def begin(self, device: torch.device) -> None:
         if self._taught is None:
             return
-        teacher = self._taught.on(device, self.open_model)
-        fits(teacher, self)
-        denoiser = denoiser_under(teacher.denoiser(), self.process)
+        teacher = self._taught.on(device)
+        fits(teacher, self.model)
+        denoiser = denoiser_under(teacher.denoiser(), self.model.process)
         if isinstance(denoiser, NetworkDenoiser) and denoiser.parameterization.name == "flow":
-            begin_from(self.network, denoiser.network)
+            begin_from(self.model.network, denoiser.network)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         t, s = self._times(len(x_0), rng)
-        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
+        cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
-        x_t = self.process.diffuse(x_0, eps, t)
+        x_t = self.model.process.diffuse(x_0, eps, t)
         velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
-            error = self.sharded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
+            error = self.model.sharded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
         if not self.training:  # the adaptive loss says nothing of how large the error is
             plain = mean_over_features(error**2)
             return LossReport(plain.mean(), plain, t)
@@ -116,7 +118,7 @@ class MeanFlowSystem(SampledSystem):
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor]:
         """(t, s), each (B,), s <= t."""
-        one, other = (self._density(self.process, rng.uniform(count, name)) for name in ("time", "until"))
+        one, other = (self._density(self.model.process, rng.uniform(count, name)) for name in ("time", "until"))
         t, s = torch.maximum(one, other), torch.minimum(one, other)
         return t, torch.where(rng.uniform(count, "equal") < self.config.equal_share, t, s)
 
@@ -124,8 +126,8 @@ class MeanFlowSystem(SampledSystem):
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's, (x_t - x_0-hat) / t."""
         assert self._taught is not None
-        teacher = self._taught.on(x_t.device, self.open_model).teaching_denoiser()
-        x_0 = denoiser_under(teacher, self.process)(x_t, t, cond).x_0
+        teacher = self._taught.on(x_t.device).teaching_denoiser()
+        x_0 = denoiser_under(teacher, self.model.process)(x_t, t, cond).x_0
         velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
         return velocity
 
@@ -136,12 +138,12 @@ class MeanFlowSystem(SampledSystem):
             return velocity
         x, later, earlier, told = x_t[rows], t[rows], s[rows], cond.select(rows)
         # one half-precision rounding moves a derivative by more than it is
-        denoiser = self.denoiser("fp32" if self._taught is None else None)
+        denoiser = self.model.denoiser("fp32" if self._taught is None else None)
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return denoiser.output(x, t, told, Evaluation(target_time=s))
 
-        with _without_dropout(self.network):
+        with _without_dropout(self.model.network):
             if self._taught is None:
                 target = derivative_target(u, x, later, earlier, velocity[rows])
             else:

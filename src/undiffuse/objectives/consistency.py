@@ -7,7 +7,6 @@ training is a function of the images seen, which a buffer counts: a resumed run 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import torch
@@ -33,21 +32,22 @@ from undiffuse.losses.consistency import (
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.losses.density import log_normal as log_normal_density
 from undiffuse.losses.draws import stratified
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.rules import check_knots
+from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Steps, Watch
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
-from undiffuse.systems.base import LossReport, System, TrainingBatch
-from undiffuse.systems.rules import check_knots
-from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
 
 #: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.
 _LARGEST_GAIN = 10.0
 
 
-class ConsistencyConfig(SampledConfig):
+class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
     """See the registries for the rows of each component.
 
     Args:
@@ -101,10 +101,12 @@ class ConsistencyConfig(SampledConfig):
         check_knots(self)
         return self
 
-    def build(
-        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
-    ) -> ConsistencySystem:
-        return ConsistencySystem(self, shape, class_names, num_augment_labels)
+    def component(self) -> DenoisingModelConfig:
+        return made_of(DenoisingModelConfig, self)
+
+    def around(self, model: GenerativeModel) -> ConsistencyObjective:
+        assert isinstance(model, NetworkModel)
+        return ConsistencyObjective(model, self)
 
 
 def _check_boundary(parameterization: Parameterization) -> None:
@@ -122,57 +124,48 @@ def _check_boundary(parameterization: Parameterization) -> None:
         )
 
 
-class ConsistencySystem(SampledSystem):
+class ConsistencyObjective(Objective[NetworkModel]):
     """See ``ConsistencyConfig``."""
 
-    config: ConsistencyConfig
-    seen: Tensor
+    seen: Tensor  #: images of whole steps
 
-    def __init__(
-        self,
-        config: ConsistencyConfig,
-        shape: tuple[int, ...],
-        class_names: Sequence[str],
-        num_augment_labels: int = 0,
-    ) -> None:
-        super().__init__(config, shape, class_names, num_augment_labels)
+    def __init__(self, model: NetworkModel, config: ConsistencyConfig) -> None:
+        super().__init__(model)
+        self.config = config
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._taught = Taught(config.teacher) if config.teacher is not None else None
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @property
     def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand(self.open_model)
+        return self._taught is None or self._taught.at_hand()
 
-    def begin_training(self, device: torch.device) -> None:
+    def begin(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""
         if self._taught is not None:
-            fits(self._taught.on(device, self.open_model), self)
+            fits(self._taught.on(device), self.model)
         if self.config.start is not None:
-            begin_as(self, Taught(self.config.start, "start").on(device, self.open_model))
-        elif self._taught is not None and begin_from(self, self._taught.on(device, self.open_model)) == 0:
+            begin_as(self.model, Taught(self.config.start, "start").on(device))
+        elif self._taught is not None and begin_from(self.model, self._taught.on(device)) == 0:
             raise UsageError(
                 f"nothing of the model {self._taught.config.path} fits this network; give it the same system.network"
             )
-        self.seen.zero_()  # of this run, whatever the model that it begins from has seen
 
-    def after_step(self, average: System, images: int) -> None:
+    def after_step(self, average: NetworkModel, images: int) -> None:
         """Count the images of whole steps: all micro-batches of one share its knots."""
-        assert isinstance(average, ConsistencySystem)
-        for system in (self, average):
-            system.seen.fill_(images)
+        self.seen.fill_(images)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0, count = batch.x_0, len(batch.x_0)
         t, s, end = self._times(count, rng)
-        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
+        cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
-        x_t = self.process.diffuse(x_0, eps, t)
+        x_t = self.model.process.diffuse(x_0, eps, t)
         x_s = self._below(x_0, eps, x_t, t, s, cond)
-        denoiser = self.sharded_denoiser()
+        denoiser = self.model.sharded_denoiser()
         with torch.no_grad(), rng.layers():  # the same dropout as below
             x_0_s = self._cut(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
-        target = consistency_target(self.process, x_t, t, x_s, s, x_0_s, end)
+        target = consistency_target(self.model.process, x_t, t, x_s, s, x_0_s, end)
         with rng.layers():
             difference = denoiser(x_t, t, cond).x_0 - target
         weight = self._weight(t, s).to(difference.dtype)
@@ -181,7 +174,7 @@ class ConsistencySystem(SampledSystem):
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
         """t > s >= end, each ``(B,)``."""
-        config, process = self.config, self.process
+        config, process = self.config, self.model.process
         t = self._density(process, stratified(rng.uniform(count, "time")))
         knots = self._knots()
         if config.gap == "knots":
@@ -199,26 +192,26 @@ class ConsistencySystem(SampledSystem):
         return knots_at(int(self.seen), config.first_knots, config.last_knots, config.doubling_images)
 
     def _grid(self, name: str, num_steps: int) -> Tensor:
-        return time_grid(name, self.process, num_steps, self.log_snr_range)
+        return time_grid(name, self.model.process, num_steps, self.model.log_snr_range)
 
     def _below(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
         """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
         if self._taught is None:
-            return self.process.diffuse(x_0, eps, s)
-        denoiser = denoiser_under(self._taught.on(x_0.device, self.open_model).teaching_denoiser(), self.process)
+            return self.model.process.diffuse(x_0, eps, s)
+        denoiser = denoiser_under(self._taught.on(x_0.device).teaching_denoiser(), self.model.process)
         no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, no, no + 1, no.bool())
             return make_sampler(self.config.solver).step(Watch(denoiser, cond), x_t, steps, (), NoiseSource())[0]
 
     def _cut(self, x_0: Tensor) -> Tensor:
-        return x_0.clamp(-1, 1) if self.clips else x_0
+        return x_0.clamp(-1, 1) if self.model.clips else x_0
 
     def _weight(self, t: Tensor, s: Tensor) -> Tensor:
         """Of each row, ``(B,)`` float64."""
         if self.config.weighting == "output":
-            return 1 / self._parameterization(t).c_out.abs()
+            return 1 / self.model.parameterization(t).c_out.abs()
         if self.config.weighting == "uniform":
             return torch.ones_like(t)
-        r_t, r_s = (torch.exp(-self.process.log_snr(time).clamp(min=WIDEST_LOG_SNR[0]) / 2) for time in (t, s))
+        r_t, r_s = (torch.exp(-self.model.process.log_snr(time).clamp(min=WIDEST_LOG_SNR[0]) / 2) for time in (t, s))
         return 1 / (r_t - r_s).clamp(min=1e-6)

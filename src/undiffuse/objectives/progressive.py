@@ -9,12 +9,12 @@ Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from undiffuse.compute.shards import sharded
 from undiffuse.config import Component, ComponentConfig, build, default_of
@@ -29,17 +29,17 @@ from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.draws import UNIFORM_DRAWS
 from undiffuse.losses.progressive import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
-from undiffuse.models.base import Batching
-from undiffuse.models.options import NOTHING_SAID, SamplingConfig, SamplingOptions
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.denoising import DenoisingConfig
+from undiffuse.models.options import SamplingConfig
+from undiffuse.models.progressive import ProgressiveModel, ProgressiveModelConfig
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.rules import check_stages
+from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, check_start, copy_of
 from undiffuse.samplers.grids import time_grid
-from undiffuse.samplers.plan import Plan
-from undiffuse.systems.base import LossReport, System, TrainingBatch
-from undiffuse.systems.rules import check_stages
-from undiffuse.systems.sampled import SampledConfig, SampledSystem
-from undiffuse.systems.teacher import OutOfSight, Taught, TeacherConfig, begin_as, check_start
 
 
-class ProgressiveConfig(SampledConfig):
+class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
     """Process, parameterization and network are those of the teacher, where there is one.
 
     Args:
@@ -96,107 +96,92 @@ class ProgressiveConfig(SampledConfig):
             )
         return self
 
-    def build(
-        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
-    ) -> ProgressiveSystem:
-        return ProgressiveSystem(self, shape, class_names, num_augment_labels)
+    def component(self) -> ProgressiveModelConfig:
+        return made_of(ProgressiveModelConfig, self)
 
-
-class ProgressiveSystem(SampledSystem):
-    """See ``ProgressiveConfig``."""
-
-    config: ProgressiveConfig
-    student_steps: Tensor  # 0 while it is no student yet
-
-    def __init__(
-        self,
-        config: ProgressiveConfig,
-        shape: tuple[int, ...],
-        class_names: Sequence[str],
-        num_augment_labels: int = 0,
-    ) -> None:
-        super().__init__(config, shape, class_names, num_augment_labels)
-        self._log_weight = build(WEIGHTINGS, config.weighting)
-        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._teacher = OutOfSight("teacher")
-        self.register_buffer("student_steps", torch.tensor(self.steps_at(0)))
+    def around(self, model: GenerativeModel) -> ProgressiveObjective:
+        assert isinstance(model, ProgressiveModel)
+        return ProgressiveObjective(model, self)
 
     def steps_at(self, images: int) -> int:
         """Steps of the student that learns after so many images; 0 while its first teacher is trained."""
-        stage = (images - self.config.base_images) // self.config.stage_images
-        if images < self.config.base_images:
+        stage = (images - self.base_images) // self.stage_images
+        if images < self.base_images:
             return 0
-        return max(self.config.start_steps >> stage, self.config.end_steps)
+        return max(self.start_steps >> stage, self.end_steps)
 
-    @property
-    def present_steps(self) -> int:
-        """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
-        return max(int(self.student_steps) or 2 * self.config.start_steps, self.config.sampling.num_steps)
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
-        return super().plan(options.over(SamplingOptions.of(steps=self.present_steps)), batching)
+class ProgressiveObjective(Objective[ProgressiveModel]):
+    """See ``ProgressiveConfig``."""
 
-    def sampling_facts(self) -> dict[str, Any]:
-        return {**super().sampling_facts(), "steps": self.present_steps}
+    def __init__(self, model: ProgressiveModel, config: ProgressiveConfig) -> None:
+        super().__init__(model)
+        self.config = config
+        self._log_weight = build(WEIGHTINGS, config.weighting)
+        self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
+        self.teacher: nn.Module | None = None
 
     @property
     def loss_at_hand(self) -> bool:
-        return int(self.student_steps) == 0 or self._teacher.network is not None
+        return int(self.model.student_steps) == 0 or self.teacher is not None
 
-    def begin_training(self, device: torch.device) -> None:
-        if self.config.teacher is None:
-            return
-        teacher = Taught(self.config.teacher).on(device, self.open_model)
-        begin_as(self, teacher)
-        self._teacher.become(self.network)
+    def train(self, mode: bool = True) -> Self:
+        """The teacher never is in training mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
 
-    def after_step(self, average: System, images: int) -> None:
+    def begin(self, device: torch.device) -> None:
+        self.model.student_steps.fill_(self.config.steps_at(0))
+        if self.config.teacher is not None:
+            begin_as(self.model, Taught(self.config.teacher).on(device))
+            self.teacher = copy_of(self.model.network)
+
+    def after_step(self, average: ProgressiveModel, images: int) -> None:
         """At the end of a stage the averaged student becomes the teacher, and the student goes on from it."""
-        steps = self.steps_at(images)
-        if steps == int(self.student_steps):
+        steps = self.config.steps_at(images)
+        if steps == int(self.model.student_steps):
             return
-        assert isinstance(average, ProgressiveSystem)
-        self._teacher.become(average.network)
-        self.network.load_state_dict(average.network.state_dict())
-        for system in (self, average):
-            system.student_steps.fill_(steps)
+        self.teacher = copy_of(average.network)
+        self.model.network.load_state_dict(average.network.state_dict())
+        for model in (self.model, average):
+            model.student_steps.fill_(steps)
 
-    def training_state(self) -> dict[str, Tensor]:
-        return self._teacher.tensors()
-
-    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
-        if tensors:
-            self._teacher.become(self.network)
-            self._teacher.load(tensors)
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        if tensors and self.teacher is None:
+            self.teacher = copy_of(self.model.network)
+        super().load_state(tensors)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0, count = batch.x_0, len(batch.x_0)
-        cond = self.conditioner.for_training(batch.given, batch.x_0, rng)
+        cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps, u = rng.normal(x_0, "eps"), UNIFORM_DRAWS["stratified"](rng.uniform(count, "time"))
-        steps = int(self.student_steps)
+        steps = int(self.model.student_steps)
         if steps == 0:
-            t = self._density(self.process, u)
+            t = self._density(self.model.process, u)
             with rng.layers():
-                rows = denoising_loss(self.sharded_denoiser(), x_0, eps, t, self._log_weight, cond)
+                rows = denoising_loss(self.model.sharded_denoiser(), x_0, eps, t, self._log_weight, cond)
             return LossReport(rows.mean(), rows, t)
         t, m, s, final = self._step_of(u, steps)
-        x_t = self.process.diffuse(x_0, eps, t)
+        x_t = self.model.process.diffuse(x_0, eps, t)
         target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
         with rng.layers():
-            output = self.sharded_denoiser().output(x_t, t, cond)
+            output = self.model.sharded_denoiser().output(x_t, t, cond)
         # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
-        noise = eps_of(self.process, x_t, target, t)
-        rows = output_error(self._parameterization, output, target, noise, t, self._log_weight)
+        noise = eps_of(self.model.process, x_t, target, t)
+        rows = output_error(self.model.parameterization, output, target, noise, t, self._log_weight)
         return LossReport(rows.mean(), rows, t)
 
     def _step_of(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(t, m, s, final), each (B,): one of the student's steps for each row, and the teacher's knot within."""
-        times = time_grid(self.config.sampling.grid, self.process, 2 * steps, self.log_snr_range).to(u.device)
+        times = time_grid(self.config.sampling.grid, self.model.process, 2 * steps, self.model.log_snr_range).to(
+            u.device
+        )
         first = 2 * (u * steps).long().clamp(max=steps - 1)
         return times[first], times[first + 1], times[first + 2], first == 2 * (steps - 1)
 
     def _teacher_denoiser(self) -> Denoiser:
-        if self._teacher.network is None:
+        if self.teacher is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
-        denoiser = self._denoiser_of(sharded(self._teacher.network))
-        return self.cut(denoiser)
+        return self.model.cut(self.model.denoiser_of(sharded(self.teacher)))

@@ -1,4 +1,4 @@
-"""Teachers: trained models that a system learns from without keeping them.
+"""Teachers: trained models that a student learns from without keeping them.
 
 A teacher is named by its folder and the checksum of its weights, so that a run stays a function of its configuration.
 Its weights are no part of the student: a saved student loads without its teacher.
@@ -7,8 +7,7 @@ Its weights are no part of the student: a saved student loads without its teache
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -20,7 +19,8 @@ from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
 from undiffuse.models.base import DenoisingModel, denoising
-from undiffuse.systems.base import OpenModel, System
+from undiffuse.models.denoising import NetworkModel
+from undiffuse.models.saved import load
 
 #: A network whose x_0-hat magnifies its error by more than this where sampling begins cannot start there in one step.
 _LARGEST_COEFFICIENT = 10.0
@@ -38,30 +38,27 @@ class TeacherConfig(FrozenModel):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
-def load_teacher(
-    open_model: OpenModel, config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher"
-) -> DenoisingModel:
+def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu", role: str = "teacher") -> DenoisingModel:
     """The teacher with its averaged weights, frozen, in evaluation mode.
 
     Args:
-        open_model: the student's, which opens its folder.
         config: where it is.
         device: where to put it.
         role: the key of ``system`` that names it.
     Raises:
         UsageError: nothing there, weights other than those named, or a model that does not denoise.
     """
-    model = open_model(config.path, device)
+    model = load(config.path, device)
     if config.sha256 and model.weights_sha256 != config.sha256:
         raise UsageError(
             f"the {role} {config.path} has weights {model.weights_sha256[:12]}..., this run names "
             f"{config.sha256[:12]}...; give the folder of that model or another system.{role}.sha256"
         )
-    return denoising(model.system, f"a {role}").requires_grad_(False)
+    return denoising(model.module, f"a {role}").requires_grad_(False)
 
 
 class Taught:
-    """Holds a student's teacher out of the student's sight: no submodule, nothing saved, shared by copies.
+    """Holds a student's teacher, which is no part of the student: nothing of it is saved.
 
     Args:
         config: loaded when it is first needed.
@@ -72,25 +69,22 @@ class Taught:
         self.config, self._role = config, role
         self._loaded: DenoisingModel | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Taught:
-        return self
-
-    def at_hand(self, open_model: OpenModel) -> bool:
+    def at_hand(self) -> bool:
         """Whether it lies where it is named, with the weights that are named."""
         try:
-            self.on(torch.device("cpu") if self._loaded is None else self._loaded.device, open_model)
+            self.on(torch.device("cpu") if self._loaded is None else self._loaded.device)
         except UsageError:
             return False
         return True
 
-    def on(self, device: torch.device, open_model: OpenModel) -> DenoisingModel:
-        """The teacher on ``device``, its folder opened by ``open_model`` where that has not been done."""
+    def on(self, device: torch.device) -> DenoisingModel:
+        """The teacher on ``device``, loaded where that has not been done."""
         if self._loaded is None:
-            self._loaded = load_teacher(open_model, self.config, device, self._role)
+            self._loaded = load_teacher(self.config, device, self._role)
         return self._loaded if self._loaded.device == device else self._loaded.to(device)
 
 
-def fits(teacher: DenoisingModel, student: Student | System) -> None:
+def fits(teacher: DenoisingModel, student: DenoisingModel) -> None:
     """Refuse a teacher of other data.
 
     Raises:
@@ -131,50 +125,12 @@ def check_start(parameterization: str, process: Process) -> None:
         )
 
 
-class OutOfSight:
-    """Holds a network that only training needs out of a system's sight: no submodule, shared by copies.
-
-    Args:
-        name: what checkpoints call it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.network: nn.Module | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OutOfSight:
-        return self
-
-    def become(self, network: nn.Module, *, learns: bool = False) -> None:
-        """Take a copy of ``network``, frozen and in evaluation mode unless it learns."""
-        self.network = copy.deepcopy(network).requires_grad_(learns).train(learns)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint; none where there is no network."""
-        held = {} if self.network is None else self.network.state_dict()
-        return {f"{self._name}.{name}": value for name, value in held.items()}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``tensors`` gave, found among those of others by its name."""
-        start = f"{self._name}."
-        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        if self.network is not None:
-            self.network.load_state_dict(own)
+def copy_of(network: nn.Module, *, learns: bool = False) -> nn.Module:
+    """A copy of ``network``, frozen and in evaluation mode unless it learns."""
+    return copy.deepcopy(network).requires_grad_(learns).train(learns)
 
 
-class Student(Protocol):
-    """What a system shows of itself to what it begins as."""
-
-    network: nn.Module
-    process: Process
-    class_names: tuple[str, ...]
-    config: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-def begin_as(student: Student, model: DenoisingModel) -> None:
+def begin_as(student: NetworkModel, model: DenoisingModel) -> None:
     """Let ``student`` have the weights of a model of its kind.
 
     Raises:
@@ -182,7 +138,7 @@ def begin_as(student: Student, model: DenoisingModel) -> None:
     """
     fits(model, student)
     theirs, network = denoiser_under(model.denoiser(), student.process), student.network
-    same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.config.parameterization
+    same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.parameterization.name
     taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
     if taken < len(network.state_dict()):
         raise UsageError(

@@ -1,0 +1,189 @@
+"""A generator of a GAN and the discriminator that it learned from, which is kept with it.
+
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.func import functional_call
+
+from undiffuse.compute.choice import arithmetic
+from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.config import Component, ComponentConfig
+from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
+from undiffuse.core.space import Space
+from undiffuse.errors import RunError, UsageError
+from undiffuse.models.base import AdversarialModel, Batching
+from undiffuse.models.blocks import block_rows
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions, option_rows
+from undiffuse.models.stages import GeneratorStage
+from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
+from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.samplers.plan import Plan
+
+#: Parameters of a discriminator by name, as they are or others in their place.
+Parameters = Mapping[str, Tensor]
+
+
+class GanPartsConfig(ComponentConfig):
+    """What is said of such a model, and so by what trains one.
+
+    Args:
+        generator, discriminator: their networks.
+        latent_size: numbers, drawn from N(0, I), that an example is made from.
+        precision: of the networks' arithmetic.
+        class_conditional: tell both networks the class of each image; data without classes is refused.
+        label_dropout: share of the rows without their label, so that samples of no class in particular can be had.
+    """
+
+    generator: Annotated[ComponentConfig, Component(GENERATOR_CONFIGS, "generator")] = DCGANGeneratorConfig()
+    discriminator: Annotated[ComponentConfig, Component(DISCRIMINATOR_CONFIGS, "discriminator")] = (
+        DCGANDiscriminatorConfig()
+    )
+    latent_size: Annotated[int, Field(ge=1)] = 100
+    precision: Literal["fp32", "bf16"] = "fp32"
+    class_conditional: bool = False
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class GanModelConfig(GanPartsConfig, ModelConfig):
+    """See ``GanPartsConfig``."""
+
+    name: Literal["gan"] = "gan"
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> GanModel:
+        if num_augment_labels:
+            raise UsageError(
+                "augment.condition=true tells a network what was done to each picture, and a GAN's takes no such "
+                "labels; say augment.condition=false, or system.augment to transform data and samples alike"
+            )
+        return GanModel(self, shape, class_names)
+
+
+class GanModel(AdversarialModel):
+    """See ``GanPartsConfig``.
+
+    Args:
+        shape: of one example.
+        class_names: of the data's labels; kept where the networks are told them.
+    Raises:
+        UsageError: ``class_conditional`` on data without classes.
+    """
+
+    def __init__(self, config: GanPartsConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
+        super().__init__()
+        if config.class_conditional and not class_names:
+            raise UsageError(
+                "system.class_conditional=true, but the data has no classes; give data with classes or say "
+                "system.class_conditional=false"
+            )
+        self.config, self.space = config, Space.of_data(shape)
+        self.class_names = tuple(class_names) if config.class_conditional else ()
+        self.conditioner = LabelConditioner(ConditionSpec(class_names=self.class_names), config.label_dropout)
+        count = len(self.class_names)
+        self.generator = build_generator(config.generator, self.shape, config.latent_size, count)
+        self.discriminator = build_discriminator(config.discriminator, self.shape, count)
+
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        _check_plain(options)
+        return Plan(
+            (GeneratorStage(self.space, self.latents, self.decode, self.conditioner, _check_plain, self._asked),)
+        )
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        return SeededNoise(seeds).prior(torch.empty(len(seeds), self.config.latent_size))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
+        """Samples in blocks of one fixed size, in evaluation mode: no row depends on another or on their number.
+
+        Raises:
+            UsageError: no class for a generator that knows pictures with a class alone.
+            RunError: samples that are not finite.
+        """
+        cond = self._asked(cond)
+        rows = block_rows(self.generator, self.shape, self.device)
+        was_training = self.training
+        self.eval()
+        try:
+            z = latents.to(self.device)
+            parts = [self._block(z, cond, start, rows) for start in range(0, len(z), rows)]
+        finally:
+            self.train(was_training)
+        x = torch.cat(parts) if parts else z.new_empty(0, *self.shape)
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum()) if len(x) else 0
+        if bad:
+            raise RunError(f"{bad} of {len(x)} samples are not finite; the generator's weights are no good")
+        return x
+
+    def _block(self, z: Tensor, cond: Condition, start: int, rows: int) -> Tensor:
+        index = torch.arange(start, start + rows, device=z.device).clamp(max=len(z) - 1)
+        return self.make(z[index], cond.select(index))[: len(z) - start]
+
+    def _asked(self, cond: Condition | None) -> Condition:
+        """The label alone, checked."""
+        if not self.class_names:
+            return Condition()
+        label = cond.label if cond is not None else None
+        if not self.config.label_dropout and (label is None or bool((label < 0).any())):
+            raise UsageError(
+                "this GAN was trained with the class of every picture and makes none of no class in particular; name "
+                f"a class ({', '.join(self.class_names[:4])}, ...) or train with system.label_dropout above 0"
+            )
+        return Condition() if label is None else Condition(label=label.to(self.device))
+
+    @torch.no_grad()
+    def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+        cond = self._drop_unknown(cond)
+        was_training = self.training
+        self.eval()
+        try:
+            return self.judge(x_0.to(self.device), cond)
+        finally:
+            self.train(was_training)
+
+    def _drop_unknown(self, cond: Condition | None) -> Condition:
+        known = self.class_names and cond is not None and cond.label is not None
+        return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
+
+    def make(self, z: Tensor, cond: Condition) -> Tensor:
+        """Samples (B, *shape) of latents (B, latent_size), in the mode that the generator is in."""
+        with self._precision(self.config.precision):
+            made: Tensor = self.generator(z, cond)
+        return made.to(z.dtype)
+
+    def judge(
+        self, x: Tensor, cond: Condition, theta: Parameters | None = None, precision: str | None = None
+    ) -> Tensor:
+        """The discriminator's outputs (B,), by its own parameters or by others, which leave its buffers as they are."""
+        with self._precision(precision or self.config.precision):
+            if theta is None:
+                own: Tensor = self.discriminator(x, cond)
+                return own
+            buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
+            out: Tensor = functional_call(self.discriminator, {**theta, **buffers}, (x, cond))
+            return out
+
+    def _precision(self, name: str) -> torch.autocast:
+        dtype = arithmetic(name, self.device)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def compile_networks(self) -> str:
+        self.generator.compile()  # a compiled discriminator has no second derivative, which penalties need
+        return ""
+
+
+def _check_plain(options: SamplingOptions) -> None:
+    """Refuse a request that asks for any kind of denoising."""
+    for name, value in options.said().items():
+        if value != option_rows()[name].unsaid or option_rows()[name].kept:
+            raise UsageError(f"a GAN makes a sample in one go, without {name}={value!r}; leave it out")

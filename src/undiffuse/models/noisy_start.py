@@ -1,0 +1,56 @@
+"""Where sampling begins: the noisiest level that a model can be asked for, and what is said of one with signal left."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.denoiser import Denoiser, TransferredDenoiser
+from undiffuse.core.noise_end import noise_end, specs_that_would_do
+from undiffuse.core.parameterization import Parameterization
+from undiffuse.core.process import Process
+from undiffuse.core.processes import make_process
+from undiffuse.samplers.grids import WIDEST_LOG_SNR
+
+#: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
+_LARGEST_COEFFICIENT = 1e12
+#: Of images in [-1, 1], about; in what is said of sampling, where the data are not at hand.
+_DEVIATION = 0.5
+
+
+def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
+    """(smallest, largest) log-SNR that can be asked for: those of training's ``ends``, its last and first time.
+
+    Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
+    sigma / alpha = 80.
+    """
+    low, high = parameterization.process.log_snr(ends).tolist()
+    row = torch.stack(parameterization(ends[:1])[:4])
+    return (low if bool((row.abs() < _LARGEST_COEFFICIENT).all()) else max(low, WIDEST_LOG_SNR[0])), high
+
+
+def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
+    """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
+
+    Args:
+        spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
+    """
+    process = make_process(spec)
+    prior, (lowest, _) = float(process.log_snr(torch.ones(1))), denoiser.log_snr_range
+    starts_late = f"{spec} begins at log-SNR {prior:.2f}, the model was trained down to {lowest:.2f}: starts there"
+    return TransferredDenoiser(denoiser, process), starts_late if prior < lowest else ""
+
+
+def signal_at_start(process: Process, time: float, spec: str | None, images: bool) -> str:
+    """Told where samples begin as noise alone though the process leaves signal there that they would need.
+
+    Args:
+        spec: the process as it was asked for, if it was.
+        images: whether they are, or points, which are taken to be of unit variance about 0.
+    """
+    deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
+    start = noise_end(process, time)
+    if not start.harms(deviation, mean):
+        return ""
+    ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
+    return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"

@@ -1,0 +1,61 @@
+"""A student of progressive distillation: a model that takes as many steps as it has learned to make do with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.models.base import Batching
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.samplers.plan import Plan
+
+
+class ProgressiveModelConfig(DenoisingConfig, ModelConfig):
+    """Such a student, see ``DenoisingConfig``.
+
+    Args:
+        start_steps: of the first student; what it learns from makes twice as many.
+    """
+
+    name: Literal["progressive"] = "progressive"
+    start_steps: Annotated[int, Field(ge=1, le=1024)] = 16
+
+    def build(
+        self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0
+    ) -> ProgressiveModel:
+        return ProgressiveModel(self, shape, class_names, num_augment_labels)
+
+
+class ProgressiveModel(NetworkModel):
+    """See ``ProgressiveModelConfig``."""
+
+    student_steps: Tensor  #: of the student it is now; 0 while it is none yet
+
+    def __init__(
+        self,
+        config: ProgressiveModelConfig,
+        shape: tuple[int, ...],
+        class_names: Sequence[str],
+        num_augment_labels: int = 0,
+    ) -> None:
+        own = config.model_dump(exclude={"name", "start_steps"})
+        super().__init__(DenoisingModelConfig.model_validate(own), shape, class_names, num_augment_labels)
+        self.start_steps = config.start_steps
+        self.register_buffer("student_steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def present_steps(self) -> int:
+        """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
+        return max(int(self.student_steps) or 2 * self.start_steps, self.config.sampling.num_steps)
+
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        return super().plan(options.over(SamplingOptions.of(steps=self.present_steps)), batching)
+
+    def sampling_facts(self) -> dict[str, Any]:
+        return {**super().sampling_facts(), "steps": self.present_steps}

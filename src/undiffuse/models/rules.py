@@ -1,0 +1,54 @@
+"""Which settings of a model go together, as far as they tell by themselves: no mathematics, nothing heavy imported.
+
+The configurations call these as they are made, and so does the command line before it imports them; ``config`` is the
+configuration, or what stands in for it. Rules that ask a process or a parameterization stay with the models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undiffuse.errors import UsageError
+
+
+def check_guidance(scale: float, class_conditional: bool, label_dropout: float) -> None:
+    """Refuse guidance of a model that does not know both what a class looks like and what all do.
+
+    Raises:
+        UsageError: says why, and what would do.
+    """
+    if scale == 1:
+        return
+    if not class_conditional:
+        raise UsageError(f"guidance {scale:g} needs a model trained with classes, this one was not; leave it out")
+    if label_dropout == 0:
+        raise UsageError(
+            f"guidance {scale:g} needs a model that was also trained without labels, this one had label_dropout=0; "
+            "leave it out"
+        )
+
+
+def no_guide(weight: float) -> UsageError:
+    """Autoguidance is asked of a model that has no guide, or not yet."""
+    return UsageError(
+        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or "
+        "has not seen so many yet; leave it out"
+    )
+
+
+def check_guiding(config: Any) -> None:
+    """Refuse defaults of sampling that guide by what the model is not taught.
+
+    Raises:
+        UsageError: says what would have to be taught.
+    """
+    check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout)
+    if config.sampling.autoguidance != 1 and not _keeps_guide(config):
+        raise UsageError(
+            f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide kept in training; say "
+            "system.guide_images=30000 on a system that has it, or system.sampling.autoguidance=1"
+        )
+
+
+def _keeps_guide(config: Any) -> bool:
+    return getattr(config, "guide_images", None) is not None or bool(getattr(config, "guide", False))

@@ -1,0 +1,197 @@
+"""Generative adversarial networks: a generator and the discriminator that it learns from, in two phases.
+
+A step of the trainer shows the discriminator fresh data and fresh samples and moves it; every ``discriminator_steps``
+steps the generator moves as well. So each image seen is one that the discriminator saw for the first time in its epoch,
+and a GAN's images, seconds and quality stand beside those of a diffusion model.
+
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from undiffuse.config import Component, ComponentConfig, build, default_of
+from undiffuse.core.condition import Condition
+from undiffuse.core.random import StepRandom
+from undiffuse.data.augment.adaptive import AdaptiveConfig
+from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
+from undiffuse.errors import UsageError
+from undiffuse.losses.adversarial import OBJECTIVES, non_saturating
+from undiffuse.losses.adversarial import Objective as Game
+from undiffuse.losses.penalties import between, lipschitz, zero_centred
+from undiffuse.losses.unrolled import Parameters, unrolled
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.gan import GanModel, GanModelConfig, GanPartsConfig
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
+from undiffuse.objectives.gan_augment import DiscriminatorAugment
+
+DISCRIMINATOR, GENERATOR = "discriminator", "generator"
+
+
+class GanConfig(GanPartsConfig, ObjectiveConfig):
+    """See the registries for the rows of each component; what is the model's is in ``GanPartsConfig``.
+
+    Args:
+        objective: what the two play for, with the discriminator's penalties.
+        discriminator_steps: of each step of the generator.
+        unrolled_steps: of the discriminator that the generator looks ahead (Metz et al. 2016); 0 for the plain game.
+            They follow the objective's loss alone, without its penalties and its clipping.
+        unrolled_rate: learning rate of those.
+        unrolled_rule: their optimizer, ``adam`` from fresh averages or plain ``sgd``.
+        diff_augment: steps of DiffAugment that data and samples go through before the discriminator, such as
+            ``["colour", "translation", "cutout"]``.
+        augment: transformations that both go through, a row of ``AUGMENTATIONS``; there is nothing to tell the
+            networks of them, so ``condition`` has no effect.
+        adaptive: steer the probabilities of ``augment`` by the discriminator's overfitting (ADA); ``null`` for not.
+            It needs an objective whose outputs say "real" by their sign, such as ``non_saturating`` or ``hinge``.
+        precision: of the networks' arithmetic; penalties and the steps that pay them are in fp32.
+    """
+
+    name: Literal["gan"] = "gan"
+    objective: Annotated[ComponentConfig, Component(OBJECTIVES, "adversarial objective")] = default_of(
+        "non_saturating", non_saturating
+    )
+    discriminator_steps: Annotated[int, Field(ge=1)] = 1
+    unrolled_steps: Annotated[int, Field(ge=0)] = 0
+    unrolled_rate: Annotated[float, Field(gt=0)] = 1e-4
+    unrolled_rule: Literal["adam", "sgd"] = "adam"
+    diff_augment: tuple[Literal["colour", "translation", "cutout"], ...] = ()
+    augment: Annotated[AugmentConfig, Component(AUGMENTATIONS, "augmentation")] = NoAugmentConfig(condition=False)
+    adaptive: AdaptiveConfig | None = None
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        objective: Game = build(OBJECTIVES, self.objective)
+        if self.adaptive is not None and not objective.signed:
+            raise UsageError(
+                f"system.adaptive counts outputs that say 'real' by their sign, and those of objective="
+                f"{self.objective.name} have no zero; say system.adaptive=null, or "
+                "system.objective=non_saturating or system.objective=hinge"
+            )
+        if objective.penalties.any and getattr(self.discriminator, "norm", "none") == "batch":
+            raise UsageError(
+                f"objective={self.objective.name} penalises the slope at each picture by itself, which batch norm "
+                "ties to the others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
+            )
+        return self
+
+    def component(self) -> GanModelConfig:
+        return made_of(GanModelConfig, self)
+
+    def around(self, model: GenerativeModel) -> GanObjective:
+        assert isinstance(model, GanModel)
+        return GanObjective(model, self)
+
+
+class GanObjective(Objective[GanModel]):
+    """See ``GanConfig``."""
+
+    compared = ("d_real",)
+
+    def __init__(self, model: GanModel, config: GanConfig) -> None:
+        super().__init__(model)
+        self.config = config
+        self.augment = DiscriminatorAugment(config.augment, config.adaptive, config.diff_augment, model.shape)
+        self._game: Game = build(OBJECTIVES, config.objective)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase(DISCRIMINATOR, (self.model.discriminator,)),
+            Phase(GENERATOR, (self.model.generator,), every=self.config.discriminator_steps),
+        )
+
+    @torch.no_grad()
+    def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
+        """Cut the discriminator's weights where the objective says so, and steer the augmentation."""
+        if phase != DISCRIMINATOR:
+            return
+        if (clip := self._game.clip) is not None:
+            for parameter in self.model.discriminator.parameters():
+                parameter.clamp_(-clip, clip)
+        for record in records:
+            self.augment.record(record["real"])
+        self.augment.settle()
+
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        x_0 = batch.x_0
+        cond = self.model.conditioner.for_training(batch.given, x_0, rng)
+        z = rng.normal(x_0.new_empty(len(x_0), self.config.latent_size), f"latent {phase}")
+        with rng.layers():
+            turn = self._generator_turn if phase == GENERATOR else self._discriminator_turn
+            return turn(x_0, z, cond, rng)
+
+    def _discriminator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
+        penalties = self._game.penalties
+        pays = self.training and penalties.due(rng.step)
+        with torch.no_grad():
+            made = self._seen(self.model.make(z, cond), rng, "samples").detach()
+            x_0 = self._seen(x_0, rng, "data").detach()
+        x_0.requires_grad_(pays and penalties.r1 > 0)
+        made.requires_grad_(pays and penalties.r2 > 0)
+        precision = "fp32" if pays else self.config.precision
+        real, fake = (self.model.judge(x, cond, precision=precision) for x in (x_0, made))
+        rows = self._game.discriminator(real, fake)
+        facts = {"discriminator_loss": rows.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
+        if self.training:
+            if self._game.signed:
+                facts["r_t"] = real.sign().mean()
+            if self.augment.p is not None:
+                facts["p"] = self.augment.p.clone()
+        if pays:
+            owed = self._owed(x_0, made, real, fake, cond, rng)
+            rows = rows + penalties.every * torch.stack(list(owed.values())).sum(0)
+            facts |= {name: value.mean() for name, value in owed.items()}
+        return _report(rows, facts, {"real": real.detach()} if self.training else {})
+
+    def _owed(
+        self, x_0: Tensor, made: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
+    ) -> dict[str, Tensor]:
+        """The penalties (B,) by name; those at data and at samples use the outputs there that the loss has taken."""
+        penalties, owed = self._game.penalties, {}
+        if penalties.r1 > 0:
+            owed["r1"] = zero_centred(real, x_0, penalties.r1)
+        if penalties.r2 > 0:
+            owed["r2"] = zero_centred(fake, made, penalties.r2)
+        if penalties.lipschitz > 0:
+            middle = between(x_0, made, rng.uniform(len(x_0), "between"))
+            outputs = self.model.judge(middle, cond, precision="fp32")
+            owed["gradient_penalty"] = lipschitz(outputs, middle, penalties.lipschitz, penalties.sided)
+        return owed
+
+    def _generator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
+        fake = self._seen(self.model.make(z, cond), rng, "generator")
+        looks = self._game.paired or self.config.unrolled_steps > 0
+        x_0 = self._seen(x_0, rng, "data").detach() if looks else x_0[:0]  # made by nobody, so without a gradient
+
+        def outputs(theta: Parameters) -> tuple[Tensor, Tensor]:
+            return self.model.judge(x_0, cond, theta), self.model.judge(fake, cond, theta)
+
+        theta = unrolled(
+            lambda theta: self._game.discriminator(*outputs(theta)).mean(),
+            dict(self.model.discriminator.named_parameters()),
+            self.config.unrolled_steps,
+            self.config.unrolled_rate,
+            self.config.unrolled_rule,
+        )
+        made = self.model.judge(fake, cond, theta)
+        real = self.model.judge(x_0, cond, theta) if self._game.paired else torch.zeros_like(made)
+        rows = self._game.generator(real, made)
+        return _report(rows, {"generator_loss": rows.mean()})
+
+    def _seen(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
+        """As the discriminator sees it; held-out data is shown as it is."""
+        out: Tensor = self.augment(x, rng, what) if self.training else x
+        return out
+
+
+def _report(rows: Tensor, facts: dict[str, Tensor], records: Mapping[str, Tensor] = MappingProxyType({})) -> LossReport:
+    facts = {name: value.detach() for name, value in facts.items()}
+    return LossReport(rows.mean(), rows.detach(), None, facts, records)

@@ -1,0 +1,161 @@
+"""A model with a frozen part, as a stranger would write it: trained, averaged, saved and opened with the part once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from undiffuse.app.exporting import export_model
+from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.core.condition import Condition
+from undiffuse.core.condition_spec import ConditionSpec
+from undiffuse.core.random import StepRandom
+from undiffuse.core.space import Space
+from undiffuse.data.config.points import SwissrollConfig
+from undiffuse.data.load import load_dataset
+from undiffuse.errors import UsageError
+from undiffuse.models import MODEL_CONFIGS
+from undiffuse.models.base import Batching, OneStepGenerator
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.part import Part
+from undiffuse.models.parts import averaged_copy
+from undiffuse.models.saved import load
+from undiffuse.models.stages import GeneratorStage
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.samplers.plan import Plan
+from undiffuse.training.config import RunConfig
+from undiffuse.training.trainer import Trainer
+
+
+class ShiftedConfig(ModelConfig):
+    """A frozen codec and a map that learns."""
+
+    name: Literal["shifted"] = "shifted"
+
+    def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> Shifted:
+        return Shifted()
+
+
+class Shifted(OneStepGenerator):
+    parts = MappingProxyType({"codec": Part(source="a paper", trained=False, in_ema=False)})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space, self.class_names = Space.of_data((2,)), ()
+        self.conditioner = LabelConditioner(ConditionSpec())
+        self.codec = nn.Linear(2, 2).requires_grad_(False)
+        self.learns = nn.Linear(2, 2)
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        return SeededNoise(seeds).prior(torch.empty(len(seeds), 2))
+
+    def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
+        out: Tensor = self.codec(self.learns(latents))
+        return out.detach()
+
+    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+        return Plan((GeneratorStage(self.space, self.latents, self.decode),))
+
+
+class ShiftConfig(ObjectiveConfig):
+    name: Literal["shift"] = "shift"
+
+    def component(self) -> ShiftedConfig:
+        return ShiftedConfig()
+
+    def around(self, model: Any) -> Shift:
+        return Shift(model)
+
+
+class Shift(Objective[Shifted]):
+    def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
+        rows = (self.model.codec(self.model.learns(batch.x_0)) - batch.x_0).square().mean(1)
+        return LossReport(rows.mean(), rows.detach())
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(MODEL_CONFIGS, "shifted", ShiftedConfig)  # type: ignore[arg-type]
+    trainer = trainer_of(tmp_path / "run")
+    assert trainer.run()
+    return trainer.folder
+
+
+def trainer_of(folder: Path) -> Trainer:
+    data = SwissrollConfig(num_points=64)
+    counts = {"num_images": 64, "batch_images": 16, "checkpoint_every_images": 32, "validation_images": 8}
+    config = RunConfig(recipe="shift", data=data, system=ShiftConfig(), **counts, preview_every_images=0)  # type: ignore[arg-type]
+    points = load_dataset(data)
+    return Trainer(config, points, points, folder)
+
+
+def test_the_average_shares_what_no_average_is_taken_of() -> None:
+    model = Shifted()
+    average = averaged_copy(model)
+    assert average.codec is model.codec and average.learns is not model.learns
+    assert not average.training and model.training and not any(p.requires_grad for p in average.parameters())
+    assert model.learns.weight.requires_grad and not model.codec.weight.requires_grad
+
+
+def test_a_frozen_part_is_stored_once_and_comes_back(run: Path) -> None:
+    record = json.loads((run / "config.json").read_text())
+    facts = record["components"]["codec"]
+    assert facts["source"] == "a paper" and facts["weights"] == "codec.safetensors" and facts["config"] is None
+    opened, again = load(run).module, load(run, weights="raw").module
+    codec, other = opened.get_submodule("codec"), again.get_submodule("codec")
+    assert torch.equal(codec.weight, other.weight)  # type: ignore[arg-type]
+    fresh = trainer_of(run.parent / "other").objective.model
+    assert torch.equal(codec.weight, fresh.codec.weight)  # as it was drawn, since it never moved
+    names = {path.name for path in run.iterdir()}
+    assert "codec.safetensors" in names and not list(run.glob("checkpoints/*/codec*"))
+    from safetensors import safe_open
+
+    (checkpoint, *_) = sorted(run.glob("checkpoints/*/state.safetensors"))
+    with safe_open(checkpoint, "pt") as file:
+        assert not [name for name in file.keys() if "codec" in name]  # noqa: SIM118
+    with safe_open(run / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == {"learns.weight", "learns.bias"}
+
+
+def test_a_resumed_run_has_the_part_it_was_started_with(run: Path) -> None:
+    for newest in sorted((run / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(newest)
+    trainer = trainer_of(run)
+    with torch.no_grad():
+        trainer.objective.model.codec.weight.zero_()
+    kept = load(run).module.get_submodule("codec").weight
+    assert trainer.resume() and torch.equal(trainer.objective.model.codec.weight, kept)  # type: ignore[arg-type]
+    assert trainer.ema.average.codec is trainer.objective.model.codec
+
+
+def test_an_exported_model_takes_its_parts_along(run: Path, tmp_path: Path) -> None:
+    out = export_model(load(run), tmp_path / "exported")
+    assert (out / "codec.safetensors").read_bytes() == (run / "codec.safetensors").read_bytes()
+    one, other = (load(folder).module.state_dict() for folder in (run, out))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("harm", ["another", "gone", "cut"])
+def test_a_part_that_is_not_the_one_is_refused(run: Path, harm: str) -> None:
+    file = run / "codec.safetensors"
+    if harm == "gone":
+        file.unlink()
+    elif harm == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    else:
+        from undiffuse.models.weights import save_weights
+
+        save_weights(file, {"weight": torch.eye(2), "bias": torch.zeros(2)})
+    said = {"another": "its config.json names", "gone": "has no codec.safetensors", "cut": "is damaged"}
+    with pytest.raises(UsageError, match=said[harm]):
+        load(run)

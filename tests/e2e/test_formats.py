@@ -1,0 +1,143 @@
+"""Folders of the first format open and resume bit for bit: what stood among a model's weights is training's now."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import TINY, CommandLine, journal_of, last_checkpoint, run_until, state_of, trainer_of
+from safetensors.torch import load_file, save_file
+
+import undiffuse as package
+from undiffuse.app.training import configure
+from undiffuse.errors import UsageError
+from undiffuse.files import sha256_of
+from undiffuse.models.components import components_of
+from undiffuse.models.record import of_the_result, read_record
+from undiffuse.models.weights import save_weights
+from undiffuse.sealed import checksum_of, sealed
+from undiffuse.training.config import RunConfig
+
+#: Runs of all systems that had more among their weights than the model, and of one that had not.
+RUNS: dict[str, tuple[str, ...]] = {
+    "a guide": ("ddpm-digits", *TINY, "system.guide_images=100"),
+    "importance draws": (
+        *("ddpm-digits", *TINY, "system.process=ddpm_cosine", "system.process.num_steps=4"),
+        *("system.learned_variance=true", "system.objective=hybrid", "system.time_draws=importance"),
+    ),
+    "consistency": (
+        *("ct-mnist", *TINY, "system.network.multipliers=[1,2]", "system.network.attention_levels=[]"),
+        *("system.first_knots=2", "system.last_knots=8", "system.doubling_images=40"),
+    ),
+    "adaptive augmentation": (
+        *("dcgan-mnist", *TINY[1:], "system.generator.channels=4", "system.discriminator.channels=4"),
+        *("system.augment=document", 'system.adaptive={"speed_images": 300, "target": -0.5}'),
+    ),
+}
+
+
+def config_of(name: str) -> RunConfig:
+    recipe, *overrides = RUNS[name]
+    return configure(recipe, overrides, None if recipe.endswith("digits") else "digits", None, False)
+
+
+def as_format_1(run: Path) -> None:
+    """Write a run as the first format had it: its tensors where they lay, no components, version 1 throughout."""
+    record = {key: value for key, value in read_record(run).items() if key not in ("components", "checksum")}
+    record["format_version"] = 1
+    (run / "config.json").write_text(json.dumps(sealed(record)))
+    for checkpoint in (run / "checkpoints").iterdir():
+        tensors = load_file(checkpoint / "state.safetensors")
+        moved: dict[str, torch.Tensor] = {}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            if part == "training" and rest.split(".")[0] in ("importance", "seen", "augment"):
+                moved |= {f"model.{rest}": value, f"ema.{rest}": value.clone()}
+            else:
+                moved[name] = value
+        save_file(moved, checkpoint / "state.safetensors")
+        state = json.loads((checkpoint / "state.json").read_text())
+        state |= {"format_version": 1, "sha256": {"state.safetensors": sha256_of(checkpoint / "state.safetensors")}}
+        state |= {"config": of_the_result(record), "config_sha256": checksum_of(of_the_result(record))}
+        state.pop("checksum")
+        (checkpoint / "state.json").write_text(json.dumps(sealed(state)))
+    for file, part in (("model.safetensors", "ema"), ("raw.safetensors", "model")):
+        newest = load_file(last_checkpoint(run) / "state.safetensors")
+        own = {name.removeprefix(f"{part}."): value for name, value in newest.items() if name.startswith(f"{part}.")}
+        save_weights(run / file, own, record)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_the_first_format_resumes_and_opens(name: str, tmp_path: Path) -> None:
+    config = config_of(name)
+    assert trainer_of(config, tmp_path / "whole").run()
+    run_until(config, tmp_path / "parts", config.num_images // 2)
+    as_format_1(tmp_path / "parts")
+    opened = package.load(tmp_path / "parts", "cpu")
+    assert opened.config["format_version"] == 1
+    trainer = trainer_of(config, tmp_path / "parts")
+    assert trainer.resume() and trainer.run()
+    assert read_record(tmp_path / "parts")["format_version"] == 1, "it is as it was written"
+    one, other = (state_of(tmp_path / each) for each in ("whole", "parts"))
+    assert one.keys() == other.keys() and not [key for key in one if not torch.equal(one[key], other[key])]
+    assert journal_of(tmp_path / "whole") == journal_of(tmp_path / "parts")
+    whole, parts = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a tiny trained run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def edited(run: Path, place: tuple[str, ...], value: Any) -> None:
+    record = json.loads((run / "config.json").read_text())
+    section = record
+    for name in place[:-1]:
+        section = section[name]
+    section[place[-1]] = value
+    (run / "config.json").write_text(json.dumps(record))
+
+
+_SAMPLING = {
+    "config.system": ("config", "system", "sampling", "temperature"),
+    "components.model.config": ("components", "model", "config", "sampling", "temperature"),
+}
+
+
+@pytest.mark.parametrize("where", _SAMPLING)
+def test_an_edit_in_either_place_is_meant_in_both(where: str, run: Path, undiffuse: CommandLine) -> None:
+    edited(run, _SAMPLING[where], 0.5)
+    undiffuse.fine("seal", run)
+    record = json.loads((run / "config.json").read_text())
+    assert record["config"]["system"]["sampling"]["temperature"] == 0.5
+    assert record["components"]["model"]["config"]["sampling"]["temperature"] == 0.5
+    assert package.load(run, "cpu").module.sampling_facts()["temperature"] == 0.5
+
+
+def test_two_edits_that_differ_are_refused(run: Path, undiffuse: CommandLine) -> None:
+    for value, place in zip((0.5, 0.7), _SAMPLING.values(), strict=True):
+        edited(run, place, value)
+    before = (run / "config.json").read_bytes()
+    line = undiffuse.refused("seal", run)
+    assert "sampling.temperature: 0.5 -> 0.7" in line and "make them the same" in line
+    assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({}, "lacks components.model"),
+        ({"model": {"weights": "../model.safetensors", "config": {"name": "denoising"}}}, "weights"),
+        ({"model": {"weights": "model.safetensors", "config": None}}, "lacks config.system or components"),
+        ({"model": {"weights": "model.safetensors", "code": "x"}}, "no key 'code'"),
+    ],
+)
+def test_components_that_make_no_sense_are_one_line(broken: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        components_of({"format_version": 2, "config": {"system": {"name": "diffusion"}}, "components": broken})
