@@ -314,12 +314,12 @@ def test_what_failed_goes_on_with_on_error_skip_and_is_no_way_around_fail(many: 
     sorted(many.glob("*/*.png"))[100].write_bytes(b"not a picture")
     skip = PrepareSettings(on_error="skip")
     prepare(config, fresh := many.with_name("fresh.zip"), skip, workers=1)
-    with pytest.raises(UsageError, match="--on-error skip"):
+    with pytest.raises(UsageError, match=r"data\.on_error=skip"):
         prepare(config, out, workers=1)
     first: list[int] = []
     with pytest.raises(InterruptedWorkError):
         prepare(config, out, skip, workers=1, observer=stop_after(120))
-    with pytest.raises(UsageError, match="--on-error skip"):
+    with pytest.raises(UsageError, match=r"data\.on_error=skip"):
         prepare(config, out, workers=1)
     prepare(config, out, skip, workers=1, observer=OnProgress(lambda done, total, what: first.append(done)))
     assert first[0] > 100 and out.read_bytes() == fresh.read_bytes()
@@ -364,7 +364,7 @@ def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
     out = mixed.with_name("out.zip")
     (mixed / "cats/b.jpg").write_bytes((mixed / "cats/b.jpg").read_bytes()[:300])
     (mixed / "dogs/small.png").write_bytes(png(1, 5))
-    with pytest.raises(UsageError, match=r"^.*cats/b.jpg: damaged .*--on-error skip"):
+    with pytest.raises(UsageError, match=r"^.*cats/b.jpg: damaged .*data.on_error=skip"):
         prepare(config_of(mixed), out, workers=1)
     manifest = prepare(config_of(mixed), out, PrepareSettings(on_error="skip"), workers=2, overwrite=True)
     assert manifest["dropped"]["reasons"] == {"smaller than the training size": 1, "unreadable": 1}

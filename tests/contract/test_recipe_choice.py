@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,29 @@ def test_the_user_has_the_last_word() -> None:
         *("random_flip=false", "augment=document"),
         "data.upscale=false",
     ]
+    for flip in ("random_flip=true", "random_flip=false"):  # mirrored as is said, and augmented all the same
+        assert apply_proposal(proposal, [flip]) == ["data.upscale=true", "augment=document", "augment.flip=0", flip]
+    detail = "augment.rotate=0"
+    assert apply_proposal(proposal, [detail])[1:] == ["random_flip=false", "augment=document", detail]
+
+
+@pytest.mark.parametrize(
+    ("said", "random_flip", "flip"),
+    [
+        ("augment=document", False, 0.5),
+        ("augment=flip", False, 0.5),
+        ("augment.flip=0.25", False, 0.25),
+        ("augment=none", True, 0),
+        ("augment.rotate=0.2", True, 0),
+    ],
+)
+def test_an_augmentation_that_mirrors_takes_the_place_of_the_recipes_own_flip(
+    said: str, random_flip: bool, flip: float
+) -> None:
+    config = apply_overrides(get_recipe("photos-32"), [said])
+    assert config.random_flip is random_flip and config.augment.flip == flip
+    with pytest.raises(UsageError, match="both mirror"):  # what the user says twice stays refused
+        apply_overrides(get_recipe("photos-32"), ["augment=flip", "random_flip=true"])
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +147,44 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_facts_of_a_folder(photos: Path) -> None:
     found = data_facts(source_config_for(str(photos)))
-    assert found == DataFacts("folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos))
+    assert found == DataFacts(
+        "folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos), as_files=True
+    )
     cats = source_config_for(str(photos)).model_copy(update={"classes": ("cats",), "size": 24, "channels": 1})
     assert data_facts(cats) == found._replace(side=24, asked=True, grey=True, num_items=6, num_classes=1)
+
+
+def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "some")
+    (tmp_path / "some" / "cats" / "99.png").write_bytes(b"no image")
+    found = data_facts(source_config_for(str(tmp_path / "some")))
+    assert (found.num_items, found.unreadable) == (13, 1)
+    assert propose(found, LAPTOP).reasons[0].startswith("12 files of colour images")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ([], "augment=document"),
+        (["random_flip=true"], "augment=document"),
+        (["augment=none"], "augment"),
+        (["data.upscale=true"], "are enlarged"),
+        (["data.upscale=false"], "are enlarged"),
+    ],
+)
+def test_a_reason_falls_with_what_it_is_for(
+    said: list[str], told: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = said in ([], ["random_flip=true"], ["data.upscale=true"])
+    configure(None, said, str(photos), None, False)
+    first = capsys.readouterr().out.partition("the same as")[0]
+    assert (told in first) is kept
+
+
+def test_images_of_next_to_no_pixels_are_enlarged_to_what_can_be_trained() -> None:
+    proposal = propose(FLOWERS._replace(side=1, smallest=1), LAPTOP)
+    assert proposal.overrides == ("data.size=8", "data.upscale=true")
+    assert "1 pixel across" in proposal.reasons[0]
 
 
 def test_facts_of_arrays_and_of_points() -> None:
@@ -138,7 +197,7 @@ def test_facts_of_arrays_and_of_points() -> None:
 def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configure(None, ["num_images=32"], str(photos), None, False)
     said = " ".join(capsys.readouterr().out.split())
-    assert "photos-48 fits: 12 colour images, 50 pixels across in 2 classes" in said
+    assert "photos-48 fits: 12 files of colour images, 50 pixels across in 2 classes" in said
     assert "the same as: undiffuse train photos-48 --data" in said and said.endswith("augment=document num_images=32")
     assert "less than a minute on" in said and "hour" not in said
     assert config.recipe == "photos-48" and config.num_images == 32

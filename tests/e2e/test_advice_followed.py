@@ -80,7 +80,10 @@ PIXELS = ("--metrics", "kernel", "--features", "pixels")
 #: What is typed (made below a folder), and what of the answer is typed after it: groups of one pattern, one by one.
 REFUSED: dict[str, tuple[Callable[[Path], Words], str]] = {
     "info broken": (lambda at: ("data", "info", broken(at / "a b")), r"(data\.on_error=skip)"),
-    "prepare broken": (lambda at: ("data", "prepare", broken(at / "x"), "--out", at / "x.zip"), r"(--on-error skip)"),
+    "prepare broken": (
+        lambda at: ("data", "prepare", broken(at / "x"), "--out", at / "x.zip"),
+        r"(data.on_error=skip)",
+    ),
     "compare broken": (lambda at: ("compare", images(at / "y"), broken(at / "x"), *PIXELS), r"(data\.on_error=skip)"),
     "captions": (lambda at: ("data", "info", captioned(at / "x")), r"(data\.captions=none|data\.on_error=skip)"),
     "too small": (

@@ -69,7 +69,7 @@ def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, pictures: 
         (("--on-error", "ignore"), "'fail' or 'skip'"),
         (("--workers", "0"), "--workers must be in 1..1024"),
         (("--classes", "class9"), "no class 'class9'"),
-        (("--size", "128"), "--on-error skip"),
+        (("--size", "128"), "data.on_error=skip"),
     ],
     ids=str,
 )

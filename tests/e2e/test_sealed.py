@@ -108,6 +108,20 @@ def test_both_remedies_of_the_message_do_what_it_says(run: Path, undiffuse: Comm
     assert "temperature: 1.2 -> 1.1" in undiffuse.refused("sample", run, "--out", tmp_path / "out")
 
 
+def test_what_was_not_edited_is_left_as_it_is_and_that_is_said(run: Path, undiffuse: CommandLine) -> None:
+    written = (run / "config.json").read_bytes()
+    for words in (("seal", run), ("seal", "--restore", run)):
+        assert "nothing to do" in undiffuse.fine(*words).out
+    assert (run / "config.json").read_bytes() == written
+    edit(run, '"temperature": 1.0', '"temperature": 1.2')
+    assert "accepted" in undiffuse.fine("seal", run).out
+    accepted = (run / "config.json").read_bytes()
+    assert "nothing to do" in undiffuse.fine("seal", run).out  # accepted already
+    assert (run / "config.json").read_bytes() == accepted
+    assert "put back" in undiffuse.fine("seal", "--restore", run).out
+    assert config_of(run) == json.loads(written)
+
+
 def test_a_sound_configuration_of_another_run_is_refused(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = config_of(run)
     record["config"]["system"]["sampling"]["temperature"] = 1.2

@@ -269,7 +269,8 @@ def _check_chosen(key: str, said: Mapping[str, Any], replaced: Set[tuple[str, ..
         fields = _fields_of(within, section)
         if depth == len(path) - 1:
             if part not in fields:
-                raise UsageError(f"{what} has no key {'.'.join(path[begin:])!r}; {nearest(part, fields)}")
+                hint = nearest(part, fields) if depth else _nearest_key(part)
+                raise UsageError(f"{what} has no key {'.'.join(path[begin:])!r}; {hint}")
             return
         if isinstance(section.get(part), dict):
             section = section[part]
@@ -379,9 +380,18 @@ def _unknown(key: str, path: tuple[str, ...], *, last: bool) -> str:
     """The last of ``path`` is no key."""
     fields = _held(path[:-1]).fields
     if last:
-        return f"config has no key {key!r}; {nearest(path[-1], fields)}"
+        known = nearest(path[-1], fields) if len(path) > 1 else _nearest_key(path[-1])
+        return f"config has no key {key!r}; {known}"
     sections = [name for name in fields if _held((*path[:-1], name)).models]
     return f"config has no section {path[-1]!r} (in {key!r}); {nearest(path[-1], sections)}"
+
+
+def _nearest_key(key: str) -> str:
+    """A hint for a key without its section: of the options of data, say, which data's own commands take bare."""
+    fields = _held(()).fields
+    whole = [f"{section}.{key}" for section in fields if key in _held((section,)).fields]
+    known = nearest(key, fields)
+    return f"did you mean {' or '.join(map(repr, whole))}? {known[known.index('known:') :]}" if whole else known
 
 
 def _registries(option: Option) -> list[dict[str, Place]]:

@@ -11,6 +11,7 @@ import numpy as np
 from undiffuse.app.early_data import check_said_of
 from undiffuse.app.early_out import check_file
 from undiffuse.app.real import real_data
+from undiffuse.app.sampling import tell_of_one_start
 from undiffuse.app.show import counting, results_table, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
@@ -45,6 +46,7 @@ def evaluate_to_file(
     check_said_of(data, options)
     check_metrics(metrics)
     _check_sampling(protocol)
+    tell_of_one_start(model, protocol.options, protocol.num)
     check_file(out, "evaluation.json")
     load_train, held_out = real_data(model, data, options)
     with counting("evaluating") as observer:

@@ -9,6 +9,7 @@ from typing import Any
 from undiffuse.app.parsing import read_value as read_value
 from undiffuse.app.placing import Asked, merged_source, put
 from undiffuse.config import AsWritten, M, validate
+from undiffuse.data.augment.config import AUGMENTATIONS
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.training.config import RunConfig
@@ -37,10 +38,22 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
         asked.append(Asked(tuple(key.split(".")), read_value(text), key))
     put(type(config), values, asked, notes)
+    _mirror_once(values, {one.path[0] for one in asked})
     result = validate(type(config), values)
     for note in notes:
         warnings.warn(note, UsageWarning, stacklevel=2)
     return result
+
+
+def _mirror_once(values: dict[str, Any], said: set[str]) -> None:
+    """A recipe's ``random_flip`` gives way to an augmentation that is asked for and mirrors images itself."""
+    augment = values.get("augment")
+    if "augment" not in said or "random_flip" in said or not isinstance(augment, dict):
+        return
+    model = AUGMENTATIONS.get(str(augment.get("name")))
+    flip = augment.get("flip", model.model_fields["flip"].default if model is not None else 0.0)
+    if flip:
+        values["random_flip"] = False
 
 
 def read_options(model: type[M], options: Sequence[str], what: str) -> M:

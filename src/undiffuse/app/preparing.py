@@ -69,7 +69,7 @@ def _show(manifest: Mapping[str, Any], out: Path) -> None:
     size = out.stat().st_size
     settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
     rows = [
-        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'])}"],
+        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'], 'item')}"],
         ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
         ["classes", _classes(pictures["classes"])],
         ["captions", "yes" if pictures["captions"] else "none"],

@@ -32,13 +32,16 @@ _KEY = "data."
 
 
 def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
-    """Its overrides before those of the command line, without the ones that the command line speaks about itself."""
-    said = {text.partition("=")[0].partition(".")[0] for text in overrides}
-    said |= {text.partition("=")[0] for text in overrides}
-    mirrored = {"augment", "random_flip"}  # each says something about the other
-    if said & mirrored:
-        said |= mirrored
-    return [*(text for text in proposal.overrides if text.partition("=")[0] not in said), *overrides]
+    """Its overrides before those of the command line, without the ones that the command line speaks about itself.
+
+    An augmentation stays where the command line says whether images are mirrored, and leaves that to it.
+    """
+    keys = {text.partition("=")[0].removesuffix(".name") for text in overrides}
+    said = keys | ({"random_flip"} if "augment" in keys else set())
+    kept = [text for text in proposal.overrides if text.partition("=")[0] not in said]
+    augmented = any(text.startswith("augment=") for text in kept)
+    unmirrored = ["augment.flip=0"] if augmented and "random_flip" in keys and "augment.flip" not in keys else []
+    return [*kept, *unmirrored, *overrides]
 
 
 def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: str = "auto") -> tuple[RunConfig, str]:
@@ -59,7 +62,8 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
     proposal = propose(facts, here)
     whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
     config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)
-    reasons = [*proposal.reasons, how_long(recipe, config, facts.side, here)]
+    because = [why for override, why in proposal.of_overrides.items() if override in whole]
+    reasons = [*proposal.reasons, *because, how_long(recipe, config, facts.side, here)]
     typed = command("train", proposal.recipe, "--data", data, *whole)
     return config, f"{proposal.recipe} fits: {'; '.join(filter(None, reasons))}\nthe same as: {typed}"
 
@@ -77,6 +81,7 @@ def data_facts(config: SourceConfig) -> DataFacts:
         "num_items": num_items,
         "num_classes": num_classes,
         "path": getattr(config, "path", ""),
+        "as_files": isinstance(found, Listed),
     }
     if not isinstance(found, Listed) and not found.space.is_image:
         return DataFacts(points=True, **told)
@@ -94,8 +99,9 @@ def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:
 def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
     if isinstance(found, Listed):
         headers, all_read = _some_headers(found.files, config)
+        unreadable = len(found) - len(headers) if all_read and not getattr(config, "classes", ()) else 0
     else:
-        headers, all_read = np.array([[*found.shape[1:], found.shape[0] == 1]]), True
+        headers, all_read, unreadable = np.array([[*found.shape[1:], found.shape[0] == 1]]), True, 0
     shorter = np.sort(headers[:, :2].min(axis=1))
     target = getattr(config, "target", None)
     channels = getattr(config, "channels", None)
@@ -103,6 +109,7 @@ def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
         "side": min(target) if target is not None else int(shorter[len(shorter) // 2]),
         "asked": target is not None,
         "smallest": int(shorter[0]) if all_read else None,
+        "unreadable": unreadable,
         "grey": bool(headers[:, 2].all()) if channels is None else channels == 1,
     }
 

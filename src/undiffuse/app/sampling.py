@@ -67,6 +67,8 @@ def sample_to_folder(
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
     record = shared_record(model, request) | ({"image": about} if about is not None else {})
+    if image is None:
+        tell_of_one_start(model, options, num)
     gathered = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
@@ -77,6 +79,15 @@ def sample_to_folder(
         warn(note)
     say(f"{counted(num, 'sample')} in {out} ({_cost(gathered)} each)")
     return out
+
+
+def tell_of_one_start(model: Model, options: SamplingOptions, num: int) -> None:
+    """A note where all of several samples begin alike: temperature 0 is no noise at all."""
+    own = model.module.sampling_facts().get("temperature", 1.0)
+    if num > 1 and (options.temperature if "temperature" in options.model_fields_set else own) == 0:
+        warn(
+            "at temperature 0 all seeds begin alike: samples differ by class and by a stochastic sampler's noise alone"
+        )
 
 
 def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | None, dict[str, Any] | None]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from undiffuse.app.models import find_model
 from undiffuse.app.show import say
 from undiffuse.errors import UsageError
-from undiffuse.models.record import accept
+from undiffuse.models.record import accept, check_belongs, of_the_result, read_record
 from undiffuse.models.record import restore as put_back
 from undiffuse.models.saved import kept_configs
+from undiffuse.sealed import CHECKSUM, is_changed
 
 
 def seal(model: str | Path, restore: bool = False) -> None:
     """Make ``config.json`` of a run or a model folder sound again; weights and checkpoints are not touched.
+
+    Where nothing was edited nothing is written, and that is said.
 
     Args:
         model: the folder, or the name of a bundled model.
@@ -22,12 +27,30 @@ def seal(model: str | Path, restore: bool = False) -> None:
         UsageError: nothing to accept or to put back.
     """
     folder = find_model(model)
-    kept = kept_configs(folder)
-    if not restore:
-        differs = accept(folder, kept)
-        say(f"accepted: {folder / 'config.json'}{' (' + '; '.join(differs) + ')' if differs else ''}")
-        return
-    if not kept:
+    kept, file = kept_configs(folder), folder / "config.json"
+    if restore and not kept:
         raise UsageError(f"{folder} has no sound weights with a copy of config.json; put a sound copy back yourself")
-    put_back(folder, kept[0])
-    say(f"put back: {folder / 'config.json'}, as the weights were saved with it")
+    if _is_sound(folder, kept[:1] if restore else kept, as_saved=restore):
+        say(f"nothing to do: {file} was not changed since it was {'written' if restore else 'written or accepted'}")
+    elif restore:
+        put_back(folder, kept[0])
+        say(f"put back: {file}, as the weights were saved with it")
+    else:
+        differs = accept(folder, kept)
+        say(f"accepted: {file}{' (' + '; '.join(differs) + ')' if differs else ''}")
+
+
+def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
+    """Whether ``config.json`` stands as it was written and goes with these copies.
+
+    Args:
+        as_saved: it is equal to them, and not one that was accepted in their place.
+    """
+    try:
+        record = read_record(folder)
+        for copy in kept:
+            check_belongs(folder, record, copy, "what")
+    except UsageError:
+        return False
+    sealed = CHECKSUM in record and not is_changed(record)
+    return sealed and not (as_saved and any(of_the_result(record) != copy for copy in kept))

@@ -33,8 +33,8 @@ def amount(subject: DataSubject) -> Iterable[Finding]:
             "warning",
             "very few pictures",
             f"{counted(total)}; with fewer than {FEW:,} a model soon knows them by heart and repeats them",
-            "gather more, train a small model for few images (num_images), add random_flip=true where pictures may be "
-            "mirrored, and look for copies with: undiffuse doctor RUN",
+            "gather more, or train for few num_images with augment=document (augment.flip=0 where mirrored ones would "
+            "be wrong), and look for copies with: undiffuse doctor RUN",
             details,
         )
     elif total < SOME:

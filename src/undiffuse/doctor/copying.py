@@ -1,7 +1,7 @@
 """Whether samples repeat training pictures.
 
 The distance of each sample to its nearest training picture stands beside that of real pictures which the model never
-saw. Where none were held out, each training picture stands in, with its distance to the nearest other one.
+saw. Where fewer than ten were held out, each training picture stands in, with its distance to the nearest other one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from undiffuse.wording import some
 _MOST = 200_000
 _NAMED = 16
 _REAL = 500
+#: Held-out pictures from which on their distances make a scale.
+_FEWEST = 10
 
 
 def copying(subject: RunSubject) -> Iterable[Finding]:
@@ -30,12 +32,18 @@ def copying(subject: RunSubject) -> Iterable[Finding]:
     training = thumbnails(subject.real(_MOST))
     sampled = nearest_neighbours(thumbnails(subject.samples), training)
     held_out = thumbnails(subject.real(_REAL, held_out=True))
-    if len(held_out) >= 10:
+    if len(held_out) >= _FEWEST:
         real, scale = nearest_neighbours(held_out, training).distances[:, 0], "held-out pictures"
     else:
-        real, scale = _each_other(training), "training pictures to each other, for none were held out"
+        real, scale = _each_other(training), f"training pictures to each other, {_why_not_held_out(len(held_out))}"
     summary = summarise_copying(sampled.distances[:, 0], real, len(training))
     yield judge_copying(summary, scale, _closest(subject, sampled))
+
+
+def _why_not_held_out(count: int) -> str:
+    if count == 0:
+        return "for none were held out"
+    return f"for {count} held out {'is' if count == 1 else 'are'} too few for a scale"
 
 
 def _each_other(training: Tensor) -> Tensor:

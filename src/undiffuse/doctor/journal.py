@@ -149,8 +149,8 @@ def judge_validation(rows: Rows) -> Iterable[Finding]:
     sound = [row for row in rows if _is_finite(row, "loss")]
     if len(sound) < 2:
         raise UsageError(
-            f"the journal has {counted(len(sound), 'validation loss').replace('losss', 'losses')}, 2 are needed; train "
-            "with validate_every_images and data.validation_fraction above 0"
+            f"the journal has {counted(len(sound), 'validation loss')}, 2 are needed; train with a "
+            "validate_every_images that the run passes at least twice, and with data.validation_fraction above 0"
         )
     best = min(sound, key=lambda row: float(row["loss"]))
     last, lowest = float(sound[-1]["loss"]), float(best["loss"])

@@ -25,6 +25,8 @@ _TREATED = {
     "lab": ("LAB colours", "converted to sRGB; nothing to do"),
     "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
 }
+#: Sizes to train at, the largest first; below the last the recipes' networks have no room for their levels.
+_REACHED = (256, 128, 96, 64, 48, 32, 28, 16, 8)
 #: What a set's provenance says of what is not read, and what to call it.
 _LEFT_OUT = {
     "splits": "parts of the set",
@@ -47,7 +49,8 @@ def broken(subject: DataSubject) -> Iterable[Finding]:
         if "dataset" not in vars(subject):
             return
         if left_out := subject.dataset.provenance.get("skipped"):
-            yield Finding("problem", "broken files", left_out, "fetch them again; they are passed over meanwhile")
+            advice = "fetch them again or delete them; training passes them over with data.on_error=skip"
+            yield Finding("problem", "broken files", left_out, advice)
         return
     if not survey.broken:
         yield Finding("ok", "all files can be read", f"{counted(len(survey.entries))} decoded")
@@ -62,7 +65,8 @@ def broken(subject: DataSubject) -> Iterable[Finding]:
             {"files": survey.broken},
         )
     if not survey.broken and (skipped := vars(subject)["dataset"].provenance.get("skipped")):
-        yield Finding("problem", "left out by the reader", skipped, "mend them; they are passed over meanwhile")
+        advice = "mend them; training passes them over with data.on_error=skip"
+        yield Finding("problem", "left out by the reader", skipped, advice)
 
 
 def left_out(subject: DataSubject) -> Iterable[Finding]:
@@ -166,12 +170,14 @@ def sizes(subject: DataSubject) -> Iterable[Finding]:
 def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -> Finding:
     side = automatic_side(np.array(sides))
     small = [entry.name for entry in survey.entries if min(entry.height, entry.width) < side]
-    reach = next((size for size in (256, 128, 96, 64, 48, 32, 28) if sides[0] >= size), sides[0])
+    reach = next((size for size in _REACHED if sides[0] >= size), None)
+    advice = f"choose the size yourself: all reach data.size={reach}; or remove the small ones"
     return Finding(
         "warning" if len(small) > 0.05 * len(sides) else "note",
         "pictures of different sizes",
         f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the size={side} that would "
-        f"be chosen, {counted(len(small))} are enlarged and so blurred{': ' + some(small) if small else ''}",
-        f"choose the size yourself: all reach data.size={reach}; or remove the small ones",
+        f"be chosen, {counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
+        f"{': ' + some(small) if small else ''}",
+        advice if reach is not None else "remove the small ones: nothing can be trained at a size that all reach",
         details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},
     )

@@ -105,7 +105,8 @@ class SamplingConfig(FrozenModel):
         float,
         AfterValidator(check_temperature),
         Option(
-            "scale of the noise that it begins with, such as 0.9: surer, less varied; the model's own by default",
+            "scale of the noise that it begins with, such as 0.9: surer, less varied; at 0 all seeds begin alike; the "
+            "model's own by default",
             title="Temperature",
             words="temperature {}",
         ),

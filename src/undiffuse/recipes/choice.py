@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from undiffuse.wording import counted
@@ -13,6 +15,8 @@ IMAGES_OF_AN_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
 _SMALL_GREY = 32
 #: Fewer images than this are soon known by heart; ``augment=document`` is made for about so many.
 _FEW = 1_000
+#: Of images without this side the recipes for photographs can make nothing; they are enlarged to it.
+SMALLEST_SIDE = 8
 #: A GPU gets this many times the images of an hour on two cores.
 GPU_TIMES = 10
 
@@ -30,6 +34,8 @@ class DataFacts(NamedTuple):
         num_items: images or points.
         num_classes: 0 where they have none.
         path: where they lie, as the user wrote it.
+        as_files: the items were found and not decoded yet; some may turn out to be damaged.
+        unreadable: so many of them are known not to be images.
     """
 
     source: str
@@ -41,6 +47,8 @@ class DataFacts(NamedTuple):
     num_items: int = 0
     num_classes: int = 0
     path: str = ""
+    as_files: bool = False
+    unreadable: int = 0
 
 
 class MachineFacts(NamedTuple):
@@ -51,11 +59,17 @@ class MachineFacts(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A recipe, the overrides that fit it to data and machine, and why: a line each."""
+    """A recipe, the overrides that fit it to data and machine, and why.
+
+    Attributes:
+        reasons: for the recipe, a line each.
+        of_overrides: the reasons for some of the overrides, which fall with them.
+    """
 
     recipe: str
     overrides: tuple[str, ...]
     reasons: tuple[str, ...]
+    of_overrides: Mapping[str, str] = MappingProxyType({})
 
 
 def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
@@ -79,14 +93,14 @@ def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
 def _small_grey(data: DataFacts) -> Proposal:
     recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
     overrides = (f"data.size={data.side}",) if data.asked else ()
-    what = f"{data.num_items:,} grey images of {data.side}x{data.side}"
-    return Proposal(recipe, overrides, (f"{what}, small like digits and letters",))
+    what = f"{_counted(data)} of {data.side}x{data.side}, small like digits and letters"
+    return Proposal(recipe, overrides, (what,))
 
 
 def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
     size, why = _recipe_size(data, machine)
-    side = data.side if data.asked else min(size, data.side)
-    overrides, reasons = [], [_described(data), *why]
+    side = data.side if data.asked else max(min(size, data.side), SMALLEST_SIDE)
+    overrides, of_overrides = [], {}
     if side != size:
         overrides.append(f"data.size={side}")
     if data.grey:
@@ -94,13 +108,15 @@ def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
     if data.smallest is None or data.smallest < side:
         overrides.append("data.upscale=true")
         if data.smallest is not None:
-            reasons.append(f"some of them are smaller than {side}x{side} and are enlarged")
-    if data.num_items < _FEW:
+            of_overrides[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
+    if data.num_items - data.unreadable < _FEW:
         overrides += ["random_flip=false", "augment=document"]
-        reasons.append(f"fewer than {_FEW:,} images: augment=document keeps it from learning them by heart")
+        of_overrides[overrides[-1]] = (
+            f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from learning them by heart"
+        )
     elif machine.gpu:
         overrides.append(f"num_images={GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
-    return Proposal(f"photos-{size}", tuple(overrides), tuple(reasons))
+    return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), of_overrides)
 
 
 def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]]:
@@ -113,6 +129,10 @@ def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]
 
 
 def _described(data: DataFacts) -> str:
-    kind = "grey" if data.grey else "colour"
     classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
-    return f"{data.num_items:,} {kind} images, {data.side} pixels across{classes}"
+    return f"{_counted(data)}, {counted(data.side, 'pixel')} across{classes}"
+
+
+def _counted(data: DataFacts) -> str:
+    kind, count = "grey" if data.grey else "colour", data.num_items - data.unreadable
+    return f"{counted(count, 'file')} of {kind} images" if data.as_files else counted(count, f"{kind} image")

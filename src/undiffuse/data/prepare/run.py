@@ -253,7 +253,7 @@ class _Task:
         return text
 
     def _fault(self, text: str) -> UsageError:
-        return UsageError(f"{text}; mend or remove it and run again, or pass it over with --on-error skip")
+        return UsageError(f"{text}; mend or remove it and run again, or pass it over with data.on_error=skip")
 
     def _finish(self, plan: Plan, journal: Journal) -> dict[str, Any]:
         journal.commit()
