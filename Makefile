@@ -1,5 +1,6 @@
-# Two commands do all the set-up: make demo, make test. TORCH_INDEX names a package index to take torch from, such as
-# one with CPU or CUDA builds; by default pip's own configuration decides.
+# Every command does the set-up that it needs, make demo and make test too; make setup does nothing else. TORCH_INDEX
+# names a package index to take torch from, such as one with CPU or CUDA builds; by default pip's own configuration
+# decides.
 
 PYTHON ?= python3
 VENV := .venv

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 
+#: Pixels of an image in a grid that is made to be looked at by itself, such as ``grid.png``.
+SHOWN_SIDE = 96
+
 
 def to_image(array: Bytes) -> Image:
     """A Pillow image of (C, H, W) uint8 with 1 or 3 channels."""
@@ -50,9 +53,9 @@ def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) ->
     return picture
 
 
-def picture_of(samples: npt.NDArray[Any], columns: int | None = None) -> Bytes:
-    """One picture of a batch of samples: a grid of pictures, or the density of points."""
-    return grid_of(samples, columns) if samples.ndim == 4 else density_of(samples)
+def picture_of(samples: npt.NDArray[Any], columns: int | None = None, smallest_side: int = 48) -> Bytes:
+    """One picture of a batch of samples: a grid of pictures, see there, or the density of points."""
+    return grid_of(samples, columns, smallest_side=smallest_side) if samples.ndim == 4 else density_of(samples)
 
 
 def save_png(path: Path, array: Bytes) -> None:

@@ -36,7 +36,7 @@ def test_samples_are_a_tensor_and_more(trained: Path) -> None:
         assert type(computed) is torch.Tensor
     assert [np.asarray(image).tolist() for image in samples.images] == plain[:, 0].tolist()
     with Image.open(io.BytesIO(samples._repr_png_() or b"")) as grid:
-        assert grid.format == "PNG" and grid.size == (148, 99)
+        assert grid.format == "PNG" and grid.size == (292, 195)
     for text in (repr(samples), repr(model)):
         assert "\n" not in text and "tiny" in text
     assert torch.equal(model.sample(1, steps=1, class_name=3), model.sample(1, steps=1, class_name="3"))

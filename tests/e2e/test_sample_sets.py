@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import CommandLine, child
 from PIL import Image
@@ -19,6 +20,7 @@ from undiffuse.app import sampling
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text
+from undiffuse.images import SHOWN_SIDE, picture_of
 from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.models import sample_set
 from undiffuse.models.sample_record import whole_record, write_record
@@ -163,7 +165,16 @@ def test_the_grid_is_of_the_first_so_many(trained: Path, undiffuse: CommandLine,
     undiffuse.fine(*common, tmp_path / "few", "-n", 4)
     assert (tmp_path / "many" / "grid.png").read_bytes() == (tmp_path / "few" / "grid.png").read_bytes()
     with Image.open(tmp_path / "few" / "grid.png") as grid:
-        assert grid.size == (99, 99)  # 2 x 2 images of 48 pixels with gaps of 1
+        assert grid.size == (195, 195)  # 2 x 2 images of 96 pixels with gaps of 1, each of theirs a square of 12
+        shown = np.asarray(grid)[1:97, 1:97]
+    with Image.open(tmp_path / "few" / "000000.png") as image:
+        assert image.size == (8, 8) and np.array_equal(shown, np.asarray(image).repeat(12, 0).repeat(12, 1))
+
+
+@pytest.mark.parametrize(("side", "factor"), [(8, 12), (28, 3), (32, 3), (48, 2), (64, 2), (96, 1), (256, 1)])
+def test_images_of_a_grid_are_large_enough_to_see(side: int, factor: int) -> None:
+    sheet = picture_of(np.zeros((4, 3, side, side), dtype=np.uint8), smallest_side=SHOWN_SIDE)
+    assert sheet.shape == (3, *2 * [2 * side * factor + 3])
 
 
 def test_progressive_of_more_than_memory_should_hold_is_refused(

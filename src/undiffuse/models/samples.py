@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder
-from undiffuse.images import picture_of, to_image
+from undiffuse.images import SHOWN_SIDE, picture_of, to_image
 from undiffuse.models.sample_files import OWN_FILES
 from undiffuse.models.sample_record import whole_record
 from undiffuse.models.sample_set import SHOWN, SampleSet
@@ -113,7 +113,8 @@ class Samples(Tensor):
         if not len(self):
             return None
         file = io.BytesIO()
-        to_image(picture_of(self.numpy()[:SHOWN] if self._are_images else self.numpy())).save(file, format="PNG")
+        shown = self.numpy()[:SHOWN] if self._are_images else self.numpy()
+        to_image(picture_of(shown, smallest_side=SHOWN_SIDE)).save(file, format="PNG")
         return file.getvalue()
 
 
