@@ -167,8 +167,8 @@ def test_readme_counts_the_parameters_right(recipe: str) -> None:
         if isinstance(config, GanConfig):
             network: torch.nn.Module = config.build(shape, ())
         else:
-            factor = 2 if config.says_variance else 1
-            told = ConditionSpec.of_classes(classes, target_time=config.told_until)
+            factor = 2 if config.predicts_variance else 1
+            told = ConditionSpec.of_classes(classes, target_time=config.needs_target_time)
             network = build_network(config.network, shape, told, factor)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert abs(float(row[1]) - millions) <= 0.0501, f"{millions:.2f} million"

@@ -145,7 +145,7 @@ def test_the_discriminators_turn_moves_no_weight_of_the_generator() -> None:
 def test_the_generator_moves_every_third_step(tmp_path: Path) -> None:
     config = config_of("system.discriminator_steps=3")
     trainer = trainer_of(config, tmp_path)
-    assert [len(trainer.objective.turns(step)) for step in range(6)] == [1, 1, 2, 1, 1, 2]
+    assert [len(trainer.objective.phases_due(step)) for step in range(6)] == [1, 1, 2, 1, 1, 2]
     weights = [value.clone() for value in trainer.objective.phase("generator").parameters()]
     for moved in (False, False, True):
         trainer._one_step()
@@ -171,12 +171,12 @@ def test_clipping_and_rates_by_phase(tmp_path: Path) -> None:
 def test_penalties_and_lazy_ones_enter_the_loss() -> None:
     system = objective_of("system.objective=wgan_gp", "system.objective.r1=2.0", "system.objective.every=4", NO_NORM)
     due, free = (system(batch_of(), "discriminator", StepRandom(0, step)) for step in (4, 5))
-    assert {"r1", "gradient_penalty"} <= set(due.facts) and not {"r1", "gradient_penalty"} & set(free.facts)
-    owed = due.facts["r1"] + due.facts["gradient_penalty"]
-    assert torch.allclose(due.loss, due.facts["discriminator_loss"] + 4 * owed)
+    assert {"r1", "gradient_penalty"} <= set(due.metrics) and not {"r1", "gradient_penalty"} & set(free.metrics)
+    owed = due.metrics["r1"] + due.metrics["gradient_penalty"]
+    assert torch.allclose(due.loss, due.metrics["discriminator_loss"] + 4 * owed)
     system.eval()
     with torch.no_grad():
-        assert set(system(batch_of(), "discriminator", StepRandom(0, 4)).facts) == {
+        assert set(system(batch_of(), "discriminator", StepRandom(0, 4)).metrics) == {
             "discriminator_loss",
             "d_real",
             "d_fake",
@@ -217,8 +217,10 @@ def test_the_batch_size_changes_no_bit(model: Path) -> None:
     assert isinstance(system, GanModel)
     assert torch.equal(system.decode(system.latents(range(5, 28)), cond), whole)
     assert system.sample(SampleRequest.of([])).x.shape == (0, 1, 8, 8)
-    verdicts = system.verdicts(whole, cond)
-    assert verdicts.shape == (23,) and torch.allclose(system.verdicts(whole[:5], cond.select(slice(5))), verdicts[:5])
+    verdicts = system.discriminator_logits(whole, cond)
+    assert verdicts.shape == (23,) and torch.allclose(
+        system.discriminator_logits(whole[:5], cond.select(slice(5))), verdicts[:5]
+    )
 
 
 def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ class Recording(PathsOfGaussian):
 
 
 class ExactTeacher(nn.Module):
-    """What a ``Taught`` holds, as far as a student asks."""
+    """What a ``LazyTeacher`` holds, as far as a student asks."""
 
     def __init__(self, process: Process) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
             ExactTeacher(PROCESSES["vp" if transferred else "flow"]()),
         )
         monkeypatch.setattr(system.model, "sharded_denoiser", lambda student=student: student)
-        monkeypatch.setattr(system, "_taught", teacher)
+        monkeypatch.setattr(system, "_teacher", teacher)
         rows = torch.arange(400)
         batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)
         losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).rows.mean())
@@ -208,7 +208,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
 
 
 class Held:
-    """A ``Taught`` whose teacher is at hand."""
+    """A ``LazyTeacher`` whose teacher is at hand."""
 
     def __init__(self, teacher: NetworkModel) -> None:
         self.teacher = teacher
@@ -232,7 +232,7 @@ def test_the_student_follows_the_path_that_its_teacher_samples_guidance_included
     assert isinstance(teacher, NetworkModel)
     teacher.double().eval().guide_seen.fill_(1)
     student = validate(ConsistencyConfig, {**shared, "solver": "euler"}).build((2,), ("a", "b")).double()
-    student._taught = Held(teacher)  # type: ignore[assignment]
+    student._teacher = Held(teacher)  # type: ignore[assignment]
     x_t, cond = points(6), Condition(label=torch.tensor([0, 1, 1, 0, 1, 0]))
     t, s = torch.full((6,), 0.6).double(), torch.full((6,), 0.5).double()
     euler = {"shape": (2,), "seeds": range(6), "cond": cond, "x_start": x_t, "finish": False, "dtype": torch.float64}

@@ -83,7 +83,7 @@ def test_samples_that_follow_it_become_the_data() -> None:
 
 
 class Held:
-    """A ``Taught`` whose teacher is at hand."""
+    """A ``LazyTeacher`` whose teacher is at hand."""
 
     def __init__(self, teacher: Any) -> None:
         self.teacher = teacher
@@ -113,7 +113,7 @@ def system(**options: object) -> DistributionMatchingObjective:
     assert isinstance(built, DistributionMatchingObjective)
     for parameter in built.model.network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
-    built._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
+    built._teacher = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
     built.fake_score = copy_of(teacher.network, learns=True)
     return built
 
@@ -154,7 +154,7 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
 
 def test_the_student_comes_as_often_as_asked() -> None:
     student = system(fake_score_steps=3)
-    turns = [[phase.name for phase in student.turns(step)] for step in range(4)]
+    turns = [[phase.name for phase in student.phases_due(step)] for step in range(4)]
     assert turns == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
 
 

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 
 class Held:
-    """A ``Taught`` whose teacher is at hand."""
+    """A ``LazyTeacher`` whose teacher is at hand."""
 
     def __init__(self, teacher: torch.nn.Module) -> None:
         self.teacher = teacher
@@ -64,7 +64,7 @@ def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: o
     for network in (teacher, student.model.network):
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, 0, 0.15)
-    student._taught = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
+    student._teacher = Held(teacher.eval().requires_grad_(False))  # type: ignore[assignment]
     student.fake_score = copy_of(teacher.network, learns=True)
     return student
 
@@ -92,8 +92,8 @@ def test_the_judge_learns_to_tell_noised_data_from_noised_samples() -> None:
     owed = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
     torch.testing.assert_close(report.rows, without.rows)
     torch.testing.assert_close(report.loss, without.loss + owed)
-    torch.testing.assert_close(report.facts["judge_real"], real.mean())
-    torch.testing.assert_close(report.facts["judge_fake"], fake.mean())
+    torch.testing.assert_close(report.metrics["judge_real"], real.mean())
+    torch.testing.assert_close(report.metrics["judge_fake"], fake.mean())
 
 
 def test_the_student_follows_the_judge_beside_the_teacher() -> None:
@@ -139,7 +139,7 @@ def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass()
             report = student(bright, phase, StepRandom(0, step))
             report.loss.backward()
         optimizers[phase].step()
-        return report.facts
+        return report.metrics
 
     def brightness() -> float:
         with torch.no_grad():

@@ -188,7 +188,7 @@ def batch(count: int = 400) -> Rows:
 
 def taught(student: MeanFlowObjective, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give it the exact velocity for a teacher."""
-    student._taught = object()  # type: ignore[assignment]
+    student._teacher = object()  # type: ignore[assignment]
     monkeypatch.setattr(student, "_velocity", lambda x_t, t, cond: velocity(x_t, t))
 
 

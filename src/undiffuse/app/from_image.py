@@ -21,7 +21,7 @@ from undiffuse.models.saved import Model
 from undiffuse.training.config import RunConfig
 
 
-def begin_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, Any]]:
+def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, Any]]:
     """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
 
     Args:

@@ -94,9 +94,9 @@ def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | Non
     """What ``--image`` names and what is said of it; what reads data is not imported where there is none."""
     if image is None:
         return None, None
-    from undiffuse.app.from_image import begin_from
+    from undiffuse.app.from_image import init_from
 
-    return begin_from(model, image, num)
+    return init_from(model, image, num)
 
 
 def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: _History | None) -> str:

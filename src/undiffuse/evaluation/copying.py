@@ -71,7 +71,7 @@ def copying(subject: Subject) -> list[Result]:
     bank = subject.pictures_made
     searches = search(bank.rows, held_out, subject.train, subject.extractor)
     objective, gap = objective_of(subject.model), None
-    if objective is not None and objective.loss_at_hand:
+    if objective is not None and objective.loss_available:
         gap = training_gap(objective, subject.train, subject.held_out, subject.protocol.seed)
     stated = {
         "distance": "L2",

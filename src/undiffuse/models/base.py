@@ -135,7 +135,7 @@ class AdversarialModel(OneStepGenerator):
     """A generator that learned from a discriminator, which is kept with it."""
 
     @abstractmethod
-    def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+    def discriminator_logits(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         """The discriminator's raw outputs (B,) on data or samples as they are, in evaluation mode; more: more real."""
 
 

@@ -76,12 +76,12 @@ class DenoisingConfig(ComponentConfig):
         return self.model_copy(update=changed)
 
     @property
-    def says_variance(self) -> bool:
+    def predicts_variance(self) -> bool:
         """Whether the network also says the variance of the reverse step."""
         return False
 
     @property
-    def told_until(self) -> bool:
+    def needs_target_time(self) -> bool:
         """Whether the network is told the time that a mean velocity reaches to."""
         return False
 
@@ -89,7 +89,7 @@ class DenoisingConfig(ComponentConfig):
     def _samples_somehow(self) -> Self:
         process: Process = build(PROCESSES, self.process)
         Parameterization(self.parameterization, process)
-        if make_sampler(self.sampling.sampler).needs_learned_variance and not self.says_variance:
+        if make_sampler(self.sampling.sampler).needs_learned_variance and not self.predicts_variance:
             raise UsageError(
                 f"sampling.sampler={self.sampling.sampler!r} needs system.learned_variance=true; say "
                 "system.sampling.sampler=ancestral:variance=beta"
@@ -116,11 +116,11 @@ class DenoisingModelConfig(DenoisingConfig, ModelConfig):
     trained_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] | None = None
 
     @property
-    def says_variance(self) -> bool:
+    def predicts_variance(self) -> bool:
         return self.learned_variance
 
     @property
-    def told_until(self) -> bool:
+    def needs_target_time(self) -> bool:
         return self.target_time
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> NetworkModel:
@@ -154,9 +154,9 @@ class NetworkModel(DenoisingModel):
         self.config, self.space = config, Space.of_data(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
-        factor = 2 if config.says_variance else 1
+        factor = 2 if config.predicts_variance else 1
         self.spec = ConditionSpec(
-            class_names=self.class_names, num_augment=num_augment_labels, target_time=config.told_until
+            class_names=self.class_names, num_augment=num_augment_labels, target_time=config.needs_target_time
         )
         self.conditioner = LabelConditioner(self.spec, config.label_dropout)
         self.network = build_network(config.network, self.shape, self.spec, factor)
@@ -211,13 +211,13 @@ class NetworkModel(DenoisingModel):
         """Another network of the same kind, under the same process and parameterization."""
         autocast = arithmetic(precision or self.config.precision, self.device)
         kind = KeepingDenoiser if keeps else NetworkDenoiser
-        return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.says_variance)
+        return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
 
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         self._auto(options)  # refuses what needs a guide
         wanted, batched = options.over(self._own_sampling()), batching or self._in_blocks
         sampler = make_sampler(wanted.sampler)
-        if sampler.needs_learned_variance and not self.config.says_variance:
+        if sampler.needs_learned_variance and not self.config.predicts_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
         self._check_guided(wanted)
         network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
@@ -280,7 +280,7 @@ class NetworkModel(DenoisingModel):
 
     def teaching_denoiser(self) -> Denoiser:
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
-        return self._guided_and_cut(self._sharded(self._auto()), self.config.sampling.classifier_free())
+        return self._guided_and_clipped(self._sharded(self._auto()), self.config.sampling.classifier_free())
 
     def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> GuidanceWeight:
         """Guidance by the guide, as asked or by default; none as long as there is no guide.
@@ -305,7 +305,7 @@ class NetworkModel(DenoisingModel):
         network = self._in_blocks("network", self._leaf(self.network))
         if auto.scale != 1 and self.guide is not None:
             network = Autoguided(network, self._in_blocks("guide", self._leaf(self.guide)), *auto)
-        return self._guided_and_cut(network, classifier_free)
+        return self._guided_and_clipped(network, classifier_free)
 
     def _sharded(self, auto: GuidanceWeight) -> Denoiser:
         """The network and its guide in shards, for batches whose rows need not be apart."""
@@ -314,18 +314,18 @@ class NetworkModel(DenoisingModel):
             return network
         return Autoguided(network, self.denoiser_of(sharded(self.guide)), *auto)
 
-    def cut(self, denoiser: Denoiser) -> Denoiser:
+    def clipped(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
         values = self.space.value_range
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 
-    def _guided_and_cut(self, evaluated: Denoiser, classifier_free: GuidanceWeight) -> Denoiser:
+    def _guided_and_clipped(self, evaluated: Denoiser, classifier_free: GuidanceWeight) -> Denoiser:
         free = (
             ClassifierFree(evaluated, *classifier_free, self.conditioner.policy)
             if classifier_free.scale != 1
             else evaluated
         )
-        return self.cut(free)  # what guidance has pushed beyond, too
+        return self.clipped(free)  # what guidance has pushed beyond, too
 
     def compile_networks(self) -> str:
         if fused_in_shards(self.network, self.config.precision):

@@ -127,7 +127,7 @@ class GanModel(AdversarialModel):
 
     def _block(self, z: Tensor, cond: Condition, start: int, rows: int) -> Tensor:
         index = torch.arange(start, start + rows, device=z.device).clamp(max=len(z) - 1)
-        return self.make(z[index], cond.select(index))[: len(z) - start]
+        return self.generate(z[index], cond.select(index))[: len(z) - start]
 
     def _asked(self, cond: Condition | None) -> Condition:
         """The label alone, checked."""
@@ -142,12 +142,12 @@ class GanModel(AdversarialModel):
         return Condition() if label is None else Condition(label=label.to(self.device))
 
     @torch.no_grad()
-    def verdicts(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
+    def discriminator_logits(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
         cond = self._drop_unknown(cond)
         was_training = self.training
         self.eval()
         try:
-            return self.judge(x_0.to(self.device), cond)
+            return self.discriminate(x_0.to(self.device), cond)
         finally:
             self.train(was_training)
 
@@ -155,13 +155,13 @@ class GanModel(AdversarialModel):
         known = self.class_names and cond is not None and cond.label is not None
         return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
-    def make(self, z: Tensor, cond: Condition) -> Tensor:
+    def generate(self, z: Tensor, cond: Condition) -> Tensor:
         """Samples (B, *shape) of latents (B, latent_size), in the mode that the generator is in."""
         with self._precision(self.config.precision):
             made: Tensor = self.generator(z, cond)
         return made.to(z.dtype)
 
-    def judge(
+    def discriminate(
         self, x: Tensor, cond: Condition, theta: Parameters | None = None, precision: str | None = None
     ) -> Tensor:
         """The discriminator's outputs (B,), by its own parameters or by others, which leave its buffers as they are."""

@@ -35,14 +35,14 @@ class TrainingBatch(Protocol):
 class LossReport(NamedTuple):
     """The scalar to minimise, its part from each row ``(B,)``, and the rows' times ``(B,)`` where they have any.
 
-    ``facts`` are means () of other things over the rows, by name, that belong into the journal. ``records`` is what
+    ``metrics`` are means () of other things over the rows, by name, that belong into the journal. ``records`` is what
     the objective is told again by ``absorb`` when all micro-batches of the turn are done.
     """
 
     loss: Tensor
     rows: Tensor
     t: Tensor | None = None
-    facts: Mapping[str, Tensor] = MappingProxyType({})
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
     records: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -72,12 +72,12 @@ class Objective(nn.Module, Generic[M]):
 
     Attributes:
         model: that learns.
-        compared: facts of its loss that validation takes of training data as well, for their distance says how well
-            the model tells the two apart.
+        train_validation_metrics: metrics of its loss that validation takes of training data as well, for their
+            distance says how well the model tells the two apart.
     """
 
     model: M
-    compared: tuple[str, ...] = ()
+    train_validation_metrics: tuple[str, ...] = ()
 
     def __init__(self, model: M) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Objective(nn.Module, Generic[M]):
         """In order; the first comes in every step, and the journal's loss is its own."""
         return (Phase("main", (self.model,)),)
 
-    def turns(self, step: int) -> tuple[Phase, ...]:
+    def phases_due(self, step: int) -> tuple[Phase, ...]:
         """The phases of an optimizer step."""
         return tuple(phase for phase in self.phases if (step + 1) % phase.every == 0)
 
@@ -114,7 +114,7 @@ class Objective(nn.Module, Generic[M]):
                 parameter.requires_grad_(True)
 
     @property
-    def loss_at_hand(self) -> bool:
+    def loss_available(self) -> bool:
         """Whether its loss says how well it knows an image, and can be taken here and now: not where that needs a
         teacher that is gone.
         """

@@ -37,7 +37,14 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
 from undiffuse.objectives.rules import check_knots
-from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, begin_from, denoiser_under, fits
+from undiffuse.objectives.teacher import (
+    LazyTeacher,
+    TeacherConfig,
+    check_compatible,
+    denoiser_under,
+    init_as,
+    init_from,
+)
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Steps, Watch
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
@@ -133,22 +140,22 @@ class ConsistencyObjective(Objective[NetworkModel]):
         super().__init__(model)
         self.config = config
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._taught = Taught(config.teacher) if config.teacher is not None else None
+        self._teacher = LazyTeacher(config.teacher) if config.teacher is not None else None
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @property
-    def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand()
+    def loss_available(self) -> bool:
+        return self._teacher is None or self._teacher.at_hand()
 
     def begin(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""
-        if self._taught is not None:
-            fits(self._taught.on(device), self.model)
+        if self._teacher is not None:
+            check_compatible(self._teacher.on(device), self.model)
         if self.config.start is not None:
-            begin_as(self.model, Taught(self.config.start, "start").on(device))
-        elif self._taught is not None and begin_from(self.model, self._taught.on(device)) == 0:
+            init_as(self.model, LazyTeacher(self.config.start, "start").on(device))
+        elif self._teacher is not None and init_from(self.model, self._teacher.on(device)) == 0:
             raise UsageError(
-                f"nothing of the model {self._taught.config.path} fits this network; give it the same system.network"
+                f"nothing of the model {self._teacher.config.path} fits this network; give it the same system.network"
             )
 
     def after_step(self, average: NetworkModel, images: int) -> None:
@@ -196,9 +203,9 @@ class ConsistencyObjective(Objective[NetworkModel]):
 
     def _below(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
         """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
-        if self._taught is None:
+        if self._teacher is None:
             return self.model.process.diffuse(x_0, eps, s)
-        denoiser = denoiser_under(self._taught.on(x_0.device).teaching_denoiser(), self.model.process)
+        denoiser = denoiser_under(self._teacher.on(x_0.device).teaching_denoiser(), self.model.process)
         no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, no, no + 1, no.bool())

@@ -70,7 +70,7 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
     guide_images: Annotated[int, Field(ge=1)] | None = None
 
     @property
-    def says_variance(self) -> bool:
+    def predicts_variance(self) -> bool:
         return self.learned_variance
 
     @model_validator(mode="before")

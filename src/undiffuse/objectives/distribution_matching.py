@@ -41,7 +41,7 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.judge import Judge, head_for
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
-from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, check_start, copy_of, denoiser_under
+from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, denoiser_under, init_as
 from undiffuse.samplers.grids import time_grid
 
 FAKE_SCORE, STUDENT = "fake_score", "student"
@@ -111,12 +111,12 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         self.config = config
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._taught = Taught(config.teacher)
+        self._teacher = LazyTeacher(config.teacher)
         self.fake_score: nn.Module | None = None  # there in training alone
         self.judge = head_for(model.network) if config.game is not None else None
 
     @property
-    def loss_at_hand(self) -> bool:
+    def loss_available(self) -> bool:
         """It is about samples and no pictures."""
         return False
 
@@ -136,10 +136,10 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
 
     def begin(self, device: torch.device) -> None:
         """Fetch the teacher, as which both networks begin, or the student as ``start``."""
-        begin_as(self.model, self._taught.on(device))
+        init_as(self.model, self._teacher.on(device))
         self.fake_score = copy_of(self.model.network, learns=True)
         if self.config.start is not None:
-            begin_as(self.model, Taught(self.config.start, "start").on(device))
+            init_as(self.model, LazyTeacher(self.config.start, "start").on(device))
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         self._fake_network.train(self.training and phase == FAKE_SCORE)
@@ -155,8 +155,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
             if self.config.game is None:
                 return report
             data = self.model.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
-            owed, facts = self._judging(data, self.model.process.diffuse(made, eps, t), t, cond)
-            return report._replace(loss=report.loss + self.config.game.judge * owed, facts=facts)
+            owed, metrics = self._judging(data, self.model.process.diffuse(made, eps, t), t, cond)
+            return report._replace(loss=report.loss + self.config.game.judge * owed, metrics=metrics)
 
     def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
@@ -165,8 +165,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def _judging(self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, dict[str, Tensor]]:
         """The judge's loss on noised data and noised samples, and its mean outputs."""
         real, fake = self._judged(data, t, cond), self._judged(samples, t, cond)
-        facts = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
-        return _GAME.discriminator(real, fake).mean(), facts
+        metrics = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
+        return _GAME.discriminator(real, fake).mean(), metrics
 
     def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The judge's outputs (B,) on noised pictures."""
@@ -177,16 +177,16 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         x_t = self.model.process.diffuse(made, eps, t)
         with torch.no_grad():
-            taught = self._taught.on(made.device).teaching_denoiser()
+            taught = self._teacher.on(made.device).teaching_denoiser()
             teacher = denoiser_under(taught, self.model.process)(x_t, t, cond).x_0
-            own = self.model.cut(self._fake_score_denoiser())(x_t, t, cond).x_0
+            own = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
-        rows, facts = matching_loss(made, direction), {"matching": direction.abs().mean()}
+        rows, metrics = matching_loss(made, direction), {"matching": direction.abs().mean()}
         if self.config.game is not None:
             fake = self._judged(x_t, t, cond)
             passing = _GAME.generator(torch.zeros_like(fake), fake)
-            rows, facts = rows + self.config.game.student * passing, {**facts, "passing": passing.mean().detach()}
-        return LossReport(rows.mean(), rows.detach(), t, facts)
+            rows, metrics = rows + self.config.game.student * passing, {**metrics, "passing": passing.mean().detach()}
+        return LossReport(rows.mean(), rows.detach(), t, metrics)
 
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
         """What the student makes at one of its steps, drawn for each row."""
@@ -214,7 +214,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         x_t = self.model.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
         training = self.model.network.training
         self.model.network.eval()
-        denoiser = self.model.cut(self.model.sharded_denoiser())
+        denoiser = self.model.clipped(self.model.sharded_denoiser())
         for number, (t, s) in enumerate(pairwise(times[:-1])):
             fresh = rng.normal(like, f"again {number} {phase}")
             later = step > number

@@ -93,7 +93,7 @@ class GanConfig(GanPartsConfig, ObjectiveConfig):
 class GanObjective(Objective[GanModel]):
     """See ``GanConfig``."""
 
-    compared = ("d_real",)
+    train_validation_metrics = ("d_real",)
 
     def __init__(self, model: GanModel, config: GanConfig) -> None:
         super().__init__(model)
@@ -132,24 +132,24 @@ class GanObjective(Objective[GanModel]):
         penalties = self._game.penalties
         pays = self.training and penalties.due(rng.step)
         with torch.no_grad():
-            made = self._seen(self.model.make(z, cond), rng, "samples").detach()
+            made = self._seen(self.model.generate(z, cond), rng, "samples").detach()
             x_0 = self._seen(x_0, rng, "data").detach()
         x_0.requires_grad_(pays and penalties.r1 > 0)
         made.requires_grad_(pays and penalties.r2 > 0)
         precision = "fp32" if pays else self.config.precision
-        real, fake = (self.model.judge(x, cond, precision=precision) for x in (x_0, made))
+        real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, made))
         rows = self._game.discriminator(real, fake)
-        facts = {"discriminator_loss": rows.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
+        metrics = {"discriminator_loss": rows.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
         if self.training:
             if self._game.signed:
-                facts["r_t"] = real.sign().mean()
+                metrics["r_t"] = real.sign().mean()
             if self.augment.p is not None:
-                facts["p"] = self.augment.p.clone()
+                metrics["p"] = self.augment.p.clone()
         if pays:
             owed = self._owed(x_0, made, real, fake, cond, rng)
             rows = rows + penalties.every * torch.stack(list(owed.values())).sum(0)
-            facts |= {name: value.mean() for name, value in owed.items()}
-        return _report(rows, facts, {"real": real.detach()} if self.training else {})
+            metrics |= {name: value.mean() for name, value in owed.items()}
+        return _report(rows, metrics, {"real": real.detach()} if self.training else {})
 
     def _owed(
         self, x_0: Tensor, made: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
@@ -162,17 +162,17 @@ class GanObjective(Objective[GanModel]):
             owed["r2"] = zero_centred(fake, made, penalties.r2)
         if penalties.lipschitz > 0:
             middle = between(x_0, made, rng.uniform(len(x_0), "between"))
-            outputs = self.model.judge(middle, cond, precision="fp32")
+            outputs = self.model.discriminate(middle, cond, precision="fp32")
             owed["gradient_penalty"] = lipschitz(outputs, middle, penalties.lipschitz, penalties.sided)
         return owed
 
     def _generator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
-        fake = self._seen(self.model.make(z, cond), rng, "generator")
+        fake = self._seen(self.model.generate(z, cond), rng, "generator")
         looks = self._game.paired or self.config.unrolled_steps > 0
         x_0 = self._seen(x_0, rng, "data").detach() if looks else x_0[:0]  # made by nobody, so without a gradient
 
         def outputs(theta: Parameters) -> tuple[Tensor, Tensor]:
-            return self.model.judge(x_0, cond, theta), self.model.judge(fake, cond, theta)
+            return self.model.discriminate(x_0, cond, theta), self.model.discriminate(fake, cond, theta)
 
         theta = unrolled(
             lambda theta: self._game.discriminator(*outputs(theta)).mean(),
@@ -181,8 +181,8 @@ class GanObjective(Objective[GanModel]):
             self.config.unrolled_rate,
             self.config.unrolled_rule,
         )
-        made = self.model.judge(fake, cond, theta)
-        real = self.model.judge(x_0, cond, theta) if self._game.paired else torch.zeros_like(made)
+        made = self.model.discriminate(fake, cond, theta)
+        real = self.model.discriminate(x_0, cond, theta) if self._game.paired else torch.zeros_like(made)
         rows = self._game.generator(real, made)
         return _report(rows, {"generator_loss": rows.mean()})
 
@@ -192,6 +192,8 @@ class GanObjective(Objective[GanModel]):
         return out
 
 
-def _report(rows: Tensor, facts: dict[str, Tensor], records: Mapping[str, Tensor] = MappingProxyType({})) -> LossReport:
-    facts = {name: value.detach() for name, value in facts.items()}
-    return LossReport(rows.mean(), rows.detach(), None, facts, records)
+def _report(
+    rows: Tensor, metrics: dict[str, Tensor], records: Mapping[str, Tensor] = MappingProxyType({})
+) -> LossReport:
+    metrics = {name: value.detach() for name, value in metrics.items()}
+    return LossReport(rows.mean(), rows.detach(), None, metrics, records)

@@ -30,7 +30,7 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
 from undiffuse.objectives.rules import check_velocities
-from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_from, denoiser_under, fits
+from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_compatible, denoiser_under, init_from
 
 #: The paper's density of both times (its table 1d).
 _TIMES = model_of("logit_normal", logit_normal).model_validate({"name": "logit_normal", "mean": -0.4, "std": 1.0})
@@ -61,7 +61,7 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
     sampling: SamplingConfig = SamplingConfig(sampler="mean_velocity", num_steps=1, grid="uniform", clip_x_0=False)
 
     @property
-    def told_until(self) -> bool:
+    def needs_target_time(self) -> bool:
         return True
 
     @model_validator(mode="after")
@@ -85,20 +85,20 @@ class MeanFlowObjective(Objective[NetworkModel]):
         super().__init__(model)
         self.config = config
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
-        self._taught = Taught(config.teacher) if config.teacher is not None else None
+        self._teacher = LazyTeacher(config.teacher) if config.teacher is not None else None
 
     @property
-    def loss_at_hand(self) -> bool:
-        return self._taught is None or self._taught.at_hand()
+    def loss_available(self) -> bool:
+        return self._teacher is None or self._teacher.at_hand()
 
     def begin(self, device: torch.device) -> None:
-        if self._taught is None:
+        if self._teacher is None:
             return
-        teacher = self._taught.on(device)
-        fits(teacher, self.model)
+        teacher = self._teacher.on(device)
+        check_compatible(teacher, self.model)
         denoiser = denoiser_under(teacher.denoiser(), self.model.process)
         if isinstance(denoiser, NetworkDenoiser) and denoiser.parameterization.name == "flow":
-            begin_from(self.model.network, denoiser.network)
+            init_from(self.model.network, denoiser.network)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
@@ -106,7 +106,7 @@ class MeanFlowObjective(Objective[NetworkModel]):
         cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         x_t = self.model.process.diffuse(x_0, eps, t)
-        velocity = self._velocity(x_t, t, cond) if self._taught is not None else eps - x_0
+        velocity = self._velocity(x_t, t, cond) if self._teacher is not None else eps - x_0
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
             error = self.model.sharded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
@@ -125,8 +125,8 @@ class MeanFlowObjective(Objective[NetworkModel]):
     @torch.no_grad()
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's, (x_t - x_0-hat) / t."""
-        assert self._taught is not None
-        teacher = self._taught.on(x_t.device).teaching_denoiser()
+        assert self._teacher is not None
+        teacher = self._teacher.on(x_t.device).teaching_denoiser()
         x_0 = denoiser_under(teacher, self.model.process)(x_t, t, cond).x_0
         velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
         return velocity
@@ -138,13 +138,13 @@ class MeanFlowObjective(Objective[NetworkModel]):
             return velocity
         x, later, earlier, told = x_t[rows], t[rows], s[rows], cond.select(rows)
         # one half-precision rounding moves a derivative by more than it is
-        denoiser = self.model.denoiser("fp32" if self._taught is None else None)
+        denoiser = self.model.denoiser("fp32" if self._teacher is None else None)
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return denoiser.output(x, t, told, Evaluation(target_time=s))
 
         with _without_dropout(self.model.network):
-            if self._taught is None:
+            if self._teacher is None:
                 target = derivative_target(u, x, later, earlier, velocity[rows])
             else:
                 middle = torch.maximum(earlier, later - self.config.teacher_step * rng.uniform(len(t), "middle")[rows])

@@ -35,7 +35,7 @@ from undiffuse.models.options import SamplingConfig
 from undiffuse.models.progressive import ProgressiveModel, ProgressiveModelConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
 from undiffuse.objectives.rules import check_stages
-from undiffuse.objectives.teacher import Taught, TeacherConfig, begin_as, check_start, copy_of
+from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, init_as
 from undiffuse.samplers.grids import time_grid
 
 
@@ -122,7 +122,7 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
         self.teacher: nn.Module | None = None
 
     @property
-    def loss_at_hand(self) -> bool:
+    def loss_available(self) -> bool:
         return int(self.model.student_steps) == 0 or self.teacher is not None
 
     def train(self, mode: bool = True) -> Self:
@@ -135,7 +135,7 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
     def begin(self, device: torch.device) -> None:
         self.model.student_steps.fill_(self.config.steps_at(0))
         if self.config.teacher is not None:
-            begin_as(self.model, Taught(self.config.teacher).on(device))
+            init_as(self.model, LazyTeacher(self.config.teacher).on(device))
             self.teacher = copy_of(self.model.network)
 
     def after_step(self, average: ProgressiveModel, images: int) -> None:
@@ -184,4 +184,4 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
     def _teacher_denoiser(self) -> Denoiser:
         if self.teacher is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
-        return self.model.cut(self.model.denoiser_of(sharded(self.teacher)))
+        return self.model.clipped(self.model.denoiser_of(sharded(self.teacher)))

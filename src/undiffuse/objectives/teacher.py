@@ -57,7 +57,7 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu", role
     return denoising(model.module, f"a {role}").requires_grad_(False)
 
 
-class Taught:
+class LazyTeacher:
     """Holds a student's teacher, which is no part of the student: nothing of it is saved.
 
     Args:
@@ -84,7 +84,7 @@ class Taught:
         return self._loaded if self._loaded.device == device else self._loaded.to(device)
 
 
-def fits(teacher: DenoisingModel, student: DenoisingModel) -> None:
+def check_compatible(teacher: DenoisingModel, student: DenoisingModel) -> None:
     """Refuse a teacher of other data.
 
     Raises:
@@ -130,16 +130,16 @@ def copy_of(network: nn.Module, *, learns: bool = False) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(learns).train(learns)
 
 
-def begin_as(student: NetworkModel, model: DenoisingModel) -> None:
+def init_as(student: NetworkModel, model: DenoisingModel) -> None:
     """Let ``student`` have the weights of a model of its kind.
 
     Raises:
         UsageError: other data, another network, process or parameterization.
     """
-    fits(model, student)
+    check_compatible(model, student)
     theirs, network = denoiser_under(model.denoiser(), student.process), student.network
     same = isinstance(theirs, NetworkDenoiser) and theirs.parameterization.name == student.parameterization.name
-    taken = begin_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
+    taken = init_from(network, theirs.network) if isinstance(theirs, NetworkDenoiser) and same else 0
     if taken < len(network.state_dict()):
         raise UsageError(
             "such a student has the process, parameterization, network and classes of the model that it begins as, and "
@@ -148,7 +148,7 @@ def begin_as(student: NetworkModel, model: DenoisingModel) -> None:
 
 
 @torch.no_grad()
-def begin_from(student: nn.Module, teacher: nn.Module) -> int:
+def init_from(student: nn.Module, teacher: nn.Module) -> int:
     """Copy every weight and buffer that both have under one name and in one shape; returns how many."""
     theirs = teacher.state_dict()
     taken = 0

@@ -259,23 +259,23 @@ class Trainer:
     def rehearse_micro_batch(self, size: int) -> None:
         """Forward and backward of a micro-batch of this size in each phase of a step; the weights stay as they are."""
         self.objective.train()
-        for phase in self.objective.turns(self.step):
+        for phase in self.objective.phases_due(self.step):
             self.optimizers.zero_grad(phase.name)
             with self.objective.learning(phase):
                 self._learn(phase.name, 0, size)
 
     def rehearse_move(self) -> None:
         """The rest of a step: optimizers and averages, by the gradients that are there."""
-        for phase in self.objective.turns(self.step):
+        for phase in self.objective.phases_due(self.step):
             self._move(phase)
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
 
     def _one_step(self) -> None:
         waiting.look()
         self.objective.train()
-        first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.turns(self.step)]
+        first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.phases_due(self.step)]
         self._window.add_step(*first[1:])
-        self._window.add_facts({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
+        self._window.add_metrics({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
         self.step += 1
         self.objective.after_step(self.ema.average, self.images)
@@ -294,7 +294,7 @@ class Trainer:
         batch, rng = self._micro_batch(number, size)
         report: LossReport = self.objective(batch, phase, rng)
         self._check_loss(report, batch, phase, rng)
-        self._window.add_facts(report.facts)
+        self._window.add_metrics(report.metrics)
         (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
         return report._replace(loss=report.loss.detach())
 
@@ -413,10 +413,10 @@ class Trainer:
         averaged = self.objective.around(self.ema.average)
         average = validation_loss(averaged, self.validation, count, self.config.seed, self.device)
         values = {"loss": average, "loss_raw": means.pop("loss"), **means}
-        if self.objective.compared:
+        if self.objective.train_validation_metrics:
             known = validation_means(self.objective, self.loader.dataset, count, self.config.seed, self.device)
-            values |= {f"{name}_train": known[name] for name in self.objective.compared}
-            values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.compared}
+            values |= {f"{name}_train": known[name] for name in self.objective.train_validation_metrics}
+            values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.train_validation_metrics}
         journal.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 

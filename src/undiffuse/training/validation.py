@@ -21,7 +21,7 @@ def validation_loss(objective: AnyObjective, dataset: Dataset, count: int, seed:
 def validation_means(
     objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss, and means of the loss's facts, of the first ``count`` pictures of ``dataset``, each at one time.
+    """Mean loss, and means of the loss's metrics, of the first ``count`` pictures of ``dataset``, each at one time.
 
     Times are drawn as in training: spread evenly over each 128 pictures where the objective stratifies them, otherwise
     independently.
@@ -38,7 +38,7 @@ def validation_means(
         rng = StepRandom(seed, number, stream="validation", device=device)
         report = objective(dataset.fetch(rows).to(device), objective.phases[0].name, rng)
         totals["loss"] += float(report.rows.double().sum())
-        for name, value in report.facts.items():
+        for name, value in report.metrics.items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
     objective.train(was_training)
     return {name: total / count for name, total in totals.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Window:
-    """Running sums of the loss, of the gradient's norm, and of whatever facts the steps report."""
+    """Running sums of the loss, of the gradient's norm, and of whatever metrics the steps report."""
 
     def __init__(self) -> None:
         self.loss, self.grad_norm, self.steps = 0.0, 0.0, 0
@@ -22,9 +22,9 @@ class Window:
         self.grad_norm += grad_norm
         self.steps += 1
 
-    def add_facts(self, facts: Mapping[str, Tensor]) -> None:
+    def add_metrics(self, metrics: Mapping[str, Tensor]) -> None:
         """Means () of one micro-batch, summed where they are, so that nobody waits for the device."""
-        for name, value in facts.items():
+        for name, value in metrics.items():
             before, count = self._facts.get(name, (torch.zeros((), dtype=torch.float64, device=value.device), 0))
             self._facts[name] = (before.to(value.device) + value.detach().double(), count + 1)
 
