@@ -22,6 +22,7 @@ from undiffuse.core.space import Space
 from undiffuse.data.config.points import SwissrollConfig
 from undiffuse.data.load import load_dataset
 from undiffuse.errors import UsageError
+from undiffuse.evaluation.gap import training_gap
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import Batching, OneStepGenerator
 from undiffuse.models.config import ModelConfig
@@ -35,6 +36,7 @@ from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Plan
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
+from undiffuse.training.validation import validation_loss
 
 
 class ShiftedConfig(ModelConfig):
@@ -105,6 +107,16 @@ def test_the_average_shares_what_no_average_is_taken_of() -> None:
     assert average.codec is model.codec and average.learns is not model.learns
     assert not average.training and model.training and not any(p.requires_grad for p in average.parameters())
     assert model.learns.weight.requires_grad and not model.codec.weight.requires_grad
+
+
+def test_an_objective_leaves_its_model_in_the_mode_it_is_in() -> None:
+    """A loss that is asked of a loaded model must not let its dropout loose on whatever is measured next."""
+    points = load_dataset(SwissrollConfig(num_points=64))
+    for model in (Shifted().eval(), Shifted()):
+        before = model.training
+        training_gap(Shift(model), points, points, seed=0)
+        validation_loss(Shift(model), points, 8, 0, torch.device("cpu"))
+        assert model.training is before and Shift(model).training is before
 
 
 def test_a_frozen_part_is_stored_once_and_comes_back(run: Path) -> None:

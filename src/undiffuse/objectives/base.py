@@ -81,7 +81,7 @@ class Objective(nn.Module, Generic[M]):
 
     def __init__(self, model: M) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.training = model, model.training
 
     @abstractmethod
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
