@@ -33,9 +33,9 @@ def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_si
     Small pictures are enlarged by a whole factor to about ``smallest_side`` pixels, each pixel a square.
     """
     count, channels, height, width = images.shape
-    columns = columns or max(1, math.ceil(math.sqrt(count)))
+    columns = columns or _columns(count)
     rows = math.ceil(count / columns)
-    factor = max(1, round(smallest_side / max(height, width)))
+    factor = _factor(height, width, smallest_side)
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
     cell_h, cell_w = height * factor + gap, width * factor + gap
     sheet = np.full((channels, rows * cell_h + gap, columns * cell_w + gap), 128, dtype=np.uint8)
@@ -43,6 +43,23 @@ def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_si
         top, left = (index // columns) * cell_h + gap, (index % columns) * cell_w + gap
         sheet[:, top : top + cell_h - gap, left : left + cell_w - gap] = image
     return sheet
+
+
+def images_in(sheet: Bytes, shape: tuple[int, int, int], count: int) -> Bytes:
+    """The first ``count`` images (N, C, H, W) of a sheet that ``grid_of`` made of so many by its defaults."""
+    _, height, width = shape
+    factor, columns = _factor(height, width), _columns(count)
+    cells = [divmod(index, columns) for index in range(count)]
+    corners = [(row * (height * factor + 1) + 1, column * (width * factor + 1) + 1) for row, column in cells]
+    return np.stack([sheet[:, y : y + height * factor : factor, x : x + width * factor : factor] for y, x in corners])
+
+
+def _columns(count: int) -> int:
+    return max(1, math.ceil(math.sqrt(count)))
+
+
+def _factor(height: int, width: int, smallest_side: int = 48) -> int:
+    return max(1, round(smallest_side / max(height, width)))
 
 
 def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) -> Bytes:

@@ -106,7 +106,7 @@ def train(
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     seconds = parse_duration(stop_after) if stop_after is not None else None
-    from undiffuse.app import training
+    from undiffuse.app import longer, training
 
     config = training.configure(recipe, overrides or [], data, out, resume, device, file)
     if dry_run:
@@ -115,8 +115,11 @@ def train(
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     with chosen_folder(out, Path("runs"), config.recipe) as folder:
+        was_finished = resume and longer.is_finished(folder, config)
         if training.train(config, folder, resume=resume, stop_after_seconds=seconds, device=device):
             typer.echo(f"done: {folder}; next: {command('sample', folder, '-n', 64)}")
+            if was_finished:
+                typer.echo(longer.how_longer(folder, config))
 
 
 app.command()(cli_distill.distill)

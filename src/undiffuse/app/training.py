@@ -11,12 +11,14 @@ from tempfile import TemporaryDirectory
 
 from undiffuse.app.beginning import check_beginning, config_file, record_in
 from undiffuse.app.early_out import check_no_other, run_is_there
+from undiffuse.app.longer import is_longer, lengthen, refuse_other_end
 from undiffuse.app.models import pick_device
 from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.proposing import proposed
 from undiffuse.app.show import TrainingView, console, counting, say, table, warn
 from undiffuse.app.stopping import stopping
+from undiffuse.app.too_short import tell_of_noise, tell_of_short_run
 from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.cores import allowed_cores
@@ -178,6 +180,8 @@ def _train(
     with TrainingView(config.num_images, trainer.images) as view, stopping(trainer, view) as stop:
         trainer.observer = stop
         finished = trainer.run(stop_after_seconds)
+    if finished and not tell_of_short_run(config):
+        tell_of_noise(config, training, out)
     if not finished:
         because = f" ({stop.cause})" if stop.number else ""
         again = command("train", "--resume", "--out", out)
@@ -235,9 +239,16 @@ def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
 def _announce_resume(trainer: Trainer, out: Path) -> None:
     if (out / "config.json").is_file() and not is_unbegun(out):
         _refuse_other_data(trainer, out)
+        if saved_config(out).num_images != trainer.config.num_images:
+            lengthen(out, trainer.config.num_images)
     trainer.observer = _Notes()
     if trainer.resume():
-        say(f"resuming {out} at {trainer.images} images")
+        finished = trainer.images >= trainer.config.num_images
+        say(
+            f"{out} is finished, at {trainer.images} images"
+            if finished
+            else f"resuming {out} at {trainer.images} images"
+        )
     else:
         say(f"no sound checkpoint in {out}; starting from the beginning")
 
@@ -275,9 +286,12 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise run_is_there(out)
-    config = settled(config, read_config(out)["model"]["class_names"])
-    old, new = saved_config(out).model_dump(mode="json"), config.model_dump(mode="json")
-    if lines := differences(old, new):
+    config, old = settled(config, read_config(out)["model"]["class_names"]), saved_config(out)
+    if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
+        return
+    if is_longer(old, config, lines):
+        refuse_other_end(out, old, config)
+    else:
         raise UsageError(
             f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
             "or start anew in another --out"
@@ -296,6 +310,7 @@ def dry_run(config: RunConfig, device: str = "auto") -> None:
             cost = measured_cost(trainer, observer)
         finally:
             trainer.loader.close()
+    tell_of_short_run(config)
     rows = [
         [
             "data",

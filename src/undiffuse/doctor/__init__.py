@@ -41,6 +41,7 @@ RUN_CHECKS: dict[str, str] = {
     "weights": "undiffuse.doctor.weights:finite",
     "prior": "undiffuse.doctor.levels:prior",
     "levels": "undiffuse.doctor.levels:levels",
+    "noise": "undiffuse.doctor.noise:noise",
     "steps": "undiffuse.doctor.samples:steps",
     "colours": "undiffuse.doctor.samples:colours",
     "saturation": "undiffuse.doctor.samples:saturation",

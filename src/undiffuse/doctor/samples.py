@@ -66,7 +66,7 @@ def judge_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
     return Finding("ok", "sampling steps", text, details=details)
 
 
-def _both(subject: RunSubject) -> tuple[Tensor, Tensor]:
+def both(subject: RunSubject) -> tuple[Tensor, Tensor]:
     """(samples, as many training pictures and more)."""
     subject.need_pictures()
     if len(subject.samples) < min(_ENOUGH, subject.num):
@@ -80,7 +80,7 @@ def _both(subject: RunSubject) -> tuple[Tensor, Tensor]:
 
 def colours(subject: RunSubject) -> Iterable[Finding]:
     """Whether samples drift from the data in brightness, colour or contrast."""
-    yield from judge_colours(*_both(subject))
+    yield from judge_colours(*both(subject))
 
 
 def judge_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
@@ -125,7 +125,7 @@ def _levels(values: Tensor) -> str:
 
 def saturation(subject: RunSubject) -> Iterable[Finding]:
     """Whether samples press against the ends of the range more than the data does."""
-    yield judge_saturation(*_both(subject))
+    yield judge_saturation(*both(subject))
 
 
 def judge_saturation(samples: Tensor, real: Tensor) -> Finding:
@@ -152,7 +152,7 @@ def judge_saturation(samples: Tensor, real: Tensor) -> Finding:
 
 def variety(subject: RunSubject) -> Iterable[Finding]:
     """Whether samples differ from one another as real pictures do."""
-    samples, real = _both(subject)
+    samples, real = both(subject)
     yield from judge_variety(samples, real[torch.linspace(0, len(real) - 1, len(samples)).round().long()])
 
 
@@ -196,7 +196,7 @@ def _distances(pictures: Tensor) -> tuple[float, Tensor]:
 
 def classes(subject: RunSubject) -> Iterable[Finding]:
     """Whether a classifier finds all classes among the samples, as often as among real pictures."""
-    samples, real = _both(subject)
+    samples, real = both(subject)
     if subject.features not in ("handwriting", "fashion"):
         raise UsageError(
             f"features {subject.features!r} have no classes; only small grey digits or clothes are told apart"
@@ -236,7 +236,7 @@ def judge_classes(sampled: ClassTally, true: ClassTally) -> Finding:
 
 def coverage(subject: RunSubject) -> Iterable[Finding]:
     """Whether samples reach all real pictures, beside other real pictures as the scale."""
-    samples, _ = _both(subject)
+    samples, _ = both(subject)
     real = subject.real(2 * len(samples))
     if len(real) < 2 * len(samples):
         samples = samples[: len(real) // 2]
