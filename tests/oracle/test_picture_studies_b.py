@@ -312,6 +312,8 @@ class _Identity:
 def test_the_class_share_is_that_of_the_class_of_the_real_pictures() -> None:
     extractor = _Classifier()
     assert class_share(extractor, torch.tensor([2, 2, 0, 1]), torch.tensor([2, 2, 1])) == 0.5  # type: ignore[arg-type]
+    strewn = torch.tensor([0, 0, 1, 2, 2])  # no class of the classifier's own has half of them
+    assert class_share(extractor, torch.tensor([0, 0, 0]), strewn) is None  # type: ignore[arg-type]
     assert class_share(load_features("pixels"), noise_pictures(2, 1), noise_pictures(2, 2)) is None
 
 

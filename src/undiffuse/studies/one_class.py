@@ -26,6 +26,8 @@ NEAREST = 5  # the neighbour that sets the radii of precision and recall
 #: Real pictures compared with, at most: precision and recall look at all pairs.
 REFERENCES = 2000
 _SHOWN = 12
+#: Of real pictures of a class a classifier that knows it names so many alike.
+_KNOWN = 0.5
 
 
 class Training(NamedTuple):
@@ -110,14 +112,20 @@ def scores(samples: Tensor, target: Target) -> dict[str, float]:
 
 
 def class_share(extractor: FeatureExtractor, samples: Tensor, real: Tensor) -> float | None:
-    """Share of samples that the classifier gives to the class that it gives most of ``real`` to; ``None`` without one.
+    """Share of samples that the classifier gives to the class that it gives most of ``real`` to.
+
+    ``None`` without a classifier, or where it does not know the class: if it spreads ``real`` over several of its own,
+    as one of ImageNet's classes does with sunflowers, the share would say more of the classifier than of the samples.
 
     Args:
         samples, real: uint8 pictures (N, C, H, W), ``real`` all of one class.
     """
     try:
-        own = int(extractor.classify(real).argmax(1).mode().values)
+        named = extractor.classify(real).argmax(1)
     except UsageError:
+        return None
+    own = int(named.mode().values)
+    if (named == own).double().mean() < _KNOWN:
         return None
     return float((extractor.classify(samples).argmax(1) == own).double().mean())
 
