@@ -83,6 +83,7 @@ OTHERS = {
     "a value of a system": "train flow-mnist system.label_dropout=2",
     "a key of a row that is changed": "train flow-mnist system.process=vp system.process.num_steps=30",
     "keys at odds": "train flow-mnist micro_batch_images=7",
+    "keys at odds, of a recipe to be chosen": "train --data digits micro_batch_images=7",
     "keys of a network at odds": "train flow-mnist system.network.num_heads=7",
     "keys of a system at odds": "train flow-mnist system.learned_variance=true",
     "a process's option": "train flow-mnist system.process=vp system.process.beta_min=30",

@@ -19,6 +19,7 @@ from undiffuse.app.early_config import check_resumed_with, said_by_recipes
 from undiffuse.app.early_models import Rows, model_at, run_model
 from undiffuse.app.outline import definition
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.training import configure
 from undiffuse.config import Component, model_of
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError, UsageWarning
@@ -128,6 +129,49 @@ def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
 def test_what_another_system_takes_of_the_old_one_is_left_to_it(line: str) -> None:
     recipe, *overrides = line.split()
     assert early(recipe, overrides) is None
+
+
+def told_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:
+    """What is said of a recipe that is yet to be chosen for data: early, and when it is."""
+    said: list[str | None] = []
+    for attempt in (
+        lambda: check_line(["train", "--data", data, *overrides]),
+        lambda: configure(None, overrides, data, None, False),
+    ):
+        try:
+            with warnings.catch_warnings(action="ignore", category=UsageWarning):
+                attempt()
+        except UsageError as error:
+            said.append(str(error))
+        else:
+            said.append(None)
+    return said[0], said[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("micro_batch_images=7", "system.generator.channels=8", "augment=flip random_flip=true", "seed=-1"),
+        *("system.learned_variance=true", "optimizer.name=sgd"),
+    ],
+)
+def test_what_no_recipe_for_the_data_takes_is_refused_before_one_is_chosen(override: str) -> None:
+    early_words, late_words = told_of_data("digits", override.split())
+    assert early_words is not None and late_words is not None
+
+
+@pytest.mark.parametrize("data", ["digits", "rings"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("augment=document", "augment=flip", "random_flip=true", "system.network.dropout=0.1", "batch_images=8"),
+        *("system.network.mlp_ratio=2", "system.network.hidden=64", "micro_batch_images=25", "system=gan"),
+        *("system.process=vp", "data.size=8", "data.noise=0.1", "augment.flip=0.5 random_flip=false"),
+    ],
+)
+def test_what_some_recipe_for_data_takes_is_not_refused_before_one_is_chosen(data: str, override: str) -> None:
+    early_words, late_words = told_of_data(data, override.split())
+    assert early_words is None or late_words is not None
 
 
 @pytest.mark.slow

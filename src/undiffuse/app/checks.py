@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from undiffuse.app import early
 from undiffuse.app.beginning import check_beginning, check_resumed
-from undiffuse.app.early_config import check_file_with, check_resumed_with
+from undiffuse.app.early_config import check_file_with, check_proposed, check_resumed_with
 from undiffuse.app.early_data import (
     check_augmentation,
     check_data,
@@ -135,6 +135,8 @@ def _train(
     check_beginning(recipe, data, _path(file), resume, _path(out))
     if file is not None:
         check_file_with(Path(file), overrides or [], data)
+    elif recipe is None and data is not None and not resume:
+        check_proposed(overrides or [], data)
     elif recipe is None and resume and out is not None:
         early.check_run(Path(out))
         check_resumed_with(Path(out), overrides or [], data)

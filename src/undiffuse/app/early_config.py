@@ -55,6 +55,27 @@ def check_configuration(
         return
 
 
+def check_proposed(overrides: Sequence[str], data: str) -> None:
+    """Refuse what no recipe takes that may be proposed for data; which one it will be, only the data tell.
+
+    Raises:
+        UsageError: in the words of the configuration of the first of them.
+    """
+    from undiffuse.recipes.choice import OF_FEW, PROPOSED
+
+    refused: UsageError | None = None
+    for recipe in PROPOSED if overrides else ():
+        for proposed in ((), OF_FEW):
+            try:
+                check_configuration(said_by_recipes()[recipe], [*proposed, *overrides], data)
+            except UsageError as error:
+                refused = refused or error
+            else:
+                return
+    if refused is not None:
+        raise refused
+
+
 def names_system(override: str) -> bool:
     """Whether an override brings another system, of which only the mathematics tells what it takes of the old one."""
     return override.partition("=")[0] in ("system", "system.name")

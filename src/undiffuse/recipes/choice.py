@@ -11,6 +11,13 @@ from undiffuse.wording import counted
 #: Images that two cores without products in bfloat16 see in an hour, by the size of the recipe for photographs.
 IMAGES_OF_AN_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
 
+#: Every recipe that is ever proposed, and what is said of those for photographs of few images.
+PROPOSED = (
+    *(f"photos-{size}" for size in IMAGES_OF_AN_HOUR),
+    *("flow-mnist", "flow-fashion", "ddpm-digits", "flow-swissroll"),
+)
+OF_FEW = ("random_flip=false", "augment=document")
+
 #: Grey images up to this side are taken for digits, letters and their kin, which ``flow-mnist`` is made for.
 _SMALL_GREY = 32
 #: Fewer images than this are soon known by heart; ``augment=document`` is made for about so many.
@@ -110,7 +117,7 @@ def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
         if data.smallest is not None:
             of_overrides[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
     if data.num_items - data.unreadable < _FEW:
-        overrides += ["random_flip=false", "augment=document"]
+        overrides += OF_FEW
         of_overrides[overrides[-1]] = (
             f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from learning them by heart"
         )
