@@ -27,6 +27,7 @@ from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.objectives import OBJECTIVE_CONFIGS
+from undiffuse.objectives.rules import SIGNED, has_penalties
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.registry import resolve
 from undiffuse.studies import MODEL_STUDIES
@@ -59,6 +60,11 @@ WRONG = (
     "iddpm-mnist system.process=flow",
     "meanflow-mnist system.process=vp",
     "ct-mnist system.last_knots=2",
+    "gan-rings system.adaptive={} system.objective=wgan",
+    "dcgan-mnist system.objective=wgan_gp",
+    "dcgan-mnist system.objective.r1=-1",
+    "gan-rings system.objective=wgan_gp system.objective.penalty=-1",
+    "gan-rings system.objective.every=0",
     "progressive-mnist system.start_steps=3",
     "progressive-mnist system.base_images=0",
     # options of rows
@@ -129,6 +135,12 @@ def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
 def test_what_another_system_takes_of_the_old_one_is_left_to_it(line: str) -> None:
     recipe, *overrides = line.split()
     assert early(recipe, overrides) is None
+
+
+def test_what_is_said_of_adversarial_objectives_beforehand_is_true_of_them() -> None:
+    for name, row in OBJECTIVES.items():
+        assert (name in SIGNED) is row().signed
+        assert has_penalties(model_of(name, row)(name=name)) is row().penalties.any
 
 
 def told_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:

@@ -32,8 +32,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse.errors import UsageError
-from undiffuse.losses.limits import check_clip
+from undiffuse.losses.limits import check_clip, check_penalties
 
 #: Losses (B,) of raw outputs on data and on samples, (B,) each.
 Game = Callable[[Tensor, Tensor], Tensor]
@@ -58,11 +57,7 @@ class Penalties:
     every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("r1", "r2", "lipschitz"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"the penalty {name} must be a number from 0 on, got {getattr(self, name)}")
-        if self.every < 1:
-            raise UsageError(f"penalties are paid every so many steps, at least 1, got {self.every}")
+        check_penalties(self.every, r1=self.r1, r2=self.r2, lipschitz=self.lipschitz)
 
     @property
     def any(self) -> bool:
@@ -108,11 +103,13 @@ def _down(real: Tensor, fake: Tensor) -> Tensor:
 
 def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
     """The game of Goodfellow et al. as they define it; its generator learns little from a good discriminator."""
+    check_penalties(every, r1=r1, r2=r2)
     return Objective(_divergence, lambda real, fake: -F.softplus(fake), penalties=Penalties(r1, r2, every=every))
 
 
 def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
     """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on."""
+    check_penalties(every, r1=r1, r2=r2)
     return Objective(_divergence, lambda real, fake: F.softplus(-fake), penalties=Penalties(r1, r2, every=every))
 
 
@@ -123,6 +120,7 @@ def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -
         UsageError: ``clip`` is not positive.
     """
     check_clip(clip)
+    check_penalties(every, r1=r1, r2=r2)
     return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, every=every), clip=clip)
 
 
@@ -134,11 +132,13 @@ def wgan_gp(
     every: int = 1,
 ) -> Objective:
     """The same through a penalty of ``penalty`` (|grad D| - 1)^2 between data and samples; see ``losses.penalties``."""
+    check_penalties(every, r1=r1, r2=r2, lipschitz=penalty)
     return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
 
 
 def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
     """The discriminator is asked for a margin of 1 and no more; usual with spectral norm."""
+    check_penalties(every, r1=r1, r2=r2)
     return Objective(
         lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), _down, penalties=Penalties(r1, r2, every=every)
     )
@@ -146,6 +146,7 @@ def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
 
 def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> Objective:
     """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN)."""
+    check_penalties(every, r1=r1, r2=r2)
     return Objective(
         lambda real, fake: F.softplus(fake - real),
         lambda real, fake: F.softplus(real - fake),

@@ -23,6 +23,15 @@ def check_std(name: str, std: float) -> None:
         raise UsageError(f"time density {name!r} needs std > 0, got {std}")
 
 
+def check_penalties(every: int, **gammas: float) -> None:
+    """Refuse penalties of a discriminator, by name, that are no numbers from 0 on, or that never come."""
+    for name, gamma in gammas.items():
+        if not 0 <= gamma < float("inf"):
+            raise UsageError(f"the penalty {name} must be a number from 0 on, got {gamma}")
+    if every < 1:
+        raise UsageError(f"penalties are paid every so many steps, at least 1, got {every}")
+
+
 def check_clip(clip: float) -> None:
     """Refuse limits of weights that are none."""
     if not 0 < clip < float("inf"):

@@ -22,7 +22,6 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.augment.adaptive import AdaptiveConfig
 from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
-from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, non_saturating
 from undiffuse.losses.adversarial import Objective as Game
 from undiffuse.losses.penalties import between, lipschitz, zero_centred
@@ -31,6 +30,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.gan import GanModel, GanModelConfig, GanPartsConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
 from undiffuse.objectives.gan_augment import DiscriminatorAugment
+from undiffuse.objectives.rules import check_game
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -68,18 +68,8 @@ class GanConfig(GanPartsConfig, ObjectiveConfig):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> Self:
-        objective: Game = build(OBJECTIVES, self.objective)
-        if self.adaptive is not None and not objective.signed:
-            raise UsageError(
-                f"system.adaptive counts outputs that say 'real' by their sign, and those of objective="
-                f"{self.objective.name} have no zero; say system.adaptive=null, or "
-                "system.objective=non_saturating or system.objective=hinge"
-            )
-        if objective.penalties.any and getattr(self.discriminator, "norm", "none") == "batch":
-            raise UsageError(
-                f"objective={self.objective.name} penalises the slope at each picture by itself, which batch norm "
-                "ties to the others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
-            )
+        build(OBJECTIVES, self.objective)
+        check_game(self)
         return self
 
     def component(self) -> GanModelConfig:

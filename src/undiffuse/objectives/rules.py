@@ -78,3 +78,32 @@ def check_stages(config: Any) -> None:
             f"give either a teacher or base_images above 0 to train one, got base_images={config.base_images} "
             f"{'without' if config.teacher is None else 'with'} a teacher"
         )
+
+
+#: Adversarial objectives in which an output above 0 says "real"; a test holds them against ``losses.adversarial``.
+SIGNED = ("minmax", "non_saturating", "hinge")
+
+
+def check_game(config: Any) -> None:
+    """Refuse what an adversarial objective does not go with.
+
+    Raises:
+        UsageError: says which, and what would do.
+    """
+    objective = config.objective
+    if config.adaptive is not None and objective.name not in SIGNED:
+        raise UsageError(
+            "system.adaptive counts outputs that say 'real' by their sign, and those of "
+            f"objective={objective.name} have no zero; say system.adaptive=null, or "
+            "system.objective=non_saturating or system.objective=hinge"
+        )
+    if has_penalties(objective) and getattr(config.discriminator, "norm", "none") == "batch":
+        raise UsageError(
+            f"objective={objective.name} penalises the slope at each picture by itself, which batch norm ties to the "
+            "others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
+        )
+
+
+def has_penalties(objective: Any) -> bool:
+    """Whether the discriminator pays for steep slopes under this row's options."""
+    return any(getattr(objective, name, 0.0) > 0 for name in ("r1", "r2", "penalty"))
