@@ -86,7 +86,7 @@ OTHERS = {
     "keys at odds, of a recipe to be chosen": "train --data digits micro_batch_images=7",
     "keys of a network at odds": "train flow-mnist system.network.num_heads=7",
     "keys of a system at odds": "train flow-mnist system.learned_variance=true",
-    "an objective at odds": "train gan-rings system.adaptive={} system.objective=wgan",
+    "an objective at odds": "train dcgan-mnist system.objective=wgan_gp",
     "a process's option": "train flow-mnist system.process=vp system.process.beta_min=30",
     "guidance without classes": "sample letters --guidance 3",
     "steps of the grid": "sample mnist --steps 0",
