@@ -21,8 +21,8 @@ def counted(count: int, noun: str = "picture") -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun that forms it by the rule."""
-    if re.search(r"(s|x|z|ch|sh)$", noun):
+    """The plural of an English noun that forms it by the rule; the ch of an epoch is a k."""
+    if re.search(r"(s|x|z|(?<!epo)ch|sh)$", noun):
         return f"{noun}es"
     return re.sub(r"(?<![aeiou])y$", "ie", noun) + "s"
 

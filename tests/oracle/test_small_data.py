@@ -29,6 +29,7 @@ from undiffuse.studies.small_data import (
     training_rate,
     trial_costs,
 )
+from undiffuse.wording import counted
 
 TINY = (
     "system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=4", "batch_images=16",
@@ -110,7 +111,7 @@ def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.Mon
     out = tmp_path / "study"
 
     def study(**measured: str) -> dict[str, Any]:
-        overrides = (*TINY, "data.validation_fraction=0.1")
+        overrides = (*TINY, "data.validation_fraction=0.1", "validation_images=100")  # more than there are to train on
         return app.small_data("digits", out, recipe="dcgan-mnist", overrides=overrides, augmentation=(), pictures=64,
                               epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
 
@@ -124,7 +125,7 @@ def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.Mon
     assert [record["data"]["train"] for record in configs] == [64, 64]
     assert configs[0]["config"]["system"]["diff_augment"] == []
     assert configs[1]["config"]["system"]["diff_augment"] == ["colour", "translation", "cutout"]
-    assert configs[0]["config"]["quality_reference"] == "held_out"
+    assert configs[0]["config"]["quality_reference"] == "held_out" and configs[0]["config"]["validation_images"] == 64
     assert {"table.md", "small_data.png", "samples.png"} <= {path.name for path in out.iterdir()}
     assert study()["rows"] == result["rows"]  # nothing is trained twice
     with pytest.raises(UsageError, match="measures by frechet_handwriting, not kernel_handwriting; give another --out"):
@@ -142,3 +143,9 @@ def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
         app.small_data("digits", tmp_path, pictures=10, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match="makes points"):
         app.small_data("rings", tmp_path, pictures=10, epochs=1, every=1, **common)
+
+
+def test_epochs_are_counted_in_words() -> None:
+    assert [counted(2, noun) for noun in ("epoch", "batch", "class", "copy")] == [
+        "2 epochs", "2 batches", "2 classes", "2 copies"
+    ]  # fmt: skip

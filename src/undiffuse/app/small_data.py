@@ -157,7 +157,9 @@ def _configuration(
         "quality_every_images=0",
         "checkpoint_every_images=0",
     ]
-    return apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
+    config = apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
+    # the gap sets as many training pictures beside the held-out ones
+    return config.model_copy(update={"validation_images": min(config.validation_images, pictures)})
 
 
 def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, pictures: int) -> RunConfig:
