@@ -16,7 +16,10 @@ from undiffuse.images import grid_of, images_in, picture_of, save_png
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
 
-_TINY = ("system.network.channels=8", "quality_every_images=0", "batch_images=32")
+_TINY = (
+    *("system.network.channels=8", "system.network.multipliers=[1]", "system.sampling.num_steps=4"),
+    *("quality_every_images=0", "batch_images=32", "validate_every_images=0"),
+)
 
 
 def digits(*overrides: str) -> RunConfig:

@@ -21,7 +21,7 @@ _SMALL = (
 )
 
 
-@pytest.mark.parametrize("decay", ["constant", "inverse_sqrt"])
+@pytest.mark.parametrize("decay", ["constant", pytest.param("inverse_sqrt", marks=pytest.mark.slow)])
 def test_a_rate_without_an_end_goes_on_as_if_it_had_been_asked_for_at_once(
     decay: str, undiffuse: CommandLine, tmp_path: Path
 ) -> None:

@@ -42,7 +42,7 @@ def progress(subject: RunSubject) -> Iterable[Finding]:
             "warning",
             "learning rate still warming up",
             f"{seen:,} of optimizer.warmup_images={warmup:,} were seen",
-            "train on, or lower optimizer.warmup_images",
+            f"train {'on' if seen < asked else 'anew for more num_images'}, or lower optimizer.warmup_images",
             {"images": seen, "warmup_images": warmup},
         )
     yield epochs(seen, int(subject.record["data"]["train"]))
