@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from turns import in_turn
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
@@ -41,9 +42,9 @@ def test_it_states_its_facts(name: str) -> None:
     assert isinstance(sampler.stochastic, bool)
 
 
-@every_process
-@every_sampler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "process_name", "dtype"), in_turn(SAMPLERS, PROCESSES, [torch.float32, torch.float64])
+)
 def test_shape_dtype_determinism_and_no_nan_from_end_to_end(name: str, process_name: str, dtype: torch.dtype) -> None:
     x = draw(name, process_name, [3, 5, 8], dtype=dtype)
     assert x.shape == (3, *SHAPE)
@@ -53,9 +54,7 @@ def test_shape_dtype_determinism_and_no_nan_from_end_to_end(name: str, process_n
     assert not torch.equal(x[:1], draw(name, process_name, [4], dtype=dtype))
 
 
-@every_process
-@every_sampler
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("name", "process_name", "grid"), in_turn(SAMPLERS, PROCESSES, GRIDS))
 @pytest.mark.parametrize("num_steps", [1, pytest.param(2, marks=pytest.mark.slow), 12])
 def test_it_survives_every_grid(name: str, process_name: str, grid: str, num_steps: int) -> None:
     x = draw(name, process_name, [1, 2], times=time_grid(grid, PROCESSES[process_name](), num_steps))

@@ -107,6 +107,8 @@ def output_moments(
         )
         return result.x, noise
 
-    num_draws = run(0)[1].drawn[0]  # how often it draws does not depend on the rows
-    rows, _ = run(num_draws)
+    most = (len(times) - 1) * sampler.max_nfe_per_step if sampler.stochastic else 0  # one draw an evaluation, or fewer
+    rows, noise = run(most)
+    if noise.drawn[0] > most:  # how often it draws does not depend on the rows
+        rows, _ = run(noise.drawn[0])
     return rows[0], (rows[1:] - rows[0]).square().sum(0).sqrt()

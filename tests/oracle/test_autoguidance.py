@@ -77,7 +77,7 @@ def scale_of_samples(weight: float, first: float, last: float) -> float:
     return math.exp(-float(torch.trapezoid((1 - a) / t, t)))
 
 
-@pytest.mark.parametrize("weight", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("weight", [*(pytest.param(weight, marks=pytest.mark.slow) for weight in (1.0, 1.5)), 3.0])
 def test_samples_of_a_gaussian_land_where_the_guided_ode_leads(weight: float) -> None:
     denoiser = Autoguided(exact(VARIANCE), exact(BLURRED), weight)
     times, x_1 = torch.linspace(0.999, 0.001, 2000, dtype=torch.float64), torch.tensor([[-1.0], [2.0]]).double()

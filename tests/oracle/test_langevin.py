@@ -9,6 +9,7 @@ import torch
 from exact_moments import marginal, output_moments
 from torch import Tensor
 
+from turns import in_turn
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -90,8 +91,7 @@ def test_many_corrections_leave_the_closed_form_bias_and_nothing_of_the_predicto
     assert torch.allclose(std, biased_std(process, times[-1], 0.3), rtol=1e-6)
 
 
-@every_process
-@pytest.mark.parametrize("name", ["pc", "annealed_langevin"])
+@pytest.mark.parametrize(("name", "process_name"), in_turn(["pc", "annealed_langevin"], PROCESSES, every=3))
 def test_with_enough_corrections_the_bias_falls_with_r_squared(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     times = times_to(process, -1.0, 2)
@@ -100,8 +100,7 @@ def test_with_enough_corrections_the_bias_falls_with_r_squared(name: str, proces
     assert 3.9 < coarse / fine < 4.7
 
 
-@every_process
-@pytest.mark.parametrize("name", ["pc:r=0.2", "annealed_langevin:r=0.2"])
+@pytest.mark.parametrize(("name", "process_name"), in_turn(["pc:r=0.2", "annealed_langevin:r=0.2"], PROCESSES, every=3))
 def test_more_corrections_forget_a_wrong_start(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     times = times_to(process, 1.0, 6)

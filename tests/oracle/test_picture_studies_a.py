@@ -308,7 +308,7 @@ def test_a_stochastic_end_is_the_picture_noised_and_denoised() -> None:
         assert torch.allclose(x[:, column], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("classes", [(), ("a", "b")])
+@pytest.mark.parametrize("classes", [pytest.param((), marks=pytest.mark.slow), ("a", "b")])
 def test_the_deterministic_way_leads_back(classes: tuple[str, ...]) -> None:
     subject = tiny(classes)
     pairs = pairs_of(subject)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from turns import in_turn
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, VESDE, FlowProcess, make_process
@@ -26,8 +27,9 @@ def trials(process: Process, count: int = 48) -> tuple[Trial, Trial]:
     return tuple(Trial(denoiser, (2,), range(seed, seed + count)).solved(64) for seed in (1000, 5000))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("name", ["unipc", "dpmpp_2m", "heun", "euler"])
-@pytest.mark.parametrize("process_name", ["flow", "vp", "edm"])
+@pytest.mark.parametrize(
+    ("process_name", "name"), in_turn(["flow", "vp", "edm"], ["unipc", "dpmpp_2m", "heun", "euler"], every=2)
+)
 def test_it_is_closer_than_every_named_grid_on_seeds_it_did_not_see(name: str, process_name: str) -> None:
     tuned = tune_grid(*trials(make_process(process_name)), make_sampler(name), 6)
     assert set(tuned.named) == set(GRIDS) - {"through"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from processes_to_try import PROCESSES_TO_TRY, Warped, away_from_knots, processes, smallest_log_snr, times
 from torch import Tensor
 
+from turns import in_turn
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import (
@@ -247,9 +248,15 @@ def test_neighbouring_knots_keep_their_digits(make) -> None:  # type: ignore[no-
 # --- time is a label ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [*SAMPLERS, "ddim:eta=0.5", "ancestral:variance=beta"])
-@pytest.mark.parametrize("name", ["vp", "edm", "flow", "ddpm_linear"])
-@pytest.mark.parametrize("power", [0.5, 2.0])
+@pytest.mark.parametrize(
+    ("power", "name", "spec"),
+    in_turn(
+        [0.5, 2.0],
+        ["vp", "edm", "flow", "ddpm_linear"],
+        [*SAMPLERS, "ddim:eta=0.5", "ancestral:variance=beta"],
+        every=2,
+    ),
+)
 def test_rescaling_time_changes_no_sample(spec: str, name: str, power: float) -> None:
     data, process = GaussianMixture.ring(5), PROCESSES[name]()
     warped = Warped(process, power)

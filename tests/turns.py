@@ -1,0 +1,30 @@
+"""Large products in turn: each pair of values in the fast suite, and every cell by ``-m slow``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+import pytest
+
+
+def in_turn(*axes: Iterable[Any], every: int | None = None) -> list[Any]:
+    """The cells of a product, for ``pytest.mark.parametrize``; of each row along the last axis all but one are slow.
+
+    The values of the last axis take turns: a cell is fast where its places add up to a multiple of the axis's length.
+    So every combination of the other axes comes up once, and a value of one of them meets each value of the last where
+    yet another axis is as long as the last.
+
+    Args:
+        axes: their values.
+        every: one in so many along the last axis is fast instead.
+    """
+    *others, last = map(list, axes)
+    cells = []
+    for places in product(*(range(len(axis)) for axis in others)):
+        for place, value in enumerate(last):
+            marks = () if (place + sum(places)) % (every or len(last)) == 0 else pytest.mark.slow
+            cell = [*(axis[at] for axis, at in zip(others, places, strict=True)), value]
+            cells.append(pytest.param(*cell, marks=marks, id="-".join(map(str, cell))))
+    return cells
