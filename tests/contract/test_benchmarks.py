@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import undiffuse
+from undiffuse.app.cli import main
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
@@ -100,14 +101,31 @@ def test_options_in_the_readme_exist() -> None:
             assert f'"{option}"' in source, f"{name}.py has no {option}"
 
 
-def test_step(run: Run) -> None:
+class Here:
+    """Stands for ``apart.Apart``: the same in this process, which saves a start of Python for each row."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        self.thing = make(*arguments)
+
+    def __call__(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(self.thing, *arguments)
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def test_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows; that each has a process of its own is for the next test."""
+    monkeypatch.setattr(importlib.import_module("step"), "Apart", Here)
     found = run("step")["cases"]["smoke"]
     for kind in ("training step", "sampling evaluation"):
         assert set(found[kind]["facts"]) == {"undiffuse, fp32", "undiffuse, bf16"}
         assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in found[kind]["seconds"].values())
 
 
-def test_rows_of_a_step_are_chosen_by_name(run: Run) -> None:
+def test_rows_of_a_step_are_chosen_by_name_and_measured_apart(run: Run) -> None:
     found = run("step", "--rows", "undiffuse, bf16")["cases"]["smoke"]
     assert set(found["training step"]["facts"]) == {"undiffuse, bf16"}
     with pytest.raises(SystemExit, match="no row 'undiffuse, fp8'; here are: undiffuse, fp32; undiffuse, bf16"):
@@ -155,7 +173,7 @@ def test_learning_is_timed_by_images_and_goes_on_where_it_was(run: Run, tmp_path
     words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
     rate = run("learning", "rates", *words)["rates"]["undiffuse"]["images_per_second"]
     assert rate > 0
-    (row,) = run("learning", "train", *words)["rows"]
+    (row,) = run("learning", "train", *words, "--ways", "own_ddim", "solver_20")["rows"]
     assert row["images"] >= 60 * row["minutes"] * rate > row["images"] - 64
     assert row["own_ddim"]["frechet"] > 0 and row["solver_20"]["num"] == row["own_ddim"]["num"]
     assert all(0 < error < 2 for error in row["error_by_log_snr"])
@@ -206,11 +224,22 @@ def test_rows_made_on_another_processor_say_so() -> None:
     assert said == ["- made on B: seed 1; seed 3"]
 
 
-def test_a_look_by_one_way(run: Run, tmp_path: Path) -> None:
-    words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
-    run("learning", "rates", *words)
-    (row,) = run("learning", "train", *words, "--ways", "solver_20")["rows"]
-    assert "own_ddim" not in row and row["solver_20"]["frechet"] > 0
+def test_a_look_by_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = importlib.import_module("learning")
+    monkeypatch.setattr(learning, "error_by_level", lambda *_: [0.5] * len(learning.LEVELS))
+    learner = types.SimpleNamespace(
+        sample_our_way=lambda num, seed: 2.0, denoiser=lambda: None
+    )  # and no way of its own
+    arguments = types.SimpleNamespace(ways=["solver_20"], num=1, held_out=1)
+    unit = learning.Unit("undiffuse", 0, 1.0)
+    row = learning.look(learner, unit, lambda pictures: {"frechet": pictures}, None, arguments)
+    assert "own_ddim" not in row and row["solver_20"] == {"frechet": 2.0}
+    facts = {**unit._asdict(), "minutes": 1.0, "images": 64}
+    row["solver_20"]["confident_share"] = 0.25
+    (line,) = learning.quality_rows({"rows": [{**facts, **row}]})
+    assert line[5:8] == ["", "2.00 (2.00 to 2.00)", "25.00 (25.00 to 25.00) %"] and line[8:] == ["0.5000"] * len(
+        learning.LEVELS
+    )
 
 
 def test_a_peer_that_was_sampled_in_no_way_is_nobodys_goal() -> None:
@@ -354,9 +383,26 @@ def test_the_guidance_to_ship_is_the_best_that_still_covers() -> None:
     assert guidance.best(rows[:1])["weight"] == 1.0
 
 
-def test_start(run: Run, model: Path) -> None:
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_start(apart: bool, run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands as processes, or the words of them said in this one."""
+    ran: list[str] = []
+
+    def here(command: list[str], **options: object) -> None:
+        if "-c" in command:
+            exec(command[-1])
+        else:
+            words = command[command.index("sample") :]
+            with pytest.raises(SystemExit) as stopped:
+                main(words)
+            assert not stopped.value.code
+        ran.append(command[-1])
+
+    if not apart:
+        monkeypatch.setattr(importlib.import_module("start").subprocess, "run", here)
     record = run("start", "--model", str(model))
     assert set(record["seconds"]) == {"import torch", "undiffuse sample tiny"}
+    assert apart or len(ran) == 2
 
 
 def test_the_stand_in_is_there_while_it_is_needed_and_no_longer() -> None:

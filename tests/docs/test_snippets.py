@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -42,11 +44,17 @@ def test_command_lines_are_taken(snippet: Snippet) -> None:
             assert words[0] in ("git", "cd", "python", ".venv/bin/undiffuse", "source"), words
 
 
+@cache
+def program() -> Any:
+    """The parser of the command line, built once for all the lines."""
+    return typer.main.get_command(app)
+
+
 def check_command(words: list[str]) -> None:
     """The parser takes it, and every name in it exists; folders named on the line need not."""
     if words[:1] in (["--help"], ["--version"]):
         return
-    name, params = parse(typer.main.get_command(app), words)
+    name, params = parse(program(), words)
     if name == "train" and params["recipe"] is not None and "=" not in params["recipe"]:  # else data chooses it
         apply_overrides(get_recipe(params["recipe"]), params["overrides"] or [])
     if params.get("sampler") is not None:
