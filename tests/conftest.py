@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +33,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Workers of pytest-xdist share the cores, and many threads on few cores are slower by an order of magnitude."""
-    import torch
-
     torch.set_num_threads(1)
     os.environ["UNDIFFUSE_PROGRESS"] = "off"  # a test may take long on a busy machine, and looks at what is printed
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_rows() -> Iterator[None]:
+    """Blocks of 8 rows for the bundled models, of which tests ask a few pictures: 64 would be filled up for nothing."""
+    from torch import nn
+
+    from undiffuse.models import denoising
+
+    rows_by_size = denoising.block_rows
+
+    def rows(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+        small = sum(parameter.numel() for parameter in network.parameters()) < 1e6
+        return rows_by_size(network, shape, device) if small else 8
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoising, "block_rows", rows)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ each_network = pytest.mark.parametrize("name", NETWORKS)
 
 @pytest.fixture(autouse=True)
 def bf16_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow on some, so in small blocks."""
     monkeypatch.setenv(VARIABLE, "bf16=always")
+    monkeypatch.setattr("undiffuse.models.denoising.block_rows", lambda *_: 8)
 
 
 def network_of(name: str) -> nn.Module:

@@ -22,8 +22,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without classes, in bf16; not to be changed."""
-    options = ("system.precision=bf16", "system.class_conditional=false")
+    """The same without classes, in bf16 and of fewer images; not to be changed."""
+    options = ("system.precision=bf16", "system.class_conditional=false", "num_images=64")
     return train_tiny(tmp_path_factory.mktemp("trained"), "ddpm-digits", *options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,32 @@ from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
+from undiffuse.app.cli import main
 from undiffuse.models.base import DenoisingModel
+from undiffuse.samplers import tuned
 
 FILES = ["config.json", "model.safetensors", "model_card.md"]
 TUNED = ("--tune-steps", 3, "--seeds", 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_tuning() -> Iterator[None]:
+    """A coarser solution to tune towards and fewer rounds; how good the found grid is, ``tests/oracle`` measures."""
+    solved = tuned.Trial.solved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned.Trial, "solved", lambda trial: solved(trial, 12))
+        patch.setattr(tuned, "_ROUNDS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a tuned grid; not to be changed."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, ("export", trained, "--out", out, *TUNED))))
+    assert not stop.value.code
+    return out
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -37,10 +60,9 @@ def test_an_exported_model_is_the_model(trained: Path, undiffuse: CommandLine, t
 
 
 def test_the_tuned_grid_is_the_default_and_can_be_asked_of_the_run(
-    trained: Path, undiffuse: CommandLine, tmp_path: Path
+    trained: Path, exported: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    undiffuse.fine("export", trained, "--out", out, *TUNED)
+    out = exported
     sampling, facts = sampling_of(out), json.loads((out / "config.json").read_text())["tuning"]
     assert (sampling["sampler"], sampling["num_steps"]) == ("unipc", 3)
     assert sampling["grid"] == facts["grid"]
@@ -144,15 +166,15 @@ def test_a_temperature_is_asked_for_or_kept(trained: Path, undiffuse: CommandLin
     assert torch.equal(*both)
 
 
-def test_a_grid_is_tuned_at_the_model_s_temperature(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_grid_is_tuned_at_the_model_s_temperature(
+    trained: Path, exported: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
     """With no noise at all every sample of a class is the same; the errors say so."""
-    errors = {}
-    for temperature in (0, 1):
-        out = tmp_path / str(temperature)
-        undiffuse.fine("export", trained, "--out", out, *TUNED, "--temperature", temperature)
-        errors[temperature] = json.loads((out / "config.json").read_text())["tuning"]
-    assert errors[0]["temperature"] == 0 and errors[1]["temperature"] == 1
-    assert errors[0]["rms_error_of_named_grids"] != errors[1]["rms_error_of_named_grids"]
+    out = tmp_path / "out"
+    undiffuse.fine("export", trained, "--out", out, *TUNED, "--temperature", 0)
+    cold, warm = (json.loads((folder / "config.json").read_text())["tuning"] for folder in (out, exported))
+    assert cold["temperature"] == 0 and warm["temperature"] == 1
+    assert cold["rms_error_of_named_grids"] != warm["rms_error_of_named_grids"]
 
 
 @pytest.mark.parametrize("temperature", ["-1", "nan", "inf"])
@@ -210,7 +232,7 @@ def test_a_model_without_classes_has_nothing_to_be_guided_by(
 ) -> None:
     told = undiffuse.refused("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
     assert "guidance 2 needs a model trained with classes" in told
-    train = ("train", "ddpm-digits", "--dry-run", "system.sampling.guidance=2")
+    train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.guidance=2")
     assert "trained with classes" in undiffuse.refused(*train, "system.class_conditional=false")
     assert "label_dropout=0" in undiffuse.refused(*train, "system.label_dropout=0")
     undiffuse.fine(*train)
@@ -282,7 +304,7 @@ def test_without_a_guide_autoguidance_is_refused(
     told = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
     assert "needs a model with a guide" in told
     assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--reuse", 2)
-    train = ("train", "ddpm-digits", "--dry-run", "system.sampling.autoguidance=2")
+    train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.refused(*train)
     undiffuse.fine(*train, "system.guide_images=30000")
 
