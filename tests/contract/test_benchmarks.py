@@ -27,6 +27,7 @@ from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import kept_configs
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.recipes import get_recipe
+from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,13 +58,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return go
 
 
+def tiny_recipe(name: str) -> RunConfig:
+    """The recipe with a network that costs little."""
+    config = get_recipe(name)
+    return config.model_copy(update={"system": config.system.model_copy(update={"network": TINY})})
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two pictures."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = get_recipe("flow-mnist")
-    system = config.system.model_copy(update={"network": TINY})
-    update = {"system": system, "data": DigitsConfig(), "num_images": 2, "batch_images": 2, "validation_images": 0}
+    config = tiny_recipe("flow-mnist")
+    update = {"data": DigitsConfig(), "num_images": 2, "batch_images": 2, "validation_images": 0}
     train, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
     assert Trainer(config.model_copy(update=update), train, held_out, folder).run()
     return folder
@@ -169,7 +175,10 @@ def test_a_ratio_is_taken_within_each_round_and_the_order_turns_round() -> None:
     assert interleaved.Summary.of([4.0, 1.0, 2.0, 3.0, 5.0]).quartiles == (2.0, 4.0)
 
 
-def test_learning_is_timed_by_images_and_goes_on_where_it_was(run: Run, tmp_path: Path) -> None:
+def test_learning_is_timed_by_images_and_goes_on_where_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("learning"), "get_recipe", tiny_recipe)
     words = ("digits", "--learners", "undiffuse", "--work", str(tmp_path / "work"))
     rate = run("learning", "rates", *words)["rates"]["undiffuse"]["images_per_second"]
     assert rate > 0
@@ -256,8 +265,7 @@ def test_a_peer_that_was_sampled_in_no_way_is_nobodys_goal() -> None:
 def test_a_learner_put_aside_goes_on_bit_for_bit(tmp_path: Path) -> None:
     learners = importlib.import_module("learners")
     data = load_dataset(DigitsConfig())
-    config = get_recipe("flow-mnist")
-    config = config.model_copy(update={"system": config.system.model_copy(update={"network": TINY})})
+    config = tiny_recipe("flow-mnist")
     setting = learners.Setting(data, seed=3, num_images=4 * 64)
     straight, first, second = (learners.Ours(config, setting, tmp_path) for _ in range(3))
     straight.step(), straight.step(), first.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +36,15 @@ class Advice(NamedTuple):
     words: tuple[str, ...]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def messages() -> Iterator[Message]:
     """Every text of the package's source that is no docstring and no help of an option."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         passed_over = set(_docstrings(tree)) | set(_helps(tree))
         name = path.relative_to(PACKAGE).as_posix()
         for node in _texts(tree, passed_over):
@@ -58,8 +64,13 @@ def _docstrings(tree: ast.AST) -> Iterator[int]:
 def _helps(tree: ast.AST) -> Iterator[int]:
     """Declarations of options: they name what they are."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument"):
+        if isinstance(node, ast.Call) and _is_of_typer(node.func, "Option", "Argument"):
             yield from map(id, ast.walk(node))
+
+
+def _is_of_typer(node: ast.expr, *names: str) -> bool:
+    is_member = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    return is_member and node.value.id == "typer" and node.attr in names
 
 
 def _texts(node: ast.AST, passed_over: set[int]) -> Iterator[ast.expr]:
@@ -97,7 +108,7 @@ def _word(node: ast.AST) -> str:
 def built_commands() -> Iterator[Message]:
     """Every call of ``wording.command``, wherever its text goes."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if _is_command(node):
                 yield Message(f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}", _written(node))
 

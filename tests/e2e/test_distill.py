@@ -20,11 +20,11 @@ from undiffuse.training.guard import NonFiniteError
 from undiffuse.training.trainer import Trainer
 
 FLOW = ("system.process=flow", "system.parameterization=flow", "system.weighting=flow", "system.time_density=uniform")
-#: Small enough for a test: three stages of a progressive student within 256 images.
-SMALL = ("num_images=256", "batch_images=16", "checkpoint_every_images=48", "preview_every_images=0")
-SMALL += ("validate_every_images=128", "validation_images=32", "log_every_images=32")
+#: Small enough for a test: three stages of a progressive student within 144 images.
+SMALL = ("num_images=144", "batch_images=16", "checkpoint_every_images=48", "preview_every_images=0")
+SMALL += ("validate_every_images=64", "validation_images=32", "log_every_images=32")
 OPTIONS = {
-    "progressive": ("system.start_steps=4", "system.stage_images=80"),
+    "progressive": ("system.start_steps=4", "system.stage_images=48"),
     "mean_flow": (),
     "consistency": (),
     "distribution_matching": (),
@@ -87,7 +87,7 @@ def test_a_student_begins_as_its_teacher(method: str, teacher: Path, tmp_path: P
 
 
 def test_a_checkpoint_within_a_stage_holds_that_stages_teacher(teacher: Path, tmp_path: Path) -> None:
-    config = configure(teacher, 1, "progressive", [*SMALL, *OPTIONS["progressive"], "num_images=128"], None)
+    config = configure(teacher, 1, "progressive", [*SMALL, *OPTIONS["progressive"], "num_images=80"], None)
     trainer = Trainer(config, *split_data(config), tmp_path)
     assert trainer.run()
     state = state_of(tmp_path)
@@ -110,7 +110,7 @@ def test_a_run_stopped_midway_ends_as_in_one(
 ) -> None:
     config = configure(teacher, 1, method, [*SMALL, *options], None)
     assert trainer_of(config, tmp_path / "whole").run()
-    run_until(config, tmp_path / "parts", images=112)  # two steps into the progressive student's second stage
+    run_until(config, tmp_path / "parts", images=80)  # two steps into the progressive student's second stage
     again = trainer_of(config, tmp_path / "parts")
     assert again.resume() and again.run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")

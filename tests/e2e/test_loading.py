@@ -42,6 +42,7 @@ def train_and_tell(pictures: Path, folder: Path, pids: Path) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_training(tmp_path: Path, pictures: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
         target=train_and_tell, args=(pictures, tmp_path / "run", tmp_path / "pids")

@@ -165,7 +165,7 @@ def test_schedules_are_counted_in_images_whatever_the_batch(tmp_path: Path) -> N
     rates = {}
     for batch in (16, 32):
         folder = tmp_path / str(batch)
-        options = ("optimizer.warmup_images=128", "optimizer.decay=linear", f"batch_images={batch}")
+        options = ("num_images=160", "optimizer.warmup_images=64", "optimizer.decay=linear", f"batch_images={batch}")
         trained(folder, "ddpm-digits", *TINY, *options)
         rates[batch] = [row["learning_rate"] for row in journal_of(folder) if row["kind"] == "train"]
     assert rates[16] == rates[32]
