@@ -22,7 +22,6 @@ from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import write_json, write_text
-from undiffuse.images import grid_of, save_png
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import SetDistance, set_distance
@@ -36,6 +35,7 @@ from undiffuse.studies.small_data import (
     budget_of,
     conclusion,
     draw_curves,
+    draw_samples,
     head,
     markdown,
     row_of,
@@ -116,7 +116,7 @@ def small_data(
         parts.begin(arm.words)
         row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, measuring, device)
         rows.append(row)
-        shown += [samples] if samples is not None else []
+        shown += [(arm.words, samples)] if samples is not None else []
     facts = {
         "study": "small-data",
         "data": base.data.name,
@@ -249,7 +249,7 @@ def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: 
     distance = set_distance(facts["metric"])
     draw_curves(out / "small_data.png", rows, distance, facts["features"])
     if shown:
-        save_png(out / "samples.png", grid_of(np.concatenate(shown), columns=_SHOWN // 2))
+        draw_samples(out / "samples.png", shown)
     write_json(out / "study.json", sealed(result))
     write_text(out / "table.md", markdown(rows, facts))
     title = f"{facts['data']}, {counted(facts['train_items'])}, {counted(facts['epochs'], 'epoch')}"

@@ -21,8 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from undiffuse.metrics.set_distance import SetDistance, set_distance
-from undiffuse.studies import canvas
+from undiffuse.studies import canvas, sheets
+from undiffuse.studies.pictures import Pictures
 
 #: Share of the seconds of training that measuring may take.
 SHARE = 0.2
@@ -246,3 +249,10 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDist
             axes.legend(fontsize=8, frameon=False)
         canvas.grid_lines(axes)
     canvas.save(figure, path)
+
+
+def draw_samples(path: Path, shown: Sequence[tuple[str, Pictures]]) -> None:
+    """Write ``samples.png``: of each training its name and samples (N, C, H, W), in two rows."""
+    rows = [row for _, pictures in shown for row in np.array_split(pictures, 2)]
+    labels = [text for words, _ in shown for text in (words, "")]
+    sheets.write([sheets.Table(rows, row_labels=labels, row_gaps=range(2, len(rows), 2))], path)
