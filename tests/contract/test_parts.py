@@ -25,12 +25,16 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.gap import training_gap
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import Batching, OneStepGenerator
+from undiffuse.models.components import components_of
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.options import NOTHING_SAID, SamplingOptions
 from undiffuse.models.part import Part
-from undiffuse.models.parts import averaged_copy
+from undiffuse.models.parts import averaged_copy, freeze_parts
+from undiffuse.models.record import read_record
 from undiffuse.models.saved import load
 from undiffuse.models.stages import GeneratorStage
+from undiffuse.models.stored_parts import load_parts, shapes_of_parts
+from undiffuse.models.weights import read_weights, save_weights
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Plan
@@ -49,13 +53,13 @@ class ShiftedConfig(ModelConfig):
 
 
 class Shifted(OneStepGenerator):
-    parts = MappingProxyType({"codec": Part(source="a paper", trained=False, in_ema=False)})
+    parts = MappingProxyType({"codec": Part(source="a paper")})
 
     def __init__(self) -> None:
         super().__init__()
         self.space, self.class_names = Space.of_data((2,)), ()
         self.conditioner = LabelConditioner(ConditionSpec())
-        self.codec = nn.Linear(2, 2).requires_grad_(False)
+        self.codec = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))  # frozen by whoever trains the model
         self.learns = nn.Linear(2, 2)
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
@@ -106,7 +110,61 @@ def test_the_average_shares_what_no_average_is_taken_of() -> None:
     average = averaged_copy(model)
     assert average.codec is model.codec and average.learns is not model.learns
     assert not average.training and model.training and not any(p.requires_grad for p in average.parameters())
-    assert model.learns.weight.requires_grad and not model.codec.weight.requires_grad
+    assert model.learns.weight.requires_grad
+
+
+def test_a_part_stays_as_it_was_made(run: Path) -> None:
+    """No optimizer moves it, no training mode changes its statistics, whoever forgot to freeze it."""
+    trainer = trainer_of(run.parent / "again")
+    before = {name: value.clone() for name, value in trainer.objective.model.codec.state_dict().items()}
+    assert trainer.run()
+    model = trainer.objective.model
+    assert model.training and not model.codec.training and not any(p.requires_grad for p in model.codec.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.codec.state_dict().items())
+    again = load(run.parent / "again").module.get_submodule("codec").state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
+
+
+@pytest.mark.parametrize("name", ["model", "raw", "no such", "absent"])
+def test_a_part_s_name_is_an_attribute_s_and_not_taken(name: str) -> None:
+    class Odd(Shifted):
+        parts = MappingProxyType({name: Part()})
+
+    with pytest.raises(UsageError, match="a part is named as its attribute is"):
+        freeze_parts(Odd())
+
+
+def test_what_names_a_piece_of_the_model_saves_it_no_second_time() -> None:
+    objective = Shift(Shifted())
+    objective.piece = objective.model.learns
+    objective.own = nn.Linear(1, 1)
+    assert set(objective.state()) == {"own.weight", "own.bias"}
+    with pytest.raises(UsageError, match=r"2 lacking, such as own\.bias; 1 unknown, such as other"):
+        objective.load_state({"other": torch.zeros(1)})
+
+
+def test_tied_weights_are_saved_apart(tmp_path: Path) -> None:
+    weight = torch.arange(4.0)
+    save_weights(tmp_path / "w.safetensors", {"a": weight, "b": weight})
+    found = read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight)
+
+
+def test_no_component_makes_room_for_a_larger_network(run: Path) -> None:
+    record = read_record(run)
+    del record["components"]["codec"]
+    record["components"] |= {f"ghost{n}": {"weights": "model.safetensors"} for n in range(40)}
+    assert shapes_of_parts(record, run) == []
+    record["components"] |= {f"ghost{n}": {"weights": "model.safetensors"} for n in range(100)}
+    with pytest.raises(UsageError, match=r"lacks components\.model"):
+        components_of(record)
+
+
+def test_an_unknown_component_is_refused(run: Path) -> None:
+    record = {key: value for key, value in read_record(run).items() if key != "checksum"}
+    record["components"]["ghost"] = {"weights": "codec.safetensors", "sha256": 64 * "0"}
+    with pytest.raises(UsageError, match="names the component 'ghost', which this model does not have"):
+        load_parts(Shifted(), record, run)
 
 
 def test_an_objective_leaves_its_model_in_the_mode_it_is_in() -> None:
@@ -125,9 +183,9 @@ def test_a_frozen_part_is_stored_once_and_comes_back(run: Path) -> None:
     assert facts["source"] == "a paper" and facts["weights"] == "codec.safetensors" and facts["config"] is None
     opened, again = load(run).module, load(run, weights="raw").module
     codec, other = opened.get_submodule("codec"), again.get_submodule("codec")
-    assert torch.equal(codec.weight, other.weight)  # type: ignore[arg-type]
+    assert torch.equal(codec[0].weight, other[0].weight)  # type: ignore[arg-type]
     fresh = trainer_of(run.parent / "other").objective.model
-    assert torch.equal(codec.weight, fresh.codec.weight)  # as it was drawn, since it never moved
+    assert torch.equal(codec[0].weight, fresh.codec[0].weight)  # as it was drawn, since it never moved
     names = {path.name for path in run.iterdir()}
     assert "codec.safetensors" in names and not list(run.glob("checkpoints/*/codec*"))
     from safetensors import safe_open
@@ -144,14 +202,18 @@ def test_a_resumed_run_has_the_part_it_was_started_with(run: Path) -> None:
         shutil.rmtree(newest)
     trainer = trainer_of(run)
     with torch.no_grad():
-        trainer.objective.model.codec.weight.zero_()
-    kept = load(run).module.get_submodule("codec").weight
-    assert trainer.resume() and torch.equal(trainer.objective.model.codec.weight, kept)  # type: ignore[arg-type]
+        trainer.objective.model.codec[0].weight.zero_()
+    kept = load(run).module.get_submodule("codec.0").weight
+    assert trainer.resume() and torch.equal(trainer.objective.model.codec[0].weight, kept)  # type: ignore[arg-type]
     assert trainer.ema.average.codec is trainer.objective.model.codec
 
 
 def test_an_exported_model_takes_its_parts_along(run: Path, tmp_path: Path) -> None:
     out = export_model(load(run), tmp_path / "exported")
+    half = export_model(load(run), tmp_path / "half", bf16=True)
+    assert read_weights(half / "codec.safetensors")["0.weight"].dtype == torch.bfloat16
+    assert load(half).module.get_parameter("codec.0.weight").dtype == torch.float32
+    export_model(load(run), half, overwrite=True)
     assert (out / "codec.safetensors").read_bytes() == (run / "codec.safetensors").read_bytes()
     one, other = (load(folder).module.state_dict() for folder in (run, out))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -165,9 +227,7 @@ def test_a_part_that_is_not_the_one_is_refused(run: Path, harm: str) -> None:
     elif harm == "cut":
         file.write_bytes(file.read_bytes()[:-3])
     else:
-        from undiffuse.models.weights import save_weights
-
-        save_weights(file, {"weight": torch.eye(2), "bias": torch.zeros(2)})
+        save_weights(file, {name: torch.zeros_like(value) for name, value in read_weights(file).items()})
     said = {"another": "its config.json names", "gone": "has no codec.safetensors", "cut": "is damaged"}
     with pytest.raises(UsageError, match=said[harm]):
         load(run)

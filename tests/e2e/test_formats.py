@@ -19,6 +19,7 @@ from undiffuse.files import sha256_of
 from undiffuse.models.components import components_of
 from undiffuse.models.record import of_the_result, read_record
 from undiffuse.models.weights import save_weights
+from undiffuse.objectives.opened import objective_of
 from undiffuse.sealed import checksum_of, sealed
 from undiffuse.training.config import RunConfig
 
@@ -110,22 +111,54 @@ _SAMPLING = {
 }
 
 
-@pytest.mark.parametrize("where", _SAMPLING)
-def test_an_edit_in_either_place_is_meant_in_both(where: str, run: Path, undiffuse: CommandLine) -> None:
-    edited(run, _SAMPLING[where], 0.5)
-    undiffuse.fine("seal", run)
+def temperatures(run: Path) -> list[float]:
     record = json.loads((run / "config.json").read_text())
-    assert record["config"]["system"]["sampling"]["temperature"] == 0.5
-    assert record["components"]["model"]["config"]["sampling"]["temperature"] == 0.5
-    assert package.load(run, "cpu").module.sampling_facts()["temperature"] == 0.5
+    found = []
+    for place in _SAMPLING.values():
+        section = record
+        for name in place:
+            section = section[name]
+        found.append(section)
+    return found  # type: ignore[return-value]
 
 
-def test_two_edits_that_differ_are_refused(run: Path, undiffuse: CommandLine) -> None:
-    for value, place in zip((0.5, 0.7), _SAMPLING.values(), strict=True):
-        edited(run, place, value)
+def test_an_edit_of_the_training_s_part_is_followed_there_and_back(run: Path, undiffuse: CommandLine) -> None:
+    for value in (0.5, 1.0, 0.7):
+        edited(run, _SAMPLING["config.system"], value)
+        assert "follows config.system: sampling.temperature" in undiffuse.fine("seal", run).out
+        assert temperatures(run) == [value, value]
+        assert package.load(run, "cpu").module.sampling_facts().get("temperature", 1.0) == value
+
+
+def test_an_edit_of_the_model_s_part_alone_is_undone_and_said(run: Path, undiffuse: CommandLine) -> None:
+    edited(run, _SAMPLING["components.model.config"], 0.5)
+    told = undiffuse.fine("seal", run).out
+    assert "follows config.system: sampling.temperature: 0.5 -> 1.0" in told and temperatures(run) == [1.0, 1.0]
+
+
+def test_two_places_that_differ_are_not_opened(run: Path) -> None:
+    record = json.loads((run / "config.json").read_text())
+    record["components"]["model"]["config"]["sampling"]["temperature"] = 0.5
+    with pytest.raises(UsageError, match=r"sampling\.temperature: 1\.0 -> 0\.5.*make them the same"):
+        components_of(record)
+    (run / "config.json").write_text(json.dumps(sealed({key: record[key] for key in record if key != "checksum"})))
+    with pytest.raises(UsageError, match=r"was changed after|make them the same"):
+        package.load(run, "cpu")
+
+
+def test_options_that_the_model_calls_otherwise_are_followed_too(run: Path, undiffuse: CommandLine) -> None:
+    edited(run, ("config", "system", "time_density"), {"name": "logit_normal", "mean": 0.5, "std": 1.0})
+    undiffuse.fine("seal", run)
+    model = package.load(run, "cpu")
+    assert objective_of(model) is not None
+    assert model.config["components"]["model"]["config"]["trained_density"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("system", [[1], None, {"name": "rectified"}, {"name": "diffusion", "network": None}])
+def test_a_training_s_part_that_makes_no_sense_is_not_sealed(system: Any, run: Path, undiffuse: CommandLine) -> None:
+    edited(run, ("config", "system"), system)
     before = (run / "config.json").read_bytes()
-    line = undiffuse.refused("seal", run)
-    assert "sampling.temperature: 0.5 -> 0.7" in line and "make them the same" in line
+    undiffuse.refused("seal", run)
     assert (run / "config.json").read_bytes() == before
 
 
@@ -134,7 +167,10 @@ def test_two_edits_that_differ_are_refused(run: Path, undiffuse: CommandLine) ->
     [
         ({}, "lacks components.model"),
         ({"model": {"weights": "../model.safetensors", "config": {"name": "denoising"}}}, "weights"),
-        ({"model": {"weights": "model.safetensors", "config": None}}, "lacks config.system or components"),
+        ({"model": {"weights": "model.safetensors", "config": None}}, "must have a config"),
+        ({"model": {"weights": "other.safetensors", "config": {}}}, "must have a config and the weights model.safe"),
+        ({"model": {"weights": "model.safetensors", "config": {}, "sha256": 64 * "0"}}, "must have a config"),
+        ({"model": {"weights": "model.safetensors", "config": {}}, "../x": {}}, "name of an attribute"),
         ({"model": {"weights": "model.safetensors", "code": "x"}}, "no key 'code'"),
     ],
 )

@@ -255,6 +255,17 @@ def test_a_verdict_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "nonfinite_step_3" / "report.json").is_file()
 
 
+@pytest.mark.parametrize("objective", ["wgan_gp", "relativistic"])
+def test_a_loss_with_penalties_that_is_not_finite_leaves_its_evidence(objective: str, tmp_path: Path) -> None:
+    """The step is repeated to find the cause, and a penalty differentiates within it."""
+    trainer = trainer_of(config_of(f"system.objective={objective}", NO_NORM), tmp_path)
+    layer = trainer.objective.model.get_submodule("discriminator.verdict.linear")
+    layer.register_forward_hook(lambda module, inputs, output: output * (torch.nan if trainer.step == 2 else 1.0))
+    with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 2 .*discriminator\.verdict\.linear"):
+        trainer.run()
+    assert (tmp_path / "nonfinite_step_2" / "report.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [

@@ -34,7 +34,7 @@ class Results(NamedTuple):
 
 SAMPLES = Results("samples", "samples.json", OWN_FILES)
 LATENTS = Results("latents", "encode.json", re.compile(r"latents\.npy|encode\.json|roundtrip\.png"))
-EXPORTED = Results("an exported model", "config.json", re.compile(r"config\.json|model\.safetensors|model_card\.md"))
+EXPORTED = Results("an exported model", "config.json", re.compile(r"config\.json|[a-z]\w*\.safetensors|model_card\.md"))
 STUDY = Results("a study", "study.json", re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md"))
 
 

@@ -53,7 +53,7 @@ def export_model(
     bf16: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``model`` as a folder of three files: ``config.json``, ``model.safetensors``, ``model_card.md``.
+    """Write ``model`` as a folder: ``config.json``, ``model.safetensors``, ``model_card.md``, and a file of each part.
 
     Args:
         tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
@@ -85,7 +85,7 @@ def export_model(
         record = with_sampling(record, {"temperature": kept})
     with replacing(out) as folder:
         folder.mkdir()
-        if parts := save_parts(folder, model.module):
+        if parts := save_parts(folder, model.module, torch.bfloat16 if bf16 else None):
             record["components"] = {**record["components"], **parts}
         save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
         (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")

@@ -8,10 +8,15 @@ from typing import Any
 
 from undiffuse.app.models import find_model
 from undiffuse.app.show import say
+from undiffuse.config import Component
 from undiffuse.errors import UsageError
+from undiffuse.models.components import following, trained_by
 from undiffuse.models.record import accept, check_belongs, of_the_result, read_record
 from undiffuse.models.record import restore as put_back
 from undiffuse.models.saved import kept_configs
+from undiffuse.models.wrapped_files import NAME as WRAPPED
+from undiffuse.objectives import OBJECTIVE_CONFIGS
+from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.sealed import CHECKSUM, is_changed
 
 
@@ -36,8 +41,25 @@ def seal(model: str | Path, restore: bool = False) -> None:
         put_back(folder, kept[0])
         say(f"put back: {file}, as the weights were saved with it")
     else:
-        differs = accept(folder, kept)
+        record, followed = _followed(read_record(folder))
+        differs = accept(folder, kept, record)
+        if followed:
+            say(f"components.model.config follows config.system: {'; '.join(followed)}")
         say(f"accepted: {file}{' (' + '; '.join(differs) + ')' if differs else ''}")
+
+
+def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The record with its model described as ``config.system`` has it.
+
+    Raises:
+        UsageError: what ``config.system`` says cannot be trained.
+    """
+    trained = trained_by(record)
+    if trained["name"] == WRAPPED:
+        return following(record, None)
+    config = Component(OBJECTIVE_CONFIGS, "system").pick(trained)
+    assert isinstance(config, ObjectiveConfig)
+    return following(record, config.component())
 
 
 def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:

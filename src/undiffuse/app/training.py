@@ -28,6 +28,7 @@ from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.models.bounded import at_most
+from undiffuse.models.components import trained_by
 from undiffuse.models.record import check_format, other_part
 from undiffuse.models.saved import Model, read_config
 from undiffuse.objectives.diffusion import DiffusionConfig
@@ -119,7 +120,13 @@ def config_in(file: Path) -> RunConfig:
 
 
 def saved_config(out: Path) -> RunConfig:
-    """The configuration that the run in ``out`` was started with."""
+    """The configuration that the run in ``out`` was started with.
+
+    Raises:
+        UsageError: it was not trained here, or its configuration is damaged.
+    """
+    if trained_by(read_config(out)).get("name") == "wrapped":
+        raise UsageError(f"{out} is a denoiser from elsewhere, without a training of its own; name a run of undiffuse")
     return validate(RunConfig, read_config(out)["config"], f"{out / 'config.json'}: config")
 
 

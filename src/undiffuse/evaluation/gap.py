@@ -11,7 +11,7 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation.gather import Rows
-from undiffuse.objectives.base import AnyObjective
+from undiffuse.objectives.base import AnyObjective, in_evaluation
 
 _BATCH = 128
 _PICTURES = 512  # of each set at most
@@ -54,12 +54,9 @@ def training_gap(objective: AnyObjective, train: Dataset, held_out: Dataset, see
 
 def _losses(objective: AnyObjective, dataset: Dataset, count: int, rounds: int, seed: int) -> Tensor:
     """The mean loss (count,) of each picture over all rounds, in float64."""
-    rows, was_training = evenly_spaced(len(dataset), count), objective.training
-    objective.eval()
-    try:
+    rows = evenly_spaced(len(dataset), count)
+    with in_evaluation(objective):
         return torch.stack([_one_round(objective, dataset, rows, seed, number) for number in range(rounds)]).mean(0)
-    finally:
-        objective.train(was_training)
 
 
 def _one_round(objective: AnyObjective, dataset: Dataset, rows: Rows, seed: int, number: int) -> Tensor:

@@ -63,7 +63,7 @@ def schedule_of(system: GenerativeModel, record: Mapping[str, Any]) -> Schedule 
     """The curves of a model, ``None`` for one without a forward process.
 
     Args:
-        record: the model's ``config.json``; a system of it without ``weighting`` or ``time_density`` has times alone.
+        record: the model's ``config.json``; one without ``weighting`` or ``time_density`` has times alone.
     """
     if not isinstance(system, DenoisingModel):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class GenerativeModel(nn.Module):
         space: of the data and of samples.
         class_names: of the labels it is told; empty for none.
         conditioner: makes what the networks are told.
-        parts: by the names of their attributes, those that are not simply trained with the rest.
+        parts: by the names of their attributes, those that are frozen.
     """
 
     space: Space
@@ -45,6 +45,14 @@ class GenerativeModel(nn.Module):
     def shape(self) -> tuple[int, ...]:
         """Of one sample, (C, H, W) or (D,)."""
         return self.space.shape
+
+    def train(self, mode: bool = True) -> Self:
+        """The frozen parts never are in training mode."""
+        super().train(mode)
+        for name in self.parts:
+            if (part := getattr(self, name, None)) is not None:
+                part.eval()
+        return self
 
     def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
         """How samples are made for these options.

@@ -1,7 +1,8 @@
 """Of what components a saved model is made, as ``config.json`` says: plain data, whichever version wrote it.
 
 Version 1 knew one component and did not say so: what a model was made of stood among the options of what trained it,
-``config.system``. Later versions say it in ``components``; what stands in both has to be the same.
+``config.system``. Later versions say it in ``components``; what stands in both has to be the same, and an edit belongs
+into ``config.system``: ``undiffuse seal`` has the other follow.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from undiffuse.config import ComponentConfig, shown, validate
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup
 from undiffuse.sealed import changes
 
 #: The component that is sampled from.
-MAIN = "model"
+MAIN, _MAIN_WEIGHTS = "model", "model.safetensors"
 _DENOISING = (
     *("process", "parameterization", "network", "precision", "class_conditional", "label_dropout", "sampling"),
 )
@@ -37,86 +37,108 @@ _OF_FORMAT_1: dict[str, tuple[str, tuple[str, ...]]] = {
 _TRAINING_IN_FORMAT_1 = ("importance", "seen", "augment")
 
 
+#: How an objective of format 1 sampled where its configuration did not say so.
+_SAMPLED_BY = {
+    "consistency": {"sampler": "consistency", "num_steps": 2, "grid": "angle"},
+    "mean_flow": {"sampler": "mean_velocity", "num_steps": 1, "grid": "uniform", "clip_x_0": False},
+    "distribution_matching": {"sampler": "consistency", "num_steps": 1, "grid": "angle"},
+}
+_MOST_COMPONENTS, _LONGEST_NAME = 64, 80
+
+
 class ComponentFacts(BaseModel):
     """An entry of ``components``.
 
     Args:
-        config: a row of ``models.MODEL_CONFIGS`` with its options; None for a part that the main component builds.
-        weights: the file in this folder that holds them.
-        sha256: of that file; None where training writes it anew.
-        source: where it came from, None for what was trained here.
+        config: a row of ``models.MODEL_CONFIGS`` with its options; None for a part, which the model itself builds.
+        weights: the file in this folder that holds them; None for a part that is fetched.
+        sha256: of that file, or of what is fetched; None where training writes it anew.
+        source: where it came from, None for what was made here.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     config: dict[str, Any] | None = None
-    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")]
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     source: str | None = None
 
 
-def components_of(record: Mapping[str, Any], *, alike: bool = True) -> dict[str, ComponentFacts]:
+def components_of(record: Mapping[str, Any]) -> dict[str, ComponentFacts]:
     """The components of a read ``config.json`` by name, ``model`` among them.
 
-    Args:
-        alike: refuse a model that is described in two ways.
     Raises:
         UsageError: it does not say, or says it in two ways that are not the same.
     """
+    said = said_by_training(trained_by(record))
     if record["format_version"] == 1:
-        return {MAIN: ComponentFacts(config=_of_format_1(record["config"]), weights="model.safetensors")}
+        return {MAIN: ComponentFacts(config=said, weights=_MAIN_WEIGHTS)}
     told = record.get("components")
-    if not isinstance(told, Mapping) or MAIN not in told:
+    if not isinstance(told, Mapping) or MAIN not in told or len(told) > _MOST_COMPONENTS:
         raise UsageError("config.json lacks components.model; it is damaged or not from undiffuse")
+    if strange := [name for name in told if not name.isidentifier() or len(name) > _LONGEST_NAME]:
+        raise UsageError(f"a component is called by the name of an attribute, got {shown(strange[0])}")
     found = {name: validate(ComponentFacts, facts, f"component {name!r}") for name, facts in told.items()}
-    if alike:
-        _check_said_once(found[MAIN].config, record["config"])
+    main = found[MAIN]
+    if main.config is None or main.weights != _MAIN_WEIGHTS or main.sha256 is not None:
+        raise UsageError(f"components.model must have a config and the weights {_MAIN_WEIGHTS}; config.json is damaged")
+    _check_said_once(main.config, said)
     return found
 
 
-def _of_format_1(config: Mapping[str, Any]) -> dict[str, Any]:
-    trained = config["system"]
-    name, keys = lookup(_OF_FORMAT_1, str(trained["name"]), "system")
+def trained_by(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part ``config.system`` of a record.
+
+    Raises:
+        UsageError: it is none.
+    """
+    trained = record["config"].get("system")
+    if not isinstance(trained, Mapping) or not str(trained.get("name")).isidentifier():
+        raise UsageError("config.json lacks config.system with its name; it is damaged or not from undiffuse")
+    return trained
+
+
+def said_by_training(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's options among those of what trains it, by the model's names for them.
+
+    Of an objective that this table does not know only names that both have are taken for the same.
+    """
+    if trained["name"] not in _OF_FORMAT_1:
+        return {key: value for key, value in trained.items() if key != "name"}
+    name, keys = _OF_FORMAT_1[trained["name"]]
     made: dict[str, Any] = {"name": name, **{key: trained[key] for key in keys if key in trained}}
     if trained["name"] == "diffusion":
-        made |= {"guide": trained.get("guide_images") is not None, "trained_density": trained.get("time_density")}
+        density = trained.get("time_density", {"name": "uniform"})
+        made |= {"guide": trained.get("guide_images") is not None, "trained_density": density}
     if trained["name"] == "mean_flow":
         made["target_time"] = True
+    if trained["name"] in _SAMPLED_BY:
+        made.setdefault("sampling", _SAMPLED_BY[trained["name"]])
+    if trained["name"] == "progressive":
+        steps = trained.get("end_steps", 1)
+        made.setdefault("sampling", {"sampler": "ddim", "num_steps": steps, "grid": "uniform"})
     return made
 
 
-def said_alike(record: Mapping[str, Any], kept: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A record in which both places that say an option of the model say what is meant.
+def following(record: Mapping[str, Any], component: ComponentConfig | None) -> tuple[dict[str, Any], list[str]]:
+    """A record whose ``components.model`` is what ``config.system`` makes it, and what of it changed.
 
     Args:
-        kept: the copy that was saved with the weights: of two values the one that is not the kept one is meant.
-    Raises:
-        UsageError: both were changed, and not alike.
+        component: what that is; None where nobody knows, and the record stays as it is.
     """
     made = copy.deepcopy(dict(record))
-    if "components" not in made:
-        return made
-    components_of(made, alike=False)
-    trained, model = made["config"]["system"], made["components"][MAIN]["config"]
-    before = {} if kept is None else kept["config"]["system"]
-    for key in (model.keys() & trained.keys()) - {"name"}:
-        if model[key] != trained[key] and trained[key] == before.get(key):
-            trained[key] = model[key]
-        elif model[key] != trained[key] and model[key] == before.get(key, model[key]):
-            model[key] = trained[key]
-    components_of(made)
-    return made
+    told = made.get("components")
+    if component is None or not isinstance(told, dict) or not isinstance(told.get(MAIN), dict):
+        return made, []
+    before, after = told[MAIN].get("config"), component.model_dump(mode="json")
+    told[MAIN]["config"] = after
+    return made, list(changes(before if isinstance(before, dict) else {}, after))
 
 
-def _check_said_once(component: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
+def _check_said_once(component: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """Refuse options of the model that are others where training names them."""
-    trained = config.get("system")
-    if not isinstance(component, Mapping) or not isinstance(trained, Mapping):
-        raise UsageError("config.json lacks config.system or components.model.config; it is damaged")
-    if not str(trained.get("name")).isidentifier():
-        raise UsageError(f"config.system.name is no name, got {shown(trained.get('name'))}; config.json is damaged")
-    both = (component.keys() & trained.keys()) - {"name"}
-    for line in changes({key: trained[key] for key in both}, {key: component[key] for key in both}):
+    both = component.keys() & said.keys()
+    for line in changes({key: said[key] for key in both}, {key: component[key] for key in both}):
         raise UsageError(
             f"config.json says one thing in config.system and another in components.model.config ({line}); make them "
             "the same"
@@ -125,12 +147,12 @@ def _check_said_once(component: Mapping[str, Any] | None, config: Mapping[str, A
 
 def main_component(config: ComponentConfig) -> dict[str, Any]:
     """The entry of the model itself, whose weights training writes anew."""
-    facts = ComponentFacts(config=config.model_dump(mode="json"), weights="model.safetensors")
+    facts = ComponentFacts(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
     return facts.model_dump(mode="json")
 
 
-def part_component(weights: str, sha256: str, source: str | None) -> dict[str, Any]:
-    """The entry of a part that the model builds and that has a file of its own."""
+def part_component(weights: str | None, sha256: str | None, source: str | None) -> dict[str, Any]:
+    """The entry of a part."""
     return ComponentFacts(weights=weights, sha256=sha256, source=source).model_dump(mode="json")
 
 
@@ -139,7 +161,7 @@ def with_sampling(record: Mapping[str, Any], changed: Mapping[str, Any]) -> dict
     made = copy.deepcopy(dict(record))
     places = [made["config"]["system"], *([made["components"][MAIN]["config"]] if "components" in made else [])]
     for place in places:
-        place["sampling"] = {**place["sampling"], **changed}
+        place["sampling"] = {**place.get("sampling", {}), **changed}
     return made
 
 

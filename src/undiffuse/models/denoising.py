@@ -315,7 +315,7 @@ class NetworkModel(DenoisingModel):
         return Autoguided(network, self.denoiser_of(sharded(self.guide)), *auto)
 
     def clipped(self, denoiser: Denoiser) -> Denoiser:
-        """``denoiser`` with its x_0-hat cut to the range of pictures, where this system samples so."""
+        """``denoiser`` with its x_0-hat cut to the range of pictures, where this model samples so."""
         values = self.space.value_range
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """What is to be known of ``getattr(model, name)``.
+    """A frozen part of a model, ``getattr(model, name)``, which averages share: it neither moves nor is averaged.
 
     Args:
         source: where it came from; None for what was made here.
-        trained: it moves with the rest, and its weights lie in the model's own file. A frozen one has a file of its
-            own, which is written once.
-        in_ema: averages have a copy of it, which follows; or else they share the one that there is.
-        stored: with the model. One that is not is fetched from its source by whoever asks for it, and may be None.
+        sha256: of what it came from, where that is a file.
+        stored: the model's folder has a file of it, written once. One that is not stored is fetched from its source by
+            whoever asks for it, and may be None until then.
     """
 
     source: str | None = None
-    trained: bool = True
-    in_ema: bool = True
+    sha256: str | None = None
     stored: bool = True

@@ -1,4 +1,4 @@
-"""Parts of a model that are not simply trained with the rest: frozen ones, and ones that came from elsewhere."""
+"""Frozen parts of a model: they stay as they are, averages share them, and each has a file of its own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,49 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.part import Part
 
 M = TypeVar("M", bound=GenerativeModel)
 
+#: Names that stand for something else in a model's folder.
+_TAKEN = ("model", "raw")
+
+
+def freeze_parts(model: GenerativeModel) -> None:
+    """Let the parts ask for no gradient, whoever made them.
+
+    Raises:
+        UsageError: a part whose name is taken, or that the model does not have.
+    """
+    for name in model.parts:
+        if not name.isidentifier() or name in _TAKEN or not hasattr(model, name):
+            raise UsageError(
+                f"a part is named as its attribute is, and not {' or '.join(_TAKEN)}; got {name!r} of a "
+                f"{type(model).__name__}"
+            )
+    for _, _, module in present_parts(model):
+        module.requires_grad_(False)
+
+
+def present_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:
+    """The parts that are there: one that is fetched may not be."""
+    for name, part in model.parts.items():
+        module = getattr(model, name)
+        if module is not None:
+            yield name, part, module
+
+
+def stored_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:
+    """The parts with a file of their own."""
+    return ((name, part, module) for name, part, module in present_parts(model) if part.stored)
+
 
 def own_state(model: GenerativeModel) -> dict[str, Tensor]:
-    """The weights of a model's own file, by name: all but those of frozen parts."""
-    frozen = tuple(f"{name}." for name, part in model.parts.items() if not part.trained)
-    return {name: value for name, value in model.state_dict().items() if not name.startswith(frozen)}
+    """The weights of a model's own file, by name: all but those of its parts."""
+    parts = tuple(f"{name}." for name in model.parts)
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(parts)}
 
 
 def load_own(model: GenerativeModel, tensors: Mapping[str, Tensor]) -> None:
@@ -26,25 +59,20 @@ def load_own(model: GenerativeModel, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: other tensors than the model has.
     """
-    if wrong := sorted(own_state(model).keys() ^ tensors.keys()):
-        raise RuntimeError(f"{wrong[0]} is on one side alone")
+    if told := mismatch(own_state(model), tensors):
+        raise RuntimeError(told)
     model.load_state_dict(tensors, strict=False)
 
 
-def stored_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:
-    """The parts with a file of their own."""
-    for name, part in model.parts.items():
-        module = getattr(model, name)
-        if part.stored and not part.trained and module is not None:
-            yield name, part, module
+def mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In what the names of tensors differ, in words; "" where they are the same."""
+    lacks, others = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    told = [(lacks, "lacking"), (others, "unknown")]
+    said = [f"{len(names)} {what}, such as {names[0]}" for names, what in told if names]
+    return "; ".join(said)
 
 
 def averaged_copy(model: M) -> M:
-    """A frozen copy in evaluation mode, which shares the parts that no average is taken of."""
-    shared = [getattr(model, name) for name, part in model.parts.items() if not part.in_ema]
-    asked = [parameter for module in shared if module is not None for parameter in module.parameters()]
-    wanted = [parameter.requires_grad for parameter in asked]
-    made = copy.deepcopy(model, {id(module): module for module in shared}).requires_grad_(False).eval()
-    for parameter, wants in zip(asked, wanted, strict=True):
-        parameter.requires_grad_(wants)
-    return made
+    """A frozen copy in evaluation mode, which shares the parts."""
+    shared = {id(module): module for _, _, module in present_parts(model)}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.models.components import said_alike
+from undiffuse.models.components import components_of
 from undiffuse.sealed import CHECKSUM, changes, checksum_of, read_json, sealed
 from undiffuse.wording import command
 
@@ -185,17 +185,19 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
-def accept(folder: Path, kept: Sequence[Mapping[str, Any]]) -> list[str]:
+def accept(folder: Path, kept: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> list[str]:
     """Take ``config.json`` as it stands for what is meant.
 
     Args:
+        record: as it is to stand; by default as it does.
         kept: all copies that weights and checkpoints hold.
     Returns:
         What differs from the first of them.
     Raises:
         UsageError: it is no configuration.
     """
-    record = said_alike(read_record(folder), kept[0] if kept else None)
+    record = record if record is not None else read_record(folder)
+    components_of(record)
     own = checksum_of(of_the_result(record))
     earlier = {*_accepted(record), *map(checksum_of, kept)} - {own}
     write_record(folder, {**record, REPLACES: sorted(earlier)} if earlier else record)

@@ -242,6 +242,7 @@ def build_fitting(
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
+        components_of(record)
         with at_most([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
             model: GenerativeModel = build_fresh(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
@@ -301,7 +302,7 @@ def load(
     load_parts(module, record, folder)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
-    return Model(module.to(device).eval(), record, folder, sha256, weights)
+    return Model(module.to(device).eval().requires_grad_(False), record, folder, sha256, weights)
 
 
 def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser from elsewhere") -> Path:

@@ -31,7 +31,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
     Args:
         record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
     """
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in _apart(tensors).items()}
     checksum = _sha256_of_tensors(on_cpu)
     metadata = {_CHECKSUM: checksum}
     if record is not None:
@@ -41,6 +41,16 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
     with replacing(path) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
     return sha256_of(path)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tied weights, each with numbers of its own: a file keeps no ties."""
+    seen, apart = set[int](), dict[str, Tensor]()
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place and place in seen else value
+        seen.add(place)
+    return apart
 
 
 class Header(NamedTuple):

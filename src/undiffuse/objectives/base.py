@@ -18,6 +18,7 @@ from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.config import ModelConfig
+from undiffuse.models.parts import mismatch
 
 M = TypeVar("M", bound=GenerativeModel)
 
@@ -123,7 +124,8 @@ class Objective(nn.Module, Generic[M]):
     def around(self, model: M) -> Self:
         """The same objective with another model of the same kind, such as the averaged one: all else is shared."""
         other = copy.copy(self)
-        other.__dict__["_modules"] = {**self._modules, "model": model}
+        other.__dict__ |= {name: dict(self.__dict__[name]) for name in ("_modules", "_buffers", "_parameters")}
+        other._modules["model"] = model
         other.training = model.training
         return other
 
@@ -144,7 +146,10 @@ class Objective(nn.Module, Generic[M]):
 
     def state(self) -> dict[str, Tensor]:
         """What training changes beside the model, by name; checkpoints keep it."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
+        models = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
+        tensors = self.state_dict(keep_vars=True).items()
+        own = [(name, value) for name, value in tensors if not name.startswith("model.") and id(value) not in models]
+        return {name: value.detach() for name, value in own}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` gave.
@@ -152,10 +157,24 @@ class Objective(nn.Module, Generic[M]):
         Raises:
             UsageError: other tensors than it has.
         """
-        own = self.state()
-        if missing := sorted(own.keys() ^ tensors.keys()):
-            raise UsageError(f"the training state of this run should hold {', '.join(sorted(own))}; see {missing[0]}")
+        if told := mismatch(self.state(), tensors):
+            raise UsageError(
+                f"a checkpoint does not fit this run: of its training state {told}; put back the one that belongs "
+                "to it, or start anew in another --out"
+            )
         self.load_state_dict(tensors, strict=False)
+
+
+@contextmanager
+def in_evaluation(objective: nn.Module) -> Iterator[None]:
+    """Everything within in evaluation mode, and afterwards each module in the mode that it was in."""
+    modes = [(module, module.training) for module in objective.modules()]
+    objective.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 #: Of whatever model.

@@ -172,7 +172,7 @@ def _along_the_ode(
     subject: PictureSubject, way: Way, pairs: Pairs, t: float, weights: list[float], tell: Tell
 ) -> Mixes:
     """Encoded unclipped and in full precision, so that the way can be gone back."""
-    denoiser: Denoiser = Blocked(subject.system.denoiser("fp32").eval(), _BLOCK)
+    denoiser: Denoiser = Blocked(subject.module.denoiser("fp32").eval(), _BLOCK)
     low, high = ode_range(denoiser)
     here = max(low, float(subject.process.log_snr(torch.tensor([t], dtype=torch.float64))))
     if here >= high - 1e-9:  # nothing is left to encode

@@ -77,7 +77,7 @@ def _component(subject: PictureSubject, key: str, registry: Any) -> ComponentCon
 
 def level_grid(subject: PictureSubject, num: int, tail: float = 0.0025) -> Tensor:
     """``num`` log-SNRs, evenly spaced and descending, over all that training sees but ``tail`` at either end."""
-    low, high = subject.system.log_snr_range
+    low, high = subject.module.log_snr_range
     if (drawn := training_levels(subject)) is not None:
         ends = drawn[[-1 - int(tail * len(drawn)), int(tail * len(drawn))]].tolist()
         low, high = max(low, ends[0]), min(high, ends[1])
@@ -128,7 +128,7 @@ def _errors(subject: PictureSubject, num: int, log_snr: Tensor, tell: Tell) -> d
         x_0, rows = subject.to_x(subject.real(count, _SPLITS[split])), []
         for index in range(len(log_snr)):
             noise = subject.noise(count, first=index * num)
-            rows.append(loss_by_level(subject.system, x_0, log_snr[index : index + 1], noise))
+            rows.append(loss_by_level(subject.module, x_0, log_snr[index : index + 1], noise))
             tell(number * len(log_snr) + index + 1, total)
         errors[split] = torch.cat(rows)
     return errors

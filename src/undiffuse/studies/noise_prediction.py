@@ -58,7 +58,7 @@ def study_noise_prediction(
     subject: PictureSubject, options: NoisePredictionOptions, folder: Path, tell: Tell
 ) -> list[Plate]:
     """Write ``noise_prediction.png`` and ``noise_moments.png``."""
-    before, after = untrained_denoiser(subject), subject.system.denoiser().eval()
+    before, after = untrained_denoiser(subject), subject.module.denoiser().eval()
     shown = level_grid(subject, options.moments, tail=0.02).flip(0)
     _board(subject, shown, (before, after), options.num, folder / "noise_prediction.png")
     log_snr = level_grid(subject, options.levels)

@@ -54,24 +54,24 @@ class PictureSubject:
         return tuple(self.model.module.shape)
 
     @property
-    def system(self) -> DenoisingModel:
-        """The system, which denoises."""
+    def module(self) -> DenoisingModel:
+        """The model, which denoises."""
         return denoising(self.model.module, "a study of denoising")
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """What samples are made with: blocked, so that no picture depends on how many are made together."""
-        return self.system.sampling_denoiser().eval()
+        return self.module.sampling_denoiser().eval()
 
     @cached_property
     def unguided(self) -> Denoiser:
         """The same without any guidance: the model whose ODE encodes."""
-        return self.system.unguided_denoiser().eval()
+        return self.module.unguided_denoiser().eval()
 
     @property
     def process(self) -> Process:
         """The forward process."""
-        return self.system.process
+        return self.module.process
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +119,7 @@ class PictureSubject:
 
         With ``start`` inside the grid, the grid begins at ``start`` itself.
         """
-        facts = self.system.sampling_facts()
+        facts = self.module.sampling_facts()
         times = time_grid(grid or facts["grid"], self.process, num_steps or facts["steps"], self.denoiser.log_snr_range)
         if start >= float(times[0]):
             return times
@@ -144,7 +144,7 @@ class PictureSubject:
             cond: one row a sample; classes in turn by default.
             denoiser: another one than samples are made with.
         """
-        row = make_sampler(sampler or self.system.sampling_facts()["sampler"])
+        row = make_sampler(sampler or self.module.sampling_facts()["sampler"])
         count = len(x_t)
         return sample(
             denoiser or self.denoiser,
@@ -202,7 +202,7 @@ def sampling_plan(subject: PictureSubject, sampler: str | None, steps: int | Non
     Args:
         stochastic: take ancestral sampling where the model's own sampler draws no noise.
     """
-    facts = subject.system.sampling_facts()
+    facts = subject.module.sampling_facts()
     own, own_steps = str(facts["sampler"]), int(facts["steps"])
     if sampler is None and stochastic and not make_sampler(own).stochastic:
         return Plan("ancestral", steps or max(own_steps, _ANCESTRAL_STEPS))

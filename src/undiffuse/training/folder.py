@@ -8,6 +8,7 @@ from pathlib import Path
 
 from undiffuse.errors import UsageError
 from undiffuse.files import is_bare, is_passing
+from undiffuse.models.components import MAIN, components_of
 from undiffuse.models.saved import read_config
 
 CHECKPOINTS, SNAPSHOTS, PREVIEWS, BOARD = "checkpoints", "snapshots", "previews", "tensorboard"
@@ -25,7 +26,8 @@ def is_unbegun(run: Path) -> bool:
         read_config(run)
     except UsageError:
         return False
-    return all(_is_nothing(path) for path in run.iterdir())
+    parts = files_of_parts(run)
+    return all(_is_nothing(path) or path.name in parts for path in run.iterdir())
 
 
 def _is_nothing(path: Path) -> bool:
@@ -36,11 +38,20 @@ def _is_nothing(path: Path) -> bool:
     return path.name in _BEGINS_WITH or bool(_EVIDENCE.fullmatch(path.name)) or is_passing(path)
 
 
+def files_of_parts(run: Path) -> tuple[str, ...]:
+    """Names of the files that a model's frozen parts lie in; none where ``config.json`` does not say it well."""
+    try:
+        told = components_of(read_config(run))
+    except UsageError:
+        return ()
+    return tuple(facts.weights for name, facts in told.items() if name != MAIN and facts.weights is not None)
+
+
 def take_back(run: Path) -> None:
     """Remove what a run that has come to nothing made, unless it holds evidence of why."""
     if not is_unbegun(run) or any(_EVIDENCE.fullmatch(path.name) for path in run.iterdir()):
         return
-    for name in _BEGINS_WITH:
+    for name in (*files_of_parts(run), *_BEGINS_WITH):
         path = run / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -45,10 +45,10 @@ def first_bad_layer(module: nn.Module, forward: Callable[[], Any]) -> str | None
 def _run_watched(
     layers: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]], forward: Callable[[], Any]
 ) -> None:
-    """Run ``forward`` once without gradients, with ``hook(name)`` after each of the layers."""
+    """Run ``forward`` once, with ``hook(name)`` after each of the layers; penalties differentiate within it."""
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             forward()
     finally:
         for handle in handles:

@@ -25,7 +25,7 @@ from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
 from undiffuse.models.components import MAIN, main_component
-from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.parts import freeze_parts, load_own, own_state
 from undiffuse.models.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
 from undiffuse.models.saved import read_config
 from undiffuse.models.stored_parts import load_parts, save_parts
@@ -104,6 +104,7 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.objective = self._fresh_objective()
+        freeze_parts(self.objective.model)
         self.objective.begin(self.device)
         self.ema = EMA(self.objective.model, config.ema)
         self.optimizers = Optimizers(self.objective.phases, config.optimizer)

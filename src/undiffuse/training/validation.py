@@ -7,7 +7,7 @@ import torch
 
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Dataset
-from undiffuse.objectives.base import AnyObjective
+from undiffuse.objectives.base import AnyObjective, in_evaluation
 
 _BATCH = 128
 
@@ -30,15 +30,13 @@ def validation_means(
         objective: around the raw model or the averaged one.
         seed: of the run; times and noise depend on it and the picture's number alone.
     """
-    was_training = objective.training
-    objective.eval()
     totals = {"loss": 0.0}
-    for number, start in enumerate(range(0, count, _BATCH)):
-        rows = np.arange(start, min(start + _BATCH, count))
-        rng = StepRandom(seed, number, stream="validation", device=device)
-        report = objective(dataset.fetch(rows).to(device), objective.phases[0].name, rng)
-        totals["loss"] += float(report.rows.double().sum())
-        for name, value in report.metrics.items():
-            totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
-    objective.train(was_training)
+    with in_evaluation(objective):
+        for number, start in enumerate(range(0, count, _BATCH)):
+            rows = np.arange(start, min(start + _BATCH, count))
+            rng = StepRandom(seed, number, stream="validation", device=device)
+            report = objective(dataset.fetch(rows).to(device), objective.phases[0].name, rng)
+            totals["loss"] += float(report.rows.double().sum())
+            for name, value in report.metrics.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
     return {name: total / count for name, total in totals.items()}
