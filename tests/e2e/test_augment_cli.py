@@ -39,7 +39,7 @@ def test_an_augmented_run_says_what_grey_pictures_go_without_and_shows_the_rest(
     tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     out = tmp_path / "run"
-    options = ("augment=document", "augment.hue=0.5", "augment.tilt_degrees=10")
+    options = ("system.sampling.num_steps=2", "augment=document", "augment.hue=0.5", "augment.tilt_degrees=10")
     outcome = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", out)
     said = " ".join((outcome.out + outcome.err).split())
     assert "colour, hue, saturation left out, the pictures are grey" in said

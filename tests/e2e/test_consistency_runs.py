@@ -46,7 +46,7 @@ SHORT += ["system.first_knots=4", "system.last_knots=16", "system.doubling_image
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Flow matching on the Swiss roll."""
     folder = tmp_path_factory.mktemp("teacher")
-    finished(configure("flow-swissroll", [*POINTS, "num_images=200000"], None, None, False), folder)
+    finished(configure("flow-swissroll", [*POINTS, "num_images=100000"], None, None, False), folder)
     return folder
 
 
@@ -202,11 +202,11 @@ def test_senseless_knots_are_refused() -> None:
 
 def test_training_without_a_teacher_learns(tmp_path: Path) -> None:
     """One step of the trained function against one step of its first weights' average."""
-    base = configure("edm-swissroll", [*POINTS, "num_images=200000"], None, None, False)
+    base = configure("edm-swissroll", [*POINTS, "num_images=100000"], None, None, False)
     system = ConsistencyConfig(
         **{key: getattr(base.system, key) for key in ("process", "parameterization", "network", "time_density")},
         last_knots=80,
-        doubling_images=50_000,
+        doubling_images=25_000,
     )
     config = base.model_copy(update={"system": system})
     finished(config, tmp_path)

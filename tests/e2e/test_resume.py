@@ -74,7 +74,7 @@ def digits(*overrides: str) -> RunConfig:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
-    config = digits(*NINE, *VARIANTS[variant])
+    config = digits(*NINE, "checkpoint_every_images=96", *VARIANTS[variant])
     assert trainer_of(config, tmp_path / "whole").run()
     run_until(config, tmp_path / "parts", 48)  # between two rows of the journal
     run_until(config, tmp_path / "parts", 112)

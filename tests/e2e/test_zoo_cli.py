@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse as package
-from undiffuse.app import demo, training
+from undiffuse.app import demo, training, zoo
 from undiffuse.app.models import find_model, results_folder
 from undiffuse.errors import UsageError
 from undiffuse.models import saved, weights
@@ -102,9 +102,15 @@ def test_a_report_is_written_here(undiffuse: CommandLine, elsewhere: Path) -> No
     assert sorted(bundled_models()["mnist"].iterdir()) == before
 
 
-def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a sheet with a row a model; it trains in the same folder, which another with anything in it is refused for."""
+@pytest.mark.parametrize("shown", [("mnist-1step", "mnist-2step"), pytest.param(None, marks=pytest.mark.slow)])
+def test_the_demo_shows_them_first(
+    shown: tuple[str, ...] | None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a sheet with a row a model, two of few steps or all of them; it trains in the same folder, which another with
+    anything in it is refused for."""
     seen: list[bool] = []
+    found = {name: folder for name, folder in bundled_models().items() if shown is None or name in shown}
+    monkeypatch.setattr(zoo, "bundled_models", lambda: found)
 
     def train(config: Any, out: Path, **options: Any) -> bool:
         training.check_folder(config, out, False)
@@ -114,15 +120,14 @@ def test_the_demo_shows_them_first(elsewhere: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "train", train)
     demo.run_demo(elsewhere / "demo", "cpu")
     assert seen == [True]
-    check_sheet(elsewhere / "demo" / "bundled.png")
+    check_sheet(elsewhere / "demo" / "bundled.png", len(found))
     (elsewhere / "demo" / "other.png").touch()
     with pytest.raises(UsageError, match="not empty"):
         demo.run_demo(elsewhere / "demo", "cpu")
 
 
-def check_sheet(path: Path) -> None:
-    """A row of sixteen samples for each bundled model, its name beside it, dark on white."""
-    rows = len(bundled_models())
+def check_sheet(path: Path, rows: int) -> None:
+    """A row of sixteen samples for each model, its name beside it, dark on white."""
     with Image.open(path) as sheet:
         beside = sheet.width - (16 * 97 + 1)
         assert sheet.mode == "RGB" and sheet.height == rows * 97 + 1 and 60 < beside < 200
