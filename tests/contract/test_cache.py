@@ -343,13 +343,13 @@ def resident() -> dict[str, int]:
     return {line[0]: int(line[1]) for line in lines if line[0] in ("RssAnon:", "RssFile:")}
 
 Loader(MappedSet(Path(sys.argv[1])), 0).batch(0, 64)  # what the libraries need once
-before = resident()
-dataset = MappedSet(Path(sys.argv[2]))
-loader = Loader(dataset, 0)
-for step in range(60):
-    batch = loader.batch(64 * step, 64)
-    assert batch.given.label is not None and len(batch.captions) == 64
-print(*(resident()[kind] - before[kind] for kind in before))
+for folder in sys.argv[1:]:
+    before = resident()
+    loader = Loader(MappedSet(Path(folder)), 0)
+    for step in range(60):
+        batch = loader.batch(64 * step, 64)
+        assert batch.given.label is not None and len(batch.captions) == 64
+    print(*(resident()[kind] - before[kind] for kind in before))
 """
 
 
@@ -375,10 +375,8 @@ def synthetic(folder: Path, count: int) -> Path:
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     small, large = synthetic(tmp_path / "small", 1_000), synthetic(tmp_path / "large", 1_000_000)
     assert sum(path.stat().st_size for path in large.iterdir()) > 100 * 2**20
-    grown = []
-    for which in (small, large):
-        output = subprocess.check_output([sys.executable, "-c", MEMORY, str(small), str(which)])
-        grown.append([int(text) for text in output.split()])
+    output = subprocess.check_output([sys.executable, "-c", MEMORY, str(small), str(large)], text=True)
+    grown = [[int(text) for text in line.split()] for line in output.splitlines()]
     assert grown[1][0] - grown[0][0] < 2_000, grown
     assert grown[1][1] < 4 * 256 * 64  # four files, 64 KiB around each of the last 256 pictures at most
     print(grown)
