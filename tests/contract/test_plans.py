@@ -546,6 +546,34 @@ def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: NetworkMod
             stage.finish(rows)
 
 
+class Rough(Denoiser):
+    """As smooth as can be for the first class, and of no slope at all for the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = FlowProcess()
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
+        assert cond is not None and cond.label is not None
+        return Denoised(torch.where((cond.label == 1)[:, None], 1e6 * torch.sin(1e9 * x_t), torch.zeros_like(x_t)))
+
+
+def test_an_adaptive_solver_gives_up_a_row_and_takes_no_other_with_it() -> None:
+    model = WrappedModel(Rough(), Space.of_data((2,)), ("smooth", "rough"))
+    plan = model.plan(SamplingOptions.of(sampler="rk45:rtol=0.01", steps=3))
+    stage = plan.stages[0]
+    rows = stage.start([Ask(0, told(0)), Ask(1, told(1)), Ask(2, told(0))])
+    with torch.no_grad():
+        while not bool(rows.arrived.all()):
+            rows = stage.advance(rows)
+    assert rows.failed.tolist() == [False, True, False]
+    alone = [run(plan, [Ask(seed, told(0))]) for seed in (0, 2)]
+    assert torch.equal(stage.finish(rows.select(~rows.failed)), torch.cat([one.x for one in alone]))
+    assert rows.nfe[~rows.failed].tolist() == [int(one.nfe) for one in alone]
+    with pytest.raises(RunError, match="got stuck in 1 of 3 samples with sampler rk45; raise its tolerance"):
+        stage.finish(rows)
+
+
 def test_rows_that_say_nothing_join_those_that_say_something(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2, guidance=2.0)).stages[0]
     asks = [Ask(0), Ask(1, Prompt("a")), Ask(2, told(1)), Ask(3, Prompt("b", negative=Prompt("a")))]

@@ -21,7 +21,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import Autoguided, Push
 from undiffuse.guidance.guided import Guidance, Guided, Told, guidance_of
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
-from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.base import Sampler, stuck_in
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Ask, handed_on
@@ -117,6 +117,8 @@ class DenoisingStage:
             RunError: some are not finite.
         """
         bad = rows.failed.nonzero().flatten().tolist()
+        if bad and self.sampler.adaptive:
+            raise RunError(stuck_in(len(bad), len(rows), self.sampler))
         if bad:
             options = self._wanted(rows.asks[bad[0]])
             heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""

@@ -37,7 +37,8 @@ def rk45(rtol: float = 1e-4) -> Sampler:
         rtol: relative and absolute tolerance of a solver's step, from 1e-10 to 0.1.
     Raises:
         UsageError: a tolerance out of range.
-        RunError (from a step): more than ``MOST_EVALUATIONS`` in one step, or a model that is not smooth at all.
+    Note: a row that needs more than ``MOST_EVALUATIONS`` in one step, or whose model is not smooth at all, ends as NaN;
+        the others go on.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and D.4 (an adaptive solver of order 5 for this ODE, in t).
     """
     if not 1e-10 <= rtol <= 0.1:
@@ -64,7 +65,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
     # where there is next to no signal, DDIM's step is exact up to a tenth of the tolerance: its error is SNR / 2
     start = torch.minimum(log_snr_t.clamp(min=math.log(rtol / 5)), log_snr_s)
-    moves = ~steps.final & (process.sigma(s) > 0)
+    moves = ~steps.final & (process.sigma(s) > 0) & torch.isfinite(x_0).flatten(1).all(1)  # not one that was given up
     jumps = moves & (start > log_snr_t)
     start, end = torch.where(moves, start, 0), torch.where(moves, log_snr_s, 0)
     t_start = torch.where(jumps, process.time_of_log_snr(start), t)
@@ -84,6 +85,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         first_step=first,
         first_slope=(slopes,),
         asking=denoiser.count_for,
+        give_up=True,
     )
     denoiser.count_for(None)
     moved = per_row(process.norm(s), x) * solved.state[0]

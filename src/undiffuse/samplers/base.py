@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import check_temperature
-from undiffuse.errors import UsageError
+from undiffuse.errors import RunError, UsageError
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
 #: Per-row tensors that a multistep method carries from step to step.
@@ -209,6 +209,7 @@ def sample(
     Raises:
         UsageError: times that do not descend within [0, 1], a temperature that is none or that ``x_start`` leaves
             nothing to do.
+        RunError: samples that an adaptive solver gave up.
     """
     if check_temperature(temperature) != 1 and x_start is not None:
         raise UsageError(f"temperature {temperature:g} is of the noise of seeds; with x_start say 1 and scale that")
@@ -228,7 +229,17 @@ def sample(
         x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
+    if sampler.adaptive and not bool(torch.isfinite(x).all()):
+        raise RunError(stuck_in(int((~torch.isfinite(x)).flatten(1).any(1).sum()), len(x), sampler))
     return Sampled(x, dearest(watch.nfe), partial_nfe=dearest(watch.partial_nfe))
+
+
+def stuck_in(bad: int, count: int, sampler: Sampler) -> str:
+    """What is said of samples that an adaptive solver gave up."""
+    return (
+        f"the adaptive solver got stuck in {bad} of {count} samples with sampler {sampler.name}; raise its tolerance, "
+        "such as rk45:rtol=0.01, or take another sampler; if none helps, the weights are no good"
+    )
 
 
 def dearest(nfe: int | Tensor) -> int:

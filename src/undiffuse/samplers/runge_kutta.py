@@ -76,6 +76,7 @@ def integrate(
     first_slope: State | None = None,
     tell: Tell | None = None,
     asking: Callable[[Tensor], None] | None = None,
+    give_up: bool = False,
 ) -> Solved:
     """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
 
@@ -95,6 +96,7 @@ def integrate(
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
         tell: called after each attempt with the share of its way that the row has gone which is furthest back.
         asking: called before ``rhs`` is, with the rows (B,) that it is asked for; the others are only along.
+        give_up: let a row that gets stuck end as NaN, and the others go on; by default it is an error.
     Returns:
         The state at ``end``; evaluations a row, (B,) int64; the step size that each row would have tried next.
     Raises:
@@ -115,7 +117,14 @@ def integrate(
     rows = _Rows(start, state, slope, step, nfe * (first_slope is None))
     _guess_first_steps(rhs, rows, end, rtol, atol, asking)
     while bool((active := rows.log_snr != end).any()):
-        _check(rows, end, active, max_evaluations)
+        if bool((stuck := _stuck(rows, end, active, max_evaluations)).any()):
+            if not give_up:
+                raise _why(rows, end, stuck, max_evaluations)
+            rows.log_snr = torch.where(stuck, end, rows.log_snr)
+            rows.state = _where(stuck, tuple(torch.full_like(value, torch.nan) for value in rows.state), rows.state)
+            active = active & ~stuck
+            if not bool(active.any()):
+                break
         asking(active)
         _try_a_step(rhs, rows, end, active, rtol, atol)
         if tell is not None:
@@ -226,14 +235,20 @@ def _guess_first_steps(
     rows.nfe = rows.nfe + unknown
 
 
-def _check(rows: _Rows, end: Tensor, active: Tensor, max_evaluations: int) -> None:
-    too_small = rows.step < torch.minimum(_SMALLEST_STEP * (1 + rows.log_snr.abs()), (end - rows.log_snr).abs())
-    too_many = rows.nfe + 6 > max_evaluations
-    if not bool((stuck := active & (too_small | too_many)).any()):
-        return
+def _too_small(rows: _Rows, end: Tensor) -> Tensor:
+    return rows.step < torch.minimum(_SMALLEST_STEP * (1 + rows.log_snr.abs()), (end - rows.log_snr).abs())
+
+
+def _stuck(rows: _Rows, end: Tensor, active: Tensor, max_evaluations: int) -> Tensor:
+    """(B,) which rows cannot go on."""
+    return active & (_too_small(rows, end) | (rows.nfe + 6 > max_evaluations))
+
+
+def _why(rows: _Rows, end: Tensor, stuck: Tensor, max_evaluations: int) -> RunError:
     row = int(stuck.nonzero()[0])
-    why = "its steps became too small" if bool(too_small[row]) else f"max_evaluations={max_evaluations} do not suffice"
-    raise RunError(
+    small = bool(_too_small(rows, end)[row])
+    why = "its steps became too small" if small else f"max_evaluations={max_evaluations} do not suffice"
+    return RunError(
         f"the adaptive solver got stuck at log-SNR {float(rows.log_snr[row]):.4g} (row {row} of the batch, after "
         f"{int(rows.nfe[row])} evaluations): {why}; raise rtol and atol, or check the model's values there"
     )
