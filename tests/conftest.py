@@ -28,6 +28,8 @@ def shared_data() -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test finds what an earlier run left in the user's cache, nor leaves anything there."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    # a list of this machine's fonts, which takes seconds to make, is the same for all who run tests here
+    os.environ.setdefault("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp().parent / "matplotlib"))
 
 
 @pytest.fixture(autouse=True, scope="session")
