@@ -20,11 +20,10 @@ import torch
 import undiffuse
 from undiffuse.app.cli import main
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.sealing import accept_edits
 from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
-from undiffuse.models.record import accept
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.saved import kept_configs
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.recipes import get_recipe
 from undiffuse.training.config import RunConfig
@@ -323,7 +322,7 @@ def test_evaluations_do_not_mix_a_model_with_what_it_was(run: Run, model: Path, 
     assert row["grid"] == sampling["grid"]
     sampling["grid"] = "karras"
     (copy / "config.json").write_text(json.dumps(config))
-    accept(copy, kept_configs(copy))
+    accept_edits(copy)
     with pytest.raises(SystemExit, match=r"copy has .* now, its rows .*; name another --out"):
         run("evaluations", *words)
     (tmp_path / "evaluations-found.json").unlink()

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from undiffuse.app.cli import main
+from undiffuse.app.sealing import accept_edits
 from undiffuse.app.training import split_data
-from undiffuse.models.record import accept
-from undiffuse.models.saved import kept_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -100,7 +99,7 @@ def _run_child(log: str, arguments: list[str]) -> None:
 def change_config(folder: Path, record: dict[str, Any]) -> None:
     """Write another ``config.json`` into a run or a model folder, and say that it is meant."""
     (folder / "config.json").write_text(json.dumps(record))
-    accept(folder, kept_configs(folder))
+    accept_edits(folder)
 
 
 def last_checkpoint(run: Path) -> Path:

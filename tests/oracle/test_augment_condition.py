@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.app.sealing import accept_edits
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
@@ -21,9 +22,8 @@ from undiffuse.core.random import StepRandom
 from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
 from undiffuse.data.given import Given
-from undiffuse.models.record import accept
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.saved import kept_configs, load
+from undiffuse.models.saved import load
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.objectives.base import AnyObjective
 from undiffuse.objectives.diffusion import DiffusionConfig
@@ -223,7 +223,7 @@ def test_a_saved_model_knows_what_it_was_told(tmp_path: Path) -> None:
     lacking = json.loads((tmp_path / "config.json").read_text())
     del lacking["model"]["augment_labels"]
     (tmp_path / "config.json").write_text(json.dumps(lacking))
-    accept(tmp_path, kept_configs(tmp_path))
+    accept_edits(tmp_path)
     with pytest.raises(Exception, match="does not fit its config"):
         load(tmp_path)
 
@@ -233,5 +233,5 @@ def test_models_from_before_labels_still_load(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "config.json").read_text())
     del record["model"]["augment_labels"], record["config"]["augment"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    accept(tmp_path, kept_configs(tmp_path))
+    accept_edits(tmp_path)
     assert load(tmp_path).sample(2).shape == (2, *SHAPE)

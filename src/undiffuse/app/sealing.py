@@ -41,11 +41,20 @@ def seal(model: str | Path, restore: bool = False) -> None:
         put_back(folder, kept[0])
         say(f"put back: {file}, as the weights were saved with it")
     else:
-        record, followed = _followed(read_record(folder))
-        differs = accept(folder, kept, record)
+        differs, followed = accept_edits(folder)
         if followed:
             say(f"components.model.config follows config.system: {'; '.join(followed)}")
         say(f"accepted: {file}{' (' + '; '.join(differs) + ')' if differs else ''}")
+
+
+def accept_edits(folder: Path) -> tuple[list[str], list[str]]:
+    """Take ``config.system`` as it stands for what is meant, and have the description of the model follow it.
+
+    Returns:
+        What differs from the copy that the weights were saved with, and what followed.
+    """
+    record, followed = _followed(read_record(folder))
+    return accept(folder, kept_configs(folder), record), followed
 
 
 def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
