@@ -415,7 +415,8 @@ class Trainer:
         average = validation_loss(averaged, self.validation, count, self.config.seed, self.device)
         values = {"loss": average, "loss_raw": means.pop("loss"), **means}
         if self.objective.train_validation_metrics:
-            known = validation_means(self.objective, self.loader.dataset, count, self.config.seed, self.device)
+            learned = self.loader.dataset
+            known = validation_means(self.objective, learned, min(count, len(learned)), self.config.seed, self.device)
             values |= {f"{name}_train": known[name] for name in self.objective.train_validation_metrics}
             values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.train_validation_metrics}
         journal.write("validation", self.images, values, self._wall())
