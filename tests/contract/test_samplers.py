@@ -54,7 +54,15 @@ def test_shape_dtype_determinism_and_no_nan_from_end_to_end(name: str, process_n
     assert not torch.equal(x[:1], draw(name, process_name, [4], dtype=dtype))
 
 
-@pytest.mark.parametrize(("name", "process_name", "grid"), in_turn(SAMPLERS, PROCESSES, GRIDS))
+#: Begins with so little signal that a correction flies off, on some grids: all of them are tried.
+NO_SIGNAL = "ddpm_cosine"
+OTHERS = [name for name in PROCESSES if name != NO_SIGNAL]
+
+
+@pytest.mark.parametrize(
+    ("name", "process_name", "grid"),
+    [*in_turn(SAMPLERS, OTHERS, GRIDS), *in_turn(SAMPLERS, [NO_SIGNAL], GRIDS, every=1)],
+)
 @pytest.mark.parametrize("num_steps", [1, pytest.param(2, marks=pytest.mark.slow), 12])
 def test_it_survives_every_grid(name: str, process_name: str, grid: str, num_steps: int) -> None:
     x = draw(name, process_name, [1, 2], times=time_grid(grid, PROCESSES[process_name](), num_steps))

@@ -21,7 +21,8 @@ from undiffuse.samplers.noise import NoiseSource
 
 DATA = GaussianMixture.gaussian(torch.tensor([0.6, -0.3]).double(), torch.tensor([0.25, 1.7]).double())
 every_process = pytest.mark.parametrize("process_name", PROCESSES)
-a_few_processes = pytest.mark.parametrize("process_name", ["ddpm_linear", "ve", "flow"])
+A_FEW = ["ddpm_linear", "ve", "flow"]
+a_few_processes = pytest.mark.parametrize("process_name", A_FEW)
 
 
 def biased_std(process: Process, t: Tensor, r: float) -> Tensor:
@@ -79,8 +80,7 @@ def test_the_chain_at_one_level_settles_at_the_closed_form(process_name: str, lo
     assert bool((biased_std(process, t[0], r) <= std / math.sqrt(1 - r**2)).all())  # the bound of the module's text
 
 
-@a_few_processes
-@pytest.mark.parametrize("predictor", ["reverse_diffusion", "euler", "ancestral"])
+@pytest.mark.parametrize(("process_name", "predictor"), in_turn(A_FEW, ["reverse_diffusion", "euler", "ancestral"]))
 def test_many_corrections_leave_the_closed_form_bias_and_nothing_of_the_predictor(
     process_name: str, predictor: str
 ) -> None:
@@ -160,11 +160,12 @@ class Torch(NoiseSource):
         return self.normal(like)
 
 
-@pytest.mark.parametrize("process_name", ["vp", "ve"])
-@pytest.mark.parametrize(
-    ("spec", "num_steps"), [("pc:predictor=heun,r=0.05", 60), ("annealed_langevin:r=0.3,corrections=20", 40)]
-)
-def test_on_a_mixture_modes_weights_and_moments_are_right(spec: str, num_steps: int, process_name: str) -> None:
+STEPS = {"pc:predictor=heun,r=0.05": 60, "annealed_langevin:r=0.3,corrections=20": 40}
+
+
+@pytest.mark.parametrize(("spec", "process_name"), in_turn(STEPS, ["vp", "ve"]))
+def test_on_a_mixture_modes_weights_and_moments_are_right(spec: str, process_name: str) -> None:
+    num_steps = STEPS[spec]
     mixture = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.09, 0.09]), torch.tensor([0.3, 0.7]))
     process, num = PROCESSES[process_name](), 2000
     times = torch.cat([times_to(process, 6.0, num_steps), torch.zeros(1, dtype=torch.float64)])
