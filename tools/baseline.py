@@ -157,6 +157,8 @@ def digests(folder: Path) -> dict[str, str]:
     """What a folder holds, by name: tensors, images, numbers of results, rows of the journal without the clock's."""
     found = dict(_of_tensors(folder))
     for path in sorted(folder.rglob("*.png")):
+        if path.name == "grid.png":  # shows the images that are compared, at a size that may change
+            continue
         found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
     for path in sorted(folder.rglob("*.npy")):
         found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
