@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undiffuse.errors import UsageError
-from undiffuse.models.record import accept, read_record, write_record
+from undiffuse.models.record import accept, read_record
 from undiffuse.models.saved import kept_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import CHECKPOINTS
@@ -46,8 +46,7 @@ def refuse_other_end(run: Path, old: RunConfig, new: RunConfig) -> None:
 def lengthen(run: Path, num_images: int) -> None:
     """Have ``config.json`` ask for more images, as if it had done so from the beginning."""
     record = read_record(run)
-    write_record(run, {**record, "config": {**record["config"], "num_images": num_images}})
-    accept(run, kept_configs(run))
+    accept(run, kept_configs(run), {**record, "config": {**record["config"], "num_images": num_images}})
 
 
 def is_finished(run: Path, config: RunConfig) -> bool:

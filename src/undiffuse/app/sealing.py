@@ -41,20 +41,22 @@ def seal(model: str | Path, restore: bool = False) -> None:
         put_back(folder, kept[0])
         say(f"put back: {file}, as the weights were saved with it")
     else:
-        differs, followed = accept_edits(folder)
+        differs, followed = accept_edits(folder, kept)
         if followed:
             say(f"components.model.config follows config.system: {'; '.join(followed)}")
         say(f"accepted: {file}{' (' + '; '.join(differs) + ')' if differs else ''}")
 
 
-def accept_edits(folder: Path) -> tuple[list[str], list[str]]:
+def accept_edits(folder: Path, kept: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[str], list[str]]:
     """Take ``config.system`` as it stands for what is meant, and have the description of the model follow it.
 
+    Args:
+        kept: all copies that weights and checkpoints hold, where they have been read.
     Returns:
         What differs from the copy that the weights were saved with, and what followed.
     """
     record, followed = _followed(read_record(folder))
-    return accept(folder, kept_configs(folder), record), followed
+    return accept(folder, kept_configs(folder) if kept is None else kept, record), followed
 
 
 def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -65,7 +67,7 @@ def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     trained = trained_by(record)
     if trained["name"] == WRAPPED:
-        return following(record, None)
+        return dict(record), []
     config = Component(OBJECTIVE_CONFIGS, "system").pick(trained)
     assert isinstance(config, ObjectiveConfig)
     return following(record, config.component())

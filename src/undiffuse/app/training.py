@@ -31,6 +31,7 @@ from undiffuse.models.bounded import at_most
 from undiffuse.models.components import trained_by
 from undiffuse.models.record import check_format, other_part
 from undiffuse.models.saved import Model, read_config
+from undiffuse.models.wrapped_files import NAME as WRAPPED
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.observer import Silent
 from undiffuse.progress import duration
@@ -125,9 +126,10 @@ def saved_config(out: Path) -> RunConfig:
     Raises:
         UsageError: it was not trained here, or its configuration is damaged.
     """
-    if trained_by(read_config(out)).get("name") == "wrapped":
+    record = read_config(out)
+    if trained_by(record)["name"] == WRAPPED:
         raise UsageError(f"{out} is a denoiser from elsewhere, without a training of its own; name a run of undiffuse")
-    return validate(RunConfig, read_config(out)["config"], f"{out / 'config.json'}: config")
+    return validate(RunConfig, record["config"], f"{out / 'config.json'}: config")
 
 
 def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:

@@ -35,8 +35,6 @@ _OF_FORMAT_1: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 #: Names of tensors, by their first part, that version 1 kept among a model's weights and are training's alone.
 _TRAINING_IN_FORMAT_1 = ("importance", "seen", "augment")
-
-
 #: How an objective of format 1 sampled where its configuration did not say so.
 _SAMPLED_BY = {
     "consistency": {"sampler": "consistency", "num_steps": 2, "grid": "angle"},
@@ -120,15 +118,15 @@ def said_by_training(trained: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def following(record: Mapping[str, Any], component: ComponentConfig | None) -> tuple[dict[str, Any], list[str]]:
+def following(record: Mapping[str, Any], component: ComponentConfig) -> tuple[dict[str, Any], list[str]]:
     """A record whose ``components.model`` is what ``config.system`` makes it, and what of it changed.
 
     Args:
-        component: what that is; None where nobody knows, and the record stays as it is.
+        component: what that is.
     """
     made = copy.deepcopy(dict(record))
     told = made.get("components")
-    if component is None or not isinstance(told, dict) or not isinstance(told.get(MAIN), dict):
+    if not isinstance(told, dict) or not isinstance(told.get(MAIN), dict):
         return made, []
     before, after = told[MAIN].get("config"), component.model_dump(mode="json")
     told[MAIN]["config"] = after

@@ -242,7 +242,6 @@ def build_fitting(
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
-        components_of(record)
         with at_most([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
             model: GenerativeModel = build_fresh(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
