@@ -3,8 +3,8 @@
     python benchmarks/busy.py data/mnist --beside 1 2 --rounds 5
     python benchmarks/busy.py data/mnist --beside 0 --rounds 9        on a machine without other work
 
-Every way to wait (``compute/waiting.py``) is a process of its own. They take turns, alone and beside so many processes
-that do nothing but count, and in reverse order every other round.
+Every way to wait (``compute/wait_policy.py``) is a process of its own. They take turns, alone and beside so many
+processes that do nothing but count, and in reverse order every other round.
 
 The fair share is what the best of the ways does alone in the same round, times the share of the cores that as many
 threads have beside the counting processes: half of it beside two of them, for two threads on two cores. What the

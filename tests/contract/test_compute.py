@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.compute import compiled, graphs, inference
-from undiffuse.compute.choice import VARIABLE, ComputeConfig, arithmetic, chosen
-from undiffuse.compute.graphs import Graphed
+from undiffuse.compute import compiled, cuda_graphs, inference
+from undiffuse.compute.backend import VARIABLE, ComputeConfig, backend, compute_dtype
+from undiffuse.compute.cuda_graphs import CUDAGraphed
+from undiffuse.compute.hardware import Hardware, hardware
 from undiffuse.compute.inference import InferenceNetwork
-from undiffuse.compute.machine import Machine, machine
 from undiffuse.compute.native.build import library
-from undiffuse.compute.shards import sharded
+from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
@@ -91,7 +91,7 @@ def copy_of(network: nn.Module) -> nn.Module:
 def test_a_copy_computes_what_the_network_does_under_autocast_bit_for_bit(name: str) -> None:
     network = network_of(name)
     found = rounded(InferenceNetwork(network), *inputs())
-    assert torch.equal(found, rounded(sharded(network), *inputs()))
+    assert torch.equal(found, rounded(threaded(network), *inputs()))
     exact = network(*inputs())
     assert (found - exact).square().mean() < 0.05**2 * exact.square().mean()
 
@@ -237,18 +237,18 @@ def test_a_modulated_norm_is_the_norm_then_scale_and_shift_then_silu() -> None:
 
 
 def test_the_machine_says_what_it_has() -> None:
-    here = machine()
-    assert here == Machine("cpu", here.name, torch.get_num_threads(), here.fast_bf16)
+    here = hardware()
+    assert here == Hardware("cpu", here.name, torch.get_num_threads(), here.fast_bf16)
     assert here.threads >= 1 and here.capability is None
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_is_taken_where_the_machine_is_fast_at_it(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.compute.choice.machine", lambda device: Machine("cpu", "", 1, fast))
+    monkeypatch.setattr("undiffuse.compute.backend.hardware", lambda device: Hardware("cpu", "", 1, fast))
     for text, expected in (("", fast), ("bf16=always", True), ("bf16=never", False)):
         monkeypatch.setenv(VARIABLE, text)
-        assert (arithmetic("bf16", "cpu") == torch.bfloat16) == expected
-        assert arithmetic("fp32", "cpu") is None
+        assert (compute_dtype("bf16", "cpu") == torch.bfloat16) == expected
+        assert compute_dtype("fp32", "cpu") is None
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ def test_bf16_is_taken_where_the_machine_is_fast_at_it(fast: bool, monkeypatch: 
 def test_senseless_choices_are_refused(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(UsageError, match=message) as caught:
-        chosen()
+        backend()
     assert "\n" not in str(caught.value)
 
 
 def test_without_the_variable_all_is_automatic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
-    assert chosen() == ComputeConfig()
+    assert backend() == ComputeConfig()
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def test_a_compiled_network_is_not_copied() -> None:
 def test_without_cuda_a_graph_is_the_network() -> None:
     network = network_of("unet")
     with torch.no_grad():
-        assert torch.equal(Graphed(network)(*inputs()), network(*inputs()))
+        assert torch.equal(CUDAGraphed(network)(*inputs()), network(*inputs()))
 
 
 class _OnCPU:
@@ -362,15 +362,15 @@ class _OnCPU:
 
 
 def test_threads_that_replay_one_recording_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recorded(*arguments: Any) -> graphs._Recording:
+    def recorded(*arguments: Any) -> cuda_graphs._Recording:
         time.sleep(0.002)
         stand_in = _OnCPU(*arguments)
-        return graphs._Recording(stand_in, *stand_in.held, stand_in.out, stand_in)
+        return cuda_graphs._Recording(stand_in, *stand_in.held, stand_in.out, stand_in)
 
-    monkeypatch.setattr(graphs, "_recorded", recorded)
-    monkeypatch.setattr(graphs, "_can_be_recorded", lambda x: True)
+    monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
+    monkeypatch.setattr(cuda_graphs, "_can_be_recorded", lambda x: True)
     network = network_of("unet")
-    graphed = Graphed(network)
+    graphed = CUDAGraphed(network)
     x, c_noise, cond = inputs()
 
     @torch.no_grad()
@@ -390,7 +390,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torc
 @pytest.mark.parametrize("half", [False, True])
 def test_a_replay_is_what_the_network_computes(name: str, half: bool) -> None:
     network = network_of(name).cuda()
-    graphed = Graphed(network)
+    graphed = CUDAGraphed(network)
     with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=half):
         for seed in range(3):
             x, c_noise, cond = inputs()
@@ -409,7 +409,7 @@ def test_what_cannot_be_recorded_runs_without() -> None:
             return x * float(c_noise.sum())
 
     x, c_noise, cond = inputs()
-    graphed = Graphed(Waits())
+    graphed = CUDAGraphed(Waits())
     with torch.no_grad(), pytest.warns(RuntimeWarning, match="no CUDA graph"):
         found = graphed(x.cuda(), c_noise.cuda(), cond.to("cuda"))
     assert torch.allclose(found.cpu(), x * float(c_noise.sum()))

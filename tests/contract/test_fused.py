@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.compute import fused
-from undiffuse.compute.choice import VARIABLE
+from undiffuse.compute.backend import VARIABLE
 from undiffuse.compute.fused import differentiated_once, fused_norm, laid_out, takes
 from undiffuse.compute.native import build
-from undiffuse.compute.private import private
-from undiffuse.compute.shards import Sharded
+from undiffuse.compute.private_folder import private
+from undiffuse.compute.threaded_batch import ThreadedBatch
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
@@ -244,7 +244,7 @@ def test_a_network_computes_and_learns_the_same_to_rounding(
     for choice in ("off", "auto"):
         monkeypatch.setenv(VARIABLE, f"bf16=always,fused={choice}")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = Sharded(network)(x, time, cond)
+            out = ThreadedBatch(network)(x, time, cond)
         assert out.is_contiguous()
         assert out.dtype == torch.float32
         norms = sum(isinstance(part, nn.GroupNorm) for part in network.modules())

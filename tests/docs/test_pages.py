@@ -14,7 +14,7 @@ from doc_pages import ROOT, pages
 from pydantic import BaseModel
 
 from undiffuse.app.cli import app
-from undiffuse.compute.choice import ComputeConfig
+from undiffuse.compute.backend import ComputeConfig
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES

@@ -17,7 +17,7 @@ from advice import HOLE, Advice, Message, advice_in, built_commands, messages
 from undiffuse.app import early
 from undiffuse.app.cli import app
 from undiffuse.app.overrides import apply_overrides, read_options, read_value
-from undiffuse.compute.choice import ComputeConfig
+from undiffuse.compute.backend import ComputeConfig
 from undiffuse.config import validate
 from undiffuse.data.sources import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
@@ -282,7 +282,7 @@ def fault_of(pair: Advice) -> str | None:
         return None if sound else "no data source takes it"
     if filled_in:
         return _unknown_key(key) if key.split(".")[0] in ("system", "optimizer", "ema", "loader") else None
-    if place(pair) == "compute/choice.py":
+    if place(pair) == "compute/backend.py":
         return None if key in ComputeConfig.model_fields else "no such choice"
     if ":" in key or (place(pair).startswith("samplers/") and "." not in key):
         return None if of_a_row(key, value) else "no sampler, grid or process has it"

@@ -13,7 +13,7 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, Penalties, wgan
 from undiffuse.losses.penalties import between, lipschitz, slopes, zero_centred
 from undiffuse.losses.unrolled import unrolled
-from undiffuse.networks.gan.parts import Verdict
+from undiffuse.networks.gan.parts import ProjectionHead
 from undiffuse.networks.gan.spectral import (
     SpectralConv2d,
     SpectralEmbedding,
@@ -203,13 +203,13 @@ def test_power_iteration_moves_in_training_alone_and_is_saved() -> None:
 
 def test_projection_discriminator_is_its_formula() -> None:
     torch.manual_seed(0)
-    head, phi = Verdict(6, 3), torch.randn(4, 6)
+    head, phi = ProjectionHead(6, 3), torch.randn(4, 6)
     label = torch.tensor([2, 0, -1, 1])
     assert head.classes is not None
     row = torch.tensor([2, 0, 3, 1])
     expected = phi @ head.linear.weight[0] + head.linear.bias + (phi * head.classes.weight[row]).sum(1)
     assert torch.allclose(head(phi, Condition(label=label)), expected)
-    plain = Verdict(6, 0)
+    plain = ProjectionHead(6, 0)
     assert torch.allclose(plain(phi, Condition(label=label)), plain.linear(phi)[:, 0])
 
 

@@ -196,7 +196,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
             Recording(system.model.process, of_paths=True),
             ExactTeacher(PROCESSES["vp" if transferred else "flow"]()),
         )
-        monkeypatch.setattr(system.model, "sharded_denoiser", lambda student=student: student)
+        monkeypatch.setattr(system.model, "threaded_denoiser", lambda student=student: student)
         monkeypatch.setattr(system, "_teacher", teacher)
         rows = torch.arange(400)
         batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)

@@ -174,7 +174,7 @@ class Asked(Denoiser):
 def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the student is asked last, for the sample that is to be moved."""
     asked = Asked()
-    monkeypatch.setattr(student.model, "sharded_denoiser", lambda: asked)
+    monkeypatch.setattr(student.model, "threaded_denoiser", lambda: asked)
     student._made(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
     return asked
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse.compute import shards
+from undiffuse.compute import threaded_batch
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.losses.draws import stratified
-from undiffuse.networks.judge import Judge, head_for
+from undiffuse.networks.feature_discriminator import FeatureDiscriminator, discriminator_head
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.objectives.distribution_matching import (
     FAKE_SCORE,
@@ -76,7 +76,7 @@ def seen_by_the_judge(student: DistributionMatchingObjective, phase: str, x: Ten
     x_t = student.model.process.diffuse(x, rng.normal(x, eps), t)
     scaled, c_noise = student.model.parameterization.network_input(x_t, t)
     assert student.judge is not None
-    judge = Judge(student._fake_network, student.judge)
+    judge = FeatureDiscriminator(student._fake_network, student.judge)
     out: Tensor = judge(scaled, c_noise, Condition(label=torch.arange(len(x)) % 2))
     return out, x_t
 
@@ -117,7 +117,7 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
 def test_each_turn_moves_its_own_networks(phase: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "num_shards", lambda: count)
+    monkeypatch.setattr(threaded_batch, "num_parts", lambda: count)
     student = student_of({})
     with student.learning(student.phase(phase)):
         student(batch_of(), phase, StepRandom(0, 0)).loss.backward()
@@ -181,7 +181,7 @@ def test_a_network_without_a_middle_is_refused() -> None:
 
 def test_the_head_reads_features_of_any_layout() -> None:
     torch.manual_seed(0)
-    head = head_for(student_of().model.network)
+    head = discriminator_head(student_of().model.network)
     features = torch.randn(3, 16, 4, 4)
     assert head(features).shape == (3,)
     torch.testing.assert_close(head(features.contiguous(memory_format=torch.channels_last)), head(features))

@@ -195,7 +195,7 @@ def taught(student: MeanFlowObjective, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_exact_mean_velocity_has_no_loss_with_a_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     exact, student = Exact(), system(teacher_step=0.01, equal_share=0.3).eval()
     taught(student, monkeypatch)
-    for name in ("denoiser", "sharded_denoiser"):  # of the target and of the student
+    for name in ("denoiser", "threaded_denoiser"):  # of the target and of the student
         monkeypatch.setattr(student.model, name, lambda precision=None: exact)
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) < 1e-9
     monkeypatch.setattr(exact, "output", lambda x, t, cond, asked: velocity(x, t))

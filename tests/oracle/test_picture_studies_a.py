@@ -240,13 +240,13 @@ def test_the_ends_are_the_samples_of_their_seeds(sampler: str, classes: tuple[st
     assert np.array_equal(subject.finish(frames.x[:, 0]), own[0::2])
     assert np.array_equal(subject.finish(frames.x[:, -1]), own[1::2])
     assert not np.array_equal(subject.finish(frames.x[:, 2]), own[0::2])
-    unrounded = subject.denoise_from(
+    output_layer = subject.denoise_from(
         SeededNoise([3, 5]).prior(torch.empty(2, 1, SIDE, SIDE)),
         subject.times(4),
         sampler=sampler,
         cond=subject.condition(2),
     )
-    assert torch.equal(frames.x[:, 0], unrounded)  # flow starts from N(0, I)
+    assert torch.equal(frames.x[:, 0], output_layer)  # flow starts from N(0, I)
 
 
 def test_step_noise_is_shared_and_the_first_end_is_its_seeds_sample() -> None:

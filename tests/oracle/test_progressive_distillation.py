@@ -145,7 +145,7 @@ def test_the_loss_is_the_distance_from_two_teacher_steps(monkeypatch: pytest.Mon
             rows = [perfect(x_t[i : i + 1], t[i : i + 1]).x_0 for i in range(len(t))]
             return (x_t - torch.cat(rows)) / t[:, None]
 
-    monkeypatch.setattr(student.model, "sharded_denoiser", lambda: AsOutput())
+    monkeypatch.setattr(student.model, "threaded_denoiser", lambda: AsOutput())
     report = student(batch(), "main", StepRandom(0, 0))
     assert float(report.loss) < 1e-15
     assert set(report.t.tolist()) == {1.0, 0.75, 0.5, 0.25}  # type: ignore[union-attr]

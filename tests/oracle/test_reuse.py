@@ -110,22 +110,22 @@ def unet(shape: tuple[int, int, int] = (1, 9, 7), **options: Any) -> UNet:
 @torch.no_grad()
 def test_the_part_with_its_own_features_is_the_whole(options: dict[str, Any]) -> None:
     network, x, c = unet(**options), torch.randn(3, 1, 9, 7), torch.tensor([0.1, 0.5, 0.9])
-    whole, deep = network.whole(x, c, Condition())
+    whole, deep = network.forward_with_features(x, c, Condition())
     assert torch.equal(whole, network(x, c, Condition()))
-    assert tuple(deep.shape[1:]) == network.deep_shape((1, 9, 7))
-    assert torch.equal(network.partial(x, c, Condition(), deep), whole)
+    assert tuple(deep.shape[1:]) == network.cached_features_shape((1, 9, 7))
+    assert torch.equal(network.forward_cached(x, c, Condition(), deep), whole)
     # what lies below is taken, not computed: other features, another output; another x, the same features
-    assert not torch.allclose(network.partial(x, c, Condition(), deep + 1), whole)
+    assert not torch.allclose(network.forward_cached(x, c, Condition(), deep + 1), whole)
     ran = []
     hook = network.middle.register_forward_hook(lambda *_: ran.append(1))
-    network.partial(x, c, Condition(), deep)
+    network.forward_cached(x, c, Condition(), deep)
     hook.remove()
     assert not ran
 
 
 @pytest.mark.parametrize("options", [{"multipliers": (1,)}, {"progressive_output": "output_skip"}])
 def test_a_network_with_nothing_to_reuse_says_so(options: dict[str, Any]) -> None:
-    assert unet(**options).deep_shape((1, 9, 7)) is None
+    assert unet(**options).cached_features_shape((1, 9, 7)) is None
 
 
 def system(*overrides: str) -> NetworkModel:

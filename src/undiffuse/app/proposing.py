@@ -11,7 +11,7 @@ import numpy.typing as npt
 from undiffuse.app.models import pick_device
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.sources import configured
-from undiffuse.compute.machine import machine
+from undiffuse.compute.hardware import hardware
 from undiffuse.data import load_dataset
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
@@ -58,7 +58,7 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
     """
     options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
     facts = data_facts(configured(source, options))
-    here = MachineFacts(cores=machine("cpu").threads, gpu=pick_device(device) != "cpu")
+    here = MachineFacts(cores=hardware("cpu").threads, gpu=pick_device(device) != "cpu")
     proposal = propose(facts, here)
     whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
     config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)

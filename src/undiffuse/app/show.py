@@ -176,8 +176,8 @@ def _looking(tell: Tell) -> Observer:
     """``tell``, and a look at the machine where something is computed, so that threads wait by what it does."""
 
     def both(done: float, total: float, part: str) -> None:
-        if (waiting := sys.modules.get("undiffuse.compute.waiting")) is not None:
-            waiting.look()
+        if (wait_policy := sys.modules.get("undiffuse.compute.wait_policy")) is not None:
+            wait_policy.update()
         tell(done, total)
 
     return OnProgress(both)

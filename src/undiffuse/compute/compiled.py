@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from undiffuse.compute.private import private
+from undiffuse.compute.private_folder import private
 
 #: Where torch's compiler keeps what it made; set by the user, it is left as it is.
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from undiffuse.compute.choice import chosen
+from undiffuse.compute.backend import backend
 from undiffuse.compute.native.build import library
 
 _CALLER = threading.local()
@@ -49,7 +49,7 @@ def _quick_here() -> bool:
 
 def is_there() -> bool:
     """Whether the fused norm is chosen and its kernels are compiled; the first to ask waits for the compiler."""
-    return chosen().fused == "auto" and library() is not None
+    return backend().fused == "auto" and library() is not None
 
 
 def laid_out(x: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from undiffuse.compute.choice import chosen
-from undiffuse.compute.graphs import Graphed
-from undiffuse.compute.shards import sharded
+from undiffuse.compute.backend import backend
+from undiffuse.compute.cuda_graphs import CUDAGraphed
+from undiffuse.compute.threaded_batch import threaded
 
 #: Layers whose weights autocast casts.
 _CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -59,9 +59,9 @@ class InferenceNetwork(nn.Module):
     def _best(self, x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> nn.Module:
         network = self.network
         if torch.is_grad_enabled() or network.training or len(x) == 0 or network._compiled_call_impl is not None:
-            return sharded(network)
-        if chosen().copies == "off" or not torch.is_autocast_enabled(x.device.type):
-            return sharded(network)
+            return threaded(network)
+        if backend().copies == "off" or not torch.is_autocast_enabled(x.device.type):
+            return threaded(network)
         with _MAKING:
             held = _current(network, x, c_noise, told, compare=not self._compared)
         self._compared = True
@@ -92,7 +92,7 @@ def _norms_of(network: nn.Module) -> tuple[float, ...]:
 
 def _prepared(network: nn.Module) -> nn.Module:
     device = next(network.parameters()).device.type
-    return Graphed(network) if device == "cuda" and chosen().graphs == "auto" else sharded(network)
+    return CUDAGraphed(network) if device == "cuda" and backend().graphs == "auto" else threaded(network)
 
 
 def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, told: Sequence[Any]) -> nn.Module:

@@ -12,7 +12,7 @@ import os
 import platform
 from functools import cache
 
-from undiffuse.compute.choice import chosen
+from undiffuse.compute.backend import backend
 
 #: glibc's ``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
 
     Nothing is changed without glibc, where the environment already tells it how, or by ``memory=off``.
     """
-    if chosen().memory == "off" or any(name in os.environ for name in _SAID):
+    if backend().memory == "off" or any(name in os.environ for name in _SAID):
         return False
     return _set()
 

@@ -164,8 +164,8 @@ class NetworkDenoiser(Denoiser):
 class KeepingDenoiser(NetworkDenoiser):
     """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of a step before.
 
-    Its network has ``whole(x, c_noise, cond) -> (output, features)`` and ``partial(x, c_noise, cond, features) ->
-    output``.
+    Its network has ``forward_with_features(x, c_noise, cond) -> (output, features)`` and
+    ``forward_cached(x, c_noise, cond, features) -> output``.
     """
 
     def forward(
@@ -176,9 +176,9 @@ class KeepingDenoiser(NetworkDenoiser):
         cached = evaluation.cached_features if evaluation is not None else None
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             if cached is None:
-                raw, features = network.whole(scaled, c_noise, told)  # type: ignore[operator]
+                raw, features = network.forward_with_features(scaled, c_noise, told)  # type: ignore[operator]
             else:
-                raw, features = network.partial(scaled, c_noise, told, cached), cached  # type: ignore[operator]
+                raw, features = network.forward_cached(scaled, c_noise, told, cached), cached  # type: ignore[operator]
         output, mix = self._read(raw.to(x_t.dtype))
         counts = (1, 0) if cached is None else (0, 1)
         return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, features)

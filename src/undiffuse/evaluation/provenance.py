@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from undiffuse.compute.shards import own_norms
+from undiffuse.compute.threaded_batch import has_fused_norm
 from undiffuse.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def hardware() -> str:
     """The machine in a few words, and whether networks on its CPU have our own norms, which round otherwise."""
     on_gpu = torch.cuda.is_available()
     gpu = f", {torch.cuda.get_device_name()}" if on_gpu else ""
-    norms = ", own norms" if not on_gpu and own_norms() else ""
+    norms = ", own norms" if not on_gpu and has_fused_norm() else ""
     threads = f"{torch.get_num_threads()} threads{norms}"
     return f"{platform.machine()}, {threads}{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.backend import compute_dtype
 from undiffuse.compute.compiled import compile_in_place
 from undiffuse.compute.inference import InferenceNetwork
-from undiffuse.compute.shards import fused_in_shards, sharded
+from undiffuse.compute.threaded_batch import threaded, uses_fused_norm
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition_spec import ConditionSpec
@@ -203,13 +203,13 @@ class NetworkModel(DenoisingModel):
         """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
         return self.denoiser_of(self.network, precision)
 
-    def sharded_denoiser(self) -> NetworkDenoiser:
-        """The same in shards where the network allows it (see ``compute.shards``): faster, differentiable once."""
-        return self.denoiser_of(sharded(self.network))
+    def threaded_denoiser(self) -> NetworkDenoiser:
+        """The same, batches split over threads (``compute.threaded_batch``) where possible: differentiable once."""
+        return self.denoiser_of(threaded(self.network))
 
     def denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
         """Another network of the same kind, under the same process and parameterization."""
-        autocast = arithmetic(precision or self.config.precision, self.device)
+        autocast = compute_dtype(precision or self.config.precision, self.device)
         kind = KeepingDenoiser if keeps else NetworkDenoiser
         return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
 
@@ -309,10 +309,10 @@ class NetworkModel(DenoisingModel):
 
     def _sharded(self, auto: GuidanceWeight) -> Denoiser:
         """The network and its guide in shards, for batches whose rows need not be apart."""
-        network = self.sharded_denoiser()
+        network = self.threaded_denoiser()
         if auto.scale == 1 or self.guide is None:
             return network
-        return Autoguided(network, self.denoiser_of(sharded(self.guide)), *auto)
+        return Autoguided(network, self.denoiser_of(threaded(self.guide)), *auto)
 
     def clipped(self, denoiser: Denoiser) -> Denoiser:
         """``denoiser`` with its x_0-hat cut to the range of pictures, where this model samples so."""
@@ -328,7 +328,7 @@ class NetworkModel(DenoisingModel):
         return self.clipped(free)  # what guidance has pushed beyond, too
 
     def compile_networks(self) -> str:
-        if fused_in_shards(self.network, self.config.precision):
+        if uses_fused_norm(self.network, self.config.precision):
             return (
                 "compile=true was passed over: uncompiled, this network has the norms of our own and is faster; "
                 "UNDIFFUSE_COMPUTE=fused=off compiles it all the same"

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.backend import compute_dtype
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig
 from undiffuse.core.condition import Condition
@@ -174,7 +174,7 @@ class GanModel(AdversarialModel):
             return out
 
     def _precision(self, name: str) -> torch.autocast:
-        dtype = arithmetic(name, self.device)
+        dtype = compute_dtype(name, self.device)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def compile_networks(self) -> str:

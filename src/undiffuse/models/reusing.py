@@ -18,14 +18,14 @@ def reusing_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tup
         UsageError: a network that has none to reuse.
     """
     shape_of: Callable[[tuple[int, ...]], tuple[int, ...] | None] | None
-    shape_of = getattr(network, "deep_shape", None)
-    deep_shape = shape_of(shape) if shape_of is not None else None
-    if deep_shape is None:
+    shape_of = getattr(network, "cached_features_shape", None)
+    cached_features_shape = shape_of(shape) if shape_of is not None else None
+    if cached_features_shape is None:
         raise UsageError(
             f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
             "has another network; leave it out"
         )
-    return reusing(sampler, every, deep_shape)
+    return reusing(sampler, every, cached_features_shape)
 
 
 def check_alone(every: int, scales: Mapping[str, float]) -> None:

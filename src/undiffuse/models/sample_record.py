@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, Protocol
 
-from undiffuse.compute.setting import setting
+from undiffuse.compute.environment import compute_environment
 from undiffuse.files import json_text
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.request import SampleRequest
@@ -42,7 +42,9 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"].get("recipe", ""),
         **request.options.record(model.module.sampling_facts()),
-        _SETTING: setting(model.config["config"].get("system", {}).get("precision", "fp32"), model.module.device),
+        _SETTING: compute_environment(
+            model.config["config"].get("system", {}).get("precision", "fp32"), model.module.device
+        ),
     }
 
 

@@ -79,7 +79,7 @@ def group_norm(channels: int, most_groups: int, eps: float) -> GroupNorm:
     return GroupNorm(num_groups(channels, most_groups), channels, eps)
 
 
-def activated(norm: GroupNorm, x: Tensor, told: Tensor | None = None) -> Tensor:
+def norm_silu(norm: GroupNorm, x: Tensor, told: Tensor | None = None) -> Tensor:
     """SiLU(norm(x + told)), where ``told`` (B, C) is the same for all pixels."""
     if fused.takes(x):
         return fused.fused_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, told=told, silu=True)
@@ -231,8 +231,8 @@ class Embedding(nn.Module):
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
             time, label = self.parts(c_noise, cond, evaluation)
-            activated: Tensor = F.silu(time if label is None else time + label)
-        return activated
+            norm_silu: Tensor = F.silu(time if label is None else time + label)
+        return norm_silu
 
     def parts(
         self,
@@ -303,17 +303,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
         """``resample``, if given, changes the resolution of both branches."""
-        h = activated(self.norm1, x)
+        h = norm_silu(self.norm1, x)
         if resample is not None:
             h, x = resample(h), resample(x)
-        h = self._tell(self.conv1(h), self.embed(embedding))
+        h = self._condition(self.conv1(h), self.embed(embedding))
         h = self.conv2(self.dropout(h))
         return rescaled(self.shortcut(x) + h, self.scale)
 
-    def _tell(self, h: Tensor, told: Tensor) -> Tensor:
-        """Told the embedding, before or after it is normalised, and activated."""
+    def _condition(self, h: Tensor, told: Tensor) -> Tensor:
+        """Told the embedding, before or after it is normalised, and norm_silu."""
         if not self.scale_shift:
-            return activated(self.norm2, h, told)
+            return norm_silu(self.norm2, h, told)
         return modulated(self.norm2, h, *told.chunk(2, dim=1))
 
 

@@ -1,7 +1,7 @@
-"""Changes of resolution: halving rounds sizes up, doubling is cut to the size that is asked for.
+"""Changes of resolution: halving rounds sizes up, doubling is cropped to the requested size.
 
-``Smaller`` is a function (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)), ``Larger`` its counterpart with the size to
-return to. Two pairs: ``halve`` and ``double`` (means of 2 x 2 pixels, every pixel twice), and ``FIRDown`` and
+``Downsample`` is a function (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)), ``Upsample`` its counterpart with the
+size to return to. Two pairs: ``halve`` and ``double`` (means of 2 x 2 pixels, every pixel twice), and ``FIRDown`` and
 ``FIRUp``, which smooth with the binomial filter [1, 3, 3, 1] so that what the coarser grid cannot hold does not come
 back as something else (aliasing).
 
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from undiffuse.networks.layers import ResidualBlock, at_least_float32, conv
 
-Smaller = Callable[[Tensor], Tensor]
-Larger = Callable[[Tensor, tuple[int, int]], Tensor]
+Downsample = Callable[[Tensor], Tensor]
+Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
 
 #: The binomial filter of order 3; both it and its products over two axes are exact in every floating-point format.
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -67,7 +67,7 @@ class FIRDown(_FIR):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(evened(x), stride=2, padding=1)
+        return self.narrow(pad_to_even(x), stride=2, padding=1)
 
 
 class FIRUp(_FIR):
@@ -95,7 +95,7 @@ class FIRConvDown(_FIR):
         self.conv = nn.Conv2d(channels, out_channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        down: Tensor = self.conv(self.narrow(evened(x), stride=1, padding=2))
+        down: Tensor = self.conv(self.narrow(pad_to_even(x), stride=1, padding=2))
         return down
 
 
@@ -113,7 +113,7 @@ class FIRConvUp(_FIR):
         return up[:, :, : size[0], : size[1]] + self.bias[:, None, None]
 
 
-def evened(x: Tensor) -> Tensor:
+def pad_to_even(x: Tensor) -> Tensor:
     """``x`` with its last row and column repeated where a side is odd."""
     if x.shape[-2] % 2:
         x = torch.cat([x, x[..., -1:, :]], dim=-2)
@@ -153,7 +153,7 @@ class PoolDown(nn.Module):
 class ResidualDown(nn.Module):
     """A residual block around ``halve`` (ADM) or another way to halve (NCSN++)."""
 
-    def __init__(self, block: ResidualBlock, smaller: Smaller = halve) -> None:
+    def __init__(self, block: ResidualBlock, smaller: Downsample = halve) -> None:
         super().__init__()
         self.block, self.smaller = block, smaller
 
@@ -189,7 +189,7 @@ class TransposedUp(nn.Module):
 class ResidualUp(nn.Module):
     """A residual block around ``double`` (ADM) or another way to double (NCSN++)."""
 
-    def __init__(self, block: ResidualBlock, larger: Larger = double) -> None:
+    def __init__(self, block: ResidualBlock, larger: Upsample = double) -> None:
         super().__init__()
         self.block, self.larger = block, larger
 

@@ -64,11 +64,13 @@ class Transformer(nn.Module):
         grid = (patches.shape[-2], patches.shape[-1])
         tokens = self.stem(patches.flatten(2).transpose(1, 2))
         tokens = tokens + sincos_positions(*grid, tokens.shape[-1], tokens)
-        tokens, embedding = self._told(tokens, c_noise, cond, evaluation)
-        out = self._read(self._transformed(tokens, embedding), embedding, grid)
+        tokens, embedding = self._with_conditioning(tokens, c_noise, cond, evaluation)
+        out = self._output(self._transformed(tokens, embedding), embedding, grid)
         return out[:, :, :height, :width]
 
-    def _told(self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+    def _with_conditioning(
+        self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation
+    ) -> tuple[Tensor, Tensor]:
         """The tokens, with those of time and class before them if that is how; and the embedding (B, D)."""
         if not self.by_tokens:
             return tokens, self.embedding(c_noise, cond, evaluation)
@@ -88,7 +90,7 @@ class Transformer(nn.Module):
                 kept.append(tokens)
         return tokens
 
-    def _read(self, tokens: Tensor, embedding: Tensor, grid: Sequence[int]) -> Tensor:
+    def _output(self, tokens: Tensor, embedding: Tensor, grid: Sequence[int]) -> Tensor:
         """Tokens (B, L, D) to the picture; what leaves the network is not rounded to bfloat16."""
         with torch.autocast(tokens.device.type, enabled=False):
             dtype = self.head.weight.dtype

@@ -18,25 +18,25 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
 from undiffuse.networks.layers import Embedding, ResidualBlock, SelfAttention, conv, fold, group_norm, unfold
-from undiffuse.networks.progressive import (
+from undiffuse.networks.multiscale import (
     InputResidual,
     InputSkip,
     OutputResidual,
     OutputSkip,
     OutputStart,
-    unrounded,
+    output_layer,
 )
 from undiffuse.networks.resample import (
     ConvDown,
+    Downsample,
     FIRDown,
     FIRUp,
-    Larger,
     NearestUp,
     PoolDown,
     ResidualDown,
     ResidualUp,
-    Smaller,
     TransposedUp,
+    Upsample,
     double,
     halve,
 )
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
-        make = _Maker(config, in_channels, output_factor * in_channels)
+        make = _Builder(config, in_channels, output_factor * in_channels)
         self.embedding = Embedding(config, make.time_channels, make.embedding_channels, spec.condition)
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _down_path(make)
@@ -71,41 +71,41 @@ class UNet(nn.Module):
         self.up = _up_path(make, skips)
         # a network whose output grows level by level has more than features to hand on
         reusable = config.num_levels > 1 and config.progressive_output == "none"
-        self.coarsest_channels = skips[-1]
-        self.deep_channels = config.level_channels(1) if reusable else 0
+        self.middle_channels = skips[-1]
+        self.cached_features_channels = config.level_channels(1) if reusable else 0
         self.larger = make.larger() if config.progressive_output == "output_skip" else None
         self.norm = make.norm(config.level_channels(0))
         self.head = conv(config.level_channels(0), make.out_channels, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
-        return self.whole(x, c_noise, cond, evaluation)[0]
+        return self.forward_with_features(x, c_noise, cond, evaluation)[0]
 
-    def whole(
+    def forward_with_features(
         self,
         x: Tensor,
         c_noise: Tensor,
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor]:
-        """``forward``, and what the last level on the way up got from below it, of shape ``deep_shape``."""
+        """``forward``, and what the last level on the way up got from below it, of shape ``cached_features_shape``."""
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond, evaluation)
-        skips = self._descended(x, embedding)
+        skips = self._encode(x, embedding)
         h, grown = self.middle(skips[-1], embedding), None
         deep = h
         for level in self.up:
             deep = h
             h, grown = level(h, skips, embedding, grown)
-        return self._read(h, grown)[:, :, :height, :width], deep
+        return self._output(h, grown)[:, :, :height, :width], deep
 
-    def coarsest(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def middle_features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         """What the middle makes of x, (B, C, h, w) with the channels of the coarsest level."""
         embedding = self.embedding(c_noise, cond)
-        out: Tensor = self.middle(self._descended(x, embedding)[-1], embedding)
+        out: Tensor = self.middle(self._encode(x, embedding)[-1], embedding)
         return out
 
-    def _descended(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+    def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         """What every stage on the way down leaves, the stem's first."""
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
         skips = [laid_out(self.stem(smaller))]
@@ -114,7 +114,7 @@ class UNet(nn.Module):
             skips += features
         return skips
 
-    def partial(self, x: Tensor, c_noise: Tensor, cond: Condition, deep: Tensor) -> Tensor:
+    def forward_cached(self, x: Tensor, c_noise: Tensor, cond: Condition, deep: Tensor) -> Tensor:
         """``forward`` with the features from below the finest level given: only that level is computed.
 
         Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
@@ -125,16 +125,19 @@ class UNet(nn.Module):
         for stage in self.down[0].stages:  # type: ignore[union-attr]
             skips.append(stage(skips[-1], embedding))
         h, _ = self.up[-1](deep.to(skips[0].dtype), skips, embedding, None)
-        return self._read(h, None)[:, :, :height, :width]
+        return self._output(h, None)[:, :, :height, :width]
 
-    def deep_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Shape of ``whole``'s second result for one picture (C, H, W); none where there is nothing to reuse."""
-        return (
-            (self.deep_channels, *(-(-side // self.patch_size) for side in shape[1:])) if self.deep_channels else None
-        )
+    def cached_features_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Shape of the features that ``forward_with_features`` returns for one image (C, H, W).
 
-    def _read(self, h: Tensor, grown: Tensor | None) -> Tensor:
-        out = unrounded(self.norm, self.head, h)
+        None where there is nothing to cache.
+        """
+        if not self.cached_features_channels:
+            return None
+        return self.cached_features_channels, *(-(-side // self.patch_size) for side in shape[1:])
+
+    def _output(self, h: Tensor, grown: Tensor | None) -> Tensor:
+        out = output_layer(self.norm, self.head, h)
         if self.larger is not None and grown is not None:
             out = out + self.larger(grown, (h.shape[-2], h.shape[-1]))
         return unfold(out, self.patch_size) if self.patch_size > 1 else out
@@ -153,7 +156,7 @@ def check_shape(config: UNetConfig, shape: tuple[int, ...]) -> None:
         )
 
 
-class _Maker:
+class _Builder:
     """Builds the parts of one configuration.
 
     Args:
@@ -188,10 +191,10 @@ class _Maker:
         attention = self.attention(out_channels) if attends and self.config.attends(level) else None
         return _Stage(self.block(channels, out_channels), attention)
 
-    def smaller(self) -> Smaller:
+    def smaller(self) -> Downsample:
         return FIRDown() if self.config.resample_filter == "fir" else halve
 
-    def larger(self) -> Larger:
+    def larger(self) -> Upsample:
         return FIRUp() if self.config.resample_filter == "fir" else double
 
     def downsample(self, channels: int) -> nn.Module:
@@ -270,7 +273,7 @@ class _DownLevel(nn.Module):
 class _Middle(nn.Module):
     """Block, attention, block at the coarsest resolution."""
 
-    def __init__(self, make: _Maker, channels: int) -> None:
+    def __init__(self, make: _Builder, channels: int) -> None:
         super().__init__()
         attention = make.attention(channels) if make.config.middle_attention else None
         self.first = _Stage(make.block(channels, channels), attention)
@@ -300,7 +303,7 @@ class _UpLevel(nn.Module):
         return h, pyramid
 
 
-def _down_path(make: _Maker) -> tuple[nn.ModuleList, list[int]]:
+def _down_path(make: _Builder) -> tuple[nn.ModuleList, list[int]]:
     """The levels on the way down, and the channels of every skip they leave (the stem's first)."""
     config = make.config
     levels, skips = nn.ModuleList(), [config.channels]
@@ -317,7 +320,7 @@ def _down_path(make: _Maker) -> tuple[nn.ModuleList, list[int]]:
     return levels, skips
 
 
-def _up_path(make: _Maker, skips: list[int]) -> nn.ModuleList:
+def _up_path(make: _Builder, skips: list[int]) -> nn.ModuleList:
     """The levels on the way up, from the coarsest."""
     config = make.config
     levels, left, channels = nn.ModuleList(), list(skips), skips[-1]

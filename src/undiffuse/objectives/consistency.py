@@ -169,7 +169,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         eps = rng.normal(x_0, "eps")
         x_t = self.model.process.diffuse(x_0, eps, t)
         x_s = self._below(x_0, eps, x_t, t, s, cond)
-        denoiser = self.model.sharded_denoiser()
+        denoiser = self.model.threaded_denoiser()
         with torch.no_grad(), rng.layers():  # the same dropout as below
             x_0_s = self._cut(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
         target = consistency_target(self.model.process, x_t, t, x_s, s, x_0_s, end)

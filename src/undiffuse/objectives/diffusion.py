@@ -139,7 +139,7 @@ class DiffusionObjective(Objective[NetworkModel]):
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses of the rows, ``(B,)``."""
-        denoiser, levels = self.model.sharded_denoiser(), self.model.space.levels
+        denoiser, levels = self.model.threaded_denoiser(), self.model.space.levels
         if self.config.objective == "variational":
             return variational_loss(denoiser, x_0, eps, t, cond, levels)
         if self.config.objective == "hybrid":

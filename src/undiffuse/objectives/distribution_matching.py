@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from undiffuse.compute.shards import sharded
+from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import NetworkDenoiser
@@ -39,7 +39,7 @@ from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.networks.judge import Judge, head_for
+from undiffuse.networks.feature_discriminator import FeatureDiscriminator, discriminator_head
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, denoiser_under, init_as
 from undiffuse.samplers.grids import time_grid
@@ -113,7 +113,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._teacher = LazyTeacher(config.teacher)
         self.fake_score: nn.Module | None = None  # there in training alone
-        self.judge = head_for(model.network) if config.game is not None else None
+        self.judge = discriminator_head(model.network) if config.game is not None else None
 
     @property
     def loss_available(self) -> bool:
@@ -171,7 +171,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The judge's outputs (B,) on noised pictures."""
         assert self.judge is not None  # there is a game
-        judge = sharded(Judge(self._fake_network, self.judge))
+        judge = threaded(FeatureDiscriminator(self._fake_network, self.judge))
         return self.model.denoiser_of(judge).output(x_t, t, cond)
 
     def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
@@ -200,7 +200,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         else:
             x_t = self.model.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
         with rng.layers():
-            made: Tensor = self.model.sharded_denoiser()(x_t, times[step], cond).x_0
+            made: Tensor = self.model.threaded_denoiser()(x_t, times[step], cond).x_0
         return made
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         x_t = self.model.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
         training = self.model.network.training
         self.model.network.eval()
-        denoiser = self.model.clipped(self.model.sharded_denoiser())
+        denoiser = self.model.clipped(self.model.threaded_denoiser())
         for number, (t, s) in enumerate(pairwise(times[:-1])):
             fresh = rng.normal(like, f"again {number} {phase}")
             later = step > number
@@ -237,4 +237,4 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         )
 
     def _fake_score_denoiser(self) -> NetworkDenoiser:
-        return self.model.denoiser_of(sharded(self._fake_network))
+        return self.model.denoiser_of(threaded(self._fake_network))

@@ -109,7 +109,7 @@ class MeanFlowObjective(Objective[NetworkModel]):
         velocity = self._velocity(x_t, t, cond) if self._teacher is not None else eps - x_0
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
-            error = self.model.sharded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
+            error = self.model.threaded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
         if not self.training:  # the adaptive loss says nothing of how large the error is
             plain = mean_over_features(error**2)
             return LossReport(plain.mean(), plain, t)

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from undiffuse.compute.shards import sharded
+from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
@@ -161,13 +161,13 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
         if steps == 0:
             t = self._density(self.model.process, u)
             with rng.layers():
-                rows = denoising_loss(self.model.sharded_denoiser(), x_0, eps, t, self._log_weight, cond)
+                rows = denoising_loss(self.model.threaded_denoiser(), x_0, eps, t, self._log_weight, cond)
             return LossReport(rows.mean(), rows, t)
         t, m, s, final = self._step_of(u, steps)
         x_t = self.model.process.diffuse(x_0, eps, t)
         target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
         with rng.layers():
-            output = self.model.sharded_denoiser().output(x_t, t, cond)
+            output = self.model.threaded_denoiser().output(x_t, t, cond)
         # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
         noise = eps_of(self.model.process, x_t, target, t)
         rows = output_error(self.model.parameterization, output, target, noise, t, self._log_weight)
@@ -184,4 +184,4 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
     def _teacher_denoiser(self) -> Denoiser:
         if self.teacher is None:
             raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
-        return self.model.clipped(self.model.denoiser_of(sharded(self.teacher)))
+        return self.model.clipped(self.model.denoiser_of(threaded(self.teacher)))

@@ -64,13 +64,13 @@ class _Reusing(Denoiser):
         return denoised
 
 
-def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
+def reusing(sampler: Sampler, every: int, cached_features_shape: Sequence[int]) -> Sampler:
     """``sampler`` with the whole network on every ``every``-th step, its first included, and the finest level between.
 
     Args:
         sampler: with steps of its own; all evaluations of a step are of one kind.
         every: at least 1; 1 evaluates the whole network always.
-        deep_shape: of the features of one row.
+        cached_features_shape: of the features of one row.
     Raises:
         UsageError: fewer than 1, or a sampler that chooses its own steps.
     Note:
@@ -83,7 +83,7 @@ def reusing(sampler: Sampler, every: int, deep_shape: Sequence[int]) -> Sampler:
 
     def init(x: Tensor) -> Memory:
         has = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # features: a row may begin at any step
-        return (*sampler.init(x), has, torch.zeros(len(x), *deep_shape, dtype=x.dtype, device=x.device))
+        return (*sampler.init(x), has, torch.zeros(len(x), *cached_features_shape, dtype=x.dtype, device=x.device))
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         *inner, has, features = memory

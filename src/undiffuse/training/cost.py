@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from undiffuse.compute.waiting import Load, load_between, use
+from undiffuse.compute.wait_policy import CPULoad, cpu_time, load_between
 from undiffuse.observer import SILENT, Observer
 from undiffuse.training.trainer import Trainer
 from undiffuse.wording import counted
@@ -38,7 +38,7 @@ class Cost:
     measured: str
     processor_seconds: float
     threads: int
-    load: Load | None
+    load: CPULoad | None
 
     def of_images(self, count: float) -> float:
         """Seconds for so many images, by the median."""
@@ -72,9 +72,9 @@ def measured_cost(trainer: Trainer, observer: Observer = SILENT) -> Cost:
     Args:
         observer: hears of the measurements done, of those made at most.
     """
-    before = use()
+    before = cpu_time()
     taken, words = _step(trainer, observer)
-    after = use()
+    after = cpu_time()
     load = load_between(before, after) if before is not None and after is not None else None
     threads = torch.get_num_threads()
     return Cost(taken.seconds, trainer.config.batch_images, words, taken.processor_seconds, threads, load)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from undiffuse.compute.choice import arithmetic
+from undiffuse.compute.backend import compute_dtype
 
 #: Coefficients of the quintic that drives all singular values towards 1, and how often it is applied.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
@@ -49,7 +49,7 @@ def products(device: torch.device | str) -> torch.dtype:
     In float32 the fifteen products of a matrix cost as much as the gradient; where the processor has no products in
     bfloat16 they take twenty to thirty times as long in it, and float32 is taken.
     """
-    return arithmetic("bf16", device) or torch.float32
+    return compute_dtype("bf16", device) or torch.float32
 
 
 class Muon(torch.optim.Optimizer):

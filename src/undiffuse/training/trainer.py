@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.claims import claimed
-from undiffuse.compute import waiting
+from undiffuse.compute import wait_policy
+from undiffuse.compute.environment import compute_environment, differing_words
 from undiffuse.compute.memory import keep_freed_memory
-from undiffuse.compute.setting import other_words, setting
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.data.decoding.remarks import stored_with
@@ -114,7 +114,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
         precision, products = getattr(config.system, "precision", "fp32"), self.optimizers.products(self.device)
-        self._settings = [{"images": 0, **setting(precision, self.device, products)}]
+        self._settings = [{"images": 0, **compute_environment(precision, self.device, products)}]
         self._stop_requested = self._said_busy = False
 
     @property
@@ -195,7 +195,7 @@ class Trainer:
                 "so it will not end as it would have there"
             )
         earlier, now = counters.get("settings") or [], self._settings[0]
-        was, is_now = other_words(_since_then(earlier[-1], now), now) if earlier else ("", "")
+        was, is_now = differing_words(_since_then(earlier[-1], now), now) if earlier else ("", "")
         if was and before == self.device.type:
             self.observer.message(
                 f"this run was computed with {was} and goes on with {is_now}: it is rounded otherwise, so it will end "
@@ -272,7 +272,7 @@ class Trainer:
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
 
     def _one_step(self) -> None:
-        waiting.look()
+        wait_policy.update()
         self.objective.train()
         first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.phases_due(self.step)]
         self._window.add_step(*first[1:])
@@ -401,7 +401,7 @@ class Trainer:
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
         self._window = Window()
         journal.write("train", self.images, values, wall)
-        if waiting.busy() and not self._said_busy:
+        if wait_policy.busy() and not self._said_busy:
             self._said_busy = True
             self.observer.message("others use this machine too: training goes on with its share of the processor")
         self.observer.row("train", {"images": self.images, **values, **wall})

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from undiffuse.compute.compiled import cache_folder
-from undiffuse.compute.private import private, why_not_own
+from undiffuse.compute.private_folder import private, why_not_own
 
 SOURCE = Path(__file__).with_name("norm.cpp")
 #: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.

@@ -13,13 +13,13 @@ from undiffuse.core.condition import Condition
 from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from undiffuse.networks.gan.parts import (
     ClassBatchNorm,
-    Verdict,
+    ProjectionHead,
     base_size,
-    bounded,
-    check_picture,
+    check_image_shape,
     conv,
     normal_init,
     num_levels,
+    tanh_output,
 )
 
 
@@ -37,7 +37,7 @@ class DCGANGenerator(nn.Module):
         self, config: DCGANGeneratorConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
     ) -> None:
         super().__init__()
-        check_picture(shape, "dcgan")
+        check_image_shape(shape, "dcgan")
         self.shape, self.base = shape, base_size(shape)
         widths = [config.level_channels(level) for level in reversed(range(num_levels(shape)))]
         self.width = widths[0]
@@ -54,7 +54,7 @@ class DCGANGenerator(nn.Module):
         h = self.stem(z).view(len(z), self.width, *self.base)
         for norm, grow in zip(self.norms, self.grow, strict=True):
             h = grow(F.relu(norm(h, cond)))
-        return bounded(h[:, :, : self.shape[1], : self.shape[2]], z.dtype)
+        return tanh_output(h[:, :, : self.shape[1], : self.shape[2]], z.dtype)
 
 
 class DCGANDiscriminator(nn.Module):
@@ -68,7 +68,7 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
-        check_picture(shape, "dcgan")
+        check_image_shape(shape, "dcgan")
         self.leak, spectral = config.leak, config.norm == "spectral"
         widths = [config.level_channels(level) for level in range(num_levels(shape))]
         inputs = [shape[0], *widths[:-1]]
@@ -79,7 +79,9 @@ class DCGANDiscriminator(nn.Module):
             _norm(config.norm, width) if level else nn.Identity() for level, width in enumerate(widths)
         )
         scale = 2 ** len(widths)
-        self.verdict = Verdict(widths[-1] * (shape[1] // scale) * (shape[2] // scale), num_classes, spectral=spectral)
+        self.verdict = ProjectionHead(
+            widths[-1] * (shape[1] // scale) * (shape[2] // scale), num_classes, spectral=spectral
+        )
         if not spectral:  # whose first vectors would no longer fit
             normal_init(self)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from undiffuse.core.condition import Condition
 from undiffuse.networks.gan.config import MLPDiscriminatorConfig, MLPGeneratorConfig
-from undiffuse.networks.gan.parts import ClassInput, Verdict
+from undiffuse.networks.gan.parts import ClassInput, ProjectionHead
 
 
 class MLPGenerator(nn.Module):
@@ -51,7 +51,7 @@ class MLPDiscriminator(nn.Module):
     def __init__(self, config: MLPDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
         self.hidden = _hidden(math.prod(shape), config.width, config.num_layers, config.gain)
-        self.verdict = Verdict(config.width, num_classes)
+        self.verdict = ProjectionHead(config.width, num_classes)
         _orthogonal(self.verdict.linear, config.gain)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:

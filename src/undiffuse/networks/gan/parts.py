@@ -16,7 +16,7 @@ from undiffuse.networks.layers import at_least_float32
 _LARGEST_BASE = 7
 
 
-def check_picture(shape: tuple[int, ...], network: str) -> None:
+def check_image_shape(shape: tuple[int, ...], network: str) -> None:
     """Refuse what is not the shape of a picture of at least 8 pixels a side."""
     if not Space.of_data(shape).is_spatial or min(shape[1:]) < 8:
         raise UsageError(
@@ -39,7 +39,7 @@ def base_size(shape: tuple[int, ...]) -> tuple[int, int]:
     return -(-shape[1] // scale), -(-shape[2] // scale)
 
 
-def label_rows(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
+def label_indices(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
     """(B,) rows of a table of ``num_classes + 1``, whose last stands for "no class" (label -1, or no labels)."""
     if cond.label is None:
         return torch.full((count,), num_classes, device=device)
@@ -79,12 +79,12 @@ class ClassBatchNorm(nn.Module):
         h: Tensor = self.norm(x)
         if self.told is None:
             return h
-        rows = label_rows(cond, self.num_classes, len(x), x.device)
+        rows = label_indices(cond, self.num_classes, len(x), x.device)
         scale, shift = self.told(rows)[:, :, None, None].chunk(2, dim=1)
         return torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
 
 
-class Verdict(nn.Module):
+class ProjectionHead(nn.Module):
     """The last layer: w . phi + b + V_y . phi, ``(B, F) -> (B,)``; without classes w . phi + b.
 
     Source: Miyato & Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637, eq. 4.
@@ -104,7 +104,7 @@ class Verdict(nn.Module):
             features = features.to(self.linear.weight.dtype)
             out: Tensor = self.linear(features)[:, 0]
             if self.classes is not None:
-                rows = label_rows(cond, self.num_classes, len(features), features.device)
+                rows = label_indices(cond, self.num_classes, len(features), features.device)
                 out = out + (self.classes(rows) * features).sum(1)
         return out
 
@@ -120,7 +120,7 @@ class ClassInput(nn.Module):
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
         if self.classes is None:
             return z
-        rows = label_rows(cond, self.num_classes, len(z), z.device)
+        rows = label_indices(cond, self.num_classes, len(z), z.device)
         return torch.cat([z, self.classes(rows).to(z.dtype)], dim=1)
 
 
@@ -134,7 +134,7 @@ def doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def bounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+def tanh_output(x: Tensor, dtype: torch.dtype) -> Tensor:
     """tanh, not rounded to half precision."""
     return at_least_float32(x).tanh().to(dtype)
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition
 from undiffuse.networks.gan.config import R3GANDiscriminatorConfig, R3GANGeneratorConfig
-from undiffuse.networks.gan.parts import ClassInput, Verdict, base_size, check_picture, num_levels
+from undiffuse.networks.gan.parts import ClassInput, ProjectionHead, base_size, check_image_shape, num_levels
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 
@@ -44,7 +44,7 @@ class R3GANGenerator(nn.Module):
         self, config: R3GANGeneratorConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
     ) -> None:
         super().__init__()
-        check_picture(shape, "r3gan")
+        check_image_shape(shape, "r3gan")
         self.shape, self.base = shape, base_size(shape)
         widths = [config.level_channels(level) for level in reversed(range(num_levels(shape) + 1))]
         self.classes = ClassInput(num_classes, config.class_channels)
@@ -76,14 +76,14 @@ class R3GANDiscriminator(nn.Module):
 
     def __init__(self, config: R3GANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
-        check_picture(shape, "r3gan")
+        check_image_shape(shape, "r3gan")
         widths = [config.level_channels(level) for level in range(num_levels(shape) + 1)]
         count = config.num_blocks * len(widths)
         self.stem = _scaled(nn.Conv2d(shape[0], widths[0], 1))
         self.levels = nn.ModuleList(_level(width, config, count) for width in widths)
         self.changes = nn.ModuleList(_change(width, out) for width, out in pairwise(widths))
         self.read = _scaled(nn.Conv2d(widths[-1], widths[-1], base_size(shape), groups=widths[-1], bias=False))
-        self.verdict = Verdict(widths[-1], num_classes)
+        self.verdict = ProjectionHead(widths[-1], num_classes)
         _scaled(self.verdict.linear)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:

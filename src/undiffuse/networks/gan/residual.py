@@ -15,15 +15,15 @@ from undiffuse.core.condition import Condition
 from undiffuse.networks.gan.config import ResidualDiscriminatorConfig, ResidualGeneratorConfig
 from undiffuse.networks.gan.parts import (
     ClassBatchNorm,
-    Verdict,
+    ProjectionHead,
     base_size,
-    bounded,
-    check_picture,
+    check_image_shape,
     conv,
     doubled,
     halved,
     linear,
     num_levels,
+    tanh_output,
 )
 
 
@@ -41,7 +41,7 @@ class ResidualGenerator(nn.Module):
         self, config: ResidualGeneratorConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
     ) -> None:
         super().__init__()
-        check_picture(shape, "residual")
+        check_image_shape(shape, "residual")
         self.shape, self.base = shape, base_size(shape)
         widths = [config.level_channels(level) for level in reversed(range(num_levels(shape) + 1))]
         self.width = widths[0]
@@ -56,7 +56,7 @@ class ResidualGenerator(nn.Module):
         for block in self.blocks:
             h = block(h, cond)
         h = self.head(F.relu(self.norm(h)))
-        return bounded(h[:, :, : self.shape[1], : self.shape[2]], z.dtype)
+        return tanh_output(h[:, :, : self.shape[1], : self.shape[2]], z.dtype)
 
 
 class _UpBlock(nn.Module):
@@ -88,7 +88,7 @@ class ResidualDiscriminator(nn.Module):
 
     def __init__(self, config: ResidualDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
-        check_picture(shape, "residual")
+        check_image_shape(shape, "residual")
         spectral = config.norm == "spectral"
         widths = [config.level_channels(level) for level in range(num_levels(shape))]
         inputs = [shape[0], *widths[:-1]]
@@ -97,7 +97,7 @@ class ResidualDiscriminator(nn.Module):
             for level, (width, out) in enumerate(zip(inputs, widths, strict=True))
         ]
         self.blocks = nn.ModuleList([*blocks, _DownBlock(widths[-1], widths[-1], halve=False, spectral=spectral)])
-        self.verdict = Verdict(widths[-1], num_classes, spectral=spectral)
+        self.verdict = ProjectionHead(widths[-1], num_classes, spectral=spectral)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """Logits (B,) of pictures (B, C, H, W)."""

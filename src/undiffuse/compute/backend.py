@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from undiffuse.compute.machine import machine
+from undiffuse.compute.hardware import hardware
 from undiffuse.config import FrozenModel, validate
 from undiffuse.errors import UsageError
 
@@ -41,7 +41,7 @@ class ComputeConfig(FrozenModel):
     waiting: Literal["auto", "sleep", "spin"] = "auto"
 
 
-def chosen() -> ComputeConfig:
+def backend() -> ComputeConfig:
     """The choices in force.
 
     Raises:
@@ -56,7 +56,7 @@ def chosen() -> ComputeConfig:
     return validate(ComputeConfig, {key.strip(): value.strip() for key, value in pairs}, VARIABLE)
 
 
-def arithmetic(precision: str, device: torch.device | str) -> torch.dtype | None:
+def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
     """The dtype of a network's products, or None for that of its weights.
 
     Args:
@@ -65,6 +65,6 @@ def arithmetic(precision: str, device: torch.device | str) -> torch.dtype | None
     Note:
         A processor without bfloat16 products is up to ten times slower with them than in float32, so it gets float32.
     """
-    if precision != "bf16" or (choice := chosen().bf16) == "never":
+    if precision != "bf16" or (choice := backend().bf16) == "never":
         return None
-    return torch.bfloat16 if choice == "always" or machine(device).fast_bf16 else None
+    return torch.bfloat16 if choice == "always" or hardware(device).fast_bf16 else None

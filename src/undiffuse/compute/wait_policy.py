@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 
-from undiffuse.compute.choice import chosen
+from undiffuse.compute.backend import backend
 from undiffuse.cores import allowed_cores, quota
 
 #: Variables by which a user says how threads wait.
@@ -35,7 +35,7 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _STAT = Path("/proc/stat")
 
 
-class Use(NamedTuple):
+class CPUTime(NamedTuple):
     """Seconds so far of the clock, and of all cores that this process may run on: busy, idle, and busy with it."""
 
     clock: float
@@ -44,7 +44,7 @@ class Use(NamedTuple):
     own: float
 
 
-class Load(NamedTuple):
+class CPULoad(NamedTuple):
     """Cores, of those that this process may run on, that others kept busy and that stood idle over some time."""
 
     others: float
@@ -56,7 +56,7 @@ class Load(NamedTuple):
         return self.others >= _OTHERS and self.idle <= _IDLE * allowed_cores()
 
 
-def use(stat: Path = _STAT) -> Use | None:
+def cpu_time(stat: Path = _STAT) -> CPUTime | None:
     """What the system counts; None where it does not tell."""
     try:
         lines = stat.read_text().splitlines()
@@ -66,26 +66,26 @@ def use(stat: Path = _STAT) -> Use | None:
         return None
     idle = sum(row[3] + row[4] for row in rows)
     busy = sum(sum(row[:8]) for row in rows) - idle
-    return Use(time.monotonic(), busy / _TICKS, idle / _TICKS, time.process_time())
+    return CPUTime(time.monotonic(), busy / _TICKS, idle / _TICKS, time.process_time())
 
 
-def load_between(before: Use, after: Use) -> Load:
+def load_between(before: CPUTime, after: CPUTime) -> CPULoad:
     """The load of the time between two readings."""
     seconds = max(after.clock - before.clock, 1e-9)
     others = after.busy - before.busy - (after.own - before.own)
-    return Load(max(others, 0.0) / seconds, max(after.idle - before.idle, 0.0) / seconds)
+    return CPULoad(max(others, 0.0) / seconds, max(after.idle - before.idle, 0.0) / seconds)
 
 
-class _Waiting:
+class _WaitPolicy:
     """What is known of the machine, and the thread that makes the others sleep."""
 
     def __init__(self) -> None:
         self.lock, self.process = threading.Lock(), os.getpid()
-        self.before, self.next = use(), 0.0
+        self.before, self.next = cpu_time(), 0.0
         self.holder: threading.Event | None = None
         self.busy = False
 
-    def look(self) -> None:
+    def update(self) -> None:
         now = time.monotonic()
         if now < self.next or not self.lock.acquire(blocking=False):
             return
@@ -99,7 +99,7 @@ class _Waiting:
 
     def _wanted(self, first: bool) -> bool | None:
         """Whether threads shall sleep while they wait; None to leave it as it is."""
-        wanted = chosen().waiting
+        wanted = backend().waiting
         if any(name in os.environ for name in SAID) or torch.get_num_threads() < 2:
             self.busy = False  # what was seen before, by more threads, need not hold any more
             return None
@@ -109,7 +109,7 @@ class _Waiting:
             return True  # what is spun away is taken from the quota
         if first:
             return True if _pressed() else None
-        after = use()
+        after = cpu_time()
         if self.before is None or after is None or after.clock - self.before.clock < _SECONDS / 2:
             return None
         load, self.before = load_between(self.before, after), after
@@ -129,14 +129,14 @@ class _Waiting:
         self.holder = None
 
 
-_STATE: list[_Waiting] = []
+_STATE: list[_WaitPolicy] = []
 
 
-def look() -> None:
+def update() -> None:
     """Look at the machine, if that was not done lately, and let threads wait by what it does; called between work."""
     if not _STATE or _STATE[0].process != os.getpid():  # a fork has neither the thread nor OpenMP's
-        _STATE[:] = [_Waiting()]
-    _STATE[0].look()
+        _STATE[:] = [_WaitPolicy()]
+    _STATE[0].update()
 
 
 def asleep() -> bool:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from undiffuse import cores
-from undiffuse.compute import waiting
-from undiffuse.compute.shards import at_once
-from undiffuse.compute.waiting import Load, Use, load_between, use
+from undiffuse.compute import wait_policy
+from undiffuse.compute.threaded_batch import run_parallel
+from undiffuse.compute.wait_policy import CPULoad, CPUTime, cpu_time, load_between
 
 
 def threads_of_this_process() -> int:
@@ -23,15 +23,15 @@ def threads_of_this_process() -> int:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in waiting.SAID:
+    for name in wait_policy.SAID:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(waiting, "_SECONDS", 0.0)
-    monkeypatch.setattr(waiting, "_STATE", [])
+    monkeypatch.setattr(wait_policy, "_SECONDS", 0.0)
+    monkeypatch.setattr(wait_policy, "_STATE", [])
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=spin")
-    waiting.look()
+    wait_policy.update()
     torch.set_num_threads(before)
 
 
@@ -43,59 +43,59 @@ def settled(count: int) -> bool:
     return threads_of_this_process() == count
 
 
-@pytest.mark.skipif(waiting._parallel() is None, reason="operations are not divided by GNU's OpenMP")
+@pytest.mark.skipif(wait_policy._parallel() is None, reason="operations are not divided by GNU's OpenMP")
 def test_they_sleep_and_wake_and_no_bit_changes(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
 
     def results() -> list[torch.Tensor]:
-        return [x.sum(), x.norm(), torch.nn.functional.silu(x), *at_once([x.mean, x.std])]
+        return [x.sum(), x.norm(), torch.nn.functional.silu(x), *run_parallel([x.mean, x.std])]
 
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=spin")
     awake, count = results(), threads_of_this_process()
-    assert not waiting.asleep()
+    assert not wait_policy.asleep()
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=sleep")
     sleeping = results()
-    assert waiting.asleep() and settled(count + max(2, cores.allowed_cores()))
+    assert wait_policy.asleep() and settled(count + max(2, cores.allowed_cores()))
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=spin")
     again = results()
-    assert not waiting.asleep() and settled(count)
+    assert not wait_policy.asleep() and settled(count)
     assert torch.get_num_threads() == 2
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(awake, sleeping, again, strict=True))
 
 
-@pytest.mark.parametrize("name", waiting.SAID)
+@pytest.mark.parametrize("name", wait_policy.SAID)
 def test_the_users_own_setting_stays(name: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=sleep")
-    waiting.look()
-    assert not waiting.asleep()
+    wait_policy.update()
+    assert not wait_policy.asleep()
 
 
 def test_one_thread_forgets_what_two_have_seen(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNDIFFUSE_COMPUTE", raising=False)
-    waiting.look()
-    waiting._STATE[0].busy = True
+    wait_policy.update()
+    wait_policy._STATE[0].busy = True
     torch.set_num_threads(1)
-    waiting.look()
-    assert not waiting.busy()
+    wait_policy.update()
+    assert not wait_policy.busy()
 
 
 def test_it_follows_the_load(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNDIFFUSE_COMPUTE", raising=False)
-    monkeypatch.setattr(waiting, "_pressed", lambda: False)
-    monkeypatch.setattr(waiting, "_parallel", lambda: None)  # what would be done is not of interest
-    monkeypatch.setattr(waiting, "allowed_cores", lambda: 2)
-    monkeypatch.setattr(waiting, "quota", lambda: None)
-    told = [Use(0, 0, 0, 0), Use(1, 2, 0, 1), Use(2, 4, 0, 3)]  # others had one core, then none
+    monkeypatch.setattr(wait_policy, "_pressed", lambda: False)
+    monkeypatch.setattr(wait_policy, "_parallel", lambda: None)  # what would be done is not of interest
+    monkeypatch.setattr(wait_policy, "allowed_cores", lambda: 2)
+    monkeypatch.setattr(wait_policy, "quota", lambda: None)
+    told = [CPUTime(0, 0, 0, 0), CPUTime(1, 2, 0, 1), CPUTime(2, 4, 0, 3)]  # others had one core, then none
     readings = chain(told, repeat(told[-1]))
-    monkeypatch.setattr(waiting, "use", lambda: next(readings))
-    state = waiting._Waiting()
+    monkeypatch.setattr(wait_policy, "cpu_time", lambda: next(readings))
+    state = wait_policy._WaitPolicy()
     assert state._wanted(True) is None
     assert state._wanted(False) is True
     assert state._wanted(False) is False
-    monkeypatch.setattr(waiting, "_pressed", lambda: True)
+    monkeypatch.setattr(wait_policy, "_pressed", lambda: True)
     assert state._wanted(True) is True
-    monkeypatch.setattr(waiting, "quota", lambda: 2.0)
+    monkeypatch.setattr(wait_policy, "quota", lambda: 2.0)
     assert state._wanted(False) is True
 
 
@@ -108,21 +108,21 @@ def test_the_load_is_what_others_do_on_the_cores_of_this_process(tmp_path: Path)
         stat.write_text("\n".join(["cpu 9 9 9 9 9 9 9 9 9 9", *rows, "cpu999 700000 0 0 0 0 0 0 0 0 0", "intr 5"]))
 
     write(100, 50)
-    first = use(stat)
+    first = cpu_time(stat)
     write(300, 60)
-    last = use(stat)
+    last = cpu_time(stat)
     assert first is not None and last is not None
     assert last.busy - first.busy == pytest.approx(2 * len(mine)) and last.idle - first.idle == pytest.approx(
         0.1 * len(mine)
     )
-    assert load_between(Use(0, 0, 0, 0), Use(2, 3, 1, 1)) == Load(others=1, idle=0.5)
-    assert use(tmp_path / "nothing") is None
+    assert load_between(CPUTime(0, 0, 0, 0), CPUTime(2, 3, 1, 1)) == CPULoad(others=1, idle=0.5)
+    assert cpu_time(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize(("others", "idle", "shared"), [(1, 0, True), (0.1, 0, False), (1, 1, False), (2, 0.3, True)])
 def test_what_is_called_shared(others: float, idle: float, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "allowed_cores", lambda: 2)
-    assert Load(others, idle).shared is shared
+    monkeypatch.setattr(wait_policy, "allowed_cores", lambda: 2)
+    assert CPULoad(others, idle).shared is shared
 
 
 def cgroup(folder: Path, listing: str, files: dict[str, str]) -> tuple[Path, Path]:

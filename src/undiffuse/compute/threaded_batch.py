@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from undiffuse.compute import waiting
-from undiffuse.compute.choice import arithmetic
+from undiffuse.compute import wait_policy
+from undiffuse.compute.backend import compute_dtype
 from undiffuse.compute.fused import differentiated_once, is_there
 
 T = TypeVar("T")
@@ -30,22 +30,22 @@ _MOST_SHARDS = 8
 _FEWEST_ROWS = 4
 
 
-def num_shards() -> int:
+def num_parts() -> int:
     """Shards of a batch on this machine: one a thread that torch may use, up to eight."""
     return min(torch.get_num_threads(), _MOST_SHARDS)
 
 
-def own_norms() -> bool:
+def has_fused_norm() -> bool:
     """Whether shards of a network in bfloat16 have the norms of ``compute.fused`` on this CPU."""
-    alone = torch.get_num_threads() // num_shards() == 1
-    return alone and arithmetic("bf16", "cpu") is not None and is_there()
+    alone = torch.get_num_threads() // num_parts() == 1
+    return alone and compute_dtype("bf16", "cpu") is not None and is_there()
 
 
-def fused_in_shards(network: nn.Module, precision: str) -> bool:
+def uses_fused_norm(network: nn.Module, precision: str) -> bool:
     """Whether shards of ``network`` have the fused norm where it lies, which gains more than compiling (ADR 0037)."""
     on_cpu = next(network.parameters()).device.type == "cpu"
     normed = any(isinstance(part, nn.GroupNorm) for part in network.modules())
-    return precision == "bf16" and on_cpu and normed and can_shard(network) and own_norms()
+    return precision == "bf16" and on_cpu and normed and can_split(network) and has_fused_norm()
 
 
 @cache
@@ -60,13 +60,13 @@ def _use(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def run_parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """Results of the tasks, which run at the same time, each on its share of the cores.
 
     An error of the first task to fail, in their order, is raised when all have ended.
     """
     cores = torch.get_num_threads()
-    waiting.look()
+    wait_policy.update()
     if len(tasks) < 2 or cores < 2:
         return [task() for task in tasks]
     workers = min(len(tasks), cores)
@@ -77,11 +77,11 @@ def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
     return [future.result() for future in futures]
 
 
-class Sharded(nn.Module):
+class ThreadedBatch(nn.Module):
     """``network`` evaluated in shards of the batch: the same function, faster on a CPU with several cores.
 
     First derivatives pass; second ones and forward-mode ones do not. A network that draws random numbers (dropout) or
-    changes its own state in a forward pass must not be sharded; see ``can_shard``.
+    changes its own state in a forward pass must not be threaded; see ``can_split``.
 
     Args:
         network: ``forward(x (B, ...), c_noise (B,), *told)``, where what is told has ``select(slice)`` and
@@ -93,13 +93,13 @@ class Sharded(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
-        parts = shards_of(x)
+        parts = batch_slices(x)
         if len(parts) < 2 or _learns(c_noise, told):
             with differentiated_once():
                 whole: Tensor = self.network(x, c_noise, *told)
             return whole
         if not torch.is_grad_enabled():
-            return torch.cat(at_once([self._task(x, c_noise, told, part, False) for part in parts]))
+            return torch.cat(run_parallel([self._task(x, c_noise, told, part, False) for part in parts]))
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         tasks = [self._task(x, c_noise, told, part, True) for part in parts]
         out: Tensor = _Shards.apply(tasks, [x.detach()[part] for part in parts], x, *parameters)  # type: ignore[no-untyped-call]
@@ -117,16 +117,16 @@ class Sharded(nn.Module):
         return run
 
 
-def shards_of(x: Tensor) -> list[slice]:
+def batch_slices(x: Tensor) -> list[slice]:
     """Rows of the shards of a batch: one shard of all where cutting gains nothing."""
-    count = min(num_shards(), len(x) // _FEWEST_ROWS) if x.device.type == "cpu" else 1
+    count = min(num_parts(), len(x) // _FEWEST_ROWS) if x.device.type == "cpu" else 1
     if count < 2:
         return [slice(0, len(x))]
     rows = -(-len(x) // count)
     return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
-def can_shard(network: nn.Module) -> bool:
+def can_split(network: nn.Module) -> bool:
     """Does a forward pass of ``network`` neither draw random numbers nor change the network, nor is it compiled?"""
     if network._compiled_call_impl is not None:
         return False
@@ -136,9 +136,9 @@ def can_shard(network: nn.Module) -> bool:
     )
 
 
-def sharded(network: nn.Module) -> nn.Module:
+def threaded(network: nn.Module) -> nn.Module:
     """``network`` in shards where it can be, itself otherwise."""
-    return Sharded(network) if can_shard(network) else network
+    return ThreadedBatch(network) if can_split(network) else network
 
 
 def _learns(c_noise: Tensor, told: Sequence[Any]) -> bool:
@@ -160,7 +160,7 @@ class _Shards(torch.autograd.Function):
     def forward(ctx: Any, tasks: list[Any], inputs: list[Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
         for part in inputs:
             part.requires_grad_(x.requires_grad)
-        outs: list[Tensor] = at_once([_bound(task, part) for task, part in zip(tasks, inputs, strict=True)])
+        outs: list[Tensor] = run_parallel([_bound(task, part) for task, part in zip(tasks, inputs, strict=True)])
         ctx.outs, ctx.inputs, ctx.parameters, ctx.to_input = outs, inputs, parameters, x.requires_grad
         return torch.cat([out.detach() for out in outs])
 
@@ -172,7 +172,7 @@ class _Shards(torch.autograd.Function):
         pieces = torch.split(gradient, [len(out) for out in ctx.outs])
         targets = [(*ctx.parameters, *([part] if ctx.to_input else [])) for part in ctx.inputs]
         tasks = [_backward(out, wanted, piece) for out, wanted, piece in zip(ctx.outs, targets, pieces, strict=True)]
-        shards = at_once(tasks)
+        shards = run_parallel(tasks)
         ctx.outs = ctx.inputs = None
         count = len(ctx.parameters)
         to_x = (

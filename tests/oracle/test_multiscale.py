@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from undiffuse.core.condition import Condition
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.networks.layers import conv
-from undiffuse.networks.progressive import InputResidual, InputSkip, OutputResidual, OutputSkip, OutputStart
+from undiffuse.networks.multiscale import InputResidual, InputSkip, OutputResidual, OutputSkip, OutputStart
 from undiffuse.networks.resample import FIRDown, FIRUp, double, halve
 
 HALF = math.sqrt(0.5)

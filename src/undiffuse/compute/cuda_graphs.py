@@ -42,7 +42,7 @@ class _Recording(NamedTuple):
         return out
 
 
-class Graphed(nn.Module):
+class CUDAGraphed(nn.Module):
     """``network`` replayed from a recording on CUDA, and called as it is elsewhere or where it cannot be recorded.
 
     Args:

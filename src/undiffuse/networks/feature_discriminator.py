@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
-from undiffuse.networks.layers import activated, at_least_float32, conv, group_norm, linear
+from undiffuse.networks.layers import at_least_float32, conv, group_norm, linear, norm_silu
 from undiffuse.networks.unet import UNet
 
 
-class Head(nn.Module):
+class DiscriminatorHead(nn.Module):
     """(B, C, h, w) -> (B,): norm, SiLU and a convolution, again norm and SiLU, the mean over pixels, a number.
 
     Args:
@@ -28,18 +28,18 @@ class Head(nn.Module):
         self.out = linear(channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        h = activated(self.norm2, self.conv(activated(self.norm1, features)))
+        h = norm_silu(self.norm2, self.conv(norm_silu(self.norm1, features)))
         with torch.autocast(h.device.type, enabled=False):  # a few numbers that losses are taken of
             verdict: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
         return verdict.squeeze(1)
 
 
-class Judge(nn.Module):
+class FeatureDiscriminator(nn.Module):
     """D(x_t, t): (B, C, H, W) to (B,), above 0 for real.
 
     Args:
-        network: with ``coarsest(x, c_noise, cond) -> (B, C, h, w)``, as U-Nets have it.
-        head: see ``head_for``.
+        network: with ``middle_features(x, c_noise, cond) -> (B, C, h, w)``, as U-Nets have it.
+        head: see ``discriminator_head``.
     """
 
     def __init__(self, network: nn.Module, head: nn.Module) -> None:
@@ -47,11 +47,11 @@ class Judge(nn.Module):
         self.network, self.head = network, head
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
-        out: Tensor = self.head(self.network.coarsest(x, c_noise, cond))  # type: ignore[operator]
+        out: Tensor = self.head(self.network.middle_features(x, c_noise, cond))  # type: ignore[operator]
         return out
 
 
-def head_for(network: nn.Module) -> Head:
+def discriminator_head(network: nn.Module) -> DiscriminatorHead:
     """A head for the coarsest features of ``network``, from torch's global random state.
 
     Raises:
@@ -62,4 +62,4 @@ def head_for(network: nn.Module) -> Head:
             f"a judge looks at the middle of a U-Net, this model's network is a {type(network).__name__}; leave "
             "system.game out"
         )
-    return Head(network.coarsest_channels)
+    return DiscriminatorHead(network.middle_channels)

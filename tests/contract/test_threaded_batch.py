@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from undiffuse.compute.choice import VARIABLE
-from undiffuse.compute.shards import Sharded, at_once, can_shard, shards_of
+from undiffuse.compute.backend import VARIABLE
+from undiffuse.compute.threaded_batch import ThreadedBatch, batch_slices, can_split, run_parallel
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import UNetConfig, build_network
@@ -56,8 +56,8 @@ def gradients(module: nn.Module, rows: int, to_input: bool) -> tuple[torch.Tenso
 def test_output_and_gradients_are_those_of_the_whole(rows: int, to_input: bool) -> None:
     plain = network()
     out, expected = gradients(plain, rows, to_input)
-    found, got = gradients(Sharded(plain), rows, to_input)
-    assert len(shards_of(inputs(rows)[0])) == 2
+    found, got = gradients(ThreadedBatch(plain), rows, to_input)
+    assert len(batch_slices(inputs(rows)[0])) == 2
     torch.testing.assert_close(found, out, rtol=0, atol=1e-12)
     assert len(got) == len(expected)
     for mine, theirs in zip(got, expected, strict=True):
@@ -65,16 +65,16 @@ def test_output_and_gradients_are_those_of_the_whole(rows: int, to_input: bool) 
 
 
 def test_the_same_bits_every_time() -> None:
-    sharded = Sharded(network())
-    _, first = gradients(sharded, 33, False)
+    threaded = ThreadedBatch(network())
+    _, first = gradients(threaded, 33, False)
     for _ in range(5):
-        _, again = gradients(sharded, 33, False)
+        _, again = gradients(threaded, 33, False)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad():
-        out = Sharded(network())(*inputs(16))
+        out = ThreadedBatch(network())(*inputs(16))
     assert not out.requires_grad
 
 
@@ -83,32 +83,32 @@ def test_autocast_and_modes_reach_the_threads(monkeypatch: pytest.MonkeyPatch) -
     x, c_noise, cond = inputs(16)
     monkeypatch.setenv(VARIABLE, "fused=off")  # norms that only shards have
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = Sharded(plain)(x.float(), c_noise.float(), cond)
-        halves = [plain(x.float()[part], c_noise.float()[part], cond.select(part)) for part in shards_of(x)]
+        found = ThreadedBatch(plain)(x.float(), c_noise.float(), cond)
+        halves = [plain(x.float()[part], c_noise.float()[part], cond.select(part)) for part in batch_slices(x)]
     exact = plain(x.float(), c_noise.float(), cond).detach()
     assert torch.equal(found, torch.cat(halves))
     assert not torch.equal(found, exact)
 
 
 def test_what_must_not_be_cut_is_not() -> None:
-    assert can_shard(network())
-    assert not can_shard(network(dropout=0.1))
-    assert not can_shard(nn.BatchNorm1d(2))
-    assert len(shards_of(torch.empty(7, 2))) == 1  # fewer than four rows each
-    assert len(shards_of(torch.empty(0, 2))) == 1
+    assert can_split(network())
+    assert not can_split(network(dropout=0.1))
+    assert not can_split(nn.BatchNorm1d(2))
+    assert len(batch_slices(torch.empty(7, 2))) == 1  # fewer than four rows each
+    assert len(batch_slices(torch.empty(0, 2))) == 1
 
 
 def test_a_condition_that_learns_gets_its_gradient() -> None:
     x, c_noise, cond = inputs(16)
     c_noise.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(Sharded(network())(x, c_noise, cond).sum(), c_noise)
+    (gradient,) = torch.autograd.grad(ThreadedBatch(network())(x, c_noise, cond).sum(), c_noise)
     assert float(gradient.abs().sum()) > 0
 
 
 def test_second_derivatives_are_refused() -> None:
     x, c_noise, cond = inputs(16)
     x.requires_grad_(True)
-    out = Sharded(network())(x, c_noise, cond)
+    out = ThreadedBatch(network())(x, c_noise, cond)
     with pytest.raises(RuntimeError, match="once only"):
         torch.autograd.grad(out.sum(), x, create_graph=True)
 
@@ -124,12 +124,12 @@ def test_the_first_error_is_raised_when_all_have_ended() -> None:
         raise ValueError("the second")
 
     with pytest.raises(ValueError, match="the first"):
-        at_once([fails, ends])
+        run_parallel([fails, ends])
     assert ended
 
 
 def test_threads_keep_their_share_and_the_caller_its_cores() -> None:
-    assert at_once([torch.get_num_threads, torch.get_num_threads]) == [1, 1]
+    assert run_parallel([torch.get_num_threads, torch.get_num_threads]) == [1, 1]
     assert torch.get_num_threads() == 2
 
 
@@ -137,7 +137,7 @@ def test_a_frozen_network_gives_the_gradient_of_its_input() -> None:
     frozen = network().requires_grad_(False)
     x, c_noise, cond = inputs(16)
     found = []
-    for judged in (Sharded(frozen), frozen):
+    for judged in (ThreadedBatch(frozen), frozen):
         own = x.detach().clone().requires_grad_()
         found.append(torch.autograd.grad(judged(own, c_noise, cond).square().sum(), own)[0])
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)

@@ -10,7 +10,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """What bears on how arithmetic is best done on one device.
 
     Args:
@@ -28,24 +28,24 @@ class Machine:
     capability: tuple[int, int] | None = None
 
 
-def machine(device: torch.device | str = "cpu") -> Machine:
+def hardware(device: torch.device | str = "cpu") -> Hardware:
     """What ``device`` has.
 
     Example:
-        >>> machine("cpu").device
+        >>> hardware("cpu").device
         'cpu'
     """
     device = torch.device(device)
     if device.type == "cuda":
         return _card(device.index if device.index is not None else torch.cuda.current_device())
-    return Machine("cpu", platform.processor() or platform.machine(), torch.get_num_threads(), _cpu_has_bf16())
+    return Hardware("cpu", platform.processor() or platform.machine(), torch.get_num_threads(), _cpu_has_bf16())
 
 
 @cache
-def _card(index: int) -> Machine:
+def _card(index: int) -> Hardware:
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index)
-    return Machine("cuda", name, torch.get_num_threads(), torch.cuda.is_bf16_supported(False), (major, minor))
+    return Hardware("cuda", name, torch.get_num_threads(), torch.cuda.is_bf16_supported(False), (major, minor))
 
 
 @cache

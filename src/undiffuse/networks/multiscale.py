@@ -18,14 +18,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from undiffuse.networks.layers import GroupNorm, activated, conv, rescaled
-from undiffuse.networks.resample import FIRConvDown, FIRConvUp, Larger, Smaller
+from undiffuse.networks.layers import GroupNorm, conv, norm_silu, rescaled
+from undiffuse.networks.resample import Downsample, FIRConvDown, FIRConvUp, Upsample
 
 
-def unrounded(norm: GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
+def output_layer(norm: GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
     """conv(SiLU(norm(h))) without autocast: what leaves the network is not rounded to bfloat16, channels come first."""
     with torch.autocast(h.device.type, enabled=False):
-        out: Tensor = head(activated(norm, h.to(head.weight.dtype)))
+        out: Tensor = head(norm_silu(norm, h.to(head.weight.dtype)))
     return out.contiguous()
 
 
@@ -38,7 +38,7 @@ class InputSkip(nn.Module):
         beside: concatenate (2 C channels) instead of adding.
     """
 
-    def __init__(self, pyramid_channels: int, channels: int, smaller: Smaller, *, beside: bool) -> None:
+    def __init__(self, pyramid_channels: int, channels: int, smaller: Downsample, *, beside: bool) -> None:
         super().__init__()
         self.smaller, self.beside = smaller, beside
         self.project = conv(pyramid_channels, channels, 1)
@@ -65,12 +65,12 @@ class InputResidual(nn.Module):
 class OutputSkip(nn.Module):
     """(pyramid or None, h) -> the pyramid grown to h's size plus ``head(SiLU(norm(h)))``, and h as it was."""
 
-    def __init__(self, norm: GroupNorm, head: nn.Conv2d, larger: Larger) -> None:
+    def __init__(self, norm: GroupNorm, head: nn.Conv2d, larger: Upsample) -> None:
         super().__init__()
         self.norm, self.head, self.larger = norm, head, larger
 
     def forward(self, pyramid: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
-        out = unrounded(self.norm, self.head, h)
+        out = output_layer(self.norm, self.head, h)
         return out if pyramid is None else out + self.larger(pyramid, (h.shape[-2], h.shape[-1])), h
 
 
@@ -82,7 +82,7 @@ class OutputStart(nn.Module):
         self.norm, self.conv = norm, conv(channels, channels)
 
     def forward(self, pyramid: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
-        return self.conv(activated(self.norm, h)), h
+        return self.conv(norm_silu(self.norm, h)), h
 
 
 class OutputResidual(nn.Module):

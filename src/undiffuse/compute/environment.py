@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from undiffuse.compute.choice import arithmetic
-from undiffuse.compute.machine import machine
+from undiffuse.compute.backend import compute_dtype
+from undiffuse.compute.hardware import hardware
 from undiffuse.compute.native.build import compiler_name
-from undiffuse.compute.shards import own_norms
+from undiffuse.compute.threaded_batch import has_fused_norm
 from undiffuse.wording import counted
 
 _WORDS = {
@@ -25,7 +25,9 @@ _WORDS = {
 }
 
 
-def setting(precision: str, device: torch.device | str, optimizer: torch.dtype | None = None) -> dict[str, Any]:
+def compute_environment(
+    precision: str, device: torch.device | str, optimizer: torch.dtype | None = None
+) -> dict[str, Any]:
     """Plain facts about how networks are computed here.
 
     Args:
@@ -35,10 +37,10 @@ def setting(precision: str, device: torch.device | str, optimizer: torch.dtype |
         optimizer: what the optimizer multiplies matrices in, where it does.
     """
     device = torch.device(device)
-    dtype = arithmetic(precision, device)
-    own = dtype is not None and device.type == "cpu" and own_norms()
+    dtype = compute_dtype(precision, device)
+    own = dtype is not None and device.type == "cpu" and has_fused_norm()
     return {
-        "device": device.type if device.type == "cpu" else machine(device).name,
+        "device": device.type if device.type == "cpu" else hardware(device).name,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "arithmetic": _name(dtype or torch.float32),
@@ -53,7 +55,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def other_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
+def differing_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
     """In what two settings differ, in words each; two empty texts where they do not."""
     keys = [key for key in _WORDS if key in before and before[key] != now.get(key)]
     return _said(before, keys), _said(now, keys)
