@@ -1,4 +1,5 @@
-# Every command does the set-up that it needs, make demo and make test too; make setup does nothing else. TORCH_INDEX
+# Every command does the set-up that it needs, make demo and make test too; make install and
+# make setup do nothing else. TORCH_INDEX
 # names a package index to take torch from, such as one with CPU or CUDA builds; by default pip's own configuration
 # decides.
 
@@ -10,7 +11,7 @@ BENCH := .venv-bench
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PIP := $(BIN)/python $(INSTALL)
 
-.PHONY: help setup demo test test-long test-slow check docs bench-setup clean
+.PHONY: help install setup demo test test-long test-slow check docs bench-setup clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+install: $(VENV)/.installed  ## the program alone, into .venv
 
 setup: $(VENV)/.installed-dev  ## everything for working on undiffuse
 

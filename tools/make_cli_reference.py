@@ -1,4 +1,4 @@
-"""Write docs/reference/cli.md, and the tables by which the program reads a line at once, from the program itself.
+"""Write the pages of docs/reference, and the tables by which the program reads a line at once, from the program itself.
 
     python tools/make_cli_reference.py
 
@@ -128,7 +128,10 @@ def _lines(rows: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    import make_recipe_page  # in this folder, which tests do not import from
+
     PAGE.write_text(page(), encoding="utf-8")
     TABLE.write_text(table_text(), encoding="utf-8")
     RECIPE_TABLE.write_text(recipes_text(), encoding="utf-8")
-    print(f"wrote {PAGE}, {TABLE} and {RECIPE_TABLE}")
+    make_recipe_page.PAGE.write_text(make_recipe_page.page(), encoding="utf-8")
+    print(f"wrote {PAGE}, {make_recipe_page.PAGE}, {TABLE} and {RECIPE_TABLE}")

@@ -36,12 +36,12 @@ def test_python_runs(snippet: Snippet, in_workplace: Path) -> None:
 @pytest.mark.parametrize("snippet", SHELL, ids=str)
 def test_command_lines_are_taken(snippet: Snippet) -> None:
     for words in command_lines(snippet):
-        if words[0] == "undiffuse":
+        if words[0] in ("undiffuse", ".venv/bin/undiffuse"):
             check_command(words[1:])
         elif words[0] == "make":
             check_targets(words[1:])
         else:
-            assert words[0] in ("git", "cd", "python", ".venv/bin/undiffuse", "source"), words
+            assert words[0] in ("git", "cd", "python", "source"), words
 
 
 @cache
