@@ -34,11 +34,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from undiffuse.data import Dataset, FolderConfig, Loader, ZipConfig, encoded, load_dataset, split_by_content
+from undiffuse.data import Dataset, FolderConfig, Loader, ZipConfig, load_dataset, split_by_content
+from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.data.loading import LoaderConfig
-from undiffuse.data.mapped import PIXELS, MappedSet, write_info
 from undiffuse.data.prepare.work import encode_png
+from undiffuse.data.storage import encoded
+from undiffuse.data.storage.mapped import PIXELS, MappedSet, write_info
 from undiffuse.evaluation import hardware
 from undiffuse.files import write_json
 from undiffuse.version import __version__

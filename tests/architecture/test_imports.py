@@ -33,12 +33,13 @@ RULE: dict[str, tuple[str, ...]] = {
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
     "networks": ("core.condition", "core.condition_spec", "core.space", "compute"),
+    "augment": ("core.random", "core.space"),
     "data": ("core.per_sample", "core.space"),
     "metrics": ("core.space",),
     "conditioning": ("core",),
     "models": ("core", "losses.density", "samplers", "guidance", "networks", "conditioning", "compute"),
-    "objectives": ("core", "losses", "samplers", "networks", "conditioning", "compute", "data.augment", "models"),
-    "training": ("core", "compute", "data", "models", "objectives.OBJECTIVE_CONFIGS", "objectives.base"),
+    "objectives": ("core", "losses", "samplers", "networks", "conditioning", "augment", "compute", "models"),
+    "training": ("core", "augment", "compute", "data", "models", "objectives.OBJECTIVE_CONFIGS", "objectives.base"),
     "evaluation": (
         *("core", "compute", "losses", "samplers", "data", "metrics", "models"),
         *("objectives.base", "objectives.opened"),
@@ -48,12 +49,12 @@ RULE: dict[str, tuple[str, ...]] = {
     "report": ("models.options", "core.space", "evaluation", "studies", "doctor"),
     "recipes": (
         *("core", "losses", "networks.config", "networks.gan.config", "models.options", "models.denoising"),
-        *("objectives", "data", "training.config"),
+        *("objectives", "augment", "data", "training.config"),
     ),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "app": (
-        *("core", "compute", "losses.limits", "samplers", "models", "objectives", "data", "metrics"),
+        *("core", "augment", "compute", "losses.limits", "samplers", "models", "objectives", "data", "metrics"),
         *("networks.config", "networks.gan.config"),
         *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
     ),
@@ -187,7 +188,7 @@ def test_the_test_lets_a_line_pass() -> None:
         ("networks", "from undiffuse.core.process import Process"),
         ("metrics", "from undiffuse.core.condition import Condition"),
         ("training", "from undiffuse.objectives.diffusion import DiffusionConfig"),
-        ("objectives", 'ROWS = {"digits": "undiffuse.data.formats.digits:load"}'),
+        ("objectives", 'ROWS = {"digits": "undiffuse.data.sources.digits:load"}'),
         ("errors", "from undiffuse.core.rows import per_row"),
         ("report", "from undiffuse.app.cli import main"),
     ],
@@ -202,7 +203,7 @@ def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:
         ("core", "from undiffuse.errors import UsageError\nimport torch"),
         ("networks", "from undiffuse.core.condition import Condition"),
         ("training", "from undiffuse.objectives import OBJECTIVE_CONFIGS"),
-        ("objectives", '"""See undiffuse.data.formats for more."""'),
+        ("objectives", '"""See undiffuse.data.sources for more."""'),
     ],
 )
 def test_the_test_lets_the_rest_pass(room: str, source: str) -> None:

@@ -25,14 +25,14 @@ from safetensors import safe_open
 
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.training import configure, split_data
+from undiffuse.augment.differentiable import STEPS
+from undiffuse.augment.pipeline import PARTS
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom, derived_seed
-from undiffuse.data.augment.differentiable import STEPS
-from undiffuse.data.augment.pipeline import PARTS
 from undiffuse.data.config import PictureConfig
-from undiffuse.data.encoded import Plan
 from undiffuse.data.load import load_dataset
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
+from undiffuse.data.storage.encoded import Plan
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.objectives.teacher import TeacherConfig

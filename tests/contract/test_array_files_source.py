@@ -13,7 +13,7 @@ import pytest
 
 from undiffuse.config import validate
 from undiffuse.data import ArraysConfig, Dataset, load_dataset, source_config_for
-from undiffuse.data.formats import npy
+from undiffuse.data.readers import npy
 from undiffuse.errors import UsageError
 
 

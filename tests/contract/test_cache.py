@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, encoded, load_dataset, split_by_content
-from undiffuse.data import cache as cache_module
-from undiffuse.data.cache import cache_root, open_kept, place_of, stamp_of
+from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, load_dataset, split_by_content
 from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.data.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
+from undiffuse.data.storage import cache as cache_module
+from undiffuse.data.storage import encoded
+from undiffuse.data.storage.cache import cache_root, open_kept, place_of, stamp_of
+from undiffuse.data.storage.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
 from undiffuse.errors import UsageError
 
 COUNT = 12
@@ -254,7 +255,7 @@ def test_a_file_added_while_the_set_is_read_makes_it_anew(pictures: Path, monkey
         write_picture(pictures / "a" / "late.png", 99)
         return listed(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("undiffuse.data.formats.folder.load_encoded", late)
+    monkeypatch.setattr("undiffuse.data.sources.folder.load_encoded", late)
     config = FolderConfig(path=str(pictures))
     assert len(load_dataset(config)) == COUNT
     again = load_dataset(config)
@@ -335,7 +336,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from undiffuse.data import Loader
-from undiffuse.data.mapped import MappedSet
+from undiffuse.data.storage.mapped import MappedSet
 
 def resident() -> dict[str, int]:
     # in KiB: the own memory of the process, and pages of files that it has mapped
@@ -389,5 +390,5 @@ def test_what_was_decoded_otherwise_is_decoded_anew(
     config = FolderConfig(path=str(pictures))
     before = stamp_of(config)
     assert stamp_of(config) == before
-    monkeypatch.setattr(f"undiffuse.data.cache.{what}", value)
+    monkeypatch.setattr(f"undiffuse.data.storage.cache.{what}", value)
     assert stamp_of(config) != before

@@ -10,7 +10,7 @@ import pytest
 from picture_files import Content, is_of, jsonl, png, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, ZipConfig, contact_sheet, describe, load_dataset
-from undiffuse.data.formats.classes import prefix_of
+from undiffuse.data.sources.layout.classes import prefix_of
 from undiffuse.errors import UsageError
 
 Load = Callable[..., Dataset]

@@ -22,7 +22,7 @@ from published_sets import (
 )
 
 from undiffuse.data import CifarConfig, Dataset, load_dataset, source_config_for
-from undiffuse.data.formats.pickled import read_pickle
+from undiffuse.data.readers.pickled import read_pickle
 from undiffuse.errors import UsageError
 
 
@@ -253,19 +253,19 @@ def test_a_hostile_pickle_is_refused_in_one_line(tmp_path: Path, how: str, monke
 
 def many_arrays(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """One text of a thousand bytes that eleven arrays are made of."""
-    monkeypatch.setattr("undiffuse.data.formats.pickled.MAX_BYTES", 10_500)
+    monkeypatch.setattr("undiffuse.data.readers.pickled.MAX_BYTES", 10_500)
     kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
     one = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01M\xe8\x03\x85"
     return b"\x80\x02T" + struct.pack("<i", 1000) + bytes(1000) + b"q\x00(" + (one + kind + b"\x89h\x00tb") * 11 + b"l."
 
 
 def many_steps(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr("undiffuse.data.formats.pickled.MAX_STEPS", 1000)
+    monkeypatch.setattr("undiffuse.data.readers.pickled.MAX_STEPS", 1000)
     return b"\x80\x02" + b"]q\x00" * 600 + b"."
 
 
 def too_long(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr("undiffuse.data.formats.pickled.MAX_BYTES", 1000)
+    monkeypatch.setattr("undiffuse.data.readers.pickled.MAX_BYTES", 1000)
     return b"\x80\x02" + b"N" * 1000
 
 

@@ -106,7 +106,7 @@ def test_the_bound(process_name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("row", ["karras", "document"])
 def test_augmentation_draws_and_does_what_it_does_on_the_cpu(row: str, channels: int) -> None:
-    from undiffuse.data.augment import AUGMENTATIONS, Augmentation
+    from undiffuse.augment import AUGMENTATIONS, Augmentation
 
     pictures = torch.randint(0, 256, (64, channels, 12, 16), dtype=torch.uint8)
     augmentation = Augmentation(AUGMENTATIONS[row](), (channels, 12, 16))

@@ -12,8 +12,8 @@ import scipy.io
 from published_sets import COUNT, emnist_mat, emnist_struct
 
 from undiffuse.data import Dataset, EmnistConfig, IdxConfig, load_dataset, source_config_for
-from undiffuse.data.formats import matlab
-from undiffuse.data.formats.emnist_mapping import read_mapping
+from undiffuse.data.readers import matlab
+from undiffuse.data.sources.emnist_mapping import read_mapping
 from undiffuse.errors import UsageError
 
 

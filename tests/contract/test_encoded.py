@@ -15,10 +15,10 @@ from picture_files import is_of, pixels, png, write_tar, write_tree, write_zip
 from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, load_dataset, split_by_content
 from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import ArrayDataset, hash_rows
-from undiffuse.data.encoded import load_encoded
-from undiffuse.data.encoded_files import EncodedFiles
-from undiffuse.data.pictures import read_header, read_picture
-from undiffuse.data.texts import Texts
+from undiffuse.data.readers.decoding.image import read_header, read_picture
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.string_array import Texts
 from undiffuse.errors import UsageError
 
 CLASSED = {f"{name}/{index}.png": png(10 * place + index) for place, name in enumerate("abc") for index in range(4)}
@@ -146,7 +146,7 @@ def test_a_picture_in_memory_is_read_like_a_file_and_named_by_its_title(tmp_path
 
 def test_the_same_set_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = everywhere(tmp_path)
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 100)
     rows = np.array(random.Random(0).choices(range(12), k=40))
     for whole, config in zip(held, [FolderConfig, ZipConfig, TarConfig], strict=True):
         lazy = load_dataset(config(path=whole.provenance["source"], cache="none"))
@@ -168,7 +168,7 @@ def held_bytes(config: ZipConfig | TarConfig) -> int:
 @pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_a_picture_costs_what_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """Beside the pixels, and 30 bytes of name; what a loader has built and dropped on its way does not count."""
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 100)
     content, held = png(0, side=2), list[int]()
     for count in (100, 100, 500):  # at first, things are imported
         files = {f"{index // 100:05}/img{index:08}-thirty.png": content for index in range(count)}

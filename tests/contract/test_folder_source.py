@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from undiffuse.data import FolderConfig, contact_sheet, describe, encoded, load_dataset, source_config_for
-from undiffuse.data.pictures import automatic_side, fit_picture, read_picture, to_array
+from undiffuse.data import FolderConfig, contact_sheet, describe, load_dataset, source_config_for
+from undiffuse.data.readers.decoding.image import automatic_side, fit_picture, read_picture, to_array
+from undiffuse.data.storage import encoded
 from undiffuse.errors import UsageError
 
 HEIGHT, WIDTH = 12, 20
@@ -276,7 +277,7 @@ def test_hashes_see_through_file_format_and_training_size(tmp_path: Path) -> Non
 def test_sets_larger_than_memory_are_decoded_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_all(tmp_path, {f"{name}/{i}.png": (12, 10 + i) for name in "ab" for i in range(4)})
     held = load_dataset(FolderConfig(path=str(tmp_path), size=8))
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 100)
     lazy = load_dataset(FolderConfig(path=str(tmp_path), size=8, cache="none"))
     assert type(lazy) is not type(held)
     rows = np.array([7, 0, 3])

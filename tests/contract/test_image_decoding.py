@@ -24,9 +24,9 @@ from picture_files import write_tree
 from PIL import Image, ImageCms, features
 
 from undiffuse.data import FolderConfig, load_dataset
-from undiffuse.data.decoding.code_points import NOT_READ
-from undiffuse.data.decoding.colour import BROKEN, UNFIT
-from undiffuse.data.pictures import BROKEN_EXIF, FRAMES, decode_picture, read_header, read_picture
+from undiffuse.data.readers.decoding.code_points import NOT_READ
+from undiffuse.data.readers.decoding.colour import BROKEN, UNFIT
+from undiffuse.data.readers.decoding.image import BROKEN_EXIF, FRAMES, decode_picture, read_header, read_picture
 from undiffuse.errors import UsageError
 
 LEVELS_16 = [0, 127, 128, 129, 0x1FF, 1000, 32767, 32768, 40000, 65407, 65408, 65535]
@@ -425,7 +425,7 @@ HEIC_START = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 
 
 def test_formats_that_are_not_read_are_known_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: False)
+    monkeypatch.setattr("undiffuse.data.readers.decoding.heic.is_installed", lambda: False)
     with pytest.raises(
         UsageError, match=r"IMG_1.jpg: a HEIC image, whatever its name says; pip install 'undiffuse\[heic"
     ):
@@ -439,7 +439,7 @@ def test_formats_that_are_not_read_are_known_by_their_content(monkeypatch: pytes
 def test_heic_files_are_images_where_they_are_read_and_else_named(
     installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: installed)
+    monkeypatch.setattr("undiffuse.data.readers.decoding.heic.is_installed", lambda: installed)
     if installed:
         pytest.importorskip("pi_heif")
     write_tree(

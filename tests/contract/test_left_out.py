@@ -10,8 +10,8 @@ import pytest
 from picture_files import Content, is_of, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, load_dataset, source_config_for
-from undiffuse.data.formats.left_out import FURTHER, LeftOut
 from undiffuse.data.prepare import prepare
+from undiffuse.data.sources.layout.left_out import FURTHER, LeftOut
 from undiffuse.errors import UsageError
 
 
@@ -104,7 +104,7 @@ OTHERS: dict[str, Content] = {
 def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
     tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undiffuse.data.decoding.heic.is_installed", lambda: False)
+    monkeypatch.setattr("undiffuse.data.readers.decoding.heic.is_installed", lambda: False)
     writers = {"folder": write_tree, "zip": write_zip, "tar": write_tar}
     path = tmp_path / f"set.{form}"
     writers[form](path, OTHERS)

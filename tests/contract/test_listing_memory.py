@@ -18,18 +18,18 @@ from picture_files import png, write_zip
 
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ZipConfig
-from undiffuse.data.formats import zip_index
-from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.folder_files import list_names
-from undiffuse.data.formats.zip import ZipIndex
-from undiffuse.data.formats.zip_index import read_entries
-from undiffuse.data.listing import Listed
 from undiffuse.data.load import list_source
 from undiffuse.data.prepare import prepare
 from undiffuse.data.prepare.work import encode_png
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
-from undiffuse.data.skips import Skips
-from undiffuse.data.texts import TextIndex, Texts, sorted_rows
+from undiffuse.data.readers import zip_index
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.zip_index import read_entries
+from undiffuse.data.sources.layout.folder_files import list_names
+from undiffuse.data.sources.zip import ZipIndex
+from undiffuse.data.storage.listing import Listed
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import TextIndex, Texts, sorted_rows
 
 GROWTH = """
 import sys
@@ -110,7 +110,7 @@ def test_what_is_held_for_a_picture(
 ) -> None:
     """The next test in small, by Python's own account, which counts what a buffer has in reserve; as of many, a small
     part of the names is sorted at a time."""
-    monkeypatch.setattr("undiffuse.data.texts._RUN", 64)
+    monkeypatch.setattr("undiffuse.data.storage.string_array._RUN", 64)
     traced(what, make(tmp_path / "warm.zip", 100))
     few, many = (traced(what, make(tmp_path / f"{count}.zip", count)) for count in (300, 1500))
     slope = (many - few) / 1200
@@ -152,7 +152,7 @@ def some_texts(count: int) -> list[str]:
 
 def test_rows_are_sorted_as_python_sorts_equal_ones_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = some_texts(2000)
-    monkeypatch.setattr("undiffuse.data.texts._RUN", 64)
+    monkeypatch.setattr("undiffuse.data.storage.string_array._RUN", 64)
     for given in (texts, sorted(texts), texts[:1], []):
         assert sorted_rows(Texts(given)).tolist() == sorted(range(len(given)), key=given.__getitem__)
 

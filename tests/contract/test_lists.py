@@ -13,7 +13,7 @@ import pytest
 from picture_files import Content, is_of, jsonl, png, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, ZipConfig, load_dataset, source_config_for
-from undiffuse.data.formats.attributes import read_attributes, read_partition
+from undiffuse.data.sources.celeba_lists import read_attributes, read_partition
 from undiffuse.errors import UsageError
 
 Load = Callable[..., Dataset]

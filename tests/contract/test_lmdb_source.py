@@ -17,9 +17,9 @@ from PIL import Image
 from published_sets import COUNT, encoded, lsun
 
 from undiffuse.data import Dataset, LmdbConfig, load_dataset, source_config_for
-from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.lmdb_images import LmdbFiles
-from undiffuse.data.formats.lmdb_pages import read_values
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.lmdb_pages import read_values
+from undiffuse.data.sources.lmdb import LmdbFiles
 from undiffuse.errors import UsageError
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from undiffuse.config import validate
 from undiffuse.data import Dataset, FolderConfig, Loader, load_dataset
 from undiffuse.data import loader as loader_module
+from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.data.loader import num_workers
-from undiffuse.data.loading import LoaderConfig
-from undiffuse.data.resident import Resident
+from undiffuse.data.storage.resident import Resident
 from undiffuse.data.workers import Ahead
 from undiffuse.errors import RunError, UsageError
 
@@ -42,7 +42,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def lazy(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Its pictures, decoded whenever they are fetched."""
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     return load_dataset(FolderConfig(path=str(pictures), cache="none"))
 
 
@@ -211,14 +211,14 @@ def test_a_resident_set_gives_the_same_batches(lazy: Dataset) -> None:
 
 
 def test_a_resident_set_is_moved_in_chunks(lazy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.resident._CHUNK_BYTES", 7 * 8 * 8 * 3)
+    monkeypatch.setattr("undiffuse.data.storage.resident._CHUNK_BYTES", 7 * 8 * 8 * 3)
     table = Resident(lazy, torch.device("cpu"))
     rows = np.arange(COUNT)[::-1].copy()
     assert torch.equal(table.fetch(rows).items, torch.from_numpy(lazy.items(rows)))
 
 
 def test_a_set_is_kept_on_a_gpu_where_it_fits(monkeypatch: pytest.MonkeyPatch, lazy: Dataset) -> None:
-    from undiffuse.data import resident
+    from undiffuse.data.storage import resident
 
     cuda, size = torch.device("cuda"), 50 * 8
     for free, wanted in ((4 * size, True), (4 * size - 4, False)):

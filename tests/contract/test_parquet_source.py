@@ -18,10 +18,11 @@ import pytest
 from picture_files import is_of, png
 from published_sets import COUNT, parquet, table
 
-from undiffuse.data import Dataset, ParquetConfig, encoded, load_dataset, source_config_for
-from undiffuse.data.formats import tables
-from undiffuse.data.formats.parquet import TableFiles
-from undiffuse.data.formats.tables import MAX_GROUPS, Tables
+from undiffuse.data import Dataset, ParquetConfig, load_dataset, source_config_for
+from undiffuse.data.readers import tables
+from undiffuse.data.readers.tables import MAX_GROUPS, Tables
+from undiffuse.data.sources.parquet import TableFiles
+from undiffuse.data.storage import encoded
 from undiffuse.errors import UsageError
 
 

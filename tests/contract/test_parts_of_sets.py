@@ -8,7 +8,7 @@ import pytest
 from picture_files import Content, is_of, jsonl, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, load_dataset, source_config_for
-from undiffuse.data.formats.parts import are_parts, part_of
+from undiffuse.data.sources.layout.parts import are_parts, part_of
 from undiffuse.errors import UsageError
 
 WRITERS = {"folder": write_tree, "zip": write_zip, "tar": write_tar}

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from undiffuse.data.pictures import read_picture, to_array
-from undiffuse.data.plain_png import read_plain_png
 from undiffuse.data.prepare.work import encode_png
+from undiffuse.data.readers.decoding.image import read_picture, to_array
+from undiffuse.data.readers.decoding.plain_png import read_plain_png
 from undiffuse.errors import UsageError
 
 

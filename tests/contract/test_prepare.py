@@ -23,16 +23,17 @@ from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
 from undiffuse.data.dataset import count_distinct
-from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.zip_index import read_entries
-from undiffuse.data.prepare import PrepareSettings, journal, prepare
+from undiffuse.data.prepare import PrepareSettings, prepare
+from undiffuse.data.prepare import progress_log as journal
 from undiffuse.data.prepare import run as running
 from undiffuse.data.prepare import work as working
-from undiffuse.data.prepare.crew import in_order
-from undiffuse.data.prepare.journal import read_rows
+from undiffuse.data.prepare.progress_log import read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import Filters
+from undiffuse.data.prepare.worker_pool import in_order
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.zip_index import read_entries
 from undiffuse.errors import RunError, UsageError
 from undiffuse.observer import OnProgress
 

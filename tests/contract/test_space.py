@@ -22,7 +22,7 @@ from undiffuse.objectives.diffusion import DiffusionConfig, DiffusionObjective
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "undiffuse"
 LATENT = Space.latent((4, 8, 8))
 #: Axes of arrays in files of others, which are told by their number alone.
-RAW_ARRAYS = ("core/space.py", "data/formats/arrays_file.py")
+RAW_ARRAYS = ("core/space.py", "data/sources/arrays.py")
 
 
 def objective_of(space: Space, **config: Any) -> DiffusionObjective:

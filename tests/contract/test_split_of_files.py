@@ -13,7 +13,7 @@ from PIL import Image
 
 from undiffuse.config import validate
 from undiffuse.data import Dataset, load_dataset, split_by_content
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 
 FRACTION = 0.4
 FILES = {f"{number:03d}.png": png(number) for number in range(30)}

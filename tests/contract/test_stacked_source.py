@@ -9,7 +9,7 @@ import pytest
 from test_data_sources import mnist_like, write_idx
 
 from undiffuse.data import Dataset, StackedMnistConfig, load_dataset, source_config_for, split_by_content
-from undiffuse.data.formats.stacked import draw_triples
+from undiffuse.data.sources.stacked import draw_triples
 from undiffuse.errors import UsageError
 
 

@@ -14,9 +14,9 @@ import pytest
 from picture_files import Content, is_of, png, write_tar
 
 from undiffuse.data import Dataset, TarConfig, load_dataset, source_config_for
-from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.tar_files import find_shards
-from undiffuse.data.formats.tar_index import read_members
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.tar_index import read_members
+from undiffuse.data.sources.layout.tar_files import find_shards
 from undiffuse.errors import UsageError
 
 
@@ -102,8 +102,8 @@ def test_shards_of_a_folder_a_pattern_and_braces(tmp_path: Path, monkeypatch: py
     several = find_shards(tmp_path / "x-{00..01}.tar{,.gz}")
     assert [path.name for path in several] == ["x-00.tar", "x-00.tar.gz", "x-01.tar", "x-01.tar.gz"]
     assert load(tmp_path / "x-{11,03}.tar").captions == ["number 22", "number 23", "number 6", "number 7"]
-    monkeypatch.setattr("undiffuse.data.formats.tar._MOST_OPEN", 5)
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 11_000)
+    monkeypatch.setattr("undiffuse.data.sources.tar._MOST_OPEN", 5)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 11_000)
     many = load(tmp_path, size=64, upscale=True, cache="none")
     assert type(many) is not type(held) and many.fingerprint == held.fingerprint
     assert np.array_equal(many.items(np.arange(25)), held.items(np.arange(25)))
@@ -306,7 +306,7 @@ def test_a_damaged_gzipped_shard_is_skipped_whole(tmp_path: Path, how: str) -> N
 
 
 def test_a_gzipped_shard_beyond_memory_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 25_000)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 25_000)
     write_tar(tmp_path / "a.tar.gz", samples(0, 2))
     assert len(load(tmp_path)) == 2
     write_tar(tmp_path / "b.tar.gz", {"bomb.txt": "x" * 10**6, **samples(2, 2)})
@@ -322,7 +322,7 @@ def test_endless_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_cut_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     path = write_tar(tmp_path / "x.tar", samples(0, 3))
     dataset = load(path, cache="none")
     with path.open("r+b") as file:

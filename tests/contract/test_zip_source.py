@@ -17,9 +17,9 @@ import pytest
 from picture_files import is_of, png, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, ZipConfig, load_dataset, source_config_for
-from undiffuse.data.formats.classes import folder_classes
-from undiffuse.data.formats.file_at import FileAt
-from undiffuse.data.formats.zip_index import read_entries
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.zip_index import read_entries
+from undiffuse.data.sources.layout.classes import folder_classes
 from undiffuse.errors import UsageError
 
 PICTURES = {f"{index}.png": png(index) for index in range(4)}
@@ -208,7 +208,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     bomb = zlib.compress(bytes(10**6), 9)
     assert len(bomb) < 1100
     path = write_zip(tmp_path / "set.zip", {**PICTURES, "bomb.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr("undiffuse.data.formats.zip.MAX_MEMBER_BYTES", 10**5)
+    monkeypatch.setattr("undiffuse.data.sources.zip.MAX_MEMBER_BYTES", 10**5)
     with pytest.raises(UsageError, match=r"bomb\.png: 1000000 bytes are more than the 100000"):
         load(path)
     assert len(load(path, on_error="skip")) == 4
@@ -217,7 +217,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     path.write_bytes(content[: entry + 24] + struct.pack("<L", 500) + content[entry + 28 :])
     with pytest.raises(UsageError, match=r"bomb\.png: damaged or cut short"):
         load(path)
-    monkeypatch.setattr("undiffuse.data.formats.captions.MAX_NOTE_BYTES", 100)
+    monkeypatch.setattr("undiffuse.data.sources.layout.captions.MAX_NOTE_BYTES", 100)
     path = write_zip(tmp_path / "notes.zip", {**PICTURES, "0.txt": "x" * 101})
     with pytest.raises(UsageError, match=r"0\.txt: 101 bytes are more than the 100 that are read of a text"):
         load(path)
@@ -249,7 +249,7 @@ def read_back(dataset: Dataset, item: int) -> None:
 
 
 def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     dataset = load(write_zip(tmp_path / "set.zip", {**PICTURES}, zipfile.ZIP_DEFLATED), cache="none")
     fork = multiprocessing.get_context("fork")
     children = [fork.Process(target=read_back, args=(dataset, item)) for item in range(4)]
@@ -267,7 +267,7 @@ def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch
 
 
 def test_a_file_that_is_replaced_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     path = write_zip(tmp_path / "set.zip", PICTURES)
     dataset = load(path, cache="none")
     with path.open("r+b") as file:

@@ -6,7 +6,7 @@ import pytest
 
 from undiffuse.app.cli import main
 from undiffuse.data.download import SETS
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS

@@ -13,15 +13,15 @@ from doc_pages import ROOT, pages
 from pydantic import BaseModel
 
 from undiffuse.app.cli import app
+from undiffuse.augment.adaptive import AdaptiveConfig
+from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig
 from undiffuse.compute.backend import ComputeConfig
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
-from undiffuse.data.augment.adaptive import AdaptiveConfig
-from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig
+from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.download import SETS
-from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.prepare.settings import Filters
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS
 from undiffuse.evaluation import METRICS
 from undiffuse.losses.adversarial import OBJECTIVES

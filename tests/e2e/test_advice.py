@@ -19,7 +19,7 @@ from undiffuse.app.cli import app
 from undiffuse.app.overrides import apply_overrides, read_options, read_value
 from undiffuse.compute.backend import ComputeConfig
 from undiffuse.config import validate
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.registry import resolve
@@ -75,7 +75,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "data/download/fetch.py": {"data get"},
     "data/download/get.py": {"data get"},
     "data/prepare/": {"data prepare"},
-    "data/prepared.py": {"data prepare"},
+    "data/prepare/checks.py": {"data prepare"},
     "doctor/": ["doctor", "sample", "evaluate"],
     "evaluation/__init__.py": {"evaluate"},
     "evaluation/pictures.py": {"evaluate", "compare"},
@@ -119,10 +119,10 @@ OF_FUNCTIONS = {
 }
 #: What is said of a configuration that was received, in the words of its own section.
 ECHOED = {
-    ("data/formats/captions.py", "labels"),
-    ("data/formats/stacked.py", "channels"),
-    ("data/formats/parquet.py", "label_column"),
-    ("data/formats/emoji.py", "vendor"),
+    ("data/sources/layout/captions.py", "labels"),
+    ("data/sources/stacked.py", "channels"),
+    ("data/sources/parquet.py", "label_column"),
+    ("data/sources/emoji.py", "vendor"),
     ("evaluation/modes.py", "noise"),
     ("studies/truth.py", "noise"),
     ("networks/config.py", "progressive_combine"),

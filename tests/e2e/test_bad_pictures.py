@@ -180,7 +180,7 @@ def test_folder_labels_need_folders(tmp_path: Path) -> None:
 
 def test_a_file_that_goes_bad_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound(tmp_path)
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     dataset = load_dataset(FolderConfig(path=str(tmp_path), cache="none"))
     (tmp_path / "sound1.png").write_bytes(b"")
     assert len(dataset.fetch([0, 2])) == 2

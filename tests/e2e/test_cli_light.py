@@ -48,8 +48,9 @@ ROOMS_FOR_SAMPLING = (
 )
 #: Of other rooms, what the command line is checked by before it is known which it needs: nothing heavy.
 CHECKED_BY = {
-    *("undiffuse.data", "undiffuse.data.prepared", "undiffuse.doctor", "undiffuse.doctor.findings"),
-    *("undiffuse.doctor.limits", "undiffuse.recipes", "undiffuse.training", "undiffuse.training.widths"),
+    *("undiffuse.data", "undiffuse.data.prepare", "undiffuse.data.prepare.checks"),
+    *("undiffuse.doctor", "undiffuse.doctor.findings", "undiffuse.doctor.limits", "undiffuse.recipes"),
+    *("undiffuse.training", "undiffuse.training.widths"),
     *("undiffuse.studies.kept", "undiffuse.studies.written"),
 }
 

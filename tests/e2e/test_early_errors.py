@@ -19,12 +19,12 @@ from undiffuse.app.checks import CHECKS, check_line
 from undiffuse.app.cli import app
 from undiffuse.app.early import REGISTRIES, check_overrides
 from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of, rows_of
+from undiffuse.augment.config import AUGMENTATIONS
 from undiffuse.config import model_of
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES
-from undiffuse.data.augment.config import AUGMENTATIONS
 from undiffuse.data.download import SETS
-from undiffuse.data.sources import SOURCES
+from undiffuse.data.registry import SOURCES
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import METRICS
 from undiffuse.evaluation.compare import PAIR_METRICS
@@ -313,10 +313,10 @@ KINDS: dict[str, Mapping[str, Any]] = {
 
 def test_outlines_have_all_names() -> None:
     assert KINDS.keys() == REGISTRIES.keys()
-    assert names_in("undiffuse.data.sources:SOURCES") == tuple(SOURCES)
-    assert names_in("undiffuse.data.augment.config:AUGMENTATIONS") == tuple(AUGMENTATIONS)
+    assert names_in("undiffuse.data.registry:SOURCES") == tuple(SOURCES)
+    assert names_in("undiffuse.augment.config:AUGMENTATIONS") == tuple(AUGMENTATIONS)
     for name, row in SOURCES.items():
-        assert options_of(rows_of("undiffuse.data.sources:SOURCES")[name]).keys() == row.config.model_fields.keys(), (
+        assert options_of(rows_of("undiffuse.data.registry:SOURCES")[name]).keys() == row.config.model_fields.keys(), (
             name
         )
     for kind, registry in KINDS.items():

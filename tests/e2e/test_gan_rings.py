@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from undiffuse.app.training import configure, train
-from undiffuse.data.modes import known_modes
+from undiffuse.data.sources.modes import known_modes
 from undiffuse.metrics.modes import Modes, even, good_of_gaussian, located_points, measure_modes
 from undiffuse.models.saved import load
 

@@ -66,7 +66,8 @@ import sys
 from pathlib import Path
 from undiffuse.app import training
 from undiffuse.app.cli import main
-from undiffuse.data import encoded, load_dataset
+from undiffuse.data.storage import encoded
+from undiffuse.data import load_dataset
 
 def damaged_when_loaded(config):
     dataset = load_dataset(config)
@@ -121,7 +122,7 @@ def run_to(config: RunConfig, folder: Path, images: int) -> None:
 def test_a_run_resumed_with_other_workers_ends_bit_for_bit_the_same(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undiffuse.data.encoded.MAX_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     before = children()
     run_to(lazily_trained(pictures, 0), tmp_path / "whole", 10**9)
     for workers, images in ((2, 40), (1, 104), (2, 10**9)):

@@ -16,7 +16,7 @@ from PIL import Image
 from undiffuse.app import training
 from undiffuse.app.real import own_data
 from undiffuse.app.training import configure, split_data
-from undiffuse.data.encoded import content_hash
+from undiffuse.data.storage.encoded import content_hash
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.models.saved import load, read_config

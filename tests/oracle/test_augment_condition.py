@@ -15,11 +15,11 @@ from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.sealing import accept_edits
+from undiffuse.augment import Augmentation, KarrasConfig
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
-from undiffuse.data.augment import Augmentation, KarrasConfig
 from undiffuse.data.dataset import ArrayDataset, Batch, Dataset
 from undiffuse.data.given import Given
 from undiffuse.models.request import SampleRequest

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undiffuse.data import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig, load_dataset
 from undiffuse.data.config import DigitsConfig, IdxConfig, StackedMnistConfig
-from undiffuse.data.modes import known_modes
+from undiffuse.data.sources.modes import known_modes
 from undiffuse.doctor.modes import judge_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import check_known

@@ -17,7 +17,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import VESDE, VPSDE, DiscreteVP, FlowProcess
 from undiffuse.data import GaussiansConfig, RingsConfig, SourceConfig, SwissrollConfig, load_dataset
-from undiffuse.data.synthetic import ring_radii, roll_curve
+from undiffuse.data.sources.synthetic import ring_radii, roll_curve
 from undiffuse.errors import UsageError
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.studies.likelihood import likelihood_numbers, model_log_density, true_log_density

@@ -9,8 +9,8 @@ import torch
 from kornia import enhance, geometry
 from torch import Tensor
 
-from undiffuse.data.augment import Augmentation, NoAugmentConfig
-from undiffuse.data.augment.warp import places_needed, warp
+from undiffuse.augment import Augmentation, NoAugmentConfig
+from undiffuse.augment.warp import places_needed, warp
 
 GENERATOR = torch.Generator().manual_seed(0)
 #: Four pictures in [0.2, 0.8], smooth enough that resampling them says something.

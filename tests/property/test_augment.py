@@ -13,14 +13,14 @@ from scipy import stats
 from torch import Tensor
 
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
+from undiffuse.augment.config import TRANSFORMATIONS
+from undiffuse.augment.grid import GRID_ROWS, WHOLE, augmentation_grid, grid_columns
+from undiffuse.augment.parts import KINDS
+from undiffuse.augment.pipeline import PARTS
+from undiffuse.augment.warp import places_needed, warp
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
-from undiffuse.data.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
-from undiffuse.data.augment.config import TRANSFORMATIONS
-from undiffuse.data.augment.parts import KINDS
-from undiffuse.data.augment.pipeline import PARTS
-from undiffuse.data.augment.sheet import ROWS, WHOLE, augmentation_sheet, sheet_columns
-from undiffuse.data.augment.warp import places_needed, warp
 from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
@@ -337,27 +337,27 @@ def test_adaptive_augmentation_scales_every_probability() -> None:
     assert 170 < int(half["flip"][:, 0].sum()) < 330
 
 
-# the sheet
+# the image grid
 
 
-def test_the_sheet_has_a_column_a_name_and_a_row_a_picture() -> None:
-    dataset = ArrayDataset("pictures", SMOOTH.numpy())
+def test_the_grid_has_a_column_a_name_and_a_row_an_image() -> None:
+    images = SMOOTH[:GRID_ROWS]
     config = AUGMENTATIONS["karras"]()
-    columns = sheet_columns(config, dataset.shape)
-    assert columns == ["as it is", *Augmentation(config, dataset.shape).parts, *["all together"] * WHOLE]
-    sheet = augmentation_sheet(dataset, config, seed=1, smallest_side=16)
-    assert sheet.dtype == np.uint8 and sheet.shape == (3, ROWS * (12 + 2) + 2, len(columns) * (16 + 2) + 2)
-    assert np.array_equal(sheet[:, 2:14, 2:18], dataset.items(np.array([0]))[0])
-    assert np.array_equal(sheet[:, 2:14, 20:36], dataset.items(np.array([0]))[0][..., ::-1])  # the column "flip"
-    assert np.array_equal(sheet, augmentation_sheet(dataset, config, seed=1, smallest_side=16))
-    assert not np.array_equal(sheet, augmentation_sheet(dataset, config, seed=2, smallest_side=16))
+    columns = grid_columns(config, tuple(images.shape[1:]))
+    assert columns == ["as it is", *Augmentation(config, tuple(images.shape[1:])).parts, *["all together"] * WHOLE]
+    grid = augmentation_grid(images, config, seed=1, smallest_side=16)
+    assert grid.dtype == np.uint8 and grid.shape == (3, GRID_ROWS * (12 + 2) + 2, len(columns) * (16 + 2) + 2)
+    assert np.array_equal(grid[:, 2:14, 2:18], images[0].numpy())
+    assert np.array_equal(grid[:, 2:14, 20:36], images[0].numpy()[..., ::-1])  # the column "flip"
+    assert np.array_equal(grid, augmentation_grid(images, config, seed=1, smallest_side=16))
+    assert not np.array_equal(grid, augmentation_grid(images, config, seed=2, smallest_side=16))
 
 
 def test_a_configuration_is_read_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    code = "import sys, undiffuse.data.augment.config, undiffuse.training.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, undiffuse.augment.config, undiffuse.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

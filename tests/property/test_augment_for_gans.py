@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from undiffuse.augment import AdaptiveProbability, DiffAugment
+from undiffuse.augment.adaptive import AdaptiveConfig
+from undiffuse.augment.differentiable import STEPS
 from undiffuse.core.random import StepRandom
-from undiffuse.data.augment import AdaptiveProbability, DiffAugment
-from undiffuse.data.augment.adaptive import AdaptiveConfig
-from undiffuse.data.augment.differentiable import STEPS
 from undiffuse.errors import UsageError
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -7,7 +7,15 @@ import pytest
 
 from undiffuse.config import validate
 from undiffuse.data import GaussiansConfig, RingsConfig, load_dataset, source_config_for
-from undiffuse.data.synthetic import gaussian_ring, gaussians, grid_centres, ring_radii, rings, roll_curve, swissroll
+from undiffuse.data.sources.synthetic import (
+    gaussian_ring,
+    gaussians,
+    grid_centres,
+    ring_radii,
+    rings,
+    roll_curve,
+    swissroll,
+)
 from undiffuse.errors import UsageError
 
 SOURCES = {"swissroll": swissroll, "rings": rings, "gaussians": gaussians, "gaussian_ring": gaussian_ring}

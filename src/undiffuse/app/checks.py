@@ -58,7 +58,7 @@ from undiffuse.app.lines import read
 from undiffuse.app.models import find_model, results_folder
 from undiffuse.app.parsing import named_metrics, parse_counts, parse_duration, parse_steps
 from undiffuse.core.limits import check_temperature
-from undiffuse.data.prepared import check_archive
+from undiffuse.data.prepare.checks import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
 from undiffuse.models.sample_files import check_grid

@@ -30,7 +30,7 @@ SourceOptions = Annotated[
 @data_app.command("list")
 def data_list() -> None:
     """List the data sources."""
-    from undiffuse.data.sources import SOURCE_CONFIGS
+    from undiffuse.data.registry import SOURCE_CONFIGS
 
     list_rows({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCE_CONFIGS.items()})
 

@@ -17,7 +17,7 @@ from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
-from undiffuse.data.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import write_json

@@ -18,7 +18,7 @@ from undiffuse.zoo import bundled_models
 
 Completion = Callable[[str], list[str]]
 
-_SOURCES, _SETS = "undiffuse.data.sources:SOURCES", "undiffuse.data.download.sets:SETS"
+_SOURCES, _SETS = "undiffuse.data.registry:SOURCES", "undiffuse.data.download.sets:SETS"
 
 
 def rows(registry: str) -> Completion:

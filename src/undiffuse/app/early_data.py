@@ -14,8 +14,8 @@ from undiffuse.app.outline import names_in, options_of, rows_of
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
-_SOURCES = "undiffuse.data.sources:SOURCES"
-_AUGMENTATIONS = "undiffuse.data.augment.config:AUGMENTATIONS"
+_SOURCES = "undiffuse.data.registry:SOURCES"
+_AUGMENTATIONS = "undiffuse.augment.config:AUGMENTATIONS"
 _PREFIX = "data."
 
 
@@ -37,7 +37,7 @@ def check_data(spec: str | None) -> None:
 
 def _check_named(has_path: bool, takes_path: bool, path: str) -> bool:
     """Whether nothing is left to be said of ``name`` or ``name:path``."""
-    from undiffuse.data.formats.tar_files import names_shards
+    from undiffuse.data.sources.layout.tar_files import names_shards
 
     if has_path and takes_path and not Path(path).expanduser().exists() and not names_shards(path):
         raise UsageError(f"no such file or folder: {Path(path).expanduser()}")
@@ -46,9 +46,9 @@ def _check_named(has_path: bool, takes_path: bool, path: str) -> bool:
 
 def _check_path(spec: str) -> bool:
     """Whether nothing is left to be said of a path: any folder is taken, but a file may be of no kind."""
-    from undiffuse.data.formats.readable import readable
-    from undiffuse.data.formats.tar_files import names_shards
-    from undiffuse.data.naming import no_source
+    from undiffuse.data.readers.text import readable
+    from undiffuse.data.sources.layout.naming import no_source
+    from undiffuse.data.sources.layout.tar_files import names_shards
 
     location = Path(spec).expanduser()
     if spec and location.exists():

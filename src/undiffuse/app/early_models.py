@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _OF_TYPES = ("typing", "collections.abc", "pydantic")
 #: Modules of ours that import nothing heavy, by what their names begin with.
 _LIGHT = (
-    *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.loading", "undiffuse.data.augment.config"),
+    *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.config.loader", "undiffuse.augment.config"),
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
     *("undiffuse.models.options", "undiffuse.studies.written"),
 )

@@ -12,9 +12,9 @@ from undiffuse.app.real import held_out_data
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig
-from undiffuse.data.decoding import heic
-from undiffuse.data.formats.folder_files import EXTENSIONS
-from undiffuse.data.pictures import fit_picture, read_picture, to_array, with_channels
+from undiffuse.data.readers.decoding import heic
+from undiffuse.data.readers.decoding.image import fit_picture, read_picture, to_array, with_channels
+from undiffuse.data.sources.layout.folder_files import EXTENSIONS
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.saved import Model

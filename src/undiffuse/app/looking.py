@@ -10,10 +10,10 @@ from undiffuse.app.early_data import check_sheet
 from undiffuse.app.early_out import check_file
 from undiffuse.app.show import say, table
 from undiffuse.app.sources import as_recipe_reads, configured
+from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, augmentation_grid, grid_columns
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.audit import contact_sheet, describe
-from undiffuse.data.augment import AUGMENTATIONS, augmentation_sheet, sheet_columns
+from undiffuse.data.audit import contact_sheet, describe, evenly_spaced
 from undiffuse.files import replacing
 from undiffuse.images import save_png
 from undiffuse.registry import lookup
@@ -58,8 +58,9 @@ def show_data(
     if sheet is None:
         return
     if augmentation is not None:
-        save_png(sheet, augmentation_sheet(dataset, augmentation, smallest_side=64))
-        say(f"{augment}, column by column: {', '.join(sheet_columns(augmentation, dataset.shape))}")
+        images = dataset.fetch(evenly_spaced(len(dataset), GRID_ROWS)).items
+        save_png(sheet, augmentation_grid(images, augmentation, smallest_side=64))
+        say(f"{augment}, column by column: {', '.join(grid_columns(augmentation, dataset.shape))}")
     else:
         with replacing(sheet) as path:
             contact_sheet(dataset).save(path, format="PNG")

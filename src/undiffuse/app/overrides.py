@@ -8,8 +8,8 @@ from typing import Any
 
 from undiffuse.app.parsing import read_value as read_value
 from undiffuse.app.placing import Asked, merged_source, put
+from undiffuse.augment.config import AUGMENTATIONS
 from undiffuse.config import AsWritten, M, validate
-from undiffuse.data.augment.config import AUGMENTATIONS
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.training.config import RunConfig

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from undiffuse.config import Component, ComponentConfig, inner_model
 from undiffuse.data.config import SourceConfig
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, nearest, resolve
 

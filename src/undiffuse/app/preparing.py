@@ -12,8 +12,8 @@ from undiffuse.app.show import Working, say, table
 from undiffuse.app.sources import configured, prepare_settings
 from undiffuse.data import source_config_for
 from undiffuse.data.config import PictureConfig
-from undiffuse.data.decoding.remarks import STORED
 from undiffuse.data.prepare import prepare
+from undiffuse.data.readers.decoding.remarks import STORED
 from undiffuse.errors import UsageError
 from undiffuse.wording import command, counted, quoted
 

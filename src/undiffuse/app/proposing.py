@@ -15,10 +15,10 @@ from undiffuse.compute.hardware import hardware
 from undiffuse.data import load_dataset
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.encoded_files import EncodedFiles
-from undiffuse.data.listing import Listed
 from undiffuse.data.load import list_source
-from undiffuse.data.pictures import read_header, without_warnings
+from undiffuse.data.readers.decoding.image import read_header, without_warnings
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.listing import Listed
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose

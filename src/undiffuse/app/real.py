@@ -16,7 +16,7 @@ from undiffuse.core.space import Space
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.decoding.remarks import STORED, stored_with
+from undiffuse.data.readers.decoding.remarks import STORED, stored_with
 from undiffuse.errors import UsageError
 from undiffuse.models.record import other_part
 from undiffuse.models.saved import Model

@@ -15,10 +15,10 @@ from undiffuse.app.models import load, results_folder, spoken_name
 from undiffuse.app.real import own_data
 from undiffuse.app.reproducing import reproducing_command
 from undiffuse.app.show import counting, warn
+from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
 from undiffuse.claims import claimed
 from undiffuse.config import Component
-from undiffuse.data.augment import AUGMENTATIONS, AugmentConfig, augmentation_sheet, sheet_columns
-from undiffuse.data.dataset import ArrayDataset
+from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import hardware, spread
 from undiffuse.evaluation.schedule import schedule_of
@@ -174,12 +174,13 @@ def _real(model: Model, count: int, moved_to: str | None) -> Any:
 
 
 def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
-    """A sheet of what training did to these pictures and what its columns show; none where it did nothing."""
+    """An image grid of what training did to these images and what its columns show; none where it did nothing."""
     asked = model.config["config"].get("augment", {"name": "none"})
     config = Component(AUGMENTATIONS, "augmentation").pick(asked)
     if not isinstance(config, AugmentConfig) or not config.any or not len(data):
         return None, []
-    return augmentation_sheet(ArrayDataset("data", data), config), sheet_columns(config, data.shape[1:])
+    images = torch.from_numpy(data[evenly_spaced(len(data), GRID_ROWS)])
+    return augmentation_grid(images, config), grid_columns(config, data.shape[1:])
 
 
 def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:

@@ -17,7 +17,7 @@ from undiffuse.claims import claimed
 from undiffuse.config import Component
 from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
 from undiffuse.limits import check_seed

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
         TarConfig,
         ZipConfig,
     )
+    from undiffuse.data.config.loader import LoaderConfig
     from undiffuse.data.dataset import Batch, Dataset
     from undiffuse.data.load import load_dataset
     from undiffuse.data.loader import Loader
-    from undiffuse.data.loading import LoaderConfig
-    from undiffuse.data.sources import SOURCE_CONFIGS, SOURCES
+    from undiffuse.data.registry import SOURCE_CONFIGS, SOURCES
     from undiffuse.data.spec import source_config_for
     from undiffuse.data.split import split_by_content
 
@@ -82,9 +82,9 @@ _LAZY = {
     "Batch": "undiffuse.data.dataset:Batch",
     "Dataset": "undiffuse.data.dataset:Dataset",
     "Loader": "undiffuse.data.loader:Loader",
-    "LoaderConfig": "undiffuse.data.loading:LoaderConfig",
-    "SOURCES": "undiffuse.data.sources:SOURCES",
-    "SOURCE_CONFIGS": "undiffuse.data.sources:SOURCE_CONFIGS",
+    "LoaderConfig": "undiffuse.data.config.loader:LoaderConfig",
+    "SOURCES": "undiffuse.data.registry:SOURCES",
+    "SOURCE_CONFIGS": "undiffuse.data.registry:SOURCE_CONFIGS",
     "contact_sheet": "undiffuse.data.audit:contact_sheet",
     "describe": "undiffuse.data.audit:describe",
     "load_dataset": "undiffuse.data.load:load_dataset",

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.dataset import Dataset, count_distinct
-from undiffuse.data.pictures import from_array
+from undiffuse.data.readers.decoding.image import from_array
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 

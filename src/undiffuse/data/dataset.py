@@ -20,9 +20,9 @@ from torch import Tensor
 
 from undiffuse.core.per_sample import PerRow
 from undiffuse.core.space import Space
-from undiffuse.data.formats.readable import composed
 from undiffuse.data.given import Given
-from undiffuse.data.texts import Texts
+from undiffuse.data.readers.text import composed
+from undiffuse.data.storage.string_array import Texts
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from undiffuse.data.cache import open_kept, stamped
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, of_classes
-from undiffuse.data.listing import listing
-from undiffuse.data.sources import SOURCES
+from undiffuse.data.registry import SOURCES
+from undiffuse.data.storage.cache import open_kept, stamped
+from undiffuse.data.storage.listing import listing
 from undiffuse.errors import UsageError
 from undiffuse.registry import resolve
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 import torch
 
 from undiffuse.cores import num_cores
+from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.dataset import Batch, Dataset, Indices
-from undiffuse.data.loading import LoaderConfig
 from undiffuse.data.order import Stream
-from undiffuse.data.resident import Resident, wants_resident
+from undiffuse.data.storage.resident import Resident, wants_resident
 from undiffuse.data.workers import Ahead
 from undiffuse.errors import UsageError
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from undiffuse.config import validate
 from undiffuse.data.config import FolderConfig, SourceConfig, TarConfig
-from undiffuse.data.formats.readable import readable
-from undiffuse.data.formats.tar_files import names_shards
-from undiffuse.data.kinds import FILES, FOLDERS
-from undiffuse.data.naming import no_source
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.readers.text import readable
+from undiffuse.data.registry import SOURCE_CONFIGS
+from undiffuse.data.sources.layout.detection import FILES, FOLDERS
+from undiffuse.data.sources.layout.naming import no_source
+from undiffuse.data.sources.layout.tar_files import names_shards
 from undiffuse.errors import UsageError
 
 

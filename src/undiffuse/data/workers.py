@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from undiffuse.data import encoded
 from undiffuse.data.dataset import Dataset, Indices
+from undiffuse.data.storage import encoded
 from undiffuse.errors import RunError, UndiffuseError
 
 Rows = Callable[[int, int], Indices]

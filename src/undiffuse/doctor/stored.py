@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from undiffuse.data.formats.left_out import LEFT_OUT, PASSED_OVER
-from undiffuse.data.pictures import FRAMES, automatic_side
+from undiffuse.data.readers.decoding.image import FRAMES, automatic_side
+from undiffuse.data.sources.layout.left_out import LEFT_OUT, PASSED_OVER
 from undiffuse.doctor.findings import Finding
 from undiffuse.doctor.pictures import DataSubject
 from undiffuse.doctor.survey import Survey, kinds

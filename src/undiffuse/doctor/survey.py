@@ -10,12 +10,12 @@ from pathlib import Path
 
 from undiffuse.cores import num_cores
 from undiffuse.data.config import FolderConfig
-from undiffuse.data.formats.folder import FolderNotes
-from undiffuse.data.formats.folder_files import list_names
-from undiffuse.data.formats.parts import Folders
-from undiffuse.data.formats.sample_sets import without_sheets
-from undiffuse.data.pictures import decode_picture, without_warnings
-from undiffuse.data.skips import Skips
+from undiffuse.data.readers.decoding.image import decode_picture, without_warnings
+from undiffuse.data.sources.folder import FolderNotes
+from undiffuse.data.sources.layout.folder_files import list_names
+from undiffuse.data.sources.layout.parts import Folders
+from undiffuse.data.sources.layout.sample_sets import without_sheets
+from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
 

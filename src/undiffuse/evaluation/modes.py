@@ -17,8 +17,8 @@ from undiffuse.core.space import Space
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.config import SourceConfig, StackedMnistConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.modes import PointModes, known_modes
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.registry import SOURCE_CONFIGS
+from undiffuse.data.sources.modes import PointModes, known_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
 from undiffuse.evaluation.subject import Subject

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import spread
 from undiffuse.evaluation.cache import Cache

@@ -17,11 +17,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from undiffuse.augment.adaptive import AdaptiveConfig
+from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.data.augment.adaptive import AdaptiveConfig
-from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.losses.adversarial import OBJECTIVES, non_saturating
 from undiffuse.losses.adversarial import Objective as Game
 from undiffuse.losses.penalties import between, lipschitz, zero_centred

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from undiffuse.augment.adaptive import AdaptiveConfig, AdaptiveProbability
+from undiffuse.augment.config import AugmentConfig
+from undiffuse.augment.differentiable import DiffAugment
+from undiffuse.augment.pipeline import Augmentation
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
-from undiffuse.data.augment.adaptive import AdaptiveConfig, AdaptiveProbability
-from undiffuse.data.augment.config import AugmentConfig
-from undiffuse.data.augment.differentiable import DiffAugment
-from undiffuse.data.augment.pipeline import Augmentation
 from undiffuse.errors import UsageError
 
 #: Data whose verdicts make one look of adaptive augmentation: four batches of 64, as in the paper.

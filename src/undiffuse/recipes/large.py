@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from undiffuse.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.config import ComponentConfig
 from undiffuse.core.processes import PROCESSES
-from undiffuse.data.augment.config import KarrasConfig, NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import TransformerConfig, UNetConfig

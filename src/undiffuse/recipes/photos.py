@@ -6,7 +6,7 @@ What differs is the size, and with it how many images an hour holds.
 
 from __future__ import annotations
 
-from undiffuse.data.augment.config import NoAugmentConfig
+from undiffuse.augment.config import NoAugmentConfig
 from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.models.options import SamplingConfig

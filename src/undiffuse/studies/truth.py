@@ -25,7 +25,7 @@ from torch import Tensor
 from undiffuse.config import ComponentConfig
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
-from undiffuse.data.synthetic import grid_centres, ring_centres, ring_radii, roll_curve
+from undiffuse.data.sources.synthetic import grid_centres, ring_centres, ring_radii, roll_curve
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 

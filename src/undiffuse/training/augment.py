@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from undiffuse.augment.pipeline import Augmentation, Draws
 from undiffuse.core.random import StepRandom
-from undiffuse.data.augment.pipeline import Augmentation, Draws
 from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.errors import UsageError
 from undiffuse.training.config import RunConfig

@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.config import Component, ComponentConfig, FrozenModel
-from undiffuse.data.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.data.config import DigitsConfig
-from undiffuse.data.loading import LoaderConfig
-from undiffuse.data.sources import SOURCE_CONFIGS
+from undiffuse.data.config.loader import LoaderConfig
+from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 

@@ -20,8 +20,8 @@ from undiffuse.compute.environment import compute_environment, differing_words
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch, Dataset
-from undiffuse.data.decoding.remarks import stored_with
 from undiffuse.data.loader import Loader
+from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
 from undiffuse.models.components import MAIN, main_component

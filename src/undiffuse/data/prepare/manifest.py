@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from undiffuse.data.decoding.remarks import STORED, Remarks
-from undiffuse.data.prepare.journal import Row
 from undiffuse.data.prepare.originals import Originals
+from undiffuse.data.prepare.progress_log import Row
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.work import KEPT, REASONS
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd
+from undiffuse.data.readers.decoding.remarks import STORED, Remarks
 from undiffuse.version import __version__
 
 FORMAT = "undiffuse prepared pictures, version 1"

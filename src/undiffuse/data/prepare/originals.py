@@ -12,11 +12,11 @@ from PIL import Image
 
 from undiffuse.data.config import PictureConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, Indices, hash_item, of_classes
-from undiffuse.data.encoded import content_hash
-from undiffuse.data.formats.left_out import LEFT_OUT
-from undiffuse.data.listing import Listed
 from undiffuse.data.load import list_source
-from undiffuse.data.pictures import Header, decode_picture, from_array, read_header
+from undiffuse.data.readers.decoding.image import Header, decode_picture, from_array, read_header
+from undiffuse.data.sources.layout.left_out import LEFT_OUT
+from undiffuse.data.storage.encoded import content_hash
+from undiffuse.data.storage.listing import Listed
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8

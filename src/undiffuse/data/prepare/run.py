@@ -18,17 +18,17 @@ import numpy as np
 from undiffuse.claims import writes_to
 from undiffuse.cores import num_cores
 from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
-from undiffuse.data.encoded import Plan, plan_for
-from undiffuse.data.pictures import DECODING
 from undiffuse.data.prepare import manifest
-from undiffuse.data.prepare.crew import Block, in_order
-from undiffuse.data.prepare.journal import Journal, Row, read_head, read_rows
+from undiffuse.data.prepare.checks import check_archive
 from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
+from undiffuse.data.prepare.progress_log import Journal, Row, read_head, read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
+from undiffuse.data.prepare.worker_pool import Block, in_order
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
-from undiffuse.data.prepared import check_archive
+from undiffuse.data.readers.decoding.image import DECODING
+from undiffuse.data.storage.encoded import Plan, plan_for
 from undiffuse.errors import UsageError
 from undiffuse.files import explained
 from undiffuse.observer import SILENT, Observer

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.dataset import HASH_BYTES, hash_item
-from undiffuse.data.encoded import Plan
-from undiffuse.data.pictures import Header, fit_picture, to_array, with_channels, without_warnings
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.settings import Filters
+from undiffuse.data.readers.decoding.image import Header, fit_picture, to_array, with_channels, without_warnings
+from undiffuse.data.storage.encoded import Plan
 from undiffuse.errors import UsageError
 
 KEPT, UNREADABLE, TOO_SMALL, SHORT_SIDE, LONG_ASPECT, LOW_CONTRAST, DUPLICATE, NO_CAPTION = range(8)

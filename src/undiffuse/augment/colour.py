@@ -1,0 +1,90 @@
+"""Transformations of colour as 4 x 4 matrices, in the order in which they are applied.
+
+They act on (red, green, blue, 1) with values in [-1, 1]. Brightness and contrast take grey to grey and so serve grey
+pictures too; the others would change nothing there or bring colour in, and are left out.
+
+Source: Karras et al. 2020, arXiv:2006.06676, appendix B; luma by ITU-R BT.601, as everybody's saturation takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from undiffuse.augment.parts import Part, all_drawn, first, matrices, turn
+
+Size = tuple[int, int]
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+Entry = Tensor | float
+
+
+def _on_colours(rows: Sequence[Sequence[Entry]], added: Sequence[Entry], like: Tensor) -> Tensor:
+    """(B, 4, 4) of a 3 x 3 matrix and what is added after it."""
+    whole: list[list[Entry]] = [[*row, by] for row, by in zip(rows, added, strict=True)]
+    return matrices([*whole, [0.0, 0.0, 0.0, 1.0]], like)
+
+
+def shift(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
+    """(B, 4, 4) that add (B,) to each channel."""
+    identity = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    return _on_colours(identity, (red, green, blue), red)
+
+
+def spread(factor: Tensor, axis: tuple[float, float, float]) -> Tensor:
+    """(B, 4, 4) that scale a colour's distance from the grey ``axis`` . colour; with (0, 0, 0), from mid-grey."""
+    rows = [[factor * (row == column) + (1 - factor) * axis[column] for column in range(3)] for row in range(3)]
+    return _on_colours(rows, (0.0, 0.0, 0.0), factor)
+
+
+def grey_axis_rotation(angle: Tensor) -> Tensor:
+    """(B, 4, 4) that turn the RGB cube about its grey diagonal: red to green to blue a third of a turn each."""
+    near, far = (1 + 2 * angle.cos()) / 3, (1 - angle.cos()) / 3
+    lift = angle.sin() / 3**0.5
+    rows = [[near, far - lift, far + lift], [far + lift, near, far - lift], [far - lift, far + lift, near]]
+    return _on_colours(rows, (0.0, 0.0, 0.0), angle)
+
+
+def _brightness(numbers: Tensor, by: float, size: Size) -> Tensor:
+    added = by * numbers[:, 1]
+    return shift(added, added, added)
+
+
+def _contrast(numbers: Tensor, octaves: float, size: Size) -> Tensor:
+    return spread(torch.exp2(octaves * numbers[:, 1]), (0.0, 0.0, 0.0))
+
+
+def _colour(numbers: Tensor, by: float, size: Size) -> Tensor:
+    return shift(*(by * numbers[:, 1:]).unbind(1))
+
+
+def _hue(numbers: Tensor, degrees: float, size: Size) -> Tensor:
+    return grey_axis_rotation(torch.deg2rad(degrees * numbers[:, 1]))
+
+
+def _saturation(numbers: Tensor, octaves: float, size: Size) -> Tensor:
+    return spread(torch.exp2(octaves * numbers[:, 1]), LUMA)
+
+
+COLOUR: dict[str, Part] = {
+    "brightness": Part(("normal",), _brightness, first, 1, "brightness_shift"),
+    "contrast": Part(("normal",), _contrast, first, 1, "contrast_octaves"),
+    "colour": Part(("normal", "normal", "normal"), _colour, all_drawn, 3, "colour_shift"),
+    "hue": Part(("uniform",), _hue, turn, 2, "hue_degrees"),
+    "saturation": Part(("normal",), _saturation, first, 1, "saturation_octaves"),
+}
+#: What grey pictures do without.
+NOT_FOR_GREY = ("colour", "hue", "saturation")
+
+
+def recolour(x: Tensor, maps: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) of 1 or 3 channels under (B, 4, 4); grey ones as colours with three equal values."""
+    if x.shape[1] == 1:
+        factor, added = maps[:, 0, :3].sum(1), maps[:, 0, 3]
+        return x * factor.to(x)[:, None, None, None] + added.to(x)[:, None, None, None]
+    flat = torch.baddbmm(maps[:, :3, 3:].to(x), maps[:, :3, :3].to(x), x.flatten(2))
+    return flat.reshape(x.shape)

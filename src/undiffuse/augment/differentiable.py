@@ -1,0 +1,117 @@
+"""DiffAugment: the same kinds of transformation on real and on made pictures, with gradients through them.
+
+Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv:2006.10738, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.augment.parts import Uniforms
+from undiffuse.errors import UsageError
+from undiffuse.registry import lookup
+
+
+def _across(u: Tensor) -> Tensor:
+    return u[:, None, None, None]
+
+
+def brightness_saturation_contrast(x: Tensor, u: Tensor) -> Tensor:
+    """Add U(-1/2, 1/2); scale by U(0, 2) about each pixel's mean; scale by U(1/2, 3/2) about the picture's mean."""
+    x = x + _across(u[:, 0] - 0.5)
+    pixel = x.mean(dim=1, keepdim=True)
+    x = torch.lerp(pixel, x, _across(2 * u[:, 1]))
+    picture = x.mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(picture, x, _across(u[:, 2] + 0.5))
+
+
+def translated(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
+    """Move by whole pixels, up to ``share`` of each side either way; zeros come in."""
+    for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
+        side = x.shape[axis]
+        most = int(side * share + 0.5)
+        by = (number * (2 * most + 1)).floor().long().clamp(max=2 * most) - most  # (B,)
+        source = torch.arange(side, device=x.device) - by[:, None]  # (B, side)
+        shape = (len(x), 1, side, 1) if axis == 2 else (len(x), 1, 1, side)
+        index = source.clamp(0, side - 1).reshape(shape).expand_as(x)
+        inside = ((source >= 0) & (source < side)).reshape(shape)
+        x = x.gather(axis, index) * inside
+    return x
+
+
+def with_hole(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
+    """A rectangle of ``share`` of each side at zero, its centre uniform over the pixels."""
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
+        side = x.shape[axis]
+        length = int(side * share + 0.5)
+        start = (number * (side + 1 - length % 2)).floor().long() - length // 2
+        place = torch.arange(side, device=x.device) - start[:, None]
+        near = (place >= 0) & (place < length)
+        inside = inside & (near[:, None, :, None] if axis == 2 else near[:, None, None, :])
+    return x.masked_fill(inside, 0.0)
+
+
+class Step(NamedTuple):
+    """A transformation and how many uniform numbers a picture it takes."""
+
+    make: Callable[[Tensor, Tensor], Tensor]
+    num_uniforms: int
+
+
+STEPS: dict[str, Step] = {
+    "colour": Step(brightness_saturation_contrast, 3),
+    "translation": Step(translated, 2),
+    "cutout": Step(with_hole, 2),
+}
+
+
+class DiffAugment:
+    """The steps of a policy, one after the other; every picture gets all of them, with its own numbers.
+
+    Args:
+        policy: names out of ``colour``, ``translation``, ``cutout``, in the order in which they are made.
+    Raises:
+        UsageError: an unknown name.
+    Example:
+        >>> augment = DiffAugment(("translation",))
+        >>> augment(torch.ones(1, 1, 8, 8), torch.tensor([[0.99, 0.5]])).sum()  # one row of eight leaves the picture
+        tensor(56.)
+    """
+
+    def __init__(self, policy: Sequence[str] = ("colour", "translation", "cutout")) -> None:
+        self.policy = tuple(policy)
+        self._steps: list[Step] = [lookup(STEPS, name, "step of DiffAugment") for name in self.policy]
+
+    @property
+    def num_uniforms(self) -> int:
+        """Numbers a picture takes."""
+        return sum(step.num_uniforms for step in self._steps)
+
+    def draw(self, rng: Uniforms, count: int, what: str) -> Tensor:
+        """(count, num_uniforms) in (0, 1); ``what`` keeps real pictures' numbers apart from made ones'."""
+        columns = [rng.uniform(count, f"DiffAugment {what} {number}") for number in range(self.num_uniforms)]
+        return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """Transform; differentiable in ``x``, twice as well.
+
+        Args:
+            x: (B, C, H, W) float.
+            u: (B, num_uniforms) in (0, 1).
+        Raises:
+            UsageError: another number of numbers.
+        """
+        if u.shape != (len(x), self.num_uniforms):
+            raise UsageError(
+                f"expected random numbers of shape {(len(x), self.num_uniforms)} for the policy "
+                f"{','.join(self.policy)}, got {tuple(u.shape)}; take them from draw"
+            )
+        numbers = torch.split(u.to(x), [step.num_uniforms for step in self._steps], dim=1)
+        for step, own in zip(self._steps, numbers, strict=True):
+            x = step.make(x, own)
+        return x

@@ -1,0 +1,188 @@
+"""Colours into sRGB by the ICC profile that a file carries.
+
+Relative colorimetric with black point compensation: white stays white, black black, what lies in sRGB keeps its colour,
+and what lies outside is cut off at its edge. An image whose profile moves no colour by more than two levels of 255 is
+sRGB already, whatever the profile calls itself, and keeps its bits.
+
+Source: ICC.1:2022 (profile version 4.4); Little CMS does the arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+from undiffuse.data.readers.decoding.depth import Deep, rounded, to_eight_bits
+
+BROKEN = "with a broken colour profile, colours left as stored"
+UNFIT = "with a colour profile that does not fit how they are stored, colours left as stored"
+_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # of profiles, and Pillow's mode
+_CLASSES = ("mntr", "scnr", "prtr", "spac")  # of monitors, scanners, printers and spaces: others are no image's own
+_GREY_MODES = ("1", "L", "LA", "La")
+_SAME = 2  # levels of 255
+_LEAST_WHITE, _MOST_BLACK = 200, 64  # that a sound profile makes of white and black
+_MOST_NAME = 60
+_BLOCK = 2**20  # pixels of 16 bits that are converted at once
+_NO_NAME = "an unnamed colour profile"
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Profile(NamedTuple):
+    """A sound profile.
+
+    Attributes:
+        mode: of the images that it fits: ``L``, ``RGB`` or ``CMYK``.
+        name: what it calls itself.
+        is_srgb: whether it moves no colour that one could see.
+        transform: from ``mode`` (of grey ``I;16``) to ``RGB`` in sRGB.
+    """
+
+    mode: str
+    name: str
+    is_srgb: bool
+    transform: ImageCms.ImageCmsTransform
+
+
+def to_srgb(pixels: Image.Image | Deep, content: bytes) -> tuple[Image.Image, str]:
+    """The image with 8 bits in sRGB, and what is to be said of it; nothing where its profile changes nothing.
+
+    Args:
+        pixels: as stored, upright or not.
+        content: of the profile; empty for none.
+    """
+    if not content:
+        return _eight_bits(pixels), ""
+    profile = read_profile(content)
+    if profile is None:
+        return _eight_bits(pixels), BROKEN
+    if profile.is_srgb:
+        return _eight_bits(pixels), ""
+    if profile.mode != _stored_mode(pixels.mode):
+        return _eight_bits(pixels), UNFIT
+    return _converted(pixels, profile), f"converted from {profile.name} to sRGB"
+
+
+def _eight_bits(pixels: Image.Image | Deep) -> Image.Image:
+    return to_eight_bits(pixels) if isinstance(pixels, Deep) else pixels
+
+
+def _stored_mode(mode: str) -> str:
+    """The mode of the profile that fits."""
+    return "L" if mode in _GREY_MODES else mode if mode in ("CMYK", "LAB") else "RGB"
+
+
+@functools.lru_cache(maxsize=32)
+def read_profile(content: bytes) -> Profile | None:
+    """A profile, ``None`` where it is broken or none of an image."""
+    try:
+        profile: Any = ImageCms.ImageCmsProfile(io.BytesIO(content)).profile
+        mode = _SPACES.get(profile.xcolor_space.strip())
+        if mode is None or profile.device_class not in _CLASSES:
+            return None
+        transform = _transform(profile, mode)
+        probe = _probe(mode)
+        found = np.asarray(ImageCms.applyTransform(probe, transform))[0]
+    except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
+        return None
+    known = None if mode == "CMYK" else (np.asarray(probe)[0] // (257 if mode == "L" else 1)).reshape(len(found), -1)
+    if known is not None and (found[0].max() > _MOST_BLACK or found[-1].min() < _LEAST_WHITE):
+        return None
+    is_srgb = known is not None and bool(np.abs(found.astype(np.int16) - known).max() <= _SAME)
+    return Profile(mode, _name(profile), is_srgb, transform)
+
+
+def _transform(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    if mode == "L":  # used on a ramp alone, and so without the table that would be coarse in the darks
+        flags |= ImageCms.Flags.NOOPTIMIZE
+    srgb = ImageCms.createProfile("sRGB")
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    return ImageCms.buildTransform(profile, srgb, "I;16" if mode == "L" else mode, "RGB", intent, flags)
+
+
+def _probe(mode: str) -> Image.Image:
+    """One row of colours from black to white, for paper from none to all ink."""
+    if mode == "L":
+        return Image.fromarray((np.arange(256) * 257).astype(np.uint16)[None])
+    axes = np.meshgrid(*[np.linspace(0, 255, 9).round()] * len(mode), indexing="ij")
+    cube = np.stack(axes, axis=-1).reshape(-1, len(mode))
+    ramp = np.arange(256)[:, None].repeat(len(mode), axis=1)
+    return Image.fromarray(np.concatenate([cube, ramp]).astype(np.uint8)[None], mode)
+
+
+def _name(profile: Any) -> str:
+    name = "".join(filter(str.isprintable, profile.profile_description or "")).strip()
+    return name[:_MOST_NAME] or _NO_NAME
+
+
+def _converted(pixels: Image.Image | Deep, profile: Profile) -> Image.Image:
+    if isinstance(pixels, Deep):
+        alpha = rounded(pixels)[..., -1] if pixels.mode.endswith("A") else None
+        levels = pixels.levels if alpha is None else pixels.levels[..., :-1]
+        return _of_deep(pixels._replace(levels=levels), alpha, profile)
+    plain = _with_mode(pixels)
+    alpha = np.asarray(plain)[..., -1] if plain.mode.endswith("A") else None
+    colours = plain.convert(profile.mode) if alpha is not None else plain
+    if profile.mode == "L":
+        made = colours.point(cast(Any, _grey_table(profile)[::257].tolist()))
+    else:
+        made = cast(Image.Image, ImageCms.applyTransform(colours, profile.transform))
+    return _joined(made, alpha)
+
+
+def _with_mode(image: Image.Image) -> Image.Image:
+    """In mode ``L``, ``LA``, ``RGB``, ``RGBA`` or ``CMYK``: no palette, and transparency as a channel."""
+    if image.mode == "CMYK":
+        return image
+    grey, clear = image.mode in _GREY_MODES, image.has_transparency_data
+    if image.mode == "La":
+        return image.convert("LA")
+    return image.convert(("LA" if clear else "L") if grey else ("RGBA" if clear else "RGB"))
+
+
+def _joined(image: Image.Image, alpha: Bytes | None) -> Image.Image:
+    image.info.clear()  # a palette's or a colour's transparency is a channel by now
+    if alpha is not None:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    return image
+
+
+def _grey_table(profile: Profile) -> Bytes:
+    """(65536,): the level in sRGB of each level of 16 bits."""
+    ramp = Image.fromarray(np.arange(65536, dtype=np.uint16)[None])
+    return np.asarray(ImageCms.applyTransform(ramp, profile.transform))[0, :, 1]
+
+
+def _of_deep(deep: Deep, alpha: Bytes | None, profile: Profile) -> Image.Image:
+    if profile.mode == "L":
+        place = np.rint(deep.levels[..., 0] * (65535 / deep.white)).astype(np.uint16)
+        return _joined(Image.fromarray(_grey_table(profile)[place]), alpha)
+    if profile.mode == "CMYK":
+        return cast(Image.Image, ImageCms.applyTransform(to_eight_bits(deep), profile.transform))
+    rows = max(1, _BLOCK // deep.levels.shape[1])
+    starts = range(0, len(deep.levels), rows)
+    parts = [_deep_colours(deep.levels[at : at + rows] * np.float32(255 / deep.white), profile) for at in starts]
+    return _joined(Image.fromarray(np.concatenate(parts)), alpha)
+
+
+def _deep_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
+    """(H, W, 3) of levels between those that the transform knows: along each axis on the line to the next one."""
+
+    def at(whole: Bytes) -> npt.NDArray[np.float32]:
+        found: Any = ImageCms.applyTransform(Image.fromarray(whole), profile.transform)
+        return np.asarray(found, dtype=np.float32)
+
+    whole = levels.astype(np.uint8)
+    below = at(whole)
+    made = below.copy()
+    for axis in range(3):
+        next_one = whole.copy()
+        next_one[..., axis] += next_one[..., axis] < 255
+        made += (levels[..., axis] - whole[..., axis])[..., None] * (at(next_one) - below)
+    return np.asarray(np.rint(made.clip(0, 255)), dtype=np.uint8)

@@ -1,0 +1,247 @@
+"""One picture file, of any mode and size, to an upright 8-bit grey or RGB picture of the training size.
+
+What is done, in order: the header is checked (a decompression bomb is refused before anything is decoded), the first
+frame is decoded with all its bits, brought to sRGB as its colour profile says, to 8 bits (each level to the nearest),
+turned upright, laid on the background where it is transparent, converted to RGB or grey, and resized with an
+antialiased filter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from undiffuse.data.readers.decoding.colour import to_srgb
+from undiffuse.data.readers.decoding.depth import Deep, read_levels
+from undiffuse.data.readers.decoding.opening import Opened, opened
+from undiffuse.data.readers.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
+from undiffuse.data.readers.decoding.remarks import DEEP, TRANSPARENT
+from undiffuse.errors import UsageError
+
+Colour = int | tuple[int, int, int]
+
+#: Counts up whenever some file comes to other pixels than before: what was decoded earlier and kept is decoded anew.
+DECODING = 2
+
+BROKEN_EXIF = "with EXIF that cannot be read, passed over"
+FRAMES = "of several frames, of which the first is read"
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
+_GREY_PNG = (0, 4)  # colour types
+_SMALLEST = 8  # side in pixels of what one would train on
+_REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: not told apart by eye
+
+
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded; the size is that of the upright picture."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+class Decoded(NamedTuple):
+    """A picture file's content.
+
+    Attributes:
+        image: upright, in mode ``L`` or ``RGB``.
+        mode: Pillow's, of the file.
+        turned: whether it is stored in another way up.
+        remarks: what a person should know was done or not done, as it goes on after "12 images".
+    """
+
+    image: Image.Image
+    mode: str
+    turned: bool
+    remarks: tuple[str, ...]
+
+
+def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
+    """Size and kind of a picture file, decoding nothing.
+
+    Args:
+        source: where the file lies, or its content.
+        background: grey level or colour under transparent pixels.
+        title: what to call it in messages; the path where there is one.
+
+    Raises:
+        UsageError: empty, not a picture, unreadable, or a decompression bomb; the message begins with the title.
+    """
+    with opened(source, title, header_only=True) as found:
+        width, height = _upright_size(found)
+        colourful_ground = isinstance(background, tuple) and len(set(background)) > 1
+        grey = _is_grey(found) and not (colourful_ground and found.image.has_transparency_data)
+        return Header(height, width, grey)
+
+
+def _is_grey(found: Opened) -> bool:
+    if found.png is not None and found.png.depth == 16:  # Pillow calls grey with opacity RGBA
+        return found.png.colour_type in _GREY_PNG
+    return found.image.mode in _GREY_MODES or found.image.mode.startswith("I;")
+
+
+def _upright_size(found: Opened) -> tuple[int, int]:
+    """(width, height) once the orientation is undone."""
+    stored = found.image.size
+    if found.image.format == "TIFF":  # newer versions of Pillow have counted the turn already, older ones have not
+        tags: Any = getattr(found.image, "tag_v2", {})
+        stored = (tags.get(_TIFF_WIDTH, stored[0]), tags.get(_TIFF_HEIGHT, stored[1]))
+    turned = orientation_of(found.image, found.png)[0] in SIDEWAYS
+    return (stored[1], stored[0]) if turned else stored
+
+
+def read_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
+    """The upright picture, 8-bit, in sRGB, in mode ``L`` or ``RGB``.
+
+    Args:
+        source, background, title: as for ``read_header``.
+
+    Raises:
+        UsageError: as ``decode_picture``.
+    """
+    return decode_picture(source, background, title).image
+
+
+def decode_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Decoded:
+    """The same, and how it was stored.
+
+    Args:
+        source, background, title: as for ``read_header``.
+
+    Raises:
+        UsageError: as ``read_header``, and a file that is damaged or cut short, or whose levels have no known meaning.
+    """
+    with opened(source, title, header_only=False) as found:
+        image, mode, several = found.image, found.image.mode, _has_frames(found)
+        orientation, broken_exif = orientation_of(image, found.png)
+        levels = read_levels(image, found.again, found.png)
+        profile, told = found.colours()
+        converted, remark = to_srgb(levels, profile)
+        stored = (TRANSPARENT if _shows_through(converted) else "", DEEP if isinstance(levels, Deep) else "")
+        flat = _flat(upright(converted, orientation), background)
+        exif = BROKEN_EXIF if broken_exif or found.broken_exif else ""
+        remarks = (*stored, told, remark, exif, FRAMES if several else "")
+        return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
+
+
+def _has_frames(found: Opened) -> bool:
+    """Whether there are more frames; a JPEG's others are previews and maps of brightness, and no more pictures."""
+    if found.png is not None:
+        return found.png.num_frames > 1
+    return found.image.format not in ("JPEG", "MPO") and getattr(found.image, "is_animated", False)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep Pillow's remarks about odd files off the terminal; what stops a file from being read is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _shows_through(image: Image.Image) -> bool:
+    """Whether any pixel is not opaque; an opacity of 255 throughout is often stored, and shows nothing."""
+    if not image.has_transparency_data:
+        return False
+    layer = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
+    return cast(int, layer.getchannel("A").getextrema()[0]) < 255
+
+
+def _flat(image: Image.Image, background: Colour) -> Image.Image:
+    """Without transparency, in mode ``L`` where the picture and what shows through are grey, else ``RGB``."""
+    ground = rgb_of(background)
+    grey = image.mode in _GREY_MODES
+    if image.has_transparency_data:
+        layer = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), layer)
+        grey = grey and len(set(ground)) == 1
+    return image.convert("RGB").convert("L") if grey else image.convert("RGB")
+
+
+def rgb_of(colour: Colour) -> tuple[int, int, int]:
+    """A grey level as (level, level, level); a colour as it is."""
+    return (colour, colour, colour) if isinstance(colour, int) else colour
+
+
+def fit_picture(
+    image: Image.Image, size: tuple[int, int], fit: str = "crop", upscale: bool = False, background: Colour = 0
+) -> Image.Image:
+    """The picture at the training size, the proportions kept, by an antialiased Lanczos filter.
+
+    Args:
+        image: mode ``L`` or ``RGB``.
+        size: (height, width).
+        fit: ``crop`` cuts the largest centred part of the target's proportions; ``letterbox`` keeps all of it and
+            fills the bars with ``background``.
+        upscale: allow enlarging.
+
+    Raises:
+        UsageError: ``crop`` would have to enlarge and may not.
+    """
+    if fit == "letterbox":
+        return _letterbox(image, size, upscale, background)
+    height, width = size
+    scale = max(width / image.width, height / image.height)
+    if scale > 1 and not upscale:
+        side = min(image.width, image.height)
+        raise UsageError(
+            f"the picture of {image.height}x{image.width} (height x width) is smaller than the training size "
+            f"{height}x{width}; take data.size={side} or less, or allow enlarging with data.upscale=true"
+        )
+    if scale == 1:  # whole pixels, so that nothing is resampled
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+    across, down = width / scale, height / scale
+    x, y = (image.width - across) / 2, (image.height - down) / 2
+    box = (max(x, 0.0), max(y, 0.0), min(x + across, image.width), min(y + down, image.height))
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP)
+
+
+def _letterbox(image: Image.Image, size: tuple[int, int], upscale: bool, background: Colour) -> Image.Image:
+    height, width = size
+    scale = min(width / image.width, height / image.height)
+    if not upscale:
+        scale = min(scale, 1.0)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if inner != image.size:
+        image = image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+    ground = rgb_of(background)
+    fill = ground if image.mode == "RGB" else Image.new("RGB", (1, 1), ground).convert("L").getpixel((0, 0))
+    canvas = Image.new(image.mode, (width, height), cast(Any, fill))
+    canvas.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return canvas
+
+
+def with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """The picture in grey (1) or RGB (3)."""
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """(C, H, W) uint8 of a picture in mode ``L`` or ``RGB``."""
+    array = np.asarray(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
+    """The picture of a (1, H, W) or (3, H, W) uint8 array."""
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
+def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
+    """A training size for pictures of different sizes: the largest multiple of 8 up to 64 that half of them reach.
+
+    Those with a side below 8, strips and icons by mistake, do not count unless there are no others.
+    """
+    sides = np.sort(shorter_sides)
+    counted = sides[sides >= _SMALLEST] if sides[-1] >= _SMALLEST else sides
+    median = int(counted[len(counted) // 2])  # the upper one of two: half of them reach it
+    return median if median < _SMALLEST else 8 * math.floor(min(64, median) / 8)

@@ -1,0 +1,213 @@
+"""The members of a tar archive by their place in it; nothing is extracted and no link followed.
+
+Layout after POSIX.1-2001 (ustar and its extended headers of type ``x``) and GNU tar's long names (type ``L``): blocks
+of 512 bytes, a header before each member's content, two blocks of zeros at the end. What stands behind that end is read
+too where it is another archive, as ``cat a.tar b.tar`` makes it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.sources.layout.tar_files import BLOCK, has_checksum
+from undiffuse.errors import UsageError
+
+_MAX_EXTRA = 2**20  # bytes of a long name or an extended header
+_MAX_DIGITS = 20  # of a number in one: more than any file has; Python refuses to read thousands
+_CHUNK = 2**22
+_MOST_HELD = 50_000  # members of one archive in memory, 12 MB
+
+
+class Place(Protocol):
+    """What is read by place."""
+
+    path: Path
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer where it ends."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+class MemoryAt:
+    """The content of a gzipped file, unpacked into memory: gzip cannot be read by place.
+
+    Args:
+        path: the gzipped file.
+        most: bytes that it may unpack to.
+
+    Raises:
+        UsageError: unreadable, damaged, cut short, or larger than ``most``.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self.path, content = path, bytearray()
+        try:
+            with gzip.open(path) as file:
+                while chunk := file.read(_CHUNK):
+                    content += chunk
+                    if len(content) > most:
+                        raise UsageError(
+                            f"{path}: unpacks to more than the {most} bytes that are held in memory, and a gzipped "
+                            f"shard cannot be read in place; unpack it once with gunzip"
+                        )
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UsageError(f"{path}: the gzip file is damaged or cut short ({error}); fetch it again") from None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+        self._content, self.size = bytes(content), len(content)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer where it ends."""
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._content = b""
+
+
+class OpenedEachTime:
+    """A file of so many that they cannot all be kept open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, FileAt(path).size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer where it ends."""
+        return FileAt(self.path).read(offset, size)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Member(NamedTuple):
+    """A member of an archive; only plain files have a content here."""
+
+    name: str
+    offset: int
+    size: int
+    is_plain: bool
+
+
+def read_members(place: Place) -> Iterator[Member]:
+    """The members in the order they lie in, also those of an archive behind the end of another; folders are left out.
+
+    Raises:
+        UsageError: not a tar archive, damaged or cut short; what came before was sound.
+    """
+    offset, long_name, long_size = 0, "", -1
+    while (header := _header(place, offset)) or (offset := _next_archive(place, offset)):
+        if not header:
+            continue
+        kind, name, size = _fields(header, place, offset)
+        if kind in b"xL" and size > _MAX_EXTRA:
+            raise _damaged(place, offset)
+        size = long_size if long_size >= 0 and kind not in b"xgLK" else size
+        content_at = offset + BLOCK
+        offset = content_at + -(-size // BLOCK) * BLOCK
+        if content_at + size > place.size:
+            raise UsageError(f"{place.path}: the shard is cut short: {name!r} ends behind its end; fetch it again")
+        if kind == b"L":
+            long_name = _text(place.read(content_at, size))
+        elif kind == b"x":
+            long_name, long_size = _extended(place.read(content_at, size), long_name)
+        elif kind not in b"gK":
+            if kind != b"5":
+                yield Member(long_name or name, content_at, size, kind in b"\0" + b"07")
+            long_name, long_size = "", -1
+
+
+class Headers:
+    """The members of an archive, to be gone through more than once: read once, but for an archive of very many.
+
+    Args:
+        place: the archive.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._held = place, list[Member]()
+        self._whole = False
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._held) if self._whole else self._read()
+
+    def _read(self) -> Iterator[Member]:
+        held: list[Member] = []
+        for member in read_members(self._place):
+            if len(held) <= _MOST_HELD:
+                held.append(member)
+            yield member
+        if len(held) <= _MOST_HELD:
+            self._held, self._whole = held, True
+
+
+def _header(place: Place, offset: int) -> bytes:
+    """The next header, or nothing at the archive's end."""
+    block = place.read(offset, BLOCK)
+    if len(block) == BLOCK and not any(block):
+        return b""
+    if not block and offset == 0:
+        raise UsageError(f"{place.path}: the file is empty (0 bytes); expected a tar archive")
+    if len(block) < BLOCK and offset > 0:
+        raise UsageError(f"{place.path}: the shard is cut short: the mark of its end is missing; fetch it again")
+    if not has_checksum(block):
+        raise _damaged(place, offset)
+    return block
+
+
+def _next_archive(place: Place, offset: int) -> int:
+    """Where another archive begins behind the blocks of zeros at ``offset``; 0 where there is none."""
+    while chunk := place.read(offset, _CHUNK):
+        blank = len(chunk) - len(chunk.lstrip(b"\0"))
+        if blank < len(chunk):
+            offset += blank // BLOCK * BLOCK
+            return offset if has_checksum(place.read(offset, BLOCK)) else 0
+        offset += len(chunk)
+    return 0
+
+
+def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:
+    """(type, name, size) of a header."""
+    name = _text(header[:100])
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = f"{_text(header[345:500])}/{name}"
+    digits = header[124:136]
+    if digits[0] & 0x80:  # GNU's binary numbers
+        return header[156:157], name, int.from_bytes(digits[1:], "big")
+    octal = digits.strip(b" \0") or b"0"
+    if set(octal) - set(b"01234567"):  # Python would take a sign: backwards, the archive has no end
+        raise _damaged(place, offset)
+    return header[156:157], name, int(octal, 8)
+
+
+def _extended(content: bytes, name: str) -> tuple[str, int]:
+    """(name, size) that an extended header gives, records of the form ``length key=value``; -1 for no size."""
+    size = -1
+    while content:
+        length, _, rest = content.partition(b" ")
+        if not length.isdigit() or len(length) > _MAX_DIGITS or not 0 < int(length) <= len(content):
+            break
+        key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
+        if key == b"path":
+            name = _text(value)
+        elif key == b"size" and value.isdigit():
+            size = int(value[:_MAX_DIGITS])
+        content = content[int(length) :]
+    return name, size
+
+
+def _text(content: bytes) -> str:
+    return content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _damaged(place: Place, offset: int) -> UsageError:
+    if offset == 0:
+        return UsageError(f"{place.path}: not a tar archive, whatever its name says; expected a shard of pictures")
+    return UsageError(f"{place.path}: the shard is damaged at byte {offset}; fetch it again")

@@ -1,0 +1,217 @@
+"""The directory of a zip archive, read into arrays: no object a member, and nothing is extracted.
+
+Layout after PKWARE's "APPNOTE.TXT" (4.3.12 central directory, 4.3.14-16 its end, 4.5.3 zip64), little-endian
+throughout. A member's name is text to this module, never a place to write to.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.storage.string_array import taken
+from undiffuse.errors import UsageError
+
+STORED, DEFLATED = 0, 8
+ENCRYPTED = 0x1 | 0x40 | 0x2000
+_UTF8, _UNICODE_PATH = 0x800, 0x7075
+_END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
+_END_FIELDS, _END64_FIELDS = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
+_ENTRY_FIELDS = struct.Struct("<4s6H3L5H2L")
+_FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
+_WINDOW = 1 << 18  # bytes of a directory that are in memory at once; an entry has at most 196,651
+_LINK = 0o120000  # of the Unix mode in the upper half of the external attributes
+
+
+class Entry(NamedTuple):
+    """One member as the directory has it."""
+
+    name: str
+    flags: int
+    method: int
+    crc: int
+    stored: int
+    size: int
+    offset: int
+    is_link: bool
+
+
+class MemberTable:
+    """Where members lie, 21 bytes each."""
+
+    def __init__(self) -> None:
+        self.offsets, self.stored, self.sizes, self.crcs = array("q"), array("I"), array("I"), array("I")
+        self.methods = array("B")
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def add(self, entry: Entry) -> None:
+        """One more row; sizes of 4 GiB or more are all the same: nothing so large is read."""
+        self.offsets.append(entry.offset)
+        self.stored.append(min(entry.stored, _FULL32))
+        self.sizes.append(min(entry.size, _FULL32))
+        self.crcs.append(entry.crc)
+        self.methods.append(entry.method)
+
+    def arrange(self, rows: npt.NDArray[np.integer[Any]]) -> None:
+        """Keep these rows alone, in this order."""
+        for column in ("offsets", "stored", "sizes", "crcs", "methods"):
+            setattr(self, column, taken(getattr(self, column), rows))
+
+
+class _Window:
+    """A part of a file that is read from its beginning to its end, a piece of it in memory.
+
+    Args:
+        file: the file.
+        start: of the part.
+        size: of the part.
+    """
+
+    def __init__(self, file: FileAt, start: int, size: int) -> None:
+        self._file, self._start, self.size = file, start, size
+        self._content, self._place = b"", 0
+
+    def read(self, place: int, size: int) -> bytes:
+        """``size`` bytes from ``place`` of the part; fewer where it ends. Best if no place is before the last one."""
+        begin = place - self._place
+        if begin < 0 or begin + size > len(self._content):
+            length = max(0, min(max(size, _WINDOW), self.size - place))
+            self._content, self._place, begin = self._file.read(self._start + place, length), place, 0
+        return self._content[begin : begin + size]
+
+
+def read_entries(file: FileAt) -> Iterator[Entry]:
+    """The members of an archive in the order of its directory; folders are left out.
+
+    Raises:
+        UsageError: not a zip archive, cut short, damaged, or one part of several.
+    """
+    count, start, size, shift = _directory(file)
+    directory, place = _Window(file, start, size), 0
+    for _ in range(count):
+        fields = directory.read(place, _ENTRY_FIELDS.size)
+        if len(fields) < _ENTRY_FIELDS.size or fields[:4] != _ENTRY:
+            raise _damaged(file.path)
+        _, _, _, flags, method, *rest = _ENTRY_FIELDS.unpack(fields)
+        _, _, crc, stored, size, *lengths, _, _, attributes, offset = rest
+        texts = directory.read(place + _ENTRY_FIELDS.size, sum(lengths))
+        place += _ENTRY_FIELDS.size + sum(lengths)
+        if len(texts) < sum(lengths):
+            raise _damaged(file.path)
+        if _FULL32 in (stored, size, offset):
+            extra = texts[lengths[0] : lengths[0] + lengths[1]]
+            size, stored, offset = _wide(extra, (size, stored, offset), file.path)
+        if offset + shift + stored > start:
+            raise UsageError(f"{file.path}: damaged: its directory says that a member ends behind it; fetch it again")
+        name = _text(texts[: lengths[0]], texts[lengths[0] : lengths[0] + lengths[1]], flags)
+        if not name.endswith("/"):
+            is_link = attributes >> 16 & 0o170000 == _LINK
+            yield Entry(name, flags, method, crc, stored, size, offset + shift, is_link)
+
+
+def has_another_before(file: FileAt) -> bool:
+    """Whether an archive of its own stands before this one in the file, as ``cat a.zip b.zip`` makes it."""
+    *_, shift = _directory(file)
+    return shift > 0 and file.read(0, 4) == b"PK\3\4"
+
+
+def _directory(file: FileAt) -> tuple[int, int, int, int]:
+    """(number of members, where their directory starts, its size, what to add to every offset)."""
+    tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
+    tail = file.read(tail_at, file.size - tail_at)
+    place = _end_record(tail)
+    if place < 0:
+        raise _no_end(file)
+    _, disk, first_disk, _, count, size, start, _ = _END_FIELDS.unpack_from(tail, place)
+    end = tail_at + place
+    if _FULL16 in (disk, count) or _FULL32 in (size, start):
+        disk, first_disk, count, size, start, end = _wide_end(file, end, (disk, first_disk, count, size, start))
+    if disk or first_disk:
+        raise UsageError(f"{file.path}: one part of an archive in several; join them first")
+    shift = end - size - start  # something stands before the archive, as in one that unpacks itself
+    if shift < 0 or count * _ENTRY_FIELDS.size > size:
+        raise _damaged(file.path)
+    return count, start + shift, size, shift
+
+
+def _end_record(tail: bytes) -> int:
+    """Where the end record lies in the file's last bytes: the one whose comment ends with them, else the last."""
+    place = last = tail.rfind(_END, 0, len(tail) - _END_FIELDS.size + len(_END))
+    while place >= 0:
+        if place + _END_FIELDS.size + struct.unpack_from("<H", tail, place + 20)[0] == len(tail):
+            return place
+        place = tail.rfind(_END, 0, place)
+    return last
+
+
+def _wide_end(file: FileAt, end: int, narrow: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int, int]:
+    """(disk, first disk, count, size, start, end) of the zip64 record, where there is one."""
+    locator = file.read(end - 20, 20) if end >= 20 else b""
+    if locator[:4] != _LOCATOR64:
+        return (*narrow, end)
+    stated = struct.unpack("<Q", locator[8:16])[0]
+    for place in (stated, end - 20 - _END64_FIELDS.size):
+        record = file.read(place, _END64_FIELDS.size) if 0 <= place < end else b""
+        if len(record) == _END64_FIELDS.size and record[:4] == _END64:
+            _, _, _, _, disk, first_disk, _, count, size, start = _END64_FIELDS.unpack(record)
+            return disk, first_disk, count, size, start, place
+    raise _damaged(file.path)
+
+
+def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
+    """(size, stored, offset), each from the zip64 field where the narrow one is full."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        if kind == 1:
+            numbers = iter(struct.unpack_from(f"<{min(length, len(extra) - place - 4) // 8}Q", extra, place + 4))
+            size, stored, offset = (next(numbers, -1) if value == _FULL32 else value for value in values)
+            if min(size, stored, offset) < 0:
+                break
+            return size, stored, offset
+        place += 4 + length
+    raise _damaged(path)
+
+
+def _text(name: bytes, extra: bytes, flags: int) -> str:
+    """Many writers use UTF-8 without saying so, or in a field of its own; else it is the code page of the first PCs."""
+    try:
+        told = "" if flags & _UTF8 or name.isascii() else _unicode_path(name, extra)
+        text = told or name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
+    except UnicodeDecodeError:
+        text = name.decode("cp437")
+    return text.replace("\\", "/")
+
+
+def _unicode_path(name: bytes, extra: bytes) -> str:
+    """The name in Info-ZIP's field 0x7075 (APPNOTE 4.6.9), if it is of this very name: a version, a checksum, UTF-8."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        field = extra[place + 4 : place + 4 + length]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == struct.pack("<L", zlib.crc32(name)):
+            return field[5:].decode("utf-8", "replace")
+        place += 4 + length
+    return ""
+
+
+def _no_end(file: FileAt) -> UsageError:
+    if file.size == 0:
+        return UsageError(f"{file.path}: the file is empty (0 bytes); expected a zip archive")
+    if file.read(0, 4) == b"PK\3\4":
+        return UsageError(f"{file.path}: the archive is cut short: the directory at its end is missing; fetch it again")
+    return UsageError(f"{file.path}: not a zip archive, whatever its name says; expected one of pictures")
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path}: the archive's directory is damaged; fetch it again")

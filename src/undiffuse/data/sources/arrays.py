@@ -1,0 +1,243 @@
+"""Pictures in NumPy's files: ``.npy``, which is read in place and may be larger than memory, and ``.npz``.
+
+Known are the names that ``numpy.savez`` gives (``arr_0``, ``arr_1``) and those of Keras (``x_train``, ``y_train``) and
+MedMNIST (``train_images``, ``train_labels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import ArraysConfig
+from undiffuse.data.dataset import Dataset, Hashes, Indices, hash_item
+from undiffuse.data.readers.decoding.image import fit_picture, from_array, to_array, with_channels
+from undiffuse.data.readers.npy import Array, Header, Npz, map_npy
+from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.errors import UsageError
+from undiffuse.images import as_bytes_advice
+from undiffuse.registry import nearest
+
+_CHUNK = 256  # pictures that are hashed or checked at once
+_MAX_CLASSES = 1_000_000
+_PICTURES = ("images", "x", "data", "samples", "arr_0")
+_LABELS = ("labels", "y", "label", "targets", "arr_1")
+
+
+class _Mapped(Dataset):
+    """Pictures of a file that is read where it is looked at; (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+
+    def __init__(self, config: ArraysConfig, array: Array, axes: str, provenance: Mapping[str, str]) -> None:
+        self._config, self._stored, self._axes = config, array, axes
+        channels, height, width = self._found(np.zeros(0, dtype=np.int64)).shape[1:]
+        size = config.target or (height, width)
+        shape = (config.channels or channels, *size)
+        self._as_found = shape == (channels, height, width)
+        options = "as found" if self._as_found else config.options_text
+        super().__init__(config.name, shape, (), {**provenance, "options": options})
+        self._hashes: Hashes | None = None
+        self.items(np.zeros(1, dtype=np.int64))  # options that do not fit are told now
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stored": None}  # what is sent to another process maps the file anew there
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "_stored": map_npy(state["_config"].location)})
+
+    @property
+    def labels(self) -> Indices | None:
+        return None
+
+    def hashes(self) -> Hashes:
+        if self._hashes is None:
+            found = bytearray()
+            for start in range(0, len(self), _CHUNK):
+                rows = np.arange(start, min(start + _CHUNK, len(self)))
+                found += b"".join(hash_item(picture.tobytes()) for picture in self._found(rows))
+            self._hashes = np.frombuffer(bytes(found), dtype=np.uint8).reshape(len(self), -1)
+        return self._hashes
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        found = self._found(indices)
+        if self._as_found:
+            return found
+        return (
+            np.stack([self._fitted(picture) for picture in found]) if len(found) else np.zeros((0, *self.shape), "u1")
+        )
+
+    def _found(self, rows: Indices) -> npt.NDArray[np.uint8]:
+        """(B, C, H, W) of some pictures as they are in the file."""
+        return to_bytes(in_planes(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
+
+    def _fitted(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        config, size = self._config, (self.shape[1], self.shape[2])
+        fitted = fit_picture(from_array(picture), size, config.fit, config.upscale, config.background)
+        return to_array(with_channels(fitted, self.shape[0]))
+
+
+def load(config: ArraysConfig) -> Dataset:
+    """The pictures of the file, with labels where a ``.npz`` has them.
+
+    Raises:
+        UsageError: no such file, a damaged one, one of objects, no array that can be one of pictures, numbers that are
+            no levels, or labels that do not fit.
+    """
+    path = config.location
+    if not path.is_file():
+        raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected a .npy or .npz file")
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK" or path.suffix == ".npz"
+    return _load_npz(config, path) if zipped else _load_npy(config, path)
+
+
+def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
+    if config.array != "auto" or config.labels not in ("auto", "none"):
+        raise UsageError(f"{path}: a .npy file holds one array without a name; leave array and labels out")
+    array = map_npy(path)
+    refuse_no_levels(config, array.dtype, lambda: array, str(path))
+    axes = axes_of(config, Header(array.shape, array.dtype), str(path))
+    return _Mapped(config, array, axes, _provenance(str(path), axes))
+
+
+def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
+    archive = Npz(path)
+    name = _pictures_name(config, archive)
+    title = archive.title(name)
+    refuse_no_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
+    axes = axes_of(config, archive.headers[name], title)
+    pictures = to_bytes(in_planes(archive.read(name), axes), config, title)
+    label_name = _labels_name(config, archive, name)
+    labels = None if label_name is None else _labels(archive, label_name, len(pictures))
+    names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
+    about = {**_provenance(title, axes), "labels": "none found" if label_name is None else archive.title(label_name)}
+    unread = [other for other in archive.headers if other not in (name, label_name)]
+    about |= {"arrays_not_read": ", ".join(unread)} if unread else {}
+    return picture_dataset(config, pictures, labels, names, about)
+
+
+def _provenance(source: str, axes: str) -> dict[str, str]:
+    said = f"{axes} (data.axes=NHW, NHWC or NCHW says else)"
+    return {"source": source, "licence": "not stated in the file", "axes": said}
+
+
+def _pictures_name(config: ArraysConfig, archive: Npz) -> str:
+    if config.array != "auto":
+        return _known(config.array, archive, "array")
+    split = config.split
+    likely = [f"x_{split}", f"{split}_images", f"{split}_x", *_PICTURES]
+    name = next((name for name in likely if name in archive.headers), None)
+    able = [name for name, header in archive.headers.items() if len(header.shape) in (3, 4)]
+    if name is None and len(able) != 1:
+        raise UsageError(
+            f"{archive.path}: {len(able)} arrays that may be of pictures for split={split}; name one with "
+            f"data.array=NAME, of: {', '.join(archive.headers)}"
+        )
+    return name or able[0]
+
+
+def _labels_name(config: ArraysConfig, archive: Npz, pictures: str) -> str | None:
+    if config.labels not in ("auto", "none") or config.labels == "none" in archive.headers:
+        return _known(config.labels, archive, "labels")
+    split = config.split
+    beside = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
+    return (
+        next((n for n in beside if n in archive.headers and n != pictures), None) if config.labels == "auto" else None
+    )
+
+
+def _known(name: str, archive: Npz, option: str) -> str:
+    if name not in archive.headers:
+        raise UsageError(f"{archive.path}: no array {name!r} for {option}; {nearest(name, archive.headers)}")
+    return name
+
+
+def _labels(archive: Npz, name: str, count: int) -> npt.NDArray[np.int64]:
+    """Class indices: whole numbers from 0, one a picture, also (N, 1)."""
+    labels, title = archive.read(name), archive.title(name)
+    if labels.dtype.kind not in "iu" or labels.size != len(labels):
+        raise UsageError(f"{title}: {labels.dtype} of {_text(labels.shape)}; expected one whole number a picture")
+    if len(labels) != count:
+        raise UsageError(f"{title}: {len(labels)} labels for {count} pictures; they must be as many")
+    if labels.min() < 0 or labels.max() >= _MAX_CLASSES:
+        raise UsageError(f"{title}: labels {labels.min()}..{labels.max()}; expected class numbers from 0")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
+    """What the axes of an array are: as said, or by the axis that is 1 or 3 long.
+
+    Raises:
+        UsageError: an array that cannot be one of pictures, or whose axes cannot be told.
+    """
+    shape = header.shape
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise UsageError(f"{title}: {_text(shape)}; expected pictures as NxHxW, NxHxWxC or NxCxHxW, at least one")
+    able = [a for a in (("NHW",) if len(shape) == 3 else ("NHWC", "NCHW")) if _channels(shape, a) in (1, 3)]
+    if config.axes != "auto":
+        if config.axes not in able:
+            raise UsageError(f"{title}: {_text(shape)} does not fit axes={config.axes}; expected 1 or 3 channels")
+        return config.axes
+    if len(able) != 1:
+        why = "no axis of 1 or 3 channels" if not able else "the channels may be first or last"
+        raise UsageError(f"{title}: {_text(shape)}: {why}; say it with data.axes=NHWC or data.axes=NCHW")
+    return able[0]
+
+
+def _channels(shape: Sequence[int], axes: str) -> int:
+    return shape[axes.index("C")] if "C" in axes else 1
+
+
+def refuse_no_levels(config: ArraysConfig, dtype: np.dtype[Any], read: Callable[[], Array], title: str) -> None:
+    """Raise where the numbers are not what ``levels`` says; ``read`` gives them, to say what they might be."""
+    if config.levels == "0..255" and dtype != np.uint8:
+        advice = _advice(read()) if dtype.kind in "fiub" else "save them as numpy.uint8"
+        raise UsageError(f"{title}: numbers of type {dtype}; expected unsigned bytes 0..255; {advice}")
+    if config.levels != "0..255" and dtype.kind != "f":
+        raise UsageError(f"{title}: numbers of type {dtype}; levels={config.levels} is for floating-point ones")
+
+
+def _advice(array: Array) -> str:
+    """What to do, by the first numbers."""
+    part = array[:_CHUNK]
+    if part.size == 0:
+        return "save them as numpy.uint8"
+    low, high = float(part.min()), float(part.max())
+    declared = array.dtype.kind == "f" and low >= -1 and high <= 1
+    levels = f"say what they mean with data.levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
+    return f"they go from {low:.4g} to {high:.4g}: {levels}save {as_bytes_advice(low, high)}, as numpy.uint8"
+
+
+def in_planes(array: Array, axes: str) -> Array:
+    """(N, C, H, W) of any of the axes; a view."""
+    if axes == "NHW":
+        return array[:, None]
+    return array.transpose(0, 3, 1, 2) if axes == "NHWC" else array
+
+
+def to_bytes(array: Array, config: ArraysConfig, title: str) -> npt.NDArray[np.uint8]:
+    """Levels 0..255, a fresh contiguous array.
+
+    Raises:
+        UsageError: a number outside the declared range.
+    """
+    if array.dtype == np.uint8:
+        return np.array(array, order="C")
+    low = -1.0 if config.levels == "-1..1" else 0.0
+    levels = np.empty(array.shape, dtype=np.uint8)
+    for start in range(0, len(array), _CHUNK):
+        part = array[start : start + _CHUNK].astype(np.float32)
+        if not (part.min() >= low and part.max() <= 1):
+            raise UsageError(f"{title}: values {part.min():g}..{part.max():g}, outside levels={config.levels}")
+        levels[start : start + _CHUNK] = np.rint((part - low) * (255 / (1 - low)))
+    return levels
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "one number"

@@ -1,0 +1,165 @@
+"""CelebA (``img_align_celeba/000001.jpg`` ...) and CelebA-HQ (``CelebA-HQ-img/0.jpg`` ...) with their attributes.
+
+Published by Liu, Luo, Wang and Tang ("Deep Learning Face Attributes in the Wild", 2015, arXiv:1411.7766), and as
+CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research alone. The lists, see
+``attributes``, lie beside the folder or archive of pictures, or in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import CelebaConfig
+from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITIONS
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.sources.celeba_lists import MAX_BYTES, Attributes, read_attributes, read_partition
+from undiffuse.data.sources.layout.left_out import NOT_OF_THE_SET, LeftOut
+from undiffuse.data.sources.layout.parts import chosen_remark
+from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+
+_NUMBERED = re.compile(r"\d{1,6}\.(jpg|png|webp)")
+_LISTS = (*ATTRIBUTE_LISTS, *PARTITIONS)
+_LICENCE = "non-commercial research alone, as its authors say"
+
+
+class _Faces(NamedTuple):
+    """The pictures by the last part of their names, in order, and what is listed of them."""
+
+    tree: Tree
+    pictures: dict[str, str]
+    attributes: Attributes | None
+    split: str
+    kept: list[str]
+
+
+def load(config: CelebaConfig) -> Dataset:
+    """The faces in the order of their numbers, with a class by one attribute and all attributes as the caption.
+
+    Raises:
+        UsageError: nothing of the kind there, an attribute or split without its list, a list that is damaged, or
+            (unless ``on_error=skip``) a picture that is damaged or lacks its line, or a line that lacks its picture;
+            the message names it.
+    """
+    skips = Skips(config.on_error)
+    faces = _faces(config, skips)
+    skips.refuse_nothing_left(len(faces.kept), len(faces.pictures))
+    labels, classes, captions = None, tuple[str, ...](), None
+    if faces.attributes is not None:
+        rows = [faces.attributes.row_of[name] for name in faces.kept]
+        labels, classes = _classes(config, faces.attributes, rows)
+        captions = Texts(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
+    files = faces.tree.files([faces.pictures[name] for name in faces.kept])
+    about = {"licence": _LICENCE, "split": faces.split, **_left_out(faces).remarks}
+    if faces.split == "train":
+        about |= chosen_remark(len(faces.kept), len(faces.pictures), config.split)
+    return load_encoded(config, files, labels, classes, captions, about, skips)
+
+
+def _left_out(faces: _Faces) -> LeftOut:
+    """What lies there beside the faces; their lists are no part of it."""
+    found, taken = faces.tree.names.left_out, set(faces.pictures.values())
+    for name in faces.tree.names.pictures:
+        if name not in taken:
+            found.add(NOT_OF_THE_SET, name)
+    found.add_others(name for name in faces.tree.names.others if name.rpartition("/")[2] not in _LISTS)
+    return found
+
+
+def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
+    tree = open_tree(config.location, skips, "CelebA's folder or img_align_celeba.zip")
+    pictures = _pictures(tree)
+    attributes = _attributes(config, tree, skips)
+    split, kept = _of_split(config, tree, pictures, skips)
+    if attributes is not None:
+        missing = [name for name in kept if name not in attributes.row_of]
+        for name in missing:
+            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in the list of attributes"))
+        kept = [name for name in kept if name in attributes.row_of]
+        for name in attributes.row_of:
+            if name not in pictures:
+                skips.take(UsageError(f"{config.location}: the list of attributes names {name}, which is not there"))
+    return _Faces(tree, pictures, attributes, split, kept)
+
+
+def _pictures(tree: Tree) -> dict[str, str]:
+    """Name in the set -> name in the tree, in the order of the numbers; pictures of other names are passed over."""
+    found: dict[str, str] = {}
+    for name in tree.names.pictures:
+        basename = name.rpartition("/")[2]
+        if not _NUMBERED.fullmatch(basename):
+            continue
+        if basename in found:
+            raise UsageError(f"{tree.location}: {found[basename]} and {name} are of one number; name the folder of one")
+        found[basename] = name
+    if not found:
+        raise UsageError(f"{tree.location}: no pictures of CelebA's; expected names such as 000001.jpg or 0.jpg")
+    return dict(sorted(found.items(), key=lambda pair: int(pair[0].partition(".")[0])))
+
+
+def _attributes(config: CelebaConfig, tree: Tree, skips: Skips) -> Attributes | None:
+    for name in ATTRIBUTE_LISTS:
+        listed = _read_list(tree, name)
+        if listed is not None:
+            return read_attributes(listed[1], listed[0], skips.take)
+    if config.attribute is not None:
+        raise UsageError(
+            f"{config.location}: attribute={config.attribute}, but neither {' nor '.join(ATTRIBUTE_LISTS)} is there"
+        )
+    return None
+
+
+def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
+    """(title, content) of a list in the tree or beside it."""
+    inside = find_list(tree, basename)
+    if inside is not None:
+        return tree.title_of(inside), tree.read_note(inside, MAX_BYTES)
+    beside = tree.location.resolve().parent / basename
+    if not beside.is_file():
+        return None
+    file = FileAt(beside)
+    if file.size > MAX_BYTES:
+        raise UsageError(f"{beside}: {file.size} bytes are more than the {MAX_BYTES} that are read of a list")
+    return str(beside), file.read(0, file.size)
+
+
+def _of_split(config: CelebaConfig, tree: Tree, pictures: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
+    """The split that is meant, and the names of its pictures."""
+    asked = config.split or "train"
+    listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
+    if asked == "all" or (listed is None and config.split is None):
+        return "all", list(pictures)
+    if listed is None:
+        raise UsageError(f"{config.location}: split={asked}, but no {PARTITIONS[0]} (or .csv) lies there")
+    split_of = read_partition(listed[1], listed[0], skips.take)
+    if config.split is None and "train" not in map(split_of.get, pictures):
+        return "all", list(pictures)
+    for name in pictures:
+        if name not in split_of:
+            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in {listed[0].rpartition('/')[2]}"))
+    return asked, [name for name in pictures if split_of.get(name) == asked]
+
+
+def _classes(
+    config: CelebaConfig, attributes: Attributes, rows: list[int]
+) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
+    """Two classes: those without the attribute and those with it."""
+    if config.attribute is None or config.labels == "none":
+        return None, ()
+    known = {name.lower(): place for place, name in enumerate(attributes.names)}
+    name = config.attribute.strip().lower().replace(" ", "_")
+    if name not in known:
+        hint = nearest(config.attribute, attributes.names)
+        raise UsageError(f"{config.location}: no attribute {config.attribute!r}; {hint}")
+    shown = attributes.names[known[name]]
+    return attributes.has[rows, known[name]].astype(np.int64), (f"not {shown}", shown)

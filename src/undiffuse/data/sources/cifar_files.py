@@ -1,0 +1,154 @@
+"""The files of CIFAR, in a folder, in the published archive or alone, and which of them make a split."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.tar_index import read_members
+from undiffuse.data.sources.layout.left_out import LINK, REPEATED, LeftOut
+from undiffuse.data.sources.layout.published_files import CIFAR_BINARY, CIFAR_NAMES, CIFAR_PYTHON
+from undiffuse.data.sources.layout.tree import open_tar
+from undiffuse.errors import UsageError
+
+MAX_BYTES = 2**28  # of one file; the largest is 155 MB
+
+
+class Store(ABC):
+    """Named files of a folder or an archive; the names have no folders."""
+
+    location: Path
+    names: list[str]
+    left_out: LeftOut
+
+    @abstractmethod
+    def title(self, name: str) -> str:
+        """What to call a file in a message."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+
+
+class FolderStore(Store):
+    """Files that lie directly in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.location, self.left_out = folder, LeftOut()
+        self.names = sorted(path.name for path in folder.iterdir() if path.is_file())
+
+    def title(self, name: str) -> str:
+        return str(self.location / name)
+
+    def read(self, name: str) -> bytes:
+        file = FileAt(self.location / name)
+        _refuse_large(self.title(name), file.size)
+        return file.read(0, file.size)
+
+
+class TarStore(Store):
+    """Members of an archive, by the last part of their names, which are nowhere written to; of one name the last."""
+
+    def __init__(self, path: Path) -> None:
+        self.location, self._place, self.left_out = path, open_tar(path), LeftOut()
+        self._where, full = dict[str, tuple[int, int]](), dict[str, str]()
+        for member in read_members(self._place):
+            name = member.name.rpartition("/")[2]
+            if not member.is_plain:
+                self.left_out.add(LINK, member.name)
+                continue
+            if name in full:
+                self.left_out.add(REPEATED, full[name])
+            self._where[name], full[name] = (member.offset, member.size), member.name
+        self.names = sorted(self._where)
+
+    def title(self, name: str) -> str:
+        return f"{self.location}!{name}"
+
+    def read(self, name: str) -> bytes:
+        offset, size = self._where[name]
+        _refuse_large(self.title(name), size)
+        return self._place.read(offset, size)
+
+
+class CifarFiles(NamedTuple):
+    """The batches of a split in their order; all binary or all Python's."""
+
+    store: Store
+    batches: list[str]
+    binary: bool
+
+
+def find_batches(location: Path, split: str | None) -> CifarFiles:
+    """The batches that a path and a split mean.
+
+    Raises:
+        UsageError: nothing there, no batch of that split, or both layouts side by side.
+    """
+    if location.is_file() and not location.name.lower().endswith((".tar.gz", ".tgz", ".tar")):
+        return _single(location, split)
+    store = _store(location)
+    wanted = split or "train"
+    found = {
+        binary: _in_order(name for name in store.names if _split_of(name, pattern) == wanted)
+        for binary, pattern in ((True, CIFAR_BINARY), (False, CIFAR_PYTHON))
+    }
+    if found[True] and found[False]:
+        raise UsageError(f"{location}: holds CIFAR in the binary and the Python layout; name a folder of one of them")
+    binary = bool(found[True])
+    if not found[binary]:
+        expected = "test_batch.bin or test" if wanted == "test" else "data_batch_1.bin, data_batch_1 or train"
+        raise UsageError(f"{location}: no batch of the split {wanted!r}; expected {expected}")
+    _refuse_gaps(store, found[binary])
+    return CifarFiles(store, found[binary], binary)
+
+
+def _store(location: Path) -> Store:
+    if not location.exists():
+        raise UsageError(f"{location}: no such file or folder; expected CIFAR's batches or their .tar.gz")
+    if location.is_file():
+        return TarStore(location)
+    store = FolderStore(location)
+    if any(_split_of(name, pattern) for name in store.names for pattern in (CIFAR_BINARY, CIFAR_PYTHON)):
+        return store
+    inner = sorted(path for path in location.glob("cifar-10*-*") if path.is_dir())
+    if len(inner) > 1:
+        raise UsageError(f"{location}: holds {' and '.join(path.name for path in inner)}; name one of them")
+    return FolderStore(inner[0]) if inner else store
+
+
+def _single(path: Path, split: str | None) -> CifarFiles:
+    """One file, whatever it is called."""
+    pattern = CIFAR_BINARY if path.suffix == ".bin" else CIFAR_PYTHON
+    known = _split_of(path.name, pattern)
+    if split is not None and known and known != split:
+        raise UsageError(f"{path}: is of the split {known!r}, not {split!r}; name the folder to choose")
+    return CifarFiles(FolderStore(path.parent), [path.name], path.suffix == ".bin")
+
+
+def _split_of(name: str, pattern: re.Pattern[str]) -> str:
+    match = pattern.fullmatch(name)
+    if match is None or name in CIFAR_NAMES:
+        return ""
+    return "test" if match["split"].startswith("test") else "train"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def _refuse_gaps(store: Store, batches: list[str]) -> None:
+    """A batch that is missing among those that are numbered was not fetched."""
+    numbers = [int(match[1]) for name in batches if (match := re.fullmatch(r"data_batch_(\d+)(\.bin)?", name))]
+    missing = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
+    if missing:
+        raise UsageError(f"{store.location}: data_batch_{missing[0]} is missing among {len(numbers)}; fetch it again")
+
+
+def _refuse_large(title: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise UsageError(f"{title}: {size} bytes are more than the {MAX_BYTES} of CIFAR's largest file")

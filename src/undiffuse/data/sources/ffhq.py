@@ -1,0 +1,72 @@
+"""FFHQ (Flickr-Faces-HQ): faces numbered 00000 to 69999, in folders of a thousand each.
+
+Published by Karras, Laine and Aila ("A Style-Based Generator Architecture for GANs", 2019, arXiv:1812.04948):
+``images1024x1024/00000/00000.png``, ``thumbnails128x128/00000/00000.png`` and ``in-the-wild-images``, the folder being
+the number rounded down to a thousand; some copies have no folders. The first 60,000 are for training, the rest for
+validation. The set as a whole is under CC BY-NC-SA 4.0; each photograph has a licence of its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from undiffuse.data.config import FfhqConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.sources.layout.parts import chosen_remark
+from undiffuse.data.sources.layout.tree import open_tree
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.skips import Skips
+from undiffuse.errors import UsageError
+
+NUM_PICTURES, NUM_TRAIN = 70_000, 60_000
+_NAME = re.compile(r"(?P<set>.*?/)??((?P<folder>\d{5})/)?(?P<number>\d{5})\.(png|jpg|webp)")
+_LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph as its author says, see ffhq-dataset-v2.json"
+
+
+def load(config: FfhqConfig) -> Dataset:
+    """The faces of a folder or archive, in the order of their numbers.
+
+    Raises:
+        UsageError: nothing of the kind there, several of its sets, or (unless ``on_error=skip``) a picture that is
+            damaged, has no number of FFHQ's or lies in the folder of others; the message names it.
+    """
+    skips = Skips(config.on_error)
+    tree = open_tree(config.location, skips, "FFHQ's folders or a zip of them")
+    found: dict[int, str] = {}
+    sets: set[str] = set()
+    for name in tree.names.pictures:
+        try:
+            number, inside = _number(name)
+            if number in found and inside in sets and len(sets) == 1:
+                raise UsageError(f"there are two pictures of the number {number:05}")
+        except UsageError as error:
+            skips.take(UsageError(f"{tree.title_of(name)}: {error}"))
+            continue
+        sets.add(inside)
+        found[number] = name
+    if len(sets) > 1:
+        raise UsageError(f"{config.location}: holds several sets ({', '.join(sorted(sets))}); name the folder of one")
+    split = config.split or ("train" if any(_is_of("train", number) for number in found) else "all")
+    kept = [found[number] for number in sorted(found) if _is_of(split, number)]
+    if not kept:
+        skips.refuse_nothing_left(0, skips.count) if skips.count else None
+        raise UsageError(f"{config.location}: no picture of split={split}; expected 00000/00000.png")
+    tree.names.left_out.add_others(tree.names.others)
+    about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_PICTURES} that were published"}
+    about |= tree.names.left_out.remarks | chosen_remark(len(kept), len(found), config.split)
+    return load_encoded(config, tree.files(kept), provenance=about, skips=skips)
+
+
+def _number(name: str) -> tuple[int, str]:
+    """(the number of a picture, the folder of its set)"""
+    match = _NAME.fullmatch(name)
+    if match is None or int(match["number"]) >= NUM_PICTURES:
+        raise UsageError("no picture of FFHQ's; expected a name from 00000.png to 69999.png")
+    number = int(match["number"])
+    if match["folder"] is not None and int(match["folder"]) != number - number % 1000:
+        raise UsageError(f"lies among others; expected it in the folder {number - number % 1000:05}")
+    return number, match["set"] or "."
+
+
+def _is_of(split: str, number: int) -> bool:
+    return split == "all" or (split == "train") == (number < NUM_TRAIN)

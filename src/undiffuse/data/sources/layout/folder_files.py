@@ -1,0 +1,128 @@
+"""The picture files below a folder, in sorted order, and what else lies there. Opens no file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from undiffuse.data.readers.decoding import heic
+from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.left_out import FOLDER_AGAIN, FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
+from undiffuse.data.sources.layout.within import sources_within
+from undiffuse.data.storage.string_array import Texts, sorted_rows
+from undiffuse.errors import UsageError
+
+EXTENSIONS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "jp2", "bmp", "dib", "gif", "webp", "avif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga"),
+    )
+)
+
+
+class Names(NamedTuple):
+    """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files.
+
+    ``left_out`` has what is neither.
+    """
+
+    pictures: Texts
+    others: Texts
+    left_out: LeftOut
+
+
+def list_names(root: Path) -> Names:
+    """All files below ``root``; those with a picture's extension are pictures. Hidden ones are left out.
+
+    Links to folders are followed, each real folder once, so that a loop of links ends.
+
+    Raises:
+        UsageError: no such folder, not a folder, unreadable, or no picture in it.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of pictures")
+    found = Names(Texts(), Texts(), LeftOut())
+    seen = {os.path.realpath(root)}
+    waiting = [""]  # folders, each with its slash; the next one last
+    while waiting:
+        here = waiting.pop()
+        folders = _take_files(root, here, found)
+        new = [name for name in sorted(folders) if _is_new(root / here / name, seen)]
+        for name in sorted(set(folders) - set(new)):
+            found.left_out.add(FOLDER_AGAIN, f"{here}{name}")
+        waiting.extend(f"{here}{name}/" for name in reversed(new))
+    refuse_without_pictures(found, root, "folder", "" if found.pictures else sources_within(root))
+    return found._replace(pictures=found.pictures.select(sorted_rows(found.pictures)))
+
+
+def _take_files(root: Path, here: str, found: Names) -> list[str]:
+    """Put the files of one folder among those found; its sub-folders are returned."""
+    folders = []
+    try:
+        with os.scandir(root / here) as entries:
+            for entry in entries:  # one at a time: a folder may hold millions
+                if not is_shown(entry.name):
+                    found.left_out.add(HIDDEN, here + entry.name)
+                elif _is_folder(entry):
+                    folders.append(entry.name)
+                else:
+                    (found.pictures if is_picture(entry.name) else found.others).append(here + entry.name)
+    except OSError as error:
+        where = readable(str(error.filename or root / here))
+        raise UsageError(f"{where}: the folder cannot be read ({error.strerror})") from None
+    return folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in circles
+        return False
+
+
+def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str = "") -> None:
+    """Raise where there is no picture among the names; the message says what there is, and ``advice`` where given."""
+    if names.pictures:
+        return
+    names.left_out.add_others(names.others)
+    parts = [text for aloud in (True, False) if (text := names.left_out.text(aloud, advice=not advice))]
+    expected = f"expected {', '.join(sorted(EXTENSIONS))}"
+    raise UsageError(
+        f"{readable(str(location))}: no images in this {noun} ({'; '.join(parts) or 'no files'}); {advice or expected}"
+    )
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    stem, dot, ending = name.rpartition(".")
+    ending = ending.lower()
+    return bool(stem) and (f"{dot}{ending}" in EXTENSIONS or (ending in heic.ENDINGS and heic.is_installed()))
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file or folder is neither hidden nor what macOS puts into archives."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _is_new(folder: Path, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    new = real not in seen
+    seen.add(real)
+    return new
+
+
+def add_beside(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
+    """What lies directly in a folder beside the files of it that are known, and the folders that these lie in."""
+    known = {name for path in taken for name in (path, path.parent)}
+    for path in sorted(folder.iterdir()):
+        if path in known:
+            continue
+        if path.name.startswith("."):
+            left_out.add(HIDDEN, path.name)
+        elif path.is_dir():
+            left_out.add(FOLDER_BESIDE, path.name)
+        else:
+            left_out.add(IMAGE_BESIDE if is_picture(path.name) else kind_of(path.name), path.name)

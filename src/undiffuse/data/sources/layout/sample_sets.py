@@ -1,0 +1,141 @@
+"""Sample sets, as ``undiffuse sample`` writes them, among the files of a source: their sheets are no samples.
+
+``samples.json`` says of each image how it was made. It bears on no pixel, but a set whose record was changed is not
+measured as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+import numpy as np
+
+from undiffuse.data.dataset import Indices
+from undiffuse.data.sources.layout.captions import NoteReader
+from undiffuse.data.sources.layout.folder_files import Names
+from undiffuse.data.sources.layout.left_out import Kind
+from undiffuse.data.storage.skips import Skips
+from undiffuse.errors import UsageError
+from undiffuse.sealed import CHECKSUM, is_changed, parsed
+
+RECORD, FIRST = "samples.json", "000000.png"
+SHEETS = frozenset({"grid.png", "progressive.png"})
+SHEET = Kind("sheet of samples", "sheets of samples", aloud=False)
+
+#: Half a million rows; more are not parsed for a checksum.
+_MOST_BYTES = 2**28
+#: A record that has this key was written with a checksum.
+_SEALED_SINCE = "computed_with"
+#: Of a row, what is its own.
+_OWN = frozenset({"file", "row", "seed", "class"})
+_NAMED = 3
+
+_log = logging.getLogger("undiffuse.data")
+
+
+def without_sheets(reader: NoteReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
+    """The listing without the sheets of the sample sets in it, and the places of the images that are kept.
+
+    Raises:
+        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+    """
+    every = np.arange(len(names.pictures))
+    recorded = {name.removesuffix(RECORD) for name in names.others if split_name(name)[1] == RECORD}
+    if not recorded:
+        return names, every
+    sets = sound_sets(reader, names.pictures, recorded, skips)
+    kept = np.ones(len(every), dtype=bool)
+    for row, name in enumerate(names.pictures):
+        if is_sheet(name, sets):
+            names.left_out.add(SHEET, name)
+            kept[row] = False
+    return names._replace(pictures=names.pictures.select(every[kept])), every[kept]
+
+
+def sound_sets(reader: NoteReader, pictures: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
+    """The folders, with their slash, that hold a sample set.
+
+    Args:
+        reader: of the records.
+        pictures: names of all images.
+        recorded: folders with a file called as the record is.
+    Raises:
+        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+    """
+    known = {FIRST, *SHEETS}
+    sets = {folder for folder, file in map(split_name, pictures) if file in known} & recorded
+    for folder in sorted(sets):
+        try:
+            if not _is_sound(reader, f"{folder}{RECORD}"):
+                sets.discard(folder)
+        except UsageError as error:
+            skips.take(error)
+    return sets
+
+
+def is_sheet(name: str, sets: Set[str]) -> bool:
+    """Whether an image is a sheet of one of the sample sets in these folders."""
+    folder, file = split_name(name)
+    return file in SHEETS and folder in sets
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The folder, with its slash, and the file."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash, file
+
+
+def _is_sound(reader: NoteReader, name: str) -> bool:
+    """Whether the record is one of ours, as it was written.
+
+    Raises:
+        UsageError: it is damaged, or was changed.
+    """
+    try:
+        content = reader.read_note(name, _MOST_BYTES)
+    except UsageError as error:
+        _log.warning("%s; it is not compared with its checksum", error)
+        return True
+    try:
+        record = parsed(content)
+    except ValueError as error:
+        raise UsageError(f"{reader.title_of(name)}: damaged after it was written ({error})") from None
+    if not isinstance(record, dict):
+        raise UsageError(f"{reader.title_of(name)}: damaged: expected a JSON object, got {type(record).__name__}")
+    unsealed = CHECKSUM not in record and _SEALED_SINCE in record
+    if unsealed or is_changed(record):
+        odd = list(_odd_values(record))
+        more = f"; and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        named = f" ({'; '.join(odd[:_NAMED])}{more})" if odd else ""
+        raise UsageError(
+            f"{reader.title_of(name)}: changed after it was written{named}: it does not match its checksum"
+        )
+    return "images" in record
+
+
+def _odd_values(record: Mapping[str, Any]) -> Iterator[str]:
+    """``images[3].steps: 50 -> 51`` where a value is not what the rest of the record says it was.
+
+    All that the samples have in common stands in every row too, and seeds ascend by one.
+    """
+    rows = record.get("images")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return
+    for key in sorted(set().union(*rows) - _OWN):
+        (usual, _), *_ = Counter(repr(row.get(key)) for row in rows).most_common(1)
+        told = [("", record), *((f"images[{number}].", row) for number, row in enumerate(rows))]
+        yield from (
+            f"{where}{key}: {usual} -> {said.get(key)!r}" for where, said in told if repr(said.get(key)) != usual
+        )
+    for number, row in enumerate(rows):
+        if row.get("file") != f"{number:06d}.png":
+            yield f"images[{number}].file: '{number:06d}.png' -> {row.get('file')!r}"
+    seeds = [row.get("seed") for row in rows]
+    starts = Counter(seed - number for number, seed in enumerate(seeds) if isinstance(seed, int))
+    first = starts.most_common(1)[0][0] if starts else 0
+    for number, seed in enumerate(seeds):
+        if seed != first + number:
+            yield f"images[{number}].seed: {first + number} -> {seed!r}"

@@ -1,0 +1,80 @@
+"""Sample sets packed into tar shards, whose sheets and record are no samples of their own; see ``sample_sets``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from undiffuse.data.readers.tar_index import Member, Place
+from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.captions import NoteReader
+from undiffuse.data.sources.layout.left_out import LeftOut
+from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_sheet, sound_sets, split_name
+from undiffuse.data.storage.skips import Skips
+from undiffuse.errors import UsageError
+
+
+class _ShardNotes(NoteReader):
+    """Members of a shard that are read whole, by their names without ``./``."""
+
+    def __init__(self, shard: Place, members: Mapping[str, Member]) -> None:
+        self.location, self._shard, self._members = shard.path, shard, members
+
+    def title_of(self, name: str) -> str:
+        return readable(f"{self.location}!{name}")
+
+    def read_note(self, name: str, most: int) -> bytes:
+        member = self._members[name]
+        if member.size > most:
+            raise UsageError(
+                f"{self.title_of(name)}: {member.size} bytes are more than the {most} that are read of a text"
+            )
+        return self._shard.read(member.offset, member.size)
+
+
+class NotingRecords:
+    """The headers of a shard as they are, which somebody goes through; what may be records of sample sets is noted."""
+
+    def __init__(self, headers: Iterable[Member]) -> None:
+        self._headers, self.records = headers, dict[str, Member]()
+
+    def __iter__(self) -> Iterator[Member]:
+        for member in self._headers:
+            if (
+                member.is_plain
+                and member.name.endswith(RECORD)
+                and split_name(name := _clean(member.name))[1] == RECORD
+            ):
+                self.records[name] = member
+            yield member
+
+
+def sample_sets_in(
+    shard: Place, records: Mapping[str, Member], headers: Iterable[Member], skips: Skips
+) -> frozenset[str]:
+    """The folders of a shard, with their slash, that hold a sample set.
+
+    Args:
+        records: that ``NotingRecords`` has noted.
+        headers: of the shard; gone through where there are any. Their damage is left to the reading.
+    Raises:
+        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+    """
+    try:
+        pictures = [_clean(member.name) for member in headers] if records else []
+    except UsageError:
+        return frozenset()
+    folders = {split_name(name)[0] for name in records}
+    return frozenset(sound_sets(_ShardNotes(shard, records), pictures, folders, skips))
+
+
+def samples_alone(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
+    """Members, their names cleaned, without the sheets and records of sample sets."""
+    for member in members:
+        if is_sheet(member.name, sets):
+            left_out.add(SHEET, member.name)
+        elif split_name(member.name) not in {(folder, RECORD) for folder in sets}:
+            yield member
+
+
+def _clean(name: str) -> str:
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part != ".")

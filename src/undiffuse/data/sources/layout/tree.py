@@ -1,0 +1,137 @@
+"""Pictures and the lists that tell of them by name, in a folder or in an archive of one, for readers of known layouts.
+
+A reader of a published set asks for names, reads the lists it knows of, and says which pictures it wants; it need not
+know whether the set was unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.tar_index import MemoryAt, Place, read_members
+from undiffuse.data.readers.text import composed, readable
+from undiffuse.data.sources.folder import FolderFiles, FolderNotes
+from undiffuse.data.sources.layout.folder_files import Names, is_picture, is_shown, list_names
+from undiffuse.data.sources.layout.left_out import HIDDEN, LINK, REPEATED, LeftOut
+from undiffuse.data.sources.layout.tar_files import looks_like_tar
+from undiffuse.data.sources.layout.zip_files import looks_like_zip
+from undiffuse.data.sources.tar import TarFiles
+from undiffuse.data.sources.zip import ZipIndex, ZipNotes, zip_files
+from undiffuse.data.storage import encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts, sorted_rows
+from undiffuse.errors import UsageError
+
+
+class Tree(Protocol):
+    """What lies below a folder or in an archive, by names with slashes."""
+
+    location: Path
+    names: Names
+
+    def title_of(self, name: str) -> str:
+        """What to call a file in a message."""
+
+    def read_note(self, name: str, most: int) -> bytes:
+        """The content of a file of at most ``most`` bytes."""
+
+    def files(self, kept: Sequence[str]) -> EncodedFiles:
+        """These pictures, in this order."""
+
+
+def open_tree(location: Path, skips: Skips, what: str) -> Tree:
+    """The files of a folder, a zip or a tar archive (gzipped or not).
+
+    Args:
+        location: the folder or archive.
+        skips: takes members that cannot be read.
+        what: is expected there, for messages.
+
+    Raises:
+        UsageError: nothing there, or a file of another kind.
+    """
+    if location.is_dir():
+        return _FolderTree(location)
+    if not location.exists():
+        raise UsageError(f"{location}: no such file or folder; expected {what}")
+    if looks_like_zip(location):
+        return _ZipTree(FileAt(location), skips)
+    if looks_like_tar(location):
+        return _TarTree(open_tar(location))
+    raise UsageError(f"{location}: neither a folder nor a zip or tar archive; expected {what}")
+
+
+class _FolderTree(FolderNotes):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.names = list_names(root)
+
+    def files(self, kept: Sequence[str]) -> EncodedFiles:
+        return FolderFiles(self.location, Texts(kept))
+
+
+class _ZipTree(ZipNotes):
+    def __init__(self, file: FileAt, skips: Skips) -> None:
+        index = ZipIndex(file, skips)
+        super().__init__(file, index.others)
+        self.names, self._pictures = index.names, index.pictures
+
+    def files(self, kept: Sequence[str]) -> EncodedFiles:
+        row_of = {name: row for row, name in enumerate(self.names.pictures)}
+        rows = np.array([row_of[name] for name in kept], dtype=np.int64)
+        return zip_files(self._file, self._pictures, rows)
+
+
+class _TarTree:
+    def __init__(self, place: Place) -> None:
+        self.location, self._place, self.names = place.path, place, Names(Texts(), Texts(), LeftOut())
+        self._where: dict[str, tuple[int, int]] = {}
+        for member in read_members(place):
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            if not member.is_plain:
+                self.names.left_out.add(LINK, member.name)
+            elif ".." in parts or not all(map(is_shown, parts)):
+                self.names.left_out.add(HIDDEN, member.name)
+            elif parts:
+                name = "/".join(parts)
+                if name in self._where:
+                    self.names.left_out.add(REPEATED, name)
+                else:
+                    (self.names.pictures if is_picture(name) else self.names.others).append(name)
+                self._where[name] = (member.offset, member.size)
+        self.names = self.names._replace(pictures=self.names.pictures.select(sorted_rows(self.names.pictures)))
+
+    def title_of(self, name: str) -> str:
+        return readable(f"{self.location}!{name}")
+
+    def read_note(self, name: str, most: int) -> bytes:
+        offset, size = self._where[name]
+        if size > most:
+            raise UsageError(f"{self.title_of(name)}: {size} bytes are more than the {most} that are read of it")
+        return self._place.read(offset, size)
+
+    def files(self, kept: Sequence[str]) -> EncodedFiles:
+        table = np.array([(0, *self._where[name]) for name in kept], dtype=np.int64).reshape(-1, 3)
+        return TarFiles(self.location, [self._place], Texts(kept), table)
+
+
+def open_tar(path: Path) -> Place:
+    """A tar archive to be read by place; a gzipped one is unpacked into memory.
+
+    Raises:
+        UsageError: it cannot be read, or unpacks to more than is held in memory.
+    """
+    file = FileAt(path)
+    return MemoryAt(path, encoded.MAX_BYTES_IN_MEMORY) if file.read(0, 2) == b"\x1f\x8b" else file
+
+
+def find_list(tree: Tree, basename: str) -> str | None:
+    """The name of the shallowest file called ``basename``, or ``None``."""
+    found = [name for name in tree.names.others if composed(name.rpartition("/")[2]) == basename]
+    return min(found, key=lambda name: (name.count("/"), name), default=None)

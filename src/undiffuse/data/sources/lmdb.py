@@ -1,0 +1,145 @@
+"""LSUN's LMDB folders: ``church_outdoor_train_lmdb/data.mdb`` and the like, whose values are encoded pictures.
+
+Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): a database for each category and
+split, the key a hash of the picture in hex, the value the file (WebP; JPEG in some copies).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import LmdbConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.lmdb_pages import Values, read_values
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.errors import UsageError
+
+MAX_PICTURE_BYTES = 2**28
+_FOLDER = re.compile(r"(?P<category>.+?)(_(?P<split>train|val|test))?_lmdb")
+
+
+class LmdbFiles(EncodedFiles):
+    """Values of several databases, one database after another.
+
+    Args:
+        location: what the user named.
+        files: the databases.
+        values: the index of each.
+    """
+
+    def __init__(self, location: Path, files: Sequence[FileAt], values: Sequence[Values]) -> None:
+        super().__init__(location)
+        self._files, self._values = list(files), list(values)
+        self._ends = np.cumsum([len(found.keys) for found in values])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def title(self, index: int) -> str:
+        number, row = self._place(index)
+        return f"{self._files[number].path}!{self._values[number].keys[row]}"
+
+    def read(self, index: int) -> bytes:
+        number, row = self._place(index)
+        start, size = self._values[number].places[row].tolist()
+        if size > MAX_PICTURE_BYTES:
+            raise UsageError(f"{self.title(index)}: {size} bytes are more than the {MAX_PICTURE_BYTES} of a picture")
+        content = self._files[number].read(start, size)
+        if len(content) != size:
+            raise UsageError(f"{self.title(index)}: cut short; fetch the file again")
+        return content
+
+    def release(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _place(self, index: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, index - (int(self._ends[number - 1]) if number else 0)
+
+
+def load(config: LmdbConfig) -> Dataset:
+    """The pictures of a database in the order of their keys, or of several, which are the classes then.
+
+    Raises:
+        UsageError: no database there, or (unless ``on_error=skip``) a damaged one or a damaged picture; the message
+            names file and key.
+    """
+    skips = Skips(config.on_error)
+    found = [(path, *opened) for path in _databases(config) if (opened := _opened(path, skips)) is not None]
+    if not found or not any(len(values.keys) for _, _, values in found):
+        skips.refuse_nothing_left(0, 0) if skips.count else None
+        raise UsageError(f"{config.location}: no pictures in the database; expected LSUN's keys and pictures")
+    files = LmdbFiles(config.location, [file for _, file, _ in found], [values for *_, values in found])
+    names = [_category(path) for path, *_ in found]
+    labels, classes = _labels([len(values.keys) for *_, values in found], names)
+    if config.labels == "none" or len(classes) < 2:
+        labels, classes = None, ()
+    about = {"categories": ", ".join(sorted(set(names))), **_others(config, [path for path, *_ in found])}
+    return load_encoded(config, files, labels, classes, None, about, skips)
+
+
+def _others(config: LmdbConfig, taken: Sequence[Path]) -> dict[str, str]:
+    """What to say of the databases of a folder that are not read."""
+    others = sorted(set(_inner(config.location)) - set(taken)) if len(_inner(config.location)) > 1 else []
+    named = ", ".join(path.name for path in others)
+    read = ", ".join(path.name for path in taken)
+    return (
+        {"splits": f"databases by split: {read} taken, {named} left out (data.split= takes others)"} if others else {}
+    )
+
+
+def _labels(counts: Sequence[int], names: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
+    classes = tuple(sorted(set(names)))
+    return np.repeat([classes.index(name) for name in names], counts).astype(np.int64), classes
+
+
+def _opened(path: Path, skips: Skips) -> tuple[FileAt, Values] | None:
+    try:
+        file = FileAt(path / "data.mdb" if path.is_dir() else path)
+        return file, read_values(file)
+    except UsageError as error:
+        skips.take(error)
+        return None
+
+
+def _databases(config: LmdbConfig) -> list[Path]:
+    """The database that is named, or those of a split in the folder that is."""
+    location = config.location
+    if location.is_file() or (location / "data.mdb").is_file():
+        known = _split(location if location.is_dir() else location.parent)
+        if config.split is not None and known and known != config.split:
+            raise UsageError(f"{location}: is of the split {known!r}, not {config.split!r}; name another folder")
+        return [location]
+    inner = _inner(location)
+    if not inner:
+        raise UsageError(f"{location}: no LMDB there; expected data.mdb, or folders such as church_outdoor_train_lmdb")
+    wanted = config.split or ("train" if any(_split(path) == "train" for path in inner) else _split(inner[0]))
+    chosen = [path for path in inner if _split(path) == wanted]
+    if not chosen:
+        raise UsageError(f"{location}: no folder of the split {wanted!r}; it has {', '.join(p.name for p in inner)}")
+    return chosen
+
+
+def _inner(location: Path) -> list[Path]:
+    """The databases in a folder of several."""
+    return sorted(path.parent for path in location.glob("*_lmdb/data.mdb")) if location.is_dir() else []
+
+
+def _category(path: Path) -> str:
+    folder = path.parent if path.is_file() else path
+    match = _FOLDER.fullmatch(folder.resolve().name)
+    return folder.resolve().name if match is None else match["category"]
+
+
+def _split(folder: Path) -> str:
+    match = _FOLDER.fullmatch(folder.resolve().name)
+    return "" if match is None else match["split"] or ""

@@ -1,0 +1,262 @@
+"""Parquet and Arrow tables with a column of encoded pictures, as Hugging Face's ``datasets`` writes them.
+
+Layout: a column of structs (``bytes``, ``path``), and in the schema's metadata, under ``huggingface``, JSON that tells
+which columns are pictures and which are classes, with the names of those: ``{"info": {"features": {"image": {"_type":
+"Image"}, "label": {"_type": "ClassLabel", "names": [...]}}}}``. Plain columns of bytes do without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from undiffuse.data.config import ParquetConfig
+from undiffuse.data.dataset import Dataset, Indices
+from undiffuse.data.readers.tables import Tables, arrow, is_text, is_texts, plain_type, whole_numbers
+from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.captions import complete_rows
+from undiffuse.data.sources.layout.classes import LabelColumn
+from undiffuse.data.sources.layout.folder_files import add_beside
+from undiffuse.data.sources.layout.left_out import Kind, LeftOut
+from undiffuse.data.sources.table_files import find_tables
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+
+MAX_PICTURE_BYTES = 2**28
+_TYPE_SHOWN = 40  # letters of a type in a message
+_IMAGES, _LABELS, _CAPTIONS = (
+    ("image", "img", "jpg", "png", "picture"),
+    ("label", "labels", "class"),
+    ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
+)
+FURTHER_CAPTIONS = Kind(
+    "image with further captions", "images with further captions", "data.caption_index=N takes others"
+)
+
+
+class TableFiles(EncodedFiles):
+    """Cells of the column of pictures.
+
+    Args:
+        tables: the files.
+        column: its name.
+        rows: (N,) the rows that are kept.
+    """
+
+    def __init__(self, tables: Tables, column: str, rows: Indices) -> None:
+        super().__init__(tables.paths[0] if len(tables.paths) == 1 else tables.paths[0].parent)
+        self._tables, self._column, self._rows = tables, column, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def title(self, index: int) -> str:
+        return row_title(self._tables, int(self._rows[index]))
+
+    def read(self, index: int) -> bytes:
+        cell, title = self._tables.value(int(self._rows[index]), self._column), self.title(index)
+        names = [field.name for field in cell.type] if arrow().types.is_struct(cell.type) else []
+        content = cell["bytes"] if names and cell.is_valid else cell
+        if not content.is_valid:
+            elsewhere = "path" in names and cell.is_valid and cell["path"].is_valid
+            hint = "its picture lies in a file of its own, which is not read" if elsewhere else "the cell is empty"
+            raise UsageError(f"{title}: has no bytes in {self._column!r}: {hint}")
+        buffer = content.as_buffer()
+        if buffer.size > MAX_PICTURE_BYTES:
+            raise UsageError(f"{title}: {buffer.size} bytes are more than the {MAX_PICTURE_BYTES} read of a picture")
+        return buffer.to_pybytes()  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        self._tables.release()
+
+
+def row_title(tables: Tables, row: int) -> str:
+    """What to call a row in a message: its file, and its number there counted from 0."""
+    place = tables.place(row)
+    return f"{readable(str(tables.paths[place.table]))} row {place.row_in_table}"
+
+
+class Columns(NamedTuple):
+    """The names of the columns that are read, and of classes where the table declares them."""
+
+    image: str
+    label: str | None
+    caption: str | None
+    class_names: tuple[str, ...]
+    remarks: dict[str, str]
+
+
+def load(config: ParquetConfig) -> Dataset:
+    """The pictures of a table's rows, in the order of its shards.
+
+    Raises:
+        UsageError: pyarrow is not installed; no such table, no column of pictures, shards that differ, or (unless
+            ``on_error=skip``) a missing shard, a damaged one or a damaged picture, or a row that lacks what others
+            have; the message names the file and the row.
+    """
+    arrow()
+    skips, left_out = Skips(config.on_error), LeftOut()
+    found = find_tables(config.location, config.split, skips.take)
+    if config.location.is_dir():
+        add_beside(left_out, config.location, [*found.paths, *found.others])
+    tables = Tables(_sound(found.paths, skips))
+    columns = _columns(config, tables)
+    if not len(tables):
+        raise UsageError(f"{config.location}: the table has no rows; expected at least one picture")
+    codes, labels = _labels(config, tables, columns)
+    captions, caption_of = _captions(tables, columns, config.caption_index, left_out)
+    nobody = np.zeros(len(tables), dtype=bool)
+    rows = complete_rows({"label": codes, "caption": caption_of}, nobody, lambda row: row_title(tables, row), skips)
+    classes = labels.classes(codes, columns.class_names, str(config.location))
+    kept = None if classes.labels is None else classes.labels[rows]
+    texts = captions.select(caption_of[rows]) if len(captions) else None
+    about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.remarks, **labels.remarks}
+    about |= {**found.remarks, **left_out.remarks}
+    files = TableFiles(tables, columns.image, rows)
+    return load_encoded(config, files, kept, classes.names, texts, about, skips)
+
+
+def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:
+    """The files that can be opened and whose columns are those of the first; the rest is given to ``skips``."""
+    kept, schema = list[Any](), None
+    for path in paths:
+        try:
+            found = Tables([path]).tables[0].schema
+            if schema is not None and _plain_columns(found) != _plain_columns(schema):
+                raise UsageError(f"{path}: its columns are not those of {kept[0].name}; name one table at a time")
+        except UsageError as error:
+            skips.take(error)
+            continue
+        schema = schema or found
+        kept.append(path)
+    skips.refuse_nothing_left(len(kept), len(paths))
+    return kept
+
+
+def _plain_columns(schema: Any) -> list[tuple[str, Any]]:
+    return [(field.name, plain_type(field.type)) for field in schema]
+
+
+def _columns(config: ParquetConfig, tables: Tables) -> Columns:
+    schema, where = tables.tables[0].schema, str(tables.paths[0])
+    declared = _declared(schema.metadata or {}, where)
+    types = dict(_plain_columns(schema))
+    pictures = [name for name, kind in types.items() if _may_be_picture(kind)]
+    texts = [name for name, kind in types.items() if is_text(kind)]
+    several = [name for name, kind in types.items() if is_texts(kind)]
+    classes = [name for name in schema.names if declared.get(name, {}).get("_type") == "ClassLabel"]
+    images = [name for name in pictures if declared.get(name, {}).get("_type") == "Image"]
+    image = _chosen(
+        config.image_column, [*images, *(n for n in _IMAGES if n in pictures), *pictures[:1]], schema, where
+    )
+    if image is None or image not in pictures:
+        held = ", ".join(f"{name} ({_short(kind)})" for name, kind in types.items())
+        what = f"no column of pictures ({config.image_column})"
+        raise UsageError(f"{where}: {what}; expected bytes, or a struct with bytes, one image a row, among: {held}")
+    label = _chosen(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
+    label = None if config.labels == "none" else label
+    likely = [
+        *(name for name in _CAPTIONS if name in texts),
+        *(texts if len(texts) == 1 and texts[0] != label else ()),
+        *(name for name in _CAPTIONS if name in several),
+    ]
+    caption = _chosen(config.caption_column, [name for name in likely if name != label], schema, where)
+    caption = None if config.captions == "none" else caption
+    if caption is not None and caption not in (*texts, *several):
+        instead = ", ".join((*texts, *several))
+        hint = f"expected one of: {instead}" if instead else "it has none; take data.captions=none"
+        raise UsageError(f"{where}: caption_column={caption} is no column of texts; {hint}")
+    names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
+    remarks = {"image_column": image, "label_column": label, "caption_column": caption}
+    others = [name for name in classes if name != label]
+    also = {"other_classes": f"{', '.join(others)} (data.label_column= takes one)"} if others else {}
+    unread = [name for name in schema.names if name not in (image, label, caption, *others)]
+    also |= {"columns_not_read": ", ".join(unread)} if unread else {}
+    return Columns(image, label, caption, names, {**{k: v for k, v in remarks.items() if v is not None}, **also})
+
+
+def _chosen(asked: str, likely: Sequence[str], schema: Any, where: str) -> str | None:
+    """The column that is asked for, or the first of those that are likely."""
+    if asked == "auto":
+        return next(iter(likely), None)
+    if asked not in schema.names:
+        raise UsageError(f"{where}: no column {asked!r}; {nearest(asked, schema.names)}")
+    return asked
+
+
+def _short(kind: Any) -> str:
+    """A type as it is named in a message."""
+    text = str(kind)
+    return text if len(text) <= _TYPE_SHOWN else f"{text[:_TYPE_SHOWN]}..."
+
+
+def _may_be_picture(kind: Any) -> bool:
+    types = arrow().types
+    if types.is_struct(kind):
+        return any(field.name == "bytes" and _may_be_picture(field.type) for field in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _declared(metadata: dict[bytes, bytes], where: str) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's metadata says of each column; nothing where there is none."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        found = {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+        for name, feature in found.items():
+            names = feature.get("names", [])
+            if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
+                raise UsageError(f"{where}: the names of the classes in {name!r} are no list of texts")
+    except (ValueError, AttributeError, RecursionError):
+        raise UsageError(f"{where}: its metadata of Hugging Face's is not of the form that datasets writes") from None
+    return found
+
+
+def _labels(config: ParquetConfig, tables: Tables, columns: Columns) -> tuple[Indices, LabelColumn]:
+    """(N,) codes of a label column, -1 where there is none: whole numbers (-1 is none too) or texts."""
+    found, codes = LabelColumn(), np.full(len(tables), -1, dtype=np.int64)
+    if columns.label is None:
+        return codes, found
+    start = 0
+    for column in tables.each(columns.label):
+        title = f"{row_title(tables, start)}, column {columns.label!r}" if len(column) else ""
+        codes[start : start + len(column)] = _codes(column, found, title)
+        start += len(column)
+    return codes, found
+
+
+def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
+    types = arrow().types
+    if types.is_integer(column.type):
+        numbers = whole_numbers(column)
+        if len(numbers) and numbers.min() < -1:
+            raise UsageError(f"{title}: label {numbers.min()}; expected class numbers from 0")
+        used, places = np.unique(numbers, return_inverse=True)
+        return np.array([found.code(int(n), title) if n >= 0 else -1 for n in used], dtype=np.int64)[places.reshape(-1)]
+    if is_text(column.type) or types.is_boolean(column.type):
+        texts = column.cast(arrow().string()).to_pylist()
+        return np.array([found.code(text, title) if text else -1 for text in texts], dtype=np.int64)
+    raise UsageError(f"{title}: values of type {column.type} are no classes; name another with data.label_column")
+
+
+def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[Texts, Indices]:
+    """The texts, and (N,) which of them is whose, -1 for none; of a list of them that of ``index``, else its last."""
+    texts, caption_of, start = Texts(), np.full(len(tables), -1, dtype=np.int64), 0
+    for column in tables.each(columns.caption) if columns.caption is not None else ():
+        for place, text in enumerate(column.to_pylist()):
+            if isinstance(text, list):
+                if len(text) > 1:
+                    left_out.add(FURTHER_CAPTIONS, row_title(tables, start + place).rpartition("/")[2])
+                text = text[min(index, len(text) - 1)] if text else None
+            line = " ".join(text.split()) if text else ""
+            if line:
+                caption_of[start + place] = len(texts)
+                texts.append(line)
+        start += len(column)
+    return texts, caption_of

@@ -1,0 +1,118 @@
+"""Stacked MNIST: three random digits as the channels of one picture, so that its 1,000 modes can be counted.
+
+Stack i is a function of (seed, i) and the digits alone. What a generator drops shows as missing classes: each channel
+of a sample can be named by a classifier of digits.
+
+Source: Metz et al. 2016, "Unrolled generative adversarial networks", arXiv:1611.02163, sec. 3.3.1; Srivastava et al.
+2017, arXiv:1705.07761.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import IdxConfig, StackedMnistConfig
+from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices, hash_item
+from undiffuse.data.sources.idx import load as load_idx
+from undiffuse.errors import UsageError
+
+CHANNELS = 3
+#: Classes of one channel at most: their cube is the number of class names.
+MOST_CLASSES = 21
+
+
+class StackedDataset(Dataset):
+    """Stacks of three pictures of another set; made when they are fetched.
+
+    Args:
+        name: the registry name of the source.
+        base: grey pictures (1, H, W).
+        triples: (N, 3) positions in ``base``: red, green and blue.
+        provenance: see ``Dataset``.
+    """
+
+    def __init__(self, name: str, base: Dataset, triples: Indices, provenance: Mapping[str, str]) -> None:
+        super().__init__(name, (CHANNELS, *base.shape[1:]), _names(base), provenance)
+        self._base, self._triples = base, triples
+        self._labels = None if base.labels is None else _codes(base.labels[triples], base.num_classes)
+        self._hashes: Hashes | None = None
+
+    def __len__(self) -> int:
+        return len(self._triples)
+
+    @property
+    def labels(self) -> Indices | None:
+        return self._labels
+
+    def hashes(self) -> Hashes:
+        """The first half is the red digit's, on which the split rests; the second stands for all three."""
+        if self._hashes is None:
+            base = self._base.hashes()
+            whole = b"".join(hash_item(row.tobytes()) for row in base[self._triples].reshape(len(self), -1))
+            hashes = np.frombuffer(whole, dtype=np.uint8).reshape(-1, HASH_BYTES).copy()
+            hashes[:, : HASH_BYTES // 2] = base[self._triples[:, 0], : HASH_BYTES // 2]
+            self._hashes = hashes
+        return self._hashes
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        parts = [self._base.items(self._triples[indices, channel])[:, 0] for channel in range(CHANNELS)]
+        return np.stack(parts, axis=1)
+
+
+def load(config: StackedMnistConfig) -> Dataset:
+    """The stacks (3, H, W); their class is the three digits, ``"407"``, where the digits have labels.
+
+    Raises:
+        UsageError: as the IDX source does; grey stacks asked for, or too many classes to cube.
+    """
+    if config.channels == 1:
+        raise UsageError("stacked pictures have 3 channels, got channels=1; take the source 'idx' for grey ones")
+    keys = ("path", "split", "size", "fit", "upscale", "background")
+    base = load_idx(IdxConfig(channels=1, **{key: getattr(config, key) for key in keys}))
+    if base.num_classes > MOST_CLASSES:
+        raise UsageError(
+            f"{config.path} has {base.num_classes} classes, stacks are of at most {MOST_CLASSES}; take digits"
+        )
+    held_out = base.hashes()[:, :8].copy().view(">u8")[:, 0] < np.uint64(int(config.validation_fraction * 2**64))
+    triples = draw_triples(held_out, config.num_pictures, config.seed)
+    facts = {
+        "source": f"stacks of three of {base.provenance['source']}",
+        "labels": base.provenance["labels"],
+        "licence": base.provenance["licence"],
+        "options": f"num_pictures={config.num_pictures} seed={config.seed} digits={base.provenance['options']}",
+    }
+    return StackedDataset(config.name, base, triples, facts)
+
+
+def draw_triples(held_out: npt.NDArray[np.bool_], num: int, seed: int) -> Indices:
+    """Positions (num, 3) of pictures; row i is a function of (seed, i) and of which pictures are held out.
+
+    The first of a row is any picture, the others are drawn from its side, so that no digit is on both sides of the
+    split.
+
+    Args:
+        held_out: (M,) whether each picture is kept from training.
+    """
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], dtype=np.uint64)))
+    u = rng.random((num, CHANNELS))
+    triples = (u * len(held_out)).astype(np.int64)
+    for side in (False, True):
+        pool, rows = np.flatnonzero(held_out == side), held_out[triples[:, 0]] == side
+        triples[rows, 1:] = pool[(u[rows, 1:] * len(pool)).astype(np.int64)] if rows.any() else 0
+    return triples
+
+
+def _codes(labels: Indices, num_classes: int) -> Indices:
+    """(N, 3) labels as one number each, 407 of 4, 0, 7 with ten classes."""
+    codes: Indices = labels @ np.array([num_classes**2, num_classes, 1], dtype=np.int64)
+    return codes
+
+
+def _names(base: Dataset) -> list[str]:
+    joint = "" if all(len(name) == 1 for name in base.class_names) else "-"
+    return [joint.join(names) for names in product(base.class_names, repeat=CHANNELS)] if base.class_names else []

@@ -1,0 +1,120 @@
+"""Which shards of a table a path and a split mean. Imports neither pyarrow nor numpy.
+
+Hugging Face's names are ``train-00000-of-00002.parquet`` (a hash may follow the count), ``data-00000-of-00001.arrow``
+in a folder for each split, and ``mnist-train.arrow`` in its cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from undiffuse.data.sources.layout.parts import ALL, TRAIN, means
+from undiffuse.data.sources.layout.published_files import TABLES, is_table, table_folders
+from undiffuse.errors import UsageError
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
+
+
+class Shard(NamedTuple):
+    """A file of a table, by what its name says; a file alone is number 0 of 1."""
+
+    path: Path
+    split: str
+    number: int
+    of: int
+
+
+class Found(NamedTuple):
+    """The shards that are read in their order, those of other splits, and what to say of the choice."""
+
+    paths: list[Path]
+    others: list[Path]
+    remarks: dict[str, str]
+
+
+def find_tables(location: Path, split: str | None, take: Callable[[UsageError], None]) -> Found:
+    """The shards of a split, in their order; a file is itself.
+
+    Args:
+        location: a file or folder.
+        split: as its shards call it, in any case, or by what that means (``validation`` is ``val``), or ``all``;
+            ``None`` takes ``train``, or the only one.
+        take: is given what is missing among numbered shards.
+
+    Raises:
+        UsageError: nothing there, or no such split.
+    """
+    if location.is_file():
+        return Found([location], [], {})
+    if not location.is_dir():
+        raise UsageError(f"{location}: no such file or folder; expected Parquet or Arrow tables")
+    shards = [_shard(path, folder, location) for folder in table_folders(location) for path in _tables_in(folder)]
+    if not shards:
+        raise UsageError(f"{location}: no tables in this folder; expected files that end in {' or '.join(TABLES)}")
+    counts = Counter(shard.split for shard in shards)
+    wanted = _wanted(counts, split, location)
+    chosen = sorted((s for s in shards if s.split in wanted), key=lambda s: (s.split, s.of, s.number, s.path))
+    for name in sorted(wanted):
+        _tell_missing(location, [shard for shard in chosen if shard.split == name], take)
+    others = [shard.path for shard in shards if shard.split not in wanted]
+    return Found([shard.path for shard in chosen], others, _remarks(counts, wanted))
+
+
+def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set[str]:
+    """The names of the splits that are taken."""
+    if split == ALL and ALL not in counts:
+        return set(counts)
+    if split is None and len(counts) == 1:
+        return set(counts)
+    name = split or TRAIN
+    alike = [
+        {found for found in counts if fits(found)}
+        for fits in (
+            lambda found: found == name,
+            lambda found: found.casefold() == name.casefold(),
+            lambda found: means(found, name),
+        )
+    ]
+    wanted = next(filter(None, alike), None)
+    if wanted is None:
+        choices = ", ".join(sorted(counts))
+        raise UsageError(f"{location}: no table of the split {name!r}; take one of data.split={choices}")
+    return wanted
+
+
+def _remarks(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
+    if len(counts) < 2:
+        return {}
+    taken, left = (
+        ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in wanted) is there)
+        for there in (True, False)
+    )
+    text = f"tables by split: {taken} taken" + (
+        f", {left} left out (data.split=NAME takes another, or all)" if left else ""
+    )
+    return {"splits": text}
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return sorted(filter(is_table, folder.iterdir()))
+
+
+def _shard(path: Path, folder: Path, root: Path) -> Shard:
+    """In a folder of its own, a split is called like the folder."""
+    match = _SHARD.fullmatch(path.stem)
+    stem = path.stem if match is None else match["stem"]
+    named = folder.name if folder not in (root, root / "data") else stem.rpartition("-")[2]
+    return Shard(path, named, *((0, 1) if match is None else (int(match["number"]), int(match["count"]))))
+
+
+def _tell_missing(location: Path, shards: list[Shard], take: Callable[[UsageError], None]) -> None:
+    for count in sorted({shard.of for shard in shards} - {1}):
+        found = {shard.number for shard in shards if shard.of == count}
+        missing = [number for number in range(min(count, 100_000)) if number not in found]
+        if missing:
+            first = f"{missing[0]:05}-of-{count:05}"
+            take(UsageError(f"{location}: {len(missing)} of {count} shards are missing, the first {first}; fetch them"))

@@ -1,0 +1,239 @@
+"""Tar shards of pictures as a data set, read in place.
+
+The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) are
+one sample, whether they follow each other or not: the picture (``.jpg``, ``.png`` ...), its class (``.cls``), its
+caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several pictures.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.config import TarConfig
+from undiffuse.data.dataset import Dataset, Indices
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, OpenedEachTime, Place
+from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.captions import complete_rows
+from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes
+from undiffuse.data.sources.layout.folder_files import add_beside
+from undiffuse.data.sources.layout.left_out import LeftOut
+from undiffuse.data.sources.layout.metadata import MAX_NOTE_BYTES, Said, caption_text, parse_json, said_in
+from undiffuse.data.sources.layout.parts import Folders, take_files
+from undiffuse.data.sources.layout.tar_files import find_shards, names_each
+from undiffuse.data.sources.layout.tar_sample_sets import NotingRecords, sample_sets_in, samples_alone
+from undiffuse.data.sources.layout.tar_samples import (
+    NOTES,
+    Members,
+    Sample,
+    picture_of,
+    relevant,
+    samples_of,
+    scattered_keys,
+)
+from undiffuse.data.storage import encoded
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts
+from undiffuse.errors import UsageError
+from undiffuse.progress import Counter
+
+MAX_PICTURE_BYTES = 2**28
+_MOST_OPEN = 256  # shards; more are opened for each reading
+
+
+class TarFiles(EncodedFiles):
+    """The pictures of samples in shards.
+
+    Args:
+        location: what the user named.
+        shards: where to read.
+        names: of the members.
+        table: (N, 3) int64: number of the shard, offset, size.
+    """
+
+    def __init__(self, location: Path, shards: Sequence[Place], names: Texts, table: npt.NDArray[np.int64]) -> None:
+        super().__init__(location)
+        self._shards, self._names, self._table = shards, names, table
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def title(self, index: int) -> str:
+        return readable(f"{self._shards[self._table[index, 0]].path}!{self._names[index]}")
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size = (int(number) for number in self._table[index])
+        content = self._shards[shard].read(offset, size)
+        if len(content) != size:
+            raise UsageError(f"{self.title(index)}: cut short: the shard is shorter than it was; fetch it again")
+        return content
+
+    def release(self) -> None:
+        for shard in self._shards:
+            shard.close()
+
+
+class _Samples:
+    """The samples of all shards, in columns: 24 bytes of place, 16 of label and caption, and the names."""
+
+    def __init__(self, config: TarConfig, skips: Skips) -> None:
+        self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
+        self._wants_labels, self._wants_captions = config.labels == "auto", config.captions == "auto"
+        self.names, self.captions, self.column = Texts(), Texts(), LabelColumn()
+        self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
+
+    def add_shard(self, number: int, shard: Place) -> None:
+        """Take up the samples of one shard; those before its damage where it is skipped."""
+        seen: set[int] = set()
+        try:
+            headers = NotingRecords(Headers(shard))
+            scattered = _scattered(headers)
+            sets = sample_sets_in(shard, headers.records, headers, self._skips)
+            members = relevant(iter(headers), shard.path, self._skips, self.left_out)
+            members = samples_alone(members, sets, self.left_out) if sets else members
+            for sample in samples_of(members, self._image_column, scattered):
+                try:
+                    if hash(sample.key) in seen:
+                        where = readable(f"{shard.path}!{sample.key}")
+                        raise UsageError(f"{where}: there are two samples of this key")
+                    seen.add(hash(sample.key))
+                    self._add(number, shard, sample)
+                except UsageError as error:
+                    self._skips.take(error)
+        except UsageError as error:
+            self._skips.take(error)
+
+    def _add(self, number: int, shard: Place, sample: Sample) -> None:
+        picture = picture_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
+        title = readable(f"{shard.path}!{picture.name}")
+        if picture.size > MAX_PICTURE_BYTES:
+            raise UsageError(f"{title}: {picture.size} bytes are more than the {MAX_PICTURE_BYTES} read of a picture")
+        said = _said(shard, sample.notes)
+        code = self.column.code(said.label, title) if self._wants_labels and said.label is not None else -1
+        self.names.append(picture.name)
+        self.places.extend((number, picture.offset, picture.size))
+        self.codes.append(code)
+        has_caption = self._wants_captions and said.caption is not None
+        self.caption_of.append(len(self.captions) if has_caption else -1)
+        if has_caption:
+            self.captions.append(str(said.caption))
+
+
+def _scattered(headers: Iterable[Member]) -> frozenset[str]:
+    """See ``scattered_keys``; damage is left to the reading itself, which says it."""
+    try:
+        return scattered_keys(headers)
+    except UsageError:
+        return frozenset()
+
+
+def _said(shard: Place, notes: Members) -> Said:
+    """Class and caption of a sample; ``.cls`` and ``.txt`` count before ``.json``."""
+    said, texts = Said(None, None), dict[str, bytes]()
+    for ending in NOTES:
+        for member in notes.get(ending, []):
+            title = readable(f"{shard.path}!{member.name}")
+            if member.size > MAX_NOTE_BYTES or ending in texts:
+                what = "is there twice" if ending in texts else f"has {member.size} bytes; expected a short text"
+                raise UsageError(f"{title}: {what}")
+            texts[ending] = shard.read(member.offset, member.size)
+    base = readable(f"{shard.path}!")
+    if "json" in texts:
+        title = base + readable(notes["json"][0].name)
+        said = said_in(parse_json(texts["json"], title), title)
+    if "txt" in texts:
+        said = said._replace(caption=caption_text(texts["txt"], base + readable(notes["txt"][0].name)))
+    if "cls" in texts:
+        label = caption_text(texts["cls"], base + readable(notes["cls"][0].name))
+        said = said._replace(label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label)
+    return said
+
+
+def load(config: TarConfig) -> Dataset:
+    """The pictures of all samples, in the order of the shards and of the samples in them.
+
+    Raises:
+        UsageError: no such file, no sample with a picture, options that do not fit, or (unless ``on_error=skip``) a
+            damaged shard or picture, a sample of a key seen before, without a picture, or that lacks what others have;
+            the message names shard and member.
+    """
+    skips = Skips(config.on_error)
+    samples, shards = _Samples(config, skips), list[Place]()
+    paths, about = _paths(config, samples.left_out)
+    with Counter(f"listing {config.location.name}") as counter:
+        for shard in _shards(paths, skips):
+            counter.progress(len(shards), len(paths))
+            shards.append(shard)
+            samples.add_shard(len(shards) - 1, shard)
+    if not len(samples.names):
+        skips.refuse_nothing_left(0, skips.count) if skips.count else None
+        found = samples.left_out.text(aloud=True) or samples.left_out.text(aloud=False) or "no files"
+        where = readable(str(config.location))
+        raise UsageError(f"{where}: no picture in the shards ({found}); expected members such as 000001.jpg")
+    table = np.frombuffer(samples.places, dtype=np.int64).reshape(-1, 3)
+    codes, caption_of = (np.frombuffer(column, dtype=np.int64) for column in (samples.codes, samples.caption_of))
+    every = TarFiles(config.location, shards, samples.names, table)
+    parts = Folders(samples.names, None if about else config.split, config.location)
+    absent = np.zeros(len(every), dtype=bool)
+    if not parts.all_taken:
+        absent = np.fromiter((not parts.takes(name) for name in samples.names), np.bool_)
+    rows = complete_rows({"label": codes, "caption": caption_of}, absent, every.title, skips)
+    classes, remarks = _classes(config, samples, codes, rows, parts)
+    captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
+    files = TarFiles(config.location, shards, samples.names.select(rows), table[rows])
+    about |= {**parts.remarks, **remarks, **samples.column.remarks, **samples.left_out.remarks}
+    return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
+
+
+def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, str]]:
+    """The shards that are read, and what to say of their choice; shards that were named each are all read."""
+    location = config.location
+    paths = find_shards(location)
+    if location.is_dir():
+        add_beside(left_out, location, paths)
+    if names_each(location):
+        return paths, {}
+    chosen, remark = take_files(paths, config.split, location)
+    return chosen, {"splits": remark} if remark else {}
+
+
+def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
+    """What can be opened, one after another; what is unpacked into memory is limited over all of them."""
+    left = encoded.MAX_BYTES_IN_MEMORY
+    for path in paths:
+        try:
+            file = FileAt(path)
+            if file.read(0, 2) == b"\x1f\x8b":
+                unpacked = MemoryAt(path, left)
+                left -= unpacked.size
+                yield unpacked
+            else:
+                yield file if len(paths) <= _MOST_OPEN else OpenedEachTime(path)
+        except UsageError as error:
+            if len(paths) == 1:
+                raise
+            skips.take(error)
+
+
+def _classes(
+    config: TarConfig, samples: _Samples, codes: Indices, rows: Indices, parts: Folders
+) -> tuple[Classes, dict[str, str]]:
+    """The classes of the kept samples, from their folders where that is asked for or nothing else tells."""
+    if config.labels == "none" or (config.labels == "auto" and (codes >= 0).any()):
+        kept = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
+        return (Classes(kept.labels[rows], kept.names) if kept.labels is not None else kept), {}
+    names = samples.names.select(rows)
+    names = names if parts.all_taken else Texts(map(parts.class_path, names))
+    folders = folder_classes(names, config.labels, config.location)
+    if folders is None:
+        return Classes(None, ()), depth_remark(names)
+    column = LabelColumn()
+    codes = np.fromiter((column.code(folder, str(config.location)) for folder in folders), np.int64)
+    return column.classes(codes), column.remarks

@@ -1,0 +1,268 @@
+"""A zip archive of pictures as a data set, read in place.
+
+Any archive will do, with classes, labels and captions as in a folder; so will one of the StyleGAN and EDM tools, with
+their ``dataset.json``. A member that is stored, not compressed (so those tools and ``data prepare`` write), is read by
+its place in the file.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from undiffuse.data.config import ZipConfig
+from undiffuse.data.dataset import Dataset, Hashes, Indices
+from undiffuse.data.readers.decoding.remarks import stored_with
+from undiffuse.data.readers.file_at import FileAt
+from undiffuse.data.readers.text import readable
+from undiffuse.data.readers.zip_index import (
+    DEFLATED,
+    ENCRYPTED,
+    STORED,
+    Entry,
+    MemberTable,
+    has_another_before,
+    read_entries,
+)
+from undiffuse.data.sources.layout.captions import NoteReader, annotate
+from undiffuse.data.sources.layout.folder_files import Names, is_picture, is_shown, refuse_without_pictures
+from undiffuse.data.sources.layout.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
+from undiffuse.data.sources.layout.metadata import parse_json
+from undiffuse.data.sources.layout.sample_sets import without_sheets
+from undiffuse.data.storage.encoded import load_encoded
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import TextIndex, Texts, sorted_rows
+from undiffuse.errors import UsageError
+
+MAX_MEMBER_BYTES = 2**28  # of one picture; a larger one is no picture to train on
+_DEFLATE_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
+_LOCAL_HEADER = 30
+ORIGINAL_HASHES, MANIFEST = "hashes.bin", "manifest.json"
+_MAX_MANIFEST_BYTES = 2**20
+_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each picture, in the order of the names
+_READ = (".txt", ".json", ".jsonl", ".csv", ORIGINAL_HASHES)
+
+
+class ZipFiles(EncodedFiles):
+    """Members of an archive.
+
+    Args:
+        file: the archive.
+        names: of the members.
+        table: where they lie.
+        hashes: (N, 8) uint8, the leading bytes of the hashes of the pictures that these were made of, if known.
+    """
+
+    def __init__(self, file: FileAt, names: Texts, table: MemberTable, hashes: Hashes | None = None) -> None:
+        super().__init__(file.path)
+        self._file, self._names, self._table, self._hashes = file, names, table, hashes
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def title(self, index: int) -> str:
+        return readable(f"{self.location}!{self._names[index]}")
+
+    def read(self, index: int) -> bytes:
+        return read_member(self._file, self._table, index, self.title(index))
+
+    def split_hash(self, index: int) -> bytes:
+        return b"" if self._hashes is None else self._hashes[index].tobytes()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def read_member(file: FileAt, table: MemberTable, row: int, title: str) -> bytes:
+    """The content of one member, its checksum compared.
+
+    Raises:
+        UsageError: damaged, cut short, or of another size than the directory says.
+    """
+    offset, stored, size = table.offsets[row], table.stored[row], table.sizes[row]
+    header = file.read(offset, _LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\3\4":
+        raise UsageError(f"{title}: the archive is damaged or was changed: the member is not where it says")
+    content = file.read(offset + _LOCAL_HEADER + sum(struct.unpack_from("<2H", header, 26)), stored)
+    if len(content) == stored and table.methods[row] == DEFLATED:
+        content = _inflated(content, size, title)
+    if len(content) != size or zlib.crc32(content) != table.crcs[row]:
+        raise UsageError(f"{title}: damaged or cut short (its checksum is another)")
+    return content
+
+
+def _inflated(content: bytes, size: int, title: str) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except zlib.error as error:
+        raise UsageError(f"{title}: damaged or cut short ({error})") from None
+
+
+class Members:
+    """Names, and in the same order where the members lie."""
+
+    def __init__(self) -> None:
+        self.names, self.table = Texts(), MemberTable()
+        self._index = TextIndex(self.names)
+
+    def add(self, entry: Entry) -> None:
+        """One more member."""
+        self.names.append(entry.name)
+        self.table.add(entry)
+        self._index.add()
+
+    def row_of(self, name: str) -> int | None:
+        """Where a name stands; ``None`` if there is none such."""
+        return self._index.first(name)
+
+    def sort(self) -> None:
+        """Bring them in the order of their names."""
+        rows = sorted_rows(self.names)
+        self._index = TextIndex(Texts())
+        self.names = self.names.select(rows)
+        self.table.arrange(rows)
+
+
+class ZipNotes(NoteReader):
+    """Small members of an archive."""
+
+    def __init__(self, file: FileAt, members: Members) -> None:
+        self.location, self._file, self._members = file.path, file, members
+
+    def title_of(self, name: str) -> str:
+        return readable(f"{self.location}!{name}")
+
+    def read_note(self, name: str, most: int) -> bytes:
+        row, title, table = self._members.row_of(name), self.title_of(name), self._members.table
+        if row is None:
+            raise UsageError(f"{title}: no such member")
+        if table.sizes[row] > most:
+            raise UsageError(f"{title}: {table.sizes[row]} bytes are more than the {most} that are read of a text")
+        return read_member(self._file, table, row, title)
+
+
+class ZipIndex:
+    """The members that may be read, pictures in sorted order, and those that are left out."""
+
+    def __init__(self, file: FileAt, skips: Skips) -> None:
+        self.pictures, self.others, self.left_out = Members(), Members(), LeftOut()
+        for entry in read_entries(file):
+            if is_picture(entry.name) or entry.name.lower().endswith(_READ):
+                self._take(entry, file.path, skips)
+            else:
+                self.left_out.add(kind_of(entry.name) if _all_shown(entry.name) else HIDDEN, entry.name)
+        if has_another_before(file):
+            self.left_out.add(ARCHIVE_BEFORE, file.path.name)
+        self.pictures.sort()
+
+    @property
+    def names(self) -> Names:
+        """Of the pictures, and of the others that may be read."""
+        return Names(self.pictures.names, self.others.names, self.left_out)
+
+    def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
+        if _is_unsafe(entry.name):
+            where = f"{location}!{entry.name!r}"
+            skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a name below it"))
+            return
+        if entry.is_link or not _all_shown(entry.name):
+            self.left_out.add(LINK if entry.is_link else HIDDEN, entry.name)
+            return
+        members = self.pictures if is_picture(entry.name) else self.others
+        if (error := self._error_of(entry, members, readable(f"{location}!{entry.name}"))) is not None:
+            skips.take(error)
+        else:
+            members.add(entry)
+
+    def _error_of(self, entry: Entry, members: Members, title: str) -> UsageError | None:
+        if members.row_of(entry.name) is not None:
+            return UsageError(f"{title}: there are two members of this name")
+        if entry.flags & ENCRYPTED:
+            return UsageError(f"{title}: encrypted; unpack the archive with its password and name the folder")
+        if entry.method not in (STORED, DEFLATED):
+            return UsageError(f"{title}: compressed by method {entry.method}; expected stored (0) or deflated (8)")
+        if entry.size > entry.stored * _DEFLATE_BEST_RATIO + 1024:
+            return UsageError(f"{title}: claims {entry.size} bytes out of {entry.stored}, more than there can be")
+        if is_picture(entry.name) and entry.size > MAX_MEMBER_BYTES:
+            return UsageError(
+                f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest picture"
+            )
+        return None
+
+
+def _is_unsafe(name: str) -> bool:
+    return name.startswith("/") or name[1:2] == ":" or "\0" in name or ".." in name.split("/")
+
+
+def _all_shown(name: str) -> bool:
+    return all(is_shown(part) for part in name.split("/") if part)
+
+
+def load(config: ZipConfig) -> Dataset:
+    """The pictures of an archive, in the sorted order of their names.
+
+    Raises:
+        UsageError: not an archive, a damaged one, no pictures in it, options that do not fit them, or (unless
+            ``on_error=skip``) a member that is damaged, encrypted, too large, of an unsafe name, smaller than the
+            training size, or that lacks what others have; the message names archive and member.
+    """
+    file, skips = FileAt(config.location), Skips(config.on_error)
+    index = ZipIndex(file, skips)
+    if skips.count and not index.pictures.names:
+        skips.refuse_nothing_left(0, skips.count)
+    names = index.names
+    nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
+    refuse_without_pictures(names, config.location, "archive", nested)
+    reader = ZipNotes(file, index.others)
+    names, kept = without_sheets(reader, names, skips)
+    found = annotate(reader, names, config, skips)
+    hashes, prepared = _original_hashes(file, index), _prepared(file, index)
+    index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
+    about = {**found.remarks, **index.left_out.remarks, **prepared}
+    files = zip_files(file, index.pictures, kept[found.rows], hashes)
+    return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
+
+
+def zip_files(file: FileAt, members: Members, rows: Indices, hashes: Hashes | None = None) -> ZipFiles:
+    """The members at these rows, in this order; the others are let go of.
+
+    Args:
+        file: the archive.
+        members: of which some are chosen.
+        rows: which.
+        hashes: of all the members, if known; see ``ZipFiles``.
+    """
+    if not np.array_equal(rows, np.arange(len(members.names))):
+        members.names = members.names.select(rows)
+        members.table.arrange(rows)
+        hashes = None if hashes is None else hashes[rows]
+    return ZipFiles(file, members.names, members.table, hashes)
+
+
+def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
+    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the pictures."""
+    row, table = index.others.row_of(ORIGINAL_HASHES), index.others.table
+    if row is None or table.sizes[row] != len(index.pictures.names) * _ORIGINAL.itemsize:
+        return None
+    known = np.frombuffer(read_member(file, table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
+    same = np.array_equal(known["crc"], np.asarray(index.pictures.table.crcs))
+    return known["hash"].copy() if same else None
+
+
+def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
+    """What the manifest of ``data prepare`` says of the source, for a set's provenance; nothing where there is none."""
+    row, table = index.others.row_of(MANIFEST), index.others.table
+    if row is None or table.sizes[row] > _MAX_MANIFEST_BYTES:
+        return {}
+    try:
+        found = parse_json(read_member(file, table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
+        source = {key: str(value) for key, value in found["source"].items()}
+        about = f"{source['location'] or source['kind']}, {source['num_pictures']} pictures, {source['fingerprint']}"
+    except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
+        return {}
+    licence = {"licence": source["licence"]} if "licence" in source else {}
+    return {"prepared_from": about, **licence, **{key: str(text) for key, text in stored_with(found).items()}}

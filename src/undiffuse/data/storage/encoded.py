@@ -1,0 +1,318 @@
+"""Encoded picture files, wherever they lie, as a data set: decoded once into memory where they fit, else when fetched.
+
+A format says where its files lie (``EncodedFiles``) and which labels and captions they have; all else is done here. A
+picture costs 16 bytes of hash and some numbers beside its pixels, whatever it was read from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from undiffuse.cores import num_cores
+from undiffuse.data.config import EncodedConfig, PictureConfig
+from undiffuse.data.dataset import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
+from undiffuse.data.readers.decoding.image import (
+    Decoded,
+    automatic_side,
+    decode_picture,
+    fit_picture,
+    from_array,
+    read_header,
+    to_array,
+    with_channels,
+    without_warnings,
+)
+from undiffuse.data.readers.decoding.plain_png import read_plain_png
+from undiffuse.data.readers.decoding.remarks import Remarks
+from undiffuse.data.storage.cache import Store, keeping, tell
+from undiffuse.data.storage.encoded_files import EncodedFiles, Titles
+from undiffuse.data.storage.listing import Listed, only_lists
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts
+from undiffuse.errors import UsageError
+from undiffuse.progress import Counter
+
+MAX_BYTES_IN_MEMORY = 2 * 2**30
+_MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
+_TASK = 8  # files a thread takes at once: to hand over one costs as much as to read a small one
+
+num_threads = min(8, num_cores())  # one in a worker process, which is one of several
+
+Pixels = npt.NDArray[np.uint8]
+R = TypeVar("R")
+
+
+class LookedAt(NamedTuple):
+    """One picture as it is made, the hash of it as it was found, and what is to be said of its file."""
+
+    pixels: Pixels
+    hash: bytes
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every picture is made into."""
+
+    size: tuple[int, int]
+    channels: int
+    fit: str
+    upscale: bool
+    background: int | tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return (self.channels, *self.size)
+
+    @property
+    def options_text(self) -> str:
+        """What the pictures look like, for provenance and fingerprints."""
+        size = f"size={self.size[0]}x{self.size[1]} channels={self.channels}"
+        return f"{size} fit={self.fit} upscale={self.upscale} background={self.background}"
+
+    def pixels(self, files: EncodedFiles, index: int) -> Pixels:
+        """(C, H, W) of one file; errors begin with its title."""
+        source = files.source(index)
+        plain = self._plain(source)
+        return self._made(source, files.title(index))[0] if plain is None else plain
+
+    def looked_at(self, files: EncodedFiles, index: int) -> LookedAt:
+        """The same, with the hash of the picture as found and the remarks of its decoder."""
+        source = files.source(index)
+        plain = self._plain(source)
+        pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
+        leading = files.split_hash(index)
+        digest = content_hash(from_array(pixels) if found is None else found.image)
+        return LookedAt(pixels, leading + digest[len(leading) :], () if found is None else found.remarks)
+
+    def _plain(self, source: Path | bytes) -> Pixels | None:
+        """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""
+        return read_plain_png(source, self.shape) if isinstance(source, bytes) else None
+
+    def _made(self, source: Path | bytes, title: str) -> tuple[Pixels, Decoded]:
+        """(C, H, W), and the picture as found."""
+        found = decode_picture(source, self.background, title)
+        try:
+            fitted = fit_picture(found.image, self.size, self.fit, self.upscale, self.background)
+        except UsageError as error:
+            raise UsageError(f"{title}: {error}") from None
+        return to_array(with_channels(fitted, self.channels)), found
+
+
+def content_hash(image: Image.Image) -> bytes:
+    """Of the whole upright picture in RGB, so that neither file format nor training size matter."""
+    return hash_item(b"%dx%d:" % image.size + image.convert("RGB").tobytes())
+
+
+def load_encoded(
+    config: EncodedConfig,
+    files: EncodedFiles,
+    labels: npt.ArrayLike | None = None,
+    class_names: Sequence[str] = (),
+    captions: Sequence[str] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    skips: Skips | None = None,
+) -> Dataset:
+    """The pictures of these files as a data set, in their order.
+
+    Args:
+        config: what to make of them; ``config.name`` becomes the set's name.
+        files: where they lie.
+        labels: (N,) class index of each file, or ``None``.
+        class_names: one name a class.
+        captions: one text a file, or ``None``.
+        provenance: what is to be said of them beside their source, licence and options; may say these too.
+        skips: what the reader has left out already.
+
+    Raises:
+        UsageError: options that do not fit the pictures, nothing that can be used, or (unless ``on_error=skip``) a
+            file that is damaged, too large or smaller than the training size; the message names the file.
+    """
+    skips = skips or Skips(config.on_error)
+    if only_lists():
+        return Listed(config.name, files, labels, class_names, captions, provenance or {}, skips)
+    with without_warnings():
+        plan, rows, remarks = _make_plan(config, files, skips)
+        size = math.prod(plan.shape)
+        with keeping(config, len(rows), size, len(rows) * size <= MAX_BYTES_IN_MEMORY) as store:
+            decoding = Remarks()
+            array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
+            about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **remarks})
+            kept_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
+            texts = None if captions is None else Texts.of(captions).select(rows)
+            lazy = _Lazy(config.name, plan, files, rows, kept_labels, class_names, about, hashes, texts)
+            if array is None:
+                return lazy if store is None else store.keep(lazy)
+    files.release()
+    return ArrayDataset(config.name, array, kept_labels, class_names, about, hashes, Titles(files, rows), texts)
+
+
+def _about(plan: Plan, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[str, str]:
+    """A set's provenance; what a person should know of is said aloud too."""
+    about = {
+        "source": str(files.location),
+        "licence": "not stated: that of the pictures",
+        "options": plan.options_text,
+        **remarks,
+    }
+    tell(files.location, about)
+    return about
+
+
+def _make_plan(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[Plan, Indices, dict[str, str]]:
+    """The plan, the files whose headers could be read, and a remark where the size was chosen here."""
+    if config.target is not None and config.channels is not None:  # nothing to learn from the headers
+        plan = Plan(config.target, config.channels, config.fit, config.upscale, config.background)
+        return plan, np.arange(len(files)), {}
+    headers, rows = _headers(config, files, skips)
+    plan, remarks = plan_for(config, headers)
+    return plan, rows, remarks
+
+
+def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[npt.NDArray[np.int32], Indices]:
+    """(K, 3) height, width and whether grey, and the numbers of the K files that could be read."""
+    headers = np.empty((len(files), 3), dtype=np.int32)
+    readable = np.zeros(len(files), dtype=bool)
+    with Counter(f"reading headers of {files.location.name}") as counter:
+        for index in range(len(files)):
+            counter.progress(index, len(files))
+            try:
+                headers[index] = read_header(files.source(index), config.background, files.title(index))
+                readable[index] = True
+            except UsageError as error:
+                skips.take(error)
+    skips.refuse_nothing_left(int(readable.sum()), len(files))
+    return headers[readable], np.flatnonzero(readable)
+
+
+def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Plan, dict[str, str]]:
+    """Training size and channels for these pictures, and a remark where the size was chosen here."""
+    channels = config.channels or (1 if headers[:, 2].all() else 3)
+    sizes = np.unique(headers[:, :2], axis=0)
+    if config.target is not None or len(sizes) == 1:
+        size = config.target or (int(sizes[0, 0]), int(sizes[0, 1]))
+        return Plan(size, channels, config.fit, config.upscale, config.background), {}
+    shorter = headers[:, :2].min(axis=1)
+    side = automatic_side(shorter)
+    smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
+    reach, count = int((shorter >= side).sum()), len(shorter)
+    others = ", the others enlarged" if reach < count else ""
+    remark = (
+        f"the pictures differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
+        f"taking data.size={side}, which {reach:,} of {count:,} reach{others}; set it to choose another"
+    )
+    return Plan((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
+
+
+def _decode(
+    plan: Plan, files: EncodedFiles, rows: Indices, skips: Skips, store: Store | None, decoding: Remarks
+) -> tuple[Pixels | None, Hashes, Indices]:
+    """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
+    fits = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
+    array = np.empty((len(rows), *plan.shape), dtype=np.uint8) if fits else None
+    hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
+    kept = np.zeros(len(rows), dtype=bool)
+    count = 0
+    looked_at = _threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))
+    with Counter(f"decoding {files.location.name}") as counter, closing(looked_at) as results:
+        for position, result in enumerate(results):
+            counter.progress(position, len(rows))
+            if isinstance(result, UsageError):
+                skips.take(result)
+                continue
+            if array is not None:
+                array[count] = result.pixels
+            if store is not None:
+                store.add(result.pixels)
+            decoding.take(result.remarks)
+            hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
+            kept[position] = True
+            count += 1
+    skips.refuse_nothing_left(count, len(files))
+    if array is not None and count < len(array):
+        array = array[:count].copy()
+    return array, hashes[:count], rows[kept]
+
+
+class _Lazy(Dataset):
+    """Pictures decoded each time they are fetched, for sets larger than memory."""
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        files: EncodedFiles,
+        rows: Indices,
+        labels: Indices | None,
+        class_names: Sequence[str],
+        provenance: Mapping[str, str],
+        hashes: Hashes,
+        captions: Texts | None,
+    ) -> None:
+        super().__init__(name, plan.shape, class_names, provenance)
+        self._plan, self._files, self._rows = plan, files, rows
+        self._labels, self._hashes, self._captions = labels, hashes, captions
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def decodes(self) -> bool:
+        return True
+
+    def hashes(self) -> Hashes:
+        return self._hashes
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        pixels = np.empty((len(indices), *self.shape), dtype=np.uint8)
+        rows = self._rows[indices]
+        with closing(_threaded(lambda row: self._plan.pixels(self._files, row), rows, _block(self._plan))) as results:
+            for position, result in enumerate(results):
+                if isinstance(result, UsageError):  # it could be read a while ago
+                    raise result
+                pixels[position] = result
+        return pixels
+
+    def item_name(self, index: int) -> str:
+        return self._files.title(int(self._rows[index]))
+
+
+def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Generator[R | UsageError, None, None]:
+    """The results in order, by a few threads (Pillow lets go of the interpreter's lock while it works).
+
+    To be closed by whoever leaves off: left to the garbage collector, which may come while a thread is being started,
+    it would wait for its own threads there and never return.
+    """
+
+    def attempt(row: int) -> R | UsageError:
+        try:
+            return function(row)
+        except UsageError as error:
+            return error
+
+    def attempt_all(some: list[int]) -> list[R | UsageError]:
+        return [attempt(row) for row in some]
+
+    if num_threads == 1:
+        yield from map(attempt, rows.tolist())
+        return
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        for start in range(0, len(rows), block):
+            todo = rows[start : start + block].tolist()
+            for done in pool.map(attempt_all, (todo[at : at + _TASK] for at in range(0, len(todo), _TASK))):
+                yield from done
+
+
+def _block(plan: Plan) -> int:
+    return max(1, min(_MAX_BLOCK, _MAX_BLOCK_BYTES // math.prod(plan.shape)))

@@ -1,0 +1,74 @@
+"""What a source has before anything of it is decoded: where its pictures lie, their labels, their captions.
+
+``data prepare`` decodes pictures itself, in several processes, and asks for no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undiffuse.data.dataset import Dataset, Hashes, Indices
+from undiffuse.data.storage.encoded_files import EncodedFiles
+from undiffuse.data.storage.skips import Skips
+from undiffuse.data.storage.string_array import Texts
+
+_ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
+
+
+class Listed(Dataset):
+    """Encoded pictures that were found and not opened; an item is the number of its file.
+
+    Args:
+        name: the registry name of their source.
+        files: where they lie.
+        skips: what the reader left out.
+        labels, class_names, captions, provenance: as of any set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: EncodedFiles,
+        labels: npt.ArrayLike | None,
+        class_names: Sequence[str],
+        captions: Sequence[str] | None,
+        provenance: Mapping[str, str],
+        skips: Skips,
+    ) -> None:
+        super().__init__(name, (), class_names, provenance)
+        self.files, self.skips = files, skips
+        self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self._captions = None if captions is None else Texts.of(captions)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def hashes(self) -> Hashes:
+        raise TypeError("pictures that are listed only have no hashes")
+
+    def items(self, indices: Indices) -> npt.NDArray[Any]:
+        return np.array(indices, dtype=np.int64)
+
+    def item_name(self, index: int) -> str:
+        return self.files.title(index)
+
+
+def only_lists() -> bool:
+    """Whether encoded pictures are to be listed and not decoded."""
+    return _ONLY_LISTS.get()
+
+
+@contextmanager
+def listing() -> Iterator[None]:
+    """While it lasts, encoded pictures are listed and not decoded."""
+    token = _ONLY_LISTS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_LISTS.reset(token)

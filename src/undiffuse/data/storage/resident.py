@@ -1,0 +1,80 @@
+"""A whole data set on the device: pictures stay uint8, and a batch is a gather by index."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+
+from undiffuse.core.per_sample import PerRow
+from undiffuse.data.dataset import Batch, Dataset, Indices
+from undiffuse.data.given import Given
+from undiffuse.data.storage.string_array import Texts
+from undiffuse.errors import UsageError
+
+SHARE = 0.25  # of the device's free memory that a set may take unasked
+_CHUNK_BYTES = 2**26
+
+
+class Resident:
+    """The items and labels of a set on a device.
+
+    Args:
+        dataset: any set; it is read once from end to end.
+        device: where to.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self.device = device
+        self._items = _moved(dataset, device)
+        labels = dataset.labels
+        self._labels = None if labels is None else torch.from_numpy(np.array(labels)).to(device)
+        captions = dataset.captions
+        self._captions = None if captions is None else Texts.of(captions)
+
+    def fetch(self, rows: Indices) -> Batch:
+        """The items at these positions, on the device, in this order."""
+        indices = torch.from_numpy(rows)
+        if self.device.type == "cuda":
+            indices = indices.pin_memory().to(self.device, non_blocking=True)
+        label = None if self._labels is None else self._labels[indices]
+        texts = None if self._captions is None else PerRow(self._captions[row] for row in rows.tolist())
+        return Batch(self._items.index_select(0, indices), Given(label=label, captions=texts), indices)
+
+
+def wants_resident(dataset: Dataset, device: torch.device, wish: Literal["auto"] | bool) -> bool:
+    """Whether a set is to be kept on the device.
+
+    Raises:
+        UsageError: it is wanted and does not fit.
+    """
+    if wish == "auto":  # on the CPU it is where it has to be; what is decoded each time would take a pass at once
+        return device.type == "cuda" and not dataset.decodes and num_bytes(dataset) <= SHARE * free_bytes(device)
+    if wish and device.type == "cuda" and num_bytes(dataset) > free_bytes(device):
+        raise UsageError(
+            f"loader.resident=true: the set takes {num_bytes(dataset) / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} "
+            f"GB are free on {device}; say loader.resident=auto"
+        )
+    return wish
+
+
+def num_bytes(dataset: Dataset) -> int:
+    """What the items take in memory."""
+    return len(dataset) * math.prod(dataset.shape) * (1 if dataset.space.is_image else 4)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def _moved(dataset: Dataset, device: torch.device) -> torch.Tensor:
+    dtype = torch.uint8 if dataset.space.is_image else torch.float32
+    table = torch.empty((len(dataset), *dataset.shape), dtype=dtype, device=device)
+    chunk = max(1, _CHUNK_BYTES * len(dataset) // max(1, num_bytes(dataset)))
+    for start in range(0, len(dataset), chunk):
+        rows = np.arange(start, min(start + chunk, len(dataset)))
+        table[start : start + chunk] = torch.from_numpy(dataset.items(rows))
+    return table
