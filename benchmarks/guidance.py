@@ -205,7 +205,7 @@ def main() -> None:
     out = arguments.out or interleaved.default_out(f"guidance-{label}")
     path = out.with_name(out.name + ".json")
     fresh = interleaved.new_record("guidance", arguments, model=label, num=arguments.num, rows=[])
-    fresh |= {"weights_sha256": model.weights_sha256, "sampling": model.module.sampling_facts()}
+    fresh |= {"weights_sha256": model.weights_sha256, "sampling": model.module.sampling_record()}
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
     for key in ("model", "num", "weights_sha256"):
         if record[key] != fresh[key]:

@@ -47,14 +47,14 @@ def few_rows() -> Iterator[None]:
 
     from undiffuse.models import denoising
 
-    rows_by_size = denoising.block_rows
+    rows_by_size = denoising.fixed_batch_size
 
     def rows(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
         small = sum(parameter.numel() for parameter in network.parameters()) < 1e6
         return rows_by_size(network, shape, device) if small else 8
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denoising, "block_rows", rows)
+        patch.setattr(denoising, "fixed_batch_size", rows)
         yield
 
 

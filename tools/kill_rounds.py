@@ -214,9 +214,9 @@ def differing(one: Path, other: Path) -> list[str]:
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     """The rows of a journal without what depends on the clock."""
-    from undiffuse.training.journal import read_journal
+    from undiffuse.training.metrics_log import read_metrics
 
-    return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in read_journal(run)]
+    return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in read_metrics(run)]
 
 
 def rounds(ground: Ground, each: int, seed: int, jobs: int) -> Iterator[Round]:

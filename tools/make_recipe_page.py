@@ -16,7 +16,7 @@ from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import build_network
 from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR
+from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipes.md"
 

@@ -35,14 +35,14 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 from undiffuse.files import replacing, write_text
 from undiffuse.images import fill_png, grid_of
-from undiffuse.models.components import with_sampling
-from undiffuse.models.record import REPLACES, write_record
+from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.record import REPLACES, write_record
+from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model, load
-from undiffuse.models.weights import WEIGHTS, save_weights
 from undiffuse.registry import lookup
 from undiffuse.training.config import RunConfig
-from undiffuse.training.journal import read_journal
+from undiffuse.training.metrics_log import read_metrics
 from undiffuse.version import __version__
 from undiffuse.zoo import FOLDER, bundled_models
 from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, Bundled, Card, Measured, TrainedOn, bundled, card_text
@@ -125,7 +125,7 @@ def card_of(
     evaluations: int,
 ) -> Card:
     """What is said of the model: what was asked for, and what the model and its run say themselves."""
-    facts = model.module.sampling_facts()
+    facts = model.module.sampling_record()
     if "autoguidance" in facts:
         raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
     licences = "; ".join(one.licence for one in sets)
@@ -281,7 +281,7 @@ def sampled_sheet(model: Model) -> tuple[Any, int]:
 
 def images_seen(run: Path, record: Mapping[str, Any]) -> int:
     """The last count in the run's journal; without one what the configuration asked for."""
-    return int(max((row["images"] for row in read_journal(run)), default=record["config"]["num_images"]))
+    return int(max((row["images"] for row in read_metrics(run)), default=record["config"]["num_images"]))
 
 
 def check_sizes(name: str, folder: Path) -> None:

@@ -42,7 +42,7 @@ RULE: dict[str, tuple[str, ...]] = {
     "training": ("core", "augment", "compute", "data", "models", "objectives.OBJECTIVE_CONFIGS", "objectives.base"),
     "evaluation": (
         *("core", "compute", "losses", "samplers", "data", "metrics", "models"),
-        *("objectives.base", "objectives.opened"),
+        *("objectives.base", "objectives.from_model"),
     ),
     "studies": ("core", "losses", "samplers", "data", "metrics", "models"),
     "doctor": ("core", "losses", "samplers", "data", "metrics", "models"),

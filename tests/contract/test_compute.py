@@ -29,7 +29,7 @@ from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.models.base import GenerativeModel
-from undiffuse.models.blocks import block_rows
+from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.attention import attend
@@ -55,7 +55,7 @@ each_network = pytest.mark.parametrize("name", NETWORKS)
 def bf16_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow on some, so in small blocks."""
     monkeypatch.setenv(VARIABLE, "bf16=always")
-    monkeypatch.setattr("undiffuse.models.denoising.block_rows", lambda *_: 8)
+    monkeypatch.setattr("undiffuse.models.denoising.fixed_batch_size", lambda *_: 8)
 
 
 def network_of(name: str) -> nn.Module:
@@ -427,6 +427,6 @@ def test_sampling_on_cuda_is_the_same_with_and_without_copies_and_graphs(monkeyp
 def test_blocks_follow_the_models_size_and_nothing_else() -> None:
     small, large = nn.Linear(1000, 1600), nn.Linear(4000, 9000)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [block_rows(small, (1, 28, 28), cpu), block_rows(large, (3, 32, 32), cpu)] == [64, 16]
-    assert block_rows(small, (3, 48, 48), cpu) in (16, 32)
-    assert (block_rows(small, (1, 28, 28), cuda), block_rows(small, (2,), cpu)) == (128, 1024)
+    assert [fixed_batch_size(small, (1, 28, 28), cpu), fixed_batch_size(large, (3, 32, 32), cpu)] == [64, 16]
+    assert fixed_batch_size(small, (3, 48, 48), cpu) in (16, 32)
+    assert (fixed_batch_size(small, (1, 28, 28), cuda), fixed_batch_size(small, (2,), cpu)) == (128, 1024)

@@ -16,7 +16,7 @@ from undiffuse.app import lines
 from undiffuse.app.cli import main
 from undiffuse.app.early_options import flags
 from undiffuse.errors import UsageError
-from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, facts_of, option_rows
+from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, option_rows, sampling_record
 from undiffuse.models.saved import Model
 
 OPTIONS = sorted(option_rows())
@@ -65,7 +65,7 @@ def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -
     assert getattr(asked.over(own), field) == SAID[name]
     others = {key for key in SamplingConfig.model_fields if key != field}
     assert all(getattr(asked.over(own), key) == getattr(own, key) for key in others)
-    with_guide = asked.record({**facts_of(own), "autoguidance": 1.5})  # an interval of no guidance is not at work
+    with_guide = asked.record({**sampling_record(own), "autoguidance": 1.5})
     said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
     assert with_guide.keys() == option_rows().keys() and with_guide[name] == said
     assert asked.said() == {name: SAID[name]}
@@ -76,7 +76,7 @@ def test_nothing_said_leaves_everything_to_the_model() -> None:
     own = SamplingConfig(sampler="ddim", num_steps=7, grid="angle", temperature=0.5)
     asked = SamplingOptions.of(steps=None, guidance=None).over(own)
     assert {key: getattr(asked, key) for key in SamplingConfig.model_fields} == dict(own)
-    record = SamplingOptions.of().record(facts_of(own))
+    record = SamplingOptions.of().record(sampling_record(own))
     assert record["sampler"] == "ddim" and record["steps"] == 7 and record["process"] == "the model's own"
 
 

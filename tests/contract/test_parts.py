@@ -25,16 +25,16 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.gap import training_gap
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import Batching, OneStepGenerator
-from undiffuse.models.components import components_of
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.files.components import components_of
+from undiffuse.models.files.parts import load_parts, shapes_of_parts
+from undiffuse.models.files.record import read_record
+from undiffuse.models.files.weights import read_weights, save_weights
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.part import Part
 from undiffuse.models.parts import averaged_copy, freeze_parts
-from undiffuse.models.record import read_record
 from undiffuse.models.saved import load
 from undiffuse.models.stages import GeneratorStage
-from undiffuse.models.stored_parts import load_parts, shapes_of_parts
-from undiffuse.models.weights import read_weights, save_weights
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Plan
@@ -69,7 +69,7 @@ class Shifted(OneStepGenerator):
         out: Tensor = self.codec(self.learns(latents))
         return out.detach()
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         return Plan((GeneratorStage(self.space, self.latents, self.decode),))
 
 

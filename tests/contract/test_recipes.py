@@ -19,7 +19,7 @@ from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import EmojiConfig
 from undiffuse.errors import UsageError
-from undiffuse.models.blocks import block_rows
+from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.networks import build_network
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
@@ -91,7 +91,7 @@ def test_a_recipe_is_frozen(name: str) -> None:
 
 def rows_of_previews(network: torch.nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
     """Blocks as large as what is shown: two images, or a cloud of points."""
-    return 2 if len(shape) == 3 else block_rows(network, shape, device)
+    return 2 if len(shape) == 3 else fixed_batch_size(network, shape, device)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -99,7 +99,7 @@ def test_a_recipe_trains(
     name: str, small_data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("denoising", "gan"):
-        monkeypatch.setattr(f"undiffuse.models.{kind}.block_rows", rows_of_previews)
+        monkeypatch.setattr(f"undiffuse.models.{kind}.fixed_batch_size", rows_of_previews)
     config = reduced(name, small_data)
     trainer = Trainer(config, *split_data(config), tmp_path)
     before = [value.detach().clone() for value in trainer.objective.model.parameters()]

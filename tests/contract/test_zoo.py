@@ -59,7 +59,7 @@ def test_it_samples_what_its_sheet_shows(name: str) -> None:
     samples = model.module.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
-    facts, card = model.module.sampling_facts(), bundled(name).card
+    facts, card = model.module.sampling_record(), bundled(name).card
     assert (card.sampler, card.grid, card.steps) == (facts["sampler"], facts["grid"], facts["steps"])
     assert card.temperature == facts.get("temperature", 1.0)
     drawn = model.finish(samples.x).numpy().astype(float)

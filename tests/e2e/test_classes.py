@@ -18,7 +18,7 @@ from undiffuse.data import load_dataset
 from undiffuse.data.config import ArraysConfig, FolderConfig
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError, UsageWarning
-from undiffuse.models.classes import asked_classes
+from undiffuse.models.classes import requested_classes
 from undiffuse.studies.progressive import ProgressiveOptions
 
 NAMES = (" sp ", "3", "a, b", "all", "auto", "cat", "none", "null")
@@ -82,9 +82,9 @@ def test_the_old_word_still_asks_for_no_class_where_no_class_has_it(
     assert classes(tmp_path / "a") == [None, None]
     assert said.complaint.startswith("note: class 'none' is none of this model's") and "--no-class" in said.complaint
     with pytest.warns(UsageWarning, match="class_name="):
-        assert asked_classes("none", ["a"]) == [None]
+        assert requested_classes("none", ["a"]) == [None]
     with pytest.raises(UsageError, match=r"did you mean 'None'\? .*--no-class"):
-        asked_classes("none", ["None", "a"])
+        requested_classes("none", ["None", "a"])
     assert package.load(trained_bf16).classes_of([None], 3) == []  # a model without classes
 
 
@@ -95,13 +95,13 @@ def test_the_old_word_still_asks_for_no_class_where_no_class_has_it(
 def test_what_is_no_class_is_refused_with_the_nearest(asked: object, message: str) -> None:
     with warnings.catch_warnings(), pytest.raises(UsageError, match=message):
         warnings.simplefilter("error")
-        asked_classes([asked], NAMES)  # type: ignore[list-item]
+        requested_classes([asked], NAMES)  # type: ignore[list-item]
 
 
 def test_numbers_of_numpy_and_torch_are_names_too() -> None:
     names = [str(digit) for digit in range(10)]
     for asked in (np.int64(7), torch.tensor(7), np.array([7]), torch.tensor([7]), iter(["7"])):
-        assert asked_classes(asked, names) == ["7"]
+        assert requested_classes(asked, names) == ["7"]
 
 
 def test_options_of_a_study_take_a_class_as_it_is_written() -> None:

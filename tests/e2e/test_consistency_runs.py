@@ -22,7 +22,7 @@ from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import load, read_config
 from undiffuse.objectives.consistency import ConsistencyConfig, ConsistencyObjective
-from undiffuse.objectives.opened import objective_of
+from undiffuse.objectives.from_model import objective_of
 from undiffuse.objectives.teacher import TeacherConfig, load_teacher
 from undiffuse.recipes import get_recipe
 from undiffuse.recipes.few_step import distilled

@@ -13,10 +13,10 @@ from command_line import TINY, CommandLine, assert_same_run, run_until, state_of
 from undiffuse.app import training
 from undiffuse.app.distilling import configure
 from undiffuse.app.training import split_data
+from undiffuse.models.files.weights import read_weights
 from undiffuse.models.saved import load
-from undiffuse.models.weights import read_weights
 from undiffuse.recipes.few_step import DISTILLATIONS
-from undiffuse.training.guard import NonFiniteError
+from undiffuse.training.nonfinite import NonFiniteError
 from undiffuse.training.trainer import Trainer
 
 FLOW = ("system.process=flow", "system.parameterization=flow", "system.weighting=flow", "system.time_density=uniform")
@@ -59,7 +59,7 @@ def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(mine)
     model = load(tmp_path / "whole")
-    assert model.module.sampling_facts()["steps"] == 1 and len(model.class_names) == 10
+    assert model.module.sampling_record()["steps"] == 1 and len(model.class_names) == 10
     assert model.sample(3).shape == (3, 1, 8, 8)
     kept = [name for name in read_weights(tmp_path / "whole" / "model.safetensors") if not name.startswith("network.")]
     assert set(kept) <= {"seen", "student_steps"}, "neither teacher nor fake score"

@@ -15,7 +15,7 @@ from command_line import CommandLine, change_config
 from PIL import Image
 from safetensors.torch import load_file
 
-from undiffuse.models.weights import save_weights
+from undiffuse.models.files.weights import save_weights
 
 
 def shapes(count: int, side: int = 32, seed: int = 0) -> list[Image.Image]:

@@ -277,7 +277,7 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     assert torch.equal(*made)
     model = package.load(with_guide)
     assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), made[0])
-    assert model.module.sampling_facts()["autoguidance"] == 3
+    assert model.module.sampling_record()["autoguidance"] == 3
     assert isinstance(model.module, DenoisingModel)
     x_t, t = torch.zeros(1, 1, 8, 8), torch.full((1,), 0.5, dtype=torch.float64)
     made = [one(x_t, t) for one in (model.module.sampling_denoiser(), model.module.unguided_denoiser())]

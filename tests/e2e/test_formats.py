@@ -16,10 +16,10 @@ import undiffuse as package
 from undiffuse.app.training import configure
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
-from undiffuse.models.components import components_of
-from undiffuse.models.record import of_the_result, read_record
-from undiffuse.models.weights import save_weights
-from undiffuse.objectives.opened import objective_of
+from undiffuse.models.files.components import components_of
+from undiffuse.models.files.record import read_record, result_record
+from undiffuse.models.files.weights import save_weights
+from undiffuse.objectives.from_model import objective_of
 from undiffuse.sealed import checksum_of, sealed
 from undiffuse.training.config import RunConfig
 
@@ -63,7 +63,7 @@ def as_format_1(run: Path) -> None:
         save_file(moved, checkpoint / "state.safetensors")
         state = json.loads((checkpoint / "state.json").read_text())
         state |= {"format_version": 1, "sha256": {"state.safetensors": sha256_of(checkpoint / "state.safetensors")}}
-        state |= {"config": of_the_result(record), "config_sha256": checksum_of(of_the_result(record))}
+        state |= {"config": result_record(record), "config_sha256": checksum_of(result_record(record))}
         state.pop("checksum")
         (checkpoint / "state.json").write_text(json.dumps(sealed(state)))
     for file, part in (("model.safetensors", "ema"), ("raw.safetensors", "model")):
@@ -127,7 +127,7 @@ def test_an_edit_of_the_training_s_part_is_followed_there_and_back(run: Path, un
         edited(run, _SAMPLING["config.system"], value)
         assert "follows config.system: sampling.temperature" in undiffuse.fine("seal", run).out
         assert temperatures(run) == [value, value]
-        assert package.load(run, "cpu").module.sampling_facts().get("temperature", 1.0) == value
+        assert package.load(run, "cpu").module.sampling_record().get("temperature", 1.0) == value
 
 
 def test_an_edit_of_the_model_s_part_alone_is_undone_and_said(run: Path, undiffuse: CommandLine) -> None:

@@ -24,7 +24,7 @@ from undiffuse.models.saved import load
 from undiffuse.objectives.gan import GanObjective
 from undiffuse.training.checkpoint import newest_checkpoint
 from undiffuse.training.config import RunConfig
-from undiffuse.training.guard import NonFiniteError
+from undiffuse.training.nonfinite import NonFiniteError
 
 TINY = (
     *("system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=8"),

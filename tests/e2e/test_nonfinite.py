@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from undiffuse.app.training import configure, split_data
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.training.guard import NonFiniteError, first_bad_gradient, first_bad_layer
+from undiffuse.training.nonfinite import NonFiniteError, first_bad_gradient, first_bad_layer
 from undiffuse.training.trainer import Trainer
 
 

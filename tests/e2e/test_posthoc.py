@@ -9,7 +9,8 @@ import torch
 from command_line import TINY, CommandLine
 
 from undiffuse.app.training import configure, train
-from undiffuse.models import saved, weights
+from undiffuse.models import saved
+from undiffuse.models.files import weights
 from undiffuse.training.posthoc import snapshots_of
 
 

@@ -22,9 +22,9 @@ from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text
 from undiffuse.images import SHOWN_SIDE, picture_of
 from undiffuse.leftovers import remove_leftovers_of
-from undiffuse.models import sample_set
-from undiffuse.models.sample_record import whole_record, write_record
-from undiffuse.models.sample_set import SampleSet
+from undiffuse.models.sample_sets import folder as sample_set
+from undiffuse.models.sample_sets.folder import SampleSet
+from undiffuse.models.sample_sets.record import whole_record, write_record
 from undiffuse.sealed import is_changed, read_sealed, sealed
 
 

@@ -27,7 +27,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def blocks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks for few pictures."""
-    monkeypatch.setattr("undiffuse.models.denoising.block_rows", lambda *_: 8)
+    monkeypatch.setattr("undiffuse.models.denoising.fixed_batch_size", lambda *_: 8)
 
 
 @pytest.mark.usefixtures("blocks_of_8")

@@ -20,8 +20,9 @@ from undiffuse.app.reporting import _json
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of, write_json
-from undiffuse.models import saved, weights
-from undiffuse.models.record import of_the_result
+from undiffuse.models import saved
+from undiffuse.models.files import weights
+from undiffuse.models.files.record import result_record
 from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import bundled
@@ -144,7 +145,7 @@ def test_a_configuration_that_cannot_be_read_comes_back(run: Path, undiffuse: Co
         assert f"undiffuse seal --restore {run}" in line
         undiffuse.fine("seal", "--restore", run)
         restored, original = config_of(run), json.loads(written)
-        assert of_the_result(restored) == of_the_result(original)
+        assert result_record(restored) == result_record(original)
     package.load(run)
 
 

@@ -20,7 +20,7 @@ from undiffuse.data.storage.encoded import content_hash
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.models.saved import load, read_config
-from undiffuse.training import journal
+from undiffuse.training import metrics_log
 from undiffuse.training.config import (
     DECIDED_BY_FINGERPRINT,
     NO_PART_OF_THE_RESULT,
@@ -57,7 +57,7 @@ def test_what_is_no_part_of_the_result_may_be_another_when_a_run_is_resumed(
 ) -> None:
     drawn: list[str] = []
     board = SimpleNamespace(add_scalar=lambda name, value, images: drawn.append(name), close=lambda: None)
-    monkeypatch.setattr(journal, "_board", lambda folder, images: board)
+    monkeypatch.setattr(metrics_log, "_board", lambda folder, images: board)
     measured = {"metric": "count", "value": 2.0}
     monkeypatch.setattr(training, "quality_measure", lambda *_: lambda chunks: {**measured, "of": len(list(chunks))})
     run = tmp_path / "run"

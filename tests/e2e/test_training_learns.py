@@ -16,7 +16,7 @@ from undiffuse.data.dataset import ArrayDataset
 from undiffuse.models.base import GenerativeModel
 from undiffuse.training.config import EMAConfig, OptimizerConfig
 from undiffuse.training.ema import EMA
-from undiffuse.training.journal import read_journal
+from undiffuse.training.metrics_log import read_metrics
 from undiffuse.training.schedule import learning_rate
 from undiffuse.training.trainer import Trainer
 from undiffuse.training.validation import validation_loss
@@ -41,7 +41,7 @@ def test_a_swiss_roll_is_learned(tmp_path: Path) -> None:
     )
     options += ("log_every_images=10000", "validate_every_images=50000", "preview_every_images=0")
     trained(tmp_path, "ddpm-swissroll", *options)
-    losses = [row["loss"] for row in read_journal(tmp_path) if row["kind"] == "validation"]
+    losses = [row["loss"] for row in read_metrics(tmp_path) if row["kind"] == "validation"]
     process = configure("ddpm-swissroll", [], None, None, False).system.model_dump()["process"]
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, process["num_steps"], dtype=torch.float64), 0)
     gaussian = float(alpha_bar.mean())  # the data have unit variance
@@ -53,7 +53,7 @@ def test_digits_beat_a_constant(tmp_path: Path) -> None:
     options = ("system.network.channels=16", "num_images=6400", "batch_images=64", "optimizer.warmup_images=640")
     options += ("log_every_images=640", "validate_every_images=3200", "preview_every_images=6400")
     trained(tmp_path, "ddpm-digits", *options, "ema.halflife_images=400", "optimizer.learning_rate=5e-3")
-    rows = read_journal(tmp_path)
+    rows = read_metrics(tmp_path)
     validation = [row for row in rows if row["kind"] == "validation"]
     assert [row["images"] for row in validation] == [3200, 6400]
     assert validation[-1]["loss"] < 0.35  # 1 for a constant
@@ -92,7 +92,7 @@ def test_the_gradient_is_clipped_and_its_norm_before_is_told(tmp_path: Path) -> 
     moved = [p for p in trainer.objective.model.parameters() if p.grad is not None]
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in moved))
     assert clipped == pytest.approx(0.001, rel=1e-3)
-    assert read_journal(tmp_path)[0]["grad_norm"] > 0.01
+    assert read_metrics(tmp_path)[0]["grad_norm"] > 0.01
 
 
 class Holding(GenerativeModel):
@@ -204,7 +204,7 @@ def test_a_run_without_held_out_pictures(tmp_path: Path) -> None:
     )
     train = ArrayDataset("points", points)
     assert Trainer(config, train, train.subset([]), tmp_path).run()
-    assert {row["kind"] for row in read_journal(tmp_path)} == {"train"}
+    assert {row["kind"] for row in read_metrics(tmp_path)} == {"train"}
 
 
 def test_tensorboard(tmp_path: Path, undiffuse: CommandLine) -> None:

@@ -20,7 +20,8 @@ import undiffuse as package
 from undiffuse.app import demo, training, zoo
 from undiffuse.app.models import find_model, results_folder
 from undiffuse.errors import UsageError
-from undiffuse.models import saved, weights
+from undiffuse.models import saved
+from undiffuse.models.files import weights
 from undiffuse.zoo import bundled_models
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -72,7 +72,7 @@ class ExactSystem(DenoisingModel):
         assert self.samples is not None
         return Sampled(self.samples[list(request.seeds)].float() / 127.5 - 1, 1)
 
-    def sampling_facts(self) -> dict[str, Any]:
+    def sampling_record(self) -> dict[str, Any]:
         return {"sampler": "heun", "steps": 5, "grid": "uniform"}
 
 

@@ -171,6 +171,6 @@ def test_it_samples_in_the_steps_of_the_student_that_it_is() -> None:
     assert student.config.sampling.num_steps == 2
     for images, steps in ((0, 8), (120, 4), (10**6, 2)):
         student.after_step(copy.deepcopy(student.model), images)
-        assert student.model.sampling_facts()["steps"] == steps
+        assert student.model.sampling_record()["steps"] == steps
         assert student.float().model.sample(SampleRequest.of([1])).nfe == steps
     assert student.model.sample(SampleRequest.of([1], steps=5)).nfe == 5

@@ -61,7 +61,7 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.data.prepare.checks import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
-from undiffuse.models.sample_files import check_grid
+from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.kept import study_file

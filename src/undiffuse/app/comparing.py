@@ -22,7 +22,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import write_json
 from undiffuse.metrics import check_pictures
-from undiffuse.models.weights import WEIGHTS
+from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup
 from undiffuse.sealed import sealed

@@ -17,7 +17,7 @@ from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.denoising import DenoisingConfig
-from undiffuse.models.weights import WEIGHTS
+from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.objectives.teacher import TeacherConfig
 from undiffuse.recipes.few_step import DISTILLATIONS
 from undiffuse.registry import lookup

@@ -28,12 +28,12 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import write_json
 from undiffuse.metrics.features import fitting_features
-from undiffuse.models.record import read_record
+from undiffuse.models.files.record import read_record
 from undiffuse.models.saved import check_seeds, read_config
 from undiffuse.sealed import sealed
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
-from undiffuse.training.journal import read_rows
+from undiffuse.training.metrics_log import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 

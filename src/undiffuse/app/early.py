@@ -30,7 +30,7 @@ from undiffuse.app.outline import (
     rows_at,
 )
 from undiffuse.errors import UsageError, UsageWarning
-from undiffuse.models.classes import asked_classes
+from undiffuse.models.classes import requested_classes
 from undiffuse.models.rules import check_guidance, no_guide
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
@@ -62,7 +62,7 @@ _NAMING = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "paramet
 #: Annotations of components, whose models their registry tells.
 _OF_COMPONENTS = ("ComponentConfig", "AugmentConfig", "SourceConfig")
 _RUN = "undiffuse.training.config:RunConfig"
-#: Files of weights by what they are called; see ``models.weights``.
+#: Files of weights by what they are called; see ``models.files.weights``.
 _WEIGHTS = ("ema", "raw")
 
 
@@ -126,7 +126,7 @@ def check_classes(folder: Path, asked: Iterable[str]) -> None:
     if names is None or not (given := list(asked)):
         return
     with warnings.catch_warnings(action="ignore", category=UsageWarning):  # said when it is acted on
-        asked_classes(given, names)
+        requested_classes(given, names)
 
 
 def check_guided(folder: Path, asked: Mapping[str, Any]) -> None:

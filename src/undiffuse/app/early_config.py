@@ -61,7 +61,7 @@ def check_proposed(overrides: Sequence[str], data: str) -> None:
     Raises:
         UsageError: in the words of the configuration of the first of them.
     """
-    from undiffuse.recipes.choice import OF_FEW, PROPOSED
+    from undiffuse.recipes.proposal import OF_FEW, PROPOSED
 
     refused: UsageError | None = None
     for recipe in PROPOSED if overrides else ():
@@ -85,7 +85,7 @@ def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> N
     """The same of the configuration in a file, which ``--config`` names."""
     record, file = record_in(file), config_file(file)
     if "format_version" in record:
-        from undiffuse.models.record import check_format
+        from undiffuse.models.files.record import check_format
 
         check_format(record["format_version"], str(file))
     check_configuration(record.get("config", record), overrides, data, f"--config {file}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from undiffuse.errors import UsageError
 from undiffuse.files import check_folder_to_be, check_own_folder, check_writable, is_bare, is_passing
-from undiffuse.models.sample_files import OWN_FILES
+from undiffuse.models.sample_sets.files import OWN_FILES
 
 #: The sheet that the demo puts into its folder before there is a run.
 BUNDLED_SHEET = "bundled.png"

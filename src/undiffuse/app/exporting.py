@@ -19,17 +19,17 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
-from undiffuse.models.components import with_sampling
+from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.parts import save_parts
+from undiffuse.models.files.record import REPLACES, write_record
+from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import load_own, own_state
-from undiffuse.models.record import REPLACES, write_record
 from undiffuse.models.saved import Model
-from undiffuse.models.stored_parts import save_parts
-from undiffuse.models.weights import WEIGHTS, save_weights
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
 from undiffuse.seen import images_seen
-from undiffuse.training.journal import read_journal
+from undiffuse.training.metrics_log import read_metrics
 from undiffuse.wording import command, counted
 
 #: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
@@ -73,7 +73,7 @@ def export_model(
     kept = _kept_temperature(model, temperature)
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
-    if images := images_seen(record, read_journal(model.path)):
+    if images := images_seen(record, read_metrics(model.path)):
         record["trained_images"] = images
     record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
     record.pop(REPLACES, None)
@@ -105,7 +105,7 @@ def _weights(model: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
 
 
 def _own_temperature(model: Model) -> float:
-    own: float = model.module.sampling_facts().get("temperature", 1.0)
+    own: float = model.module.sampling_record().get("temperature", 1.0)
     return own
 
 
@@ -122,7 +122,7 @@ def _tuned(
 ) -> Tuned:
     """The grid of the fewest steps that is good enough."""
     system, sampler = denoising(model.module, "tuning a time grid"), make_sampler(spec)
-    own = model.module.sampling_facts().get("sampler")
+    own = model.module.sampling_record().get("sampler")
     if own is not None and make_sampler(own).of_paths:
         raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
     for steps in tune_steps:

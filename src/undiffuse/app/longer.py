@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undiffuse.errors import UsageError
-from undiffuse.models.record import accept, read_record
+from undiffuse.models.files.record import accept, read_record
 from undiffuse.models.saved import kept_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import CHECKPOINTS

@@ -21,8 +21,8 @@ from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.listing import Listed
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
-from undiffuse.recipes.choice import DataFacts, MachineFacts, Proposal, propose
 from undiffuse.recipes.pace import how_long
+from undiffuse.recipes.proposal import DataSummary, Hardware, Proposal, propose
 from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
 
@@ -58,7 +58,7 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
     """
     options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
     facts = data_facts(configured(source, options))
-    here = MachineFacts(cores=hardware("cpu").threads, gpu=pick_device(device) != "cpu")
+    here = Hardware(cores=hardware("cpu").threads, gpu=pick_device(device) != "cpu")
     proposal = propose(facts, here)
     whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
     config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)
@@ -68,7 +68,7 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
     return config, f"{proposal.recipe} fits: {'; '.join(filter(None, reasons))}\nthe same as: {typed}"
 
 
-def data_facts(config: SourceConfig) -> DataFacts:
+def data_facts(config: SourceConfig) -> DataSummary:
     """What the choice of a recipe rests on; encoded images are listed, and only their headers are read.
 
     Raises:
@@ -84,8 +84,8 @@ def data_facts(config: SourceConfig) -> DataFacts:
         "as_files": isinstance(found, Listed),
     }
     if not isinstance(found, Listed) and not found.space.is_image:
-        return DataFacts(points=True, **told)
-    return DataFacts(**told, **_image_facts(found, config))
+        return DataSummary(points=True, **told)
+    return DataSummary(**told, **_image_facts(found, config))
 
 
 def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:

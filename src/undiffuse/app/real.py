@@ -18,7 +18,7 @@ from undiffuse.data.config import PictureConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.decoding.remarks import STORED, stored_with
 from undiffuse.errors import UsageError
-from undiffuse.models.record import other_part
+from undiffuse.models.files.record import changed_data_part
 from undiffuse.models.saved import Model
 from undiffuse.training.config import RunConfig
 
@@ -84,7 +84,7 @@ def _own_config(model: Model, moved_to: str | None) -> RunConfig:
 def _is_own(model: Model, parts: tuple[Dataset, Dataset]) -> bool:
     train, held_out = parts
     now = {"fingerprint": train.fingerprint, "validation": len(held_out)}
-    return not other_part(model.config["data"], {**now, "validation_fingerprint": held_out.fingerprint})
+    return not changed_data_part(model.config["data"], {**now, "validation_fingerprint": held_out.fingerprint})
 
 
 def _moved(model: Model, data: str) -> tuple[Dataset, Dataset] | None:

@@ -29,7 +29,7 @@ from undiffuse.observer import Tell
 from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
-from undiffuse.training.journal import read_rows
+from undiffuse.training.metrics_log import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import command
 

@@ -16,12 +16,12 @@ from undiffuse.app.show import counting, say, warn
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.images import fill_png, picture_of
+from undiffuse.models.initial_images import initial_images
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.sample_record import shared_record
-from undiffuse.models.sample_set import SHOWN, SampleSet
+from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
+from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.saved import Model, check_seeds
-from undiffuse.models.starting import images_to_begin_from
 from undiffuse.samplers.base import Progress, Sampled
 from undiffuse.version import __version__
 from undiffuse.wording import counted
@@ -63,7 +63,7 @@ def sample_to_folder(
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
     given, about = _begun_from(model, image, num)
-    images = images_to_begin_from(given, model.module.space, num)
+    images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
     record = shared_record(model, request) | ({"image": about} if about is not None else {})
@@ -83,7 +83,7 @@ def sample_to_folder(
 
 def tell_of_one_start(model: Model, options: SamplingOptions, num: int) -> None:
     """A note where all of several samples begin alike: temperature 0 is no noise at all."""
-    own = model.module.sampling_facts().get("temperature", 1.0)
+    own = model.module.sampling_record().get("temperature", 1.0)
     if num > 1 and (options.temperature if "temperature" in options.model_fields_set else own) == 0:
         warn(
             "at temperature 0 all seeds begin alike: samples differ by class and by a stochastic sampler's noise alone"

@@ -10,11 +10,11 @@ from undiffuse.app.models import find_model
 from undiffuse.app.show import say
 from undiffuse.config import Component
 from undiffuse.errors import UsageError
-from undiffuse.models.components import following, trained_by
-from undiffuse.models.record import accept, check_belongs, of_the_result, read_record
-from undiffuse.models.record import restore as put_back
+from undiffuse.models.files.components import synchronised, training_section
+from undiffuse.models.files.record import accept, check_belongs, read_record, result_record
+from undiffuse.models.files.record import restore as put_back
+from undiffuse.models.files.wrapped import NAME as WRAPPED
 from undiffuse.models.saved import kept_configs
-from undiffuse.models.wrapped_files import NAME as WRAPPED
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.sealed import CHECKSUM, is_changed
@@ -65,12 +65,12 @@ def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         UsageError: what ``config.system`` says cannot be trained.
     """
-    trained = trained_by(record)
+    trained = training_section(record)
     if trained["name"] == WRAPPED:
         return dict(record), []
     config = Component(OBJECTIVE_CONFIGS, "system").pick(trained)
     assert isinstance(config, ObjectiveConfig)
-    return following(record, config.component())
+    return synchronised(record, config.component())
 
 
 def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
@@ -86,4 +86,4 @@ def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool
     except UsageError:
         return False
     sealed = CHECKSUM in record and not is_changed(record)
-    return sealed and not (as_saved and any(of_the_result(record) != copy for copy in kept))
+    return sealed and not (as_saved and any(result_record(record) != copy for copy in kept))

@@ -43,7 +43,7 @@ from undiffuse.studies.small_data import (
     trial_costs,
 )
 from undiffuse.training.config import RunConfig
-from undiffuse.training.journal import read_journal
+from undiffuse.training.metrics_log import read_metrics
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
@@ -224,7 +224,7 @@ def _budget(base: RunConfig, out: Path, pictures: int, every: int, measuring: _M
         "validate_every_images=0",
     ]
     train(apply_overrides(base, own), trial, device=device, measured_by=measuring.made)
-    budget = budget_of(*trial_costs(read_journal(trial), pictures), every, measuring.fewest)
+    budget = budget_of(*trial_costs(read_metrics(trial), pictures), every, measuring.fewest)
     shutil.rmtree(trial)
     planned = {"every": every, "metric": measuring.metric, "budget": budget._asdict()}
     write_json(path, sealed({**planned, "config": base.model_dump(mode="json")}))
@@ -241,7 +241,7 @@ def _arm(arm: Arm, config: RunConfig, out: Path, measuring: _Measuring, device: 
         warn(f"{arm.name} broke down: {error}")
         return {"arm": arm.name, "words": arm.words, "failed": f"broke down: {error}"}, None
     assert config.train_items is not None
-    return row_of(arm, read_journal(run), config.train_items), samples
+    return row_of(arm, read_metrics(run), config.train_items), samples
 
 
 def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dic
     check_plane(tuple(model.module.shape), record["data"].get("name", ""), name)
     data = Component(SOURCE_CONFIGS, "data source").pick(record["data"])
     system = denoising(model.module, "the study 'theory'")
-    sampling = system.sampling_facts()
+    sampling = system.sampling_record()
     subject = Subject(
         record["recipe"],
         system.denoiser("fp32").eval(),

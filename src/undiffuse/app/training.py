@@ -27,11 +27,11 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import few_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
-from undiffuse.models.bounded import at_most
-from undiffuse.models.components import trained_by
-from undiffuse.models.record import check_format, other_part
+from undiffuse.models.files.components import training_section
+from undiffuse.models.files.record import changed_data_part, check_format
+from undiffuse.models.files.size_limit import limited_to
+from undiffuse.models.files.wrapped import NAME as WRAPPED
 from undiffuse.models.saved import Model, read_config
-from undiffuse.models.wrapped_files import NAME as WRAPPED
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.observer import Silent
 from undiffuse.progress import duration
@@ -42,7 +42,7 @@ from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.cost import Cost, measured_cost
 from undiffuse.training.folder import is_unbegun, refuse_links, take_back
 from undiffuse.training.quality import Measure
-from undiffuse.training.trainer import Trainer, settled
+from undiffuse.training.trainer import Trainer, finalized
 from undiffuse.wording import command, counted
 
 #: From a model, the data to compare with and a number of samples: what measures so many while it is trained.
@@ -127,7 +127,7 @@ def saved_config(out: Path) -> RunConfig:
         UsageError: it was not trained here, or its configuration is damaged.
     """
     record = read_config(out)
-    if trained_by(record)["name"] == WRAPPED:
+    if training_section(record)["name"] == WRAPPED:
         raise UsageError(f"{out} is a denoiser from elsewhere, without a training of its own; name a run of undiffuse")
     return validate(RunConfig, record["config"], f"{out / 'config.json'}: config")
 
@@ -242,7 +242,7 @@ def _tell_of_late_guide(config: RunConfig) -> None:
 def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
     """Nothing is built that the checkpoint to go on from could not fill, however large ``config.json`` says it is."""
     shapes = largest_shapes(out / "checkpoints")
-    return at_most(shapes) if shapes else nullcontext()
+    return limited_to(shapes) if shapes else nullcontext()
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:
@@ -265,7 +265,7 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
 def _refuse_other_data(trainer: Trainer, out: Path) -> None:
     """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
     record, now = read_config(out), trainer.record
-    if part := other_part(record["data"], now["data"]):
+    if part := changed_data_part(record["data"], now["data"]):
         lines = differences(record["config"]["data"], now["config"]["data"])
         named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
         raise UsageError(
@@ -295,7 +295,7 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise run_is_there(out)
-    config, old = settled(config, read_config(out)["model"]["class_names"]), saved_config(out)
+    config, old = finalized(config, read_config(out)["model"]["class_names"]), saved_config(out)
     if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
         return
     if is_longer(old, config, lines):

@@ -21,10 +21,10 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics import load_features
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import Modes
+from undiffuse.models.files.weights import WEIGHTS, read_weights
 from undiffuse.models.options import option_rows
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model, load
-from undiffuse.models.weights import WEIGHTS, read_weights
 from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
 from undiffuse.wording import command, counted, some
@@ -175,7 +175,7 @@ class RunSubject:
     @property
     def sampling(self) -> str:
         """How the samples were drawn, in words."""
-        facts = self.model.module.sampling_facts()
+        facts = self.model.module.sampling_record()
         way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
         more = (row.option.words.format(facts[name]) for name, row in option_rows().items() if name in facts)
         return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"

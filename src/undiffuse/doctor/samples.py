@@ -27,7 +27,7 @@ _END = 4  # levels from 0 and 255 that count as black and white
 def steps(subject: RunSubject) -> Iterable[Finding]:
     """Whether more steps of the sampler would change the pictures."""
     subject.need_pictures()
-    facts = subject.model.module.sampling_facts()
+    facts = subject.model.module.sampling_record()
     if not facts:
         raise UsageError("the model samples in one go, without steps")
     sampler = make_sampler(facts["sampler"])

@@ -191,7 +191,7 @@ def _determining(subject: Subject, name: str) -> dict[str, Any]:
     """All that a metric's value follows from; the batch size changes no number."""
     model, asked = subject.model, asdict(subject.protocol)
     del asked["batch_size"]
-    asked["options"] = subject.protocol.options.said_in_writing()
+    asked["options"] = subject.protocol.options.given_as_json()
     return {
         "metric": name,
         "protocol": asked,

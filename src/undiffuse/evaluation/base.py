@@ -11,7 +11,7 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.limits import check_at_least
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.saved import check_seeds
 
 CHUNK = 500  # real pictures in memory as tensors at a time
@@ -40,7 +40,7 @@ class Protocol:
 
     num: int = 1000
     seed: int = 0
-    options: SamplingOptions = NOTHING_SAID
+    options: SamplingOptions = NO_OPTIONS
     batch_size: int = 256
     features: str = "auto"
     bound_images: int = 64

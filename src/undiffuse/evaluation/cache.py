@@ -23,7 +23,7 @@ from torch import Tensor
 from undiffuse.errors import UndiffuseError
 from undiffuse.evaluation.provenance import source_sha256
 from undiffuse.files import write_json
-from undiffuse.models.weights import read_weights, save_weights
+from undiffuse.models.files.weights import read_weights, save_weights
 from undiffuse.sealed import read_json
 from undiffuse.version import __version__
 

@@ -32,7 +32,7 @@ from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
-from undiffuse.objectives.opened import objective_of
+from undiffuse.objectives.from_model import objective_of
 
 #: Shares of samples nearer than 99 % of the held-out pictures; a ratio of medians; a relative gap of losses.
 LIKELY_SHARE, LIKELY_RATIO, SIGN_SHARE, SIGN_GAP = 0.25, 0.5, 0.1, 0.25

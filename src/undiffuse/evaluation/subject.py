@@ -183,8 +183,8 @@ class Subject:
         return {
             "num": self.protocol.num,
             "seed": self.protocol.seed,
-            **self.model.module.sampling_facts(),
-            **self.protocol.options.said_in_writing(),
+            **self.model.module.sampling_record(),
+            **self.protocol.options.given_as_json(),
             "nfe": self.nfe,
             "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",

@@ -16,7 +16,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.part import Part
 from undiffuse.models.request import SampleRequest, sampled
 from undiffuse.samplers.base import Sampled
@@ -54,7 +54,7 @@ class GenerativeModel(nn.Module):
                 part.eval()
         return self
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         """How samples are made for these options.
 
         Args:
@@ -82,7 +82,7 @@ class GenerativeModel(nn.Module):
             self.train(was_training)
         return sampled(made)
 
-    def sampling_facts(self) -> dict[str, Any]:
+    def sampling_record(self) -> dict[str, Any]:
         """How it samples unless asked otherwise, as plain values for a result's protocol."""
         return {}
 

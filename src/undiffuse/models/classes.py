@@ -21,7 +21,7 @@ _OLD_WORD = "none"
 _INSTEAD = "no class in particular is asked for with --no-class, and in Python with class_name=[None]"
 
 
-def asked_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
+def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
     """The classes in turn that ``asked`` names; all of them if it names none.
 
     Args:
@@ -29,16 +29,16 @@ def asked_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
     Raises:
         UsageError: an unknown class, or any class of a model without.
     Example:
-        >>> asked_classes([3, None], ["1", "3", "none"]), asked_classes("none", ["1", "3", "none"])
+        >>> requested_classes([3, None], ["1", "3", "none"]), requested_classes("none", ["1", "3", "none"])
         (['3', None], ['none'])
     """
     if asked is None:
         return list(known)
     many = [asked] if isinstance(asked, str) or _is_number(asked) else list(asked)  # type: ignore[arg-type]
-    return [class_called(name, known) for name in many] or list(known)  # type: ignore[arg-type]
+    return [find_class(name, known) for name in many] or list(known)  # type: ignore[arg-type]
 
 
-def class_called(name: ClassName, known: Sequence[str]) -> str | None:
+def find_class(name: ClassName, known: Sequence[str]) -> str | None:
     """The one of the ``known`` classes that ``name`` is, or ``None`` for no class in particular."""
     if name is None:
         return None

@@ -27,11 +27,11 @@ from undiffuse.guidance.autoguidance import Autoguided
 from undiffuse.guidance.classifier_free import ClassifierFree
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.models.base import Batching, DenoisingModel
-from undiffuse.models.blocks import block_rows
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.noisy_start import askable_range, signal_at_start, transferred
-from undiffuse.models.options import NOTHING_SAID, GuidanceWeight, SamplingConfig, SamplingOptions, facts_of
-from undiffuse.models.reusing import check_alone, reusing_sampler
+from undiffuse.models.feature_caching import caching_sampler, check_without_guidance
+from undiffuse.models.fixed_batch import fixed_batch_size
+from undiffuse.models.noisy_start import sampling_log_snr_range, signal_at_start, transferred
+from undiffuse.models.options import NO_OPTIONS, GuidanceWeight, SamplingConfig, SamplingOptions, sampling_record
 from undiffuse.models.rules import check_guidance, check_guiding, no_guide
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
@@ -66,7 +66,7 @@ class DenoisingConfig(ComponentConfig):
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     sampling: SamplingConfig = SamplingConfig()
 
-    def settled(self, class_names: Sequence[str]) -> Self:
+    def finalized(self, class_names: Sequence[str]) -> Self:
         """``auto`` as yes or no; without classes there is no guidance by them either."""
         if self.class_conditional != "auto":
             return self
@@ -150,7 +150,7 @@ class NetworkModel(DenoisingModel):
         num_augment_labels: int = 0,
     ) -> None:
         super().__init__()
-        config = config.settled(class_names)
+        config = config.finalized(class_names)
         self.config, self.space = config, Space.of_data(shape)
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
@@ -176,12 +176,12 @@ class NetworkModel(DenoisingModel):
     @property
     def log_snr_range(self) -> tuple[float, float]:
         """From the noisiest to the cleanest of what it was trained on, as far as can be asked for; infinite where that
-        reaches an end; see ``askable_range``.
+        reaches an end; see ``sampling_log_snr_range``.
         """
         ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
         if self._density is not None:
             ends = self._density(self.process, ends)
-        return askable_range(self.parameterization, ends)
+        return sampling_log_snr_range(self.parameterization, ends)
 
     @property
     def guide_taken(self) -> bool:
@@ -213,16 +213,16 @@ class NetworkModel(DenoisingModel):
         kind = KeepingDenoiser if keeps else NetworkDenoiser
         return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         self._auto(options)  # refuses what needs a guide
-        wanted, batched = options.over(self._own_sampling()), batching or self._in_blocks
+        wanted, batched = options.over(self._own_sampling()), batching or self._in_fixed_batches
         sampler = make_sampler(wanted.sampler)
         if sampler.needs_learned_variance and not self.config.predicts_variance:
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
         self._check_guided(wanted)
         network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
         if wanted.reuse != 1:
-            sampler = reusing_sampler(sampler, wanted.reuse, self.network, self.shape)
+            sampler = caching_sampler(sampler, wanted.reuse, self.network, self.shape)
             network, guide = self.denoiser_of(self.network, keeps=True), None
         stage = DenoisingStage(
             self.space,
@@ -236,7 +236,7 @@ class NetworkModel(DenoisingModel):
             conditioner=self.conditioner,
             device=self.device,
         )
-        return Plan((stage,), self.sampling_facts(), self._note(stage, wanted))
+        return Plan((stage,), self.sampling_record(), self._note(stage, wanted))
 
     def _own_sampling(self) -> SamplingConfig:
         """The defaults, without a guide that is not there yet."""
@@ -248,8 +248,8 @@ class NetworkModel(DenoisingModel):
         assert network is not None
         return self.denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
 
-    def _in_blocks(self, name: str, denoiser: Denoiser) -> Denoiser:
-        return Blocked(denoiser, block_rows(self.network, self.shape, self.device))
+    def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
+        return Blocked(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
     def _check_guided(self, wanted: SamplingOptions) -> None:
         """Refuse guidance that the model was not trained for, or that does not go with the other options."""
@@ -257,7 +257,7 @@ class NetworkModel(DenoisingModel):
         if wanted.autoguidance != 1 and not self.guide_taken:
             raise no_guide(wanted.autoguidance)
         if wanted.reuse != 1:
-            check_alone(wanted.reuse, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance})
+            check_without_guidance(wanted.reuse, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance})
 
     def _note(self, stage: DenoisingStage, wanted: SamplingOptions) -> str:
         """What a user should know of where sampling begins."""
@@ -269,8 +269,8 @@ class NetworkModel(DenoisingModel):
         notes.append(signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial))
         return "; ".join(filter(None, notes))
 
-    def sampling_facts(self) -> dict[str, Any]:
-        return {**facts_of(self._own_sampling()), "process": self.config.process.name}
+    def sampling_record(self) -> dict[str, Any]:
+        return {**sampling_record(self._own_sampling()), "process": self.config.process.name}
 
     def sampling_denoiser(self) -> Denoiser:
         return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
@@ -282,7 +282,7 @@ class NetworkModel(DenoisingModel):
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
         return self._guided_and_clipped(self._sharded(self._auto()), self.config.sampling.classifier_free())
 
-    def _auto(self, asked: SamplingOptions = NOTHING_SAID) -> GuidanceWeight:
+    def _auto(self, asked: SamplingOptions = NO_OPTIONS) -> GuidanceWeight:
         """Guidance by the guide, as asked or by default; none as long as there is no guide.
 
         Raises:
@@ -302,9 +302,9 @@ class NetworkModel(DenoisingModel):
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
         check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
-        network = self._in_blocks("network", self._leaf(self.network))
+        network = self._in_fixed_batches("network", self._leaf(self.network))
         if auto.scale != 1 and self.guide is not None:
-            network = Autoguided(network, self._in_blocks("guide", self._leaf(self.guide)), *auto)
+            network = Autoguided(network, self._in_fixed_batches("guide", self._leaf(self.guide)), *auto)
         return self._guided_and_clipped(network, classifier_free)
 
     def _sharded(self, auto: GuidanceWeight) -> Denoiser:

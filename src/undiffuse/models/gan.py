@@ -21,9 +21,9 @@ from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
 from undiffuse.models.base import AdversarialModel, Batching
-from undiffuse.models.blocks import block_rows
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions, option_rows
+from undiffuse.models.fixed_batch import fixed_batch_size
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions, option_rows
 from undiffuse.models.stages import GeneratorStage
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGeneratorConfig
@@ -93,7 +93,7 @@ class GanModel(AdversarialModel):
         self.generator = build_generator(config.generator, self.shape, config.latent_size, count)
         self.discriminator = build_discriminator(config.discriminator, self.shape, count)
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         _check_plain(options)
         return Plan(
             (GeneratorStage(self.space, self.latents, self.decode, self.conditioner, _check_plain, self._asked),)
@@ -111,7 +111,7 @@ class GanModel(AdversarialModel):
             RunError: samples that are not finite.
         """
         cond = self._asked(cond)
-        rows = block_rows(self.generator, self.shape, self.device)
+        rows = fixed_batch_size(self.generator, self.shape, self.device)
         was_training = self.training
         self.eval()
         try:

@@ -18,7 +18,7 @@ _LARGEST_COEFFICIENT = 1e12
 _DEVIATION = 0.5
 
 
-def askable_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
+def sampling_log_snr_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
     """(smallest, largest) log-SNR that can be asked for: those of training's ``ends``, its last and first time.
 
     Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at

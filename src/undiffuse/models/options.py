@@ -199,7 +199,7 @@ class SamplingOptions(SamplingConfig):
         rows = option_rows().items()
         return {name: getattr(self, row.field) for name, row in rows if row.field in self.model_fields_set}
 
-    def said_in_writing(self) -> dict[str, Any]:
+    def given_as_json(self) -> dict[str, Any]:
         """The same as JSON has it."""
         return {name: written(value) for name, value in self.said().items()}
 
@@ -208,22 +208,22 @@ class SamplingOptions(SamplingConfig):
         base = own if isinstance(own, SamplingOptions) else SamplingOptions(**dict(own))
         return base.model_copy(update={field: getattr(self, field) for field in self.model_fields_set})
 
-    def record(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Every option with what it was, as ``samples.json`` has it.
 
         Args:
-            facts: the model's own, see ``facts_of``.
+            own: the model's own options, see ``sampling_record``.
         """
         found = {name: row.unsaid for name, row in option_rows().items()}
-        found |= {name: facts[name] for name, row in option_rows().items() if row.kept and name in facts}
-        found |= self.said_in_writing()
+        found |= {name: own[name] for name, row in option_rows().items() if row.kept and name in own}
+        found |= self.given_as_json()
         if found["autoguidance"] == 1:
             found["autoguidance_interval"] = None  # nothing was asked within it
         return found
 
 
 #: A request that leaves all to the model.
-NOTHING_SAID = SamplingOptions()
+NO_OPTIONS = SamplingOptions()
 
 
 class OptionRow(NamedTuple):
@@ -256,7 +256,7 @@ def option_rows() -> dict[str, OptionRow]:
     return rows
 
 
-def facts_of(sampling: SamplingConfig) -> dict[str, Any]:
+def sampling_record(sampling: SamplingConfig) -> dict[str, Any]:
     """A model's own options, by name, but for those that have no effect."""
     own = {name: getattr(sampling, row.field) for name, row in option_rows().items() if row.kept}
     return {name: written(value) for name, value in own.items() if value != option_rows()[name].unsaid}

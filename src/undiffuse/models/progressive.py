@@ -12,7 +12,7 @@ from torch import Tensor
 from undiffuse.models.base import Batching
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.plan import Plan
 
 
@@ -54,8 +54,8 @@ class ProgressiveModel(NetworkModel):
         """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
         return max(int(self.student_steps) or 2 * self.start_steps, self.config.sampling.num_steps)
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         return super().plan(options.over(SamplingOptions.of(steps=self.present_steps)), batching)
 
-    def sampling_facts(self) -> dict[str, Any]:
-        return {**super().sampling_facts(), "steps": self.present_steps}
+    def sampling_record(self) -> dict[str, Any]:
+        return {**super().sampling_record(), "steps": self.present_steps}

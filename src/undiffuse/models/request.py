@@ -12,7 +12,7 @@ from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, whole
-from undiffuse.models.options import NOTHING_SAID, SamplingOptions
+from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled, dearest
 from undiffuse.samplers.plan import Ask, SamplerOutput
 
@@ -34,7 +34,7 @@ class SampleRequest:
     """
 
     seeds: Sequence[int]
-    options: SamplingOptions = NOTHING_SAID
+    options: SamplingOptions = NO_OPTIONS
     cond: Condition | None = None
     batch_size: int = 64
     callback: Callable[[int, Progress], None] | None = None

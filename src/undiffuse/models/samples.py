@@ -14,9 +14,9 @@ from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder
 from undiffuse.images import SHOWN_SIDE, picture_of, to_image
-from undiffuse.models.sample_files import OWN_FILES
-from undiffuse.models.sample_record import whole_record
-from undiffuse.models.sample_set import SHOWN, SampleSet
+from undiffuse.models.sample_sets.files import OWN_FILES
+from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
+from undiffuse.models.sample_sets.record import whole_record
 from undiffuse.wording import counted
 
 if TYPE_CHECKING:

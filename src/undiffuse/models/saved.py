@@ -25,24 +25,24 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.files import sha256_of
 from undiffuse.models import MODEL_CONFIGS
-from undiffuse.models import record as records
 from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
-from undiffuse.models.bounded import at_most
-from undiffuse.models.classes import Classes, asked_classes
-from undiffuse.models.components import MAIN, ComponentFacts, components_of, weights_of_format_1
+from undiffuse.models.classes import Classes, requested_classes
 from undiffuse.models.config import ModelConfig
+from undiffuse.models.files import record as records
+from undiffuse.models.files.components import MAIN, ComponentEntry, components_of, weights_of_format_1
+from undiffuse.models.files.parts import load_parts, shapes_of_parts
+from undiffuse.models.files.size_limit import limited_to
+from undiffuse.models.files.weights import WEIGHTS, Header, read_header, read_weights
+from undiffuse.models.files.wrapped import rebuilt, write_folder
+from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_own, own_state
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.sample_record import shared_record
+from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
-from undiffuse.models.starting import images_to_begin_from
-from undiffuse.models.stored_parts import load_parts, shapes_of_parts
-from undiffuse.models.weights import WEIGHTS, Header, read_header, read_weights
 from undiffuse.models.wrapped import WrappedModel
-from undiffuse.models.wrapped_files import rebuilt, write_folder
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
@@ -125,7 +125,7 @@ class Model:
         def told(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
-        images = images_to_begin_from(image, self.module.space, num)
+        images = initial_images(image, self.module.space, num)
         request = SampleRequest(seeds, options, None, batch_size, told, images=images, prompts=self.prompts(names))
         with Counter("sampling", progress) as counter:
             sampled = self.module.sample(request)
@@ -150,7 +150,7 @@ class Model:
         Raises:
             UsageError: an unknown class, or any class of a model without.
         """
-        names = asked_classes(asked, self.class_names)
+        names = requested_classes(asked, self.class_names)
         denoises = isinstance(self.module, DenoisingModel)  # others refuse what they were not trained for
         if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
             warnings.warn(
@@ -206,7 +206,7 @@ def kept_configs(folder: Path) -> list[dict[str, Any]]:
     return [record for record in kept if isinstance(record, dict)]
 
 
-def config_of(component: ComponentFacts) -> ModelConfig:
+def config_of(component: ComponentEntry) -> ModelConfig:
     """The configuration of a component that is a model.
 
     Raises:
@@ -232,7 +232,7 @@ def build_fresh(record: Mapping[str, Any]) -> GenerativeModel:
     return config.build(shape, class_names, num_augment_labels)
 
 
-def build_fitting(
+def build_for_weights(
     record: Mapping[str, Any], header: Header, file: Path, denoiser: Denoiser | None = None
 ) -> GenerativeModel:
     """The model of a read ``config.json``, which is never larger than the file that holds its weights.
@@ -242,7 +242,7 @@ def build_fitting(
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
-        with at_most([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
+        with limited_to([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
             model: GenerativeModel = build_fresh(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
         raise UsageError(f"{config}: {_shortened(str(error))}") from None
@@ -290,7 +290,7 @@ def load(
         raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
     header = read_header(file)
     records.check_belongs(folder, record, header.config, file.name)
-    module = build_fitting(record, header, file, denoiser)
+    module = build_for_weights(record, header, file, denoiser)
     tensors, sha256 = read_weights(file), sha256_of(file)
     _check_card(record, sha256, file)
     try:

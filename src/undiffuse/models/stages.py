@@ -93,7 +93,7 @@ class DenoisingStage:
         index = [
             len(grid) - 1 - _steps_taken(ask, options) for ask, grid, options in zip(asks, grids, wanted, strict=True)
         ]
-        condition, negative = (told.to(self.device) for told in told_to(asks, self.conditioner))
+        condition, negative = (told.to(self.device) for told in conditions_of(asks, self.conditioner))
         return begin(
             self._begun(asks, wanted, grids, index, moving.process),
             grids,
@@ -203,7 +203,7 @@ class GeneratorStage:
         decode: (latents, condition or None) -> samples.
         conditioner: of prompts.
         check: refuses options, of which a generator obeys none.
-        check_told: refuses what it cannot make.
+        check_condition: refuses what it cannot make.
     """
 
     space: Space
@@ -211,7 +211,7 @@ class GeneratorStage:
     decode: Callable[[Tensor, Condition | None], Tensor]
     conditioner: Conditioner | None = None
     check: Callable[[SamplingOptions], None] = lambda options: None
-    check_told: Callable[[Condition], object] = lambda told: None
+    check_condition: Callable[[Condition], object] = lambda told: None
     sampler: None = None
     gradients: bool = False
 
@@ -226,8 +226,8 @@ class GeneratorStage:
                 self.check(ask.options)
             if ask.image is not None:
                 raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
-        seeds, (told, _) = [ask.seed for ask in asks], told_to(asks, self.conditioner)
-        self.check_told(told)
+        seeds, (told, _) = [ask.seed for ask in asks], conditions_of(asks, self.conditioner)
+        self.check_condition(told)
         rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=told)
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
@@ -244,7 +244,7 @@ class GeneratorStage:
         return handed_on(made, asks)
 
 
-def told_to(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
+def conditions_of(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
     """What the rows are told, and what guidance leads them away from; nothing where no ask says anything.
 
     Args:

@@ -14,9 +14,9 @@ from undiffuse.core.processes import make_process
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.models.base import Batching, DenoisingModel
-from undiffuse.models.blocks import block_rows
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.options import NOTHING_SAID, SamplingConfig, SamplingOptions, facts_of
+from undiffuse.models.fixed_batch import fixed_batch_size
+from undiffuse.models.options import NO_OPTIONS, SamplingConfig, SamplingOptions, sampling_record
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Blocked
@@ -83,15 +83,15 @@ class WrappedModel(DenoisingModel):
         return self.network
 
     def sampling_denoiser(self) -> Denoiser:
-        return self._in_blocks("network", self.network)
+        return self._in_fixed_batches("network", self.network)
 
-    def sampling_facts(self) -> dict[str, Any]:
-        return facts_of(self.sampling)
+    def sampling_record(self) -> dict[str, Any]:
+        return sampling_record(self.sampling)
 
-    def plan(self, options: SamplingOptions = NOTHING_SAID, batching: Batching | None = None) -> Plan:
+    def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         wanted = options.over(self.sampling)
         self._check(wanted)
-        batched: Callable[[str, Denoiser], Denoiser] = batching or self._in_blocks
+        batched: Callable[[str, Denoiser], Denoiser] = batching or self._in_fixed_batches
         stage = DenoisingStage(
             self.space,
             make_sampler(wanted.sampler),
@@ -103,10 +103,10 @@ class WrappedModel(DenoisingModel):
             check=self._check,
             device=self.device,
         )
-        return Plan((stage,), self.sampling_facts())
+        return Plan((stage,), self.sampling_record())
 
-    def _in_blocks(self, name: str, denoiser: Denoiser) -> Denoiser:
-        return Blocked(denoiser, block_rows(self.network, self.shape, self.device))
+    def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
+        return Blocked(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
     def _check(self, wanted: SamplingOptions) -> None:
         """Refuse what a denoiser from elsewhere does not have."""

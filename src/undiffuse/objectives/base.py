@@ -184,7 +184,7 @@ AnyObjective = Objective[Any]
 class ObjectiveConfig(ComponentConfig):
     """Configuration of an objective, which says of what a model is made for it, and builds itself around one."""
 
-    def settled(self, class_names: Sequence[str]) -> Self:
+    def finalized(self, class_names: Sequence[str]) -> Self:
         """The same with everything said that it leaves to the data's classes."""
         return self
 
@@ -204,14 +204,14 @@ class ObjectiveConfig(ComponentConfig):
             class_names: of the data's labels.
             num_augment_labels: numbers that say how a training image was transformed; 0 where none are told.
         """
-        config = self.settled(class_names)
+        config = self.finalized(class_names)
         return config.around(config.component().build(shape, class_names, num_augment_labels))
 
 
 C = TypeVar("C", bound=ModelConfig)
 
 
-def made_of(kind: type[C], trained: ObjectiveConfig, **told: Any) -> C:
+def model_config_from(kind: type[C], trained: ObjectiveConfig, **told: Any) -> C:
     """A model's configuration of the options that it shares with what trains it.
 
     Args:

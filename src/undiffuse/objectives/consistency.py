@@ -35,7 +35,7 @@ from undiffuse.losses.draws import stratified
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.rules import check_knots
 from undiffuse.objectives.teacher import (
     LazyTeacher,
@@ -109,7 +109,7 @@ class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
         return self
 
     def component(self) -> DenoisingModelConfig:
-        return made_of(DenoisingModelConfig, self)
+        return model_config_from(DenoisingModelConfig, self)
 
     def around(self, model: GenerativeModel) -> ConsistencyObjective:
         assert isinstance(model, NetworkModel)
@@ -145,7 +145,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
 
     @property
     def loss_available(self) -> bool:
-        return self._teacher is None or self._teacher.at_hand()
+        return self._teacher is None or self._teacher.available()
 
     def begin(self, device: torch.device) -> None:
         """Fetch the teacher, and begin from its weights or those of ``start``."""

@@ -26,7 +26,7 @@ from undiffuse.losses.weighting import flow as flow_weighting
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.rules import check_objective
 
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
@@ -94,7 +94,7 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
 
     def component(self) -> DenoisingModelConfig:
         told = {"guide": self.guide_images is not None, "trained_density": self.time_density}
-        return made_of(DenoisingModelConfig, self, **told)
+        return model_config_from(DenoisingModelConfig, self, **told)
 
     def around(self, model: GenerativeModel) -> DiffusionObjective:
         assert isinstance(model, NetworkModel)

@@ -40,7 +40,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.feature_discriminator import FeatureDiscriminator, discriminator_head
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, model_config_from
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, denoiser_under, init_as
 from undiffuse.samplers.grids import time_grid
 
@@ -96,7 +96,7 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
         return self
 
     def component(self) -> DenoisingModelConfig:
-        return made_of(DenoisingModelConfig, self)
+        return model_config_from(DenoisingModelConfig, self)
 
     def around(self, model: GenerativeModel) -> DistributionMatchingObjective:
         assert isinstance(model, NetworkModel)

@@ -28,9 +28,9 @@ from undiffuse.losses.penalties import between, lipschitz, zero_centred
 from undiffuse.losses.unrolled import Parameters, unrolled
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.gan import GanModel, GanModelConfig, GanPartsConfig
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, model_config_from
 from undiffuse.objectives.gan_augment import DiscriminatorAugment
-from undiffuse.objectives.rules import check_game
+from undiffuse.objectives.rules import check_adversarial
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
@@ -69,11 +69,11 @@ class GanConfig(GanPartsConfig, ObjectiveConfig):
     @model_validator(mode="after")
     def _objective_fits(self) -> Self:
         build(OBJECTIVES, self.objective)
-        check_game(self)
+        check_adversarial(self)
         return self
 
     def component(self) -> GanModelConfig:
-        return made_of(GanModelConfig, self)
+        return model_config_from(GanModelConfig, self)
 
     def around(self, model: GenerativeModel) -> GanObjective:
         assert isinstance(model, GanModel)

@@ -28,7 +28,7 @@ from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_ve
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.rules import check_velocities
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_compatible, denoiser_under, init_from
 
@@ -71,7 +71,7 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
         return self
 
     def component(self) -> DenoisingModelConfig:
-        return made_of(DenoisingModelConfig, self, target_time=True)
+        return model_config_from(DenoisingModelConfig, self, target_time=True)
 
     def around(self, model: GenerativeModel) -> MeanFlowObjective:
         assert isinstance(model, NetworkModel)
@@ -89,7 +89,7 @@ class MeanFlowObjective(Objective[NetworkModel]):
 
     @property
     def loss_available(self) -> bool:
-        return self._teacher is None or self._teacher.at_hand()
+        return self._teacher is None or self._teacher.available()
 
     def begin(self, device: torch.device) -> None:
         if self._teacher is None:

@@ -33,7 +33,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig
 from undiffuse.models.options import SamplingConfig
 from undiffuse.models.progressive import ProgressiveModel, ProgressiveModelConfig
-from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, made_of
+from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.rules import check_stages
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, init_as
 from undiffuse.samplers.grids import time_grid
@@ -97,7 +97,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
         return self
 
     def component(self) -> ProgressiveModelConfig:
-        return made_of(ProgressiveModelConfig, self)
+        return model_config_from(ProgressiveModelConfig, self)
 
     def around(self, model: GenerativeModel) -> ProgressiveObjective:
         assert isinstance(model, ProgressiveModel)

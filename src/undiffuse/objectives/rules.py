@@ -84,7 +84,7 @@ def check_stages(config: Any) -> None:
 SIGNED = ("minmax", "non_saturating", "hinge")
 
 
-def check_game(config: Any) -> None:
+def check_adversarial(config: Any) -> None:
     """Refuse what an adversarial objective does not go with.
 
     Raises:

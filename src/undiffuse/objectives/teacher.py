@@ -69,7 +69,7 @@ class LazyTeacher:
         self.config, self._role = config, role
         self._loaded: DenoisingModel | None = None
 
-    def at_hand(self) -> bool:
+    def available(self) -> bool:
         """Whether it lies where it is named, with the weights that are named."""
         try:
             self.on(torch.device("cpu") if self._loaded is None else self._loaded.device)

@@ -5,7 +5,7 @@ Reads nothing and imports no torch. ``undiffuse train --dry-run`` measures it.
 
 from __future__ import annotations
 
-from undiffuse.recipes.choice import GPU_TIMES, IMAGES_OF_AN_HOUR, MachineFacts
+from undiffuse.recipes.proposal import GPU_TIMES, IMAGES_OF_AN_HOUR, Hardware
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.wording import some
 
@@ -24,7 +24,7 @@ _FREE = (
 )
 
 
-def how_long(recipe: RunConfig, asked: RunConfig, side: int, machine: MachineFacts) -> str:
+def how_long(recipe: RunConfig, asked: RunConfig, side: int, machine: Hardware) -> str:
     """In words, how long ``asked`` takes; empty where nothing is known.
 
     Images seen and pixels of an image scale it; of another network, batch or number format it is not known.

@@ -11,8 +11,8 @@ from undiffuse.data.config import FolderConfig
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
-from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR
 from undiffuse.recipes.parts import flow, row
+from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 #: Between what was best for two bundled models: 4 for flowers, 2 for emoji (``benchmarks/guidance.py``).

@@ -83,12 +83,12 @@ class Plan:
 
     Args:
         stages: one after the other; a cascade, or a prior and its decoder, have several.
-        facts: what a record says of how samples were made.
+        record: what a record says of how samples were made.
         note: what a user should know.
     """
 
     stages: tuple[Stage, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
 

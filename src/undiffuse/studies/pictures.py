@@ -119,7 +119,7 @@ class PictureSubject:
 
         With ``start`` inside the grid, the grid begins at ``start`` itself.
         """
-        facts = self.module.sampling_facts()
+        facts = self.module.sampling_record()
         times = time_grid(grid or facts["grid"], self.process, num_steps or facts["steps"], self.denoiser.log_snr_range)
         if start >= float(times[0]):
             return times
@@ -144,7 +144,7 @@ class PictureSubject:
             cond: one row a sample; classes in turn by default.
             denoiser: another one than samples are made with.
         """
-        row = make_sampler(sampler or self.module.sampling_facts()["sampler"])
+        row = make_sampler(sampler or self.module.sampling_record()["sampler"])
         count = len(x_t)
         return sample(
             denoiser or self.denoiser,
@@ -202,7 +202,7 @@ def sampling_plan(subject: PictureSubject, sampler: str | None, steps: int | Non
     Args:
         stochastic: take ancestral sampling where the model's own sampler draws no noise.
     """
-    facts = subject.module.sampling_facts()
+    facts = subject.module.sampling_record()
     own, own_steps = str(facts["sampler"]), int(facts["steps"])
     if sampler is None and stochastic and not make_sampler(own).stochastic:
         return Plan("ancestral", steps or max(own_steps, _ANCESTRAL_STEPS))

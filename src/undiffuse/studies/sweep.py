@@ -234,7 +234,7 @@ def _plates(
         "num": options.num,
         "reference_images": num_real,
         **extractor.protocol(),
-        "grid": subject.module.sampling_facts()["grid"],
+        "grid": subject.module.sampling_record()["grid"],
         "timed_on": where,
         "torch": torch.__version__,
     }

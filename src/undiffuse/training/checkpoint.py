@@ -20,8 +20,8 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of, write_json
-from undiffuse.models.components import checkpoint_of_format_1
-from undiffuse.models.record import FORMAT_VERSION, NewerFormatError, check_format, of_the_result
+from undiffuse.models.files.components import checkpoint_of_format_1
+from undiffuse.models.files.record import FORMAT_VERSION, NewerFormatError, check_format, result_record
 from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
 
 
@@ -41,7 +41,7 @@ def save_checkpoint(
     Args:
         config: the run's ``config.json``; of what decides on the result a copy is kept.
     """
-    path, kept = folder / _name(counters["images"]), of_the_result(config)
+    path, kept = folder / _name(counters["images"]), result_record(config)
     with replacing(path) as temporary:
         temporary.mkdir()
         save_file(

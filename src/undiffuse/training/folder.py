@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undiffuse.errors import UsageError
 from undiffuse.files import is_bare, is_passing
-from undiffuse.models.components import MAIN, components_of
+from undiffuse.models.files.components import MAIN, components_of
 from undiffuse.models.saved import read_config
 
 CHECKPOINTS, SNAPSHOTS, PREVIEWS, BOARD = "checkpoints", "snapshots", "previews", "tensorboard"
@@ -44,7 +44,7 @@ def files_of_parts(run: Path) -> tuple[str, ...]:
         told = components_of(read_config(run))
     except UsageError:
         return ()
-    return tuple(facts.weights for name, facts in told.items() if name != MAIN and facts.weights is not None)
+    return tuple(entry.weights for name, entry in told.items() if name != MAIN and entry.weights is not None)
 
 
 def take_back(run: Path) -> None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
-from undiffuse.models.weights import read_weights, save_weights
+from undiffuse.models.files.weights import read_weights, save_weights
 from undiffuse.observer import SILENT, Observer
 from undiffuse.training.config import PosthocConfig
 from undiffuse.training.widths import WIDEST as WIDEST

@@ -24,32 +24,32 @@ from undiffuse.data.loader import Loader
 from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
-from undiffuse.models.components import MAIN, main_component
+from undiffuse.models.files.components import MAIN, main_component
+from undiffuse.models.files.parts import load_parts, save_parts
+from undiffuse.models.files.record import FORMAT_VERSION, check_belongs, differences, result_record, write_record
+from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import freeze_parts, load_own, own_state
-from undiffuse.models.record import FORMAT_VERSION, check_belongs, differences, of_the_result, write_record
 from undiffuse.models.saved import read_config
-from undiffuse.models.stored_parts import load_parts, save_parts
-from undiffuse.models.weights import WEIGHTS, save_weights
 from undiffuse.objectives.base import AnyObjective, LossReport, ObjectiveConfig, Phase
 from undiffuse.observer import SILENT, Observer
-from undiffuse.training import guard
+from undiffuse.training import nonfinite
 from undiffuse.training.augment import Augmenter
 from undiffuse.training.card import write_model_card
 from undiffuse.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, set_aside_damaged
 from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
-from undiffuse.training.journal import Journal, check_board
+from undiffuse.training.metric_accumulator import MetricAccumulator
+from undiffuse.training.metrics_log import MetricsLog, check_board
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, save_preview
 from undiffuse.training.validation import validation_loss, validation_means
-from undiffuse.training.window import Window
 
 
-def settled(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
+def finalized(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
     """``config`` with everything said that its objective leaves to the data's classes, as it is written and trained."""
     assert isinstance(config.system, ObjectiveConfig)
-    return config.model_copy(update={"system": config.system.settled(class_names)})
+    return config.model_copy(update={"system": config.system.finalized(class_names)})
 
 
 class Trainer:
@@ -76,7 +76,7 @@ class Trainer:
         measure: Measure | None = None,
     ) -> None:
         check_board(config.tensorboard)
-        config = settled(config, train.class_names)
+        config = finalized(config, train.class_names)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer = observer
@@ -109,7 +109,7 @@ class Trainer:
         self.ema = EMA(self.objective.model, config.ema)
         self.optimizers = Optimizers(self.objective.phases, config.optimizer)
         self.step = 0
-        self._window = Window()
+        self._accumulator = MetricAccumulator()
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
@@ -169,7 +169,7 @@ class Trainer:
         self.optimizers.load_tensors(parts["optimizer"])
         self.objective.load_state(parts["training"])
         self.step = int(checkpoint.counters["step"])
-        self._window = Window.of(checkpoint.counters["window"])
+        self._accumulator = MetricAccumulator.of(checkpoint.counters["window"])
         self._seconds = float(checkpoint.counters["seconds"])
 
     def _check_config(self, checkpoint: Checkpoint) -> None:
@@ -184,7 +184,7 @@ class Trainer:
         """Have ``config.json`` say where the data lie now, for whoever measures the run; no part of the result."""
         config = {**self._written["config"], "data": self.record["config"]["data"]}
         moved = {**self._written, "config": config}
-        if config != self._written["config"] and of_the_result(moved) == of_the_result(self._written):
+        if config != self._written["config"] and result_record(moved) == result_record(self._written):
             self._written = write_record(self.folder, moved)
 
     def _note_other_setting(self, counters: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ class Trainer:
             self._written = write_record(self.folder, self.record)
             if self.augmenter.note:
                 self.observer.message(self.augmenter.note)
-        journal = Journal(self.folder, self.images, self.config.tensorboard)
+        journal = MetricsLog(self.folder, self.images, self.config.tensorboard)
         if journal.note:
             self.observer.message(journal.note)
         if self.config.compile and (note := self.objective.model.compile_networks()):
@@ -246,11 +246,11 @@ class Trainer:
         return self.step >= self.config.num_steps
 
     def _fresh_objective(self) -> AnyObjective:
-        facts, config = self.record["model"], self.config.system
+        section, config = self.record["model"], self.config.system
         assert isinstance(config, ObjectiveConfig)
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
-            fresh = config.build(tuple(facts["shape"]), facts["class_names"], len(facts["augment_labels"]))
+            fresh = config.build(tuple(section["shape"]), section["class_names"], len(section["augment_labels"]))
         return fresh.to(self.device)
 
     def rehearse_step(self) -> None:
@@ -275,8 +275,8 @@ class Trainer:
         wait_policy.update()
         self.objective.train()
         first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.phases_due(self.step)]
-        self._window.add_step(*first[1:])
-        self._window.add_metrics({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
+        self._accumulator.add_step(*first[1:])
+        self._accumulator.add_metrics({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
         self.step += 1
         self.objective.after_step(self.ema.average, self.images)
@@ -295,7 +295,7 @@ class Trainer:
         batch, rng = self._micro_batch(number, size)
         report: LossReport = self.objective(batch, phase, rng)
         self._check_loss(report, batch, phase, rng)
-        self._window.add_metrics(report.metrics)
+        self._accumulator.add_metrics(report.metrics)
         (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
         return report._replace(loss=report.loss.detach())
 
@@ -320,11 +320,11 @@ class Trainer:
         if abs(float(report.loss.detach())) < float("inf"):
             return
         model = self.objective.model
-        cause = guard.cause_of(model, batch.x_0, lambda: self.objective(batch, phase, rng))
+        cause = nonfinite.cause_of(model, batch.x_0, lambda: self.objective(batch, phase, rng))
         for other in self.objective.phases:
             learning = [parameter for module in other.modules for parameter in module.parameters()]
-            if guard.beside(model, learning):
-                cause = f"weights of {_beside(other.name)}"
+            if nonfinite.nonfinite_outside(model, learning):
+                cause = f"weights of {_outside_model(other.name)}"
         rows = ~torch.isfinite(report.rows)
         self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
 
@@ -333,9 +333,9 @@ class Trainer:
             [self._micro_batch(number) for number in range(self.config.num_micro_batches)],
             self.objective.model,
         )
-        name = guard.first_bad_gradient(model, lambda: self.objective(parts[0][0], phase.name, parts[0][1]))
-        if name is None and guard.beside(model, [value.grad for value in phase.parameters()]):
-            name = _beside(phase.name)
+        name = nonfinite.first_bad_gradient(model, lambda: self.objective(parts[0][0], phase.name, parts[0][1]))
+        if name is None and nonfinite.nonfinite_outside(model, [value.grad for value in phase.parameters()]):
+            name = _outside_model(phase.name)
         cause = f"gradient of {name}" if name else "none, every gradient is finite and their norm is not"
         self._stop("a gradient is not finite", cause, [batch for batch, _ in parts])
 
@@ -346,9 +346,9 @@ class Trainer:
             torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("x_0", "items", "indices")
         )
         rows = torch.ones(len(x_0), dtype=torch.bool) if rows is None else rows.cpu()
-        guard.stop(
+        nonfinite.stop(
             self.folder,
-            guard.Evidence(
+            nonfinite.Evidence(
                 what=what,
                 step=self.step,
                 images_seen=self.images,
@@ -360,7 +360,7 @@ class Trainer:
             ),
         )
 
-    def _after_step(self, journal: Journal) -> None:
+    def _after_step(self, journal: MetricsLog) -> None:
         config = self.config
         if self._due(config.log_every_images):
             self._log(journal)
@@ -393,20 +393,20 @@ class Trainer:
         self._mark = now
         return self._seconds
 
-    def _log(self, journal: Journal) -> None:
-        values = {"step": self.step, **self._window.means(), "learning_rate": self.optimizers.learning_rate}
+    def _log(self, journal: MetricsLog) -> None:
+        values = {"step": self.step, **self._accumulator.means(), "learning_rate": self.optimizers.learning_rate}
         seconds = self._spend()
-        rate = self._window.steps * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
+        rate = self._accumulator.steps * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
         self._seconds_before = seconds
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
-        self._window = Window()
+        self._accumulator = MetricAccumulator()
         journal.write("train", self.images, values, wall)
         if wait_policy.busy() and not self._said_busy:
             self._said_busy = True
             self.observer.message("others use this machine too: training goes on with its share of the processor")
         self.observer.row("train", {"images": self.images, **values, **wall})
 
-    def _validate(self, journal: Journal) -> None:
+    def _validate(self, journal: MetricsLog) -> None:
         count = min(self.config.validation_images, len(self.validation))
         if count == 0:
             return
@@ -422,7 +422,7 @@ class Trainer:
         journal.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
-    def _measure_quality(self, journal: Journal) -> None:
+    def _measure_quality(self, journal: MetricsLog) -> None:
         """Measure samples of the averaged weights if that is due; what cannot be sampled leaves no row."""
         if self.measure is None or not self._due(self.config.quality_every_images):
             return
@@ -451,7 +451,7 @@ class Trainer:
         counters = {
             "images": self.images,
             "step": self.step,
-            "window": self._window.counters(),
+            "window": self._accumulator.counters(),
             "seconds": self._spend(),
             "device": self.device.type,
             "settings": self._settings,
@@ -468,7 +468,7 @@ def _since_then(setting: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[s
     return {"optimizer": "bfloat16", **setting} if "optimizer" in now else setting
 
 
-def _beside(phase: str) -> str:
+def _outside_model(phase: str) -> str:
     return f"the network that learns in phase {phase!r} and is no part of the model"
 
 

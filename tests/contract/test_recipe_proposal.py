@@ -17,12 +17,12 @@ from undiffuse.app.training import check_folder, configure, split_data
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.recipes.choice import IMAGES_OF_AN_HOUR, DataFacts, MachineFacts, propose
 from undiffuse.recipes.pace import how_long
+from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR, DataSummary, Hardware, propose
 from undiffuse.training.trainer import Trainer
 
-LAPTOP, ONE_CORE, GPU = MachineFacts(cores=2), MachineFacts(cores=1), MachineFacts(cores=16, gpu=True)
-FLOWERS = DataFacts("zip", side=96, smallest=96, num_items=3670, num_classes=5, path="flowers.zip")
+LAPTOP, ONE_CORE, GPU = Hardware(cores=2), Hardware(cores=1), Hardware(cores=16, gpu=True)
+FLOWERS = DataSummary("zip", side=96, smallest=96, num_items=3670, num_classes=5, path="flowers.zip")
 
 
 @pytest.mark.parametrize(
@@ -35,25 +35,30 @@ FLOWERS = DataFacts("zip", side=96, smallest=96, num_items=3670, num_classes=5, 
         (FLOWERS._replace(side=20, smallest=20), LAPTOP, "photos-32", ("data.size=20",)),
         (FLOWERS, ONE_CORE, "photos-48", ()),
         (FLOWERS, GPU, "photos-64", ("num_images=1150000",)),
-        (FLOWERS, MachineFacts(cores=1, gpu=True), "photos-64", ("num_images=1150000",)),
+        (FLOWERS, Hardware(cores=1, gpu=True), "photos-64", ("num_images=1150000",)),
         (FLOWERS._replace(smallest=40), LAPTOP, "photos-64", ("data.upscale=true",)),
         (FLOWERS._replace(smallest=None), LAPTOP, "photos-64", ("data.upscale=true",)),
         (FLOWERS._replace(grey=True), LAPTOP, "photos-64", ("data.channels=1",)),
         (FLOWERS._replace(side=40, asked=True), LAPTOP, "photos-32", ("data.size=40",)),
         (FLOWERS._replace(side=128, asked=True, smallest=128), LAPTOP, "photos-64", ("data.size=128",)),
         (FLOWERS._replace(num_items=999), LAPTOP, "photos-64", ("random_flip=false", "augment=document")),
-        (DataFacts("idx", side=28, smallest=28, grey=True, num_items=60_000, num_classes=10), LAPTOP, "flow-mnist", ()),
         (
-            DataFacts("idx", side=28, smallest=28, grey=True, num_items=60_000, path="data/Fashion-MNIST"),
+            DataSummary("idx", side=28, smallest=28, grey=True, num_items=60_000, num_classes=10),
+            LAPTOP,
+            "flow-mnist",
+            (),
+        ),
+        (
+            DataSummary("idx", side=28, smallest=28, grey=True, num_items=60_000, path="data/Fashion-MNIST"),
             LAPTOP,
             "flow-fashion",
             (),
         ),
-        (DataFacts("digits", side=8, smallest=8, grey=True, num_items=1797), LAPTOP, "ddpm-digits", ()),
-        (DataFacts("rings", points=True, num_items=10_000), LAPTOP, "flow-swissroll", ()),
+        (DataSummary("digits", side=8, smallest=8, grey=True, num_items=1797), LAPTOP, "ddpm-digits", ()),
+        (DataSummary("rings", points=True, num_items=10_000), LAPTOP, "flow-swissroll", ()),
     ],
 )
-def test_facts_give_a_recipe(data: DataFacts, machine: MachineFacts, recipe: str, overrides: tuple[str, ...]) -> None:
+def test_facts_give_a_recipe(data: DataSummary, machine: Hardware, recipe: str, overrides: tuple[str, ...]) -> None:
     proposal = propose(data, machine)
     assert (proposal.recipe, proposal.overrides) == (recipe, overrides)
     assert proposal.recipe in RECIPES and proposal.reasons
@@ -78,7 +83,7 @@ def test_the_reason_names_what_was_found() -> None:
         ("photos-64", ["data.size=128", "num_images=11500"], LAPTOP, "about 25 minutes on two cores"),
         ("photos-64", ["data.size=32x64"], LAPTOP, "about 30 minutes on two cores"),
         ("photos-48", [], ONE_CORE, "about 2 hours on one core"),
-        ("photos-48", [], MachineFacts(cores=8), "about an hour on two cores, less on these 8"),
+        ("photos-48", [], Hardware(cores=8), "about an hour on two cores, less on these 8"),
         ("photos-64", ["num_images=1150000"], GPU, "on a GPU it sees 10 times the images of an hour on two cores"),
         ("photos-64", ["num_images=1150"], GPU, ""),
         (
@@ -93,9 +98,7 @@ def test_the_reason_names_what_was_found() -> None:
         ("flow-swissroll", [], LAPTOP, ""),
     ],
 )
-def test_how_long_follows_what_the_user_says(
-    recipe: str, overrides: list[str], machine: MachineFacts, told: str
-) -> None:
+def test_how_long_follows_what_the_user_says(recipe: str, overrides: list[str], machine: Hardware, told: str) -> None:
     begun = get_recipe(recipe)
     said = how_long(begun, apply_overrides(begun, overrides), 28, machine)
     assert told in said and bool(told) is bool(said)
@@ -147,7 +150,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_facts_of_a_folder(photos: Path) -> None:
     found = data_facts(source_config_for(str(photos)))
-    assert found == DataFacts(
+    assert found == DataSummary(
         "folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos), as_files=True
     )
     cats = source_config_for(str(photos)).model_copy(update={"classes": ("cats",), "size": 24, "channels": 1})
@@ -188,7 +191,7 @@ def test_images_of_next_to_no_pixels_are_enlarged_to_what_can_be_trained() -> No
 
 
 def test_facts_of_arrays_and_of_points() -> None:
-    assert data_facts(source_config_for("digits")) == DataFacts(
+    assert data_facts(source_config_for("digits")) == DataSummary(
         "digits", side=8, smallest=8, grey=True, num_items=1797, num_classes=10
     )
     assert data_facts(source_config_for("swissroll")).points

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
-from undiffuse.models.components import components_of
+from undiffuse.models.files.components import components_of
 from undiffuse.sealed import CHECKSUM, changes, checksum_of, read_json, sealed
 from undiffuse.wording import command
 
@@ -37,7 +37,7 @@ class NewerFormatError(UsageError):
     """Written by a later version of this program."""
 
 
-class ModelFacts(BaseModel):
+class ModelSection(BaseModel):
     """The section ``model``: all of the data that building the model needs.
 
     Args:
@@ -53,7 +53,7 @@ class ModelFacts(BaseModel):
     augment_labels: Annotated[list[str], Field(max_length=_MOST_NAMES)] = []
 
 
-class DataFacts(BaseModel):
+class DataSection(BaseModel):
     """The section ``data``: what training saw.
 
     Args:
@@ -101,9 +101,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     for section in ("config", "model", "data"):
         if not isinstance(record[section], dict):
             raise UsageError(f"{path}: {section} must be an object, got {type(record[section]).__name__}")
-    facts = validate(ModelFacts, record["model"], f"{path}: model")
-    validate(DataFacts, record["data"], f"{path}: data")
-    _check_size(facts.shape, path)
+    model = validate(ModelSection, record["model"], f"{path}: model")
+    validate(DataSection, record["data"], f"{path}: data")
+    _check_size(model.shape, path)
     return dict(record)
 
 
@@ -115,16 +115,16 @@ def _check_size(shape: list[int], path: Path) -> None:
         raise UsageError(f"{path}: model key 'shape': expected (C, H, W) or (D,) of a sample, got {shape}")
 
 
-def other_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def changed_data_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Which part of two sections ``data`` is not the same, in words; "" where neither is, so far as both say."""
     if before["fingerprint"] != now["fingerprint"]:
         return "data"
-    known = all(facts.get("validation_fingerprint") is not None for facts in (before, now))
+    known = all(section.get("validation_fingerprint") is not None for section in (before, now))
     key = "validation_fingerprint" if known else "validation"
     return "held-out data" if before.get(key) != now.get(key) else ""
 
 
-def of_the_result(record: Mapping[str, Any]) -> dict[str, Any]:
+def result_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """What weights and checkpoints keep of a record: equal weights have equal files, wherever their data lay."""
     kept = copy.deepcopy({key: value for key, value in record.items() if key not in (CHECKSUM, REPLACES)})
     for (*sections, key), instead in _OF_THE_MACHINE.items():
@@ -158,12 +158,12 @@ def check_belongs(folder: Path, record: Mapping[str, Any], kept: Mapping[str, An
 def _accepted(record: Mapping[str, Any]) -> set[str]:
     """Checksums of the copies that go with a record: its own, and those that it takes the place of."""
     earlier = record.get(REPLACES, [])
-    return {checksum_of(of_the_result(record)), *(map(str, earlier) if isinstance(earlier, list) else ())}
+    return {checksum_of(result_record(record)), *(map(str, earlier) if isinstance(earlier, list) else ())}
 
 
 def differences(record: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for what differs in a record from a copy that was kept of it."""
-    return list(changes(kept, of_the_result(record)))
+    return list(changes(kept, result_record(record)))
 
 
 def changed(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | None, since: str) -> UsageError:
@@ -198,7 +198,7 @@ def accept(folder: Path, kept: Sequence[Mapping[str, Any]], record: Mapping[str,
     """
     record = record if record is not None else read_record(folder)
     components_of(record)
-    own = checksum_of(of_the_result(record))
+    own = checksum_of(result_record(record))
     earlier = {*_accepted(record), *map(checksum_of, kept)} - {own}
     write_record(folder, {**record, REPLACES: sorted(earlier)} if earlier else record)
     return differences(record, kept[0]) if kept else []

@@ -24,11 +24,11 @@ _CPU_WORK = 1e11
 _FEWEST, _MOST = 16, 64
 
 
-def block_rows(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+def fixed_batch_size(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
     """Rows of a block: a power of two for pictures (C, H, W) of ``shape`` on a CPU, constants otherwise.
 
     Example:
-        >>> block_rows(nn.Linear(8, 8), (1, 28, 28), torch.device("cpu"))
+        >>> fixed_batch_size(nn.Linear(8, 8), (1, 28, 28), torch.device("cpu"))
         64
     """
     if not Space.of_data(shape).is_spatial:

@@ -44,7 +44,7 @@ _SAMPLED_BY = {
 _MOST_COMPONENTS, _LONGEST_NAME = 64, 80
 
 
-class ComponentFacts(BaseModel):
+class ComponentEntry(BaseModel):
     """An entry of ``components``.
 
     Args:
@@ -62,29 +62,29 @@ class ComponentFacts(BaseModel):
     source: str | None = None
 
 
-def components_of(record: Mapping[str, Any]) -> dict[str, ComponentFacts]:
+def components_of(record: Mapping[str, Any]) -> dict[str, ComponentEntry]:
     """The components of a read ``config.json`` by name, ``model`` among them.
 
     Raises:
         UsageError: it does not say, or says it in two ways that are not the same.
     """
-    said = said_by_training(trained_by(record))
+    said = model_options_of_training(training_section(record))
     if record["format_version"] == 1:
-        return {MAIN: ComponentFacts(config=said, weights=_MAIN_WEIGHTS)}
+        return {MAIN: ComponentEntry(config=said, weights=_MAIN_WEIGHTS)}
     told = record.get("components")
     if not isinstance(told, Mapping) or MAIN not in told or len(told) > _MOST_COMPONENTS:
         raise UsageError("config.json lacks components.model; it is damaged or not from undiffuse")
     if strange := [name for name in told if not name.isidentifier() or len(name) > _LONGEST_NAME]:
         raise UsageError(f"a component is called by the name of an attribute, got {shown(strange[0])}")
-    found = {name: validate(ComponentFacts, facts, f"component {name!r}") for name, facts in told.items()}
+    found = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in told.items()}
     main = found[MAIN]
     if main.config is None or main.weights != _MAIN_WEIGHTS or main.sha256 is not None:
         raise UsageError(f"components.model must have a config and the weights {_MAIN_WEIGHTS}; config.json is damaged")
-    _check_said_once(main.config, said)
+    _check_consistent(main.config, said)
     return found
 
 
-def trained_by(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def training_section(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part ``config.system`` of a record.
 
     Raises:
@@ -96,7 +96,7 @@ def trained_by(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return trained
 
 
-def said_by_training(trained: Mapping[str, Any]) -> dict[str, Any]:
+def model_options_of_training(trained: Mapping[str, Any]) -> dict[str, Any]:
     """The model's options among those of what trains it, by the model's names for them.
 
     Of an objective that this table does not know only names that both have are taken for the same.
@@ -118,7 +118,7 @@ def said_by_training(trained: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def following(record: Mapping[str, Any], component: ComponentConfig) -> tuple[dict[str, Any], list[str]]:
+def synchronised(record: Mapping[str, Any], component: ComponentConfig) -> tuple[dict[str, Any], list[str]]:
     """A record whose ``components.model`` is what ``config.system`` makes it, and what of it changed.
 
     Args:
@@ -133,7 +133,7 @@ def following(record: Mapping[str, Any], component: ComponentConfig) -> tuple[di
     return made, list(changes(before if isinstance(before, dict) else {}, after))
 
 
-def _check_said_once(component: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+def _check_consistent(component: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """Refuse options of the model that are others where training names them."""
     both = component.keys() & said.keys()
     for line in changes({key: said[key] for key in both}, {key: component[key] for key in both}):
@@ -145,13 +145,13 @@ def _check_said_once(component: Mapping[str, Any], said: Mapping[str, Any]) -> N
 
 def main_component(config: ComponentConfig) -> dict[str, Any]:
     """The entry of the model itself, whose weights training writes anew."""
-    facts = ComponentFacts(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
+    facts = ComponentEntry(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
     return facts.model_dump(mode="json")
 
 
 def part_component(weights: str | None, sha256: str | None, source: str | None) -> dict[str, Any]:
     """The entry of a part."""
-    return ComponentFacts(weights=weights, sha256=sha256, source=source).model_dump(mode="json")
+    return ComponentEntry(weights=weights, sha256=sha256, source=source).model_dump(mode="json")
 
 
 def with_sampling(record: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

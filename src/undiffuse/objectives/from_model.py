@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from undiffuse.config import Component
 from undiffuse.errors import UsageError
-from undiffuse.models.components import MAIN, components_of
+from undiffuse.models.files.components import MAIN, components_of
 from undiffuse.models.saved import Model, config_of
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.objectives.base import AnyObjective, ObjectiveConfig

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.base import GenerativeModel
-from undiffuse.models.components import MAIN, components_of, part_component
+from undiffuse.models.files.components import MAIN, components_of, part_component
+from undiffuse.models.files.weights import WEIGHTS, read_header, read_weights, save_weights
 from undiffuse.models.parts import freeze_parts, stored_parts
-from undiffuse.models.weights import WEIGHTS, read_header, read_weights, save_weights
 
 
 def save_parts(folder: Path, model: GenerativeModel, dtype: torch.dtype | None = None) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ def _fill(module: nn.Module, file: Path, stated: str) -> None:
 def shapes_of_parts(record: Mapping[str, Any], folder: Path) -> list[tuple[int, ...]]:
     """Of the tensors in the files of parts, each file once; the model's own is none of them."""
     told = components_of(record)
-    named = {facts.weights for name, facts in told.items() if name != MAIN and facts.weights} - set(WEIGHTS.values())
+    named = {entry.weights for name, entry in told.items() if name != MAIN and entry.weights} - set(WEIGHTS.values())
     files = [folder / name for name in sorted(named)]
     for file in files:
         if not file.is_file():

@@ -11,7 +11,7 @@ from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.reuse import reusing
 
 
-def reusing_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tuple[int, ...]) -> Sampler:
+def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tuple[int, ...]) -> Sampler:
     """``sampler`` with features of ``network`` reused, see ``samplers.reuse``.
 
     Raises:
@@ -28,7 +28,7 @@ def reusing_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tup
     return reusing(sampler, every, cached_features_shape)
 
 
-def check_alone(every: int, scales: Mapping[str, float]) -> None:
+def check_without_guidance(every: int, scales: Mapping[str, float]) -> None:
     """Refuse guidance, whose two evaluations would need reused features each."""
     for name, scale in scales.items():
         if scale != 1:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from undiffuse.core.space import Space
 from undiffuse.files import explained, put_in_place
 from undiffuse.images import SHOWN_SIDE, fill_png, picture_of
-from undiffuse.models.sample_files import check_grid
-from undiffuse.models.sample_record import write_record
+from undiffuse.models.sample_sets.files import check_grid
+from undiffuse.models.sample_sets.record import write_record
 
 #: Images in ``grid.png`` unless told otherwise: one of all is large and shows nothing.
 SHOWN = 256

@@ -10,9 +10,9 @@ from undiffuse.config import validate
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
-from undiffuse.models.components import MAIN, components_of, main_component
-from undiffuse.models.record import FORMAT_VERSION, write_record
-from undiffuse.models.weights import WEIGHTS, save_weights
+from undiffuse.models.files.components import MAIN, components_of, main_component
+from undiffuse.models.files.record import FORMAT_VERSION, write_record
+from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.wrapped import WrappedConfig, WrappedModel
 
 NAME = "wrapped"

@@ -69,7 +69,7 @@ def bad_gradients(module: nn.Module) -> list[str]:
     ]
 
 
-def beside(module: nn.Module, parameters: Iterable[Tensor | None]) -> bool:
+def nonfinite_outside(module: nn.Module, parameters: Iterable[Tensor | None]) -> bool:
     """Is one of these, parameters or gradients, not finite though none of ``module``'s own is to blame?"""
     return not bad_parameters(module) and not all(bool(torch.isfinite(p).all()) for p in parameters if p is not None)
 

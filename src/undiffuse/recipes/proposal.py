@@ -1,4 +1,4 @@
-"""Which recipe fits data and machine: facts in, a name with its reasons out. Reads nothing and imports no torch."""
+"""Which recipe fits data and machine: a recipe's name with the reasons. Reads nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALLEST_SIDE = 8
 GPU_TIMES = 10
 
 
-class DataFacts(NamedTuple):
+class DataSummary(NamedTuple):
     """What is known of data before anything of it is decoded.
 
     Args:
@@ -58,7 +58,7 @@ class DataFacts(NamedTuple):
     unreadable: int = 0
 
 
-class MachineFacts(NamedTuple):
+class Hardware(NamedTuple):
     """What there is to compute with: cores that may be used, and whether a GPU will be."""
 
     cores: int
@@ -79,11 +79,11 @@ class Proposal(NamedTuple):
     of_overrides: Mapping[str, str] = MappingProxyType({})
 
 
-def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
+def propose(data: DataSummary, machine: Hardware) -> Proposal:
     """The recipe to begin with on this data and this machine.
 
     Example:
-        >>> propose(DataFacts("folder", side=96, smallest=96, num_items=3670, num_classes=5), MachineFacts(2)).recipe
+        >>> propose(DataSummary("folder", side=96, smallest=96, num_items=3670, num_classes=5), Hardware(2)).recipe
         'photos-64'
     """
     if data.points:
@@ -97,14 +97,14 @@ def propose(data: DataFacts, machine: MachineFacts) -> Proposal:
     return _photographs(data, machine)
 
 
-def _small_grey(data: DataFacts) -> Proposal:
+def _small_grey(data: DataSummary) -> Proposal:
     recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
     overrides = (f"data.size={data.side}",) if data.asked else ()
     what = f"{_counted(data)} of {data.side}x{data.side}, small like digits and letters"
     return Proposal(recipe, overrides, (what,))
 
 
-def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
+def _photographs(data: DataSummary, machine: Hardware) -> Proposal:
     size, why = _recipe_size(data, machine)
     side = data.side if data.asked else max(min(size, data.side), SMALLEST_SIDE)
     overrides, of_overrides = [], {}
@@ -126,7 +126,7 @@ def _photographs(data: DataFacts, machine: MachineFacts) -> Proposal:
     return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), of_overrides)
 
 
-def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]]:
+def _recipe_size(data: DataSummary, machine: Hardware) -> tuple[int, list[str]]:
     """The largest size that the images reach and one core can bear, and why it is not a larger one."""
     sizes = sorted(IMAGES_OF_AN_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
@@ -135,11 +135,11 @@ def _recipe_size(data: DataFacts, machine: MachineFacts) -> tuple[int, list[str]
     return reached, []
 
 
-def _described(data: DataFacts) -> str:
+def _described(data: DataSummary) -> str:
     classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
     return f"{_counted(data)}, {counted(data.side, 'pixel')} across{classes}"
 
 
-def _counted(data: DataFacts) -> str:
+def _counted(data: DataSummary) -> str:
     kind, count = "grey" if data.grey else "colour", data.num_items - data.unreadable
     return f"{counted(count, 'file')} of {kind} images" if data.as_files else counted(count, f"{kind} image")

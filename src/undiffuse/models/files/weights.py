@@ -15,14 +15,14 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of
-from undiffuse.models import record as records
+from undiffuse.models.files import record as records
 from undiffuse.sealed import checksum_of, parsed
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
 #: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
 #: of its tensors, or JSON with that and the configuration that they were saved with.
-_CHECKSUM, _FACTS = "sha256_of_tensors", "undiffuse"
+_CHECKSUM, _METADATA = "sha256_of_tensors", "undiffuse"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> str:
@@ -35,9 +35,9 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
     checksum = _sha256_of_tensors(on_cpu)
     metadata = {_CHECKSUM: checksum}
     if record is not None:
-        kept = records.of_the_result(record)
-        facts = {_CHECKSUM: checksum, "config_sha256": checksum_of(kept), "config": kept}
-        metadata = {_FACTS: json.dumps(facts)}
+        kept = records.result_record(record)
+        stored = {_CHECKSUM: checksum, "config_sha256": checksum_of(kept), "config": kept}
+        metadata = {_METADATA: json.dumps(stored)}
     with replacing(path) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
     return sha256_of(path)
@@ -77,11 +77,11 @@ def read_header(path: Path) -> Header:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        facts = parsed(metadata[_FACTS]) if _FACTS in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
-        config = facts.get("config")
-        if config is not None and checksum_of(config) != facts["config_sha256"]:
+        stored = parsed(metadata[_METADATA]) if _METADATA in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
+        config = stored.get("config")
+        if config is not None and checksum_of(config) != stored["config_sha256"]:
             raise ValueError("its copy of the configuration does not match its checksum")
-        return Header(shapes, facts.get(_CHECKSUM), config)
+        return Header(shapes, stored.get(_CHECKSUM), config)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); put a sound copy back") from None
 

@@ -41,7 +41,7 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"].get("recipe", ""),
-        **request.options.record(model.module.sampling_facts()),
+        **request.options.record(model.module.sampling_record()),
         _SETTING: compute_environment(
             model.config["config"].get("system", {}).get("precision", "fp32"), model.module.device
         ),

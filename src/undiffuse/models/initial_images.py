@@ -12,7 +12,7 @@ from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 
 
-def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
+def initial_images(given: Any, space: Space, num: int) -> Tensor | None:
     """x_0 (num, C, H, W) in [-1, 1], the images given in turn; None for nothing.
 
     Args:
@@ -22,7 +22,7 @@ def images_to_begin_from(given: Any, space: Space, num: int) -> Tensor | None:
         UsageError: of another size or type, or for a model that makes no images.
     Example:
         >>> space = Space.of_data((1, 2, 2))
-        >>> images_to_begin_from(torch.full((1, 2, 2), 255, dtype=torch.uint8), space, 3).shape
+        >>> initial_images(torch.full((1, 2, 2), 255, dtype=torch.uint8), space, 3).shape
         torch.Size([3, 1, 2, 2])
     """
     if given is None:

@@ -13,7 +13,7 @@ from command_line import CommandLine, assert_same_run, last_checkpoint
 from undiffuse.app.doctoring import _run
 from undiffuse.app.reporting import _journal
 from undiffuse.doctor.runs import files as examine_files
-from undiffuse.training.journal import Journal, Rows, read_rows
+from undiffuse.training.metrics_log import MetricsLog, Rows, read_rows
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_journals_of_earlier_versions_are_sound(half: Path, trained: Path, undif
 
 
 def test_a_flipped_bit_is_noticed_or_changes_no_value(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = MetricsLog(tmp_path)
     for number in range(3):
         journal.write("train", 32 * number, {"loss": 0.5 + number / 7, "step": number}, {"seconds": 1.25})
     journal.close()

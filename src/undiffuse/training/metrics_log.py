@@ -47,7 +47,7 @@ class Rows(NamedTuple):
         return "; ".join(said)
 
 
-class Journal:
+class MetricsLog:
     """Appends rows; on resuming, rows beyond the checkpoint are dropped first.
 
     Args:
@@ -97,7 +97,7 @@ class Journal:
             self._board.close()
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """All sound rows of a run's journal."""
     return read_rows(folder).rows
 

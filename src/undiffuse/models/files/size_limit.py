@@ -17,7 +17,7 @@ _SPARE = 2
 
 
 @contextmanager
-def at_most(shapes: Iterable[Sequence[int]]) -> Iterator[None]:
+def limited_to(shapes: Iterable[Sequence[int]]) -> Iterator[None]:
     """What this thread builds in here has no more parameters and buffers than these tensors, in number and in size.
 
     A parameter is counted when its module registers it, before it is initialised: memory that was asked for and never

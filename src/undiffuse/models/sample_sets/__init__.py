@@ -1,0 +1,1 @@
+"""Sample sets: folders of samples that are filled as they are made, and what is recorded of them."""
