@@ -36,7 +36,7 @@ from undiffuse.models.base import DenoisingModel, to_uint8
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks.config import UNetConfig
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
@@ -96,7 +96,7 @@ class Learner(ABC):
 
     def sample_our_way(self, num: int, seed: int) -> Tensor:
         """uint8 pictures of its denoiser by our solver at 20 evaluations."""
-        denoiser = ClippedDenoiser(Blocked(self.denoiser(), _ROWS))
+        denoiser = ClippedDenoiser(FixedBatchDenoiser(self.denoiser(), _ROWS))
         times = time_grid(SOLVER_GRID, denoiser.process, SOLVER_STEPS, denoiser.log_snr_range)
         shape, device = self.data.shape, next(self.network().parameters()).device
         parts = [

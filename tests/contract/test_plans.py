@@ -32,8 +32,8 @@ from undiffuse.models.stages import DenoisingStage, GeneratorStage
 from undiffuse.models.wrapped import WrappedModel
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked
-from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, run, turned_back
+from undiffuse.samplers.base import FixedBatchDenoiser
+from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, jump_back, run
 from undiffuse.samplers.rows import Rows
 
 PROCESS = FlowProcess()
@@ -69,7 +69,7 @@ class Conditional(Denoiser):
 class Link(DenoisingStage):
     """A stage that tells the next one what it has made."""
 
-    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         return [replace(ask, prompt=Condition(embedding=one[None])) for ask, one in zip(asks, made, strict=True)]
 
 
@@ -214,7 +214,7 @@ class Inpainting(DenoisingStage):
     def advance(self, rows: Rows) -> Rows:
         rows = self._known(super().advance(rows))
         for turn in range(self.rounds if self.jump and int(rows.index[0]) % self.jump == 0 else 0):
-            rows = turned_back(rows, self, self.network, self.jump, stream=1 + 100 * turn + int(rows.index[0]))
+            rows = jump_back(rows, self, self.network, self.jump, stream=1 + 100 * turn + int(rows.index[0]))
             for _ in range(self.jump):
                 rows = self._known(super().advance(rows))
         return rows
@@ -246,7 +246,7 @@ def test_a_jump_back_is_the_forward_process() -> None:
     rows = stage.start([Ask(seed) for seed in range(NUM)])
     for _ in range(5):
         rows = stage.advance(rows)
-    back = turned_back(rows, stage, stage.network, 1, stream=7)
+    back = jump_back(rows, stage, stage.network, 1, stream=7)
     s, t = rows.times[0, 5], rows.times[0, 4]
     ratio = float(PROCESS.alpha(t) / PROCESS.alpha(s))
     fresh = (back.x - ratio * rows.x).double()
@@ -255,7 +255,7 @@ def test_a_jump_back_is_the_forward_process() -> None:
     assert abs(float(fresh.std()) / deviation - 1) < 0.06
     assert abs(correlation(fresh[:, 0], rows.x[:, 0].double())) < 4 / math.sqrt(NUM)
     with pytest.raises(UsageError, match="cannot go 9 steps back, 5 lie before one of them"):
-        turned_back(rows, stage, stage.network, 9, stream=8)
+        jump_back(rows, stage, stage.network, 9, stream=8)
 
 
 NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
@@ -318,7 +318,7 @@ class Hub:
         joined = [torch.cat([part[number] for part in parts]) for number in (2, 3)]
         self.batches.append((name, len(parts), len(joined[0])))
         with torch.no_grad():
-            said = Blocked(parts[0][1], 1024)(*joined, Condition.join([part[4] for part in parts]))
+            said = FixedBatchDenoiser(parts[0][1], 1024)(*joined, Condition.join([part[4] for part in parts]))
         answers, start = {}, 0
         for number, part in questions.items():
             answers[number] = Denoised(said.x_0[start : start + len(part[2])])
@@ -464,7 +464,7 @@ def test_a_strength_needs_an_image_that_fits(system: NetworkModel) -> None:
 
 def test_rows_that_begin_from_images_and_from_noise_go_together() -> None:
     mixture = GaussianMixture.ring(3).denoiser(PROCESS)
-    stage = DenoisingStage(point_space(2), make_sampler("dpmpp_2m"), Blocked(mixture, 8), options(steps=10))
+    stage = DenoisingStage(point_space(2), make_sampler("dpmpp_2m"), FixedBatchDenoiser(mixture, 8), options(steps=10))
     asks = [Ask(0), Ask(1, options=SamplingOptions.of(strength=0.4), image=torch.ones(2)), Ask(2)]
     together = run(Plan((stage,)), asks)
     alone = [run(Plan((stage,)), [ask]) for ask in asks]

@@ -25,7 +25,7 @@ from undiffuse.doctor.findings import Finding, examine
 from undiffuse.doctor.pictures import DataSubject
 from undiffuse.observer import OnProgress
 from undiffuse.progress import Counter, Estimate, facts
-from undiffuse.samplers.inversion import decode, encode
+from undiffuse.samplers.inversion import generate, invert
 from undiffuse.samplers.likelihood import log_likelihood
 from undiffuse.training.config import PosthocConfig
 from undiffuse.training.posthoc import PowerAverages, reconstruct, save_snapshot
@@ -125,8 +125,8 @@ def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
     denoiser, x_0 = data.denoiser(FlowProcess()), data.sample(3, torch.Generator().manual_seed(0))
     there: list[float] = []
     back: list[float] = []
-    latents = encode(denoiser, x_0, num_steps=num_steps, tell=there.append).x
-    decode(denoiser, latents, num_steps=num_steps, tell=back.append)
+    latents = invert(denoiser, x_0, num_steps=num_steps, tell=there.append).x
+    generate(denoiser, latents, num_steps=num_steps, tell=back.append)
     density: list[float] = []
     log_likelihood(denoiser, x_0, num_steps=num_steps, tell=density.append)
     for shares in (there, back, density):

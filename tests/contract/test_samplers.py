@@ -15,7 +15,7 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.errors import UsageError
 from undiffuse.samplers import SAMPLERS, make_sampler
-from undiffuse.samplers.base import Blocked, Progress, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, Progress, sample
 from undiffuse.samplers.grids import GRIDS, time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
@@ -211,6 +211,6 @@ def test_the_base_of_noise_sources_promises_nothing() -> None:
 
 def test_blocks_of_no_rows_are_refused_and_none_asked_gives_none() -> None:
     denoiser = DATA.denoiser(FlowProcess())
-    with pytest.raises(UsageError, match="at least 1 row"):
-        Blocked(denoiser, 0)
-    assert Blocked(denoiser, 4)(torch.empty(0, *SHAPE), torch.empty(0)).x_0.shape == (0, *SHAPE)
+    with pytest.raises(UsageError, match="at least 1 sample"):
+        FixedBatchDenoiser(denoiser, 0)
+    assert FixedBatchDenoiser(denoiser, 4)(torch.empty(0, *SHAPE), torch.empty(0)).x_0.shape == (0, *SHAPE)

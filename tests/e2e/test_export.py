@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import undiffuse as package
 from undiffuse.app.cli import main
 from undiffuse.models.base import DenoisingModel
-from undiffuse.samplers import tuned
+from undiffuse.samplers import tuned_grids
 
 FILES = ["config.json", "model.safetensors", "model_card.md"]
 TUNED = ("--tune-steps", 3, "--seeds", 4)
@@ -23,10 +23,10 @@ TUNED = ("--tune-steps", 3, "--seeds", 4)
 @pytest.fixture(scope="module", autouse=True)
 def quick_tuning() -> Iterator[None]:
     """A coarser solution to tune towards and fewer rounds; how good the found grid is, ``tests/oracle`` measures."""
-    solved = tuned.Trial.solved
+    solved = tuned_grids.Trial.solved
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuned.Trial, "solved", lambda trial: solved(trial, 12))
-        patch.setattr(tuned, "_ROUNDS", 2)
+        patch.setattr(tuned_grids.Trial, "solved", lambda trial: solved(trial, 12))
+        patch.setattr(tuned_grids, "_ROUNDS", 2)
         yield
 
 

@@ -11,8 +11,8 @@ from command_line import TINY, CommandLine
 import undiffuse as package
 from undiffuse.app.training import configure
 from undiffuse.config import build
-from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import terminal_noise
 from undiffuse.errors import UsageWarning
 
 SHORT = ("train", "ddpm-digits", *TINY, "num_images=16", "validate_every_images=0", "system.process.num_steps=10")
@@ -31,7 +31,7 @@ def test_a_short_chain_is_said_wherever_it_is_met(undiffuse: CommandLine, tmp_pa
     assert ways == ["system.process.num_steps=400", "system.process.beta_end=0.61"]
     for way in ways:
         config = configure("ddpm-digits", [*SHORT[2:], way], None, None, False)
-        assert noise_end(build(PROCESSES, config.system.process)).is_noise()  # type: ignore[attr-defined]
+        assert terminal_noise(build(PROCESSES, config.system.process)).is_noise()  # type: ignore[attr-defined]
     assert of_the_chain(undiffuse.fine(*SHORT, "--dry-run").err) == [told]
     assert "+2.24" in undiffuse.fine("sample", run, "-n", 1, "--steps", 1, "--out", tmp_path / "a").complaint
     with pytest.warns(UsageWarning, match=r"\+2\.24"):

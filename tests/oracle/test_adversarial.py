@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import OBJECTIVES, Penalties, wgan
-from undiffuse.losses.penalties import between, lipschitz, slopes, zero_centred
+from undiffuse.losses.penalties import gradient_norms, gradient_penalty, interpolates, zero_centred_penalty
 from undiffuse.losses.unrolled import unrolled
 from undiffuse.networks.gan.parts import ProjectionHead
 from undiffuse.networks.gan.spectral import (
@@ -121,8 +121,8 @@ def test_the_optimal_discriminator_and_its_value() -> None:
 def test_the_gradient_penalty_of_a_linear_critic(sided: str, length: float) -> None:
     weight = normal(2, 3, 3)
     weight = (weight * length / weight.norm()).requires_grad_()
-    x = between(normal(5, 2, 3, 3, seed=1), normal(5, 2, 3, 3, seed=2), torch.rand(5))
-    rows = lipschitz((x * weight).sum((1, 2, 3)), x, 10.0, sided)
+    x = interpolates(normal(5, 2, 3, 3, seed=1), normal(5, 2, 3, 3, seed=2), torch.rand(5))
+    rows = gradient_penalty((x * weight).sum((1, 2, 3)), x, 10.0, sided)
     excess = length - 1 if sided == "two" else max(length - 1, 0.0)
     assert torch.allclose(rows, torch.full((5,), 10 * excess**2, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(rows.mean(), weight)
@@ -131,7 +131,7 @@ def test_the_gradient_penalty_of_a_linear_critic(sided: str, length: float) -> N
 
 def test_points_between_data_and_samples() -> None:
     real, fake, u = normal(4, 3), normal(4, 3, seed=1), torch.tensor([0.0, 1.0, 0.25, 0.5], dtype=torch.float64)
-    x = between(real.requires_grad_(), fake, u)
+    x = interpolates(real.requires_grad_(), fake, u)
     assert x.is_leaf and x.requires_grad
     assert torch.allclose(x, u[:, None] * real + (1 - u[:, None]) * fake)
 
@@ -141,7 +141,7 @@ def test_r1_of_a_quadratic_discriminator() -> None:
     root, b = normal(4, 4), normal(4, seed=3)
     matrix = (root + root.T).requires_grad_()
     x = normal(6, 4, seed=1).requires_grad_()
-    rows = zero_centred(0.5 * torch.einsum("bi,ij,bj->b", x, matrix, x) + x @ b, x, 3.0)
+    rows = zero_centred_penalty(0.5 * torch.einsum("bi,ij,bj->b", x, matrix, x) + x @ b, x, 3.0)
     expected = 1.5 * (x.detach() @ matrix.detach() + b).square().sum(1)
     assert torch.allclose(rows, expected)
     (gradient,) = torch.autograd.grad(rows.sum(), matrix)
@@ -153,11 +153,11 @@ def test_r1_of_a_quadratic_discriminator() -> None:
 def test_a_flat_critic_has_a_finite_gradient() -> None:
     weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     x = normal(2, 3).requires_grad_()
-    rows = lipschitz(x @ weight, x, 10.0, "two")
+    rows = gradient_penalty(x @ weight, x, 10.0, "two")
     assert torch.allclose(rows, torch.full((2,), 10.0, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(rows.sum(), weight)
     assert bool(torch.isfinite(gradient).all())
-    assert not bool(slopes(x @ weight, x).any())
+    assert not bool(gradient_norms(x @ weight, x).any())
 
 
 def test_when_penalties_are_due() -> None:

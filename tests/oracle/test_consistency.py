@@ -158,13 +158,13 @@ def test_the_angles_of_the_grid_are_even(name: str) -> None:
 class Recording(PathsOfGaussian):
     """The exact function, or the exact denoiser, noting the labels that it is told."""
 
-    def __init__(self, process: Process, of_paths: bool) -> None:
+    def __init__(self, process: Process, for_consistency_models: bool) -> None:
         super().__init__(DATA, process)
-        self.of_paths, self.labels = of_paths, []
+        self.for_consistency_models, self.labels = for_consistency_models, []
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
         self.labels.append(None if cond is None or cond.label is None else cond.label.tolist())
-        return super().forward(x_t, t) if self.of_paths else DATA.denoiser(self.process)(x_t, t)
+        return super().forward(x_t, t) if self.for_consistency_models else DATA.denoiser(self.process)(x_t, t)
 
 
 class ExactTeacher(nn.Module):
@@ -172,7 +172,7 @@ class ExactTeacher(nn.Module):
 
     def __init__(self, process: Process) -> None:
         super().__init__()
-        self.process, self.asked = process, Recording(process, of_paths=False)
+        self.process, self.asked = process, Recording(process, for_consistency_models=False)
 
     def on(self, device: torch.device) -> ExactTeacher:
         return self
@@ -193,7 +193,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         options |= {"first_knots": knots, "last_knots": knots, "huber": 1e-9, "time_density": {"name": "uniform"}}
         system = validate(ConsistencyConfig, options).build((2,), ("a", "b")).train()
         student, teacher = (
-            Recording(system.model.process, of_paths=True),
+            Recording(system.model.process, for_consistency_models=True),
             ExactTeacher(PROCESSES["vp" if transferred else "flow"]()),
         )
         monkeypatch.setattr(system.model, "threaded_denoiser", lambda student=student: student)

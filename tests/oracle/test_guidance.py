@@ -16,7 +16,7 @@ from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
 from undiffuse.guidance.classifier_free import ClassifierFree
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, sample
 from undiffuse.samplers.grids import time_grid
 
 MEANS, VARIANCE = torch.tensor([[-1.0], [1.0]]), 0.25
@@ -122,13 +122,13 @@ def test_evaluations_are_counted_two_where_guided() -> None:
     low, high = -2.0, 2.0
     inside = int(((log_snr >= low) & (log_snr <= high)).sum())
     assert 0 < inside < 10
-    guided = ClassifierFree(Blocked(TwoClasses(), 4), 2.0, (low, high))
+    guided = ClassifierFree(FixedBatchDenoiser(TwoClasses(), 4), 2.0, (low, high))
     result = sample(guided, make_sampler("euler"), times, shape=(1,), seeds=range(3), cond=labels(0, 1, 0))
     assert result.nfe == 10 + inside
 
 
 def test_a_row_depends_on_itself_alone() -> None:
-    guided = ClassifierFree(Blocked(TwoClasses(), 4), 2.0)
+    guided = ClassifierFree(FixedBatchDenoiser(TwoClasses(), 4), 2.0)
     x, t = rows(7)
     cond = labels(0, 1, 0, 1, 0, 1, -1)
     together = guided(x, t, cond).x_0

@@ -29,7 +29,7 @@ from undiffuse.models.request import SampleRequest
 from undiffuse.objectives.base import LossReport
 from undiffuse.objectives.diffusion import DiffusionConfig, DiffusionObjective
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, sample
 from undiffuse.samplers.grids import time_grid
 
 CHAINS = {"linear": DiscreteVP.linear(50, 1e-3, 0.2), "cosine": DiscreteVP.cosine(40), "ncsn": GeometricVE(20, 0.05, 5)}
@@ -248,7 +248,7 @@ def test_the_two_halves_of_the_channels() -> None:
     assert denoised.variance_mix is not None
     assert torch.allclose(denoised.variance_mix, (0.2 * torch.cos(x) + 1) / 2)
     assert torch.equal(denoiser.output(x, t), denoiser.outputs(x, t)[0])
-    for wrapped in (ClippedDenoiser(denoiser), Blocked(denoiser, 2), TransferredDenoiser(denoiser, process)):
+    for wrapped in (ClippedDenoiser(denoiser), FixedBatchDenoiser(denoiser, 2), TransferredDenoiser(denoiser, process)):
         mix = wrapped(x, t).variance_mix
         assert mix is not None and torch.allclose(mix, denoised.variance_mix, rtol=1e-6)
 

@@ -20,8 +20,8 @@ from undiffuse.losses.continuous import continuous_bound
 from undiffuse.losses.random_bound import random_bound, term_shares
 from undiffuse.losses.variational import prior_term, term, variational_bound
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, sample
-from undiffuse.samplers.inversion import decode, encode, ode_range
+from undiffuse.samplers.base import FixedBatchDenoiser, sample
+from undiffuse.samplers.inversion import generate, invert, ode_range
 from undiffuse.samplers.likelihood import bits_per_dim, dequantise, log_likelihood
 from undiffuse.samplers.noise import SeededNoise
 
@@ -196,7 +196,7 @@ def test_a_row_depends_on_its_seed_and_not_on_its_batch() -> None:
     other = log_likelihood(denoiser, x_0[3:4], probes=2, noise=SeededNoise([99]))
     assert float(together.nats[3]) == pytest.approx(float(alone.nats[0]), abs=1e-10)
     assert float(other.nats[0]) != pytest.approx(float(alone.nats[0]), abs=1e-4)
-    blocked = log_likelihood(Blocked(denoiser, 2), x_0, probes=2, noise=SeededNoise([7, 8, 9, 10, 11]))
+    blocked = log_likelihood(FixedBatchDenoiser(denoiser, 2), x_0, probes=2, noise=SeededNoise([7, 8, 9, 10, 11]))
     assert torch.allclose(blocked.nats, together.nats, atol=1e-10)
 
 
@@ -253,30 +253,30 @@ def test_dequantised_data_fill_each_level_and_no_more() -> None:
 def test_the_latent_of_a_gaussian_is_an_affine_map(process_name: str) -> None:
     process = TRIED[process_name]()
     denoiser, x_0 = GAUSSIAN.denoiser(process), drawn(GAUSSIAN, 16)
-    encoded = encode(denoiser, x_0, **FINE)
+    encoded = invert(denoiser, x_0, **FINE)
     assert torch.allclose(encoded.x, latent_of_gaussian(x_0, process, ode_range(denoiser)), atol=1e-4)
 
 
 @every_process
 def test_decoding_undoes_encoding(process_name: str) -> None:
     denoiser, x_0 = MIXTURE.denoiser(TRIED[process_name]()), drawn(MIXTURE, 16)
-    encoded = encode(denoiser, x_0, **FINE)
-    assert torch.allclose(decode(denoiser, encoded.x, **FINE).x, x_0, atol=1e-4)
+    encoded = invert(denoiser, x_0, **FINE)
+    assert torch.allclose(generate(denoiser, encoded.x, **FINE).x, x_0, atol=1e-4)
     latent = drawn(GaussianMixture(torch.zeros(1, 2), torch.ones(1)), 16)
-    pictures = decode(denoiser, latent, **FINE).x
-    assert torch.allclose(encode(denoiser, pictures, **FINE).x, latent, atol=1e-3)
+    pictures = generate(denoiser, latent, **FINE).x
+    assert torch.allclose(invert(denoiser, pictures, **FINE).x, latent, atol=1e-3)
 
 
 def test_the_latent_is_where_the_likelihood_ends() -> None:
     denoiser, x_0 = MIXTURE.denoiser(PROCESSES["vp"]()), drawn(MIXTURE, 4)
     likelihood = log_likelihood(denoiser, x_0, probes="exact", rtol=1e-8, atol=1e-9)
-    assert torch.allclose(likelihood.latent, encode(denoiser, x_0, rtol=1e-8, atol=1e-9).x, atol=1e-6)
+    assert torch.allclose(likelihood.latent, invert(denoiser, x_0, rtol=1e-8, atol=1e-9).x, atol=1e-6)
 
 
 def test_a_sampler_takes_a_latent_back_to_its_picture() -> None:
     process, ends = PROCESSES["ve"](), (-6.0, 6.0)
     denoiser, x_0 = GAUSSIAN.denoiser(process), drawn(GAUSSIAN, 4)
-    latent = encode(denoiser, x_0, log_snr_range=ends, **FINE).x
+    latent = invert(denoiser, x_0, log_snr_range=ends, **FINE).x
     times = process.time_of_log_snr(torch.linspace(*ends, 200, dtype=torch.float64))
     x_start = process.start_std(float(times[0])) * latent
     back = sample(denoiser, make_sampler("heun"), times, shape=(2,), seeds=range(4), x_start=x_start, finish=False)

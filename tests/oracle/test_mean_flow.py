@@ -16,7 +16,7 @@ from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
 from undiffuse.data.given import Given
-from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
+from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, split_target
 from undiffuse.networks import MLPConfig
 from undiffuse.objectives.mean_flow import MeanFlowConfig, MeanFlowObjective
 from undiffuse.samplers import make_sampler
@@ -84,15 +84,15 @@ def test_the_identity_holds_for_the_exact_mean_velocity() -> None:
 
 def test_the_parts_of_a_way_make_the_whole() -> None:
     x, t, m, s = rows()
-    u = parts_target(mean_velocity, x, t, m, s, mean_velocity(x, t, m))
+    u = split_target(mean_velocity, x, t, m, s, mean_velocity(x, t, m))
     assert torch.allclose(u, mean_velocity(x, t, s), rtol=0, atol=1e-8)
     first = torch.randn_like(x)
-    assert torch.equal(parts_target(lambda x, t, s: 0 * x, x, t, t, t, first), first)
+    assert torch.equal(split_target(lambda x, t, s: 0 * x, x, t, t, t, first), first)
 
 
 def test_an_even_error_of_the_student_shrinks_with_its_part_of_the_way() -> None:
     x, t, m, s = rows()
-    target = parts_target(lambda x, t, s: mean_velocity(x, t, s) + 1, x, t, m, s, mean_velocity(x, t, m))
+    target = split_target(lambda x, t, s: mean_velocity(x, t, s) + 1, x, t, m, s, mean_velocity(x, t, m))
     error = target - mean_velocity(x, t, s)
     assert torch.allclose(error, ((m - s) / (t - s))[:, None].expand_as(error), rtol=0, atol=1e-8)
 

@@ -16,7 +16,7 @@ from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.random import StepRandom
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
-from undiffuse.losses.progressive import two_step_target
+from undiffuse.losses.progressive_distillation import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import MLPConfig

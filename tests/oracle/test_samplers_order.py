@@ -31,7 +31,7 @@ def error(spec: str, process: Process, end: float, num_steps: int) -> float:
     """2-Wasserstein distance of the sampler's output from the marginal at the end time."""
     times = times_between(process, START, end, num_steps)
     sampler = make_sampler(spec)
-    denoiser = PathsOfGaussian(DATA, process) if sampler.of_paths else DATA.denoiser(process)
+    denoiser = PathsOfGaussian(DATA, process) if sampler.for_consistency_models else DATA.denoiser(process)
     mean, std = output_moments(denoiser, sampler, times, *marginal(DATA, process, times[0]))
     true_mean, true_std = marginal(DATA, process, times[-1])
     return float(((mean - true_mean).square() + (std - true_std).square()).sum().sqrt())

@@ -20,7 +20,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked, Memory, Sampler, Steps, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, Memory, Sampler, Steps, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 
@@ -157,7 +157,9 @@ def test_blocks_make_pictures_independent_of_the_batch_size(
 
     def pictures(rows: list[int]) -> Tensor:
         cond = Condition(label=labels[rows])
-        result = sample(Blocked(denoiser, 4), make_sampler(spec), times, shape=(1, 8, 8), seeds=rows, cond=cond)
+        result = sample(
+            FixedBatchDenoiser(denoiser, 4), make_sampler(spec), times, shape=(1, 8, 8), seeds=rows, cond=cond
+        )
         return result.x
 
     together = pictures(list(range(7)))
@@ -176,7 +178,7 @@ def test_blocks_keep_a_learned_variance() -> None:
             return DATA.denoiser(self.process)(x_t, t)._replace(variance_mix=x_t / 9)
 
     x, t = torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
-    blocked = Blocked(WithVariance(), 4)(x, t)
+    blocked = FixedBatchDenoiser(WithVariance(), 4)(x, t)
     assert torch.equal(blocked.x_0, DATA.denoiser(FlowProcess())(x, t).x_0)
     assert blocked.variance_mix is not None
     assert torch.equal(blocked.variance_mix, x / 9)

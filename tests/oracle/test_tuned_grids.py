@@ -1,4 +1,4 @@
-"""Tuned time grids, on data whose denoiser is exact: closer to the fine solution than every named grid."""
+"""TunedGrid time grids, on data whose denoiser is exact: closer to the fine solution than every named grid."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from undiffuse.core.processes import PROCESSES, VESDE, FlowProcess, make_process
 from undiffuse.errors import UsageError
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
-from undiffuse.samplers.grids import GRIDS, inner_log_snrs, time_grid, written_through
+from undiffuse.samplers.grids import GRIDS, inner_log_snrs, knots_spec, time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.tuned import Trial, Tuned, tune_grid
+from undiffuse.samplers.tuned_grids import Trial, TunedGrid, tune_grid
 
 DATA = GaussianMixture(torch.tensor([[-0.8, 0.3], [0.5, 0.5], [0.2, -0.7]]), torch.tensor([0.01, 0.04, 0.02]))
 
@@ -62,7 +62,7 @@ def test_the_fine_solution_is_the_ode_s() -> None:
 
 @pytest.mark.parametrize(("error", "helps"), [(0.3, True), (0.4, False), (0.5, False), (math.inf, False)])
 def test_a_tuned_grid_that_does_no_better_on_other_seeds_is_not_kept(error: float, helps: bool) -> None:
-    tuned = Tuned("unipc", (-1.0, 2.0), 3, error, {"karras": 0.6, "uniform": 0.4})
+    tuned = TunedGrid("unipc", (-1.0, 2.0), 3, error, {"karras": 0.6, "uniform": 0.4})
     assert tuned.helps == helps
     assert (tuned.grid, tuned.error) == (("through:knots=-1.000/2.000", 0.3) if helps else ("uniform", 0.4))
 
@@ -72,8 +72,10 @@ def test_knots_beyond_the_ends_miss_by_any_distance() -> None:
     trial = Trial(DATA.denoiser(process), (2,), range(4)).solved(8)
     low, high = process.log_snr(trial.times("uniform", 1)).tolist()
     for knots in ([low, 0.0], [0.0, high], [0.0, math.nan]):
-        assert bool(trial.miss_at(make_sampler("unipc"), torch.tensor(knots, dtype=torch.float64)).isinf().all())
-    assert bool(trial.miss_at(make_sampler("unipc"), torch.tensor([-1.0, 1.0], dtype=torch.float64)).isfinite().all())
+        assert bool(trial.residual_at(make_sampler("unipc"), torch.tensor(knots, dtype=torch.float64)).isinf().all())
+    assert bool(
+        trial.residual_at(make_sampler("unipc"), torch.tensor([-1.0, 1.0], dtype=torch.float64)).isfinite().all()
+    )
 
 
 def test_tuning_is_deterministic() -> None:
@@ -122,7 +124,7 @@ def test_one_knot_and_one_step() -> None:
 
 
 def test_its_name_is_read_back() -> None:
-    name = written_through([-3.25, 0.125, 4.0])
+    name = knots_spec([-3.25, 0.125, 4.0])
     assert name == "through:knots=-3.250/0.125/4.000"
     assert inner_log_snrs(FlowProcess(), time_grid(name, FlowProcess(), 4)).tolist() == pytest.approx([-3.25, 0.125, 4])
 

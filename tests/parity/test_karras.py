@@ -24,7 +24,7 @@ from undiffuse.losses.density import log_normal
 from undiffuse.losses.weighting import edm as edm_weight
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
-from undiffuse.samplers.edm import MOST_CHURN, churned_time
+from undiffuse.samplers.edm import MAX_CHURN, churned_time
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 
@@ -186,7 +186,7 @@ def test_churn_stays_within_what_was_trained_and_within_its_range() -> None:
         log_snr_range = (-2 * math.log(10.0), math.inf)
 
     sigma = torch.tensor([0.01, 0.5, 8.0, 9.999, 10.0, 60.0], dtype=torch.float64)
-    gamma = torch.full_like(sigma, MOST_CHURN)
+    gamma = torch.full_like(sigma, MAX_CHURN)
     t_hat = churned_time(Trained(), sigma / 80, gamma, 0.05, 50.0)
     expected = torch.tensor([0.01, 0.5 * math.sqrt(2), 10.0, 10.0, 10.0, 60.0], dtype=torch.float64)
     assert close(t_hat * 80, expected)

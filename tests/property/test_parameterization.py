@@ -29,7 +29,7 @@ from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.weighting import WEIGHTINGS
-from undiffuse.samplers.base import Blocked, Watch
+from undiffuse.samplers.base import CountingDenoiser, FixedBatchDenoiser
 from undiffuse.samplers.grids import GRIDS, time_grid
 
 quick = settings(max_examples=60, deadline=None)
@@ -429,7 +429,7 @@ def test_clipping_cuts_x_0_and_nothing_else() -> None:
 
 def test_wrappers_forward_what_they_wrap() -> None:
     inner, cond = Said(), Condition(label=torch.tensor([1]))
-    for wrapper in (ClippedDenoiser(inner), Blocked(inner, 2), Watch(inner, cond)):
+    for wrapper in (ClippedDenoiser(inner), FixedBatchDenoiser(inner, 2), CountingDenoiser(inner, cond)):
         assert wrapper.process is inner.process
         assert wrapper.log_snr_range == (-3.0, 5.0)
 

@@ -22,8 +22,8 @@ from undiffuse.images import grid_of, picture_of, save_png
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import Tell
-from undiffuse.samplers.base import Blocked
-from undiffuse.samplers.inversion import ATOL, RTOL, decode, encode, ode_range
+from undiffuse.samplers.base import FixedBatchDenoiser
+from undiffuse.samplers.inversion import ATOL, RTOL, generate, invert, ode_range
 from undiffuse.sealed import sealed
 from undiffuse.wording import counted
 
@@ -106,8 +106,8 @@ def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:
     return {"solver": sampler, "steps": num_steps}
 
 
-def _denoiser(model: Model, rows: int) -> Blocked:
-    return Blocked(denoising(model.module, "encode").denoiser("fp32"), rows)
+def _denoiser(model: Model, rows: int) -> FixedBatchDenoiser:
+    return FixedBatchDenoiser(denoising(model.module, "encode").denoiser("fp32"), rows)
 
 
 def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
@@ -118,10 +118,10 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
         for start in range(0, len(items), _ROWS):
             x_0 = items[start : start + _ROWS].to(model.module.device)
             there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
-            encoded = encode(denoiser, x_0, num_steps=num_steps, tell=there)
+            encoded = invert(denoiser, x_0, num_steps=num_steps, tell=there)
             latents.append(encoded.x.cpu())
             nfe.append(encoded.nfe.double().cpu())
-            back.append(decode(denoiser, encoded.x, num_steps=num_steps, tell=back_again).x.cpu())
+            back.append(generate(denoiser, encoded.x, num_steps=num_steps, tell=back_again).x.cpu())
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
 
 

@@ -27,7 +27,7 @@ from undiffuse.models.parts import load_own, own_state
 from undiffuse.models.saved import Model
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
-from undiffuse.samplers.tuned import Trial, Tuned, check_tunable, tune_grid
+from undiffuse.samplers.tuned_grids import Trial, TunedGrid, check_tunable, tune_grid
 from undiffuse.seen import images_seen
 from undiffuse.training.metrics_log import read_metrics
 from undiffuse.wording import command, counted
@@ -119,11 +119,11 @@ def _kept_temperature(model: Model, asked: float | None) -> float:
 
 def _tuned(
     model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int, temperature: float
-) -> Tuned:
+) -> TunedGrid:
     """The grid of the fewest steps that is good enough."""
     system, sampler = denoising(model.module, "tuning a time grid"), make_sampler(spec)
     own = model.module.sampling_record().get("sampler")
-    if own is not None and make_sampler(own).of_paths:
+    if own is not None and make_sampler(own).for_consistency_models:
         raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
     for steps in tune_steps:
         check_tunable(sampler, steps)
@@ -137,7 +137,9 @@ def _tuned(
     return _first_within(trial, check, sampler, tune_steps, tolerance)
 
 
-def _first_within(trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float) -> Tuned:
+def _first_within(
+    trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float
+) -> TunedGrid:
     for steps in tune_steps:
         with counting(f"tuning {steps} steps") as observer:
             tuned = tune_grid(trial, check, sampler, steps, observer.progress)
@@ -161,7 +163,7 @@ def _trial(model: Model, system: DenoisingModel, seed: int, count: int, temperat
     return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)
 
 
-def _facts(tuned: Tuned, seeds: int, temperature: float) -> dict[str, Any]:
+def _facts(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str, Any]:
     return {
         "sampler": tuned.sampler,
         "steps": tuned.num_steps,
@@ -176,7 +178,7 @@ def _facts(tuned: Tuned, seeds: int, temperature: float) -> dict[str, Any]:
     }
 
 
-def _card(model: Model, tuned: Tuned | None, seeds: int, bf16: bool, temperature: float) -> str:
+def _card(model: Model, tuned: TunedGrid | None, seeds: int, bf16: bool, temperature: float) -> str:
     """The card that the model came with, and what export did to it."""
     path = model.path / "model_card.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
@@ -194,7 +196,7 @@ def _temperature_lines(own: float, kept: float) -> list[str]:
     return [f"At temperature {kept:g}; numbers above, if there are any, are of {own:g}.", ""]
 
 
-def _tuning_lines(tuned: Tuned, seeds: int) -> list[str]:
+def _tuning_lines(tuned: TunedGrid, seeds: int) -> list[str]:
     rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
     grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
     return [

@@ -8,8 +8,8 @@ import torch
 
 from undiffuse.app.show import warn
 from undiffuse.config import ComponentConfig, build
-from undiffuse.core.noise_end import noise_end, that_would_do
 from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import options_ending_in_noise, terminal_noise
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 
@@ -22,13 +22,13 @@ def tell_of_signal_left(system: ComponentConfig, training: Dataset) -> None:
     process = getattr(system, "process", None)
     if not isinstance(process, ComponentConfig):
         return
-    end = noise_end(build(PROCESSES, process))
+    end = terminal_noise(build(PROCESSES, process))
     if end.log_snr < -20:  # data of no scale would matter
         return
     deviation, scale = _spread(training)
     if not end.harms(deviation, math.sqrt(max(scale**2 - deviation**2, 0.0))):
         return
-    options = that_would_do(PROCESSES[process.name], process.model_dump(exclude={"name"}), scale)
+    options = options_ending_in_noise(PROCESSES[process.name], process.model_dump(exclude={"name"}), scale)
     ways = [f"system.process.{key}={value:g}" for key, value in options.items()]
     warn(f"system.process {process.name} ends at {end.consequence(deviation)}; say {' or '.join(ways)}")
 

@@ -24,7 +24,7 @@ from undiffuse.models.base import denoising
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.saved import Model
 from undiffuse.recipes import get_recipe
-from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.sealed import read_sealed, sealed, without_checksum
 from undiffuse.studies.parameterization import (
@@ -181,6 +181,6 @@ def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, f
     x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
     if len(x_0) < 2:
         raise UsageError("the bound needs held-out points: give the source a validation_fraction")
-    denoiser, noise = Blocked(system.denoiser("fp32"), len(x_0)), SeededNoise(range(len(x_0)))
+    denoiser, noise = FixedBatchDenoiser(system.denoiser("fp32"), len(x_0)), SeededNoise(range(len(x_0)))
     nats = density_bound(denoiser, x_0, noise.numbered, variance)
     return {"value": float(nats.mean()), "error": float(nats.std()) / math.sqrt(len(nats))}

@@ -15,8 +15,8 @@ from undiffuse.app.real import own_data
 from undiffuse.app.show import counting, say, table, warn
 from undiffuse.claims import claimed
 from undiffuse.config import Component
-from undiffuse.core.noise_end import noise_end
 from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import terminal_noise
 from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder, replacing
@@ -120,7 +120,7 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
     config = SOURCE_CONFIGS[name](name=name)
     truth = truth_of(config)
     denoiser = truth.denoiser(make(PROCESSES, process, "process"))
-    start = noise_end(denoiser.process)
+    start = terminal_noise(denoiser.process)
     if start.harms(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
         warn(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
     subject = Subject(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)

@@ -1,8 +1,8 @@
 """CUDA graphs: an evaluation is recorded once for each shape of its inputs, then replayed in one launch.
 
 A small network is bound by the calls that start its kernels; a replay starts them all at once. Sampling evaluates
-blocks of one fixed size (``samplers.base.Blocked``), so one recording serves a whole run. Its inputs and its output lie
-at fixed places in memory, so threads that sample from one network take turns.
+batches of one fixed size (``samplers.base.FixedBatchDenoiser``), so one recording serves a whole run. Its inputs and
+its output lie at fixed places in memory, so threads that sample from one network take turns.
 """
 
 from __future__ import annotations

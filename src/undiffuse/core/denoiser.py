@@ -161,7 +161,7 @@ class NetworkDenoiser(Denoiser):
         return Denoised(self.parameterization.x_0(output, x_t, t), mix)
 
 
-class KeepingDenoiser(NetworkDenoiser):
+class FeatureCachingDenoiser(NetworkDenoiser):
     """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of a step before.
 
     Its network has ``forward_with_features(x, c_noise, cond) -> (output, features)`` and

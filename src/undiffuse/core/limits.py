@@ -53,7 +53,7 @@ def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def check_reuse(every: int) -> int:
+def check_cache_interval(every: int) -> int:
     """Refuse to evaluate the whole network less than never."""
     if every < 1:
         raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")

@@ -7,7 +7,7 @@ import math
 from undiffuse.errors import UsageError
 
 #: The longest chain: its tables are held in memory, and each knot is a term of the bound.
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 
 
 def check_betas(name: str, beta_min: float, beta_max: float) -> None:
@@ -18,8 +18,8 @@ def check_betas(name: str, beta_min: float, beta_max: float) -> None:
 
 def check_steps(num_steps: int, least: int = 1) -> None:
     """Refuse a chain of too few or too many steps."""
-    if not least <= num_steps <= MOST_STEPS:
-        raise UsageError(f"num_steps must lie from {least} to {MOST_STEPS:,}, got {num_steps}")
+    if not least <= num_steps <= MAX_STEPS:
+        raise UsageError(f"num_steps must lie from {least} to {MAX_STEPS:,}, got {num_steps}")
 
 
 def check_levels(name: str, sigma_min: float, sigma_max: float) -> None:

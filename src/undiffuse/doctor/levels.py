@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
-from undiffuse.core.noise_end import noise_end, that_would_do
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import options_ending_in_noise, terminal_noise
 from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
@@ -68,7 +68,7 @@ def _spread(subject: RunSubject) -> tuple[float, float]:
 
 def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
     """(alpha / sqrt(alpha^2 + sigma^2) at t = 1, the signal's share of x_1; L_T in bits a dimension at ``x_0``)."""
-    end = noise_end(process)
+    end = terminal_noise(process)
     ratio = (end.sigma / end.std) ** 2
     nats = 0.5 * ((end.alpha * x_0 / end.std) ** 2 + ratio - 1 - math.log(ratio))
     return end.signal, nats / math.log(2)
@@ -92,7 +92,7 @@ def judge_prior(
     text = f"{percent(signal)} of the signal's amplitude is left at t = 1; L_T = {bits:.2g} bits/dim at |x_0| = 1"
     if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
         return Finding("ok", "the process ends in noise", text, details=details)
-    details |= {"log_snr": (end := noise_end(process)).log_snr}
+    details |= {"log_snr": (end := terminal_noise(process)).log_snr}
     harmless = not end.is_noise() and not end.harms(deviation, mean)
     return Finding(
         "note" if harmless else "problem" if bits > 0.01 else "warning",
@@ -108,7 +108,7 @@ def _ways(written: Mapping[str, Any] | None) -> list[str]:
     if written is None or written.get("name") not in PROCESSES:
         return []
     options = {key: value for key, value in written.items() if key != "name"}
-    found = that_would_do(PROCESSES[written["name"]], options, limit=_NOTHING_LEFT)
+    found = options_ending_in_noise(PROCESSES[written["name"]], options, limit=_NOTHING_LEFT)
     return [f"system.process.{key}={value:g}" for key, value in found.items()]
 
 

@@ -23,7 +23,7 @@ from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
 from undiffuse.losses.variational import Bound, Normal, variational_bound
 from undiffuse.models.base import DenoisingModel, denoising
-from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
 from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
@@ -154,8 +154,8 @@ def _system(subject: Subject) -> DenoisingModel:
     return denoising(subject.model.module, "a likelihood or a bound")
 
 
-def _denoiser(subject: Subject, rows: int) -> Blocked:
-    return Blocked(_system(subject).denoiser("fp32"), rows)
+def _denoiser(subject: Subject, rows: int) -> FixedBatchDenoiser:
+    return FixedBatchDenoiser(_system(subject).denoiser("fp32"), rows)
 
 
 def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:

@@ -73,7 +73,7 @@ class Autoguided(Denoiser):
 
 
 @dataclass(frozen=True)
-class Push(PerSample):
+class AutoguidanceWeights(PerSample):
     """Autoguidance of rows: weights and the log-SNRs between which each is guided, (B,) float64 on the CPU."""
 
     weight: Tensor | None = None
@@ -85,6 +85,6 @@ class Push(PerSample):
         """Whether any row is guided at any time."""
         return self.weight is not None and bool((self.weight != 1).any())
 
-    def to(self, device: torch.device | str) -> Push:
+    def to(self, device: torch.device | str) -> AutoguidanceWeights:
         """Numbers of rows stay where they are."""
         return self

@@ -103,7 +103,7 @@ def guidance_of(
     )
 
 
-class Told(Denoiser):
+class ConditionedDenoiser(Denoiser):
     """A denoiser bound to rows, each of which is told its condition, unguided."""
 
     def __init__(self, denoiser: Denoiser, condition: Condition) -> None:
@@ -112,7 +112,7 @@ class Told(Denoiser):
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
     def of_rows(self, rows: Tensor) -> Denoiser:
-        return Told(self.denoiser.of_rows(rows), self.condition.select(rows))
+        return ConditionedDenoiser(self.denoiser.of_rows(rows), self.condition.select(rows))
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None

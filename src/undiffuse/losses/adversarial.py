@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from undiffuse.losses.limits import check_clip, check_penalties
 
 #: Losses (B,) of raw outputs on data and on samples, (B,) each.
-Game = Callable[[Tensor, Tensor], Tensor]
+LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Penalties:
 
 
 @dataclass(frozen=True)
-class Objective:
+class AdversarialObjective:
     """One row.
 
     Args:
@@ -81,8 +81,8 @@ class Objective:
         clip: the discriminator's weights are cut to [-clip, clip] after each of its steps.
     """
 
-    discriminator: Game
-    generator: Game
+    discriminator: LogitLoss
+    generator: LogitLoss
     paired: bool = False
     signed: bool = True
     penalties: Penalties = Penalties()
@@ -101,19 +101,23 @@ def _down(real: Tensor, fake: Tensor) -> Tensor:
     return -fake
 
 
-def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
     """The game of Goodfellow et al. as they define it; its generator learns little from a good discriminator."""
     check_penalties(every, r1=r1, r2=r2)
-    return Objective(_divergence, lambda real, fake: -F.softplus(fake), penalties=Penalties(r1, r2, every=every))
+    return AdversarialObjective(
+        _divergence, lambda real, fake: -F.softplus(fake), penalties=Penalties(r1, r2, every=every)
+    )
 
 
-def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
     """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on."""
     check_penalties(every, r1=r1, r2=r2)
-    return Objective(_divergence, lambda real, fake: F.softplus(-fake), penalties=Penalties(r1, r2, every=every))
+    return AdversarialObjective(
+        _divergence, lambda real, fake: F.softplus(-fake), penalties=Penalties(r1, r2, every=every)
+    )
 
 
-def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
     """The Wasserstein distance through a discriminator that is Lipschitz because its weights are cut to [-clip, clip].
 
     Raises:
@@ -121,7 +125,7 @@ def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -
     """
     check_clip(clip)
     check_penalties(every, r1=r1, r2=r2)
-    return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, every=every), clip=clip)
+    return AdversarialObjective(_difference, _down, signed=False, penalties=Penalties(r1, r2, every=every), clip=clip)
 
 
 def wgan_gp(
@@ -130,24 +134,24 @@ def wgan_gp(
     r1: float = 0.0,
     r2: float = 0.0,
     every: int = 1,
-) -> Objective:
+) -> AdversarialObjective:
     """The same through a penalty of ``penalty`` (|grad D| - 1)^2 between data and samples; see ``losses.penalties``."""
     check_penalties(every, r1=r1, r2=r2, lipschitz=penalty)
-    return Objective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
+    return AdversarialObjective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
 
 
-def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Objective:
+def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
     """The discriminator is asked for a margin of 1 and no more; usual with spectral norm."""
     check_penalties(every, r1=r1, r2=r2)
-    return Objective(
+    return AdversarialObjective(
         lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), _down, penalties=Penalties(r1, r2, every=every)
     )
 
 
-def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> Objective:
+def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> AdversarialObjective:
     """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN)."""
     check_penalties(every, r1=r1, r2=r2)
-    return Objective(
+    return AdversarialObjective(
         lambda real, fake: F.softplus(fake - real),
         lambda real, fake: F.softplus(real - fake),
         paired=True,
@@ -156,7 +160,7 @@ def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> Objective:
     )
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
+OBJECTIVES: dict[str, Callable[..., AdversarialObjective]] = {
     "minmax": minmax,
     "non_saturating": non_saturating,
     "wgan": wgan,

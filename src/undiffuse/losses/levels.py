@@ -22,7 +22,7 @@ from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.rows import mean_over_features
 
 
-class Denoises(Protocol):
+class HasDenoiser(Protocol):
     """What has a denoiser, such as a ``models.base.DenoisingModel``."""
 
     def denoiser(self, precision: str | None = None) -> Denoiser: ...
@@ -36,7 +36,7 @@ class NumberedNoise(Protocol):
 
 @torch.no_grad()
 def loss_by_level(
-    system: Denoises, x_0: Tensor, log_snr: Tensor, noise: NumberedNoise, cond: Condition | None = None
+    system: HasDenoiser, x_0: Tensor, log_snr: Tensor, noise: NumberedNoise, cond: Condition | None = None
 ) -> Tensor:
     """Squared error of eps-hat at each level, a mean over the elements of each row.
 

@@ -10,7 +10,7 @@ and u(x, t, t) = v(x, t). Differentiated along the path, with s held, this is th
 
 Cut at any time m between s and t, the integral is the sum of its parts, which asks for no derivative:
 
-    (t - s) u(x_t, t, s) = (t - m) u(x_t, t, m) + (m - s) u(x_m, m, s).                     ``parts_target``
+    (t - s) u(x_t, t, s) = (t - m) u(x_t, t, m) + (m - s) u(x_m, m, s).                     ``split_target``
 
 The first part is an ODE step of a teacher (``heun_velocity``): with u in both parts, the mean velocities of every other
 flow solve this as well, and training drifts off to one of them.
@@ -56,7 +56,7 @@ def derivative_target(u: MeanVelocity, x_t: Tensor, t: Tensor, s: Tensor, veloci
 
 
 @torch.no_grad()
-def parts_target(u: MeanVelocity, x_t: Tensor, t: Tensor, m: Tensor, s: Tensor, first: Tensor) -> Tensor:
+def split_target(u: MeanVelocity, x_t: Tensor, t: Tensor, m: Tensor, s: Tensor, first: Tensor) -> Tensor:
     """The mean of both parts' velocities, weighted by their lengths.
 
     Args:

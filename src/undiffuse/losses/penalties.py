@@ -1,4 +1,4 @@
-"""What a discriminator pays for steep slopes: R1, R2 and the gradient penalty of WGAN-GP, in float32 or better.
+"""What a discriminator pays for steep gradient_norms: R1, R2 and the gradient penalty of WGAN-GP, in float32 or better.
 
     R1 = gamma/2 |grad_x D(x)|^2 at data,   R2 = the same at samples
     GP = lambda (|grad_x D(x_u)| - 1)^2 at x_u = u x + (1 - u) G(z),   u uniform in (0, 1), one a pair;
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def slopes(outputs: Tensor, x: Tensor) -> Tensor:
+def gradient_norms(outputs: Tensor, x: Tensor) -> Tensor:
     """|grad_x D| of each row, (B,), itself differentiable.
 
     Args:
@@ -26,19 +26,19 @@ def slopes(outputs: Tensor, x: Tensor) -> Tensor:
     return norm
 
 
-def zero_centred(outputs: Tensor, x: Tensor, gamma: float) -> Tensor:
-    """gamma/2 |grad_x D|^2 of each row, (B,): R1 at data, R2 at samples. See ``slopes`` for the arguments."""
+def zero_centred_penalty(outputs: Tensor, x: Tensor, gamma: float) -> Tensor:
+    """gamma/2 |grad_x D|^2 of each row, (B,): R1 at data, R2 at samples. See ``gradient_norms`` for the arguments."""
     (gradient,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
     return gamma / 2 * gradient.flatten(1).square().sum(1)
 
 
-def between(real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+def interpolates(real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
     """u x + (1 - u) G(z), (B, ...), requiring gradients; u is (B,)."""
     share = u.to(real.dtype).reshape(-1, *[1] * (real.ndim - 1))
     return torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
 
 
-def lipschitz(outputs: Tensor, x: Tensor, weight: float, sided: str) -> Tensor:
-    """weight (|grad_x D| - 1)^2 of each row, (B,), or with ``sided`` "one" of slopes above 1 alone."""
-    excess = slopes(outputs, x) - 1
+def gradient_penalty(outputs: Tensor, x: Tensor, weight: float, sided: str) -> Tensor:
+    """weight (|grad_x D| - 1)^2 of each row, (B,), or with ``sided`` "one" of gradient_norms above 1 alone."""
+    excess = gradient_norms(outputs, x) - 1
     return weight * (excess.relu() if sided == "one" else excess).square()

@@ -18,7 +18,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.losses.variational import Bound, Normal, bound_around, check_decoder, check_grid, term
+from undiffuse.losses.variational import Bound, Normal, assembled_bound, check_decoder, check_grid, term
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def random_bound(
         denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, number + 1), t), t, cond)
         nats = term(denoiser.process.bridge(s, t), x_0, denoised, variance)
         terms.append(nats / (shares[picked] * num_draws))
-    return bound_around(torch.stack(terms, 1), denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+    return assembled_bound(torch.stack(terms, 1), denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
 
 
 def term_shares(process: Process, times: Tensor) -> Tensor:

@@ -105,10 +105,10 @@ def variational_bound(
         x_t = denoiser.process.diffuse(x_0, normal(x_0, number), t)
         terms.append(term(denoiser.process.bridge(s, t), x_0, denoiser(x_t, t, cond), variance))
     summed = torch.stack(terms, 1) if terms else x_0.new_zeros(total, 0).double()
-    return bound_around(summed, denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
+    return assembled_bound(summed, denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
 
 
-def bound_around(
+def assembled_bound(
     terms: Tensor,
     denoiser: Denoiser,
     x_0: Tensor,

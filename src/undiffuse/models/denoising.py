@@ -17,7 +17,7 @@ from undiffuse.compute.threaded_batch import threaded, uses_fused_norm
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition_spec import ConditionSpec
-from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, KeepingDenoiser, NetworkDenoiser
+from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, FeatureCachingDenoiser, NetworkDenoiser
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
@@ -36,7 +36,7 @@ from undiffuse.models.rules import check_guidance, check_guiding, no_guide
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.plan import Plan
 
@@ -210,7 +210,7 @@ class NetworkModel(DenoisingModel):
     def denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
         """Another network of the same kind, under the same process and parameterization."""
         autocast = compute_dtype(precision or self.config.precision, self.device)
-        kind = KeepingDenoiser if keeps else NetworkDenoiser
+        kind = FeatureCachingDenoiser if keeps else NetworkDenoiser
         return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
@@ -249,7 +249,7 @@ class NetworkModel(DenoisingModel):
         return self.denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
 
     def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
-        return Blocked(denoiser, fixed_batch_size(self.network, self.shape, self.device))
+        return FixedBatchDenoiser(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
     def _check_guided(self, wanted: SamplingOptions) -> None:
         """Refuse guidance that the model was not trained for, or that does not go with the other options."""

@@ -8,11 +8,11 @@ from torch import nn
 
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Sampler
-from undiffuse.samplers.reuse import reusing
+from undiffuse.samplers.feature_caching import with_feature_caching
 
 
 def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tuple[int, ...]) -> Sampler:
-    """``sampler`` with features of ``network`` reused, see ``samplers.reuse``.
+    """``sampler`` with features of ``network`` reused, see ``samplers.feature_caching``.
 
     Raises:
         UsageError: a network that has none to reuse.
@@ -25,7 +25,7 @@ def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tup
             f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
             "has another network; leave it out"
         )
-    return reusing(sampler, every, cached_features_shape)
+    return with_feature_caching(sampler, every, cached_features_shape)
 
 
 def check_without_guidance(every: int, scales: Mapping[str, float]) -> None:

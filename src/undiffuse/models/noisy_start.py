@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser, TransferredDenoiser
-from undiffuse.core.noise_end import noise_end, specs_that_would_do
 from undiffuse.core.parameterization import Parameterization
 from undiffuse.core.process import Process
 from undiffuse.core.processes import make_process
+from undiffuse.core.terminal_noise import specs_ending_in_noise, terminal_noise
 from undiffuse.samplers.grids import WIDEST_LOG_SNR
 
 #: A coefficient of x_0-hat beyond this is a division by what is zero but for rounding.
@@ -49,8 +49,8 @@ def signal_at_start(process: Process, time: float, spec: str | None, images: boo
         images: whether they are, or points, which are taken to be of unit variance about 0.
     """
     deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
-    start = noise_end(process, time)
+    start = terminal_noise(process, time)
     if not start.harms(deviation, mean):
         return ""
-    ways = " or ".join(specs_that_would_do(spec)) if spec is not None else ""
+    ways = " or ".join(specs_ending_in_noise(spec)) if spec is not None else ""
     return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"

@@ -18,10 +18,10 @@ from undiffuse.config import FrozenModel, shown
 from undiffuse.core.limits import (
     EVERYWHERE,
     check_autoguidance_weight,
+    check_cache_interval,
     check_guidance_weight,
     check_interval,
     check_num_steps,
-    check_reuse,
     check_strength,
     check_temperature,
 )
@@ -149,7 +149,7 @@ class SamplingOptions(SamplingConfig):
         process: sample under another one than the model was trained under, ``name`` or ``name:option=value``.
         strength: how far from an image sampling begins, from 0, the image itself, to 1, noise alone: the last so large
             a share of the grid's steps is taken.
-        reuse: evaluate the whole network every so many steps only, see ``samplers.reuse``.
+        reuse: evaluate the whole network every so many steps only, see ``samplers.feature_caching``.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # an interval may have no end; the checks see to the rest
@@ -173,7 +173,7 @@ class SamplingOptions(SamplingConfig):
     ] = 1.0
     reuse: Annotated[
         int,
-        AfterValidator(check_reuse),
+        AfterValidator(check_cache_interval),
         Option("evaluate a U-Net's coarse levels every so many steps only: faster, not the same"),
     ] = 1
 

@@ -13,7 +13,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, whole
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
-from undiffuse.samplers.base import Progress, Sampled, dearest
+from undiffuse.samplers.base import Progress, Sampled, max_nfe
 from undiffuse.samplers.plan import Ask, SamplerOutput
 
 
@@ -89,4 +89,4 @@ class SampleRequest:
 
 def sampled(made: SamplerOutput) -> Sampled:
     """What a run has made, with the evaluations of the row that took most."""
-    return Sampled(made.x, dearest(made.nfe), made.note, dearest(made.partial_nfe))
+    return Sampled(made.x, max_nfe(made.nfe), made.note, max_nfe(made.partial_nfe))

@@ -18,13 +18,13 @@ from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
-from undiffuse.guidance.autoguidance import Autoguided, Push
-from undiffuse.guidance.guided import Guidance, Guided, Told, guidance_of
+from undiffuse.guidance.autoguidance import AutoguidanceWeights, Autoguided
+from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, guidance_of
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
-from undiffuse.samplers.base import Sampler, stuck_in
+from undiffuse.samplers.base import Sampler, stall_message
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.plan import Ask, handed_on
+from undiffuse.samplers.plan import Ask, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import counted
 
@@ -68,13 +68,13 @@ class DenoisingStage:
     def bind(self, rows: Rows) -> Denoiser:
         """The network told and guided as each row asks, cut to the range of the space, under the stage's process."""
         denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
-        if isinstance(auto, Push) and self.guide is not None and auto.at_work:
+        if isinstance(auto, AutoguidanceWeights) and self.guide is not None and auto.at_work:
             assert auto.weight is not None and auto.low is not None and auto.high is not None
             denoiser = Autoguided(denoiser, self.guide, auto.weight, (auto.low, auto.high))
         if isinstance(free, Guidance):
             denoiser = Guided(denoiser, free)
         elif not rows.condition.empty:
-            denoiser = Told(denoiser, rows.condition)
+            denoiser = ConditionedDenoiser(denoiser, rows.condition)
         return self._under(denoiser)
 
     def _under(self, denoiser: Denoiser) -> Denoiser:
@@ -118,7 +118,7 @@ class DenoisingStage:
         """
         bad = rows.failed.nonzero().flatten().tolist()
         if bad and self.sampler.adaptive:
-            raise RunError(stuck_in(len(bad), len(rows), self.sampler))
+            raise RunError(stall_message(len(bad), len(rows), self.sampler))
         if bad:
             options = self._wanted(rows.asks[bad[0]])
             heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
@@ -129,9 +129,9 @@ class DenoisingStage:
             )
         return rows.x
 
-    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         """The same asks with what was made."""
-        return handed_on(made, asks)
+        return with_previous(made, asks)
 
     def _wanted(self, ask: Ask) -> SamplingOptions:
         if ask.options is None:
@@ -186,7 +186,7 @@ class DenoisingStage:
     ) -> Mapping[str, PerSample]:
         found: dict[str, PerSample] = {}
         if self.guide is not None:
-            found[AUTO] = Push(*_numbers([options.auto() for options in wanted]))
+            found[AUTO] = AutoguidanceWeights(*_numbers([options.auto() for options in wanted]))
         if not condition.empty:
             weights = [options.classifier_free() for options in wanted]
             found[CLASSIFIER_FREE] = _of_rows(weights, condition, negative)
@@ -239,9 +239,9 @@ class GeneratorStage:
         """The samples of the latents."""
         return self.decode(rows.x, None if rows.condition.empty else rows.condition)
 
-    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         """The same asks with what was made."""
-        return handed_on(made, asks)
+        return with_previous(made, asks)
 
 
 def conditions_of(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:

@@ -19,7 +19,7 @@ from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.options import NO_OPTIONS, SamplingConfig, SamplingOptions, sampling_record
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked
+from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.plan import Plan
 
 
@@ -106,7 +106,7 @@ class WrappedModel(DenoisingModel):
         return Plan((stage,), self.sampling_record())
 
     def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
-        return Blocked(denoiser, fixed_batch_size(self.network, self.shape, self.device))
+        return FixedBatchDenoiser(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
     def _check(self, wanted: SamplingOptions) -> None:
         """Refuse what a denoiser from elsewhere does not have."""

@@ -93,11 +93,11 @@ class UNet(nn.Module):
         embedding = self.embedding(c_noise, cond, evaluation)
         skips = self._encode(x, embedding)
         h, grown = self.middle(skips[-1], embedding), None
-        deep = h
+        cached_features = h
         for level in self.up:
-            deep = h
+            cached_features = h
             h, grown = level(h, skips, embedding, grown)
-        return self._output(h, grown)[:, :, :height, :width], deep
+        return self._output(h, grown)[:, :, :height, :width], cached_features
 
     def middle_features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         """What the middle makes of x, (B, C, h, w) with the channels of the coarsest level."""
@@ -114,7 +114,7 @@ class UNet(nn.Module):
             skips += features
         return skips
 
-    def forward_cached(self, x: Tensor, c_noise: Tensor, cond: Condition, deep: Tensor) -> Tensor:
+    def forward_cached(self, x: Tensor, c_noise: Tensor, cond: Condition, cached_features: Tensor) -> Tensor:
         """``forward`` with the features from below the finest level given: only that level is computed.
 
         Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
@@ -124,7 +124,7 @@ class UNet(nn.Module):
         skips = [laid_out(self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x))]
         for stage in self.down[0].stages:  # type: ignore[union-attr]
             skips.append(stage(skips[-1], embedding))
-        h, _ = self.up[-1](deep.to(skips[0].dtype), skips, embedding, None)
+        h, _ = self.up[-1](cached_features.to(skips[0].dtype), skips, embedding, None)
         return self._output(h, None)[:, :, :height, :width]
 
     def cached_features_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -46,7 +46,7 @@ from undiffuse.objectives.teacher import (
     init_from,
 )
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Steps, Watch
+from undiffuse.samplers.base import CountingDenoiser, Steps
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
 
@@ -209,7 +209,9 @@ class ConsistencyObjective(Objective[NetworkModel]):
         no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, no, no + 1, no.bool())
-            return make_sampler(self.config.solver).step(Watch(denoiser, cond), x_t, steps, (), NoiseSource())[0]
+            return make_sampler(self.config.solver).step(
+                CountingDenoiser(denoiser, cond), x_t, steps, (), NoiseSource()
+            )[0]
 
     def _cut(self, x_0: Tensor) -> Tensor:
         return x_0.clamp(-1, 1) if self.model.clips else x_0

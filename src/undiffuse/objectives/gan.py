@@ -22,9 +22,8 @@ from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConf
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
-from undiffuse.losses.adversarial import OBJECTIVES, non_saturating
-from undiffuse.losses.adversarial import Objective as Game
-from undiffuse.losses.penalties import between, lipschitz, zero_centred
+from undiffuse.losses.adversarial import OBJECTIVES, AdversarialObjective, non_saturating
+from undiffuse.losses.penalties import gradient_penalty, interpolates, zero_centred_penalty
 from undiffuse.losses.unrolled import Parameters, unrolled
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.gan import GanModel, GanModelConfig, GanPartsConfig
@@ -89,7 +88,7 @@ class GanObjective(Objective[GanModel]):
         super().__init__(model)
         self.config = config
         self.augment = DiscriminatorAugment(config.augment, config.adaptive, config.diff_augment, model.shape)
-        self._game: Game = build(OBJECTIVES, config.objective)
+        self._game: AdversarialObjective = build(OBJECTIVES, config.objective)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -147,13 +146,13 @@ class GanObjective(Objective[GanModel]):
         """The penalties (B,) by name; those at data and at samples use the outputs there that the loss has taken."""
         penalties, owed = self._game.penalties, {}
         if penalties.r1 > 0:
-            owed["r1"] = zero_centred(real, x_0, penalties.r1)
+            owed["r1"] = zero_centred_penalty(real, x_0, penalties.r1)
         if penalties.r2 > 0:
-            owed["r2"] = zero_centred(fake, made, penalties.r2)
+            owed["r2"] = zero_centred_penalty(fake, made, penalties.r2)
         if penalties.lipschitz > 0:
-            middle = between(x_0, made, rng.uniform(len(x_0), "between"))
+            middle = interpolates(x_0, made, rng.uniform(len(x_0), "between"))
             outputs = self.model.discriminate(middle, cond, precision="fp32")
-            owed["gradient_penalty"] = lipschitz(outputs, middle, penalties.lipschitz, penalties.sided)
+            owed["gradient_penalty"] = gradient_penalty(outputs, middle, penalties.lipschitz, penalties.sided)
         return owed
 
     def _generator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:

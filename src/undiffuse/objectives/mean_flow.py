@@ -24,7 +24,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import mean_over_features, per_row
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
-from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, parts_target
+from undiffuse.losses.mean_flow import adaptive_loss, derivative_target, heun_velocity, split_target
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
@@ -149,7 +149,7 @@ class MeanFlowObjective(Objective[NetworkModel]):
             else:
                 middle = torch.maximum(earlier, later - self.config.teacher_step * rng.uniform(len(t), "middle")[rows])
                 first = heun_velocity(lambda x, m: self._velocity(x, m, told), x, later, middle, velocity[rows])
-                target = parts_target(u, x, later, middle, earlier, first)
+                target = split_target(u, x, later, middle, earlier, first)
         return velocity.index_copy(0, rows, target)
 
 

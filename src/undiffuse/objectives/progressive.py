@@ -27,7 +27,7 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss, output_error
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, uniform
 from undiffuse.losses.draws import UNIFORM_DRAWS
-from undiffuse.losses.progressive import two_step_target
+from undiffuse.losses.progressive_distillation import two_step_target
 from undiffuse.losses.weighting import WEIGHTINGS, truncated_snr
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig

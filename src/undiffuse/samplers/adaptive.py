@@ -16,14 +16,14 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
-from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.ancestral import finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.probability_flow import flow, slope
 from undiffuse.samplers.runge_kutta import State, integrate
 
 #: No row may cost more evaluations in one step of the grid.
-MOST_EVALUATIONS = 1000
+MAX_NFE = 1000
 
 
 def rk45(rtol: float = 1e-4) -> Sampler:
@@ -37,7 +37,7 @@ def rk45(rtol: float = 1e-4) -> Sampler:
         rtol: relative and absolute tolerance of a solver's step, from 1e-10 to 0.1.
     Raises:
         UsageError: a tolerance out of range.
-    Note: a row that needs more than ``MOST_EVALUATIONS`` in one step, or whose model is not smooth at all, ends as NaN;
+    Note: a row that needs more than ``MAX_NFE`` in one step, or whose model is not smooth at all, ends as NaN;
         the others go on.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and D.4 (an adaptive solver of order 5 for this ODE, in t).
     """
@@ -51,7 +51,7 @@ def rk45(rtol: float = 1e-4) -> Sampler:
         "rk45",
         step,
         order=5,
-        max_nfe_per_step=MOST_EVALUATIONS,
+        max_nfe_per_step=MAX_NFE,
         adaptive=True,
         stochastic=False,
         source="arXiv:2011.13456",
@@ -81,7 +81,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         (tilde,),
         rtol=rtol,
         atol=rtol,
-        max_evaluations=MOST_EVALUATIONS - 2,  # beside the one at t, and at the end of a first DDIM step
+        max_evaluations=MAX_NFE - 2,  # beside the one at t, and at the end of a first DDIM step
         first_step=first,
         first_slope=(slopes,),
         asking=denoiser.count_for,
@@ -89,7 +89,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     )
     denoiser.count_for(None)
     moved = per_row(process.norm(s), x) * solved.state[0]
-    return settle(steps, where_rows(moves, moved, x_0), x_0), (solved.step,)
+    return finalize(steps, where_rows(moves, moved, x_0), x_0), (solved.step,)
 
 
 def _begin(

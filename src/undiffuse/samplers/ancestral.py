@@ -17,7 +17,7 @@ from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 
 
-def settle(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
+def finalize(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
     """Final rows return x_0-hat, the mean of their last step, without noise."""
     return where_rows(steps.final, x_0, moved)
 
@@ -37,7 +37,7 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
         denoised: Denoised = denoiser(x, steps.t)
         x_0, bridge = denoised.x_0, denoiser.process.bridge(steps.s, steps.t)
         mean = per_row(bridge.c_t, x) * x + per_row(bridge.c_0, x) * x_0
-        return settle(steps, mean + _std(bridge, denoised, variance) * noise.normal(x), x_0), memory
+        return finalize(steps, mean + _std(bridge, denoised, variance) * noise.normal(x), x_0), memory
 
     return Sampler(
         "ancestral",
@@ -78,6 +78,6 @@ def ddim(eta: float = 0.0) -> Sampler:
         moved = per_row(process.alpha(steps.s), x) * x_0 + per_row(kept, x) * eps
         if eta > 0:
             moved = moved + per_row(var.sqrt(), x) * noise.normal(x)
-        return settle(steps, moved, x_0), memory
+        return finalize(steps, moved, x_0), memory
 
     return Sampler("ddim", step, order=1, max_nfe_per_step=1, stochastic=eta > 0, source="arXiv:2010.02502")

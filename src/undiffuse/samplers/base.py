@@ -58,7 +58,8 @@ class Sampler:
         needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
         adaptive: whether a step costs as many evaluations as its tolerance asks for.
         needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
-        of_paths: whether it takes x_0-hat for the end of x_t's path, which only few-step models say, not for a mean.
+        for_consistency_models: whether it takes x_0-hat for the end of x_t's ODE path, which only few-step models
+            predict, and not for the posterior mean.
         source: the paper.
     """
 
@@ -72,7 +73,7 @@ class Sampler:
     needs_brownian: bool = False
     needs_learned_variance: bool = False
     adaptive: bool = False
-    of_paths: bool = False
+    for_consistency_models: bool = False
 
 
 class Progress(NamedTuple):
@@ -85,9 +86,9 @@ class Progress(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Samples x ``(B, ...)``, the network evaluations that the dearest row cost, and what a user should know.
+    """Samples x ``(B, ...)``, the network evaluations that the max_nfe row cost, and what a user should know.
 
-    ``partial_nfe`` counts those that reused features of a step before, see ``samplers.reuse``; ``nfe`` all others.
+    ``partial_nfe`` counts those that took cached features, see ``samplers.feature_caching``; ``nfe`` all others.
     """
 
     x: Tensor
@@ -96,7 +97,7 @@ class Sampled(NamedTuple):
     partial_nfe: int = 0
 
 
-class Watch(Denoiser):
+class CountingDenoiser(Denoiser):
     """Counts evaluations, ``(B,)`` or the same of all rows, and keeps the first x_0-hat since ``first`` was cleared."""
 
     def __init__(self, denoiser: Denoiser, cond: Condition | None = None) -> None:
@@ -122,7 +123,7 @@ class Watch(Denoiser):
         return denoised
 
 
-class Blocked(Denoiser):
+class FixedBatchDenoiser(Denoiser):
     """Evaluates a network in blocks of one fixed, padded number of rows.
 
     A network gives slightly different bits at different batch sizes (1e-6 in fp32, 1e-2 in bf16), but the same bits
@@ -130,11 +131,11 @@ class Blocked(Denoiser):
     were asked for together.
     """
 
-    def __init__(self, denoiser: Denoiser, rows: int) -> None:
+    def __init__(self, denoiser: Denoiser, batch_size: int) -> None:
         super().__init__()
-        if rows < 1:
-            raise UsageError(f"a block needs at least 1 row, got {rows}")
-        self.denoiser, self.rows = denoiser, rows
+        if batch_size < 1:
+            raise UsageError(f"a fixed batch needs at least 1 sample, got {batch_size}")
+        self.denoiser, self.batch_size = denoiser, batch_size
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
 
     def forward(
@@ -143,17 +144,17 @@ class Blocked(Denoiser):
         count = len(x_t)
         if count == 0:
             return Denoised(x_t)
-        blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.rows)]
+        blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.batch_size)]
         x_0, mixes, nfe, partial_nfe, features = zip(*blocks, strict=True)
-        cost, partial_cost = (_counted(one, self.rows, count, x_t.device) for one in (nfe, partial_nfe))
+        cost, partial_cost = (_counted(one, self.batch_size, count, x_t.device) for one in (nfe, partial_nfe))
         return Denoised(torch.cat(x_0), _joined(mixes), cost, partial_cost, _joined(features))
 
     def _block(
         self, x_t: Tensor, t: Tensor, cond: Condition | None, evaluation: Evaluation | None, start: int
     ) -> Denoised:
         count = len(x_t)
-        rows = torch.arange(start, start + self.rows, device=x_t.device).clamp(max=count - 1)
-        real = min(self.rows, count - start)
+        rows = torch.arange(start, start + self.batch_size, device=x_t.device).clamp(max=count - 1)
+        real = min(self.batch_size, count - start)
         told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
         denoised: Denoised = self.denoiser(x_t[rows], t[rows], told, asked)
         mix, features = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.features))
@@ -192,7 +193,7 @@ def sample(
     """Draw one sample for each seed.
 
     Args:
-        denoiser: x_0-hat of (x_t, t); evaluated as it is given (see ``Blocked``).
+        denoiser: x_0-hat of (x_t, t); evaluated as it is given (see ``FixedBatchDenoiser``).
         sampler: a row of ``SAMPLERS``.
         times: descending, ``(K + 1,)``; see ``samplers.grids``.
         shape: of one sample, such as (C, H, W).
@@ -221,7 +222,7 @@ def sample(
     x = x_start
     if x is None:
         x = temperature * denoiser.process.start_std(float(times[0])) * noise.prior(like)
-    watch, memory = Watch(denoiser, cond), sampler.init(x)
+    watch, memory = CountingDenoiser(denoiser, cond), sampler.init(x)
     for index in range(count):
         final = finish and index == count - 1
         steps = _same_step_for_all(times[index], times[index + 1], index, count, final, batch)
@@ -230,11 +231,11 @@ def sample(
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))
     if sampler.adaptive and not bool(torch.isfinite(x).all()):
-        raise RunError(stuck_in(int((~torch.isfinite(x)).flatten(1).any(1).sum()), len(x), sampler))
-    return Sampled(x, dearest(watch.nfe), partial_nfe=dearest(watch.partial_nfe))
+        raise RunError(stall_message(int((~torch.isfinite(x)).flatten(1).any(1).sum()), len(x), sampler))
+    return Sampled(x, max_nfe(watch.nfe), partial_nfe=max_nfe(watch.partial_nfe))
 
 
-def stuck_in(bad: int, count: int, sampler: Sampler) -> str:
+def stall_message(bad: int, count: int, sampler: Sampler) -> str:
     """What is said of samples that an adaptive solver gave up."""
     return (
         f"the adaptive solver got stuck in {bad} of {count} samples with sampler {sampler.name}; raise its tolerance, "
@@ -242,7 +243,7 @@ def stuck_in(bad: int, count: int, sampler: Sampler) -> str:
     )
 
 
-def dearest(nfe: int | Tensor) -> int:
+def max_nfe(nfe: int | Tensor) -> int:
     """The evaluations of the row that took most."""
     return nfe if isinstance(nfe, int) else int(nfe.max()) if len(nfe) else 0
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.rows import per_row
-from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.ancestral import finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 
@@ -17,7 +17,7 @@ def consistency_step(
     """x_s = alpha_s x_0-hat + sigma_s z with z drawn anew; see ``consistency``."""
     process, x_0 = denoiser.process, denoiser(x, steps.t).x_0
     fresh = per_row(process.alpha(steps.s), x) * x_0 + per_row(process.sigma(steps.s), x) * noise.normal(x)
-    return settle(steps, fresh, x_0), memory
+    return finalize(steps, fresh, x_0), memory
 
 
 def consistency() -> Sampler:
@@ -35,5 +35,5 @@ def consistency() -> Sampler:
         max_nfe_per_step=1,
         stochastic=True,
         source="arXiv:2303.01469",
-        of_paths=True,
+        for_consistency_models=True,
     )

@@ -22,7 +22,7 @@ from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import heun_step
 
 #: A step never raises the noise-to-signal ratio by more than this, less one.
-MOST_CHURN = math.sqrt(2) - 1
+MAX_CHURN = math.sqrt(2) - 1
 
 
 def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise: float = 1.0) -> Sampler:
@@ -51,7 +51,7 @@ def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise:
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         if s_churn > 0:
-            gamma = (s_churn / steps.count.double()).clamp(max=MOST_CHURN)
+            gamma = (s_churn / steps.count.double()).clamp(max=MAX_CHURN)
             t_hat = churned_time(denoiser, steps.t, gamma, s_min, s_max)
             bridge = denoiser.process.bridge(steps.t, t_hat)
             x = per_row(bridge.alpha_ts, x) * x + per_row(bridge.var_max.sqrt() * s_noise, x) * noise.normal(x)

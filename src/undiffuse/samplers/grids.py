@@ -59,7 +59,7 @@ def inner_log_snrs(process: Process, times: Tensor) -> Tensor:
     return process.log_snr(times[1:-1])
 
 
-def written_through(log_snrs: Sequence[float]) -> str:
+def knots_spec(log_snrs: Sequence[float]) -> str:
     """The name of the grid through these inner knots, to a thousandth."""
     return f"through:knots={'/'.join(f'{knot:.3f}' for knot in log_snrs)}"
 

@@ -20,14 +20,14 @@ from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, Range
 from undiffuse.samplers.probability_flow import flow, signal
-from undiffuse.samplers.runge_kutta import Field, Solved, State, Tell, integrate
+from undiffuse.samplers.runge_kutta import Field, ODESolution, State, Tell, integrate
 
 #: Tolerances of a step of the adaptive solver. Close to the data a picture's density changes over 0.002, so the
 #: absolute one has to stay far below that: 1e-4 moves the bits a dimension of MNIST digits by 0.006, 1e-5 by 0.001.
 RTOL, ATOL = 1e-4, 1e-5
 
 
-class Mapped(NamedTuple):
+class Endpoint(NamedTuple):
     """Where the ODE leads, (B, ...) in the dtype of what went in, and evaluations a row, ``(B,)``."""
 
     x: Tensor
@@ -75,7 +75,7 @@ def solve(
     rtol: float,
     atol: float,
     tell: Tell | None = None,
-) -> Solved:
+) -> ODESolution:
     """Adaptively, or with ``num_steps`` equal steps of Heun's method in the log-SNR (two evaluations each)."""
     if num_steps is None:
         return integrate(rhs, start, end, state, rtol=rtol, atol=atol, tell=tell)
@@ -90,11 +90,11 @@ def solve(
         state = tuple(x + per_row(step / 2, x) * (a + b) for x, a, b in zip(state, slope, later, strict=True))
         if tell is not None:
             tell((number + 1) / num_steps)
-    return Solved(state, torch.full_like(start, 2 * num_steps).long(), step.abs())
+    return ODESolution(state, torch.full_like(start, 2 * num_steps).long(), step.abs())
 
 
 @torch.no_grad()
-def encode(
+def invert(
     denoiser: Denoiser,
     x_0: Tensor,
     *,
@@ -104,7 +104,7 @@ def encode(
     rtol: float = RTOL,
     atol: float = ATOL,
     tell: Tell | None = None,
-) -> Mapped:
+) -> Endpoint:
     """The latent of each picture: forwards in time along the ODE, in units of the noise that sampling starts from.
 
     Args:
@@ -122,11 +122,11 @@ def encode(
     state = per_row(signal(high), x_0.double()) * x_0.double()
     x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol, tell)
     scale = scale_at(denoiser.process, low)
-    return Mapped((per_row(scale / start_std(denoiser.process, low), x) * x).to(x_0.dtype), nfe)
+    return Endpoint((per_row(scale / start_std(denoiser.process, low), x) * x).to(x_0.dtype), nfe)
 
 
 @torch.no_grad()
-def decode(
+def generate(
     denoiser: Denoiser,
     latent: Tensor,
     *,
@@ -136,13 +136,13 @@ def decode(
     rtol: float = RTOL,
     atol: float = ATOL,
     tell: Tell | None = None,
-) -> Mapped:
-    """The picture of each latent, the inverse of ``encode`` with the same arguments."""
+) -> Endpoint:
+    """The picture of each latent, the inverse of ``invert`` with the same arguments."""
     low, high = _ends(denoiser, latent, log_snr_range)
     scale = scale_at(denoiser.process, low)
     state = per_row(start_std(denoiser.process, low) / scale, latent.double()) * latent.double()
     x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol, tell)
-    return Mapped((x / per_row(signal(high), x)).to(latent.dtype), nfe)
+    return Endpoint((x / per_row(signal(high), x)).to(latent.dtype), nfe)
 
 
 def _ends(denoiser: Denoiser, like: Tensor, log_snr_range: Range | None) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,10 @@ from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import NO_SIGNAL_LOG_SNR
-from undiffuse.samplers.sde import settle_where_clean
+from undiffuse.samplers.sde import finalize_where_clean
 
 #: More corrections in one step are a slip of the keyboard.
-MOST_CORRECTIONS = 1000
+MAX_CORRECTIONS = 1000
 
 
 def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
             denoiser.count_for(active)  # rows at rest ask once
             x = where_rows(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
         denoiser.count_for(None)
-        return settle_where_clean(process, steps, x, x_0), memory
+        return finalize_where_clean(process, steps, x, x_0), memory
 
     return Sampler(
         "annealed_langevin",
@@ -121,9 +121,9 @@ def checked(name: str, corrections: float, r: float) -> int:
     Raises:
         UsageError: an option out of range.
     """
-    if not (1 <= corrections <= MOST_CORRECTIONS and float(corrections).is_integer()):
+    if not (1 <= corrections <= MAX_CORRECTIONS and float(corrections).is_integer()):
         raise UsageError(
-            f"{name} option corrections must be a whole number from 1 to {MOST_CORRECTIONS}, got {corrections}"
+            f"{name} option corrections must be a whole number from 1 to {MAX_CORRECTIONS}, got {corrections}"
         )
     if not 0 < r < 1:
         raise UsageError(f"{name} option r must lie strictly between 0 and 1, got {r}")

@@ -8,7 +8,7 @@ from undiffuse.core.condition import Evaluation
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.rows import per_row
-from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.ancestral import finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 
@@ -29,4 +29,4 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: No
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t, evaluation=Evaluation(target_time=s)).x_0
     moved = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps_of(process, x, x_0, t)
-    return settle(steps, moved, x_0), memory
+    return finalize(steps, moved, x_0), memory

@@ -20,7 +20,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import UsageError
-from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.ancestral import finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import extrapolated_x_0, no_previous_x_0
@@ -34,7 +34,7 @@ def _sde_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
     bridge = process.bridge(s, t)
     drawn = brownian_noise(process, steps, noise, x)
     mean = per_row(bridge.c_t, x) * x + per_row(bridge.c_0, x) * guess
-    return settle(steps, mean + per_row(bridge.var.sqrt(), x) * drawn, x_0), memory
+    return finalize(steps, mean + per_row(bridge.var.sqrt(), x) * drawn, x_0), memory
 
 
 def dpmpp_2m_sde() -> Sampler:
@@ -97,7 +97,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: int = 1) -> S
         moved = where_rows(process.sigma(s) > 0, moved, x_0)
         # a step from no signal at all has no slope at its start, so there is nothing to correct it by
         taken = torch.where(torch.isfinite(process.log_snr(t)), taken, 0)
-        return settle(steps, moved, x_0), (x, taken, times, *known)
+        return finalize(steps, moved, x_0), (x, taken, times, *known)
 
     stated = min(p, 2) if lower_order_final else p
     return Sampler("unipc", step, stated, max_nfe_per_step=1, stochastic=False, source="arXiv:2302.04867", init=init)

@@ -19,7 +19,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row, where_rows
-from undiffuse.samplers.ancestral import ddim, settle
+from undiffuse.samplers.ancestral import ddim, finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 
@@ -57,7 +57,7 @@ def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
         half = torch.where(corrected, half, torch.zeros_like(half))
         shift = where_rows(corrected, eps_s - eps, torch.zeros_like(x))
         euler_x = euler_x + per_row(half, x) * shift
-    return settle(steps, euler_x, x_0), memory
+    return finalize(steps, euler_x, x_0), memory
 
 
 def heun() -> Sampler:
@@ -94,7 +94,7 @@ def _dpmpp_2m_step(
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
     gain = -process.alpha(s) * torch.expm1((log_snr_t - log_snr_s) / 2)
     moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * guess
-    return settle(steps, moved, x_0), memory
+    return finalize(steps, moved, x_0), memory
 
 
 def dpmpp_2m() -> Sampler:

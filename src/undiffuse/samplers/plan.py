@@ -73,7 +73,7 @@ class Stage(Protocol):
     def finish(self, rows: Rows) -> Tensor:
         """What the stage has made of rows that have arrived, ``(B, *space.shape)``."""
 
-    def hand_on(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
         """The same asks for the next stage."""
 
 
@@ -160,7 +160,7 @@ def _run_batch(
             told(Progress(0, 1, made, made))  # no row had a step to take
         nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
         if number < len(plan.stages) - 1:
-            asks = stage.hand_on(made, asks)
+            asks = stage.for_next_stage(made, asks)
     return SamplerOutput(made, nfe, partial_nfe, plan.note)
 
 
@@ -188,12 +188,12 @@ def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
     return put_back(rows, stage.advance(rows.select(which)), which)
 
 
-def handed_on(made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+def with_previous(made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
     """The asks with what a stage has made, and without what was that stage's own: its image and its options."""
     return [replace(ask, previous=one, image=None, options=None) for ask, one in zip(asks, made, strict=True)]
 
 
-def turned_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
+def jump_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
     """Rows some steps back on their grids, noised anew by q(x_t | x_s): a jump of RePaint's resampling.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.per_sample import PerRow, PerSample
-from undiffuse.samplers.base import Memory, Sampler, Steps, Watch, check_times
+from undiffuse.samplers.base import CountingDenoiser, Memory, Sampler, Steps, check_times
 from undiffuse.samplers.noise import SeededNoise
 
 
@@ -146,7 +146,7 @@ def advance(denoiser: Denoiser, sampler: Sampler, rows: Rows, *, finish: bool = 
     Args:
         denoiser: bound to these rows, their conditions and guidance.
     """
-    watch = Watch(denoiser)
+    watch = CountingDenoiser(denoiser)
     noise = SeededNoise(rows.seeds, rows.index.tolist(), rows.stream.tolist())
     x, memory = sampler.step(watch, rows.x, step_of(rows, finish), rows.memory, noise)
     return replace(

@@ -44,7 +44,7 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
 _SMALLEST_STEP = 1e-10
 
 
-class Solved(NamedTuple):
+class ODESolution(NamedTuple):
     """The state at the end, how many evaluations each row needed, and the step size it would go on with, ``(B,)``."""
 
     state: State
@@ -77,7 +77,7 @@ def integrate(
     tell: Tell | None = None,
     asking: Callable[[Tensor], None] | None = None,
     give_up: bool = False,
-) -> Solved:
+) -> ODESolution:
     """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
 
     A step is accepted where, for each tensor of the state, the root mean square over the row's elements of
@@ -109,7 +109,7 @@ def integrate(
     start, end = start.double(), end.double()
     step, nfe = _as_rows(first_step, start), (start != end).long()
     if not bool(nfe.any()):
-        return Solved(state, nfe, step)
+        return ODESolution(state, nfe, step)
     asking = asking if asking is not None else _unheard
     if first_slope is None:
         asking(start != end)
@@ -129,7 +129,7 @@ def integrate(
         _try_a_step(rhs, rows, end, active, rtol, atol)
         if tell is not None:
             tell(_share(start, rows.log_snr, end))
-    return Solved(rows.state, rows.nfe, rows.step)
+    return ODESolution(rows.state, rows.nfe, rows.step)
 
 
 def _unheard(rows: Tensor) -> None:

@@ -24,7 +24,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import score_of
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
-from undiffuse.samplers.ancestral import settle
+from undiffuse.samplers.ancestral import finalize
 from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 
@@ -37,9 +37,9 @@ def brownian_noise(process: Process, steps: Steps, noise: NoiseSource, like: Ten
     return noise.brownian(torch.exp(process.log_snr(steps.t)), torch.exp(process.log_snr(steps.s)), like)
 
 
-def settle_where_clean(process: Process, steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
+def finalize_where_clean(process: Process, steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
     """Final rows, and rows that go to sigma = 0 without being final, return x_0-hat."""
-    return settle(steps._replace(final=steps.final | (process.sigma(steps.s) == 0)), moved, x_0)
+    return finalize(steps._replace(final=steps.final | (process.sigma(steps.s) == 0)), moved, x_0)
 
 
 def _euler_maruyama_step(
@@ -58,7 +58,7 @@ def _euler_maruyama_step(
     c_0 = torch.where(short, scale_s / scale_t * pull, bridge.c_0)
     std = torch.where(short, scale_s * clock.sqrt(), bridge.var.sqrt())
     moved = per_row(c_t, x) * x + per_row(c_0, x) * x_0 + per_row(std, x) * z
-    return settle_where_clean(process, steps, moved, x_0), memory
+    return finalize_where_clean(process, steps, moved, x_0), memory
 
 
 def euler_maruyama() -> Sampler:
@@ -89,7 +89,7 @@ def _reverse_diffusion_step(
     score = score_of(process, x, x_0, steps.t)
     mean = per_row(2 - bridge.alpha_ts, x) * x + per_row(bridge.var_max, x) * score
     moved = mean + per_row(bridge.var_max.sqrt(), x) * z
-    return settle_where_clean(process, steps, moved, x_0), memory
+    return finalize_where_clean(process, steps, moved, x_0), memory
 
 
 def reverse_diffusion() -> Sampler:

@@ -26,8 +26,8 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
 from undiffuse.observer import Tell
 from undiffuse.samplers import make_sampler
-from undiffuse.samplers.base import Blocked
-from undiffuse.samplers.inversion import decode, encode, ode_range
+from undiffuse.samplers.base import FixedBatchDenoiser
+from undiffuse.samplers.inversion import generate, invert, ode_range
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies import canvas, sheets
 from undiffuse.studies.canvas import Plate
@@ -172,7 +172,7 @@ def _along_the_ode(
     subject: PictureSubject, way: Way, pairs: Pairs, t: float, weights: list[float], tell: Tell
 ) -> Mixes:
     """Encoded unclipped and in full precision, so that the way can be gone back."""
-    denoiser: Denoiser = Blocked(subject.module.denoiser("fp32").eval(), _BLOCK)
+    denoiser: Denoiser = FixedBatchDenoiser(subject.module.denoiser("fp32").eval(), _BLOCK)
     low, high = ode_range(denoiser)
     here = max(low, float(subject.process.log_snr(torch.tensor([t], dtype=torch.float64))))
     if here >= high - 1e-9:  # nothing is left to encode
@@ -180,13 +180,13 @@ def _along_the_ode(
     t = float(subject.process.time_of_log_snr(torch.tensor([here], dtype=torch.float64)))
     steps = math.ceil((way.plan.steps if way.ode else _ODE_STEPS) * (high - here) / (high - low))
     both, twice = torch.cat([pairs.a, pairs.b]), _twice(pairs.cond)
-    latents = encode(denoiser, both, cond=twice, log_snr_range=(here, high), num_steps=steps).x
+    latents = invert(denoiser, both, cond=twice, log_snr_range=(here, high), num_steps=steps).x
     z = mixed(latents[: len(pairs.a)], latents[len(pairs.a) :], weights, way.mix)
     if not way.ode:
         x_t = subject.process.start_std(t) * z
         return Mixes(t, _sampled(subject, way, pairs, t, x_t, tell, subject.unguided))
     cond = _repeated(pairs.cond, *z.shape[:2])
-    x = decode(denoiser, z.flatten(0, 1), cond=cond, log_snr_range=(here, high), num_steps=steps).x
+    x = generate(denoiser, z.flatten(0, 1), cond=cond, log_snr_range=(here, high), num_steps=steps).x
     return Mixes(t, x.cpu().reshape(z.shape))
 
 

@@ -16,7 +16,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UndiffuseError
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.samplers import SAMPLERS, make_sampler
-from undiffuse.samplers.base import Blocked, Progress, sample
+from undiffuse.samplers.base import FixedBatchDenoiser, Progress, sample
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies import canvas
@@ -109,7 +109,7 @@ def run_sampler(
         predicted.append(progress.x_0.double().cpu())
 
     began = time.perf_counter()
-    asked: Denoiser = denoiser if subject.exact else Blocked(denoiser, min(_BLOCK, max(num, 1)))
+    asked: Denoiser = denoiser if subject.exact else FixedBatchDenoiser(denoiser, min(_BLOCK, max(num, 1)))
     sampler = make_sampler(name)
     done = sample(asked, sampler, times, shape=(2,), seeds=seeds, noise=noise, x_start=start, callback=keep)
     x = done.x.double().cpu()

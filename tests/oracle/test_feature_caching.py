@@ -23,9 +23,9 @@ from undiffuse.networks.unet import UNet
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers import SAMPLERS, make_sampler
 from undiffuse.samplers.base import Steps, sample
+from undiffuse.samplers.feature_caching import with_feature_caching
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.reuse import reusing
 
 PROCESS = FlowProcess()
 
@@ -42,7 +42,7 @@ class Slow(Denoiser):
 
 
 def draw(every: int, times: Tensor, seeds: list[int], name: str = "euler") -> tuple[Tensor, int, int]:
-    sampler = reusing(make_sampler(name), every, (1,))
+    sampler = with_feature_caching(make_sampler(name), every, (1,))
     result = sample(Slow(), sampler, times, shape=(1,), seeds=seeds, dtype=torch.float64)
     return result.x, result.nfe, result.partial_nfe
 
@@ -71,7 +71,7 @@ def test_reusing_nothing_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["euler", "heun", "unipc", "dpmpp_2m", "ancestral"])
 def test_rows_at_different_steps_get_what_they_get_alone(name: str) -> None:
-    times, sampler = time_grid("uniform", PROCESS, 6), reusing(make_sampler(name), 2, (1,))
+    times, sampler = time_grid("uniform", PROCESS, 6), with_feature_caching(make_sampler(name), 2, (1,))
     expected = torch.cat([draw(2, times, [seed], name)[0] for seed in (1, 2)])
     noise = SeededNoise([1, 2])
     x = noise.prior(torch.empty(2, 1, dtype=torch.float64))
@@ -110,15 +110,15 @@ def unet(shape: tuple[int, int, int] = (1, 9, 7), **options: Any) -> UNet:
 @torch.no_grad()
 def test_the_part_with_its_own_features_is_the_whole(options: dict[str, Any]) -> None:
     network, x, c = unet(**options), torch.randn(3, 1, 9, 7), torch.tensor([0.1, 0.5, 0.9])
-    whole, deep = network.forward_with_features(x, c, Condition())
+    whole, cached_features = network.forward_with_features(x, c, Condition())
     assert torch.equal(whole, network(x, c, Condition()))
-    assert tuple(deep.shape[1:]) == network.cached_features_shape((1, 9, 7))
-    assert torch.equal(network.forward_cached(x, c, Condition(), deep), whole)
+    assert tuple(cached_features.shape[1:]) == network.cached_features_shape((1, 9, 7))
+    assert torch.equal(network.forward_cached(x, c, Condition(), cached_features), whole)
     # what lies below is taken, not computed: other features, another output; another x, the same features
-    assert not torch.allclose(network.forward_cached(x, c, Condition(), deep + 1), whole)
+    assert not torch.allclose(network.forward_cached(x, c, Condition(), cached_features + 1), whole)
     ran = []
     hook = network.middle.register_forward_hook(lambda *_: ran.append(1))
-    network.forward_cached(x, c, Condition(), deep)
+    network.forward_cached(x, c, Condition(), cached_features)
     hook.remove()
     assert not ran
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.limits import check_reuse
+from undiffuse.core.limits import check_cache_interval
 from undiffuse.core.rows import where_rows
 from undiffuse.errors import UsageError
 from undiffuse.samplers.base import Memory, Sampler, Steps
@@ -64,7 +64,7 @@ class _Reusing(Denoiser):
         return denoised
 
 
-def reusing(sampler: Sampler, every: int, cached_features_shape: Sequence[int]) -> Sampler:
+def with_feature_caching(sampler: Sampler, every: int, cached_features_shape: Sequence[int]) -> Sampler:
     """``sampler`` with the whole network on every ``every``-th step, its first included, and the finest level between.
 
     Args:
@@ -77,7 +77,7 @@ def reusing(sampler: Sampler, every: int, cached_features_shape: Sequence[int]) 
         Not a solver of a higher or lower order, but of a slightly different denoiser; what it costs is to be measured.
     Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", arXiv:2312.00858, sec. 3.3.
     """
-    check_reuse(every)
+    check_cache_interval(every)
     if sampler.adaptive:
         raise UsageError(f"features are reused between steps of a grid, and {sampler.name!r} chooses its own")
 

@@ -12,7 +12,6 @@ from undiffuse.app.noise_end import tell_of_signal_left
 from undiffuse.app.training import split_data
 from undiffuse.config import build
 from undiffuse.core.gaussian import GaussianMixture
-from undiffuse.core.noise_end import NOISE_LOG_SNR, noise_end, specs_that_would_do, that_would_do
 from undiffuse.core.process import Process
 from undiffuse.core.processes import (
     PROCESSES,
@@ -26,6 +25,7 @@ from undiffuse.core.processes import (
     SubVPSDE,
     make_process,
 )
+from undiffuse.core.terminal_noise import NOISE_LOG_SNR, options_ending_in_noise, specs_ending_in_noise, terminal_noise
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.doctor.levels import judge_prior
 from undiffuse.recipes import RECIPES, get_recipe
@@ -37,7 +37,7 @@ SHORT = (DiscreteVP.linear(10), SubVPSDE(0.1, 3.0), VESDE(0.01, 1.0))
 
 
 def test_ten_steps_of_the_linear_schedule_end_with_more_signal_than_noise() -> None:
-    end = noise_end(DiscreteVP.linear(10))
+    end = terminal_noise(DiscreteVP.linear(10))
     assert end.log_snr == pytest.approx(2.2395, abs=1e-4) and not end.is_noise()
     stochastic, ode = end.deviations(0.25)
     alpha_bar = math.prod(1 - (1e-4 + k * 0.0199 / 9) for k in range(10))
@@ -49,7 +49,7 @@ def test_ten_steps_of_the_linear_schedule_end_with_more_signal_than_noise() -> N
 @pytest.mark.parametrize("process", SHORT, ids=lambda process: type(process).__name__)
 def test_samples_of_the_exact_denoiser_have_the_deviation_foretold(process: Process) -> None:
     truth = GaussianMixture.gaussian(torch.zeros(8_000), torch.full((8_000,), 0.25**2))
-    expected = noise_end(process).deviations(0.25)
+    expected = terminal_noise(process).deviations(0.25)
     for sampler, steps, deviation in (("euler_maruyama", 80, expected[0]), ("heun", 12, expected[1])):
         times = time_grid("uniform", process, steps)
         x = sample(truth.denoiser(process), make_sampler(sampler), times, shape=(8_000,), seeds=[0]).x
@@ -68,13 +68,13 @@ def test_samples_of_the_exact_denoiser_have_the_deviation_foretold(process: Proc
     ],
 )
 def test_the_end_of_every_kind_of_process(process: Process, log_snr: float) -> None:
-    end = noise_end(process)
+    end = terminal_noise(process)
     assert end.log_snr == pytest.approx(log_snr) and end.is_noise() == (log_snr <= NOISE_LOG_SNR)
     assert judge_prior(process).severity == ("ok" if end.is_noise() else "problem")
 
 
 def test_data_of_large_scale_want_more_noise() -> None:
-    end = noise_end(VESDE(0.01, 10.0))
+    end = terminal_noise(VESDE(0.01, 10.0))
     assert end.is_noise() and end.is_noise(0.1) and not end.is_noise(5.0)
 
 
@@ -95,12 +95,12 @@ def test_the_values_that_are_named_would_do_and_are_not_far_too_large(spec: str,
     name, _, text = spec.partition(":")
     options = {key: float(value) for key, value in (item.split("=") for item in text.split(","))}
     options |= {key: int(value) for key, value in options.items() if key == "num_steps"}
-    assert not noise_end(make_process(spec)).is_noise()
-    found = that_would_do(PROCESSES[name], options)
+    assert not terminal_noise(make_process(spec)).is_noise()
+    found = options_ending_in_noise(PROCESSES[name], options)
     assert set(found) <= set(keys) and set(found) & set(keys)
     for key, value in found.items():
-        assert noise_end(PROCESSES[name](**{**options, key: value})).is_noise()
-        assert not noise_end(
+        assert terminal_noise(PROCESSES[name](**{**options, key: value})).is_noise()
+        assert not terminal_noise(
             PROCESSES[name](**{**options, key: int(value * 0.9) if key == "num_steps" else value * 0.9})
         ).is_noise()
 
@@ -110,17 +110,17 @@ def test_recipes_end_in_noise_but_for_the_chain_of_200_steps() -> None:
     kept = {
         name
         for name, system in systems.items()
-        if hasattr(system, "process") and not noise_end(build(PROCESSES, system.process)).is_noise()
+        if hasattr(system, "process") and not terminal_noise(build(PROCESSES, system.process)).is_noise()
     }
     assert kept == {"ddpm-swissroll"}
 
 
 def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_lost() -> None:
-    end = noise_end(DiscreteVP.linear(200))
+    end = terminal_noise(DiscreteVP.linear(200))
     assert end.log_snr == pytest.approx(-1.88, abs=0.01) and not end.is_noise()
     assert not end.harms(0.984) and end.deviations(0.984) == pytest.approx((0.9843, 0.9861), abs=2e-4)
     assert end.harms(0.984, mean=0.2) and end.harms(0.5) and end.harms(2.0)
-    assert not noise_end(DiscreteVP.linear(1000)).harms(0.01, mean=1.0)
+    assert not terminal_noise(DiscreteVP.linear(1000)).harms(0.01, mean=1.0)
     written = {"name": "ddpm_linear", "num_steps": 200}
     assert judge_prior(DiscreteVP.linear(200), 2, written, 0.984, 0.0).severity == "note"
     assert judge_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"
@@ -139,7 +139,7 @@ def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: py
 
 
 def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() -> None:
-    assert specs_that_would_do("ve:sigma_max=2,sigma_min=0.02") == ["ve:sigma_max=7.4,sigma_min=0.02"]
+    assert specs_ending_in_noise("ve:sigma_max=2,sigma_min=0.02") == ["ve:sigma_max=7.4,sigma_min=0.02"]
 
 
 def test_the_doctor_names_values_that_leave_nothing() -> None:

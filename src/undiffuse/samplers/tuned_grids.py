@@ -22,7 +22,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
 from undiffuse.observer import Tell
 from undiffuse.samplers.base import Sampler, sample
-from undiffuse.samplers.grids import GRIDS, inner_log_snrs, through, time_grid, written_through
+from undiffuse.samplers.grids import GRIDS, inner_log_snrs, knots_spec, through, time_grid
 from undiffuse.samplers.ode import heun
 
 #: Steps of the fine solution, by Heun's method on the grid even in the log-SNR.
@@ -35,7 +35,7 @@ _DIFFERENCE = 0.04
 _LONGEST_MOVE = 0.7
 
 
-class Tuned(NamedTuple):
+class TunedGrid(NamedTuple):
     """What tuning found.
 
     Attributes:
@@ -70,7 +70,7 @@ class Tuned(NamedTuple):
     @property
     def grid(self) -> str:
         """The name of the better grid: of the tuned one it holds the knots."""
-        return written_through(self.log_snrs) if self.helps else self.best_named
+        return knots_spec(self.log_snrs) if self.helps else self.best_named
 
     @property
     def error(self) -> float:
@@ -119,22 +119,22 @@ class Trial:
         fine = self.inner(self.times("log_snr", num_steps))
         return replace(self, solution=self.run(heun(), self.through(fine))[0])
 
-    def miss(self, sampler: Sampler, times: Tensor) -> Tensor:
+    def residual(self, sampler: Sampler, times: Tensor) -> Tensor:
         """e: the samples less x*, ``(B, *shape)``."""
         assert self.solution is not None
         return self.run(sampler, times)[0] - self.solution
 
-    def miss_at(self, sampler: Sampler, log_snrs: Tensor) -> Tensor:
+    def residual_at(self, sampler: Sampler, log_snrs: Tensor) -> Tensor:
         """e of the grid with these inner knots; infinite where they leave the range between its ends."""
         assert self.solution is not None
         low, high = self.denoiser.process.log_snr(self.times("uniform", 1))
         if not bool((low < log_snrs[0]) & (log_snrs[-1] < high)):
             return torch.full_like(self.solution, math.inf)
-        return self.miss(sampler, self.through(log_snrs))
+        return self.residual(sampler, self.through(log_snrs))
 
     def error(self, sampler: Sampler, times: Tensor) -> float:
         """Root of the mean of e^2; infinite where the sampler blows up."""
-        return _root_mean_square(self.miss(sampler, times))
+        return _root_mean_square(self.residual(sampler, times))
 
     def through(self, log_snrs: Tensor | Sequence[float]) -> Tensor:
         """Times of the grid with these inner knots."""
@@ -150,7 +150,7 @@ class Trial:
         return inner_log_snrs(self.denoiser.process, times)
 
 
-def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell: Tell | None = None) -> Tuned:
+def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell: Tell | None = None) -> TunedGrid:
     """The grid of ``num_steps`` steps with which ``sampler`` comes closest to the fine solution.
 
     Args:
@@ -172,10 +172,10 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
     named = {name: trial.times(name, num_steps) for name in GRIDS if name != "through"}
     starts = [trial.inner(times) for times in named.values()]
     knots = min(starts, key=lambda start: trial.error(sampler, trial.through(start)))
-    knots = _descend(lambda value: trial.miss_at(sampler, value), knots, tell)
+    knots = _descend(lambda value: trial.residual_at(sampler, value), knots, tell)
     error = check.error(sampler, check.through(knots))
     errors = {name: check.error(sampler, times) for name, times in named.items()}
-    found = Tuned(sampler.name, tuple(knots.tolist()), 0, error, errors)
+    found = TunedGrid(sampler.name, tuple(knots.tolist()), 0, error, errors)
     kept = check.through(knots) if found.helps else named[found.best_named]
     return found._replace(nfe=check.run(sampler, kept)[1])
 
@@ -195,13 +195,13 @@ def check_tunable(sampler: Sampler, num_steps: int) -> None:
         raise UsageError(f"a tuned grid has at least 2 steps, got {num_steps}")
 
 
-def _descend(miss: Callable[[Tensor], Tensor], knots: Tensor, tell: Tell | None) -> Tensor:
+def _descend(residual: Callable[[Tensor], Tensor], knots: Tensor, tell: Tell | None) -> Tensor:
     """Levenberg's method from ``knots``: steps (J'J + mu diag J'J)^-1 J'e that are only taken where the error falls."""
     z, mu = _free(knots), 0.01
-    e = miss(knots)
+    e = residual(knots)
     for number in range(_ROUNDS):
-        jacobian = _jacobian(miss, z, e)
-        before, (z, e, mu) = _root_mean_square(e), _round(miss, z, e, jacobian, mu)
+        jacobian = _jacobian(residual, z, e)
+        before, (z, e, mu) = _root_mean_square(e), _round(residual, z, e, jacobian, mu)
         if tell is not None:
             tell(number + 1, _ROUNDS)
         if _root_mean_square(e) > before * (1 - _LEAST_GAIN):
@@ -209,25 +209,25 @@ def _descend(miss: Callable[[Tensor], Tensor], knots: Tensor, tell: Tell | None)
     return _knots(z)
 
 
-def _jacobian(miss: Callable[[Tensor], Tensor], z: Tensor, e: Tensor) -> Tensor:
+def _jacobian(residual: Callable[[Tensor], Tensor], z: Tensor, e: Tensor) -> Tensor:
     """de/dz by differences, ``(elements of e, K - 1)`` float64."""
     columns = []
     for index in range(len(z)):
         moved = z.clone()
         moved[index] += _DIFFERENCE
-        columns.append((miss(_knots(moved)) - e).flatten().double() / _DIFFERENCE)
+        columns.append((residual(_knots(moved)) - e).flatten().double() / _DIFFERENCE)
     return torch.stack(columns, dim=1)
 
 
 def _round(
-    miss: Callable[[Tensor], Tensor], z: Tensor, e: Tensor, jacobian: Tensor, mu: float
+    residual: Callable[[Tensor], Tensor], z: Tensor, e: Tensor, jacobian: Tensor, mu: float
 ) -> tuple[Tensor, Tensor, float]:
     """The first damped step that lowers the error, damped ten times more after each that does not."""
     normal, gradient = (jacobian.T @ jacobian).cpu(), (jacobian.T @ e.flatten().double()).cpu()
     for _ in range(4):
         damped = normal + mu * torch.diag(normal.diagonal()) + 1e-12 * torch.eye(len(z), dtype=torch.float64)
         moved = z - torch.linalg.solve(damped, gradient).clamp(-_LONGEST_MOVE, _LONGEST_MOVE)
-        missed = miss(_knots(moved))
+        missed = residual(_knots(moved))
         if _root_mean_square(missed) < _root_mean_square(e):
             return moved, missed, mu / 3
         mu *= 10

@@ -38,7 +38,7 @@ _LONGER = {"num_steps": 100_000, "beta_end": 0.9, "beta_max": 1e4, "sigma_max": 
 
 
 @dataclass(frozen=True)
-class NoiseEnd:
+class TerminalNoise:
     """``alpha`` and ``sigma`` where sampling begins, and the deviation ``std`` of what it begins with."""
 
     alpha: float
@@ -83,13 +83,13 @@ class NoiseEnd:
         )
 
 
-def noise_end(process: Process, time: float = 1.0) -> NoiseEnd:
+def terminal_noise(process: Process, time: float = 1.0) -> TerminalNoise:
     """Where sampling under ``process`` begins; at ``time`` if the grid begins earlier."""
     t = torch.tensor([time], dtype=torch.float64)
-    return NoiseEnd(float(process.alpha(t)), float(process.sigma(t)), process.start_std(time))
+    return TerminalNoise(float(process.alpha(t)), float(process.sigma(t)), process.start_std(time))
 
 
-def that_would_do(
+def options_ending_in_noise(
     row: Any, options: Mapping[str, Any], scale: float = 1.0, limit: float = NOISE_LOG_SNR
 ) -> dict[str, float]:
     """The smallest value of each single option, to two digits, with which this process ends in noise.
@@ -112,7 +112,7 @@ def that_would_do(
                 process = factory(**{**options, key: int(value) if whole else value})
             except UsageError:
                 return False
-            return noise_end(process).log_snr + 2 * math.log(max(scale, 1.0)) <= limit
+            return terminal_noise(process).log_snr + 2 * math.log(max(scale, 1.0)) <= limit
 
         value = _smallest(ends, float(options.get(key, known[key].default)), _LONGER[key])
         if value is not None:
@@ -120,12 +120,12 @@ def that_would_do(
     return dict(sorted(found.items(), key=lambda item: list(_LONGER).index(item[0])))
 
 
-def specs_that_would_do(spec: str) -> list[str]:
+def specs_ending_in_noise(spec: str) -> list[str]:
     """``name:option=value`` for each single option with which ``spec`` ends in noise."""
     name, _, text = spec.partition(":")
     row = lookup(PROCESSES, name, "process")
     options = written_options(row, text, name, "process")
-    found = that_would_do(row, options)
+    found = options_ending_in_noise(row, options)
     changed = [{**options, key: value} for key, value in found.items()]
     return [f"{name}:{','.join(f'{key}={value:g}' for key, value in row.items())}" for row in changed]
 
