@@ -8,6 +8,7 @@ Tests compare them with what this makes, so none is ever older than the program.
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,9 @@ def _lines(rows: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import make_recipe_page  # in this folder, which tests do not import from
-
+    recipe_page = runpy.run_path(str(Path(__file__).with_name("make_recipe_page.py")))
     PAGE.write_text(page(), encoding="utf-8")
     TABLE.write_text(table_text(), encoding="utf-8")
     RECIPE_TABLE.write_text(recipes_text(), encoding="utf-8")
-    make_recipe_page.PAGE.write_text(make_recipe_page.page(), encoding="utf-8")
-    print(f"wrote {PAGE}, {make_recipe_page.PAGE}, {TABLE} and {RECIPE_TABLE}")
+    recipe_page["PAGE"].write_text(recipe_page["page"](), encoding="utf-8")
+    print(f"wrote {PAGE}, {recipe_page['PAGE']}, {TABLE} and {RECIPE_TABLE}")
