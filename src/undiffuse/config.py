@@ -10,10 +10,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -25,9 +25,25 @@ _LONGEST_SHOWN = 200
 
 
 class FrozenModel(BaseModel):
-    """A configuration that cannot be changed after it is made and knows every one of its keys."""
+    """A configuration that cannot be changed after it is made and knows every one of its keys.
+
+    Attributes:
+        renamed_keys: names that keys had in earlier versions -> their names now; files and command lines may use
+            either.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    renamed_keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_renamed_keys(cls, values: Any) -> Any:
+        if not cls.renamed_keys or not isinstance(values, Mapping):
+            return values
+        for old, new in cls.renamed_keys.items():
+            if old in values and new in values:
+                raise UsageError(f"{old!r} is the earlier name of {new!r}; say it once, as {new!r}")
+        return {cls.renamed_keys.get(key, key): value for key, value in values.items()}
 
 
 class ComponentConfig(FrozenModel):

@@ -74,7 +74,7 @@ STUDENTS: dict[str, tuple[str, ...]] = {
     "consistency": ("system.first_knots=2", "system.last_knots=4"),
     "mean_flow": (),
     "progressive": ("system.start_steps=2", "system.stage_images=16"),
-    "distribution_matching": ("system.game={}",),
+    "distribution_matching": ("system.adversarial={}",),
 }
 #: Of each network the least that has every kind of part.
 _TINY: dict[str, dict[str, Any]] = {

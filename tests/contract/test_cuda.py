@@ -51,8 +51,8 @@ def test_a_loss_and_its_gradient(process_name: str, density: str, weighting: str
     batch = Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), Given(label=torch.arange(4) % 2), torch.arange(4))
     report = objective(batch.to("cuda"), "main", StepRandom(0, 0, device="cuda"))
     report.loss.backward()
-    assert report.loss.device.type == report.rows.device.type == report.t.device.type == "cuda"
-    assert bool(report.rows.isfinite().all())
+    assert report.loss.device.type == report.per_sample.device.type == report.t.device.type == "cuda"
+    assert bool(report.per_sample.isfinite().all())
 
 
 @every_process

@@ -177,7 +177,7 @@ def test_every_choice_gives_finite_gradients(process: str, parameterization: str
     system = system_of(gap=gap, weighting=weighting, **options).train()
     report = system(batch_of(64, 2), "main", StepRandom(0, 0))
     report.loss.backward()
-    assert report.rows.shape == report.t.shape == (64,)
+    assert report.per_sample.shape == report.t.shape == (64,)
     assert all(bool(p.grad.isfinite().all()) for p in system.parameters() if p.grad is not None)
     assert bool(system.model.sample(SampleRequest.of(range(3))).x.isfinite().all())
 

@@ -98,11 +98,18 @@ def test_a_checkpoint_within_a_stage_holds_that_stages_teacher(teacher: Path, tm
     assert not torch.equal(kept, first) and not torch.equal(kept, state[f"model.{stem}"])
 
 
+ADVERSARIAL = 'system.adversarial={"student": 0.5, "discriminator": 1.0}'
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
         pytest.param("progressive", OPTIONS["progressive"], id="within a later stage"),
-        pytest.param("distribution_matching", ('system.game={"student": 0.5, "judge": 1.0}',), id="within a game"),
+        pytest.param(
+            "distribution_matching",
+            (ADVERSARIAL,),
+            id="with an adversarial loss",
+        ),
     ],
 )
 def test_a_run_stopped_midway_ends_as_in_one(

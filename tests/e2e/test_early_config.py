@@ -49,7 +49,7 @@ WRONG = (
     # values, and what they have to do with others
     "flow-mnist system.label_dropout=2",
     "flow-mnist ema.posthoc.sigma_rel=[0.1,0.9]",
-    "flow-mnist optimizer.phase_rates.foo=-1",
+    "flow-mnist optimizer.phase_learning_rates.foo=-1",
     "flow-mnist micro_batch_images=7",
     "flow-mnist random_flip=true augment.flip=1",
     "flow-mnist system.network.num_heads=7",

@@ -364,7 +364,7 @@ def test_no_key_of_a_recipe_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["ema.posthoc={}", 'optimizer.phase_rates={"generator": 1e-3}', "system.guide_images=3"]
+    "override", ["ema.posthoc={}", 'optimizer.phase_learning_rates={"generator": 1e-3}', "system.guide_images=3"]
 )
 def test_what_a_recipe_leaves_out_may_be_given(override: str) -> None:
     check_overrides([override])

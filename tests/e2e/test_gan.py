@@ -41,7 +41,12 @@ VARIANTS = {
         *("system.objective=hinge", "system.class_conditional=true", "system.label_dropout=0.2"),
     ),
     "three steps of a clipped critic": (
-        *("system.objective=wgan", "system.discriminator_steps=3", NO_NORM, "optimizer.phase_rates.generator=1e-2"),
+        *(
+            "system.objective=wgan",
+            "system.discriminator_steps=3",
+            NO_NORM,
+            "optimizer.phase_learning_rates.generator=1e-2",
+        ),
     ),
     "gradient penalty in micro-batches": ("system.objective=wgan_gp", NO_NORM, "micro_batch_images=8"),
     "lazy R1 and R2 of pairs, bf16": (
@@ -154,7 +159,7 @@ def test_the_generator_moves_every_third_step(tmp_path: Path) -> None:
 
 
 def test_clipping_and_rates_by_phase(tmp_path: Path) -> None:
-    rates = ("optimizer.learning_rate=1.0", "optimizer.phase_rates.generator=1e-9")
+    rates = ("optimizer.learning_rate=1.0", "optimizer.phase_learning_rates.generator=1e-9")
     trainer = trainer_of(config_of("system.objective=wgan", "system.objective.clip=0.03", NO_NORM, *rates), tmp_path)
     before = [value.clone() for value in trainer.objective.phase("generator").parameters()]
     trainer._one_step()
@@ -285,7 +290,7 @@ def test_configurations_that_make_no_sense(overrides: tuple[str, ...], part: str
 
 def test_what_does_not_fit_the_data_or_the_phases(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'generator'"):
-        trainer_of(config_of("optimizer.phase_rates.generato=1e-3"), tmp_path)
+        trainer_of(config_of("optimizer.phase_learning_rates.generato=1e-3"), tmp_path)
     with pytest.raises(UsageError, match=r"augment\.condition=false"):
         trainer_of(config_of("augment=document"), tmp_path)
     with pytest.raises(UsageError, match="no classes"):

@@ -70,11 +70,16 @@ def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, tmp_path: Path) -> None:
     """From the teacher's own weights, and from a consistency model that has hardly learned."""
-    shared = [*QUIET, "batch_images=500", "ema.halflife_images=20000", 'optimizer.phase_rates={"student":1e-3}']
+    shared = [
+        *QUIET,
+        "batch_images=500",
+        "ema.halflife_images=20000",
+        'optimizer.phase_learning_rates={"student":1e-3}',
+    ]
     teacher = load(flow).module
     assert isinstance(teacher, DenoisingModel)
     untaught = distance(teacher, 1, "ddim")
-    briefly = [*shared, "num_images=40000", "optimizer.phase_rates={}"]
+    briefly = [*shared, "num_images=40000", "optimizer.phase_learning_rates={}"]
     begun = distilling.configure(flow, 1, "consistency", briefly, None)
     before = distance(finished(begun, tmp_path / "begun"), 1)
     for start in (None, tmp_path / "begun"):

@@ -200,7 +200,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         monkeypatch.setattr(system, "_teacher", teacher)
         rows = torch.arange(400)
         batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)
-        losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).rows.mean())
+        losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).per_sample.mean())
         assert student.labels == 2 * student.labels[:1] and {-1, 0, 1} == set(student.labels[0])
         assert teacher.asked.labels == len(teacher.asked.labels) * student.labels[:1]
     assert losses["heun", 40] < losses["heun", 20] / 5 < 0.01

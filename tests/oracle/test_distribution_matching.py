@@ -120,11 +120,11 @@ def system(**options: object) -> DistributionMatchingObjective:
 
 def test_where_the_fake_score_says_what_the_teacher_says_nothing_moves() -> None:
     student = system()
-    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.max()) == 0
+    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).per_sample.max()) == 0
     with torch.no_grad():
         for parameter in student._fake_network.parameters():
             parameter.mul_(1.1)
-    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).rows.min()) > 0
+    assert float(student(BATCH, STUDENT, StepRandom(0, 0)).per_sample.min()) > 0
 
 
 @pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
@@ -146,10 +146,10 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
     student = system()
     report = student(BATCH, FAKE_SCORE, StepRandom(0, 0))
     far = Rows(BATCH.x_0 + 100, BATCH.given)  # with one step the student never sees the data
-    assert torch.equal(student(far, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
+    assert torch.equal(student(far, FAKE_SCORE, StepRandom(0, 0)).per_sample, report.per_sample)
     with torch.no_grad():
         student.model.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
-    assert not torch.equal(student(BATCH, FAKE_SCORE, StepRandom(0, 0)).rows, report.rows)
+    assert not torch.equal(student(BATCH, FAKE_SCORE, StepRandom(0, 0)).per_sample, report.per_sample)
 
 
 def test_the_student_comes_as_often_as_asked() -> None:
@@ -310,5 +310,5 @@ def test_around_another_model_all_else_is_shared() -> None:
     assert student.training and not twin.training
     with torch.no_grad():
         twin.model.network.head.bias.add_(1)  # type: ignore[union-attr, operator]
-    one, two = (each(BATCH, FAKE_SCORE, StepRandom(0, 0)).rows for each in (student, twin))
+    one, two = (each(BATCH, FAKE_SCORE, StepRandom(0, 0)).per_sample for each in (student, twin))
     assert not torch.equal(one, two)

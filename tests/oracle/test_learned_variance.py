@@ -385,8 +385,8 @@ def test_the_variance_head_is_not_rounded(precision: str, shape: tuple[int, ...]
 def test_a_loss_is_a_number_a_row_and_its_mean(objective: str) -> None:
     objective = objective_of(objective=objective)
     report = objective(batch_of(32), "main", StepRandom(0, 0))
-    assert report.rows.shape == report.t.shape == (32,)
-    assert float(report.loss.detach()) == pytest.approx(float(report.rows.mean()), rel=1e-6)
+    assert report.per_sample.shape == report.t.shape == (32,)
+    assert float(report.loss.detach()) == pytest.approx(float(report.per_sample.mean()), rel=1e-6)
     assert sorted(set((report.t * 6).round().int().tolist())) == [1, 2, 3, 4, 5, 6]
 
 
@@ -403,7 +403,7 @@ def test_validation_neither_reads_nor_writes_the_history() -> None:
     validated = step_of(objective.eval(), batch_of(32), StepRandom(0, 0, stream="validation"))
     assert all(torch.equal(value, before[name]) for name, value in objective.importance.state_dict().items())
     plain = objective_of(objective="variational").eval()(batch_of(32), "main", StepRandom(0, 0, stream="validation"))
-    assert torch.equal(validated.t, plain.t) and torch.equal(validated.rows, plain.rows)
+    assert torch.equal(validated.t, plain.t) and torch.equal(validated.per_sample, plain.per_sample)
 
 
 def test_importance_weighs_the_rows_it_draws() -> None:
@@ -417,7 +417,7 @@ def test_importance_weighs_the_rows_it_draws() -> None:
     x_0, eps = batch_of(64).x_0, StepRandom(0, 3).normal(batch_of(64).x_0, "eps")
     plain = variational_loss(objective.model.denoiser(), x_0, eps, report.t, None, None).detach()
     knot = (report.t * 6).round().long() - 1
-    assert torch.allclose(report.rows, plain / (6 * p[knot]).float(), rtol=1e-5)
+    assert torch.allclose(report.per_sample, plain / (6 * p[knot]).float(), rtol=1e-5)
     last = plain[knot == 5][-1]
     assert float(last) in objective.importance.losses[5].float().tolist()
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undiffuse.app.overrides import apply_overrides
+from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.recipes import get_recipe
-from undiffuse.training.config import RunConfig
+from undiffuse.training.config import OptimizerConfig, RunConfig
 
 #: Overrides that go together with each recipe named; those of a group are values of one key.
 CHOICES = {
@@ -138,3 +139,15 @@ def test_of_two_values_the_last_counts_and_a_whole_section_comes_before_its_part
 def test_what_is_unknown_gets_the_nearest(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         apply_overrides(get_recipe("ddpm-digits"), [override])
+
+
+def test_a_key_s_earlier_name_sets_the_key() -> None:
+    """Within a section, as a section, and in a file; said under both names it is refused."""
+    earlier, now = "optimizer.phase_rates.generator=1e-2", "optimizer.phase_learning_rates.generator=1e-2"  # data
+    config = apply_overrides(get_recipe("gan-rings"), [earlier])
+    assert config == apply_overrides(get_recipe("gan-rings"), [now])
+    values = config.model_dump(mode="json")
+    rates = values["optimizer"].pop("phase_learning_rates")
+    assert validate(RunConfig, {**values, "optimizer": {**values["optimizer"], "phase_rates": rates}}) == config  # data
+    with pytest.raises(UsageError, match="earlier name of 'phase_learning_rates'"):
+        validate(OptimizerConfig, {"phase_rates": {}, "phase_learning_rates": {}})  # data

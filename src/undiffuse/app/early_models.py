@@ -126,7 +126,16 @@ def model_at(place: Place) -> Any:
         return self
 
     validators: dict[str, Any] = {"asked": model_validator(mode="after")(asked)}
-    return create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
+    made = create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
+    _take_renamed_keys(made, place.node)  # type: ignore[arg-type]
+    return made
+
+
+def _take_renamed_keys(model: type[FrozenModel], node: ast.ClassDef) -> None:
+    """Let a model know the earlier names of its keys that the text says, see ``config.FrozenModel``."""
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "renamed_keys" and statement.value:
+            model.renamed_keys = ast.literal_eval(statement.value)
 
 
 def _fields(place: Place) -> dict[str, Any]:

@@ -35,6 +35,12 @@ class Asked(NamedTuple):
         """The same as seen from the section that the path begins with."""
         return self._replace(path=self.path[1:])
 
+    def named_now(self, model: type[BaseModel] | None) -> Asked:
+        """The same where the path begins with a key's earlier name, see ``config.FrozenModel``."""
+        head, *rest = self.path
+        renamed: Mapping[str, str] = getattr(model, "renamed_keys", {})
+        return self._replace(path=(renamed.get(head, head), *rest))
+
 
 def put(model: type[BaseModel] | None, values: dict[str, Any], asked: Sequence[Asked], notes: list[str]) -> None:
     """Write all that is asked into ``values``, plain values of ``model``, where that is known.
@@ -44,6 +50,7 @@ def put(model: type[BaseModel] | None, values: dict[str, Any], asked: Sequence[A
     Raises:
         UsageError: a section or a row that there is not.
     """
+    asked = [one.named_now(model) for one in asked]
     for head in dict.fromkeys(one.path[0] for one in asked):
         own = [one for one in asked if one.path[0] == head]
         field = model.model_fields.get(head) if model is not None else None

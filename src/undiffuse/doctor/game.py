@@ -45,7 +45,7 @@ def judge_balance(rows: Rows) -> Finding:
     if signs and means["r_t"] > _WON:
         advice = (
             "samples may have stopped to improve: a penalty (system.objective.r1=1), spectral norm, a lower "
-            "optimizer.phase_rates.discriminator, or augmentation (system.diff_augment)"
+            "optimizer.phase_learning_rates.discriminator, or augmentation (system.diff_augment)"
         )
         return Finding("warning", "the discriminator calls nearly all training data real", text, advice, means)
     return Finding("ok", "losses of the game", text, details=means)

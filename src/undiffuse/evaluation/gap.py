@@ -64,5 +64,5 @@ def _one_round(objective: AnyObjective, dataset: Dataset, rows: Rows, seed: int,
     for start in range(0, len(rows), _BATCH):
         rng = StepRandom(seed, number, start, stream="gap", device=objective.model.device)
         batch = dataset.fetch(rows[start : start + _BATCH]).to(objective.model.device)
-        parts.append(objective(batch, objective.phases[0].name, rng).rows.double().cpu())
+        parts.append(objective(batch, objective.phases[0].name, rng).per_sample.double().cpu())
     return torch.cat(parts)

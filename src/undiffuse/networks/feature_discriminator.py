@@ -1,4 +1,4 @@
-"""A judge of noised pictures made of a diffusion network: what its inner features say of whether a picture is real.
+"""A discriminator of noised images on the inner features of a diffusion network.
 
 Source: Yin et al. 2024, arXiv:2405.14867, sec. 4.3 and appendix: a classification head on the middle of the fake score.
 """
@@ -30,8 +30,8 @@ class DiscriminatorHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         h = norm_silu(self.norm2, self.conv(norm_silu(self.norm1, features)))
         with torch.autocast(h.device.type, enabled=False):  # a few numbers that losses are taken of
-            verdict: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
-        return verdict.squeeze(1)
+            logits: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
+        return logits.squeeze(1)
 
 
 class FeatureDiscriminator(nn.Module):
@@ -59,7 +59,7 @@ def discriminator_head(network: nn.Module) -> DiscriminatorHead:
     """
     if not isinstance(network, UNet):
         raise UsageError(
-            f"a judge looks at the middle of a U-Net, this model's network is a {type(network).__name__}; leave "
-            "system.game out"
+            f"the discriminator reads the middle of a U-Net, this model's network is a {type(network).__name__}; leave "
+            "system.adversarial out"
         )
     return DiscriminatorHead(network.middle_channels)

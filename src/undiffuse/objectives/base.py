@@ -41,7 +41,7 @@ class LossReport(NamedTuple):
     """
 
     loss: Tensor
-    rows: Tensor
+    per_sample: Tensor
     t: Tensor | None = None
     metrics: Mapping[str, Tensor] = MappingProxyType({})
     records: Mapping[str, Tensor] = MappingProxyType({})

@@ -16,8 +16,6 @@ from torch import Tensor
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.parameterization import Parameterization
-from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
 from undiffuse.losses.consistency import (
@@ -36,6 +34,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
+from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_knots
 from undiffuse.objectives.teacher import (
     LazyTeacher,
@@ -100,10 +99,9 @@ class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
     sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=2, grid="angle")
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        process: Process = build(PROCESSES, self.process)
+    def _check_knots(self) -> Self:
+        process = check_components(self)
         _check_boundary(Parameterization(self.parameterization, process))
-        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
         time_grid(self.knot_grid, process, self.first_knots)
         check_knots(self)
         return self

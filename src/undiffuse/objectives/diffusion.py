@@ -6,14 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition import Condition
-from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.losses.denoising import denoising_loss
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
@@ -27,6 +24,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
+from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_objective
 
 #: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
@@ -81,15 +79,9 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
         return values
 
     @model_validator(mode="after")
-    def _objective_fits(self) -> Self:
+    def _check_objective(self) -> Self:
         check_objective(self)
-        return self
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        process: Process = build(PROCESSES, self.process)
-        build(WEIGHTINGS, self.weighting)
-        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+        check_components(self)
         return self
 
     def component(self) -> DenoisingModelConfig:

@@ -1,21 +1,22 @@
-"""Distribution matching: a student whose samples, noised, are to be distributed as the teacher's, by whatever paths.
+"""Distribution matching: a student whose noised samples are to be distributed as the teacher's, along whatever paths.
 
-Two networks learn in turns, the first more often. The fake score is a diffusion model of the student's present samples;
-the student moves its samples from where that says they are towards where the teacher says the data are. It makes a
-sample in as many steps as it is taught, each of which jumps to x_0 and adds fresh noise down to the next time. A step
-after the first is taught on what the steps before it make, for that is what it meets in sampling.
+Two networks learn in alternate phases, the first more often. The fake score is a diffusion model of the student's
+present samples; the student moves its samples from where that says they are towards where the teacher says the data
+are. It makes a sample in as many steps as it is trained for, each of which jumps to x_0 and adds fresh noise down to
+the next time. A step after the first is trained on what the steps before it make, for that is what it meets in
+sampling.
 
-With a game, a head on the fake score's inner features learns to tell noised data from noised samples, and the student
-to pass for data: what the teacher gets wrong need not be learned from it.
+With an adversarial loss, a discriminator (a head on the fake score's inner features) learns to tell noised data from
+noised samples, and the student to be classified as data: the teacher's errors need not be learned from it.
 
-Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.3: the game; sec. 4.4: the steps before are
-simulated); see ``losses.distribution_matching`` and ``losses.adversarial``.
+Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.3: the adversarial loss; sec. 4.4:
+backward simulation); see ``losses.distribution_matching`` and ``losses.adversarial``.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,8 +26,6 @@ from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import Component, ComponentConfig, FrozenModel, build, default_of
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import NetworkDenoiser
-from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
 from undiffuse.losses.adversarial import non_saturating
@@ -41,25 +40,31 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.feature_discriminator import FeatureDiscriminator, discriminator_head
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, model_config_from
+from undiffuse.objectives.components import check_components
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, denoiser_under, init_as
 from undiffuse.samplers.grids import time_grid
 
 FAKE_SCORE, STUDENT = "fake_score", "student"
 #: Log-SNRs at which the two distributions are compared; beyond, they are all data or all noise.
 _COMPARED = (-8.0, 8.0)
-_GAME = non_saturating()
+_ADVERSARIAL = non_saturating()
+#: The head's name among the objective's modules, and so in checkpoints.
+_HEAD = "judge"  # data
 
 
-class GameConfig(FrozenModel):
-    """A game between the student and a judge, non-saturating, at the times at which distributions are compared.
+class AdversarialConfig(FrozenModel):
+    """A non-saturating adversarial loss between student and discriminator, at the times of the comparison.
+
+    S is softplus, r and f are the logits of noised data and noised samples.
 
     Args:
-        student: weight of its loss S(-f) beside that of matching.
-        judge: weight of its loss S(-r) + S(f) beside the fake score's.
+        student: weight of its loss S(-f), added to that of matching.
+        discriminator: weight of its loss S(-r) + S(f), added to the fake score's.
     """
 
     student: Annotated[float, Field(gt=0)] = 3e-3
-    judge: Annotated[float, Field(gt=0)] = 1e-2
+    discriminator: Annotated[float, Field(gt=0)] = 1e-2
+    renamed_keys: ClassVar = {"judge": "discriminator"}  # data
 
 
 class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
@@ -71,10 +76,10 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
         fake_score_steps: of the fake score for each of the student.
         weighting: of the fake score's denoising loss.
         time_density: where in time the two distributions are compared and the fake score learns.
-        simulate: teach a step after the first on the student's own samples, noised again, as it meets them in
-            sampling; or else on noised data.
-        game: also teach the student to pass for data; without one it looks at samples alone.
-        sampling: the student is taught the steps of this grid, taken by the sampler ``consistency``.
+        simulate: train a step after the first on the student's own samples, noised again, as it meets them in
+            sampling (backward simulation); or else on noised data.
+        adversarial: also train a discriminator and the student against it; ``null`` trains on samples alone.
+        sampling: the student is trained on the steps of this grid, taken by the sampler ``consistency``.
     """
 
     name: Literal["distribution_matching"] = "distribution_matching"
@@ -82,17 +87,15 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
     start: TeacherConfig | None = None
     fake_score_steps: Annotated[int, Field(ge=1)] = 2
     simulate: bool = True
-    game: GameConfig | None = None
+    adversarial: AdversarialConfig | None = None
     weighting: Annotated[ComponentConfig, Component(WEIGHTINGS, "weighting")] = default_of("flow", flow_weighting)
     time_density: Annotated[ComponentConfig, Component(TIME_DENSITIES, "time density")] = default_of("uniform", uniform)
     sampling: SamplingConfig = SamplingConfig(sampler="consistency", num_steps=1, grid="angle")
+    renamed_keys: ClassVar = {"game": "adversarial"}  # data
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        process: Process = build(PROCESSES, self.process)
-        check_start(self.parameterization, process)
-        build(WEIGHTINGS, self.weighting)
-        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+    def _check_start(self) -> Self:
+        check_start(self.parameterization, check_components(self))
         return self
 
     def component(self) -> DenoisingModelConfig:
@@ -113,16 +116,21 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._teacher = LazyTeacher(config.teacher)
         self.fake_score: nn.Module | None = None  # there in training alone
-        self.judge = discriminator_head(model.network) if config.game is not None else None
+        self.add_module(_HEAD, discriminator_head(model.network) if config.adversarial is not None else None)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The discriminator's head; None without an adversarial loss."""
+        return self._modules[_HEAD]
 
     @property
     def loss_available(self) -> bool:
-        """It is about samples and no pictures."""
+        """Never: the loss is of samples and says nothing of an image."""
         return False
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        fake = [network for network in (self.fake_score, self.judge) if network is not None]
+        fake = [network for network in (self.fake_score, self.head) if network is not None]
         return (
             Phase(FAKE_SCORE, tuple(fake)),
             Phase(STUDENT, (self.model.network,), every=self.config.fake_score_steps),
@@ -150,42 +158,45 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         eps = rng.normal(made, f"eps {phase}")
         with rng.layers():
             if phase == STUDENT:
-                return self._student_turn(made, eps, t, cond)
-            report = self._fake_score_turn(made, eps, t, cond)
-            if self.config.game is None:
+                return self._student_loss(made, eps, t, cond)
+            report = self._fake_score_loss(made, eps, t, cond)
+            if self.config.adversarial is None:
                 return report
             data = self.model.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
-            owed, metrics = self._judging(data, self.model.process.diffuse(made, eps, t), t, cond)
-            return report._replace(loss=report.loss + self.config.game.judge * owed, metrics=metrics)
+            loss, metrics = self._discriminator_loss(data, self.model.process.diffuse(made, eps, t), t, cond)
+            return report._replace(loss=report.loss + self.config.adversarial.discriminator * loss, metrics=metrics)
 
-    def _fake_score_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+    def _fake_score_loss(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
         return LossReport(rows.mean(), rows.detach(), t)
 
-    def _judging(self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, dict[str, Tensor]]:
-        """The judge's loss on noised data and noised samples, and its mean outputs."""
-        real, fake = self._judged(data, t, cond), self._judged(samples, t, cond)
-        metrics = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}
-        return _GAME.discriminator(real, fake).mean(), metrics
+    def _discriminator_loss(
+        self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss () on noised data and noised samples, and its mean logits."""
+        real, fake = self._logits(data, t, cond), self._logits(samples, t, cond)
+        metrics = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}  # data
+        return _ADVERSARIAL.discriminator(real, fake).mean(), metrics
 
-    def _judged(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The judge's outputs (B,) on noised pictures."""
-        assert self.judge is not None  # there is a game
-        judge = threaded(FeatureDiscriminator(self._fake_network, self.judge))
-        return self.model.denoiser_of(judge).output(x_t, t, cond)
+    def _logits(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The discriminator's logits (B,) of noised images (B, C, H, W)."""
+        assert self.head is not None  # there is an adversarial loss
+        discriminator = threaded(FeatureDiscriminator(self._fake_network, self.head))
+        return self.model.denoiser_of(discriminator).output(x_t, t, cond)
 
-    def _student_turn(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+    def _student_loss(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         x_t = self.model.process.diffuse(made, eps, t)
         with torch.no_grad():
-            taught = self._teacher.on(made.device).teaching_denoiser()
-            teacher = denoiser_under(taught, self.model.process)(x_t, t, cond).x_0
+            denoiser = self._teacher.on(made.device).teaching_denoiser()
+            teacher = denoiser_under(denoiser, self.model.process)(x_t, t, cond).x_0
             own = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
         rows, metrics = matching_loss(made, direction), {"matching": direction.abs().mean()}
-        if self.config.game is not None:
-            fake = self._judged(x_t, t, cond)
-            passing = _GAME.generator(torch.zeros_like(fake), fake)
-            rows, metrics = rows + self.config.game.student * passing, {**metrics, "passing": passing.mean().detach()}
+        if self.config.adversarial is not None:
+            fake = self._logits(x_t, t, cond)
+            generator = _ADVERSARIAL.generator(torch.zeros_like(fake), fake)
+            rows = rows + self.config.adversarial.student * generator
+            metrics = {**metrics, "passing": generator.mean().detach()}
         return LossReport(rows.mean(), rows.detach(), t, metrics)
 
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:

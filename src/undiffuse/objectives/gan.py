@@ -88,7 +88,7 @@ class GanObjective(Objective[GanModel]):
         super().__init__(model)
         self.config = config
         self.augment = DiscriminatorAugment(config.augment, config.adaptive, config.diff_augment, model.shape)
-        self._game: AdversarialObjective = build(OBJECTIVES, config.objective)
+        self._adversarial: AdversarialObjective = build(OBJECTIVES, config.objective)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -102,23 +102,23 @@ class GanObjective(Objective[GanModel]):
         """Cut the discriminator's weights where the objective says so, and steer the augmentation."""
         if phase != DISCRIMINATOR:
             return
-        if (clip := self._game.clip) is not None:
+        if (clip := self._adversarial.clip) is not None:
             for parameter in self.model.discriminator.parameters():
                 parameter.clamp_(-clip, clip)
         for record in records:
             self.augment.record(record["real"])
-        self.augment.settle()
+        self.augment.update_p()
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         x_0 = batch.x_0
         cond = self.model.conditioner.for_training(batch.given, x_0, rng)
         z = rng.normal(x_0.new_empty(len(x_0), self.config.latent_size), f"latent {phase}")
         with rng.layers():
-            turn = self._generator_turn if phase == GENERATOR else self._discriminator_turn
-            return turn(x_0, z, cond, rng)
+            loss = self._generator_loss if phase == GENERATOR else self._discriminator_loss
+            return loss(x_0, z, cond, rng)
 
-    def _discriminator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
-        penalties = self._game.penalties
+    def _discriminator_loss(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
+        penalties = self._adversarial.penalties
         pays = self.training and penalties.due(rng.step)
         with torch.no_grad():
             made = self._seen(self.model.generate(z, cond), rng, "samples").detach()
@@ -127,10 +127,10 @@ class GanObjective(Objective[GanModel]):
         made.requires_grad_(pays and penalties.r2 > 0)
         precision = "fp32" if pays else self.config.precision
         real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, made))
-        rows = self._game.discriminator(real, fake)
+        rows = self._adversarial.discriminator(real, fake)
         metrics = {"discriminator_loss": rows.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
         if self.training:
-            if self._game.signed:
+            if self._adversarial.signed:
                 metrics["r_t"] = real.sign().mean()
             if self.augment.p is not None:
                 metrics["p"] = self.augment.p.clone()
@@ -144,7 +144,7 @@ class GanObjective(Objective[GanModel]):
         self, x_0: Tensor, made: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
     ) -> dict[str, Tensor]:
         """The penalties (B,) by name; those at data and at samples use the outputs there that the loss has taken."""
-        penalties, owed = self._game.penalties, {}
+        penalties, owed = self._adversarial.penalties, {}
         if penalties.r1 > 0:
             owed["r1"] = zero_centred_penalty(real, x_0, penalties.r1)
         if penalties.r2 > 0:
@@ -155,24 +155,24 @@ class GanObjective(Objective[GanModel]):
             owed["gradient_penalty"] = gradient_penalty(outputs, middle, penalties.lipschitz, penalties.sided)
         return owed
 
-    def _generator_turn(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
+    def _generator_loss(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
         fake = self._seen(self.model.generate(z, cond), rng, "generator")
-        looks = self._game.paired or self.config.unrolled_steps > 0
+        looks = self._adversarial.paired or self.config.unrolled_steps > 0
         x_0 = self._seen(x_0, rng, "data").detach() if looks else x_0[:0]  # made by nobody, so without a gradient
 
         def outputs(theta: Parameters) -> tuple[Tensor, Tensor]:
             return self.model.discriminate(x_0, cond, theta), self.model.discriminate(fake, cond, theta)
 
         theta = unrolled(
-            lambda theta: self._game.discriminator(*outputs(theta)).mean(),
+            lambda theta: self._adversarial.discriminator(*outputs(theta)).mean(),
             dict(self.model.discriminator.named_parameters()),
             self.config.unrolled_steps,
             self.config.unrolled_rate,
             self.config.unrolled_rule,
         )
         made = self.model.discriminate(fake, cond, theta)
-        real = self.model.discriminate(x_0, cond, theta) if self._game.paired else torch.zeros_like(made)
-        rows = self._game.generator(real, made)
+        real = self.model.discriminate(x_0, cond, theta) if self._adversarial.paired else torch.zeros_like(made)
+        rows = self._adversarial.generator(real, made)
         return _report(rows, {"generator_loss": rows.mean()})
 
     def _seen(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:

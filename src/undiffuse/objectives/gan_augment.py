@@ -73,7 +73,7 @@ class DiscriminatorAugment(nn.Module):
             self.sign_count += len(real)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def update_p(self) -> None:
         """Move p once enough has been counted."""
         count = int(self.sign_count) if self.adaptive is not None else 0
         if self.adaptive is not None and count >= _LOOK_IMAGES:

@@ -20,7 +20,6 @@ from torch import Tensor
 from undiffuse.config import Component, ComponentConfig, build, model_of
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import NetworkDenoiser
-from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import mean_over_features, per_row
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity, logit_normal
@@ -29,6 +28,7 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
+from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_velocities
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_compatible, denoiser_under, init_from
 
@@ -65,9 +65,9 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
         return True
 
     @model_validator(mode="after")
-    def _velocities(self) -> Self:
+    def _check_velocities(self) -> Self:
         check_velocities(self)
-        build(TIME_DENSITIES, self.time_density)(build(PROCESSES, self.process), torch.full((1,), 0.5))
+        check_components(self)
         return self
 
     def component(self) -> DenoisingModelConfig:

@@ -20,8 +20,6 @@ from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
-from undiffuse.core.process import Process
-from undiffuse.core.processes import PROCESSES
 from undiffuse.core.random import StepRandom
 from undiffuse.errors import UsageError
 from undiffuse.losses.denoising import denoising_loss, output_error
@@ -34,6 +32,7 @@ from undiffuse.models.denoising import DenoisingConfig
 from undiffuse.models.options import SamplingConfig
 from undiffuse.models.progressive import ProgressiveModel, ProgressiveModelConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
+from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_stages
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, init_as
 from undiffuse.samplers.grids import time_grid
@@ -77,15 +76,9 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
         return values
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
+    def _check_stages(self) -> Self:
         check_stages(self)
-        return self
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        process: Process = build(PROCESSES, self.process)
-        build(WEIGHTINGS, self.weighting)
-        build(TIME_DENSITIES, self.time_density)(process, torch.full((1,), 0.5))
+        process = check_components(self)
         check_start(self.parameterization, process)
         steps = self.start_steps
         fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))

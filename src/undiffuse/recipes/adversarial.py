@@ -119,7 +119,7 @@ def _rings(recipe: str, **more: Any) -> RunConfig:
             generator=MLPGeneratorConfig(), discriminator=MLPDiscriminatorConfig(num_layers=2), latent_size=256, **more
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-4, phase_rates={"generator": 1e-3}, betas=(0.5, 0.999), clip_norm=None
+            learning_rate=1e-4, phase_learning_rates={"generator": 1e-3}, betas=(0.5, 0.999), clip_norm=None
         ),
         ema=EMAConfig(halflife_images=20_000),
         num_images=2_560_000,

@@ -166,7 +166,7 @@ def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int 
         sampling=_sampling(run, "consistency", steps, "angle"),
     )
     made = _distilling(run, system, num_images)
-    optimizer = made.optimizer.model_copy(update={"phase_rates": {STUDENT: made.optimizer.learning_rate / 5}})
+    optimizer = made.optimizer.model_copy(update={"phase_learning_rates": {STUDENT: made.optimizer.learning_rate / 5}})
     return made.model_copy(update={"optimizer": optimizer})
 
 

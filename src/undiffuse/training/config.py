@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ class OptimizerConfig(FrozenModel):
     Args:
         name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum on matrices, Adam on the rest).
         learning_rate: after warm-up.
-        phase_rates: that of single phases of a system where it is another, such as ``{"discriminator": 4e-4}``.
+        phase_learning_rates: of single phases of a system that have another, such as ``{"discriminator": 4e-4}``.
         warmup_images: linear rise from 0 over so many images.
         decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
             ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
@@ -33,7 +33,7 @@ class OptimizerConfig(FrozenModel):
 
     name: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    phase_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    phase_learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -41,6 +41,7 @@ class OptimizerConfig(FrozenModel):
     decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    renamed_keys: ClassVar = {"phase_rates": "phase_learning_rates"}  # data
 
 
 class PosthocConfig(FrozenModel):

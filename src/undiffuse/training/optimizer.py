@@ -19,8 +19,8 @@ class Optimizers:
     """Adam, AdamW or Muon over what each phase moves."""
 
     def __init__(self, phases: Sequence[Phase], config: OptimizerConfig) -> None:
-        for phase in config.phase_rates:
-            lookup({known.name: known for known in phases}, phase, "phase in optimizer.phase_rates")
+        for phase in config.phase_learning_rates:
+            lookup({known.name: known for known in phases}, phase, "phase in optimizer.phase_learning_rates")
         self.config = config
         self.learning_rate = 0.0
         self._parameters = {phase.name: phase.parameters() for phase in phases}
@@ -48,7 +48,7 @@ class Optimizers:
         """Move the phase's parameters at the rate of this point of the run."""
         self.learning_rate = learning_rate(self.config, images, num_images)
         optimizer, config = self._optimizers[phase], self.config
-        share = config.phase_rates.get(phase, config.learning_rate) / config.learning_rate
+        share = config.phase_learning_rates.get(phase, config.learning_rate) / config.learning_rate
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * share
         optimizer.step()

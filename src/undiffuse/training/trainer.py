@@ -274,14 +274,14 @@ class Trainer:
     def _one_step(self) -> None:
         wait_policy.update()
         self.objective.train()
-        first, *others = [(phase.name, *self._turn(phase)) for phase in self.objective.phases_due(self.step)]
+        first, *others = [(phase.name, *self._run_phase(phase)) for phase in self.objective.phases_due(self.step)]
         self._accumulator.add_step(*first[1:])
         self._accumulator.add_metrics({f"grad_norm_{phase}": torch.tensor(norm) for phase, _, norm in others})
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
         self.step += 1
         self.objective.after_step(self.ema.average, self.images)
 
-    def _turn(self, phase: Phase) -> tuple[float, float]:
+    def _run_phase(self, phase: Phase) -> tuple[float, float]:
         """Move what one phase moves; (loss, norm of the gradient)."""
         self.optimizers.zero_grad(phase.name)
         count = self.config.num_micro_batches
@@ -325,7 +325,7 @@ class Trainer:
             learning = [parameter for module in other.modules for parameter in module.parameters()]
             if nonfinite.nonfinite_outside(model, learning):
                 cause = f"weights of {_outside_model(other.name)}"
-        rows = ~torch.isfinite(report.rows)
+        rows = ~torch.isfinite(report.per_sample)
         self._stop("the loss is not finite", cause, [batch], rows if bool(rows.any()) else ~rows, report.t)
 
     def _stop_at_gradient(self, phase: Phase) -> None:

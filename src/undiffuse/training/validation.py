@@ -36,7 +36,7 @@ def validation_means(
             rows = np.arange(start, min(start + _BATCH, count))
             rng = StepRandom(seed, number, stream="validation", device=device)
             report = objective(dataset.fetch(rows).to(device), objective.phases[0].name, rng)
-            totals["loss"] += float(report.rows.double().sum())
+            totals["loss"] += float(report.per_sample.double().sum())
             for name, value in report.metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
     return {name: total / count for name, total in totals.items()}

@@ -1,4 +1,4 @@
-"""The game of a student of distribution matching against a judge on its fake score's features."""
+"""The adversarial loss of distribution matching: student against a discriminator on the fake score's features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 
 class Held:
-    """A ``LazyTeacher`` whose teacher is at hand."""
+    """A ``LazyTeacher`` whose teacher is loaded."""
 
     def __init__(self, teacher: torch.nn.Module) -> None:
         self.teacher = teacher
@@ -48,17 +48,19 @@ class Held:
 
 
 def batch_of(mean: float = 0.0, count: int = 12) -> Rows:
-    pictures = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3 + mean
-    return Rows(pictures, Given(label=torch.arange(count) % 2))
+    images = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3 + mean
+    return Rows(images, Given(label=torch.arange(count) % 2))
 
 
-def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: object) -> DistributionMatchingObjective:
-    """A student whose fake score and judge are at their random start."""
+def student_of(
+    adversarial: dict[str, float] | None = None, seed: int = 0, **options: object
+) -> DistributionMatchingObjective:
+    """A student whose fake score and discriminator are at their random start."""
     torch.manual_seed(seed)
     options = {"network": NETWORK, "precision": "fp32", "class_conditional": True, "label_dropout": 0.0, **options}
     teacher = validate(DiffusionConfig, {"name": "diffusion", **options}).build(SHAPE, ("a", "b")).model
-    told = {"teacher": {"path": "nowhere"}, **({} if game is None else {"game": game})}
-    student = validate(DistributionMatchingConfig, {**options, **told}).build(SHAPE, ("a", "b"))
+    more = {"teacher": {"path": "nowhere"}, **({} if adversarial is None else {"adversarial": adversarial})}
+    student = validate(DistributionMatchingConfig, {**options, **more}).build(SHAPE, ("a", "b"))
     assert isinstance(student, DistributionMatchingObjective)
     torch.manual_seed(seed)  # whether there was a head to draw or not
     for network in (teacher, student.model.network):
@@ -69,34 +71,34 @@ def student_of(game: dict[str, float] | None = None, seed: int = 0, **options: o
     return student
 
 
-def seen_by_the_judge(student: DistributionMatchingObjective, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
-    """What the judge says of x, noised as in a turn of that phase, and the noised pictures."""
+def logits_of(student: DistributionMatchingObjective, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
+    """The discriminator's logits of x, noised as in that phase, and the noised images."""
     rng = StepRandom(0, 0)
     t = student._compared_at(stratified(rng.uniform(len(x), f"time {phase}")))
     x_t = student.model.process.diffuse(x, rng.normal(x, eps), t)
     scaled, c_noise = student.model.parameterization.network_input(x_t, t)
-    assert student.judge is not None
-    judge = FeatureDiscriminator(student._fake_network, student.judge)
-    out: Tensor = judge(scaled, c_noise, Condition(label=torch.arange(len(x)) % 2))
+    assert student.head is not None
+    discriminator = FeatureDiscriminator(student._fake_network, student.head)
+    out: Tensor = discriminator(scaled, c_noise, Condition(label=torch.arange(len(x)) % 2))
     return out, x_t
 
 
-def test_the_judge_learns_to_tell_noised_data_from_noised_samples() -> None:
-    """Its loss is S(-r) + S(f) beside the denoising loss, which stays as it was."""
-    student, plain, rng = student_of({"judge": 0.7}), student_of(), StepRandom(0, 0)
+def test_the_discriminator_learns_to_tell_noised_data_from_noised_samples() -> None:
+    """Its loss is S(-r) + S(f), added to the denoising loss, which stays as it was."""
+    student, plain, rng = student_of({"discriminator": 0.7}), student_of(), StepRandom(0, 0)
     batch = batch_of(mean=0.5)
     report, without = student(batch, FAKE_SCORE, rng), plain(batch, FAKE_SCORE, rng)
     made = student._made(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
-    real, _ = seen_by_the_judge(student, FAKE_SCORE, batch.x_0, "eps data")
-    fake, _ = seen_by_the_judge(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
+    real, _ = logits_of(student, FAKE_SCORE, batch.x_0, "eps data")
+    fake, _ = logits_of(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
     owed = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
-    torch.testing.assert_close(report.rows, without.rows)
+    torch.testing.assert_close(report.per_sample, without.per_sample)
     torch.testing.assert_close(report.loss, without.loss + owed)
-    torch.testing.assert_close(report.metrics["judge_real"], real.mean())
-    torch.testing.assert_close(report.metrics["judge_fake"], fake.mean())
+    torch.testing.assert_close(report.metrics["judge_real"], real.mean())  # data
+    torch.testing.assert_close(report.metrics["judge_fake"], fake.mean())  # data
 
 
-def test_the_student_follows_the_judge_beside_the_teacher() -> None:
+def test_the_student_follows_the_discriminator_and_the_teacher() -> None:
     """Its gradient is that of matching and the weight times that of S(-f)."""
     gradients = {}
     for weight in (None, 0.4):
@@ -106,7 +108,7 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
     student = student_of({"student": 0.4})
     batch = batch_of()
     made = student._made(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
-    fake, _ = seen_by_the_judge(student, STUDENT, made, f"eps {STUDENT}")
+    fake, _ = logits_of(student, STUDENT, made, f"eps {STUDENT}")
     passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.model.network.parameters()))
     assert max(float(one.abs().max()) for one in passing) > 1e-4
     for both, matching, own in zip(gradients[0.4], gradients[None], passing, strict=True):
@@ -116,7 +118,7 @@ def test_the_student_follows_the_judge_beside_the_teacher() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("phase", [FAKE_SCORE, STUDENT])
-def test_each_turn_moves_its_own_networks(phase: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_phase_moves_its_own_networks(phase: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threaded_batch, "num_parts", lambda: count)
     student = student_of({})
     with student.learning(student.phase(phase)):
@@ -128,12 +130,12 @@ def test_each_turn_moves_its_own_networks(phase: str, count: int, monkeypatch: p
     assert all(parameter.grad is None for parameter in student.phase(others[phase]).parameters())
 
 
-def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass() -> None:
-    """Bright data, dark samples: the judge sees it, then the student grows brighter though its teacher is dark."""
-    student, bright = student_of({"student": 1.0, "judge": 1.0}), batch_of(mean=0.8, count=16)
+def test_a_trained_discriminator_separates_them_and_a_student_comes_to_deceive_it() -> None:
+    """Bright data, dark samples: the discriminator sees it; the student grows brighter though its teacher is dark."""
+    student, bright = student_of({"student": 1.0, "discriminator": 1.0}), batch_of(mean=0.8, count=16)
     optimizers = {p: torch.optim.Adam(student.phase(p).parameters(), lr=2e-3) for p in (FAKE_SCORE, STUDENT)}
 
-    def turn(phase: str, step: int) -> dict[str, Tensor]:
+    def step_of(phase: str, step: int) -> dict[str, Tensor]:
         optimizers[phase].zero_grad()
         with student.learning(student.phase(phase)):
             report = student(bright, phase, StepRandom(0, step))
@@ -148,35 +150,35 @@ def test_a_judge_that_has_learned_knows_them_apart_and_a_student_comes_to_pass()
             )
 
     for step in range(30):
-        facts = turn(FAKE_SCORE, step)
-    assert float(facts["judge_real"] - facts["judge_fake"]) > 1
+        metrics = step_of(FAKE_SCORE, step)
+    assert float(metrics["judge_real"] - metrics["judge_fake"]) > 1  # data
     before = brightness()
     for step in range(30, 60):
-        turn(FAKE_SCORE, step)
-        turn(STUDENT, step)
+        step_of(FAKE_SCORE, step)
+        step_of(STUDENT, step)
     assert brightness() > before + 0.2
 
 
-def test_the_judge_goes_into_checkpoints_and_not_into_the_model() -> None:
+def test_the_discriminator_goes_into_checkpoints_and_not_into_the_model() -> None:
     student, other = student_of({}), student_of({}, seed=1)
-    assert not [name for name in student.model.state_dict() if "judge" in name]
+    assert not [name for name in student.model.state_dict() if "judge" in name]  # data
     kept = student.state()
-    assert {name.split(".")[0] for name in kept} == {FAKE_SCORE, "judge"}
+    assert {name.split(".")[0] for name in kept} == {FAKE_SCORE, "judge"}  # data
     other.load_state(kept)
     for name, value in other.state().items():
         assert torch.equal(value, kept[name]), name
 
 
-def test_without_a_game_there_is_no_judge() -> None:
+def test_without_an_adversarial_loss_there_is_no_discriminator() -> None:
     student = student_of()
     assert {name.split(".")[0] for name in student.state()} == {FAKE_SCORE}
     assert len(student.phase(FAKE_SCORE).parameters()) == len(student.phase(STUDENT).parameters())
 
 
 def test_a_network_without_a_middle_is_refused() -> None:
-    options = {"network": {"name": "mlp", "width": 8, "num_blocks": 1}, "teacher": {"path": "nowhere"}, "game": {}}
-    with pytest.raises(UsageError, match=r"middle of a U-Net.*leave system\.game out"):
-        validate(DistributionMatchingConfig, options).build((2,), ())
+    options = {"network": {"name": "mlp", "width": 8, "num_blocks": 1}, "teacher": {"path": "nowhere"}}
+    with pytest.raises(UsageError, match=r"middle of a U-Net.*leave system\.adversarial out"):
+        validate(DistributionMatchingConfig, {**options, "adversarial": {}}).build((2,), ())
 
 
 def test_the_head_reads_features_of_any_layout() -> None:
@@ -185,3 +187,12 @@ def test_the_head_reads_features_of_any_layout() -> None:
     features = torch.randn(3, 16, 4, 4)
     assert head(features).shape == (3,)
     torch.testing.assert_close(head(features.contiguous(memory_format=torch.channels_last)), head(features))
+
+
+def test_names_of_earlier_versions_are_read() -> None:
+    options = {"network": NETWORK, "teacher": {"path": "nowhere"}}
+    earlier = validate(DistributionMatchingConfig, {**options, "game": {"judge": 0.5}})  # data
+    now = validate(DistributionMatchingConfig, {**options, "adversarial": {"discriminator": 0.5}})
+    assert earlier == now and earlier.model_dump(mode="json") == now.model_dump(mode="json")
+    with pytest.raises(UsageError, match="'game' is the earlier name of 'adversarial'"):
+        validate(DistributionMatchingConfig, {**options, "game": {}, "adversarial": {}})  # data
