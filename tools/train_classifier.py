@@ -24,8 +24,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse.metrics.classifier import PICTURE_SIZE, SmallClassifier, to_input
-from undiffuse.metrics.pixels import resize_pictures
+from undiffuse.metrics.classifier import IMAGE_SIZE, SmallClassifier, to_input
+from undiffuse.metrics.pixels import resize_images
 
 DIGITS_PART = 0.08  # of a training batch; the 1,437 scans of 8x8 pixels are many fewer than MNIST's 60,000
 CONFIDENT = 0.9
@@ -76,9 +76,9 @@ def coarsen(pictures: Tensor, parts: int = 4) -> Tensor:
     pictures = pictures.clone()
     part = max(1, len(pictures) // (4 * parts))
     for start in range(0, parts * part, part):
-        size = int(torch.randint(8, PICTURE_SIZE, ()))
-        small = resize_pictures(pictures[start : start + part], size)
-        pictures[start : start + part] = resize_pictures(small, PICTURE_SIZE)
+        size = int(torch.randint(8, IMAGE_SIZE, ()))
+        small = resize_images(pictures[start : start + part], size)
+        pictures[start : start + part] = resize_images(small, IMAGE_SIZE)
     return pictures
 
 
@@ -168,7 +168,7 @@ def measure_all(network: SmallClassifier, source: Handwriting | Fashion) -> dict
     for name, (images, labels) in source.tests.items():
         results[name] = measure(network, images, labels)
         for size in (16, 8) if images.shape[-1] > 8 else ():
-            small = resize_pictures(images.float(), size).round().clamp(0, 255).to(torch.uint8)
+            small = resize_images(images.float(), size).round().clamp(0, 255).to(torch.uint8)
             results[f"{name} at {size} px"] = measure(network, small, labels)
     return results
 

@@ -29,7 +29,7 @@ from undiffuse.augment.differentiable import STEPS
 from undiffuse.augment.pipeline import PARTS
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom, derived_seed
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.load import load_dataset
 from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.data.storage.encoded import Plan
@@ -284,7 +284,7 @@ def _add_keys(model: BaseModel, section: str, found: dict[str, set[str]]) -> Non
 def _of_fingerprints() -> dict[str, Any]:
     """What is said of the options of a set, where its fingerprint and results say it."""
     plan = Plan((8, 8), 1, "crop", False, 0)
-    options = {"images as found": PictureConfig(name="x").options_text, "images": plan.options_text}
+    options = {"images as found": ImageConfig(name="x").options_text, "images": plan.options_text}
     for name in ("digits", "swissroll", "rings", "gaussians", "gaussian_ring"):
         options[name] = load_dataset(SOURCE_CONFIGS[name](name=name)).provenance["options"]
     return {name: re.findall(r"(\w+)=", text) for name, text in options.items()}

@@ -1,4 +1,4 @@
-"""Small files in exactly the layouts in which sets of pictures are published, for the tests of their readers."""
+"""Small files in exactly the layouts in which sets of images are published, for the tests of their readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import scipy.io
-from picture_files import png, write_tar, write_tree, write_zip
+from image_files import png, write_tar, write_tree, write_zip
 from PIL import Image
 
 COUNT = 12
@@ -91,7 +91,7 @@ def cifar10_python(folder: Path) -> Path:
             "batch_label": "training batch 1 of 1",
             "labels": (np.arange(COUNT) % 10).tolist(),
             "data": records(COUNT, seed),
-            "filenames": [f"picture_s_{number:06}.png" for number in range(COUNT)],
+            "filenames": [f"image_s_{number:06}.png" for number in range(COUNT)],
         }
         (folder / name).write_bytes(Pickle2().of(batch))
     meta = {"num_cases_per_batch": COUNT, "label_names": CIFAR10_NAMES, "num_vis": 3072}
@@ -143,8 +143,8 @@ def emnist_mat(folder: Path) -> Path:
 
 def npz(folder: Path) -> Path:
     path = folder / "set.npz"
-    pictures = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 5, 3), dtype=np.uint8)
-    np.savez(path, images=pictures, labels=np.arange(COUNT) % 3)
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 5, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(COUNT) % 3)
     return path
 
 
@@ -154,7 +154,7 @@ def table(start: int = 0, count: int = COUNT, **columns: list[Any]) -> pyarrow.T
     values = {
         "image": cells,
         "label": [number % 3 for number in range(start, start + count)],
-        "caption": [f"picture {number}" for number in range(start, start + count)],
+        "caption": [f"image {number}" for number in range(start, start + count)],
         **columns,
     }
     kinds = {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}), "label": pyarrow.int64()}
@@ -179,7 +179,7 @@ def parquet(folder: Path) -> Path:
 
 
 def lsun(folder: Path, category: str = "church_outdoor_train_lmdb", first: int = 0, ending: str = "webp") -> Path:
-    """A database of COUNT encoded pictures; keys in hex."""
+    """A database of COUNT encoded images; keys in hex."""
     environment = lmdb.open(str(folder / category), map_size=2**24)
     with environment.begin(write=True) as transaction:
         for number in range(first, first + COUNT):
@@ -202,12 +202,12 @@ def celeba_files(count: int = COUNT) -> dict[str, bytes | str]:
     has = [[1 if number >> place & 1 else -1 for place in range(4)] for number in range(count)]
     rows = [f"{number + 1:06}.jpg  " + " ".join(f"{value:2}" for value in has[number]) for number in range(count)]
     parts = [f"{number + 1:06}.jpg {number % 3}" for number in range(count)]
-    pictures = {f"img_align_celeba/{number + 1:06}.jpg": encoded(2 * number + 1, "jpeg") for number in range(count)}
+    images = {f"img_align_celeba/{number + 1:06}.jpg": encoded(2 * number + 1, "jpeg") for number in range(count)}
     lists = {
         "list_attr_celeba.txt": "\n".join([str(count), " ".join(ATTRIBUTES) + " ", *rows]) + "\n",
         "list_eval_partition.txt": "\n".join(parts) + "\n",
     }
-    return {**pictures, **lists}
+    return {**images, **lists}
 
 
 def celeba(folder: Path) -> Path:
@@ -224,7 +224,7 @@ def ffhq(folder: Path) -> Path:
 
 
 def emoji_list(count: int = COUNT) -> list[dict[str, Any]]:
-    """The entries of ``emoji.json``; the first has two tones of skin and the last no picture of twitter's."""
+    """The entries of ``emoji.json``; the first has two tones of skin and the last no image of twitter's."""
     entries: list[dict[str, Any]] = [
         {
             "name": f"SMILING FACE NO. {number}",

@@ -1,4 +1,4 @@
-"""NumPy's files of pictures: axes, levels, labels, and what is wrong with them."""
+"""NumPy's files of images: axes, levels, labels, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(path: Path, **options: object) -> Dataset:
     return load_dataset(validate(ArraysConfig, {"name": "arrays", "path": str(path), **options}))
 
 
-def pictures(found: Dataset) -> np.ndarray:
+def images(found: Dataset) -> np.ndarray:
     return found.items(np.arange(len(found)))
 
 
@@ -51,19 +51,19 @@ def test_axes_are_told_by_the_channels(tmp_path: Path, shape: tuple[int, ...], a
         config = source_config_for(str(path))
         assert config.name == "arrays"
         found = load_dataset(config)
-        assert np.array_equal(pictures(found), to_planes(array))  # type: ignore[operator]
+        assert np.array_equal(images(found), to_planes(array))  # type: ignore[operator]
         assert found.provenance["axes"].startswith(axes + " ")
-        assert np.array_equal(pictures(load(path, axes=axes)), pictures(found))
+        assert np.array_equal(images(load(path, axes=axes)), images(found))
 
 
-def test_the_same_pictures_have_the_same_hashes_in_either_file(tmp_path: Path) -> None:
+def test_the_same_images_have_the_same_hashes_in_either_file(tmp_path: Path) -> None:
     array = noise(600, 4, 4, 3)
     np.savez_compressed(tmp_path / "set.npz", images=array)
     mapped, held = load(saved(tmp_path / "set.npy", array)), load(tmp_path / "set.npz")
     assert np.array_equal(mapped.hashes(), held.hashes()) and mapped.fingerprint == held.fingerprint
     small = load(tmp_path / "set.npy", size=2, channels=1)
     assert small.shape == (1, 2, 2) and np.array_equal(small.hashes(), held.hashes())
-    assert np.array_equal(pictures(small), pictures(load(tmp_path / "set.npz", size=2, channels=1)))
+    assert np.array_equal(images(small), images(load(tmp_path / "set.npz", size=2, channels=1)))
 
 
 def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (noise(9, 8), "9x8; expected pictures as NxHxW"),
+        (noise(9, 8), "9x8; expected images as NxHxW"),
         (noise(9, 8, 8, 4), "no axis of 1 or 3 channels"),
-        (noise(0, 8, 8), "0x8x8; expected pictures"),
+        (noise(0, 8, 8), "0x8x8; expected images"),
         (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; they go from 0 to 0: say "),
         (
             noise(9, 8, 8) / 255,
@@ -92,10 +92,10 @@ def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
         (noise(9, 8, 8) - 300.0, r"from -300 to -45: save levels that you choose"),
         (np.zeros((9, 8, 8), dtype=np.int64), "type int64; expected unsigned bytes.*numpy.uint8"),
         (np.zeros((9, 8, 8), dtype="U3"), "expected unsigned bytes"),
-        (np.array(3, dtype=np.uint8), "one number; expected pictures"),
+        (np.array(3, dtype=np.uint8), "one number; expected images"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_told(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_no_images_are_told(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.savez(tmp_path / "set.npz", images=array)
     for path in (saved(tmp_path / "set.npy", array), tmp_path / "set.npz"):
         with pytest.raises(UsageError, match=message) as caught:
@@ -109,7 +109,7 @@ def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str,
     floats = (whole / 255 * (1 - low) + low).astype(np.float32)
     np.savez(tmp_path / "set.npz", x=floats)
     for path in (saved(tmp_path / "set.npy", floats), tmp_path / "set.npz"):
-        assert np.array_equal(pictures(load(path, levels=levels))[:, 0], whole)
+        assert np.array_equal(images(load(path, levels=levels))[:, 0], whole)
         with pytest.raises(UsageError, match=f"say what they mean with data.levels={levels}"):
             load(path)
     floats[290, 0, 0] = np.nan
@@ -141,13 +141,13 @@ def test_labels_of_every_usual_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({"images": noise(6, 4, 4), "labels": np.arange(5)}, {}, "5 labels for 6 pictures"),
+        ({"images": noise(6, 4, 4), "labels": np.arange(5)}, {}, "5 labels for 6 images"),
         ({"images": noise(6, 4, 4), "labels": np.ones(6)}, {}, "float64 of 6; expected one whole number"),
         ({"images": noise(6, 4, 4), "labels": np.ones((6, 2), int)}, {}, "int64 of 6x2; expected one whole"),
         ({"images": noise(6, 4, 4), "labels": np.full(6, -1)}, {}, r"labels -1\.\.-1; expected class numbers"),
         ({"images": noise(6, 4, 4), "labels": np.full(6, 2**40)}, {}, "expected class numbers"),
-        ({"one": noise(6, 4, 4), "two": noise(6, 4, 4)}, {}, "2 arrays that may be of pictures.*array="),
-        ({"one": noise(6, 4)}, {}, "0 arrays that may be of pictures"),
+        ({"one": noise(6, 4, 4), "two": noise(6, 4, 4)}, {}, "2 arrays that may be of images.*array="),
+        ({"one": noise(6, 4)}, {}, "0 arrays that may be of images"),
         ({"images": noise(6, 4, 4)}, {"array": "image"}, "no array 'image' for array; did you mean 'images'"),
         ({"images": noise(6, 4, 4)}, {"labels": "classes"}, "no array 'classes' for labels"),
     ],
@@ -231,10 +231,10 @@ def test_a_mapped_file_stays_on_the_disk_and_is_opened_anew_elsewhere(tmp_path: 
     found = load(saved(tmp_path / "set.npy", noise(9, 8, 8)))
     other = copy.copy(found)  # as for another process: its state without the map
     assert isinstance(found.__dict__["_stored"], np.memmap) and found.__getstate__()["_stored"] is None  # type: ignore[index]
-    assert np.array_equal(pictures(other), pictures(found))
-    items = pictures(found)
+    assert np.array_equal(images(other), images(found))
+    items = images(found)
     items[:] = 0  # a fresh array, not the file
-    assert pictures(found).any()
+    assert images(found).any()
 
 
 def test_options_that_do_not_fit_are_told(tmp_path: Path) -> None:

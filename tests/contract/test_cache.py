@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: the same set again, at no cost of memory; a stale or damaged one is not used."""
+"""The cache of decoded images: the same set again, at no cost of memory; a stale or damaged one is not used."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from undiffuse.data.dataset import ArrayDataset
 from undiffuse.data.storage import cache as cache_module
 from undiffuse.data.storage import encoded
 from undiffuse.data.storage.cache import cache_root, open_kept, place_of, stamp_of
-from undiffuse.data.storage.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedTexts, write_info, write_texts
+from undiffuse.data.storage.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedStringArray, write_info, write_strings
 from undiffuse.errors import UsageError
 
 COUNT = 12
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of two classes with captions."""
     for index in range(COUNT):
-        write_picture(tmp_path / "set" / "ab"[index % 2] / f"{index:02d}.png", index)
+        write_image(tmp_path / "set" / "ab"[index % 2] / f"{index:02d}.png", index)
     return tmp_path / "set"
 
 
-def write_picture(path: Path, seed: int) -> None:
+def write_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    path.with_suffix(".txt").write_text(f"picture № {seed}")
+    path.with_suffix(".txt").write_text(f"image № {seed}")
 
 
 @pytest.fixture(autouse=True)
@@ -60,46 +60,46 @@ def same(one: Dataset, other: Dataset) -> bool:
     )
 
 
-def in_a_zip(pictures: Path) -> Path:
-    with zipfile.ZipFile(pictures.with_suffix(".zip"), "w") as archive:
-        for path in sorted(pictures.rglob("*.*")):
-            archive.write(path, path.relative_to(pictures))
-    return pictures.with_suffix(".zip")
+def in_a_zip(images: Path) -> Path:
+    with zipfile.ZipFile(images.with_suffix(".zip"), "w") as archive:
+        for path in sorted(images.rglob("*.*")):
+            archive.write(path, path.relative_to(images))
+    return images.with_suffix(".zip")
 
 
-def in_shards(pictures: Path) -> Path:
+def in_shards(images: Path) -> Path:
     for number in range(2):
-        with tarfile.open(pictures.with_name(f"x-{number}.tar"), "w") as archive:
-            for path in sorted(pictures.rglob("*.*"))[number * COUNT : (number + 1) * COUNT]:
+        with tarfile.open(images.with_name(f"x-{number}.tar"), "w") as archive:
+            for path in sorted(images.rglob("*.*"))[number * COUNT : (number + 1) * COUNT]:
                 archive.add(path, path.name)
-    return pictures.with_name("x-{0..1}.tar")
+    return images.with_name("x-{0..1}.tar")
 
 
-def config_of(kind: str, pictures: Path, **options: object) -> EncodedConfig:
-    models = {"folder": (FolderConfig, pictures), "zip": (ZipConfig, None), "tar": (TarConfig, None)}
-    path = models[kind][1] or (in_a_zip(pictures) if kind == "zip" else in_shards(pictures))
+def config_of(kind: str, images: Path, **options: object) -> EncodedConfig:
+    models = {"folder": (FolderConfig, images), "zip": (ZipConfig, None), "tar": (TarConfig, None)}
+    path = models[kind][1] or (in_a_zip(images) if kind == "zip" else in_shards(images))
     return models[kind][0](path=str(path), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_a_large_set_is_decoded_once(kind: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(kind, pictures)
+def test_a_large_set_is_decoded_once(kind: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(kind, images)
     plain = load_dataset(config.model_copy(update={"cache": "none"}))
     assert plain.decodes and not cache_root().exists()
     first = load_dataset(config)
     with monkeypatch.context() as patch:
         patch.setattr(encoded, "load_encoded", None)  # nothing is decoded from here on
-        patch.setattr(encoded, "decode_picture", None)
+        patch.setattr(encoded, "decode_image", None)
         again = load_dataset(config)
     for kept in (first, again):
         assert isinstance(kept, MappedSet) and not kept.decodes
         assert same(kept, plain)
-        assert kept.captions is not None and sorted(kept.captions)[1] == "picture № 1"
+        assert kept.captions is not None and sorted(kept.captions)[1] == "image № 1"
     assert [path.name for path in cache_root().iterdir()] == [place_of(config).name]
 
 
-def test_views_of_a_kept_set_are_those_of_the_set(pictures: Path) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_views_of_a_kept_set_are_those_of_the_set(images: Path) -> None:
+    config = FolderConfig(path=str(images))
     plain, kept = load_dataset(config.model_copy(update={"cache": "none"})), load_dataset(config)
     for one, other in zip(split_by_content(plain, 0.4), split_by_content(kept, 0.4), strict=True):
         assert same(one, other) and len(one) > 0
@@ -113,26 +113,26 @@ def test_views_of_a_kept_set_are_those_of_the_set(pictures: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda folder: write_picture(folder / "b" / "99.png", 99),
+        lambda folder: write_image(folder / "b" / "99.png", 99),
         lambda folder: [path.unlink() for path in folder.glob("a/00.*")],
         lambda folder: [path.rename(path.with_stem("98")) for path in folder.glob("a/00.*")],
-        lambda folder: write_picture(folder / "a" / "00.png", 77),
+        lambda folder: write_image(folder / "a" / "00.png", 77),
         lambda folder: (folder / "a" / "00.txt").write_text("a longer caption"),
     ],
     ids=["added", "removed", "renamed", "rewritten", "caption"],
 )
-def test_a_set_that_was_changed_is_decoded_anew_in_the_same_place(pictures: Path, change: object) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_a_set_that_was_changed_is_decoded_anew_in_the_same_place(images: Path, change: object) -> None:
+    config = FolderConfig(path=str(images))
     load_dataset(config)
-    change(pictures)  # type: ignore[operator]
+    change(images)  # type: ignore[operator]
     assert open_kept(config) is None
     fresh = load_dataset(config)
     assert same(fresh, load_dataset(config.model_copy(update={"cache": "none"})))
     assert isinstance(fresh, MappedSet) and len(list(cache_root().iterdir())) == 1
 
 
-def test_options_that_make_other_pictures_have_another_place(pictures: Path) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_options_that_make_other_images_have_another_place(images: Path) -> None:
+    config = FolderConfig(path=str(images))
     others = [{"size": 4}, {"channels": 1}, {"labels": "none"}, {"captions": "none"}, {"fit": "letterbox"}]
     places = {place_of(config.model_copy(update=change)) for change in [{}, *others, {"on_error": "skip"}]}
     assert len(places) == 7
@@ -161,8 +161,8 @@ def cut(path: Path) -> None:
         lambda place: change_info(place, provenance="abc"),
     ],
 )
-def test_a_damaged_one_is_built_anew(pictures: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_a_damaged_one_is_built_anew(images: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
+    config = FolderConfig(path=str(images))
     sound = load_dataset(config).fingerprint
     harm(place_of(config))  # type: ignore[operator]
     caplog.clear()
@@ -177,8 +177,8 @@ def flip(path: Path, byte: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_bit_that_flips_in_a_kept_set_is_never_silent(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_a_bit_that_flips_in_a_kept_set_is_never_silent(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = FolderConfig(path=str(images))
     load_dataset(config)
     sound, place = load_dataset(config.model_copy(update={"cache": "none"})), place_of(config)
     names = sorted(path.name for path in place.iterdir())
@@ -190,7 +190,7 @@ def test_a_bit_that_flips_in_a_kept_set_is_never_silent(pictures: Path, caplog: 
             kept = load_dataset(config)
             assert "built anew" in caplog.text, name
             assert same(kept, sound)
-    flip(place / PIXELS, 192 * 5 + 7)  # of 3 x 8 x 8 bytes a picture, in the sixth
+    flip(place / PIXELS, 192 * 5 + 7)  # of 3 x 8 x 8 bytes per image, in the sixth
     kept = load_dataset(config)
     kept.fetch([0, 4, 6])
     with pytest.raises(UsageError, match=r"pixels.u8: .*a/10.png does not match its checksum.*run the command again"):
@@ -207,10 +207,10 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_is_not_filled(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     size = COUNT * 3 * 8 * 8
-    config = FolderConfig(path=str(pictures))
+    config = FolderConfig(path=str(images))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 2 * size - 1))
     assert load_dataset(config).decodes
     assert "decoded while training" in caplog.text and not list(cache_root().iterdir())
@@ -222,7 +222,7 @@ def test_a_disk_is_not_filled(
 
 
 def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Full:
         def write(self, content: object) -> int:
@@ -238,55 +238,55 @@ def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
         self._pixels = Full()  # type: ignore[assignment]
 
     monkeypatch.setattr(cache_module.Store, "__init__", with_full_disk)
-    config = FolderConfig(path=str(pictures))
+    config = FolderConfig(path=str(images))
     dataset = load_dataset(config)
     assert dataset.decodes and "No space left" in caplog.text and not list(cache_root().iterdir())
     assert same(dataset, load_dataset(config.model_copy(update={"cache": "none"})))
 
 
-def test_a_file_added_while_the_set_is_read_makes_it_anew(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_added_while_the_set_is_read_makes_it_anew(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that came after the listing is not in the set, and must not be in its stamp."""
     listed = encoded.load_encoded
 
     def late(*arguments: object, **options: object) -> Dataset:
         monkeypatch.undo()
         monkeypatch.setattr(encoded, "MAX_BYTES_IN_MEMORY", 1)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(pictures.parent / "cache"))
-        write_picture(pictures / "a" / "late.png", 99)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(images.parent / "cache"))
+        write_image(images / "a" / "late.png", 99)
         return listed(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("undiffuse.data.sources.folder.load_encoded", late)
-    config = FolderConfig(path=str(pictures))
+    config = FolderConfig(path=str(images))
     assert len(load_dataset(config)) == COUNT
     again = load_dataset(config)
     assert len(again) == COUNT + 1 and isinstance(again, MappedSet)
     assert open_kept(config) is not None
 
 
-def test_a_place_that_cannot_be_written_to(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_place_that_cannot_be_written_to(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot keep decoded pictures in data\.cache="):
-        load_dataset(FolderConfig(path=str(pictures), cache=str(tmp_path / "file")))
+    with pytest.raises(UsageError, match=r"cannot keep decoded images in data\.cache="):
+        load_dataset(FolderConfig(path=str(images), cache=str(tmp_path / "file")))
     (tmp_path / "cache").write_text("")
-    assert load_dataset(FolderConfig(path=str(pictures))).decodes and "decoded while training" in caplog.text
+    assert load_dataset(FolderConfig(path=str(images))).decodes and "decoded while training" in caplog.text
 
 
 def test_a_set_that_fits_into_memory_is_kept_only_where_asked(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    config = FolderConfig(path=str(pictures))
+    config = FolderConfig(path=str(images))
     in_memory = load_dataset(config)
     assert isinstance(in_memory, ArrayDataset)
     kept = load_dataset(config.model_copy(update={"cache": str(tmp_path / "mine")}))
     assert isinstance(kept, MappedSet) and same(kept, in_memory)
 
 
-def test_a_damaged_picture_leaves_nothing_behind_and_a_skipped_one_is_reported_again(
-    pictures: Path, caplog: pytest.LogCaptureFixture
+def test_a_damaged_image_leaves_nothing_behind_and_a_skipped_one_is_reported_again(
+    images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (pictures / "a" / "00.png").write_bytes(b"")
-    config = FolderConfig(path=str(pictures), size=8, channels=3)
+    (images / "a" / "00.png").write_bytes(b"")
+    config = FolderConfig(path=str(images), size=8, channels=3)
     with pytest.raises(UsageError, match="empty"):
         load_dataset(config)
     assert not list(cache_root().iterdir())
@@ -298,8 +298,8 @@ def test_a_damaged_picture_leaves_nothing_behind_and_a_skipped_one_is_reported_a
     assert same(plain, load_dataset(skipping))
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(pictures: Path) -> None:
-    config = FolderConfig(path=str(pictures))
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(images: Path) -> None:
+    config = FolderConfig(path=str(images))
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     name = place_of(config).name
     theirs = cache_root() / f".{name}.{os.getppid()}.pixels.tmp"
@@ -309,21 +309,21 @@ def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(pi
     assert sorted(path.name for path in cache_root().iterdir()) == sorted([theirs.name, name])
 
 
-def test_the_stamp_follows_links_and_ends_in_a_loop_of_them(pictures: Path) -> None:
-    config = FolderConfig(path=str(pictures))
-    (pictures / "a" / "loop").symlink_to(pictures)
-    (pictures / "dangling.png").symlink_to(pictures / "nowhere")
+def test_the_stamp_follows_links_and_ends_in_a_loop_of_them(images: Path) -> None:
+    config = FolderConfig(path=str(images))
+    (images / "a" / "loop").symlink_to(images)
+    (images / "dangling.png").symlink_to(images / "nowhere")
     before = stamp_of(config)
     assert before == stamp_of(config)
-    (pictures / ".hidden").write_text("not looked at")
+    (images / ".hidden").write_text("not looked at")
     assert stamp_of(config) == before
 
 
 def test_mapped_texts_are_texts(tmp_path: Path) -> None:
     texts = ["", "one", "zwei Wörter", "\udcff", ""]
-    write_texts(tmp_path, "some", texts)
+    write_strings(tmp_path, "some", texts)
     buffer = np.fromfile(tmp_path / "some.utf8", dtype=np.uint8)
-    mapped = MappedTexts(buffer, np.fromfile(tmp_path / "some.i64", dtype=np.int64))
+    mapped = MappedStringArray(buffer, np.fromfile(tmp_path / "some.i64", dtype=np.int64))
     assert list(mapped) == texts and mapped[-3] == "zwei Wörter" and list(mapped[1:4]) == texts[1:4]
     assert list(mapped.select(np.array([3, 1, 2])).select(np.array([2, 0]))) == [texts[2], texts[3]]
     with pytest.raises(IndexError):
@@ -355,14 +355,14 @@ for folder in sys.argv[1:]:
 
 
 def synthetic(folder: Path, count: int) -> Path:
-    """A set of 4x4 pictures with labels and captions, in the layout of the cache."""
+    """A set of 4x4 images with labels and captions, in the layout of the cache."""
     folder.mkdir()
     dataset = ArrayDataset("synthetic", np.zeros((count, 3, 4, 4), dtype=np.uint8), None, ("a", "b"))
     with (folder / PIXELS).open("wb") as file, (folder / CHECKS).open("wb") as checks:
         for start in range(0, count, 10_000):
-            number, picture = min(10_000, count - start), bytes([start % 256]) * 48
-            file.write(picture * number)
-            checks.write(np.full(number, zlib.crc32(picture), dtype="<u4").tobytes())
+            number, image = min(10_000, count - start), bytes([start % 256]) * 48
+            file.write(image * number)
+            checks.write(np.full(number, zlib.crc32(image), dtype="<u4").tobytes())
     np.zeros((count, 16), dtype=np.uint8).tofile(folder / "hashes.u8")
     (np.arange(count) % 2).astype("<i8").tofile(folder / "labels.i64")
     for name in ("titles", "captions"):
@@ -379,15 +379,15 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     output = subprocess.check_output([sys.executable, "-c", MEMORY, str(small), str(large)], text=True)
     grown = [[int(text) for text in line.split()] for line in output.splitlines()]
     assert grown[1][0] - grown[0][0] < 2_000, grown
-    assert grown[1][1] < 4 * 256 * 64  # four files, 64 KiB around each of the last 256 pictures at most
+    assert grown[1][1] < 4 * 256 * 64  # four files, 64 KiB around each of the last 256 images at most
     print(grown)
 
 
 @pytest.mark.parametrize(("what", "value"), [("DECODING", 10**6), ("heic.version", lambda: "10.0")])
 def test_what_was_decoded_otherwise_is_decoded_anew(
-    what: str, value: object, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, value: object, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = FolderConfig(path=str(pictures))
+    config = FolderConfig(path=str(images))
     before = stamp_of(config)
     assert stamp_of(config) == before
     monkeypatch.setattr(f"undiffuse.data.storage.cache.{what}", value)

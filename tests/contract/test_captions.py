@@ -1,4 +1,4 @@
-"""Labels and captions of pictures: beside them, in lists, in the names of folders and files."""
+"""Labels and captions of images: beside them, in lists, in the names of folders and files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from picture_files import Content, is_of, jsonl, png, write_tree, write_zip
+from image_files import Content, is_of, jsonl, png, write_tree, write_zip
 
-from undiffuse.data import Dataset, FolderConfig, ZipConfig, contact_sheet, describe, load_dataset
+from undiffuse.data import Dataset, FolderConfig, ZipConfig, describe, load_dataset, preview_grid
 from undiffuse.data.sources.layout.classes import prefix_of
 from undiffuse.errors import UsageError
 
 Load = Callable[..., Dataset]
-PICTURES: dict[str, Content] = {f"{name}.png": png(place) for place, name in enumerate("abc")}
+IMAGES: dict[str, Content] = {f"{name}.png": png(place) for place, name in enumerate("abc")}
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -37,29 +37,29 @@ def labels_of(dataset: Dataset) -> list[str] | None:
     return None if dataset.labels is None else [dataset.class_names[label] for label in dataset.labels]
 
 
-def test_text_files_beside_pictures_are_captions(load: Load) -> None:
+def test_text_files_beside_images_are_captions(load: Load) -> None:
     found = load(
-        {**PICTURES, "a.txt": "a red\n rose ", "b.txt": "\ufeffzwei Blüten", "c.TXT": "three", "README.txt": "x"}
+        {**IMAGES, "a.txt": "a red\n rose ", "b.txt": "\ufeffzwei Blüten", "c.TXT": "three", "README.txt": "x"}
     )
     assert found.captions == ["a red rose", "zwei Blüten", "three"] and found.labels is None
     assert found.fetch([2, 0]).captions == ("three", "a red rose")
-    assert load({**PICTURES, "a.txt": "x"}, captions="none").captions is None
+    assert load({**IMAGES, "a.txt": "x"}, captions="none").captions is None
 
 
-def test_json_files_beside_pictures_give_captions_and_labels(load: Load) -> None:
+def test_json_files_beside_images_give_captions_and_labels(load: Load) -> None:
     files = {
         "a.json": '{"caption": "one", "label": "rose"}',
         "b.json": '{"prompt": "two", "class": "daisy"}',
         "c.json": '{"text": "three", "caption": null, "class": "rose", "more": [1, {"x": 2}]}',
     }
-    found = load({**PICTURES, **files})
+    found = load({**IMAGES, **files})
     assert found.captions == ["one", "two", "three"]
     assert found.class_names == ("daisy", "rose") and labels_of(found) == ["rose", "daisy", "rose"]
-    assert load({**PICTURES, **files}, labels="none").labels is None
+    assert load({**IMAGES, **files}, labels="none").labels is None
 
 
 def test_escapes_of_two_halves_are_one_character(load: Load) -> None:
-    found = load({**PICTURES, **{f"{name}.json": '{"caption": "\\ud83d\\udc36"}' for name in "abc"}})
+    found = load({**IMAGES, **{f"{name}.json": '{"caption": "\\ud83d\\udc36"}' for name in "abc"}})
     assert found.captions == ["🐶"] * 3
 
 
@@ -69,7 +69,7 @@ def test_metadata_lists_captions_and_labels(load: Load) -> None:
         {"file_name": "./a.png", "text": "first", "label": 0, "other": None},
         {"file_name": "b.png", "text": "second", "label": 0},
     )
-    found = load({**PICTURES, "metadata.jsonl": lines + "\n\n"})
+    found = load({**IMAGES, "metadata.jsonl": lines + "\n\n"})
     assert found.captions == ["first", "second", "third"] and "passed_over" not in found.provenance
     assert found.class_names == ("0", "1", "2") and labels_of(found) == ["0", "0", "2"]
 
@@ -92,7 +92,7 @@ def test_the_nearest_word_counts(load: Load) -> None:
         "b.txt": "nearest",
         "c.txt": "alone",
     }
-    found = load({**PICTURES, **lists})
+    found = load({**IMAGES, **lists})
     assert found.captions == ["near", "nearest", "alone"] and labels_of(found) == ["2", "1", "0"]
 
 
@@ -169,12 +169,12 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
 
 
 @pytest.mark.parametrize("kind", sorted(BAD))
-def test_bad_notes_are_named_in_one_line_or_cost_their_picture(load: Load, kind: str) -> None:
+def test_bad_notes_are_named_in_one_line_or_cost_their_image(load: Load, kind: str) -> None:
     notes, message = BAD[kind]
     with pytest.raises(UsageError, match=message) as caught:
-        load({**PICTURES, **notes})
+        load({**IMAGES, **notes})
     assert "\n" not in str(caught.value) and "on_error=skip" in str(caught.value)
-    found = load({**PICTURES, **notes}, on_error="skip")
+    found = load({**IMAGES, **notes}, on_error="skip")
     assert len(found) == 2 and is_of(found, 0, 0) and is_of(found, 1, 1)
     assert found.provenance["skipped"].startswith("1 file left out")
 
@@ -182,36 +182,36 @@ def test_bad_notes_are_named_in_one_line_or_cost_their_picture(load: Load, kind:
 def test_names_and_numbers_do_not_mix(load: Load) -> None:
     notes = {"a.json": '{"label": 3}', "b.json": '{"label": "cat"}', "c.json": '{"label": 0}'}
     with pytest.raises(UsageError, match=r"b\.json: its label 'cat' is a name, but that of .*a\.json a number"):
-        load({**PICTURES, **notes})
+        load({**IMAGES, **notes})
 
 
 ORPHANS: dict[str, tuple[dict[str, Content], str]] = {
-    "text": ({"d.txt": "x"}, r"d\.txt: lies among notes on pictures without its picture"),
+    "text": ({"d.txt": "x"}, r"d\.txt: lies among notes on images without its image"),
     "line": ({"metadata.jsonl": jsonl({"file_name": "d.png", "text": "x"})}, r"names d\.png, and there is no such"),
     "way out": ({"metadata.jsonl": jsonl({"file_name": "../d.png"})}, r"line 1: '\.\./d\.png' leads out"),
     "absolute": ({"metadata.jsonl": jsonl({"file_name": "/etc/d.png"})}, r"line 1: '/etc/d\.png' leads out"),
-    "no name": ({"metadata.jsonl": jsonl({"text": "x"})}, r"metadata\.jsonl line 1: names no picture"),
+    "no name": ({"metadata.jsonl": jsonl({"text": "x"})}, r"metadata\.jsonl line 1: names no image"),
     "no JSON": ({"metadata.jsonl": "file_name,text\n"}, r"metadata\.jsonl line 1: not valid JSON"),
     "label": ({"dataset.json": '{"labels": [["d.png", 1]]}'}, r"dataset\.json: names d\.png, and there is no such"),
 }
 
 
 @pytest.mark.parametrize("kind", sorted(ORPHANS))
-def test_notes_without_a_picture_are_refused_or_counted(load: Load, kind: str) -> None:
+def test_notes_without_a_image_are_refused_or_counted(load: Load, kind: str) -> None:
     captions = {f"{name}.txt": name for name in "abc"}
     notes, message = ORPHANS[kind]
     with pytest.raises(UsageError, match=message):
-        load({**PICTURES, **captions, **notes})
-    found = load({**PICTURES, **captions, **notes}, on_error="skip")
+        load({**IMAGES, **captions, **notes})
+    found = load({**IMAGES, **captions, **notes}, on_error="skip")
     assert found.captions == ["a", "b", "c"] and found.provenance["skipped"].startswith("1 file left out")
 
 
 def test_texts_and_tables_that_are_no_captions_are_passed_over(load: Load) -> None:
-    found = load({**PICTURES, "notes.txt": "about", "list.json": "[1]", "sub/x.txt": "y"})
+    found = load({**IMAGES, "notes.txt": "about", "list.json": "[1]", "sub/x.txt": "y"})
     assert found.captions is None and found.provenance["passed_over"].startswith("3 files without")
     captions = {f"{name}.txt": name for name in "abc"}
     others = {"LICENSE.txt": "free", "sub/x.txt": "elsewhere", "metadata.json": "{"}
-    assert load({**PICTURES, **captions, **others}).captions == ["a", "b", "c"]
+    assert load({**IMAGES, **captions, **others}).captions == ["a", "b", "c"]
 
 
 def test_dataset_json_of_the_stylegan_tools(load: Load) -> None:
@@ -240,17 +240,17 @@ def test_dataset_json_of_the_stylegan_tools(load: Load) -> None:
 )
 def test_a_damaged_dataset_json(load: Load, content: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        load({**PICTURES, "dataset.json": content})
+        load({**IMAGES, "dataset.json": content})
     assert "\n" not in str(caught.value)
 
 
 def test_a_json_file_of_another_kind_called_dataset_is_passed_over(load: Load) -> None:
-    assert load({**PICTURES, "dataset.json": '{"title": "flowers"}'}).labels is None
-    assert load({**PICTURES, "dataset.json": "[]"}).labels is None
+    assert load({**IMAGES, "dataset.json": '{"title": "flowers"}'}).labels is None
+    assert load({**IMAGES, "dataset.json": "[]"}).labels is None
 
 
 def test_captions_are_described_and_listed_below_the_sheet(load: Load) -> None:
-    plain, told = load(PICTURES), load({**PICTURES, **{f"{name}.txt": f"picture {name}" for name in "abc"}})
-    assert describe(told, FolderConfig(path="x"))["captions"] == ["picture a", "picture b", "picture c"]
+    plain, told = load(IMAGES), load({**IMAGES, **{f"{name}.txt": f"image {name}" for name in "abc"}})
+    assert describe(told, FolderConfig(path="x"))["captions"] == ["image a", "image b", "image c"]
     assert describe(plain, FolderConfig(path="x"))["captions"] == []
-    assert contact_sheet(told).height > contact_sheet(plain).height + 20
+    assert preview_grid(told).height > preview_grid(plain).height + 20

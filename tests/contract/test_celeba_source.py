@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from picture_files import write_tree, write_zip
+from image_files import write_tree, write_zip
 from published_sets import ATTRIBUTES, COUNT, celeba, celeba_files, encoded
 
 from undiffuse.data import CelebaConfig, Dataset, load_dataset, source_config_for
@@ -50,10 +50,10 @@ def test_the_lists_lie_in_or_beside_a_folder_or_an_archive(tmp_path: Path) -> No
     files = celeba_files()
     inside = write_zip(tmp_path / "whole.zip", files)
     lists = {name: content for name, content in files.items() if name.endswith(".txt")}
-    pictures = {name: content for name, content in files.items() if name.endswith(".jpg")}
-    write_tree(tmp_path / "a", lists), write_zip(tmp_path / "a" / "img_align_celeba.zip", pictures)
+    images = {name: content for name, content in files.items() if name.endswith(".jpg")}
+    write_tree(tmp_path / "a", lists), write_zip(tmp_path / "a" / "img_align_celeba.zip", images)
     celeba(tmp_path / "b")
-    write_tree(tmp_path / "c" / "Anno", lists), write_tree(tmp_path / "c" / "Img", pictures)
+    write_tree(tmp_path / "c" / "Anno", lists), write_tree(tmp_path / "c" / "Img", images)
     every = [inside, tmp_path / "a" / "img_align_celeba.zip", tmp_path / "b", tmp_path / "b" / "img_align_celeba"]
     prints = set()
     for path in every:
@@ -128,7 +128,7 @@ def test_a_damaged_list_is_told(tmp_path: Path, old: str, new: str, message: str
         ("list_eval_partition.txt", "000004.jpg 0\n", "", r"000004\.jpg: not in list_eval_partition"),
     ],
 )
-def test_a_damaged_line_is_told_or_its_picture_skipped(
+def test_a_damaged_line_is_told_or_its_image_skipped(
     tmp_path: Path, name: str, old: str, new: str, message: str
 ) -> None:
     path = changed(tmp_path, name, old, new)
@@ -139,7 +139,7 @@ def test_a_damaged_line_is_told_or_its_picture_skipped(
     assert not any("000004" in found.item_name(item) for item in range(3))
 
 
-def test_pictures_without_lines_and_lines_without_pictures(tmp_path: Path) -> None:
+def test_images_without_lines_and_lines_without_images(tmp_path: Path) -> None:
     celeba(tmp_path)
     (tmp_path / "img_align_celeba" / "000002.jpg").rename(tmp_path / "img_align_celeba" / "000099.jpg")
     with pytest.raises(UsageError, match=r"000099\.jpg: not in the list of attributes"):
@@ -155,15 +155,15 @@ def test_two_sets_in_one_folder_are_not_guessed_at(tmp_path: Path) -> None:
     files["img_celeba/000001.jpg"] = encoded(1, "jpeg")
     with pytest.raises(UsageError, match="are of one number; name the folder of one"):
         load(write_tree(tmp_path / "two", files))
-    with pytest.raises(UsageError, match="no pictures of CelebA's"):
+    with pytest.raises(UsageError, match="no images of CelebA's"):
         load(write_tree(tmp_path / "other", {"cat.png": encoded(1, "png")}))
 
 
 def test_a_kept_set_follows_the_lists_beside_it(tmp_path: Path) -> None:
     files = celeba_files()
     write_tree(tmp_path / "a", {name: content for name, content in files.items() if name.endswith(".txt")})
-    pictures = {name: content for name, content in files.items() if name.endswith(".jpg")}
-    path, options = write_zip(tmp_path / "a" / "img_align_celeba.zip", pictures), {"cache": str(tmp_path / "kept")}
+    images = {name: content for name, content in files.items() if name.endswith(".jpg")}
+    path, options = write_zip(tmp_path / "a" / "img_align_celeba.zip", images), {"cache": str(tmp_path / "kept")}
     before = labels_of(load(path, attribute="Smiling", **options))
     listed = tmp_path / "a" / "list_attr_celeba.txt"
     heading, *rows = [line.split() for line in listed.read_text().splitlines()[1:]]

@@ -35,7 +35,7 @@ def labels_of(found: Dataset) -> list[int]:
     return found.labels.tolist()
 
 
-def pictures(found: Dataset) -> np.ndarray:
+def images(found: Dataset) -> np.ndarray:
     return found.items(np.arange(len(found)))
 
 
@@ -47,11 +47,11 @@ def test_binary_batches_are_read_in_the_order_of_their_numbers(tmp_path: Path) -
     found = load(cifar10_binary(tmp_path, batches=11))
     assert len(found) == 11 * COUNT and found.shape == (3, 32, 32)
     expected = np.concatenate([planes(number) for number in range(1, 12)])  # 10 comes after 2, not before
-    assert np.array_equal(pictures(found), expected)
+    assert np.array_equal(images(found), expected)
     assert labels_of(found) == (np.arange(COUNT) % 10).tolist() * 11
     assert list(found.class_names) == CIFAR10_NAMES
     test = load(tmp_path, split="test")
-    assert np.array_equal(pictures(test), planes(99)) and labels_of(test)[0] == (COUNT - 1) % 10
+    assert np.array_equal(images(test), planes(99)) and labels_of(test)[0] == (COUNT - 1) % 10
 
 
 def test_the_python_layout_gives_the_same_set(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_the_python_layout_gives_the_same_set(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     binary, python = load(cifar10_binary(tmp_path / "b")), load(cifar10_python(tmp_path / "p"))
     assert binary.fingerprint == python.fingerprint and labels_of(binary) == labels_of(python)
-    assert np.array_equal(pictures(load(tmp_path / "p", split="test")), planes(99))
+    assert np.array_equal(images(load(tmp_path / "p", split="test")), planes(99))
     alone = load(tmp_path / "p" / "test_batch")
-    assert np.array_equal(pictures(alone), planes(99))
+    assert np.array_equal(images(alone), planes(99))
 
 
 def test_cifar100_has_a_fine_and_a_coarse_label_in_both_layouts(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_cifar100_has_a_fine_and_a_coarse_label_in_both_layouts(tmp_path: Path) 
         assert labels_of(found) == fine and found.class_names[99] == "fine99" and found.num_classes == 100
         coarse = load(folder, label="coarse")
         assert labels_of(coarse) == [number % 20 for number in fine] and coarse.num_classes == 20
-        assert np.array_equal(pictures(found), planes(1)) and "CIFAR-100" in found.provenance["source"]
+        assert np.array_equal(images(found), planes(1)) and "CIFAR-100" in found.provenance["source"]
     assert load(python, label="coarse").class_names[3] == "c3"
     assert load(tmp_path / "b", label="coarse").class_names[3] == "3"  # its names are not there
 
@@ -89,7 +89,7 @@ def test_the_published_archive_is_read_in_memory(tmp_path: Path, form: str) -> N
     path = archived(folder, tmp_path / f"{form}.tar.gz", form)
     found = load(path)
     assert found.fingerprint == load(folder).fingerprint
-    assert np.array_equal(pictures(load(path, split="test")), planes(99))
+    assert np.array_equal(images(load(path, split="test")), planes(99))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([form, path.name])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -151,10 +151,10 @@ def test_damaged_records_are_told(tmp_path: Path, content: bytes, message: str) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "none"}, "has no pictures"),
-        ({"data": records()[:, :3000]}, "has no pictures"),
+        ({"data": "none"}, "has no images"),
+        ({"data": records()[:, :3000]}, "has no images"),
         ({"labels": "none"}, "has no labels"),
-        ({"labels": [0, 1]}, "2 labels for 12 pictures"),
+        ({"labels": [0, 1]}, "2 labels for 12 images"),
         ({"labels": [300] * COUNT}, "has no labels"),
         ({"labels": [11] * COUNT}, "label 11; expected"),
     ],

@@ -25,9 +25,9 @@ from undiffuse.data import (
     IdxConfig,
     SourceConfig,
     SwissrollConfig,
-    contact_sheet,
     describe,
     load_dataset,
+    preview_grid,
     source_config_for,
     split_by_content,
 )
@@ -45,22 +45,22 @@ def write_idx(path: Path, array: np.ndarray, sizes: tuple[int, ...] | None = Non
     return path
 
 
-def some_pictures(count: int = 12, height: int = 6, width: int = 5) -> np.ndarray:
+def some_images(count: int = 12, height: int = 6, width: int = 5) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width), dtype=np.uint8)
 
 
 def mnist_like(folder: Path, ending: str = ".gz", prefix: str = "", count: int = 12) -> np.ndarray:
-    pictures = some_pictures(count)
-    write_idx(folder / f"{prefix}train-images-idx3-ubyte{ending}", pictures)
+    images = some_images(count)
+    write_idx(folder / f"{prefix}train-images-idx3-ubyte{ending}", images)
     write_idx(folder / f"{prefix}train-labels-idx1-ubyte{ending}", np.arange(count) % 3)
-    return pictures
+    return images
 
 
-def archive_of_pictures(path: Path) -> None:
-    """A zip archive or tar shard of small pictures."""
+def archive_of_images(path: Path) -> None:
+    """A zip archive or tar shard of small images."""
     with zipfile.ZipFile(path, "w") if path.suffix == ".zip" else tarfile.open(path, "w") as archive:
-        for index, picture in enumerate(some_pictures()):
-            Image.fromarray(picture).save(content := io.BytesIO(), "png")
+        for index, image in enumerate(some_images()):
+            Image.fromarray(image).save(content := io.BytesIO(), "png")
             if isinstance(archive, zipfile.ZipFile):
                 archive.writestr(f"{index:02}.png", content.getvalue())
             else:
@@ -74,11 +74,11 @@ def example(name: str, folder: Path) -> SourceConfig:
     if name in ("idx", "stacked_mnist"):
         mnist_like(folder)
     if name == "folder":
-        for index, picture in enumerate(some_pictures()):
-            Image.fromarray(picture).save(folder / f"{index:02}.png")
+        for index, image in enumerate(some_images()):
+            Image.fromarray(image).save(folder / f"{index:02}.png")
     if name in ("zip", "tar"):
         folder /= f"set.{name}"
-        archive_of_pictures(folder)
+        archive_of_images(folder)
     if name in PUBLISHED:
         folder = PUBLISHED[name](folder)
     needs_path = "path" in SOURCE_CONFIGS[name].model_fields
@@ -95,12 +95,12 @@ def test_every_source_meets_the_contract(source: tuple[SourceConfig, Dataset]) -
     config, dataset = source
     rows = np.array([len(dataset) - 1, 0, 0])
     batch = dataset.fetch(rows)
-    pictures = len(dataset.shape) == 3
+    images = len(dataset.shape) == 3
     assert dataset.name == config.name
     assert batch.items.shape == (3, *dataset.shape) and batch.indices.tolist() == rows.tolist()
-    assert batch.items.dtype == (torch.uint8 if pictures else torch.float32)
+    assert batch.items.dtype == (torch.uint8 if images else torch.float32)
     assert torch.equal(batch.items[1], batch.items[2])
-    assert batch.x_0.dtype == torch.float32 and (not pictures or batch.x_0.abs().max() <= 1)
+    assert batch.x_0.dtype == torch.float32 and (not images or batch.x_0.abs().max() <= 1)
     assert dataset.hashes().shape == (len(dataset), 16) and dataset.hashes().dtype == np.uint8
     assert dataset.num_classes == len(dataset.class_names)
     if dataset.labels is None:
@@ -149,7 +149,7 @@ def test_every_source_can_be_described_and_looked_at(source: tuple[SourceConfig,
     assert not facts["classes"] or sum(facts["classes"].values()) == len(dataset)
     low, high = facts["value_range"]
     assert low < high and (facts["kind"] == "points" or (low >= 0 and high <= 255))
-    sheet = contact_sheet(dataset, num=9)
+    sheet = preview_grid(dataset, num=9)
     assert isinstance(sheet, Image.Image) and min(sheet.size) >= 15
     assert len(set(sheet.convert("L").tobytes())) > 1
 
@@ -192,7 +192,7 @@ def test_digits_at_another_size() -> None:
 
 
 def test_a_size_beyond_memory_is_refused() -> None:
-    with pytest.raises(UsageError, match="1797 pictures of 8192x8192"):
+    with pytest.raises(UsageError, match="1797 images of 8192x8192"):
         load_dataset(DigitsConfig(size=8192, upscale=True))
 
 
@@ -208,9 +208,9 @@ def test_swissroll_is_centred_scaled_and_seeded() -> None:
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_idx_reads_plain_and_gzipped(tmp_path: Path, ending: str) -> None:
-    pictures = mnist_like(tmp_path, ending)
+    images = mnist_like(tmp_path, ending)
     dataset = load_dataset(IdxConfig(path=str(tmp_path)))
-    assert np.array_equal(dataset.items(np.arange(12))[:, 0], pictures)
+    assert np.array_equal(dataset.items(np.arange(12))[:, 0], images)
     assert dataset.labels is not None and dataset.labels.tolist() == [i % 3 for i in range(12)]
     assert dataset.class_names == ("0", "1", "2")
 
@@ -223,7 +223,7 @@ def test_idx_knows_gzip_by_content_not_by_name(tmp_path: Path) -> None:
 
 
 def test_idx_without_labels_and_other_spelling(tmp_path: Path) -> None:
-    write_idx(tmp_path / "train-images.idx3-ubyte", some_pictures())
+    write_idx(tmp_path / "train-images.idx3-ubyte", some_images())
     dataset = load_dataset(IdxConfig(path=str(tmp_path)))
     assert dataset.labels is None and dataset.num_classes == 0
     write_idx(tmp_path / "train-labels.idx1-ubyte", np.arange(12))
@@ -237,7 +237,7 @@ def test_idx_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
     train = tmp_path / "train-images-idx3-ubyte.gz"
     with pytest.raises(UsageError, match="no 'test' file lies beside it"):
         load_dataset(IdxConfig(path=str(train), split="test"))
-    write_idx(tmp_path / "t10k-images-idx3-ubyte", some_pictures(4))
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", some_images(4))
     assert len(load_dataset(IdxConfig(path=str(tmp_path), split="test"))) == 4
     assert len(load_dataset(IdxConfig(path=str(train), split="test"))) == 4
     assert len(load_dataset(IdxConfig(path=str(tmp_path / "t10k-images-idx3-ubyte")))) == 4
@@ -245,17 +245,17 @@ def test_idx_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
 
 
 def test_emnist_is_put_upright_and_named(tmp_path: Path) -> None:
-    pictures = mnist_like(tmp_path, prefix="emnist-balanced-")
+    images = mnist_like(tmp_path, prefix="emnist-balanced-")
     dataset = load_dataset(IdxConfig(path=str(tmp_path)))
-    assert np.array_equal(dataset.items(np.arange(12))[:, 0], pictures.swapaxes(1, 2))
+    assert np.array_equal(dataset.items(np.arange(12))[:, 0], images.swapaxes(1, 2))
     assert dataset.shape == (1, 5, 6) and dataset.class_names == tuple(EMNIST_CLASSES["balanced"])
     lying = load_dataset(IdxConfig(path=str(tmp_path), transpose=False))
-    assert np.array_equal(lying.items(np.arange(12))[:, 0], pictures)
+    assert np.array_equal(lying.items(np.arange(12))[:, 0], images)
     assert [len(names) for names in EMNIST_CLASSES.values()] == [62, 47, 47, 26, 10, 10]
 
 
 def test_emnist_letters_count_from_one_in_the_file(tmp_path: Path) -> None:
-    write_idx(tmp_path / "emnist-letters-test-images-idx3-ubyte.gz", some_pictures(26))
+    write_idx(tmp_path / "emnist-letters-test-images-idx3-ubyte.gz", some_images(26))
     write_idx(tmp_path / "emnist-letters-test-labels-idx1-ubyte.gz", np.arange(1, 27))
     dataset = load_dataset(IdxConfig(path=str(tmp_path), split="test"))
     assert "".join(dataset.class_names) == "abcdefghijklmnopqrstuvwxyz"
@@ -283,7 +283,7 @@ def spoil(path: Path, how: str) -> None:
         "wrong magic": gzip.compress(b"\x89PNG" + content[4:]),
         "floats": gzip.compress(content[:2] + b"\x0d" + content[3:]),
         "huge claim": gzip.compress(content[:4] + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1)),
-        "no pictures": gzip.compress(content[:4] + struct.pack(">3I", 0, 6, 5)),
+        "no images": gzip.compress(content[:4] + struct.pack(">3I", 0, 6, 5)),
         "one axis": labels.read_bytes(),
     }
     if how == "labels fewer":
@@ -311,9 +311,9 @@ def spoil(path: Path, how: str) -> None:
         ("wrong magic", "begins with 89504e47"),
         ("floats", "type 0x0d; expected unsigned bytes"),
         ("huge claim", "cut short: its header says"),
-        ("no pictures", "empty: its sizes are"),
+        ("no images", "empty: its sizes are"),
         ("one axis", "looks like the file of labels"),
-        ("labels fewer", "11 labels for 12 pictures"),
+        ("labels fewer", "11 labels for 12 images"),
         ("labels are images", "expected the 1 of a label file"),
     ],
 )
@@ -356,7 +356,7 @@ def test_a_text_on_the_command_line_means_a_source(tmp_path: Path, monkeypatch: 
         ("idx", "needs a path; write idx:PATH"),
         ("digits:here", "takes no path"),
         ("notes.txt", "not an IDX"),
-        ("pictures.7z", "unpack it"),
+        ("images.7z", "unpack it"),
     ],
 )
 def test_an_unknown_source_is_refused_with_a_hint(
@@ -364,7 +364,7 @@ def test_an_unknown_source_is_refused_with_a_hint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing of interest")
-    (tmp_path / "pictures.7z").write_bytes(b"7z")
+    (tmp_path / "images.7z").write_bytes(b"7z")
     with pytest.raises(UsageError, match=message):
         source_config_for(spec)
 

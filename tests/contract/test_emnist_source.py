@@ -98,7 +98,7 @@ def test_both_parts_of_a_matlab_file_upright_with_names(tmp_path: Path, compress
         ({"images": np.zeros((COUNT, 783), dtype=np.uint8)}, r"dataset\.train\.images: uint8 of 12x783"),
         ({"images": np.zeros((COUNT, 784))}, "float64 of 12x784; expected unsigned bytes"),
         ({"images": np.zeros((0, 784), dtype=np.uint8)}, "images"),
-        ({"labels": np.ones((3, 1))}, "3 labels for 12 pictures"),
+        ({"labels": np.ones((3, 1))}, "3 labels for 12 images"),
         ({"labels": np.full((COUNT, 1), 27.0)}, "label 27 is not in the mapping of 26"),
         ({"labels": ["a"] * COUNT}, r"has no field 'labels'"),
     ],

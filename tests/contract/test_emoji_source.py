@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import is_of, write_tree, write_zip
+from image_files import is_of, write_tree, write_zip
 from PIL import Image
 from published_sets import COUNT, as_package, emoji, emoji_files, emoji_list
 
@@ -25,7 +25,7 @@ def captions(found: Dataset) -> list[str]:
     return list(found.captions)
 
 
-def test_names_and_categories_of_the_base_pictures(tmp_path: Path) -> None:
+def test_names_and_categories_of_the_base_images(tmp_path: Path) -> None:
     config = source_config_for(str(emoji(tmp_path)))
     assert config.name == "emoji"
     found = load_dataset(config)
@@ -33,16 +33,14 @@ def test_names_and_categories_of_the_base_pictures(tmp_path: Path) -> None:
     assert captions(found) == [f"smiling face no. {number}" for number in range(COUNT)]
     assert found.class_names == ("Smileys & Emotion", "Symbols") and found.labels is not None
     assert found.labels.tolist() == [number % 2 for number in range(COUNT)]
-    assert (
-        found.provenance["skin_tones"] == "base: 2 of 14 pictures left out" and found.provenance["vendor"] == "twitter"
-    )
+    assert found.provenance["skin_tones"] == "base: 2 of 14 images left out" and found.provenance["vendor"] == "twitter"
     bare = load(tmp_path / "emoji.zip", labels="none", captions="none")
     assert bare.labels is None and bare.captions is None
 
 
 def test_tones_of_skin_are_said_in_the_caption(tmp_path: Path) -> None:
     found = load(emoji(tmp_path), skin_tones="all")
-    assert len(found) == COUNT + 2 and found.provenance["skin_tones"] == "all: 0 of 14 pictures left out"
+    assert len(found) == COUNT + 2 and found.provenance["skin_tones"] == "all: 0 of 14 images left out"
     assert captions(found)[:4] == [
         "smiling face no. 0",
         "smiling face no. 0, light skin tone",
@@ -65,10 +63,10 @@ def test_a_folder_a_zip_and_the_tar_of_npm_are_the_same_set(tmp_path: Path) -> N
 
 def test_one_of_several_vendors_is_named(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "two.zip", {**emoji_files("google"), **emoji_files("twitter")})
-    with pytest.raises(UsageError, match="has pictures of google, twitter; choose one with vendor="):
+    with pytest.raises(UsageError, match="has images of google, twitter; choose one with vendor="):
         load(path)
     assert len(load(path, vendor="twitter")) == COUNT and len(load(path, vendor="google")) == COUNT + 1
-    with pytest.raises(UsageError, match="no pictures of vendor=twiter; did you mean 'twitter'"):
+    with pytest.raises(UsageError, match="no images of vendor=twiter; did you mean 'twitter'"):
         load(path, vendor="twiter")
 
 
@@ -80,14 +78,14 @@ def test_transparent_pixels_show_the_background(tmp_path: Path) -> None:
     assert load(path, background=(1, 2, 3)).items(np.array([0]))[0, :, 4, 4].tolist() == [1, 2, 3]
 
 
-def test_the_largest_pictures_are_taken(tmp_path: Path) -> None:
+def test_the_largest_images_are_taken(tmp_path: Path) -> None:
     files = emoji_files()
     small = {name.replace("/64/", "/16/"): b"never read" for name in files if name.startswith("img/")}
     found = load(write_zip(tmp_path / "emoji.zip", {**small, **files}))
     assert len(found) == COUNT and is_of(found, 3, 3)
 
 
-def test_missing_and_damaged_pictures_are_told_or_skipped(tmp_path: Path) -> None:
+def test_missing_and_damaged_images_are_told_or_skipped(tmp_path: Path) -> None:
     files = emoji_files()
     lacking = {name: content for name, content in files.items() if not name.endswith("1f603.png")}
     path = write_zip(tmp_path / "a.zip", lacking)
@@ -133,7 +131,7 @@ def test_what_is_no_package_is_told(tmp_path: Path) -> None:
     no_list = {name: content for name, content in files.items() if name != "emoji.json"}
     with pytest.raises(UsageError, match=r"no emoji\.json; expected the whole"):
         load(write_zip(tmp_path / "a.zip", no_list))
-    with pytest.raises(UsageError, match="no pictures of emoji"):
+    with pytest.raises(UsageError, match="no images of emoji"):
         load(write_zip(tmp_path / "b.zip", {"emoji.json": files["emoji.json"]}))
     outside = write_zip(tmp_path / "c.zip", {**files, "../img/twitter/64/1f699.png": b"x"})
     with pytest.raises(UsageError, match="leads out of the archive"):

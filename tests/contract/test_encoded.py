@@ -1,4 +1,4 @@
-"""Encoded pictures wherever they lie: what is counted, held and hashed, and what it costs."""
+"""Encoded images wherever they lie: what is counted, held and hashed, and what it costs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import is_of, pixels, png, write_tar, write_tree, write_zip
+from image_files import is_of, pixels, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, ZipConfig, load_dataset, split_by_content
 from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import ArrayDataset, hash_rows
-from undiffuse.data.readers.decoding.image import read_header, read_picture
+from undiffuse.data.readers.decoding.image import read_header, read_image
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
 CLASSED = {f"{name}/{index}.png": png(10 * place + index) for place, name in enumerate("abc") for index in range(4)}
@@ -46,7 +46,7 @@ class InMemory(EncodedFiles):
 
 
 def everywhere(folder: Path) -> list[Dataset]:
-    """The same pictures from a folder, an archive and a shard."""
+    """The same images from a folder, an archive and a shard."""
     write_tree(folder / "tree", CLASSED)
     write_zip(folder / "set.zip", CLASSED)
     write_tar(folder / "set.tar", CLASSED)
@@ -54,7 +54,7 @@ def everywhere(folder: Path) -> list[Dataset]:
     return [load_dataset(config) for config in (*configs, TarConfig(path=str(folder / "set.tar")))]
 
 
-def test_folder_zip_and_tar_of_the_same_pictures_are_the_same_set(tmp_path: Path) -> None:
+def test_folder_zip_and_tar_of_the_same_images_are_the_same_set(tmp_path: Path) -> None:
     sets = everywhere(tmp_path)
     assert [found.name for found in sets] == ["folder", "zip", "tar"]
     assert len({found.fingerprint for found in sets}) == 1
@@ -65,7 +65,7 @@ def test_folder_zip_and_tar_of_the_same_pictures_are_the_same_set(tmp_path: Path
 
 
 def test_fingerprint_and_split_are_those_of_hashes_held_one_by_one(tmp_path: Path) -> None:
-    """The definition, written out anew with one ``bytes`` a picture: saved runs name fingerprints made so."""
+    """The definition, written out anew with one ``bytes`` an image: saved runs name fingerprints made so."""
     dataset = everywhere(tmp_path)[0]
     contents = [pixels(10 * place + index) for place in range(3) for index in range(4)]
     hashes = [hashlib.blake2b(b"8x8:" + content.tobytes(), digest_size=16).digest() for content in contents]
@@ -102,14 +102,14 @@ def test_captions_go_with_items_subsets_and_fingerprints() -> None:
 
 def test_texts_are_a_sequence_and_select_without_copying() -> None:
     names = ["", "a", "déjà/vu.png", "caf\udce9", "x" * 300]
-    texts = Texts(names)
+    texts = StringArray(names)
     assert list(texts) == names and texts == names and texts[-1] == "x" * 300 and texts[1:3] == names[1:3]
     assert texts.select(np.array([4, 0, 4])) == [names[4], "", names[4]]
     assert texts.select(np.array([], dtype=np.int64)) == [] and texts != names[:-1]
     with pytest.raises(IndexError):
         texts[5]
     assert copy.deepcopy(texts) == names
-    assert Texts(["ab", "c"]).joined() != Texts(["a", "bc"]).joined()
+    assert StringArray(["ab", "c"]).joined() != StringArray(["a", "bc"]).joined()
 
 
 def test_a_header_is_read_only_where_it_tells_something() -> None:
@@ -135,13 +135,13 @@ def test_skips_of_reader_and_decoder_are_counted_together(options: dict[str, obj
         load_encoded(EncodedConfig(name="x", path="memory", **options), files)  # type: ignore[arg-type]
 
 
-def test_a_picture_in_memory_is_read_like_a_file_and_named_by_its_title(tmp_path: Path) -> None:
+def test_a_image_in_memory_is_read_like_a_file_and_named_by_its_title(tmp_path: Path) -> None:
     path = write_tree(tmp_path, {"x.png": png(3)}) / "x.png"
     assert read_header(png(3), title="here") == read_header(path)
-    assert read_picture(png(3), title="here").tobytes() == read_picture(path).tobytes()
-    for content, message in [(b"", "is empty"), (b"GIF89a", "damaged|not a picture"), (png(3)[:-40], "damaged")]:
+    assert read_image(png(3), title="here").tobytes() == read_image(path).tobytes()
+    for content, message in [(b"", "is empty"), (b"GIF89a", "damaged|not an image"), (png(3)[:-40], "damaged")]:
         with pytest.raises(UsageError, match=f"^a.zip!b: .*({message})"):
-            read_picture(content, title="a.zip!b")
+            read_image(content, title="a.zip!b")
 
 
 def test_the_same_set_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_the_same_set_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def held_bytes(config: ZipConfig | TarConfig) -> int:
-    """What our own code still holds when a set is loaded; Pillow keeps some objects for the next picture."""
+    """What our own code still holds when a set is loaded; Pillow keeps some objects for the next image."""
     tracemalloc.start()
     dataset = load_dataset(config)
     ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*undiffuse*")])
@@ -166,7 +166,7 @@ def held_bytes(config: ZipConfig | TarConfig) -> int:
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar"])
-def test_a_picture_costs_what_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+def test_a_image_costs_what_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """Beside the pixels, and 30 bytes of name; what a loader has built and dropped on its way does not count."""
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 100)
     content, held = png(0, side=2), list[int]()

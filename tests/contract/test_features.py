@@ -31,10 +31,10 @@ CLASSIFIERS = ("handwriting", "fashion")
 
 
 class TinyInception(nn.Module):
-    """The interface of the published file over six numbers a picture, for it cannot be had everywhere."""
+    """The interface of the published file over six numbers per image, for it cannot be had everywhere."""
 
-    def forward(self, pictures: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
-        means = pictures.float().mean((2, 3)).div(255)
+    def forward(self, images: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        means = images.float().mean((2, 3)).div(255)
         width = 2048 if return_features else 1008
         rows = torch.linspace(0, 4, width)[None] * means.sum(1, keepdim=True)
         return rows if return_features else torch.softmax(rows + (0.0 if no_output_bias else 1.0), 1)
@@ -62,7 +62,7 @@ def extractor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         yield load_features(request.param)
 
 
-def pictures(num: int, size: int = 28, channels: int = 1) -> Tensor:
+def random_images(num: int, size: int = 28, channels: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(num + size)
     return torch.randint(0, 256, (num, channels, size, size), generator=generator, dtype=torch.uint8)
 
@@ -82,7 +82,7 @@ def test_only_inception_may_be_called_fid(extractor: FeatureExtractor) -> None:
 
 
 def test_both_at_once_are_both(extractor: FeatureExtractor) -> None:
-    images = pictures(3)
+    images = random_images(3)
     if extractor.num_classes is None:
         with pytest.raises(UsageError, match="have no classes"):
             extractor.features_and_probabilities(images)
@@ -95,7 +95,7 @@ def test_both_at_once_are_both(extractor: FeatureExtractor) -> None:
 
 
 def test_grey_is_repeated_where_colour_is_read(extractor: FeatureExtractor) -> None:
-    images = pictures(2)
+    images = random_images(2)
     if "grey repeated" in extractor.colour:
         assert torch.equal(extractor.features(images), extractor.features(images.repeat(1, 3, 1, 1)))
         with pytest.raises(UsageError, match="1 or 3 channels, got 4"):
@@ -104,23 +104,23 @@ def test_grey_is_repeated_where_colour_is_read(extractor: FeatureExtractor) -> N
 
 @pytest.mark.parametrize("size", [8, 17, 28, 40])
 def test_shape_and_type(extractor: FeatureExtractor, size: int) -> None:
-    features = extractor.features(pictures(3, size))
+    features = extractor.features(random_images(3, size))
     assert features.shape == (3, extractor.dim or size * size)
     assert features.is_floating_point() and bool(torch.isfinite(features).all())
 
 
-def test_pictures_need_not_be_square(extractor: FeatureExtractor) -> None:
-    assert len(extractor.features(pictures(2)[:, :, :20])) == 2
+def test_images_need_not_be_square(extractor: FeatureExtractor) -> None:
+    assert len(extractor.features(random_images(2)[:, :, :20])) == 2
 
 
 def test_empty_batch(extractor: FeatureExtractor) -> None:
-    features = extractor.features(pictures(0))
+    features = extractor.features(random_images(0))
     assert features.shape == (0, extractor.dim or 784)
 
 
-def test_a_picture_does_not_see_its_batch(extractor: FeatureExtractor) -> None:
+def test_a_image_does_not_see_its_batch(extractor: FeatureExtractor) -> None:
     count = 10 if extractor.name == "efficientnet" else 70  # its blocks are smaller, and slower
-    images = pictures(count, 12)
+    images = random_images(count, 12)
     together = extractor.features(images)
     alone = torch.cat([extractor.features(part) for part in images.split([1, count - 1])])
     assert torch.equal(together, alone)
@@ -128,7 +128,7 @@ def test_a_picture_does_not_see_its_batch(extractor: FeatureExtractor) -> None:
 
 
 def test_input_is_left_alone(extractor: FeatureExtractor) -> None:
-    images = pictures(2)
+    images = random_images(2)
     kept = images.clone()
     extractor.features(images)
     assert torch.equal(images, kept)
@@ -142,12 +142,12 @@ def test_input_is_left_alone(extractor: FeatureExtractor) -> None:
             r"must be uint8 in 0\.\.255, got torch.float32 from 0 to 0; make them x \* 255, rounded",
         ),
         (torch.full((2, 1, 8, 8), -1.0), r"from -1 to -1; make them \(x \+ 1\) \* 127\.5, rounded"),
-        (torch.full((2, 1, 8, 8), float("nan")), "2 of 2 pictures hold NaN"),
+        (torch.full((2, 1, 8, 8), float("nan")), "2 of 2 images hold NaN"),
         (torch.zeros(8, 8, dtype=torch.uint8), r"\(B, C, H, W\), got shape \(8, 8\)"),
         (torch.zeros(2, 1, 0, 8, dtype=torch.uint8), "at least one pixel"),
     ],
 )
-def test_bad_pictures_are_refused(extractor: FeatureExtractor, images: Tensor, message: str) -> None:
+def test_bad_images_are_refused(extractor: FeatureExtractor, images: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         extractor.features(images)
 
@@ -155,12 +155,12 @@ def test_bad_pictures_are_refused(extractor: FeatureExtractor, images: Tensor, m
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_colour_is_refused_by_the_classifiers(name: str) -> None:
     with pytest.raises(UsageError, match="must have 1 channel, got 3"):
-        load_features(name).classify(pictures(2, channels=3))
+        load_features(name).classify(random_images(2, channels=3))
 
 
 def test_pixels_have_no_classes() -> None:
     with pytest.raises(UsageError, match="have no classes"):
-        load_features("pixels").classify(pictures(1))
+        load_features("pixels").classify(random_images(1))
 
 
 def test_unknown_features_name_the_nearest() -> None:
@@ -180,10 +180,10 @@ def test_shipped_weights(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_probabilities(name: str) -> None:
     extractor = load_features(name)
-    probabilities = extractor.classify(pictures(5))
+    probabilities = extractor.classify(random_images(5))
     assert probabilities.shape == (5, len(extractor.classes)) == (5, 10)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5).double())
-    assert extractor.classify(pictures(0)).shape == (0, 10)
+    assert extractor.classify(random_images(0)).shape == (0, 10)
 
 
 def test_handwriting_reads_the_scans_it_was_not_trained_on() -> None:
@@ -237,8 +237,8 @@ def test_torch_fidelity_is_the_fallback_and_says_so(tmp_path: Path, monkeypatch:
             super().__init__()
             assert Path(feature_extractor_weights_path).is_file()
 
-        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.ones(len(pictures), 2048), torch.zeros(len(pictures), 1008)
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones(len(images), 2048), torch.zeros(len(images), 1008)
 
     module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
     module.FeatureExtractorInceptionV3 = Extractor
@@ -258,7 +258,7 @@ def test_torch_fidelity_is_the_fallback_and_says_so(tmp_path: Path, monkeypatch:
     extractor = load_features("inception")
     assert extractor.protocol()["port"] == "torch-fidelity inception-v3-compat"
     assert extractor.weights_sha256 == known.sha256
-    assert torch.equal(extractor.classify(pictures(2)), torch.full((2, 1008), 1 / 1008).double())
+    assert torch.equal(extractor.classify(random_images(2)), torch.full((2, 1008), 1 / 1008).double())
 
 
 def test_padding_is_tensorflows() -> None:
@@ -266,11 +266,11 @@ def test_padding_is_tensorflows() -> None:
     convolution = SameConv(1, 1, 3, 2, bias=False)
     with torch.no_grad():
         convolution.weight.copy_(torch.arange(9.0).view(1, 1, 3, 3))
-    picture = torch.zeros(1, 1, 4, 4)
-    picture[0, 0, 0, 0] = 1
-    assert convolution(picture).flatten().tolist() == [0, 0, 0, 0]
-    picture[0, 0, 1, 1] = 1
-    assert convolution(picture).flatten().tolist() == [4, 0, 0, 0]
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 0, 0] = 1
+    assert convolution(image).flatten().tolist() == [0, 0, 0, 0]
+    image[0, 0, 1, 1] = 1
+    assert convolution(image).flatten().tolist() == [4, 0, 0, 0]
     assert convolution(torch.zeros(1, 1, 5, 5)).shape == (1, 1, 3, 3)
 
 
@@ -279,11 +279,11 @@ def test_folding_the_batch_norm_changes_nothing() -> None:
     torch.manual_seed(0)
     state = published_state()
     folded_state = folded(state)
-    picture = torch.randn(2, 3, 8, 8)
-    plain = nn.functional.conv2d(picture, state["_conv_stem.weight"])
+    image = torch.randn(2, 3, 8, 8)
+    plain = nn.functional.conv2d(image, state["_conv_stem.weight"])
     statistics = [state[f"_bn0.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")]
     expected = nn.functional.batch_norm(plain, *statistics, eps=1e-3)
-    found = nn.functional.conv2d(picture, folded_state["stem.weight"], folded_state["stem.bias"])
+    found = nn.functional.conv2d(image, folded_state["stem.weight"], folded_state["stem.bias"])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     EfficientNetLite0().load_state_dict(folded_state)
 

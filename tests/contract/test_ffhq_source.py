@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from picture_files import is_of, png, write_tree, write_zip
+from image_files import is_of, png, write_tree, write_zip
 from published_sets import ffhq, ffhq_files
 
 from undiffuse.data import Dataset, FfhqConfig, load_dataset, source_config_for
@@ -44,7 +44,7 @@ def test_folders_and_archives_of_every_form(tmp_path: Path) -> None:
     assert len(prints) == 1
 
 
-def test_other_numbered_pictures_are_not_taken_for_ffhq(tmp_path: Path) -> None:
+def test_other_numbered_images_are_not_taken_for_ffhq(tmp_path: Path) -> None:
     plain = {name.partition("/")[2]: content for name, content in ffhq_files().items()}
     assert source_config_for(str(write_tree(tmp_path / "mine", plain))).name == "folder"
     assert source_config_for(str(write_zip(tmp_path / "mine.zip", plain))).name == "zip"
@@ -60,17 +60,17 @@ def test_the_first_sixty_thousand_are_for_training(tmp_path: Path) -> None:
     late = write_zip(tmp_path / "ffhq_late.zip", ffhq_files([69_000, 69_001]))
     assert numbers(load_dataset(FfhqConfig(path=str(late)))) == [69_000, 69_001]
     only = write_zip(tmp_path / "ffhq_few.zip", ffhq_files([1, 2]))
-    with pytest.raises(UsageError, match="no picture of split=validation"):
+    with pytest.raises(UsageError, match="no image of split=validation"):
         load(only, split="validation")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("thumbnails128x128/00000/cat.png", "no picture of FFHQ's"),
-        ("thumbnails128x128/70000/70000.png", "no picture of FFHQ's"),
+        ("thumbnails128x128/00000/cat.png", "no image of FFHQ's"),
+        ("thumbnails128x128/70000/70000.png", "no image of FFHQ's"),
         ("thumbnails128x128/00000/01500.png", "lies among others; expected it in the folder 01000"),
-        ("thumbnails128x128/00003.png", "two pictures of the number 00003"),
+        ("thumbnails128x128/00003.png", "two images of the number 00003"),
     ],
 )
 def test_what_is_not_of_the_set_is_told_or_skipped(tmp_path: Path, name: str, message: str) -> None:
@@ -82,7 +82,7 @@ def test_what_is_not_of_the_set_is_told_or_skipped(tmp_path: Path, name: str, me
     assert numbers(found) == NUMBERS and "1 file left out" in found.provenance["skipped"]
 
 
-def test_damaged_pictures_and_several_sets(tmp_path: Path) -> None:
+def test_damaged_images_and_several_sets(tmp_path: Path) -> None:
     files = {**ffhq_files(), "thumbnails128x128/00000/00003.png": png(3)[:50]}
     path = write_zip(tmp_path / "ffhq.zip", files)
     with pytest.raises(UsageError, match=r"00003\.png: "):

@@ -1,4 +1,4 @@
-"""Folders of pictures: every mode, orientation and size that Pillow writes, classes, and how they are fitted."""
+"""Folders of images: every mode, orientation and size that Pillow writes, classes, and how they are fitted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from undiffuse.data import FolderConfig, contact_sheet, describe, load_dataset, source_config_for
-from undiffuse.data.readers.decoding.image import automatic_side, fit_picture, read_picture, to_array
+from undiffuse.data import FolderConfig, describe, load_dataset, preview_grid, source_config_for
+from undiffuse.data.readers.decoding.image import automatic_side, fit_image, read_image, to_array
 from undiffuse.data.storage import encoded
 from undiffuse.errors import UsageError
 
@@ -77,7 +77,7 @@ def test_grey_modes_are_read_as_grey(tmp_path: Path, mode: str, ending: str) -> 
     assert np.abs(found[0].astype(int) - grey()).max() <= (8 if ending == "JPG" else 0)
 
 
-def test_one_bit_pictures_become_black_and_white(tmp_path: Path) -> None:
+def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(grey() > 128).save(tmp_path / "x.png")
     assert np.array_equal(fetch_one(tmp_path)[0], np.where(grey() > 128, 255, 0))
 
@@ -107,10 +107,10 @@ def test_transparent_pixels_show_the_background(tmp_path: Path) -> None:
 
 
 def test_palette_transparency_shows_the_background(tmp_path: Path) -> None:
-    picture = Image.new("P", (4, 4), 0)
-    picture.putpalette([10, 20, 30, 200, 210, 220])
-    picture.putpixel((1, 1), 1)
-    picture.save(tmp_path / "x.png", transparency=0)
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 200, 210, 220])
+    image.putpixel((1, 1), 1)
+    image.save(tmp_path / "x.png", transparency=0)
     found = fetch_one(tmp_path)
     assert found[:, 1, 1].tolist() == [200, 210, 220] and (found[:, 0] == 255).all()
 
@@ -155,36 +155,36 @@ def test_crop_keeps_the_centre_and_the_proportions() -> None:
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)
     pixels[:, 20:60] = 200  # exactly the centred square
     image = Image.fromarray(pixels)
-    assert (to_array(fit_picture(image, (40, 40))) == 200).all()
-    shrunk = to_array(fit_picture(image, (10, 10))).astype(int)
+    assert (to_array(fit_image(image, (40, 40))) == 200).all()
+    shrunk = to_array(fit_image(image, (10, 10))).astype(int)
     assert np.abs(shrunk[:, :, 1:-1] - 200).max() <= 4  # the filter looks a little over the edge of the crop
-    assert fit_picture(image, (10, 20)).size == (20, 10)
+    assert fit_image(image, (10, 20)).size == (20, 10)
 
 
 def test_letterbox_keeps_everything_and_never_enlarges_unasked() -> None:
     image = Image.new("L", (80, 40), 200)
-    boxed = to_array(fit_picture(image, (20, 20), "letterbox", background=9))[0]
+    boxed = to_array(fit_image(image, (20, 20), "letterbox", background=9))[0]
     assert (boxed[:5] == 9).all() and (boxed[5:15] == 200).all() and (boxed[15:] == 9).all()
     small = Image.new("L", (4, 4), 200)
-    assert (to_array(fit_picture(small, (8, 8), "letterbox")) == 200).sum() == 16
-    assert (to_array(fit_picture(small, (8, 8), "letterbox", upscale=True)) == 200).all()
+    assert (to_array(fit_image(small, (8, 8), "letterbox")) == 200).sum() == 16
+    assert (to_array(fit_image(small, (8, 8), "letterbox", upscale=True)) == 200).all()
 
 
 def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 255
-    found = to_array(fit_picture(Image.fromarray(stripes), (8, 8)))
+    found = to_array(fit_image(Image.fromarray(stripes), (8, 8)))
     assert np.abs(found.astype(int) - 127).max() <= 8  # plain subsampling would give 0 or 255
 
 
-def test_a_picture_of_the_training_size_is_not_touched(tmp_path: Path) -> None:
+def test_a_image_of_the_training_size_is_not_touched(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.png")
     assert np.array_equal(fetch_one(tmp_path, size=9).transpose(1, 2, 0), noise)
     assert np.array_equal(fetch_one(tmp_path, size=4).transpose(1, 2, 0).shape, (4, 4, 3))
 
 
-def test_a_picture_that_differs_by_odd_pixels_is_cut_not_resampled(tmp_path: Path) -> None:
+def test_a_image_that_differs_by_odd_pixels_is_cut_not_resampled(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.png")
     assert np.array_equal(fetch_one(tmp_path, size=9).transpose(1, 2, 0), noise[:, 1:10])
@@ -201,7 +201,7 @@ def save_all(folder: Path, names: dict[str, tuple[int, int]], mode: str = "RGB")
 def test_order_is_sorted_and_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     names = ["b.png", "a.PNG", "sub/deep/c.png", ".hidden.png", ".cache/x.png", "__MACOSX/._a.png"]
     save_all(tmp_path, dict.fromkeys(names, (8, 8)))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     dataset = load_dataset(FolderConfig(path=str(tmp_path)))
     found = [Path(dataset.item_name(index)).relative_to(tmp_path).as_posix() for index in range(len(dataset))]
     assert found == ["a.PNG", "b.png", "sub/deep/c.png"]
@@ -227,7 +227,7 @@ def test_one_sub_folder_is_a_class_only_when_asked(tmp_path: Path) -> None:
     assert load_dataset(FolderConfig(path=str(tmp_path), labels="folders")).class_names == ("cats",)
 
 
-def test_pictures_of_many_sizes_just_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_of_many_sizes_just_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_all(tmp_path, {"a.png": (50, 70), "b.png": (45, 41), "c.png": (10, 90), "d.png": (200, 300)})
     dataset = load_dataset(FolderConfig(path=str(tmp_path)))
     assert dataset.shape == (3, 48, 48)
@@ -300,7 +300,7 @@ def test_links_are_followed_and_loops_of_links_end(tmp_path: Path) -> None:
 
 def test_reading_leaves_no_warnings_and_the_first_frame_in_rgb_or_grey(tmp_path: Path) -> None:
     Image.fromarray(gradient()).convert("P").save(tmp_path / "x.png", transparency=bytes(range(256)))
-    assert read_picture(tmp_path / "x.png").mode == "RGB"
+    assert read_image(tmp_path / "x.png").mode == "RGB"
 
 
 def test_real_flowers(shared_data: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_real_flowers(shared_data: Path, tmp_path: Path) -> None:
     dataset = load_dataset(FolderConfig(path=str(tmp_path), size=48))
     assert dataset.shape == (3, 48, 48) and len(dataset) == 184
     assert dataset.class_names == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-    assert contact_sheet(dataset, 64).size == (8 * 50 + 2, 8 * 50 + 2)
+    assert preview_grid(dataset, 64).size == (8 * 50 + 2, 8 * 50 + 2)
 
 
 def test_no_thread_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

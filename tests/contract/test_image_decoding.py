@@ -20,13 +20,13 @@ from image_bytes import (
     write_profile,
     write_tiff,
 )
-from picture_files import write_tree
+from image_files import write_tree
 from PIL import Image, ImageCms, features
 
 from undiffuse.data import FolderConfig, load_dataset
 from undiffuse.data.readers.decoding.code_points import NOT_READ
 from undiffuse.data.readers.decoding.colour import BROKEN, UNFIT
-from undiffuse.data.readers.decoding.image import BROKEN_EXIF, FRAMES, decode_picture, read_header, read_picture
+from undiffuse.data.readers.decoding.image import BROKEN_EXIF, FRAMES, decode_image, read_header, read_image
 from undiffuse.errors import UsageError
 
 LEVELS_16 = [0, 127, 128, 129, 0x1FF, 1000, 32767, 32768, 40000, 65407, 65408, 65535]
@@ -34,9 +34,9 @@ LEVELS_16 = [0, 127, 128, 129, 0x1FF, 1000, 32767, 32768, 40000, 65407, 65408, 6
 
 def decoded(content: bytes, background: int = 255) -> np.ndarray:
     """The pixels, (H, W) or (H, W, 3); the header has said as much."""
-    picture, header = read_picture(content, background), read_header(content, background)
-    assert (header.height, header.width, header.grey) == (picture.height, picture.width, picture.mode == "L")
-    return np.asarray(picture).astype(int)
+    image, header = read_image(content, background), read_header(content, background)
+    assert (header.height, header.width, header.grey) == (image.height, image.width, image.mode == "L")
+    return np.asarray(image).astype(int)
 
 
 def nearest(levels: object, white: int = 65535) -> np.ndarray:
@@ -113,7 +113,7 @@ UPRIGHT_6 = [[4, 1], [5, 2], [6, 3]]
 @pytest.mark.parametrize("kind", sorted(TURNS))
 def test_a_png_is_turned_wherever_its_orientation_stands(kind: str, place: str) -> None:
     content = write_png(LYING, 8, 0, **{place: TURNS[kind](6)})
-    assert decoded(content).tolist() == UPRIGHT_6 and decode_picture(content).turned
+    assert decoded(content).tolist() == UPRIGHT_6 and decode_image(content).turned
 
 
 def test_exif_is_believed_before_its_text_and_that_before_xmp() -> None:
@@ -168,7 +168,7 @@ def test_nothing_beside_the_pixels_of_a_png_stops_it() -> None:
             assert decoded(write_png(LYING, 8, 0, **{place: chunk})).tolist() == LYING.tolist()
     cut = write_png(LYING, 8, 0, text)
     with pytest.raises(UsageError, match="damaged or cut short"):
-        read_picture(cut[: cut.index(b"IDAT") + 8])
+        read_image(cut[: cut.index(b"IDAT") + 8])
 
 
 def test_no_bit_that_flips_in_a_png_changes_its_pixels_unsaid() -> None:
@@ -180,7 +180,7 @@ def test_no_bit_that_flips_in_a_png_changes_its_pixels_unsaid() -> None:
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            found = np.asarray(read_picture(bytes(damaged)))
+            found = np.asarray(read_image(bytes(damaged)))
         except UsageError as error:
             others += "its pixels do not match their checksum" in str(error)
         else:
@@ -273,7 +273,7 @@ def test_tiffs_in_separate_planes_are_right_or_refused(compression: int) -> None
 def test_numbers_without_a_known_black_and_white_are_refused(kind: str, bits: int, form: int) -> None:
     content = write_tiff([np.array([0, 1], kind).tobytes()], (1, 2), [bits], 1, format=form)
     with pytest.raises(UsageError, match=r"x.tif: a TIFF of .*(signed|floating).*save"):
-        read_picture(content, title="x.tif")
+        read_image(content, title="x.tif")
 
 
 @pytest.mark.parametrize("photometric", [0, 1])
@@ -293,7 +293,7 @@ def test_whole_numbers_of_32_bits_hold_levels_of_16() -> None:
     assert decoded(content)[0].tolist() == nearest(LEVELS_16).tolist()
     for wrong in (65536, 2**32 - 1):
         with pytest.raises(UsageError, match=r"outside 0\.\.65535"):
-            read_picture(write_tiff([np.array([0, wrong], "<u4").tobytes()], (1, 2), [32], 1))
+            read_image(write_tiff([np.array([0, wrong], "<u4").tobytes()], (1, 2), [32], 1))
 
 
 @pytest.mark.parametrize("white", [255, 1023, 65535])
@@ -333,7 +333,7 @@ def test_a_profile_of_other_primaries_is_brought_to_srgb(form: str) -> None:
     lossy = form in ("JPEG", "AVIF")
     assert np.abs(found - in_srgb(COLOURS[0], 2.2, P3_PRIMARIES)).max() <= (6 if lossy else 0.8)
     assert lossy or found[0].tolist() == [219, 37, 13]
-    assert decode_picture(content).remarks == ("converted from Display P3 to sRGB",)
+    assert decode_image(content).remarks == ("converted from Display P3 to sRGB",)
 
 
 def iccp(profile: bytes) -> bytes:
@@ -355,7 +355,7 @@ def test_grey_profiles_convert_grey_and_it_stays_grey() -> None:
     content = write_png(levels, 8, 0, iccp(LINEAR_GREY))
     expected = in_srgb(np.repeat(levels[..., None], 3, -1), 1.0, SRGB_PRIMARIES)[..., 0]
     assert decoded(content)[0, 55] == 128 and np.abs(decoded(content) - expected).max() <= 0.6
-    assert decode_picture(content).remarks == ("converted from Linear grey to sRGB",)
+    assert decode_image(content).remarks == ("converted from Linear grey to sRGB",)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -385,9 +385,9 @@ def test_a_profile_that_is_srgb_by_another_name_leaves_all_bits() -> None:
     built_in = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (built_in, write_profile(srgb_curve(), SRGB_PRIMARIES, "Adobe RGB (1998)")):
         content = write_png(noise, 8, 2, iccp(profile))
-        assert np.array_equal(decoded(content), noise) and decode_picture(content).remarks == ()
+        assert np.array_equal(decoded(content), noise) and decode_image(content).remarks == ()
     grey = write_png(noise[..., 0], 8, 0, iccp(write_profile(srgb_curve())))
-    assert np.array_equal(decoded(grey), noise[..., 0]) and decode_picture(grey).remarks == ()
+    assert np.array_equal(decoded(grey), noise[..., 0]) and decode_image(grey).remarks == ()
 
 
 def test_broken_and_unfit_profiles_leave_the_levels_and_are_counted(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_broken_and_unfit_profiles_leave_the_levels_and_are_counted(tmp_path: Pa
     files["e.png"] = write_png(COLOURS, 8, 2, png_chunk(b"iCCP", b"x\0\0not packed"))
     for name, content in files.items():
         expected = cases.get(name[0], (b"", BROKEN))[1]
-        assert np.array_equal(decoded(content), COLOURS) and decode_picture(content).remarks == (expected,)
+        assert np.array_equal(decoded(content), COLOURS) and decode_image(content).remarks == (expected,)
     files |= {f"{number}.png": write_png(COLOURS, 8, 2, iccp(P3)) for number in range(12)}
     text = load_dataset(FolderConfig(path=str(write_tree(tmp_path, files)))).provenance["decoding"]
     assert text == f"12 images converted from Display P3 to sRGB; 4 images {BROKEN}; 1 image {UNFIT}"
@@ -429,10 +429,10 @@ def test_formats_that_are_not_read_are_known_by_their_content(monkeypatch: pytes
     with pytest.raises(
         UsageError, match=r"IMG_1.jpg: a HEIC image, whatever its name says; pip install 'undiffuse\[heic"
     ):
-        read_picture(HEIC_START + bytes(300), title="IMG_1.jpg")
+        read_image(HEIC_START + bytes(300), title="IMG_1.jpg")
     for start in (b"\xff\x0a\x4f", b"\0\0\0\x0cJXL \r\n\x87\n"):
         with pytest.raises(UsageError, match=r"a.png: a JPEG XL image, .* convert it to PNG or JPEG"):
-            read_picture(start + bytes(50), title="a.png")
+            read_image(start + bytes(50), title="a.png")
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -456,7 +456,7 @@ def test_heic_files_are_images_where_they_are_read_and_else_named(
 def test_a_heic_file_is_decoded(shared_data: Path) -> None:
     pytest.importorskip("pi_heif")
     path = shared_data / "faults" / "heic" / "a.heic"
-    assert np.abs(np.asarray(read_picture(path)).astype(int) - [9, 99, 200]).max() <= 2
+    assert np.abs(np.asarray(read_image(path)).astype(int) - [9, 99, 200]).max() <= 2
 
 
 def cicp(*points: int) -> bytes:
@@ -467,15 +467,15 @@ def test_code_points_name_colours_and_go_before_a_png_s_profile() -> None:
     expected = in_srgb(COLOURS, 1.0, P3_PRIMARIES)
     linear = write_png(COLOURS, 8, 2, cicp(12, 8, 0, 1) + iccp(LINEAR))
     assert np.abs(decoded(linear) - expected).max() <= 0.8
-    assert decode_picture(linear).remarks == ("converted from Display P3 in linear light to sRGB",)
+    assert decode_image(linear).remarks == ("converted from Display P3 in linear light to sRGB",)
     usual = write_png(COLOURS, 8, 2, cicp(12, 13, 0, 1))
     assert decoded(usual)[0, 0].tolist() == [217, 42, 23]  # 217.5, 41.6, 22.7 by the formulas
     for points in [(1, 13, 0, 1), (2, 2, 0, 1), (1, 1, 0, 1)]:
         plain = write_png(COLOURS, 8, 2, cicp(*points))
-        assert np.array_equal(decoded(plain), COLOURS) and decode_picture(plain).remarks == ()
+        assert np.array_equal(decoded(plain), COLOURS) and decode_image(plain).remarks == ()
     for points in [(9, 16, 0, 1), (12, 13, 0, 0), (99, 13, 0, 1)]:  # of high dynamic range, of part of the range
         other = write_png(COLOURS, 8, 2, cicp(*points))
-        assert np.array_equal(decoded(other), COLOURS) and decode_picture(other).remarks == (NOT_READ,)
+        assert np.array_equal(decoded(other), COLOURS) and decode_image(other).remarks == (NOT_READ,)
 
 
 def test_an_avif_s_code_points_count_where_it_has_no_profile() -> None:
@@ -484,14 +484,14 @@ def test_an_avif_s_code_points_count_where_it_has_no_profile() -> None:
     place = content.index(b"colrnclx") + 8
     p3 = content[:place] + struct.pack(">HH", 12, 13) + content[place + 4 :]
     assert np.abs(decoded(p3)[4, 4] - [217, 42, 23]).max() <= 3
-    assert decode_picture(p3).remarks == ("converted from Display P3 to sRGB",)
-    assert decode_picture(content).remarks == ()
+    assert decode_image(p3).remarks == ("converted from Display P3 to sRGB",)
+    assert decode_image(content).remarks == ()
 
 
 def test_levels_of_gamma_and_chromaticities_alone_are_left() -> None:
     chunks = png_chunk(b"gAMA", struct.pack(">I", 100_000)) + png_chunk(b"cHRM", bytes(32))
     content = write_png(COLOURS, 8, 2, chunks)
-    assert np.array_equal(decoded(content), COLOURS) and decode_picture(content).remarks == ()
+    assert np.array_equal(decoded(content), COLOURS) and decode_image(content).remarks == ()
 
 
 @pytest.mark.parametrize("scale", [257, 1])
@@ -524,10 +524,10 @@ def test_ink_is_converted_by_its_own_profile() -> None:
         content = saved(ink, form, icc_profile=profile, **({"quality": 100} if form == "JPEG" else {}))
         found = decoded(content)[4, 4::8]
         assert np.abs(found - [[119] * 3, [255] * 3, [0] * 3]).max() <= 4  # L* = 50 is 118.9 in sRGB
-        assert decode_picture(content).remarks == ("converted from Grey ink to sRGB",)
+        assert decode_image(content).remarks == ("converted from Grey ink to sRGB",)
 
 
 def test_the_first_page_of_a_tiff_is_read_and_said() -> None:
     pages = [Image.new("L", (4, 4), level) for level in (200, 10)]
     content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert (decoded(content) == 200).all() and decode_picture(content).remarks == (FRAMES,)
+    assert (decoded(content) == 200).all() and decode_image(content).remarks == (FRAMES,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import png, write_tar, write_tree, write_zip
+from image_files import png, write_tar, write_tree, write_zip
 from published_sets import PUBLISHED, celeba, emoji_files
 
 from undiffuse.data import load_dataset, source_config_for
@@ -40,13 +40,13 @@ def test_each_source_refuses_a_file_and_a_folder_of_another_kind(tmp_path: Path,
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_plain_pictures_are_taken_for_nothing_else(tmp_path: Path) -> None:
+def test_plain_images_are_taken_for_nothing_else(tmp_path: Path) -> None:
     files = {f"{kind}/{number:05}.png": png(number) for number in range(9) for kind in ("cat", "dog")}
-    folder = write_tree(tmp_path / "pictures", {**files, "train/meta.txt": "x", "test_images.txt": "x"})
+    folder = write_tree(tmp_path / "images", {**files, "train/meta.txt": "x", "test_images.txt": "x"})
     assert source_config_for(str(folder)).name == "folder"
-    assert source_config_for(str(write_zip(tmp_path / "pictures.zip", files))).name == "zip"
+    assert source_config_for(str(write_zip(tmp_path / "images.zip", files))).name == "zip"
     for ending in ("tar", "tar.gz"):
-        assert source_config_for(str(write_tar(tmp_path / f"pictures.{ending}", files))).name == "tar"
+        assert source_config_for(str(write_tar(tmp_path / f"images.{ending}", files))).name == "tar"
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 3073, bytes(3000), b"", np.arange(5000, dtype=np.uint8).tobytes()])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import Content, is_of, png, write_tar, write_tree, write_zip
+from image_files import Content, is_of, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, load_dataset, source_config_for
 from undiffuse.data.prepare import prepare
@@ -187,7 +187,7 @@ def test_names_that_are_no_text_are_written_so_that_they_can_be_read(tmp_path: P
     assert load_dataset(FolderConfig(path=str(tmp_path), classes=("caf\\xe9",))).class_names == ("caf\\xe9",)
     (tmp_path / "the" / "0.png").write_bytes(b"no image")
     (tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape") / "0.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"caf\\xe9/0\.png: not a picture") as caught:
+    with pytest.raises(UsageError, match=r"caf\\xe9/0\.png: not an image") as caught:
         load_dataset(FolderConfig(path=str(tmp_path)))
     str(caught.value).encode()  # no half characters
 

@@ -1,4 +1,4 @@
-"""Listing and preparing many pictures: what each costs in memory, and the compact tables behind that."""
+"""Listing and preparing many images: what each costs in memory, and the compact tables behind that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import png, write_zip
+from image_files import png, write_zip
 
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ZipConfig
@@ -27,9 +27,9 @@ from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.zip_index import read_entries
 from undiffuse.data.sources.layout.folder_files import list_names
 from undiffuse.data.sources.zip import ZipIndex
-from undiffuse.data.storage.listing import Listed
+from undiffuse.data.storage.listing import FileListing
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import TextIndex, Texts, sorted_rows
+from undiffuse.data.storage.string_array import StringArray, StringIndex, sorted_rows
 
 GROWTH = """
 import sys
@@ -57,16 +57,16 @@ print(kept("VmHWM:") - before)
 """
 
 
-# glibc raises this limit as it goes; with so few pictures the holes that it then leaves would hide what they cost
+# glibc raises this limit as it goes; with so few images the holes that it then leaves would hide what they cost
 NO_HOLES = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def name_of(number: int) -> str:
-    return f"class{number % 10}/picture{number:010d}.png"
+    return f"class{number % 10}/image{number:010d}.png"
 
 
 def large_zip(path: Path, count: int) -> Path:
-    """Different pictures of 8x8, not in the order of their names."""
+    """Different images of 8x8, not in the order of their names."""
     members = []
     with path.open("wb") as file:
         for number in range(count):
@@ -105,7 +105,7 @@ def traced(what: str, source: Path) -> int:
 @pytest.mark.parametrize(
     ("what", "make", "most"), [("list", large_zip, 130), ("list", large_folder, 115), ("prepare", large_zip, 180)]
 )
-def test_what_is_held_for_a_picture(
+def test_what_is_held_for_a_image(
     tmp_path: Path, what: str, make: Callable[[Path, int], Path], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next test in small, by Python's own account, which counts what a buffer has in reserve; as of many, a small
@@ -114,7 +114,7 @@ def test_what_is_held_for_a_picture(
     traced(what, make(tmp_path / "warm.zip", 100))
     few, many = (traced(what, make(tmp_path / f"{count}.zip", count)) for count in (300, 1500))
     slope = (many - few) / 1200
-    print(f"{what} {make.__name__}: {slope:.0f} bytes held for a picture")
+    print(f"{what} {make.__name__}: {slope:.0f} bytes held for an image")
     assert 20 < slope < most
 
 
@@ -129,7 +129,7 @@ def test_what_is_held_for_a_picture(
         ("prepare", large_zip, (5_000, 25_000), 180),
     ],
 )
-def test_the_memory_that_a_picture_costs(
+def test_the_memory_that_a_image_costs(
     tmp_path: Path, what: str, make: Callable[[Path, int], Path], counts: tuple[int, int], most: int
 ) -> None:
     warm = make(tmp_path / "warm.zip", 100)
@@ -140,7 +140,7 @@ def test_the_memory_that_a_picture_costs(
         peaks.append(int(subprocess.check_output(command, env=os.environ | NO_HOLES)))
         (tmp_path / "warm.out.zip").unlink(missing_ok=True)
     slope = (peaks[1] - peaks[0]) / (counts[1] - counts[0])
-    print(f"{what} {make.__name__}: {slope:.0f} bytes a picture")
+    print(f"{what} {make.__name__}: {slope:.0f} bytes per image")
     assert 20 < slope < most
 
 
@@ -154,19 +154,19 @@ def test_rows_are_sorted_as_python_sorts_equal_ones_by_place(monkeypatch: pytest
     texts = some_texts(2000)
     monkeypatch.setattr("undiffuse.data.storage.string_array._RUN", 64)
     for given in (texts, sorted(texts), texts[:1], []):
-        assert sorted_rows(Texts(given)).tolist() == sorted(range(len(given)), key=given.__getitem__)
+        assert sorted_rows(StringArray(given)).tolist() == sorted(range(len(given)), key=given.__getitem__)
 
 
 def test_an_index_finds_all_places_in_order() -> None:
     texts = some_texts(2000)
-    index = TextIndex.of(Texts(texts), lambda text: text[:2])
+    index = StringIndex.of(StringArray(texts), lambda text: text[:2])
     for key in {*(text[:2] for text in texts), "absent"}:
         places = [place for place, text in enumerate(texts) if text[:2] == key]
         assert list(index.all_of(key)) == places and index.first(key) == (places[0] if places else None)
 
 
 def test_places_beyond_four_gigabytes_have_more_bytes() -> None:
-    texts, known = Texts(), some_texts(100)
+    texts, known = StringArray(), some_texts(100)
     texts._starts = array("B")  # as full after 256 bytes as the real one is after 4 GiB
     for text in known:
         texts.append(text)
@@ -187,9 +187,9 @@ def test_members_lie_where_their_names_say_after_sorting(tmp_path: Path) -> None
     rng = random.Random(0)
     contents = {f"{rng.randrange(10**6)}.png": rng.randbytes(rng.randrange(1, 50)) for _ in range(500)}
     path = write_zip(tmp_path / "x.zip", contents)
-    assert list(ZipIndex(FileAt(path), Skips("fail")).pictures.names) == sorted(contents)
+    assert list(ZipIndex(FileAt(path), Skips("fail")).images.names) == sorted(contents)
     found = list_source(ZipConfig(path=str(path)))
-    assert isinstance(found, Listed)
+    assert isinstance(found, FileListing)
     assert [found.files.read(row) for row in range(500)] == [contents[name] for name in sorted(contents)]
 
 
@@ -202,5 +202,5 @@ def test_a_folder_is_walked_from_its_top_and_links_are_followed_once(tmp_path: P
     (tmp_path / "root/b/deep/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/d.png").symlink_to("d.png")
     names = list_names(tmp_path / "root")
-    assert names.pictures == ["0.jpg", "a/2.png", "b/1.PNG", "d.png"] and names.others == ["c/x.txt"]
+    assert names.images == ["0.jpg", "a/2.png", "b/1.PNG", "d.png"] and names.others == ["c/x.txt"]
     assert names.left_out.text(aloud=False).startswith("1 hidden file or folder: .hidden.png; 2 links to folders")

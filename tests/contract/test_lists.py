@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from picture_files import Content, is_of, jsonl, png, write_tree, write_zip
+from image_files import Content, is_of, jsonl, png, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, ZipConfig, load_dataset, source_config_for
 from undiffuse.data.sources.celeba_lists import read_attributes, read_partition
@@ -118,7 +118,7 @@ def test_metadata_csv(load: Load, delimiter: str) -> None:
 def test_a_line_of_a_csv_that_is_damaged_is_told_and_another_table_is_left_alone(load: Load) -> None:
     with pytest.raises(UsageError, match=r"metadata\.csv line 3: 1 values; expected 2: file_name, text"):
         load({**IMAGES, "metadata.csv": "file_name,text\na.png,x\nb.png\nc.png,z\n"})
-    with pytest.raises(UsageError, match=r"names d\.png, and there is no such picture"):
+    with pytest.raises(UsageError, match=r"names d\.png, and there is no such image"):
         load({**IMAGES, "metadata.csv": "file_name,text\nd.png,x\n"})
     other = load({**IMAGES, "metadata.csv": "id,name\n1,x\n"})
     assert other.captions is None and "metadata.csv" in other.provenance["passed_over"]
@@ -157,7 +157,7 @@ def test_classes_are_chosen_by_how_their_names_look(load: Load) -> None:
 def test_captions_called_after_the_whole_name_of_the_image(load: Load) -> None:
     found = load({**IMAGES, **{f"{name}.png.txt": name for name in "abc"}})
     assert found.captions == ["a", "b", "c"] and "passed_over" not in found.provenance
-    with pytest.raises(UsageError, match="lies among notes on pictures without its picture"):
+    with pytest.raises(UsageError, match="lies among notes on images without its image"):
         load({**IMAGES, **{f"{name}.png.txt": name for name in "abcd"}})
 
 

@@ -37,7 +37,7 @@ def database(folder: Path, values: dict[bytes, bytes], **options: object) -> Pat
     return folder
 
 
-def test_pictures_in_the_order_of_their_keys(tmp_path: Path) -> None:
+def test_images_in_the_order_of_their_keys(tmp_path: Path) -> None:
     path = lsun(tmp_path)
     config = source_config_for(str(path))
     assert config.name == "lmdb" and source_config_for(str(path / "data.mdb")).name == "lmdb"
@@ -45,8 +45,8 @@ def test_pictures_in_the_order_of_their_keys(tmp_path: Path) -> None:
     assert len(found) == COUNT and found.labels is None and found.provenance["categories"] == "church_outdoor"
     assert found.item_name(3) == f"{path}/data.mdb!{3 * 7919:040x}"
     for item in range(1, COUNT, 2):  # the odd ones are of the training size
-        picture = np.asarray(Image.open(io.BytesIO(encoded(item, "webp"))).convert("RGB"))
-        assert np.array_equal(found.items(np.array([item]))[0].transpose(1, 2, 0), picture)
+        image = np.asarray(Image.open(io.BytesIO(encoded(item, "webp"))).convert("RGB"))
+        assert np.array_equal(found.items(np.array([item]))[0].transpose(1, 2, 0), image)
     assert np.array_equal(load(path / "data.mdb").hashes(), found.hashes())
 
 
@@ -94,7 +94,7 @@ def test_damaged_values_are_told_or_skipped(tmp_path: Path) -> None:
     values[f"{5:040x}".encode()] = b"<html>"
     values[f"{7:040x}".encode()] = encoded(7, "jpeg")[:100]
     path = database(tmp_path / "x_train_lmdb", values)
-    with pytest.raises(UsageError, match="not a picture") as caught:
+    with pytest.raises(UsageError, match="not an image") as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}/data.mdb!{5:040x}: ")
     found = load(path, on_error="skip")
@@ -117,7 +117,7 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
         assert str(caught.value).startswith(str(path))
     with pytest.raises(UsageError, match="no LMDB there"):
         load(tmp_path / "nothing")
-    with pytest.raises(UsageError, match="no pictures in the database"):
+    with pytest.raises(UsageError, match="no images in the database"):
         load(database(tmp_path / "empty_train_lmdb", {}))
 
 

@@ -21,35 +21,35 @@ from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.data.loader import num_workers
 from undiffuse.data.storage.resident import Resident
-from undiffuse.data.workers import Ahead
+from undiffuse.data.workers import Prefetcher
 from undiffuse.errors import RunError, UsageError
 
 COUNT = 30
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of two classes with captions."""
     for index in range(COUNT):
         path = tmp_path / "set" / "ab"[index % 2] / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         levels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(levels).save(path)
-        path.with_suffix(".txt").write_text(f"picture {index}")
+        path.with_suffix(".txt").write_text(f"image {index}")
     return tmp_path / "set"
 
 
 @pytest.fixture
-def lazy(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Its pictures, decoded whenever they are fetched."""
+def lazy(images: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Its images, decoded whenever they are fetched."""
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
-    return load_dataset(FolderConfig(path=str(pictures), cache="none"))
+    return load_dataset(FolderConfig(path=str(images), cache="none"))
 
 
 @pytest.fixture
-def loaders() -> Iterator[list[Loader | Ahead]]:
+def loaders() -> Iterator[list[Loader | Prefetcher]]:
     """What a test opens is closed."""
-    opened: list[Loader | Ahead] = []
+    opened: list[Loader | Prefetcher] = []
     yield opened
     for one in opened:
         one.close()
@@ -81,7 +81,7 @@ def test_workers_bring_what_the_process_itself_would_fetch(lazy: Dataset, worker
     for start, count in places:
         batch = helped.batch(start, count)
         assert same(batch, alone.batch(start, count)) and len(batch) == count
-        assert batch.captions[0] == f"picture {lazy.item_name(int(batch.indices[0]))[-6:-4].lstrip('0') or '0'}"
+        assert batch.captions[0] == f"image {lazy.item_name(int(batch.indices[0]))[-6:-4].lstrip('0') or '0'}"
 
 
 def test_a_loader_resumed_in_mid_epoch_goes_on_where_it_was(lazy: Dataset, loaders: list[Loader]) -> None:
@@ -101,9 +101,9 @@ def test_ranks_with_workers_share_the_batches_of_one_process(lazy: Dataset, load
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_workers_may_be_forked_or_spawned(lazy: Dataset, start_method: str, loaders: list[Ahead]) -> None:
+def test_workers_may_be_forked_or_spawned(lazy: Dataset, start_method: str, loaders: list[Prefetcher]) -> None:
     loader = Loader(lazy, 3, LoaderConfig(workers=0))
-    ahead = Ahead(
+    ahead = Prefetcher(
         lazy.subset(np.arange(20)), lambda start, count: np.arange(start, start + count), 1, 2, 1, False, start_method
     )
     loaders.append(ahead)
@@ -123,7 +123,7 @@ def test_the_batches_of_a_step_may_be_asked_for_again_without_being_fetched_agai
     assert same(loader.batch(12, 4), Loader(lazy, 0, LoaderConfig(workers=0)).batch(12, 4))
 
 
-def test_a_damaged_picture_in_a_worker_is_the_error_it_is(lazy: Dataset, loaders: list[Loader]) -> None:
+def test_a_damaged_image_in_a_worker_is_the_error_it_is(lazy: Dataset, loaders: list[Loader]) -> None:
     loader = Loader(lazy, 0, LoaderConfig(workers=2))
     loaders.append(loader)
     bad = int(loader.indices(20, 1)[0])
@@ -132,7 +132,7 @@ def test_a_damaged_picture_in_a_worker_is_the_error_it_is(lazy: Dataset, loaders
     path.write_bytes(content[:50])
     assert len(loader.batch(0, 10)) == 10
     loader.batch(10, 10)
-    with pytest.raises(UsageError, match=r"damaged or cut short|not a picture") as caught:
+    with pytest.raises(UsageError, match=r"damaged or cut short|not an image") as caught:
         loader.batch(20, 10)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
     path.write_bytes(content)  # mended: training may go on
@@ -163,9 +163,9 @@ def test_a_killed_worker_is_an_error_of_one_line(lazy: Dataset, loaders: list[Lo
     ],
 )
 def test_what_a_worker_s_death_looks_like(
-    lazy: Dataset, loaders: list[Ahead], raised: Exception, shown: type[Exception]
+    lazy: Dataset, loaders: list[Prefetcher], raised: Exception, shown: type[Exception]
 ) -> None:
-    ahead = Ahead(lazy, lambda start, count: np.arange(start, start + count), 1)
+    ahead = Prefetcher(lazy, lambda start, count: np.arange(start, start + count), 1)
     loaders.append(ahead)
     ahead.fetch(0, 2)
 
@@ -246,14 +246,14 @@ def test_batches_reach_the_gpu_as_bytes(lazy: Dataset, loaders: list[Loader]) ->
 
 
 def test_only_what_is_decoded_each_time_has_workers_by_itself(
-    lazy: Dataset, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    lazy: Dataset, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for cores, workers in ((1, 1), (2, 1), (4, 3), (64, 8)):
         monkeypatch.setattr(loader_module, "num_cores", lambda cores=cores: cores)
         assert num_workers(lazy, LoaderConfig()) == num_workers(lazy.subset([1, 2]), LoaderConfig()) == workers
     assert num_workers(points(), LoaderConfig()) == 0 and num_workers(points(), LoaderConfig(workers=3)) == 3
     monkeypatch.undo()
-    assert num_workers(load_dataset(FolderConfig(path=str(pictures))), LoaderConfig()) == 0
+    assert num_workers(load_dataset(FolderConfig(path=str(images))), LoaderConfig()) == 0
 
 
 def test_the_global_generator_of_torch_is_left_alone(lazy: Dataset, loaders: list[Loader]) -> None:

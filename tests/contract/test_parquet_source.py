@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from picture_files import is_of, png
+from image_files import is_of, png
 from published_sets import COUNT, parquet, table
 
 from undiffuse.data import Dataset, ParquetConfig, load_dataset, source_config_for
@@ -54,7 +54,7 @@ def test_a_table_of_each_form_with_names_and_captions(tmp_path: Path, name: str)
     found = load_dataset(config)
     assert len(found) == COUNT and all(is_of(found, item, item) for item in range(COUNT))
     assert found.class_names == ("cat", "dog", "owl") and labels_of(found) == [n % 3 for n in range(COUNT)]
-    assert found.captions is not None and list(found.captions)[5] == "picture 5"
+    assert found.captions is not None and list(found.captions)[5] == "image 5"
     assert found.item_name(9) == f"{path} row 9"
     assert found.provenance["image_column"] == "image" and found.provenance["label_column"] == "label"
     bare = load(path, labels="none", captions="none")
@@ -122,7 +122,7 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     assert labels_of(other) == [0, 1] * 3 and other.class_names == ("x", "y") and is_of(other, 1, 51)
     for options, message in [
         ({"label_column": "fin"}, "no column 'fin'; did you mean 'fine'"),
-        ({"image_column": "title"}, r"no column of pictures \(title\)"),
+        ({"image_column": "title"}, r"no column of images \(title\)"),
         ({"caption_column": "coarse"}, "caption_column=coarse is no column of texts"),
         ({"label_column": "thumb"}, "values of type binary are no classes"),
     ]:
@@ -140,7 +140,7 @@ def test_plain_bytes_and_labels_that_are_texts_or_bare_numbers(tmp_path: Path) -
     assert load(numbers).class_names == ("0", "1", "2")
     none = written(tmp_path / "c.parquet", pyarrow.table({"jpg": cells, "label": [-1] * 6}))  # of a hidden test part
     assert load(none).labels is None
-    with pytest.raises(UsageError, match="no column of pictures"):
+    with pytest.raises(UsageError, match="no column of images"):
         load(written(tmp_path / "d.parquet", pyarrow.table({"x": [1, 2]})))
 
 
@@ -151,15 +151,15 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no bytes": (
         {"image": [{"bytes": png(n) if n != 5 else None, "path": "5.png"} for n in range(COUNT)]},
-        "its picture lies in a file of its own",
+        "its image lies in a file of its own",
     ),
     "damaged": (
         {"image": [{"bytes": png(n) if n != 5 else png(n)[:60], "path": None} for n in range(COUNT)]},
         "damaged or cut short",
     ),
-    "no picture": (
+    "no image": (
         {"image": [{"bytes": png(n) if n != 5 else b"<html>", "path": None} for n in range(COUNT)]},
-        "not a picture",
+        "not an image",
     ),
     "no label": ({"label": [n % 3 if n != 5 else None for n in range(COUNT)]}, "has no label though others have"),
     "label -1": ({"label": [n % 3 if n != 5 else -1 for n in range(COUNT)]}, "has no label though others have"),

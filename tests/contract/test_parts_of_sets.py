@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from picture_files import Content, is_of, jsonl, png, write_tar, write_tree, write_zip
+from image_files import Content, is_of, jsonl, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, load_dataset, source_config_for
 from undiffuse.data.sources.layout.parts import are_parts, part_of

@@ -13,26 +13,26 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from undiffuse.data.prepare.work import encode_png
-from undiffuse.data.readers.decoding.image import read_picture, to_array
+from undiffuse.data.readers.decoding.image import read_image, to_array
 from undiffuse.data.readers.decoding.plain_png import read_plain_png
 from undiffuse.errors import UsageError
 
 
-def picture(channels: int = 3, height: int = 5, width: int = 7, seed: int = 0) -> np.ndarray:
+def image(channels: int = 3, height: int = 5, width: int = 7, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (channels, height, width), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 28, 28), (3, 5, 7), (3, 64, 64), (1, 2, 300)])
 def test_what_prepare_writes_is_plain_and_reads_as_pillow_reads_it(shape: tuple[int, int, int]) -> None:
-    pixels = picture(*shape)
+    pixels = image(*shape)
     content = encode_png(pixels)
     plain = read_plain_png(content, shape)
     assert plain is not None and plain.flags.c_contiguous
-    assert np.array_equal(plain, pixels) and np.array_equal(plain, to_array(read_picture(content)))
+    assert np.array_equal(plain, pixels) and np.array_equal(plain, to_array(read_image(content)))
 
 
-def test_a_picture_of_another_shape_is_left_to_pillow() -> None:
-    content = encode_png(picture(3, 5, 7))
+def test_a_image_of_another_shape_is_left_to_pillow() -> None:
+    content = encode_png(image(3, 5, 7))
     assert all(read_plain_png(content, shape) is None for shape in [(3, 7, 5), (1, 5, 7), (3, 5, 8), (3, 6, 7)])
 
 
@@ -45,14 +45,14 @@ def test_what_other_programs_write_is_read_rightly_or_left_to_pillow(mode: str) 
         image.save(file, "png", **options)
         for channels in (1, 3):
             plain = read_plain_png(file.getvalue(), (channels, 16, 16))
-            assert plain is None or np.array_equal(plain, to_array(read_picture(file.getvalue())))
+            assert plain is None or np.array_equal(plain, to_array(read_image(file.getvalue())))
 
 
 @settings(max_examples=300)
 @given(place=st.integers(0, 10**6), value=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_file_is_never_read(place: int, value: int, cut: bool) -> None:
     """A flipped bit anywhere, or the end missing."""
-    content = bytearray(encode_png(picture(3, 6, 6)))
+    content = bytearray(encode_png(image(3, 6, 6)))
     place %= len(content)
     if cut:
         content = content[:place]
@@ -87,4 +87,4 @@ def test_a_bomb_is_not_unpacked() -> None:
     bomb = rebuilt(zlib.compress(b"\0" * 10**7))
     assert read_plain_png(bomb, (1, 4, 4)) is None
     with pytest.raises(UsageError):
-        read_picture(b"")
+        read_image(b"")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from image_bytes import png_chunk, write_png, write_profile
-from picture_files import jsonl, pixels, png, write_tree, write_zip
+from image_files import jsonl, pixels, png, write_tree, write_zip
 from PIL import Image
 
 from turns import in_turn
@@ -54,7 +54,7 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def mixed_files() -> dict[str, bytes]:
-    """Pictures of several modes, sizes and formats in two classes."""
+    """Images of several modes, sizes and formats in two classes."""
     rgb, tall = Image.fromarray(pixels(1, 40)), Image.fromarray(pixels(2, 60)[:, :30])
     clear = Image.fromarray(np.dstack([pixels(3, 30), pixels(4, 30)[:, :, 0]]), "RGBA")
     turned = Image.Exif()
@@ -76,7 +76,7 @@ def mixed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """150 pictures, of which every tenth is the same as the one before."""
+    """150 images, of which every tenth is the same as the one before."""
     return write_tree(tmp_path / "many", {f"c{i % 3}/{i:03d}.png": png(i - (i % 10 == 9), 16) for i in range(150)})
 
 
@@ -125,7 +125,7 @@ def test_the_archive_is_split_as_its_source_is(many: Path, duplicates: Any) -> N
     assert 0 < len(prepared) < 150
 
 
-def test_pictures_that_come_out_alike_are_on_one_side(tmp_path: Path) -> None:
+def test_images_that_come_out_alike_are_on_one_side(tmp_path: Path) -> None:
     """Their originals differ where they are cut off, and may lie on two sides."""
     files = {}
     for number in range(20):
@@ -139,7 +139,7 @@ def test_pictures_that_come_out_alike_are_on_one_side(tmp_path: Path) -> None:
     assert count_distinct(prepared.hashes()) == 1
 
 
-def test_hashes_of_pictures_that_were_exchanged_since_are_not_believed(many: Path, tmp_path: Path) -> None:
+def test_hashes_of_images_that_were_exchanged_since_are_not_believed(many: Path, tmp_path: Path) -> None:
     prepare(config_of(many), tmp_path / "out.zip", workers=1)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -154,7 +154,7 @@ def test_hashes_of_pictures_that_were_exchanged_since_are_not_believed(many: Pat
 
 
 def test_any_tool_reads_it(mixed: Path) -> None:
-    """As EDM's own reader does: all pictures of the archive by sorted name, labels by name out of dataset.json."""
+    """As EDM's own reader does: all images of the archive by sorted name, labels by name out of dataset.json."""
     out = mixed.with_name("out.zip")
     prepare(config_of(mixed), out, workers=1)
     with zipfile.ZipFile(out) as archive:
@@ -162,10 +162,10 @@ def test_any_tool_reads_it(mixed: Path) -> None:
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         names = sorted(name for name in archive.namelist() if Path(name).suffix in Image.registered_extensions())
         labels = dict(json.loads(archive.read("dataset.json"))["labels"])
-        pictures = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names]
+        images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names]
     assert names == [f"00000/img{number:08d}.png" for number in range(6)]
     assert [labels[name] for name in names] == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(np.stack(pictures).transpose(0, 3, 1, 2), all_of(load_dataset(config_of(mixed))))
+    assert np.array_equal(np.stack(images).transpose(0, 3, 1, 2), all_of(load_dataset(config_of(mixed))))
 
 
 def test_without_classes_the_labels_are_null(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_damaged_journal_is_believed_up_to_the_damage(begun: tuple[SourceConfi
     assert out.read_bytes() == whole
 
 
-def test_rows_are_written_when_their_pictures_are_on_the_disk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_written_when_their_images_are_on_the_disk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, int]] = []
     data, rows = many.with_name("out.zip.partial"), many.with_name("out.zip.partial.journal")
     monkeypatch.setattr(journal, "_COMMIT_ROWS", 40)
@@ -260,7 +260,7 @@ def test_rows_are_written_when_their_pictures_are_on_the_disk(many: Path, monkey
     assert counts[:4] == (0, 40, 80, 120) and sizes[0] > 0 and list(sizes) == sorted(sizes)
 
 
-def test_what_was_written_behind_the_last_picture_does_no_harm(begun: tuple[SourceConfig, Path, bytes]) -> None:
+def test_what_was_written_behind_the_last_image_does_no_harm(begun: tuple[SourceConfig, Path, bytes]) -> None:
     config, out, whole = begun
     with out.with_name(out.name + ".partial").open("ab") as file:
         file.write(b"lists that were begun" * 5000)
@@ -312,7 +312,7 @@ def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None
 
 def test_what_failed_goes_on_with_on_error_skip_and_is_no_way_around_fail(many: Path, small_blocks: None) -> None:
     config, out = config_of(many, channels=3), many.with_name("out.zip")
-    sorted(many.glob("*/*.png"))[100].write_bytes(b"not a picture")
+    sorted(many.glob("*/*.png"))[100].write_bytes(b"not an image")
     skip = PrepareSettings(on_error="skip")
     prepare(config, fresh := many.with_name("fresh.zip"), skip, workers=1)
     with pytest.raises(UsageError, match=r"data\.on_error=skip"):
@@ -377,9 +377,9 @@ def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
 def test_a_damaged_file_that_was_mended_is_gone_on_with(many: Path, small_blocks: None) -> None:
     out, bad = many.with_name("out.zip"), sorted(many.glob("*/*.png"))[100]
     whole = bad.read_bytes()
-    bad.write_bytes(b"not a picture")
+    bad.write_bytes(b"not an image")
     config = config_of(many, channels=3)
-    with pytest.raises(UsageError, match="not a picture"):
+    with pytest.raises(UsageError, match="not an image"):
         prepare(config, out, workers=1)
     bad.write_bytes(whole)
     first: list[int] = []
@@ -391,7 +391,7 @@ def test_a_damaged_file_that_was_mended_is_gone_on_with(many: Path, small_blocks
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "in", {"a.png": png(1, 16)})
-    with pytest.raises(UsageError, match=r"none of the 1 pictures is left to be written \(1 below min_side\)"):
+    with pytest.raises(UsageError, match=r"none of the 1 images is left to be written \(1 below min_side\)"):
         prepare(config_of(folder), tmp_path / "o.zip", PrepareSettings(filters=Filters(min_side=20)), workers=1)
 
 
@@ -414,7 +414,7 @@ def test_the_archive_knows_where_it_comes_from(tmp_path: Path) -> None:
     prepare(config, tmp_path / "out.zip", workers=1)
     about = load_dataset(ZipConfig(path=str(tmp_path / "out.zip"))).provenance
     assert about["licence"] == load_dataset(config).provenance["licence"]
-    assert about["prepared_from"].startswith("digits, 1797 pictures") and "other_files_passed_over" not in about
+    assert about["prepared_from"].startswith("digits, 1797 images") and "other_files_passed_over" not in about
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{}", "no JSON", '{"source": 3}', '{"source": {"location": 1}}'])
@@ -455,7 +455,7 @@ def test_a_prepared_archive_can_be_prepared_again(many: Path) -> None:
 
 
 def test_links_between_words_are_not_followed_out_of_the_archive(tmp_path: Path) -> None:
-    """Names come from counting, whatever the source calls its pictures."""
+    """Names come from counting, whatever the source calls its images."""
     write_zip(tmp_path / "in.zip", {"ordinary/a.png": png(1, 16), "../../evil.png": png(2, 16)})
     prepare(config_of(tmp_path / "in.zip"), tmp_path / "out.zip", PrepareSettings(on_error="skip"), workers=1)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
@@ -570,7 +570,7 @@ def test_a_full_disk_costs_what_was_not_written_yet(many: Path, small_blocks: No
     assert out.read_bytes() == fresh.read_bytes()
 
 
-def test_a_picture_of_the_real_world(shared_data: Path, tmp_path: Path) -> None:
+def test_a_image_of_the_real_world(shared_data: Path, tmp_path: Path) -> None:
     """The flowers are JPEGs of more than the training size: what the filter makes of them is the same both ways."""
     flowers = shared_data / "flowers" / "flower_photos_96_center_q92.zip"
     if not flowers.is_file():

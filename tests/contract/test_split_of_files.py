@@ -1,4 +1,4 @@
-"""The split of picture files: by what they show, whatever their encoding, archive, name and neighbours."""
+"""The split of image files: by what they show, whatever their encoding, archive, name and neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import pixels, png, write_tar, write_tree, write_zip
+from image_files import pixels, png, write_tar, write_tree, write_zip
 from PIL import Image
 
 from undiffuse.config import validate
@@ -68,7 +68,7 @@ def test_another_encoding_of_equal_pixels_is_on_the_same_side(kind: str, tmp_pat
     assert not train & validation and len(train | validation) == 30
 
 
-def test_a_palette_and_an_opaque_alpha_are_no_other_picture(tmp_path: Path) -> None:
+def test_a_palette_and_an_opaque_alpha_are_no_other_image(tmp_path: Path) -> None:
     modes = {f"palette-{number:03d}.png": palette(number) for number in range(30)}
     modes |= {f"alpha-{number:03d}.png": encoded(number, "png", "RGBA") for number in range(30)}
     found = sides(of_folder(tmp_path, {**FILES, **modes}, channels=3))
@@ -76,7 +76,7 @@ def test_a_palette_and_an_opaque_alpha_are_no_other_picture(tmp_path: Path) -> N
         assert len({found[f"{kind}{number:03d}.png"] for kind in ("", "palette-", "alpha-")}) == 1
 
 
-def test_pictures_that_join_move_no_other(tmp_path: Path) -> None:
+def test_images_that_join_move_no_other(tmp_path: Path) -> None:
     before = sides(of_folder(tmp_path, FILES))
     joined = {f"a-{number}.png": png(number) for number in range(100, 140)}  # some of them before all others by name
     after = sides(of_folder(tmp_path, joined))
@@ -87,7 +87,7 @@ def test_pictures_that_join_move_no_other(tmp_path: Path) -> None:
     assert len(fewer) == 55 and all(after[name] == side for name, side in fewer.items())
 
 
-def test_a_picture_keeps_its_side_in_an_archive_under_another_name_and_at_another_size(tmp_path: Path) -> None:
+def test_a_image_keeps_its_side_in_an_archive_under_another_name_and_at_another_size(tmp_path: Path) -> None:
     expected = sides(of_folder(tmp_path / "folder", FILES))
     assert sides(of_folder(tmp_path / "folder", {}, size=4)) == expected
     renamed = {f"z{29 - number:03d}.png": FILES[f"{number:03d}.png"] for number in range(30)}

@@ -22,18 +22,18 @@ def stacks(folder: Path, **options: object) -> Dataset:
     return load_dataset(StackedMnistConfig(path=str(folder), **{"num_pictures": 60, **options}))  # type: ignore[arg-type]
 
 
-def which(pictures: np.ndarray, items: np.ndarray) -> np.ndarray:
+def which(images: np.ndarray, items: np.ndarray) -> np.ndarray:
     """(N, 3) positions of the channels among the digits, all of which differ."""
-    same = (items[:, :, None] == pictures[None, None]).all((-1, -2))
+    same = (items[:, :, None] == images[None, None]).all((-1, -2))
     assert (same.sum(-1) == 1).all()
     return same.argmax(-1)
 
 
 def test_channels_are_digits_and_the_class_is_all_three(digits: tuple[Path, np.ndarray]) -> None:
-    folder, pictures = digits
+    folder, images = digits
     dataset = stacks(folder)
     assert dataset.shape == (3, 6, 5) and len(dataset) == 60 and dataset.num_classes == 27
-    rows = which(pictures, dataset.fetch(range(60)).items.numpy())
+    rows = which(images, dataset.fetch(range(60)).items.numpy())
     labels = rows % 3
     assert np.array_equal(dataset.labels, labels @ [9, 3, 1])
     assert [dataset.class_names[code] for code in dataset.labels] == ["".join(map(str, row)) for row in labels]
@@ -50,10 +50,10 @@ def test_a_stack_is_a_function_of_seed_and_position(digits: tuple[Path, np.ndarr
 
 
 def test_no_digit_is_on_both_sides_of_the_split(digits: tuple[Path, np.ndarray]) -> None:
-    folder, pictures = digits
+    folder, images = digits
     training, held_out = split_by_content(stacks(folder, validation_fraction=0.3, num_pictures=200), 0.3)
     assert len(training) > 80 and len(held_out) > 20
-    used = [set(which(pictures, part.fetch(range(len(part))).items.numpy()).flatten()) for part in (training, held_out)]
+    used = [set(which(images, part.fetch(range(len(part))).items.numpy()).flatten()) for part in (training, held_out)]
     assert not used[0] & used[1]
 
 
@@ -80,8 +80,8 @@ def test_what_cannot_be_stacked_is_refused(tmp_path: Path) -> None:
         stacks(tmp_path, channels=1)
     many = tmp_path / "many"
     many.mkdir()
-    pictures = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
-    write_idx(many / "train-images-idx3-ubyte", pictures)
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
+    write_idx(many / "train-images-idx3-ubyte", images)
     assert stacks(many).labels is None and stacks(many).num_classes == 0
     write_idx(many / "train-labels-idx1-ubyte", np.arange(30))
     with pytest.raises(UsageError, match="30 classes"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import Content, is_of, png, write_tar
+from image_files import Content, is_of, png, write_tar
 
 from undiffuse.data import Dataset, TarConfig, load_dataset, source_config_for
 from undiffuse.data.readers.file_at import FileAt
@@ -39,7 +39,7 @@ def name_of(dataset: Dataset, item: int) -> str:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz"])
-def test_pictures_classes_and_captions_of_a_shard(tmp_path: Path, form: int, ending: str) -> None:
+def test_images_classes_and_captions_of_a_shard(tmp_path: Path, form: int, ending: str) -> None:
     found = load(write_tar(tmp_path / f"x.{ending}", samples(0, 5), form))
     assert found.labels is not None and found.labels.tolist() == [0, 1, 2, 0, 1]
     assert found.captions == [f"number {item}" for item in range(5)] and found.class_names == ("0", "1", "2")
@@ -115,9 +115,9 @@ def test_what_shards_are_called_on_the_command_line(tmp_path: Path) -> None:
     for text in (str(tmp_path), str(shard), str(zipped), f"{tmp_path}/x-{{0..3}}.tar", f"{tmp_path}/*.tar", "tar:x"):
         assert source_config_for(text).name == "tar"
     (tmp_path / "notes.gz").write_bytes(gzip.compress(b"no archive"))
-    with pytest.raises(UsageError, match=r"not an IDX \(MNIST-format\), zip or tar file of pictures; unpack it"):
+    with pytest.raises(UsageError, match=r"not an IDX \(MNIST-format\), zip or tar file of images; unpack it"):
         source_config_for(str(tmp_path / "notes.gz"))
-    plain = write_tar(tmp_path / "pictures.data", samples(0, 1))
+    plain = write_tar(tmp_path / "images.data", samples(0, 1))
     assert source_config_for(str(plain)).name == "tar"
 
 
@@ -166,8 +166,8 @@ def test_links_and_devices_are_never_followed(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Content], str]] = {
-    "no picture": ({"9.cls": "1", "9.txt": "x"}, r"x\.tar!9: a sample without a picture \(it has \.cls, \.txt\)"),
-    "two pictures": (
+    "no image": ({"9.cls": "1", "9.txt": "x"}, r"x\.tar!9: a sample without an image \(it has \.cls, \.txt\)"),
+    "two images": (
         {"9.png": png(0), "9.jpg": png(1)},
         r"!9: a sample with 2 images; .* by data.image_column=jpg or png",
     ),
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
     ),
     "traversal": ({"../9.png": png(0)}, "leads out of the shard"),
     "absolute": ({"/etc/9.png": png(0)}, "leads out of the shard"),
-    "no image": ({"9.png": "text", "9.cls": "1", "9.txt": "x"}, r"x\.tar!9\.png: not a picture"),
+    "not an image": ({"9.png": "text", "9.cls": "1", "9.txt": "x"}, r"x\.tar!9\.png: not an image"),
 }
 
 
@@ -222,7 +222,7 @@ def header_byte(content: bytes) -> bytes:
 
 
 SPOILT: dict[str, tuple[Callable[[bytes], bytes], str, int]] = {
-    "cut in a picture": (lambda content: content[: content.index(b"000002.png") + 600], "'000002.png' ends behind", 2),
+    "cut in an image": (lambda content: content[: content.index(b"000002.png") + 600], "'000002.png' ends behind", 2),
     "cut in a header": (lambda content: content[: content.index(b"000002.png") + 99], "mark of its end is missing", 2),
     # where nothing follows, the last sample may lack some of its members
     "cut between": (lambda content: content[: content.index(b"000002.cls")], "mark of its end is missing", 1),
@@ -235,7 +235,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str, int]] = {
     "text": (lambda content: b"<html>404 not found</html>" * 100, "not a tar archive, whatever its name says", 0),
     "short text": (lambda content: b"404", "not a tar archive, whatever its name says", 0),
     "empty": (lambda content: b"", "the file is empty", 0),
-    "zeros": (lambda content: bytes(10240), "no picture in the shards", 0),
+    "zeros": (lambda content: bytes(10240), "no image in the shards", 0),
 }
 
 

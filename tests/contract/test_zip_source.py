@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import is_of, png, write_tree, write_zip
+from image_files import is_of, png, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, ZipConfig, load_dataset, source_config_for
 from undiffuse.data.readers.file_at import FileAt
@@ -22,7 +22,7 @@ from undiffuse.data.readers.zip_index import read_entries
 from undiffuse.data.sources.layout.classes import folder_classes
 from undiffuse.errors import UsageError
 
-PICTURES = {f"{index}.png": png(index) for index in range(4)}
+IMAGES = {f"{index}.png": png(index) for index in range(4)}
 
 
 def load(path: Path, **options: object) -> Dataset:
@@ -31,7 +31,7 @@ def load(path: Path, **options: object) -> Dataset:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_stored_and_deflated_members_are_read(tmp_path: Path, method: int) -> None:
-    found = load(write_zip(tmp_path / "set.zip", {**PICTURES, "notes.md": "x", "empty/": ""}, method))
+    found = load(write_zip(tmp_path / "set.zip", {**IMAGES, "notes.md": "x", "empty/": ""}, method))
     assert len(found) == 4 and all(is_of(found, item, item) for item in range(4))
     assert found.item_name(2) == f"{tmp_path}/set.zip!2.png"
     assert found.provenance["passed_over"] == "1 file without an image's ending: notes.md"
@@ -45,7 +45,7 @@ def test_names_are_sorted_as_the_stylegan_tools_sort_them(tmp_path: Path) -> Non
 
 
 def test_hidden_members_links_and_archives_within_are_passed_over(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "set.zip", {**PICTURES, ".hidden.png": "x", "__MACOSX/._a.png": "x", "more.zip": "PK"})
+    path = write_zip(tmp_path / "set.zip", {**IMAGES, ".hidden.png": "x", "__MACOSX/._a.png": "x", "more.zip": "PK"})
     with zipfile.ZipFile(path, "a") as archive:
         link = zipfile.ZipInfo("link.png")
         link.create_system, link.external_attr = 3, 0o120777 << 16
@@ -59,14 +59,14 @@ def test_hidden_members_links_and_archives_within_are_passed_over(tmp_path: Path
 
 def test_zip64_comments_streams_and_what_stands_before_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "wide.zip", "w") as archive:
-        for name, content in PICTURES.items():
+        for name, content in IMAGES.items():
             with archive.open(name, "w", force_zip64=True) as member:
                 member.write(content)
         archive.comment = b"PK\5\6 is no second end" + b"x" * 300
     whole = (tmp_path / "wide.zip").read_bytes()
     (tmp_path / "shifted.zip").write_bytes(b"#!/bin/sh\nexit 0\n" + whole)
     with (tmp_path / "stream.zip").open("wb") as raw, zipfile.ZipFile(Unseekable(raw), "w") as archive:  # type: ignore[arg-type]
-        for name, content in PICTURES.items():  # sizes follow the content, and its header says nothing
+        for name, content in IMAGES.items():  # sizes follow the content, and its header says nothing
             archive.writestr(name, content, zipfile.ZIP_DEFLATED)
     for name in ("wide", "shifted", "stream"):
         found = load(tmp_path / f"{name}.zip")
@@ -101,10 +101,10 @@ def as_zip64(content: bytes) -> bytes:
 
 
 def test_a_directory_in_zip64_records(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "set.zip", PICTURES)
+    path = write_zip(tmp_path / "set.zip", IMAGES)
     path.write_bytes(as_zip64(path.read_bytes()))
-    assert zipfile.ZipFile(path).namelist() == list(PICTURES)  # the reference reads what we wrote
-    assert [entry.size for entry in read_entries(FileAt(path))] == [len(content) for content in PICTURES.values()]
+    assert zipfile.ZipFile(path).namelist() == list(IMAGES)  # the reference reads what we wrote
+    assert [entry.size for entry in read_entries(FileAt(path))] == [len(content) for content in IMAGES.values()]
     assert is_of(load(path), 2, 2)
 
 
@@ -149,7 +149,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("how", sorted(SPOILT))
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
 def test_an_archive_without_a_sound_directory_is_refused(tmp_path: Path, how: str, on_error: str) -> None:
-    path = write_zip(tmp_path / "set.zip", PICTURES)
+    path = write_zip(tmp_path / "set.zip", IMAGES)
     path.write_bytes(SPOILT[how][0](path.read_bytes()))
     with pytest.raises(UsageError, match=SPOILT[how][1]) as caught:
         load(path, on_error=on_error)
@@ -207,7 +207,7 @@ def test_a_bad_member_is_named_or_skipped(tmp_path: Path, how: str) -> None:
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zlib.compress(bytes(10**6), 9)
     assert len(bomb) < 1100
-    path = write_zip(tmp_path / "set.zip", {**PICTURES, "bomb.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    path = write_zip(tmp_path / "set.zip", {**IMAGES, "bomb.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
     monkeypatch.setattr("undiffuse.data.sources.zip.MAX_MEMBER_BYTES", 10**5)
     with pytest.raises(UsageError, match=r"bomb\.png: 1000000 bytes are more than the 100000"):
         load(path)
@@ -218,17 +218,17 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match=r"bomb\.png: damaged or cut short"):
         load(path)
     monkeypatch.setattr("undiffuse.data.sources.layout.captions.MAX_NOTE_BYTES", 100)
-    path = write_zip(tmp_path / "notes.zip", {**PICTURES, "0.txt": "x" * 101})
+    path = write_zip(tmp_path / "notes.zip", {**IMAGES, "0.txt": "x" * 101})
     with pytest.raises(UsageError, match=r"0\.txt: 101 bytes are more than the 100 that are read of a text"):
         load(path)
 
 
-def test_an_archive_without_pictures(tmp_path: Path) -> None:
+def test_an_archive_without_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no images in this archive \(no files\); expected \.apng"):
         load(write_zip(tmp_path / "empty.zip", {}))
     with pytest.raises(UsageError, match=r"no images in this archive \(2 files without .*: a\.txt, b\.md\)"):
         load(write_zip(tmp_path / "text.zip", {"a.txt": "x", "b.md": "y"}))
-    with pytest.raises(UsageError, match=r"none of the 1 picture can be used; the first: .*leads out"):
+    with pytest.raises(UsageError, match=r"none of the 1 image can be used; the first: .*leads out"):
         load(write_zip(tmp_path / "bad.zip", {"../a.png": png(0)}), on_error="skip")
     with pytest.raises(UsageError, match=r"nowhere\.zip: no such file"):
         load(tmp_path / "nowhere.zip")
@@ -237,7 +237,7 @@ def test_an_archive_without_pictures(tmp_path: Path) -> None:
 
 
 def test_an_archive_is_known_by_its_content(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "pictures.data", PICTURES)
+    path = write_zip(tmp_path / "images.data", IMAGES)
     assert source_config_for(str(path)) == ZipConfig(path=str(path))
     (tmp_path / "cut.zip").write_bytes(b"")
     assert source_config_for(str(tmp_path / "cut.zip")).name == "zip"  # whose reader says what is wrong
@@ -250,7 +250,7 @@ def read_back(dataset: Dataset, item: int) -> None:
 
 def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
-    dataset = load(write_zip(tmp_path / "set.zip", {**PICTURES}, zipfile.ZIP_DEFLATED), cache="none")
+    dataset = load(write_zip(tmp_path / "set.zip", {**IMAGES}, zipfile.ZIP_DEFLATED), cache="none")
     fork = multiprocessing.get_context("fork")
     children = [fork.Process(target=read_back, args=(dataset, item)) for item in range(4)]
     for child in children:
@@ -268,7 +268,7 @@ def test_threads_forks_and_copies_read_the_same_file(tmp_path: Path, monkeypatch
 
 def test_a_file_that_is_replaced_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
-    path = write_zip(tmp_path / "set.zip", PICTURES)
+    path = write_zip(tmp_path / "set.zip", IMAGES)
     dataset = load(path, cache="none")
     with path.open("r+b") as file:
         file.truncate(100)

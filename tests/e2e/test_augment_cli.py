@@ -35,7 +35,7 @@ def test_training_on_points_or_with_two_mirrors_is_refused(tmp_path: Path, undif
     assert "random_flip=false" in line
 
 
-def test_an_augmented_run_says_what_grey_pictures_go_without_and_shows_the_rest(
+def test_an_augmented_run_says_what_grey_images_go_without_and_shows_the_rest(
     tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     out = tmp_path / "run"

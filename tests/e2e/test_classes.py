@@ -26,7 +26,7 @@ NAMES = (" sp ", "3", "a, b", "all", "auto", "cat", "none", "null")
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures with such classes."""
+    """A folder of images with such classes."""
     folder = tmp_path_factory.mktemp("awkward") / "data"
     for number, name in enumerate(NAMES):
         (folder / name).mkdir(parents=True)
@@ -121,9 +121,9 @@ def test_classes_to_keep_may_hold_commas_and_spaces(awkward: Path) -> None:
 
 
 def test_an_array_called_none_holds_the_labels(tmp_path: Path) -> None:
-    pictures, labels = np.zeros((3, 8, 8), dtype=np.uint8), np.array([0, 1, 1])
-    np.savez(tmp_path / "a.npz", images=pictures, none=labels)
-    np.savez(tmp_path / "b.npz", images=pictures, labels=labels)
+    images, labels = np.zeros((3, 8, 8), dtype=np.uint8), np.array([0, 1, 1])
+    np.savez(tmp_path / "a.npz", images=images, none=labels)
+    np.savez(tmp_path / "b.npz", images=images, labels=labels)
     assert load_dataset(ArraysConfig(path=str(tmp_path / "a.npz"), labels="none")).num_classes == 2
     assert load_dataset(ArraysConfig(path=str(tmp_path / "b.npz"), labels="none")).num_classes == 0
 

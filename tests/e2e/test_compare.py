@@ -252,7 +252,7 @@ def test_from_python() -> None:
     made, real = (torch.from_numpy(noise(30, seed))[:, None] for seed in (0, 1))
     record = compare(made, real, ["kernel"])
     assert record["results"][0]["protocol"]["pictures"]["num"] == 30
-    with pytest.raises(UsageError, match=r"1 of 30 pictures hold NaN"):
+    with pytest.raises(UsageError, match=r"1 of 30 images hold NaN"):
         compare(torch.where(torch.arange(30)[:, None, None, None] == 3, torch.nan, made.float()), real)
     with pytest.raises(UsageError, match="uint8"):
         compare(made.float() / 255, real)

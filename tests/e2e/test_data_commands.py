@@ -19,12 +19,12 @@ NARROW = ("system.network.channels=8", "batch_images=4")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures in three classes; not to be changed."""
-    return some_pictures(tmp_path_factory.mktemp("some") / "pictures", 60)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images in three classes; not to be changed."""
+    return some_images(tmp_path_factory.mktemp("some") / "images", 60)
 
 
-def some_pictures(folder: Path, count: int) -> Path:
+def some_images(folder: Path, count: int) -> Path:
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class{number % 3}" / f"{number:03d}.png"
@@ -33,22 +33,22 @@ def some_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_prepare_then_look(undiffuse: CommandLine, pictures: Path, tmp_path: Path) -> None:
+def test_prepare_then_look(undiffuse: CommandLine, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
     options = ("--size", "32", "--classes", "class0,class2", "--filter", "min_side=10", "--workers", "1")
-    said = undiffuse.fine("data", "prepare", pictures, *options, "--out", out)
+    said = undiffuse.fine("data", "prepare", images, *options, "--out", out)
     assert "40 of 32x32, RGB" in said.out and "undiffuse data info" in said.out
     looked = undiffuse.fine("data", "info", out, "--sheet", tmp_path / "sheet.png")
-    assert "40 pictures of shape (3, 32, 32)" in looked.out and "class0: 20" in looked.out
+    assert "40 images of shape (3, 32, 32)" in looked.out and "class0: 20" in looked.out
     assert (tmp_path / "sheet.png").is_file()
     trained = undiffuse.fine("train", "ddpm-digits", "--data", out, *NARROW, "--dry-run", "--device", "cpu")
     assert "32" in trained.out
 
 
-def test_prepare_takes_the_options_of_the_source(undiffuse: CommandLine, pictures: Path, tmp_path: Path) -> None:
+def test_prepare_takes_the_options_of_the_source(undiffuse: CommandLine, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
     undiffuse.fine(
-        *("data", "prepare", pictures, "labels=none", "--size", "24x32", "--fit", "letterbox", "--channels", "1"),
+        *("data", "prepare", images, "labels=none", "--size", "24x32", "--fit", "letterbox", "--channels", "1"),
         *("--background", "[9,9,9]", "--out", out),
     )
     dataset = load_dataset(source_config_for(str(out)))
@@ -56,11 +56,11 @@ def test_prepare_takes_the_options_of_the_source(undiffuse: CommandLine, picture
     assert dataset.items(np.array([0]))[0, 0, 0, 0] == 9
 
 
-def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, pictures: Path) -> None:
-    said = undiffuse.fine("data", "info", pictures, "labels=none", "size=16", "channels=1")
-    assert "60 pictures of shape (1, 16, 16)" in said.out and "class0" not in said.out
-    assert "did you mean 'labels'?" in undiffuse.refused("data", "info", pictures, "lables=none")
-    assert "expected key=value, got 'labels'" in undiffuse.refused("data", "info", pictures, "labels")
+def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, images: Path) -> None:
+    said = undiffuse.fine("data", "info", images, "labels=none", "size=16", "channels=1")
+    assert "60 images of shape (1, 16, 16)" in said.out and "class0" not in said.out
+    assert "did you mean 'labels'?" in undiffuse.refused("data", "info", images, "lables=none")
+    assert "expected key=value, got 'labels'" in undiffuse.refused("data", "info", images, "labels")
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, pictures: 
     ids=str,
 )
 def test_prepare_refuses_in_one_line(
-    undiffuse: CommandLine, pictures: Path, tmp_path: Path, options: tuple[str, ...], complaint: str
+    undiffuse: CommandLine, images: Path, tmp_path: Path, options: tuple[str, ...], complaint: str
 ) -> None:
-    assert complaint in undiffuse.refused("data", "prepare", pictures, *options, "--out", tmp_path / "out.zip")
+    assert complaint in undiffuse.refused("data", "prepare", images, *options, "--out", tmp_path / "out.zip")
 
 
 def test_prepare_refuses_points(undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def wait_until(true: object, seconds: float = 60) -> None:
 @pytest.mark.slow  # contract/test_prepare.py interrupts without a process to kill
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks into /proc")
 def test_killed_it_goes_on_to_the_same_archive(undiffuse: CommandLine, tmp_path: Path) -> None:
-    pictures = some_pictures(tmp_path / "pictures", 600)  # enough to take a while
+    images = some_images(tmp_path / "images", 600)  # enough to take a while
     out, whole, log = tmp_path / "out.zip", tmp_path / "whole.zip", tmp_path / "log"
-    command = ("data", "prepare", pictures, "--size", "64", "--workers")
+    command = ("data", "prepare", images, "--size", "64", "--workers")
     undiffuse.fine(*command, "1", "--out", whole)
     for kills in range(2):
         process = child(log, *command, "2", "--out", out)
         data = tmp_path / "out.zip.partial"
-        more = (200 + 200 * kills) * 12_000  # of 600 pictures of twelve thousand bytes
+        more = (200 + 200 * kills) * 12_000  # of 600 images of twelve thousand bytes
         wait_until(lambda: (data.exists() and data.stat().st_size > more) or not process.is_alive())  # noqa: B023
         workers = children_of(process.pid or 0) if process.is_alive() else []
         if process.is_alive():
@@ -165,7 +165,7 @@ def test_names_and_captions_give_the_terminal_no_commands(undiffuse: CommandLine
         (tmp_path / f"{name}.txt").write_text("a \x1b[31mred\u202e one")
     shown = undiffuse("data", "info", tmp_path)
     assert shown.code == 0 and r"a \x1b[31mred\u202e one" in shown.out and "\x1b[31m" not in shown.out
-    (tmp_path / "\x1b]0;x\udcff.png").write_bytes(b"no picture")
+    (tmp_path / "\x1b]0;x\udcff.png").write_bytes(b"no image")
     (tmp_path / "\x1b]0;x\udcff.txt").write_text("c")
     assert r"\x1b]0;x\xff.png" in undiffuse("data", "info", tmp_path).complaint
     out = tmp_path / "out.zip"

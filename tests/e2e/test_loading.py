@@ -19,8 +19,8 @@ from undiffuse.training.trainer import Trainer
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of grey pictures."""
+def image_folder(tmp_path: Path) -> Path:
+    """A folder of grey images."""
     folder = tmp_path / "set"
     folder.mkdir()
     for index in range(30):
@@ -34,8 +34,8 @@ def children() -> set[int]:
     return {child.pid or 0 for child in multiprocessing.active_children()}
 
 
-def train_and_tell(pictures: Path, folder: Path, pids: Path) -> None:
-    config = lazily_trained(pictures, 1)
+def train_and_tell(image_folder: Path, folder: Path, pids: Path) -> None:
+    config = lazily_trained(image_folder, 1)
     trainer = Trainer(config, *split_data(config), folder)
     trainer.loader.batch(0, 4)
     pids.write_text(" ".join(map(str, children())))
@@ -43,9 +43,9 @@ def train_and_tell(pictures: Path, folder: Path, pids: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_worker_outlives_a_killed_training(tmp_path: Path, pictures: Path) -> None:
+def test_no_worker_outlives_a_killed_training(tmp_path: Path, image_folder: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
-        target=train_and_tell, args=(pictures, tmp_path / "run", tmp_path / "pids")
+        target=train_and_tell, args=(image_folder, tmp_path / "run", tmp_path / "pids")
     )
     process.start()
     end = time.monotonic() + 60
@@ -71,7 +71,7 @@ from undiffuse.data import load_dataset
 
 def damaged_when_loaded(config):
     dataset = load_dataset(config)
-    Path(dataset.item_name(7)).write_bytes(b"no picture")
+    Path(dataset.item_name(7)).write_bytes(b"no image")
     return dataset
 
 encoded.MAX_BYTES_IN_MEMORY = 1
@@ -80,11 +80,11 @@ main(sys.argv[1:])
 """
 
 
-def test_a_damaged_picture_met_by_a_worker_ends_the_program_with_one_line(tmp_path: Path, pictures: Path) -> None:
+def test_a_damaged_image_met_by_a_worker_ends_the_program_with_one_line(tmp_path: Path, image_folder: Path) -> None:
     """It once hung at the end, waiting for workers that the error's traceback held on to."""
     options = [*TINY, "loader.workers=2", "data.size=8", "data.channels=1", "data.cache=none"]
     words = ["train", "ddpm-digits", *options, "system.class_conditional=false"]
-    words += ["--data", str(pictures), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    words += ["--data", str(image_folder), "--out", str(tmp_path / "run"), "--device", "cpu"]
     ended = subprocess.run(
         [sys.executable, "-c", TRAIN_AND_DAMAGE, *words], capture_output=True, text=True, timeout=30, check=False
     )
@@ -92,7 +92,7 @@ def test_a_damaged_picture_met_by_a_worker_ends_the_program_with_one_line(tmp_pa
     assert "Traceback" not in ended.stderr and "07.png: " in ended.stderr.strip().splitlines()[-1]
 
 
-def lazily_trained(pictures: Path, workers: int) -> RunConfig:
+def lazily_trained(image_folder: Path, workers: int) -> RunConfig:
     """A tiny run on the folder; ``loader.workers`` asked for, so that they are used whatever the set."""
     options = [
         *TINY,
@@ -102,7 +102,7 @@ def lazily_trained(pictures: Path, workers: int) -> RunConfig:
         "data.cache=none",
         "system.class_conditional=false",
     ]
-    return configure("ddpm-digits", options, str(pictures), None, False)
+    return configure("ddpm-digits", options, str(image_folder), None, False)
 
 
 def run_to(config: RunConfig, folder: Path, images: int) -> None:
@@ -120,20 +120,20 @@ def run_to(config: RunConfig, folder: Path, images: int) -> None:
 
 
 def test_a_run_resumed_with_other_workers_ends_bit_for_bit_the_same(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     before = children()
-    run_to(lazily_trained(pictures, 0), tmp_path / "whole", 10**9)
+    run_to(lazily_trained(image_folder, 0), tmp_path / "whole", 10**9)
     for workers, images in ((2, 40), (1, 104), (2, 10**9)):
-        run_to(lazily_trained(pictures, workers), tmp_path / "parts", images)
+        run_to(lazily_trained(image_folder, workers), tmp_path / "parts", images)
     assert children() == before
     (tmp_path / "parts" / "config.json").write_text((tmp_path / "whole" / "config.json").read_text())
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_what_is_no_part_of_the_result_may_change_when_a_run_is_resumed(pictures: Path) -> None:
-    one, other = (lazily_trained(pictures, workers).model_dump(mode="json") for workers in (0, 2))
+def test_what_is_no_part_of_the_result_may_change_when_a_run_is_resumed(image_folder: Path) -> None:
+    one, other = (lazily_trained(image_folder, workers).model_dump(mode="json") for workers in (0, 2))
     assert one != other and differences(one, other) == []
     assert differences(one, {**other, "data": {**other["data"], "cache": "auto"}}) == []
     assert differences(one, {**one, "seed": 1}) == ["seed: 0 -> 1"]

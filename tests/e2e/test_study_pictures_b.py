@@ -81,7 +81,7 @@ def test_what_makes_no_sense_is_refused(
     assert "did you mean 'samplers'" in refused("study", "sweep", trained, "sampler=ddim", *out)
     assert "no option 'ets'" in refused("study", "sweep", trained, "samplers=ddim:ets=1", *out)
     few = refused("study", "sweep", trained, "num=20", "features=pixels", *out)
-    assert "at least 65 pictures" in few and "or say metric=kernel" in few
+    assert "at least 65 images" in few and "or say metric=kernel" in few
     assert "'metric'" in refused("study", "sweep", trained, "metric=fid", *out)
     only = ("samplers=ancestral:variance=learned", "steps=2", "num=70", "features=pixels")
     assert "no cell could run" in refused("study", "sweep", trained, *only, *out)
@@ -176,7 +176,7 @@ def test_what_one_class_refuses(undiffuse: CommandLine, tmp_path: Path) -> None:
     assert "no class '11'; " in refused("--data", "digits", "--classes", "11")
     assert "--num 8" in refused("--data", "digits", "--num", 500)
     few = refused("--data", "digits", "--num", 80)
-    assert "at least 97 pictures" in few and "or say --metric kernel" in few
+    assert "at least 97 images" in few and "or say --metric kernel" in few
     assert "unknown distance 'kernl'; did you mean 'kernel'" in refused("--data", "digits", "--metric", "kernl")
     assert "--images must be at least 1" in refused("--data", "digits", "--images", 0)
     (tmp_path / "other").mkdir()

@@ -83,21 +83,21 @@ def test_sizes_and_channels(channels: int, height: int, width: int) -> None:
     assert seen == [(epoch, 8) for epoch in range(1, 9)]
 
 
-def pictures(num: int = 4, size: int = 8) -> Tensor:
+def images(num: int = 4, size: int = 8) -> Tensor:
     return torch.zeros(num, 1, size, size, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_pictures": pictures(4, 4), "test_pictures": pictures(4, 4)}, "training pictures are 4x4"),
-        ({"test_pictures": pictures(4, 9)}, "must have one shape"),
-        ({"train_pictures": torch.full((4, 1, 8, 8), float("nan"))}, "4 of 4 training pictures hold NaN"),
+        ({"train_images": images(4, 4), "test_images": images(4, 4)}, "training images are 4x4"),
+        ({"test_images": images(4, 9)}, "must have one shape"),
+        ({"train_images": torch.full((4, 1, 8, 8), float("nan"))}, "4 of 4 training images hold NaN"),
         ({"train_labels": torch.zeros(3, dtype=torch.int64)}, "training labels must be 4 whole numbers"),
         ({"test_labels": torch.zeros(4)}, "test labels must be 4 whole numbers"),
         ({"test_labels": torch.tensor([0, 1, 2, 0])}, r"must lie in 0..1, got 0..2"),
         ({"train_labels": torch.tensor([0, -1, 1, 0])}, r"must lie in 0..1, got -1..1"),
-        ({"train_pictures": pictures(0), "train_labels": torch.zeros(0, dtype=torch.int64)}, "2 training pictures"),
+        ({"train_images": images(0), "train_labels": torch.zeros(0, dtype=torch.int64)}, "2 training images"),
         ({"num_classes": 1}, "at least 2 classes"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
@@ -105,9 +105,9 @@ def pictures(num: int = 4, size: int = 8) -> Tensor:
 def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     labels = torch.tensor([0, 1, 1, 0])
     good = {
-        "train_pictures": pictures(),
+        "train_images": images(),
         "train_labels": labels,
-        "test_pictures": pictures(),
+        "test_images": images(),
         "test_labels": labels,
         "num_classes": 2,
     }

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak: a model that is told what was done to its pictures draws them as they were.
+"""Augmentation that does not leak: a model that is told what was done to its images draws them as they were.
 
 Source: Karras et al. 2022, arXiv:2206.00364, appendix F.2.
 """
@@ -109,7 +109,7 @@ def objective_of(num_labels: int, **options: object) -> AnyObjective:
 
 
 def test_a_dropped_class_leaves_the_augmentation_told() -> None:
-    """Else the model of no class in particular would be told of untouched pictures where they were turned."""
+    """Else the model of no class in particular would be told of untouched images where they were turned."""
     conditioner = objective_of(LABELS, label_dropout=1.0).model.conditioner
     label = torch.rand(5, LABELS)
     given, x_0 = Given(label=torch.tensor([0, 1, 0, 1, 0]), augment=label), torch.zeros(5, *SHAPE)
@@ -120,7 +120,7 @@ def test_a_dropped_class_leaves_the_augmentation_told() -> None:
     assert told.label is None and told.augment is label
 
 
-def test_a_step_on_untouched_pictures_is_a_step_without_augmentation() -> None:
+def test_a_step_on_untouched_images_is_a_step_without_augmentation() -> None:
     items = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
     plain = Batch(items, Given(label=labels), torch.arange(6))
@@ -182,7 +182,7 @@ def slopes(count: int = 256) -> Dataset:
 
 
 def degrees_from_upright(x: Tensor) -> Tensor:
-    """(B,) of the direction in which pictures (B, 1, 8, 8) get brighter."""
+    """(B,) of the direction in which images (B, 1, 8, 8) get brighter."""
     place = torch.arange(8.0) - 3.5
     across, down = (x[:, 0] * place).sum((1, 2)), (x[:, 0] * place[:, None]).sum((1, 2))
     return torch.rad2deg(torch.atan2(across, down)).abs()
@@ -201,8 +201,8 @@ def share_upright(trainer: Trainer) -> float:
     return float((degrees_from_upright(x) < 30).double().mean())
 
 
-def test_turned_pictures_are_learnt_from_and_not_drawn_where_the_network_is_told(tmp_path: Path) -> None:
-    """Of the training pictures 0.3 + 0.7 / 6 = 42% are within 30 degrees of upright."""
+def test_turned_images_are_learnt_from_and_not_drawn_where_the_network_is_told(tmp_path: Path) -> None:
+    """Of the training images 0.3 + 0.7 / 6 = 42% are within 30 degrees of upright."""
     assert degrees_from_upright(slopes().fetch(range(256)).items.float()).max() < 10
     turning = ["augment.rotate=0.7"]
     assert share_upright(trained(tmp_path / "told", turning)) >= 0.98

@@ -42,7 +42,7 @@ def by_hand(real: list[list[int]], generated: list[list[int]], k: int) -> tuple[
 
 
 def test_precision_and_recall_are_not_swapped() -> None:
-    """Generated pictures strictly inside a part of the real ones are all real enough, and miss most of them."""
+    """Generated images strictly inside a part of the real ones are all real enough, and miss most of them."""
     real = uniform(1000, 2)
     part = 0.1 + 0.25 * uniform(800, 2, 1)
     inside, around = coverage(real, part), coverage(part, real)
@@ -147,7 +147,7 @@ def test_more_noise_is_less_precise() -> None:
 
 def test_too_few_or_unlike_rows_are_refused() -> None:
     rows = uniform(20, 3)
-    with pytest.raises(UsageError, match="k = 5 need at least 6 pictures on each side, got 20 real and 5 generated"):
+    with pytest.raises(UsageError, match="k = 5 need at least 6 images on each side, got 20 real and 5 generated"):
         coverage(rows, rows[:5])
     with pytest.raises(UsageError, match="k must be at least 1"):
         coverage(rows, rows, k=0)

@@ -80,7 +80,7 @@ def test_grouped_merge_keeps_every_row() -> None:
 
 
 def test_statistics_refuse_what_makes_no_sense() -> None:
-    with pytest.raises(UsageError, match="at least 2 pictures, got 1"):
+    with pytest.raises(UsageError, match="at least 2 images, got 1"):
         _ = GaussianStatistics.of(torch.ones(1, 3)).covariance
     with pytest.raises(UsageError, match=r"1 of 2 feature rows hold NaN"):
         GaussianStatistics.of(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]))
@@ -95,7 +95,7 @@ def test_statistics_refuse_what_makes_no_sense() -> None:
 
 
 def test_covariances_that_would_fill_the_machine_are_refused_in_a_line() -> None:
-    with pytest.raises(UsageError, match=r"27,648 features a picture need covariances of 57\.0 GiB, at most 4 GiB"):
+    with pytest.raises(UsageError, match=r"27,648 features per image need covariances of 57\.0 GiB, at most 4 GiB"):
         GroupedStatistics(27_648)
     with pytest.raises(UsageError, match="efficientnet"):
         GaussianStatistics(27_648)
@@ -191,11 +191,11 @@ def test_estimate_states_its_protocol() -> None:
     assert "biased" in record["protocol"]
 
 
-def test_estimate_says_how_many_pictures_it_needs() -> None:
+def test_estimate_says_how_many_images_it_needs() -> None:
     enough = GroupedStatistics.of(draws(200, 96))
-    with pytest.raises(UsageError, match="needs at least 97 pictures on each side, got 96"):
+    with pytest.raises(UsageError, match="needs at least 97 images on each side, got 96"):
         frechet_estimate(enough, GroupedStatistics.of(draws(96, 96)))
-    with pytest.raises(UsageError, match="at least 20 pictures"):
+    with pytest.raises(UsageError, match="at least 20 images"):
         frechet_estimate(GroupedStatistics.of(draws(19, 2)), GroupedStatistics.of(draws(30, 2)))
 
 

@@ -285,7 +285,7 @@ def test_too_few_real_pictures_are_refused_as_too_few_generated_ones(metric: str
         Pair(pictures(60), pictures(1), features=features),
         Pair(pictures(1), pictures(60), features=features),
     ):
-        with pytest.raises(UsageError, match=f"at least {needed} pictures on each side, got 1"):
+        with pytest.raises(UsageError, match=f"at least {needed} (images|pictures) on each side, got 1"):
             compare_sets(pair, [metric])
 
 

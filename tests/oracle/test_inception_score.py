@@ -117,7 +117,7 @@ def test_it_states_its_protocol() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="at least 20 pictures, got 19"):
+    with pytest.raises(UsageError, match="at least 20 images, got 19"):
         _ = ScoreTally.of(table(19, 3)).score
     with pytest.raises(UsageError, match="each of its 10 splits"):
         _ = ScoreTally.of(table(30, 3), 100 * torch.arange(30)).standard_error

@@ -160,7 +160,7 @@ def test_it_states_its_protocol() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     good = draws(12, 4)
-    with pytest.raises(UsageError, match="at least 10 pictures on each side, got 12 and 9"):
+    with pytest.raises(UsageError, match="at least 10 images on each side, got 12 and 9"):
         kernel_distance(good, good[:9])
     with pytest.raises(UsageError, match=r"\(N, 4\), got \(12, 3\)"):
         kernel_distance(good, good[:, :3])

@@ -24,7 +24,7 @@ from undiffuse.metrics.modes import (
     even,
     good_of_gaussian,
     kl_of,
-    located_pictures,
+    located_images,
     located_points,
     measure_modes,
     product_shares,
@@ -135,7 +135,7 @@ def test_noise_is_not_called_collapsed_but_is_of_no_mode() -> None:
 def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:
     tally = torch.full((1000,), 1)
     of_all, of_good = (measure_modes(Located(tally, tally, 500, 0.5, sound), even(1000)) for sound in (1.0, 0.5))
-    assert of_all.real_found == pytest.approx(1000 * (1 - 0.999**1000), abs=2)  # as pictures are counted
+    assert of_all.real_found == pytest.approx(1000 * (1 - 0.999**1000), abs=2)  # as images are counted
     assert of_good.real_found == pytest.approx(1000 * (1 - 0.9995**1000), abs=2)  # as points are
 
 
@@ -145,7 +145,7 @@ def test_a_class_that_the_data_hardly_has_is_no_mode() -> None:
 
 
 class Named(FeatureExtractor):
-    """Names a picture by its first pixel, half of them without confidence."""
+    """Names an image by its first pixel, half of them without confidence."""
 
     name = "named"
     channels = 1
@@ -164,10 +164,10 @@ class Named(FeatureExtractor):
 def test_a_stack_is_of_the_mode_of_its_three_channels() -> None:
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     images[:, :, 0, 0] = torch.tensor([[4, 0, 7], [4, 0, 107], [9, 9, 9]])
-    located = located_pictures(Named(), images)
+    located = located_images(Named(), images)
     assert located.counts.nonzero()[:, 0].tolist() == [407, 999] and int(located.counts[407]) == 2
     assert located.good == 2 and len(located.counts) == 1000
-    grey = located_pictures(Named(), images[:, :1])
+    grey = located_images(Named(), images[:, :1])
     assert grey.counts.tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 0, 1] and grey.good == 3
 
 
@@ -192,12 +192,12 @@ def test_what_has_no_known_modes_is_refused_in_a_line() -> None:
     with pytest.raises(UsageError, match="positive shares"):
         counted([1, 1], torch.tensor([1.0, 0.0]))
     with pytest.raises(UsageError, match="pixels"):
-        located_pictures(load_features("pixels"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+        located_images(load_features("pixels"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_weights_of_the_package_name_real_digits(tmp_path: Path) -> None:
     """The classifier finds the ten classes of the embedded scans about as often as they are there."""
     dataset = load_dataset(DigitsConfig())
-    located = located_pictures(load_features("handwriting"), dataset.fetch(range(0, 1797, 9)).items)
+    located = located_images(load_features("handwriting"), dataset.fetch(range(0, 1797, 9)).items)
     found = measure_modes(located, even(10))
     assert found.found == 10 and found.kl < 0.1 and not found.collapsed

@@ -9,14 +9,14 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics import ClassTally, copying_summary, nearest_neighbours
 
 
-def pictures(num: int, seed: int, size: int = 6) -> torch.Tensor:
+def images(num: int, seed: int, size: int = 6) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (num, 1, size, size), generator=generator, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(("k", "chunk"), [(1, 1000), (3, 7), (40, 13), (1, 1)])
 def test_equals_brute_force_in_any_chunks(k: int, chunk: int) -> None:
-    queries, references = pictures(23, 0), pictures(40, 1)
+    queries, references = images(23, 0), images(40, 1)
     found = nearest_neighbours(queries, references, k=k, chunk=chunk)
     exact = (queries.flatten(1).double()[:, None] - references.flatten(1).double()).square().sum(-1).sqrt()
     distances, indices = exact.sort(dim=1)
@@ -32,12 +32,12 @@ def test_copies_have_distance_zero_far_from_the_origin() -> None:
 
 
 def test_no_queries() -> None:
-    found = nearest_neighbours(pictures(0, 0), pictures(4, 1), k=2)
+    found = nearest_neighbours(images(0, 0), images(4, 1), k=2)
     assert found.distances.shape == found.indices.shape == (0, 2)
 
 
 def test_copying_is_seen() -> None:
-    training, held_out, fresh = pictures(300, 0), pictures(200, 1), pictures(200, 2)
+    training, held_out, fresh = images(300, 0), images(200, 1), images(200, 2)
     copied = torch.cat([training[:100], fresh[:100]])
     honest, copying = copying_summary(fresh, held_out, training), copying_summary(copied, held_out, training)
     assert honest.ratio == pytest.approx(1, abs=0.05)
@@ -47,20 +47,20 @@ def test_copying_is_seen() -> None:
     assert copying.to_dict()["num_training"] == 300
 
 
-def test_ratio_is_none_when_held_out_pictures_are_training_pictures() -> None:
-    training = pictures(20, 0)
-    assert copying_summary(pictures(5, 1), training[:10], training).ratio is None
+def test_ratio_is_none_when_held_out_images_are_training_images() -> None:
+    training = images(20, 0)
+    assert copying_summary(images(5, 1), training[:10], training).ratio is None
 
 
 def test_bad_rows_are_refused() -> None:
     with pytest.raises(UsageError, match=r"one shape, got \(3, 1, 6, 6\) and \(4, 1, 8, 8\)"):
-        nearest_neighbours(pictures(3, 0), pictures(4, 0, size=8))
-    with pytest.raises(UsageError, match="need at least 5 reference pictures, got 4"):
-        nearest_neighbours(pictures(3, 0), pictures(4, 0), k=5)
+        nearest_neighbours(images(3, 0), images(4, 0, size=8))
+    with pytest.raises(UsageError, match="need at least 5 reference images, got 4"):
+        nearest_neighbours(images(3, 0), images(4, 0), k=5)
     with pytest.raises(UsageError, match="queries hold NaN"):
         nearest_neighbours(torch.tensor([[math.nan]]), torch.ones(2, 1))
     with pytest.raises(UsageError, match="at least 1 sample"):
-        copying_summary(pictures(0, 0), pictures(2, 0), pictures(2, 1))
+        copying_summary(images(0, 0), images(2, 0), images(2, 1))
 
 
 # --- class shares ----------------------------------------------------------------------------------------------
@@ -99,5 +99,5 @@ def test_tally_refuses_what_are_no_probabilities() -> None:
         ClassTally.of(torch.ones(2, 10))
     with pytest.raises(UsageError, match="sum to 1"):
         ClassTally.of(torch.full((2, 10), math.nan))
-    with pytest.raises(UsageError, match="at least 1 picture"):
+    with pytest.raises(UsageError, match="at least 1 image"):
         _ = ClassTally().confident_share

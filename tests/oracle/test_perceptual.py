@@ -28,7 +28,7 @@ def published(shared_data: Path) -> Lpips:
     return load_lpips(shared_data / "weights" / "lpips-alex")
 
 
-def pictures(num: int, size: int = 64, channels: int = 3, seed: int = 0) -> Tensor:
+def random_images(num: int, size: int = 64, channels: int = 3, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (num, channels, size, size), generator=generator, dtype=torch.uint8)
 
@@ -40,7 +40,7 @@ def noisy(images: Tensor, std: float) -> Tensor:
 
 def test_matches_the_definition(lpips: Lpips) -> None:
     """sum_l mean_hw sum_c w (f/|f| - g/|g|)^2 written out in float64, layer by layer."""
-    a, b = pictures(2, seed=1), pictures(2, seed=2)
+    a, b = random_images(2, seed=1), random_images(2, seed=2)
     expected = torch.zeros(2, dtype=torch.float64)
     maps = [lpips.network(to_input(images)) for images in (a, b)]
     for one, other, root in zip(*maps, lpips.roots, strict=True):
@@ -64,7 +64,7 @@ def test_matches_torchmetrics(lpips: Lpips, monkeypatch: pytest.MonkeyPatch) -> 
     theirs = reference._LPIPS(pretrained=False, net="alex", pnet_rand=True, use_dropout=False)
     for linear, root in zip(theirs.lins, lpips.roots, strict=True):
         linear.model[0].weight.data = root.square()[None]
-    a, b = pictures(3, seed=3), pictures(3, seed=4)
+    a, b = random_images(3, seed=3), random_images(3, seed=4)
     with torch.no_grad():
         expected = theirs(*(images.float() / 127.5 - 1 for images in (a, b))).flatten().double()
     torch.testing.assert_close(lpips.distance(a, b), expected, rtol=1e-4, atol=1e-6)
@@ -72,13 +72,13 @@ def test_matches_torchmetrics(lpips: Lpips, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_colours_are_standardised_as_version_0_1_does() -> None:
     """Written out in the numbers of ImageNet's means: (x/255 - mean)/std up to the rounding of the published layer."""
-    images = pictures(1)
+    images = random_images(1)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     torch.testing.assert_close(to_input(images), (images / 255 - mean) / std, rtol=0, atol=5e-3)
 
 
 def test_the_embedding_is_the_distance(lpips: Lpips) -> None:
-    a, b = pictures(3, seed=1), pictures(4, seed=2)
+    a, b = random_images(3, seed=1), random_images(4, seed=2)
     embedded = [lpips.features(images).double() for images in (a, b)]
     pairs = (embedded[0][:, None] - embedded[1][None]).square().sum(-1)
     assert embedded[0].shape == (3, 31_872)
@@ -86,8 +86,8 @@ def test_the_embedding_is_the_distance(lpips: Lpips) -> None:
     torch.testing.assert_close(lpips.distance(a, b[:3]), pairs.diagonal(), rtol=0, atol=1e-12)
 
 
-def test_is_a_distance_of_each_picture_by_itself(lpips: Lpips) -> None:
-    a, b = pictures(35, seed=1), pictures(35, seed=2)
+def test_is_a_distance_of_each_image_by_itself(lpips: Lpips) -> None:
+    a, b = random_images(35, seed=1), random_images(35, seed=2)
     together = lpips.distance(a, b)
     assert torch.equal(lpips.distance(a, a), torch.zeros(35, dtype=torch.float64))
     assert torch.equal(lpips.distance(b, a), together)
@@ -96,25 +96,25 @@ def test_is_a_distance_of_each_picture_by_itself(lpips: Lpips) -> None:
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (32, 3), (63, 3)])
-def test_small_pictures_are_enlarged(lpips: Lpips, size: int, channels: int) -> None:
-    a, b = pictures(2, size, channels, seed=1), pictures(2, size, channels, seed=2)
+def test_small_images_are_enlarged(lpips: Lpips, size: int, channels: int) -> None:
+    a, b = random_images(2, size, channels, seed=1), random_images(2, size, channels, seed=2)
     assert lpips.features(a).shape == (2, 31_872)
     assert bool((lpips.distance(a, b) > 0).all())
     assert torch.equal(lpips.distance(a, a), torch.zeros(2, dtype=torch.float64))
 
 
-def test_larger_pictures_are_left_alone_and_shapes_kept() -> None:
-    assert to_input(pictures(1, 80)).shape[-2:] == (80, 80)
-    assert to_input(pictures(1, 64)[:, :, :, :40]).shape[-2:] == (102, 64)
+def test_larger_images_are_left_alone_and_shapes_kept() -> None:
+    assert to_input(random_images(1, 80)).shape[-2:] == (80, 80)
+    assert to_input(random_images(1, 64)[:, :, :, :40]).shape[-2:] == (102, 64)
 
 
 def test_grey_is_colour_of_equal_channels(lpips: Lpips) -> None:
-    a, b = pictures(2, 32, 1, seed=1), pictures(2, 32, 1, seed=2)
+    a, b = random_images(2, 32, 1, seed=1), random_images(2, 32, 1, seed=2)
     assert torch.equal(lpips.distance(a, b), lpips.distance(a.repeat(1, 3, 1, 1), b))
 
 
 def test_nearest_is_that_of_all_pairs(lpips: Lpips) -> None:
-    references, queries = pictures(40, 28, 1, seed=1), pictures(7, 28, 1, seed=2)
+    references, queries = random_images(40, 28, 1, seed=1), random_images(7, 28, 1, seed=2)
     queries[3] = references[25]
     calls: list[tuple[int, int]] = []
     found = lpips.nearest(queries, references, k=3, chunk=6, tell=lambda done, total: calls.append((done, total)))
@@ -128,7 +128,7 @@ def test_nearest_is_that_of_all_pairs(lpips: Lpips) -> None:
 
 
 def test_ties_come_in_the_order_of_the_references(lpips: Lpips) -> None:
-    references = pictures(1, 16, 1).repeat(5, 1, 1, 1)
+    references = random_images(1, 16, 1).repeat(5, 1, 1, 1)
     found = lpips.nearest(references[:1], references, k=4, chunk=2)
     assert found.indices.tolist() == [[0, 1, 2, 3]] and found.distances.tolist() == [[0.0] * 4]
 
@@ -136,21 +136,21 @@ def test_ties_come_in_the_order_of_the_references(lpips: Lpips) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (pictures(2), pictures(2, 32), "must have pictures of one size, got 64x64 and 32x32"),
-        (pictures(2), pictures(3), "got 2 and 3"),
-        (pictures(2, channels=2), pictures(2), "1 or 3 channels, got 2"),
-        (torch.full((1, 3, 64, 64), float("nan")), pictures(1), "hold NaN"),
-        (torch.zeros(1, 3, 64, 64), pictures(1), "must be uint8"),
+        (random_images(2), random_images(2, 32), "must have images of one size, got 64x64 and 32x32"),
+        (random_images(2), random_images(3), "got 2 and 3"),
+        (random_images(2, channels=2), random_images(2), "1 or 3 channels, got 2"),
+        (torch.full((1, 3, 64, 64), float("nan")), random_images(1), "hold NaN"),
+        (torch.zeros(1, 3, 64, 64), random_images(1), "must be uint8"),
     ],
 )
-def test_bad_pictures_are_refused(lpips: Lpips, a: Tensor, b: Tensor, message: str) -> None:
+def test_bad_images_are_refused(lpips: Lpips, a: Tensor, b: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         lpips.distance(a, b)
 
 
 def test_too_few_references_are_refused(lpips: Lpips) -> None:
     with pytest.raises(UsageError, match="1 <= k <= 2 references"):
-        lpips.nearest(pictures(1), pictures(2), k=3)
+        lpips.nearest(random_images(1), random_images(2), k=3)
 
 
 def test_negative_heads_are_refused() -> None:
@@ -218,7 +218,7 @@ def test_torchvisions_layout_gives_the_same(published: Lpips, tmp_path: Path, mo
     if find_weights("lpips-heads") is None:
         pytest.skip("neither lpips nor torchmetrics is installed")
     found = load_lpips(tmp_path)
-    a, b = pictures(2, seed=1), pictures(2, seed=2)
+    a, b = random_images(2, seed=1), random_images(2, seed=2)
     torch.testing.assert_close(found.distance(a, b), published.distance(a, b), rtol=1e-6, atol=0)
     assert set(found.hashes) == {"alexnet-owt-7be5be79.pth", "alex.pth"}
     assert torch.equal(load_lpips(path).distance(a, b), found.distance(a, b))

@@ -1,4 +1,4 @@
-"""One pass over a set of pictures: shards in any order equal it, it survives a file, and its parts are right."""
+"""One pass over a set of images: shards in any order equal it, it survives a file, and its parts are right."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from undiffuse.metrics.statistics import group_of
 NUMBERS = torch.arange(230)
 
 
-def pictures(num: int = 230, size: int = 6, channels: int = 1, seed: int = 0) -> Tensor:
+def random_images(num: int = 230, size: int = 6, channels: int = 1, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (num, channels, size, size), generator=generator, dtype=torch.uint8)
 
@@ -64,7 +64,7 @@ def assert_same(a: SetSummary, b: SetSummary) -> None:
 def test_seven_uneven_shards_in_any_order_equal_one_pass(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "FEATURE_CAPACITY", capacity)
     monkeypatch.setattr(summary, "PIXEL_CAPACITY", capacity // 2)
-    images, extractor = pictures(channels=3), Thirds()
+    images, extractor = random_images(channels=3), Thirds()
     whole = summarised(extractor, images, NUMBERS, batch=230)
     order = torch.randperm(230, generator=torch.Generator().manual_seed(3))
     shards = [summarised(extractor, images[p], NUMBERS[p], 7) for p in order.split([1, 2, 3, 17, 60, 0, 147])]
@@ -99,12 +99,12 @@ def test_numbers_that_leave_groups_empty_are_refused_by_the_jackknife() -> None:
     rows = torch.randn(90, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sparse = GroupedStatistics(3)
     sparse.update(rows, 100 * torch.arange(90))
-    with pytest.raises(UsageError, match="number the pictures one after another"):
+    with pytest.raises(UsageError, match="number the images one after another"):
         frechet_estimate(GroupedStatistics.of(rows), sparse)
 
 
 def test_its_parts_are_what_they_say() -> None:
-    images, extractor = pictures(), Thirds()
+    images, extractor = random_images(), Thirds()
     made = summarised(extractor, images, NUMBERS)
     assert extractor.calls == 5
     features, probabilities = extractor.features_and_probabilities(images)
@@ -117,39 +117,39 @@ def test_its_parts_are_what_they_say() -> None:
 
 
 def test_features_without_classes() -> None:
-    made = summarised(load_features("pixels"), pictures(), NUMBERS)
+    made = summarised(load_features("pixels"), random_images(), NUMBERS)
     assert made.classes is None and made.score is None and made.statistics.dim == 36
     assert SetSummary.from_tensors(made.extractor, made.tensors()).classes is None
 
 
 def test_the_handwriting_classifier_gives_classes_and_a_score() -> None:
-    made = summarised(load_features("handwriting"), pictures(30), NUMBERS[:30])
+    made = summarised(load_features("handwriting"), random_images(30), NUMBERS[:30])
     assert made.classes is not None and made.classes.count == 30 and len(made.classes.histogram) == 10
     assert made.score is not None and 1 <= made.score.score <= 10
 
 
 def test_round_trip_through_a_file_is_exact(tmp_path: Path) -> None:
-    made = summarised(Thirds(), pictures(channels=3), NUMBERS)
+    made = summarised(Thirds(), random_images(channels=3), NUMBERS)
     save_file(made.tensors(), tmp_path / "summary.safetensors")
     back = SetSummary.from_tensors(made.extractor, load_file(tmp_path / "summary.safetensors"))
     mine, theirs = made.tensors(), back.tensors()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-    back.update(pictures(5, channels=3, seed=9), 1000 + torch.arange(5))
+    back.update(random_images(5, channels=3, seed=9), 1000 + torch.arange(5))
     assert (back.count, made.count) == (235, 230)
 
 
 def test_an_empty_summary_is_neutral(tmp_path: Path) -> None:
-    made, empty = summarised(Thirds(), pictures(), NUMBERS), SetSummary(Thirds())
+    made, empty = summarised(Thirds(), random_images(), NUMBERS), SetSummary(Thirds())
     assert empty.count == 0 and SetSummary.from_tensors(Thirds(), empty.tensors()).count == 0
     for merged in (made.merge(empty), empty.merge(made)):
         assert_same(merged, made)
-        merged.update(pictures(1, seed=4), torch.tensor([999]))
+        merged.update(random_images(1, seed=4), torch.tensor([999]))
         assert made.count == 230
     only_a_shape = SetSummary(Thirds())
-    only_a_shape.update(pictures(0), NUMBERS[:0])
+    only_a_shape.update(random_images(0), NUMBERS[:0])
     save_file(only_a_shape.tensors(), tmp_path / "none.safetensors")
     assert SetSummary.from_tensors(Thirds(), load_file(tmp_path / "none.safetensors")).shape == (1, 6, 6)
-    with pytest.raises(UsageError, match="seen no pictures"):
+    with pytest.raises(UsageError, match="seen no images"):
         _ = empty.statistics
 
 
@@ -158,22 +158,22 @@ def test_memory_is_bounded_by_the_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "PIXEL_BYTES", 36 * 25 + 35)
 
     def size(num: int) -> int:
-        held = summarised(Thirds(), pictures(num), torch.arange(num)).tensors().values()
+        held = summarised(Thirds(), random_images(num), torch.arange(num)).tensors().values()
         return sum(value.numel() * value.element_size() for value in held)
 
     assert size(200) == size(400)
-    made = summarised(Thirds(), pictures(200), torch.arange(200))
+    made = summarised(Thirds(), random_images(200), torch.arange(200))
     assert (len(made.features), len(made.pixels), made.features.seen) == (40, 25, 200)
 
 
-def test_big_pictures_fit_into_128_mib() -> None:
+def test_big_images_fit_into_128_mib() -> None:
     made = SetSummary(Thirds())
-    made.update(pictures(1, size=512, channels=3), torch.tensor([0]))
+    made.update(random_images(1, size=512, channels=3), torch.tensor([0]))
     assert made.pixels.capacity == (128 << 20) // (3 * 512 * 512) == 170
 
 
 class Broken(Thirds):
-    """Gives NaN for black pictures."""
+    """Gives NaN for black images."""
 
     def features(self, images: Tensor) -> Tensor:
         features = super().features(images)
@@ -181,17 +181,17 @@ class Broken(Thirds):
 
 
 def test_what_is_refused_changes_nothing() -> None:
-    made = summarised(Broken(), pictures(), NUMBERS)
+    made = summarised(Broken(), random_images(), NUMBERS)
     before = {name: value.clone() for name, value in made.tensors().items()}
     fresh = 500 + torch.arange(2)
     for images, numbers, message in [
         (torch.zeros(2, 1, 6, 6, dtype=torch.uint8), fresh, "2 of 2 feature rows hold NaN"),
-        (pictures(2, channels=3), fresh, r"one size and number of channels: \(1, 6, 6\) .* now \(3, 6, 6\)"),
-        (pictures(2, size=7), fresh, r"now \(1, 7, 7\)"),
-        (pictures(2).float(), fresh, "must be uint8"),
-        (pictures(2), torch.tensor([500, 500]), "unique in a set, got 500 twice"),
-        (pictures(2), torch.tensor([500, 7]), "unique in a set, got 7 twice"),
-        (pictures(2), fresh[:1], "one a row"),
+        (random_images(2, channels=3), fresh, r"one size and number of channels: \(1, 6, 6\) .* now \(3, 6, 6\)"),
+        (random_images(2, size=7), fresh, r"now \(1, 7, 7\)"),
+        (random_images(2).float(), fresh, "must be uint8"),
+        (random_images(2), torch.tensor([500, 500]), "unique in a set, got 500 twice"),
+        (random_images(2), torch.tensor([500, 7]), "unique in a set, got 7 twice"),
+        (random_images(2), fresh[:1], "one a row"),
     ]:
         with pytest.raises(UsageError, match=message):
             made.update(images, numbers)
@@ -200,26 +200,26 @@ def test_what_is_refused_changes_nothing() -> None:
 
 
 def test_summaries_that_do_not_belong_together_are_refused() -> None:
-    made = summarised(Thirds(), pictures(), NUMBERS)
+    made = summarised(Thirds(), random_images(), NUMBERS)
     with pytest.raises(UsageError, match="features 'thirds' and 'pixels'"):
-        made.merge(summarised(load_features("pixels"), pictures(), NUMBERS + 230))
+        made.merge(summarised(load_features("pixels"), random_images(), NUMBERS + 230))
     with pytest.raises(UsageError, match=r"now \(1, 5, 5\)"):
-        made.merge(summarised(Thirds(), pictures(size=5), NUMBERS + 230))
+        made.merge(summarised(Thirds(), random_images(size=5), NUMBERS + 230))
     with pytest.raises(UsageError, match="unique in a set"):
-        made.merge(summarised(Thirds(), pictures(), NUMBERS))
+        made.merge(summarised(Thirds(), random_images(), NUMBERS))
     with pytest.raises(UsageError, match="holds 2 features, but 'handwriting' has 96"):
         SetSummary.from_tensors(load_features("handwriting"), made.tensors())
     with pytest.raises(UsageError, match="no summary of a set"):
         SetSummary.from_tensors(Thirds(), {"shape": torch.tensor([1, 2, 3])})
     with pytest.raises(UsageError, match="covariance of 12288 features is too large"):
-        SetSummary(load_features("pixels")).update(pictures(1, size=64, channels=3), torch.tensor([0]))
+        SetSummary(load_features("pixels")).update(random_images(1, size=64, channels=3), torch.tensor([0]))
 
 
 # --- levels ----------------------------------------------------------------------------------------------------
 
 
 def test_levels_against_torch() -> None:
-    images = pictures(40, channels=3, seed=5)
+    images = random_images(40, channels=3, seed=5)
     images[:, 1] //= 3
     tally = ColourTally(3)
     for part in images.split(7):
@@ -242,5 +242,5 @@ def test_flat_grey_has_no_contrast_and_noise_of_two_levels_has_the_binomial() ->
     assert flat.merge(two).histogram.sum() == 79
     with pytest.raises(UsageError, match="1 and 3 channels"):
         flat.merge(ColourTally(3))
-    with pytest.raises(UsageError, match="at least 1 picture"):
+    with pytest.raises(UsageError, match="at least 1 image"):
         _ = ColourTally(2).share_at_0

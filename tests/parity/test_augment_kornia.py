@@ -13,7 +13,7 @@ from undiffuse.augment import Augmentation, NoAugmentConfig
 from undiffuse.augment.warp import places_needed, warp
 
 GENERATOR = torch.Generator().manual_seed(0)
-#: Four pictures in [0.2, 0.8], smooth enough that resampling them says something.
+#: Four images in [0.2, 0.8], smooth enough that resampling them says something.
 UNIT = torch.nn.functional.interpolate(
     torch.rand(4, 3, 7, 9, dtype=torch.float64, generator=GENERATOR), (21, 27), mode="bicubic"
 ).clamp(0.2, 0.8)
@@ -80,7 +80,7 @@ def test_an_affine_map_of_all_kinds() -> None:
     assert_same_inside(found, theirs(steps[3] @ steps[2] @ steps[1] @ steps[0]))
 
 
-def test_a_tilted_picture_is_a_projection_of_its_corners() -> None:
+def test_a_tilted_image_is_a_projection_of_its_corners() -> None:
     """kornia finds the map from where the corners go, which a look along the optical axis gives us."""
     found = ours("tilt", numbers(0.5, 0.0))
     angle, distance = math.radians(0.5 * 25), 2 * 27

@@ -1,4 +1,4 @@
-"""Augmentation: what happens to a picture is a function of the step and its place; nothing else happens to it."""
+"""Augmentation: what happens to an image is a function of the step and its place; nothing else happens to it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from undiffuse.recipes import get_recipe
 from undiffuse.training.augment import Augmenter, flip_some
 from undiffuse.training.config import RunConfig
 
-PICTURES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-BATCH = Batch(PICTURES, Given(label=torch.arange(1000)), torch.arange(1000))
-SMOOTH = torch.nn.functional.interpolate(PICTURES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
+IMAGES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+BATCH = Batch(IMAGES, Given(label=torch.arange(1000)), torch.arange(1000))
+SMOOTH = torch.nn.functional.interpolate(IMAGES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
 each_part = pytest.mark.parametrize("name", PARTS)
 OCTAVES = ("scale", "stretch", "contrast", "saturation")
 
 
 def mirrored(step: int, micro_batch: int = 0) -> Tensor:
-    """Which pictures were mirrored, ``(1000,)`` bool."""
+    """Which images were mirrored, ``(1000,)`` bool."""
     flipped = flip_some(BATCH, StepRandom(3, step, micro_batch))
-    same, mirror = ((flipped.items == items).flatten(1).all(1) for items in (PICTURES, PICTURES.flip(-1)))
+    same, mirror = ((flipped.items == items).flatten(1).all(1) for items in (IMAGES, IMAGES.flip(-1)))
     assert bool((same ^ mirror).all())
     assert flipped.given is BATCH.given and torch.equal(flipped.indices, BATCH.indices)
     return mirror
 
 
-def test_about_half_of_the_pictures_are_mirrored_by_the_step() -> None:
+def test_about_half_of_the_images_are_mirrored_by_the_step() -> None:
     first = mirrored(7)
     assert 420 < int(first.sum()) < 580  # five standard deviations
     assert torch.equal(first, mirrored(7))
@@ -56,15 +56,15 @@ def config_of(**options: object) -> AugmentConfig:
     return NoAugmentConfig(**options)  # type: ignore[arg-type]
 
 
-def drawn(config: AugmentConfig, pictures: Tensor, step: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Transformed pictures and what the network is told."""
-    augmentation = Augmentation(config, tuple(pictures.shape[1:]))
-    draws = augmentation.draw(StepRandom(seed, step, stream="augment"), len(pictures))
-    return augmentation(pictures, draws), augmentation.label(draws)
+def drawn(config: AugmentConfig, images: Tensor, step: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Transformed images and what the network is told."""
+    augmentation = Augmentation(config, tuple(images.shape[1:]))
+    draws = augmentation.draw(StepRandom(seed, step, stream="augment"), len(images))
+    return augmentation(images, draws), augmentation.label(draws)
 
 
-def plain(pictures: Tensor) -> Tensor:
-    return pictures.float() / 127.5 - 1
+def plain(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
 
 
 def test_the_options_are_the_parts() -> None:
@@ -75,18 +75,18 @@ def test_the_options_are_the_parts() -> None:
 
 
 @each_part
-def test_each_transformation_changes_about_its_share_of_the_pictures_and_leaves_the_others_bit_for_bit(
+def test_each_transformation_changes_about_its_share_of_the_images_and_leaves_the_others_bit_for_bit(
     name: str,
 ) -> None:
-    pictures = SMOOTH[torch.arange(1000) % 64]
-    out, label = drawn(config_of(**{name: 0.25}), pictures)
-    changed = (out != plain(pictures)).flatten(1).any(1)
+    images = SMOOTH[torch.arange(1000) % 64]
+    out, label = drawn(config_of(**{name: 0.25}), images)
+    changed = (out != plain(images)).flatten(1).any(1)
     told = label.any(1)
-    assert out.dtype == torch.float32 and out.shape == pictures.shape
+    assert out.dtype == torch.float32 and out.shape == images.shape
     assert out.abs().max() <= 1
     assert 170 < int(told.sum()) < 330  # five standard deviations
     assert not bool((changed & ~told).any()), "a change that the network is not told of"
-    assert int((told & ~changed).sum()) <= 2, "a picture may be its own image, but hardly ever is"
+    assert int((told & ~changed).sum()) <= 2, "an image may be its own image, but hardly ever is"
 
 
 @each_part
@@ -123,20 +123,20 @@ def test_labels_join_where_the_circle_does() -> None:
 
 @pytest.mark.parametrize("row", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_depends_on_seed_step_and_place_alone(row: str, channels: int) -> None:
-    config, pictures = AUGMENTATIONS[row](), SMOOTH[:, :channels]
-    augmentation = Augmentation(config, tuple(pictures.shape[1:]))
+def test_a_image_depends_on_seed_step_and_place_alone(row: str, channels: int) -> None:
+    config, images = AUGMENTATIONS[row](), SMOOTH[:, :channels]
+    augmentation = Augmentation(config, tuple(images.shape[1:]))
     draws = augmentation.draw(StepRandom(3, 5, stream="augment"), 64)
-    whole = augmentation(pictures, draws)
-    assert torch.equal(whole, augmentation(pictures, draws))
+    whole = augmentation(images, draws)
+    assert torch.equal(whole, augmentation(images, draws))
     for start, end in pairwise((0, 1, 17, 64)):
-        part = augmentation(pictures[start:end], {name: rows[start:end] for name, rows in draws.items()})
+        part = augmentation(images[start:end], {name: rows[start:end] for name, rows in draws.items()})
         assert torch.equal(part, whole[start:end])
     if config.any:
-        assert not torch.equal(whole, drawn(config, pictures, step=6, seed=3)[0])
-        assert not torch.equal(whole, drawn(config, pictures, step=5, seed=4)[0])
-    empty = augmentation(pictures[:0], {name: rows[:0] for name, rows in draws.items()})
-    assert empty.shape == pictures[:0].shape
+        assert not torch.equal(whole, drawn(config, images, step=6, seed=3)[0])
+        assert not torch.equal(whole, drawn(config, images, step=5, seed=4)[0])
+    empty = augmentation(images[:0], {name: rows[:0] for name, rows in draws.items()})
+    assert empty.shape == images[:0].shape
 
 
 def run_config(*overrides: str) -> RunConfig:
@@ -144,8 +144,8 @@ def run_config(*overrides: str) -> RunConfig:
 
 
 def batches(config: RunConfig, step: int) -> Batch:
-    """All micro-batches of a step, of the first 48 pictures."""
-    dataset = ArrayDataset("pictures", SMOOTH.numpy())
+    """All micro-batches of a step, of the first 48 images."""
+    dataset = ArrayDataset("images", SMOOTH.numpy())
     augmenter, size = Augmenter(config, dataset), config.batch_images // config.num_micro_batches
     parts = [
         augmenter(dataset.fetch(np.arange(start, start + size)), StepRandom(0, step, number), step, number)
@@ -182,17 +182,17 @@ def test_the_network_is_told_nothing_unless_it_is_to_be() -> None:
     assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))
 
 
-def test_grey_pictures_get_what_makes_sense_and_the_rest_is_named() -> None:
+def test_grey_images_get_what_makes_sense_and_the_rest_is_named() -> None:
     augmentation = Augmentation(AUGMENTATIONS["document"](), (1, 8, 8))
     assert augmentation.left_out == ["colour", "hue", "saturation"]
     assert {"brightness", "contrast"} < set(augmentation.parts)
     note = Augmenter(run_config("augment=document"), ArrayDataset("grey", SMOOTH[:, :1].numpy())).note
     assert "colour, hue, saturation" in note and "grey" in note
-    assert Augmenter(run_config("augment=document"), ArrayDataset("pictures", SMOOTH.numpy())).note == ""
+    assert Augmenter(run_config("augment=document"), ArrayDataset("images", SMOOTH.numpy())).note == ""
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast"])
-def test_a_grey_picture_is_treated_as_a_colour_picture_with_equal_channels(name: str) -> None:
+def test_a_grey_image_is_treated_as_a_colour_image_with_equal_channels(name: str) -> None:
     grey = SMOOTH[:, :1]
     one, _ = drawn(config_of(**{name: 1.0}), grey)
     three, _ = drawn(config_of(**{name: 1.0}), grey.expand(-1, 3, -1, -1))
@@ -297,7 +297,7 @@ def test_the_strengths_are_in_the_units_of_their_names() -> None:
     stretched = matrix("stretch", 1.0, 0.5)  # along y
     assert torch.allclose(stretched.diag()[:2].log2(), torch.tensor([-0.2, 0.2], dtype=torch.float64))
     assert matrix("shear", 1.0)[0, 1] == pytest.approx(np.tan(np.radians(15)))
-    # the right border of a picture tilted back by a about the vertical axis, seen from 80 pixels
+    # the right border of an image tilted back by a about the vertical axis, seen from 80 pixels
     right = matrix("tilt", 1.0, 0.0) @ torch.tensor([20.0, 10.0, 1.0], dtype=torch.float64)
     depth = 20 * np.sin(np.radians(25))
     assert right[0] / right[2] == pytest.approx(20 * np.cos(np.radians(25)) * 80 / (80 + depth))
@@ -366,4 +366,4 @@ def test_strengths_that_no_arithmetic_survives_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name}_octaves"):
         validate(NoAugmentConfig, {f"{name}_octaves": 30.0}, "augment")
     config = config_of(**{name: 1.0, f"{name}_octaves": 8.0})
-    assert bool(torch.isfinite(drawn(config, PICTURES)[0]).all())
+    assert bool(torch.isfinite(drawn(config, IMAGES)[0]).all())

@@ -1,4 +1,4 @@
-"""What GANs transform their pictures with: DiffAugment's steps and the probability that adapts."""
+"""What GANs transform their images with: DiffAugment's steps and the probability that adapts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def uniform(policy: DiffAugment, count: int = 6) -> Tensor:
 
 
 @pytest.mark.parametrize("policy", [(name,) for name in STEPS] + [tuple(STEPS)])
-def test_gradients_reach_the_pictures_twice(policy: tuple[str, ...]) -> None:
+def test_gradients_reach_the_images_twice(policy: tuple[str, ...]) -> None:
     augment = DiffAugment(policy)
     x, u = X[:2, :, :4, :4].clone().requires_grad_(), uniform(augment, 2)
     assert torch.autograd.gradcheck(lambda value: augment(value, u), x)

@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**64 - 1)
 
 
 def set_of(levels: list[int]) -> ArrayDataset:
-    """One 1x1 picture a level; equal levels are duplicates."""
+    """One 1x1 image a level; equal levels are duplicates."""
     return ArrayDataset("levels", np.array(levels, dtype=np.uint8).reshape(-1, 1, 1, 1))
 
 
@@ -41,7 +41,7 @@ def test_the_split_is_complete_and_duplicates_never_straddle(levels: list[int], 
 
 
 @given(levels=values, more=values, fraction=st.floats(0.01, 0.9))
-def test_added_pictures_move_no_other_across(levels: list[int], more: list[int], fraction: float) -> None:
+def test_added_images_move_no_other_across(levels: list[int], more: list[int], fraction: float) -> None:
     before, held_before = split_by_content(set_of(levels), fraction)
     after, held_after = split_by_content(set_of(more + levels), fraction)
     assert set(levels_of(held_before)) <= set(levels_of(held_after))

@@ -19,7 +19,7 @@ from undiffuse.app.training import split_data
 from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.data import source_config_for
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import write_json, write_text
@@ -112,7 +112,7 @@ def one_class(
     """
     check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
     source = source_config_for(data)
-    if not isinstance(source, PictureConfig):
+    if not isinstance(source, ImageConfig):
         raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
     measure = features, set_distance(metric)
     study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
@@ -206,7 +206,7 @@ class _Study:
 
 
 def _study(
-    source: PictureConfig,
+    source: ImageConfig,
     out: Path,
     class_name: str | None,
     recipe: tuple[str, Sequence[str]],

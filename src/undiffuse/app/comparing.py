@@ -15,13 +15,13 @@ from undiffuse.app.show import counting, results_table, table, warn
 from undiffuse.app.sources import configured, known_options, read_option, refuse_unknown, sized
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
 from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import write_json
-from undiffuse.metrics import check_pictures
+from undiffuse.metrics import check_images
 from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup
@@ -169,7 +169,7 @@ def _refuse_other_colours(pictures: str | Path, made: Dataset, reference: Pictur
         ways = [held.shape[0]]
     else:
         grey = pictures if made.shape[0] == 1 else reference
-        ways = [1, *([3] if isinstance(source_config_for(str(grey)), PictureConfig) else [])]
+        ways = [1, *([3] if isinstance(source_config_for(str(grey)), ImageConfig) else [])]
     refuse_other_colours(str(pictures), made.shape[0], _called(reference), held.shape[0], ways)
 
 
@@ -186,7 +186,7 @@ def _dataset(given: Pictures, size: int | str | None, options: Sequence[str]) ->
         return load_dataset(sized(configured(source, known_options(source, options)), size))
     import torch
 
-    images = check_pictures(torch.as_tensor(given))
+    images = check_images(torch.as_tensor(given))
     return ArrayDataset("pictures", images.numpy())
 
 

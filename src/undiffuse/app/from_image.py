@@ -11,9 +11,9 @@ from torch import Tensor
 from undiffuse.app.real import held_out_data
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.readers.decoding import heic
-from undiffuse.data.readers.decoding.image import fit_picture, read_picture, to_array, with_channels
+from undiffuse.data.readers.decoding.image import fit_image, read_image, to_array, with_channels
 from undiffuse.data.sources.layout.folder_files import EXTENSIONS
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
@@ -35,8 +35,8 @@ def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, An
     if path.is_file() and _is_picture(path):
         return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
     if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
-        read_picture(path)  # says what is wrong with it
-    fitting = isinstance(source_config_for(source), PictureConfig)
+        read_image(path)  # says what is wrong with it
+    fitting = isinstance(source_config_for(source), ImageConfig)
     options = [f"data.channels={model.module.shape[0]}", "data.on_error=skip"] if fitting else []
     dataset = held_out_data(model, source, options)
     images = dataset.fetch(range(min(num, len(dataset)))).items
@@ -56,5 +56,5 @@ def _is_picture(path: Path) -> bool:
 def _one(model: Model, path: Path) -> Tensor:
     channels, height, width = model.module.shape
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
-    image = fit_picture(read_picture(path), (height, width), fit, upscale=True)
+    image = fit_image(read_image(path), (height, width), fit, upscale=True)
     return torch.from_numpy(to_array(with_channels(image, channels)).copy())[None]

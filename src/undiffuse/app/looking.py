@@ -13,7 +13,7 @@ from undiffuse.app.sources import as_recipe_reads, configured
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, augmentation_grid, grid_columns
 from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.audit import contact_sheet, describe, evenly_spaced
+from undiffuse.data.audit import describe, evenly_spaced, preview_grid
 from undiffuse.files import replacing
 from undiffuse.images import save_png
 from undiffuse.registry import lookup
@@ -63,7 +63,7 @@ def show_data(
         say(f"{augment}, column by column: {', '.join(grid_columns(augmentation, dataset.shape))}")
     else:
         with replacing(sheet) as path:
-            contact_sheet(dataset).save(path, format="PNG")
+            preview_grid(dataset).save(path, format="PNG")
     say(f"contact sheet: {sheet}")
 
 

@@ -11,7 +11,7 @@ from undiffuse.app.early_numbers import check_workers
 from undiffuse.app.show import Working, say, table
 from undiffuse.app.sources import configured, prepare_settings
 from undiffuse.data import source_config_for
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.prepare import prepare
 from undiffuse.data.readers.decoding.remarks import STORED
 from undiffuse.errors import UsageError
@@ -56,9 +56,9 @@ def prepare_to_file(
     _show(manifest, out)
 
 
-def _source_of_pictures(source: str) -> PictureConfig:
+def _source_of_pictures(source: str) -> ImageConfig:
     config = source_config_for(source)
-    if not isinstance(config, PictureConfig):
+    if not isinstance(config, ImageConfig):
         raise UsageError(f"the source {config.name!r} has points; expected one of pictures")
     return config
 

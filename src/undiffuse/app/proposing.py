@@ -13,12 +13,12 @@ from undiffuse.app.overrides import apply_overrides
 from undiffuse.app.sources import configured
 from undiffuse.compute.hardware import hardware
 from undiffuse.data import load_dataset
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.load import list_source
 from undiffuse.data.readers.decoding.image import read_header, without_warnings
 from undiffuse.data.storage.encoded_files import EncodedFiles
-from undiffuse.data.storage.listing import Listed
+from undiffuse.data.storage.listing import FileListing
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 from undiffuse.recipes.pace import how_long
@@ -74,16 +74,16 @@ def data_facts(config: SourceConfig) -> DataSummary:
     Raises:
         UsageError: nothing in it that can be used.
     """
-    found = list_source(config) if isinstance(config, PictureConfig) else load_dataset(config)
+    found = list_source(config) if isinstance(config, ImageConfig) else load_dataset(config)
     num_items, num_classes = _counts(found, getattr(config, "classes", ()))
     told: dict[str, Any] = {
         "source": config.name,
         "num_items": num_items,
         "num_classes": num_classes,
         "path": getattr(config, "path", ""),
-        "as_files": isinstance(found, Listed),
+        "as_files": isinstance(found, FileListing),
     }
-    if not isinstance(found, Listed) and not found.space.is_image:
+    if not isinstance(found, FileListing) and not found.space.is_image:
         return DataSummary(points=True, **told)
     return DataSummary(**told, **_image_facts(found, config))
 
@@ -97,7 +97,7 @@ def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:
 
 
 def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
-    if isinstance(found, Listed):
+    if isinstance(found, FileListing):
         headers, all_read = _some_headers(found.files, config)
         unreadable = len(found) - len(headers) if all_read and not getattr(config, "classes", ()) else 0
     else:

@@ -14,7 +14,7 @@ from undiffuse.app.training import split_data
 from undiffuse.config import validate
 from undiffuse.core.space import Space
 from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.decoding.remarks import STORED, stored_with
 from undiffuse.errors import UsageError
@@ -121,7 +121,7 @@ def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", o
         UsageError: no such data, another shape, or another number of channels that no option asks for.
     """
     source = source_config_for(data)
-    fitting = isinstance(source, PictureConfig) and Space.of_data(shape).is_image
+    fitting = isinstance(source, ImageConfig) and Space.of_data(shape).is_image
     asked = configured(source.model_copy(update={"fit": fit}) if fitting else source, options)
     dataset = load_dataset(asked.model_copy(update={"size": shape[1:]}) if fitting else asked)
     if fitting and dataset.shape[0] != shape[0] and getattr(asked, "channels", None) is None:

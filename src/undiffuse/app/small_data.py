@@ -18,7 +18,7 @@ from undiffuse.app.training_studies import Parts, check_study, trained
 from undiffuse.claims import writes_to
 from undiffuse.config import FrozenModel
 from undiffuse.data import source_config_for
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.files import write_json, write_text
@@ -89,7 +89,7 @@ def small_data(
     check_study(out, images=None, samples=1, seed=seed)
     check_passes(pictures, epochs, every)
     source = source_config_for(data)
-    if not isinstance(source, PictureConfig):
+    if not isinstance(source, ImageConfig):
         raise UsageError(f"the study 'small-data' is for pictures, {source.model_dump()['name']!r} makes points")
     base = _configuration(recipe, overrides, source, pictures, epochs, seed)
     chosen = list(augmentation) or default_augmentation(base)

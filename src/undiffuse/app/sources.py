@@ -7,7 +7,7 @@ from typing import Any
 
 from undiffuse.app.overrides import apply_overrides, read_options, read_value
 from undiffuse.config import validate
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.prepare.settings import Filters, PrepareSettings
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
@@ -72,7 +72,7 @@ def sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
     Raises:
         UsageError: no size.
     """
-    if size is None or not isinstance(source, PictureConfig):
+    if size is None or not isinstance(source, ImageConfig):
         return source
     return validate(type(source), {**source.model_dump(), "size": size}, "--size")
 

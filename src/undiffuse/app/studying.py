@@ -27,7 +27,7 @@ from undiffuse.observer import OnProgress
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.pictures import PictureSubject
-from undiffuse.studies.run import check_pictures, run_study
+from undiffuse.studies.run import check_images, run_study
 from undiffuse.studies.subject import Subject
 from undiffuse.studies.theory import check_plane, own_files, study_theory
 from undiffuse.studies.truth import TRUTHS, truth_of
@@ -60,7 +60,7 @@ def study(
     row = lookup(MODEL_STUDIES, name, "study")
     chosen = read_options(resolve(row.options), options, f"study {name!r}")
     loaded = load(model, device, weights)
-    check_pictures(loaded, name)
+    check_images(loaded, name)
     folder = Path(out) if out is not None else study_folder(name, loaded.path)
     check_results(folder, STUDY, overwrite=True)
     subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)

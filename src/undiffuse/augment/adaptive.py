@@ -18,7 +18,7 @@ class AdaptiveConfig(FrozenModel):
     """How fast the probability moves, and towards what.
 
     Args:
-        target: mean sign of the discriminator's output on real training pictures, 0 where it cannot tell them from
+        target: mean sign of the discriminator's output on real training images, 0 where it cannot tell them from
             made ones and 1 where it always can.
         speed_images: images in which the probability moves from 0 to 1 at most.
         start: the probability at first.
@@ -54,7 +54,7 @@ class AdaptiveProbability(nn.Module):
         """Move p.
 
         Args:
-            sign_mean: r_t over the ``images`` real pictures since the last call, over all ranks alike.
+            sign_mean: r_t over the ``images`` real images since the last call, over all ranks alike.
             images: at least 0.
         """
         above = torch.as_tensor(sign_mean, dtype=self.p.dtype, device=self.p.device) - self.config.target

@@ -1,7 +1,7 @@
 """Transformations of colour as 4 x 4 matrices, in the order in which they are applied.
 
 They act on (red, green, blue, 1) with values in [-1, 1]. Brightness and contrast take grey to grey and so serve grey
-pictures too; the others would change nothing there or bring colour in, and are left out.
+images too; the others would change nothing there or bring colour in, and are left out.
 
 Source: Karras et al. 2020, arXiv:2006.06676, appendix B; luma by ITU-R BT.601, as everybody's saturation takes it.
 """
@@ -77,12 +77,12 @@ COLOUR: dict[str, Part] = {
     "hue": Part(("uniform",), _hue, turn, 2, "hue_degrees"),
     "saturation": Part(("normal",), _saturation, first, 1, "saturation_octaves"),
 }
-#: What grey pictures do without.
+#: What grey images do without.
 NOT_FOR_GREY = ("colour", "hue", "saturation")
 
 
 def recolour(x: Tensor, maps: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) of 1 or 3 channels under (B, 4, 4); grey ones as colours with three equal values."""
+    """Images (B, C, H, W) of 1 or 3 channels under (B, 4, 4); grey ones as colours with three equal values."""
     if x.shape[1] == 1:
         factor, added = maps[:, 0, :3].sum(1), maps[:, 0, 3]
         return x * factor.to(x)[:, None, None, None] + added.to(x)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""What can be done to training pictures: the probability and the strength of each transformation. Imports no torch."""
+"""What can be done to training images: the probability and the strength of each transformation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ TRANSFORMATIONS = (
 
 
 class AugmentConfig(ComponentConfig):
-    """Each transformation has the probability that a picture gets it, and a strength whose unit is in its name.
+    """Each transformation has the probability that an image gets it, and a strength whose unit is in its name.
 
-    Numbers called a are drawn anew for each picture: uniform in [-1, 1], or normal with unit variance.
+    Numbers called a are drawn anew for each image: uniform in [-1, 1], or normal with unit variance.
 
     Args:
-        condition: tell the network what was done to each picture, and "nothing" when sampling, so that it learns from
-            the transformed pictures and draws none of them (Karras et al. 2022); no effect on what is done.
+        condition: tell the network what was done to each image, and "nothing" when sampling, so that it learns from
+            the transformed images and draws none of them (Karras et al. 2022); no effect on what is done.
         flip, flip_vertical: mirror left to right, top to bottom.
         scale: enlarge by 2^(scale_octaves a), a normal.
         rotate: by rotate_degrees a, a uniform.
         stretch: enlarge by 2^(stretch_octaves a) in a direction of its own and shrink as much across it, a normal.
         translate: by translate_share a of width and of height, a normal.
         shear: slant by shear_degrees a, a uniform.
-        tilt: turn out of the plane by tilt_degrees a about both axes, seen from twice the picture's side, a uniform.
+        tilt: turn out of the plane by tilt_degrees a about both axes, seen from twice the image's side, a uniform.
         brightness: add brightness_shift a to values in [-1, 1], a normal.
         contrast: scale values about mid-grey by 2^(contrast_octaves a), a normal.
-        colour: add colour_shift a to each channel, a normal; not for grey pictures.
-        hue: turn about the grey axis of the RGB cube by hue_degrees a, a uniform; not for grey pictures.
-        saturation: scale the distance from luma by 2^(saturation_octaves a), a normal; not for grey pictures.
-        cutout: make a rectangle mid-grey of cutout_share of each side, its centre uniform over the picture.
-        padding: what lies beyond the border, the picture's reflection or its edge.
+        colour: add colour_shift a to each channel, a normal; not for grey images.
+        hue: turn about the grey axis of the RGB cube by hue_degrees a, a uniform; not for grey images.
+        saturation: scale the distance from luma by 2^(saturation_octaves a), a normal; not for grey images.
+        cutout: make a rectangle mid-grey of cutout_share of each side, its centre uniform over the image.
+        padding: what lies beyond the border, the image's reflection or its edge.
     """
 
     condition: bool = True
@@ -88,7 +88,7 @@ class NoAugmentConfig(AugmentConfig):
 
 
 class FlipConfig(AugmentConfig):
-    """Half of the pictures mirrored, and the network not told: mirrored pictures are as good as any."""
+    """Half of the images mirrored, and the network not told: mirrored images are as good as any."""
 
     name: Literal["flip"] = "flip"
     condition: bool = False
@@ -96,7 +96,7 @@ class FlipConfig(AugmentConfig):
 
 
 class DocumentConfig(AugmentConfig):
-    """Some of everything at strengths that leave a picture what it is: against overfitting on about 1,000 pictures."""
+    """Some of everything at strengths that leave an image what it is: against overfitting on about 1,000 images."""
 
     name: Literal["document"] = "document"
     flip: Probability = 0.5

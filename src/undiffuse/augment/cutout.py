@@ -1,4 +1,4 @@
-"""A rectangle of mid-grey: the network must not lean on any one place of the picture.
+"""A rectangle of mid-grey: the network must not lean on any one place of the image.
 
 Source: DeVries & Taylor 2017, arXiv:1708.04552.
 """
@@ -20,9 +20,9 @@ CUTOUT = Part(("uniform", "uniform"), None, _label, 3, "cutout_share")
 
 
 def cut_out(x: Tensor, numbers: Tensor, share: float) -> Tensor:
-    """Pictures (B, C, H, W) with a rectangle at 0, mid-grey of [-1, 1], where ``numbers`` (B, 3) say so.
+    """Images (B, C, H, W) with a rectangle at 0, mid-grey of [-1, 1], where ``numbers`` (B, 3) say so.
 
-    It has ``share`` of the picture's height and of its width, less what lies beyond the border.
+    It has ``share`` of the image's height and of its width, less what lies beyond the border.
     """
     inside = torch.ones((), dtype=torch.bool)
     for axis, centre in ((2, numbers[:, 2]), (3, numbers[:, 1])):

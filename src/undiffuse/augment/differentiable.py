@@ -1,4 +1,4 @@
-"""DiffAugment: the same kinds of transformation on real and on made pictures, with gradients through them.
+"""DiffAugment: the same kinds of transformation on real and on made images, with gradients through them.
 
 Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv:2006.10738, section 3.3.
 """
@@ -21,12 +21,12 @@ def _across(u: Tensor) -> Tensor:
 
 
 def brightness_saturation_contrast(x: Tensor, u: Tensor) -> Tensor:
-    """Add U(-1/2, 1/2); scale by U(0, 2) about each pixel's mean; scale by U(1/2, 3/2) about the picture's mean."""
+    """Add U(-1/2, 1/2); scale by U(0, 2) about each pixel's mean; scale by U(1/2, 3/2) about the image's mean."""
     x = x + _across(u[:, 0] - 0.5)
     pixel = x.mean(dim=1, keepdim=True)
     x = torch.lerp(pixel, x, _across(2 * u[:, 1]))
-    picture = x.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(picture, x, _across(u[:, 2] + 0.5))
+    image = x.mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(image, x, _across(u[:, 2] + 0.5))
 
 
 def translated(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
@@ -57,7 +57,7 @@ def with_hole(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
 
 
 class Step(NamedTuple):
-    """A transformation and how many uniform numbers a picture it takes."""
+    """A transformation and how many uniform numbers per image it takes."""
 
     make: Callable[[Tensor, Tensor], Tensor]
     num_uniforms: int
@@ -71,7 +71,7 @@ STEPS: dict[str, Step] = {
 
 
 class DiffAugment:
-    """The steps of a policy, one after the other; every picture gets all of them, with its own numbers.
+    """The steps of a policy, one after the other; every image gets all of them, with its own numbers.
 
     Args:
         policy: names out of ``colour``, ``translation``, ``cutout``, in the order in which they are made.
@@ -79,7 +79,7 @@ class DiffAugment:
         UsageError: an unknown name.
     Example:
         >>> augment = DiffAugment(("translation",))
-        >>> augment(torch.ones(1, 1, 8, 8), torch.tensor([[0.99, 0.5]])).sum()  # one row of eight leaves the picture
+        >>> augment(torch.ones(1, 1, 8, 8), torch.tensor([[0.99, 0.5]])).sum()  # one row of eight leaves the image
         tensor(56.)
     """
 
@@ -89,11 +89,11 @@ class DiffAugment:
 
     @property
     def num_uniforms(self) -> int:
-        """Numbers a picture takes."""
+        """Numbers an image takes."""
         return sum(step.num_uniforms for step in self._steps)
 
     def draw(self, rng: Uniforms, count: int, what: str) -> Tensor:
-        """(count, num_uniforms) in (0, 1); ``what`` keeps real pictures' numbers apart from made ones'."""
+        """(count, num_uniforms) in (0, 1); ``what`` keeps real images' numbers apart from made ones'."""
         columns = [rng.uniform(count, f"DiffAugment {what} {number}") for number in range(self.num_uniforms)]
         return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 

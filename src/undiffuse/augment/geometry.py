@@ -1,7 +1,7 @@
 """Transformations of the plane as 3 x 3 matrices, in the order in which they are applied.
 
-They move points (x, y, 1), in pixels from the picture's centre, x to the right and y down: M takes where something is
-in the given picture to where it is in the new one.
+They move points (x, y, 1), in pixels from the image's centre, x to the right and y down: M takes where something is
+in the given image to where it is in the new one.
 
 Source: Karras et al. 2020, arXiv:2006.06676, appendix B; Karras et al. 2022, arXiv:2206.00364, appendix F.2. Shear and
 tilt are ours.
@@ -16,7 +16,7 @@ from undiffuse.augment.parts import Part, all_drawn, first, matrices, turn
 
 Size = tuple[int, int]
 
-#: The eye is so many times the longer side away from a tilted picture.
+#: The eye is so many times the longer side away from a tilted image.
 VIEWING_DISTANCE = 2.0
 
 

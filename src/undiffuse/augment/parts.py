@@ -1,7 +1,7 @@
 """What a transformation is made of: the numbers it draws, the matrix they make, and what a network is told of them.
 
 Every number is a function of uniform draws that are given from outside, so that it depends on what those depend on and
-on nothing else. A picture's numbers are one row (B, 1 + n): first 1 where it gets the transformation and 0 where not,
+on nothing else. An image's numbers are one row (B, 1 + n): first 1 where it gets the transformation and 0 where not,
 then n numbers, which are zero where it does not. All zeros is always the identity.
 """
 
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 
 def drawn(name: str, part: Part, probability: float, rng: Uniforms, count: int) -> Tensor:
-    """The numbers of ``count`` pictures, (count, 1 + n) float64."""
+    """The numbers of ``count`` images, (count, 1 + n) float64."""
     coin = (rng.uniform(count, name) < probability).double()
     numbers = [KINDS[kind](rng.uniform(count, f"{name} {index}")) for index, kind in enumerate(part.draws)]
     return coin[:, None] * torch.stack([torch.ones_like(coin), *numbers], dim=1)

@@ -36,16 +36,16 @@ PARTS: dict[str, Part] = {**dict.fromkeys(MIRRORS, _MIRROR), **GEOMETRY, **COLOU
 
 
 class Augmentation:
-    """The transformations of a configuration for pictures of one shape.
+    """The transformations of a configuration for images of one shape.
 
     Args:
         config: probabilities and strengths.
-        shape: (C, H, W) of a picture, C 1 or 3.
+        shape: (C, H, W) of an image, C 1 or 3.
     Attributes:
-        parts: those with a probability above zero, less those that are not for grey pictures where they are grey.
+        parts: those with a probability above zero, less those that are not for grey images where they are grey.
         left_out: names of the latter.
     Raises:
-        UsageError: not the shape of a picture.
+        UsageError: not the shape of an image.
     Example:
         >>> from undiffuse.augment.config import NoAugmentConfig
         >>> Augmentation(NoAugmentConfig(rotate=0.5), (3, 32, 32)).label_names
@@ -55,7 +55,7 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, shape: tuple[int, ...]) -> None:
         if not Space.of_data(shape).is_image or shape[0] not in (1, 3):
             raise UsageError(
-                f"augmentation is for grey or RGB pictures (C, H, W), got items of shape {tuple(shape)}; "
+                f"augmentation is for grey or RGB images (C, H, W), got items of shape {tuple(shape)}; "
                 "leave it out (augment=none)"
             )
         self.config, self.shape = config, tuple(shape)
@@ -78,7 +78,7 @@ class Augmentation:
         return float(getattr(self.config, option)) if option else 1.0
 
     def draw(self, rng: Uniforms, count: int, scale: float = 1.0) -> Draws:
-        """What is to be done to ``count`` pictures: (count, 1 + n) float64 numbers a transformation, on the CPU.
+        """What is to be done to ``count`` images: (count, 1 + n) float64 numbers a transformation, on the CPU.
 
         Args:
             rng: draws on the CPU.
@@ -89,20 +89,20 @@ class Augmentation:
         }
 
     def label(self, draws: Draws) -> Tensor:
-        """What a network is told of them, (B, len(label_names)) float32; zero for a picture left as it is."""
+        """What a network is told of them, (B, len(label_names)) float32; zero for an image left as it is."""
         told = [PARTS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
         return torch.cat(told, dim=1).float() if told else torch.empty(0)
 
-    def __call__(self, pictures: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Do it.
 
         Args:
-            pictures: (B, C, H, W), uint8, or float in [-1, 1], to which gradients then flow.
+            images: (B, C, H, W), uint8, or float in [-1, 1], to which gradients then flow.
             draws: of ``draw``; transformations that are not among them are not made.
         Returns:
-            float in [-1, 1]; a picture that gets none of them is exactly as it was given.
+            float in [-1, 1]; an image that gets none of them is exactly as it was given.
         """
-        x = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
+        x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
         for name, axis in MIRRORS.items():
             if name in draws:
                 mirrored = (draws[name][:, 0] > 0).to(x.device)[:, None, None, None]

@@ -1,6 +1,6 @@
-"""Moving pixels: one projective map a picture, resampled once.
+"""Moving pixels: one projective map per image, resampled once.
 
-Between pixels values are interpolated bicubically, which leaves a picture as it is where it is moved by whole pixels.
+Between pixels values are interpolated bicubically, which leaves an image as it is where it is moved by whole pixels.
 Where the map makes things smaller, each new pixel is the mean of several places inside it, so that fine patterns fade
 instead of turning into coarse ones.
 """
@@ -21,7 +21,7 @@ _PADDING = {"reflect": "reflection", "edge": "border"}
 
 
 def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect") -> Tensor:
-    """Pictures with their content moved; no row depends on another.
+    """Images with their content moved; no row depends on another.
 
     Args:
         x: (B, C, H, W) float; gradients flow to it.
@@ -46,7 +46,7 @@ def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect
 def places_needed(backwards: Tensor, size: tuple[int, int]) -> Tensor:
     """(B,) int64: places a side of each new pixel to look at, so that none of the given pixels is passed over.
 
-    It is the largest distance in the given picture between neighbours of the new one, which is at a corner.
+    It is the largest distance in the given image between neighbours of the new one, which is at a corner.
     """
     height, width = size
     x, y = torch.tensor([-width, width, -width, width]) / 2, torch.tensor([-height, -height, height, height]) / 2
@@ -66,11 +66,11 @@ def _moved(points: Tensor, maps: Tensor) -> Tensor:
 
 
 def _grid(backwards: Tensor, size: tuple[int, int], count: int) -> Tensor:
-    """Where to look for each place of the new pictures, (B, count H, count W, 2), in halves of the sides."""
+    """Where to look for each place of the new images, (B, count H, count W, 2), in halves of the sides."""
     height, width = size
     y, x = (
         (torch.arange(count * side, dtype=torch.float64) + 0.5) / count - side / 2 for side in (height, width)
-    )  # centres of the places, in pixels from the picture's centre
+    )  # centres of the places, in pixels from the image's centre
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
     found = _moved(points, backwards) * (2 / torch.tensor([width, height], dtype=torch.float64))
     return found.reshape(len(backwards), count * height, count * width, 2)

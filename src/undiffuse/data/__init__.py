@@ -1,4 +1,4 @@
-"""Sources of pictures and points behind one contract, their split, and the order in which training sees them.
+"""Sources of images and points behind one contract, their split, and the order in which training sees them.
 
 Importing this package costs nothing; what is named below is imported when it is first asked for.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
-    from undiffuse.data.audit import contact_sheet, describe
+    from undiffuse.data.audit import describe, preview_grid
     from undiffuse.data.config import (
         ArraysConfig,
         CelebaConfig,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
         GaussianRingConfig,
         GaussiansConfig,
         IdxConfig,
+        ImageConfig,
         LmdbConfig,
         ParquetConfig,
-        PictureConfig,
         RingsConfig,
         SourceConfig,
         StackedMnistConfig,
@@ -59,20 +59,20 @@ __all__ = [
     "GaussianRingConfig",
     "GaussiansConfig",
     "IdxConfig",
+    "ImageConfig",
     "LmdbConfig",
     "Loader",
     "LoaderConfig",
     "ParquetConfig",
-    "PictureConfig",
     "RingsConfig",
     "SourceConfig",
     "StackedMnistConfig",
     "SwissrollConfig",
     "TarConfig",
     "ZipConfig",
-    "contact_sheet",
     "describe",
     "load_dataset",
+    "preview_grid",
     "source_config_for",
     "split_by_content",
 ]
@@ -85,7 +85,7 @@ _LAZY = {
     "LoaderConfig": "undiffuse.data.config.loader:LoaderConfig",
     "SOURCES": "undiffuse.data.registry:SOURCES",
     "SOURCE_CONFIGS": "undiffuse.data.registry:SOURCE_CONFIGS",
-    "contact_sheet": "undiffuse.data.audit:contact_sheet",
+    "preview_grid": "undiffuse.data.audit:preview_grid",
     "describe": "undiffuse.data.audit:describe",
     "load_dataset": "undiffuse.data.load:load_dataset",
     "source_config_for": "undiffuse.data.spec:source_config_for",

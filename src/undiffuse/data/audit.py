@@ -20,7 +20,7 @@ _LOOKED_AT = 4096  # items read for the range of values, at least
 _READ_BYTES = 2**26  # or so many bytes of them
 _CHUNK = 512
 _SHOWN = 3  # captions
-_TILE_SIDE = 32  # smaller pictures are enlarged in whole steps on the sheet
+_TILE_SIDE = 32  # smaller images are enlarged in whole steps on the sheet
 _PLOT_SIDE = 512
 _TEXT_SIDE = 12
 
@@ -29,7 +29,7 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
     """What ``undiffuse data info`` prints, in plain values that JSON takes.
 
     Returns:
-        name, kind (``pictures`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
+        name, kind (``images`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
         ``validation`` counts), num_duplicates, value_range (of ``num_looked_at`` evenly spaced items), captions (of a
         few, none where the set has none), fingerprint and provenance.
     """
@@ -39,7 +39,7 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
     low, high = _value_range(dataset, rows)
     return {
         "name": dataset.name,
-        "kind": "pictures" if dataset.space.is_image else "points",
+        "kind": "images" if dataset.space.is_image else "points",
         "num_items": len(dataset),
         "shape": list(dataset.shape),
         "classes": class_counts(dataset),
@@ -72,12 +72,12 @@ def evenly_spaced(size: int, count: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, size - 1, min(size, count)).round().astype(np.int64)
 
 
-def contact_sheet(dataset: Dataset, num: int = 64) -> Image.Image:
-    """Evenly spaced items of a set on one picture: rows of pictures, or a scatter plot of points.
+def preview_grid(dataset: Dataset, num: int = 64) -> Image.Image:
+    """Evenly spaced items of a set on one image: rows of images, or a scatter plot of points.
 
     Args:
-        dataset: a non-empty set of pictures, or of points of two coordinates or more (the first two are drawn).
-        num: how many pictures (at least 1); points are all drawn, up to a hundred thousand. Where pictures have
+        dataset: a non-empty set of images, or of points of two coordinates or more (the first two are drawn).
+        num: how many images (at least 1); points are all drawn, up to a hundred thousand. Where images have
             captions, those of the first row are listed below.
     """
     if len(dataset) == 0 or num < 1:
@@ -102,17 +102,17 @@ def _with_captions(sheet: Image.Image, captions: list[str]) -> Image.Image:
     return paper
 
 
-def tile(pictures: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
-    """(N, C, H, W) uint8 pictures in rows, as near to a square as may be, on grey."""
-    num, channels, height, width = pictures.shape
+def tile(images: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
+    """(N, C, H, W) uint8 images in rows, as near to a square as may be, on grey."""
+    num, channels, height, width = images.shape
     zoom = max(1, _TILE_SIDE // max(height, width))
     columns = int(np.ceil(np.sqrt(num)))
     rows = -(-num // columns)
     down, across = height * zoom + gap, width * zoom + gap
     sheet = np.full((channels, rows * down + gap, columns * across + gap), 128, dtype=np.uint8)
-    for index, picture in enumerate(pictures.repeat(zoom, axis=2).repeat(zoom, axis=3)):
+    for index, image in enumerate(images.repeat(zoom, axis=2).repeat(zoom, axis=3)):
         top, left = gap + index // columns * down, gap + index % columns * across
-        sheet[:, top : top + height * zoom, left : left + width * zoom] = picture
+        sheet[:, top : top + height * zoom, left : left + width * zoom] = image
     return from_array(sheet)
 
 

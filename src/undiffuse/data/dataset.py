@@ -1,6 +1,6 @@
 """What a data set is: a fixed sequence of items with optional class labels, fetched by index.
 
-Pictures are uint8 (C, H, W) until they are on the device; points are float32 (D,). Every item has a hash of its
+Images are uint8 (C, H, W) until they are on the device; points are float32 (D,). Every item has a hash of its
 content, on which the split into training and validation parts rests.
 """
 
@@ -22,7 +22,7 @@ from undiffuse.core.per_sample import PerRow
 from undiffuse.core.space import Space
 from undiffuse.data.given import Given
 from undiffuse.data.readers.text import composed
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
@@ -37,7 +37,7 @@ class Batch:
     """Some items of a data set.
 
     Args:
-        items: uint8 (B, C, H, W) pictures or float32 (B, D) points.
+        items: uint8 (B, C, H, W) images or float32 (B, D) points.
         given: labels and captions, where the set has them.
         indices: (B,) int64 positions in the data set they were fetched from.
     """
@@ -50,7 +50,7 @@ class Batch:
         return len(self.items)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; pictures are still uint8."""
+        """The same batch on another device; images are still uint8."""
         return Batch(self.items.to(device), self.given.to(device), self.indices.to(device))
 
     @property
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def x_0(self) -> Tensor:
-        """float32: pictures as u / 127.5 - 1 in [-1, 1], points as they are."""
+        """float32: images as u / 127.5 - 1 in [-1, 1], points as they are."""
         return self.items.float() / 127.5 - 1 if self.items.dtype == torch.uint8 else self.items
 
 
@@ -69,7 +69,7 @@ class Dataset(ABC):
 
     Args:
         name: the registry name of its source.
-        shape: (C, H, W) of uint8 pictures or (D,) of float32 points.
+        shape: (C, H, W) of uint8 images or (D,) of float32 points.
         class_names: one name a class; empty where there are no labels.
         provenance: where it comes from, its licence where known, counts and options, as text.
     """
@@ -156,7 +156,7 @@ class Dataset(ABC):
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         if self.captions is not None:
-            digest.update(b"captions" + Texts.of(self.captions).joined())
+            digest.update(b"captions" + StringArray.of(self.captions).joined())
         return digest.hexdigest()
 
     def _checked(self, indices: npt.ArrayLike) -> Indices:
@@ -195,7 +195,7 @@ class ArrayDataset(Dataset):
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         self._hashes = hashes
         self._item_names = item_names
-        self._captions = None if captions is None else Texts.of(captions)
+        self._captions = None if captions is None else StringArray.of(captions)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -230,9 +230,9 @@ class _Subset(Dataset):
         return self._own_labels
 
     @cached_property
-    def _own_captions(self) -> Texts | None:
+    def _own_captions(self) -> StringArray | None:
         captions = self._base.captions
-        return None if captions is None else Texts.of(captions).select(self._rows)
+        return None if captions is None else StringArray.of(captions).select(self._rows)
 
     @property
     def captions(self) -> Sequence[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
+from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, of_classes
 from undiffuse.data.registry import SOURCES
 from undiffuse.data.storage.cache import open_kept, stamped
@@ -20,14 +20,14 @@ def load_dataset(config: SourceConfig) -> Dataset:
     dataset = _read_encoded(config) if isinstance(config, EncodedConfig) else _read(config)
     if len(dataset) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
-    return of_classes(dataset, config.classes) if isinstance(config, PictureConfig) else dataset
+    return of_classes(dataset, config.classes) if isinstance(config, ImageConfig) else dataset
 
 
-def list_source(config: PictureConfig) -> Dataset:
-    """All pictures of a source, of whatever class and of the size that they are found in.
+def list_source(config: ImageConfig) -> Dataset:
+    """All images of a source, of whatever class and of the size that they are found in.
 
     Returns:
-        ``Listed`` where they are encoded files; else a set whose items are the pictures.
+        ``FileListing`` where they are encoded files; else a set whose items are the images.
 
     Raises:
         UsageError: as ``load_dataset``, but for what is found out by decoding.
@@ -42,7 +42,7 @@ def _read(config: SourceConfig) -> Dataset:
 
 
 def _read_encoded(config: EncodedConfig) -> Dataset:
-    """The set from the cache of decoded pictures, where it is there."""
+    """The set from the cache of decoded images, where it is there."""
     if (kept := open_kept(config)) is not None:
         return kept
     with stamped(config):

@@ -17,7 +17,7 @@ from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.dataset import Batch, Dataset, Indices
 from undiffuse.data.order import Stream
 from undiffuse.data.storage.resident import Resident, wants_resident
-from undiffuse.data.workers import Ahead
+from undiffuse.data.workers import Prefetcher
 from undiffuse.errors import UsageError
 
 _MAX_WORKERS = 8
@@ -62,7 +62,7 @@ class Loader:
         self._resident = Resident(dataset, self.device) if resident else None
         workers = 0 if resident else num_workers(dataset, config)
         pin = self.device.type == "cuda"
-        self._ahead = Ahead(dataset, self._stream.rows, workers, config.prefetch, kept, pin) if workers else None
+        self._ahead = Prefetcher(dataset, self._stream.rows, workers, config.prefetch, kept, pin) if workers else None
 
     def indices(self, start: int, count: int) -> Indices:
         """Item numbers at this rank's share of the positions start .. start+count-1 of the stream.
@@ -78,7 +78,7 @@ class Loader:
         """The items at this rank's share of the positions start .. start+count-1 of the stream.
 
         Raises:
-            UsageError: a picture that cannot be read (any more); the message names it.
+            UsageError: an image that cannot be read (any more); the message names it.
             RunError: a worker was killed.
         """
         if self._resident is not None:

@@ -18,8 +18,8 @@ def source_config_for(spec: str) -> SourceConfig:
     """The configuration that a short text stands for.
 
     Args:
-        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:pictures``), a folder or a file
-            of a kind that is known by its content (else a folder is of pictures), or a pattern of tar shards
+        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:images``), a folder or a file
+            of a kind that is known by its content (else a folder is of images), or a pattern of tar shards
             (``x-{000..009}.tar``). A name wins over a folder of that name; write ``./digits`` for the folder.
 
     Raises:
@@ -58,7 +58,7 @@ def _kind_of_file(spec: str, location: Path) -> type[SourceConfig]:
             return model
     packed = location.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
     hint = "unpack it and name the folder" if packed else "name its folder"
-    raise UsageError(f"{spec} is a file but not an IDX (MNIST-format), zip or tar file of pictures; {hint}")
+    raise UsageError(f"{spec} is a file but not an IDX (MNIST-format), zip or tar file of images; {hint}")
 
 
 def _with_path(model: type[SourceConfig], path: str) -> SourceConfig:

@@ -1,6 +1,6 @@
 """The split into training and validation parts, by hash of content.
 
-Each item goes where its own hash says, whatever else is in the set: adding or removing pictures moves no other one
+Each item goes where its own hash says, whatever else is in the set: adding or removing images moves no other one
 across, and duplicates, having one hash, are always on the same side.
 """
 

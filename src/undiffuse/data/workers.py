@@ -30,7 +30,7 @@ Found = tuple[Indices, Tensor]
 _TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
-class Ahead:
+class Prefetcher:
     """The items of batches that follow each other, fetched ahead of their being asked for.
 
     Any batch may be asked for; one that neither follows the last nor is among those kept makes the workers begin anew
@@ -157,7 +157,7 @@ def _settle(number: int) -> None:
     encoded.num_threads = 1
 
 
-def _close(ahead: weakref.ref[Ahead]) -> None:
+def _close(ahead: weakref.ref[Prefetcher]) -> None:
     """At the end of the program, where Python would send a signal to the workers and wait for them."""
     if (alive := ahead()) is not None:
         alive.close()

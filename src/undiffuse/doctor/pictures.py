@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.data import load_dataset
 from undiffuse.data.audit import evenly_spaced
-from undiffuse.data.config import EncodedConfig, FolderConfig, PictureConfig, SourceConfig
+from undiffuse.data.config import EncodedConfig, FolderConfig, ImageConfig, SourceConfig
 from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.load import list_source
 from undiffuse.data.split import held_out_rows
@@ -220,7 +220,7 @@ def as_items(hashes: Hashes) -> npt.NDArray[np.void]:
 def _optional(config: SourceConfig) -> list[str]:
     """What may be asked of each item and is not said to be read of none; a choice of classes needs its labels."""
     keys = [key for key in ("captions", "labels") if isinstance(config, EncodedConfig) and hasattr(config, key)]
-    chosen = isinstance(config, PictureConfig) and bool(config.classes)
+    chosen = isinstance(config, ImageConfig) and bool(config.classes)
     return [key for key in keys if getattr(config, key) != "none" and not (key == "labels" and chosen)]
 
 

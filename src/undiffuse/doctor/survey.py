@@ -10,11 +10,11 @@ from pathlib import Path
 
 from undiffuse.cores import num_cores
 from undiffuse.data.config import FolderConfig
-from undiffuse.data.readers.decoding.image import decode_picture, without_warnings
+from undiffuse.data.readers.decoding.image import decode_image, without_warnings
 from undiffuse.data.sources.folder import FolderNotes
 from undiffuse.data.sources.layout.folder_files import list_names
 from undiffuse.data.sources.layout.parts import Folders
-from undiffuse.data.sources.layout.sample_sets import without_sheets
+from undiffuse.data.sources.layout.sample_sets import without_grids
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
@@ -54,8 +54,8 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
         UsageError: no such folder, or no picture's name in it.
     """
     root = config.location
-    pictures = without_sheets(FolderNotes(root), list_names(root), Skips("skip"))[0].pictures
-    names = list(filter(Folders(pictures, config.split, root).takes, pictures))
+    images = without_grids(FolderNotes(root), list_names(root), Skips("skip"))[0].images
+    names = list(filter(Folders(images, config.split, root).takes, images))
     entries, broken = [], {}
     with without_warnings(), closing(_inspected(root, names, config)) as inspected:
         for number, (name, found) in enumerate(zip(names, inspected, strict=True)):
@@ -71,7 +71,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
 def _inspected(root: Path, names: list[str], config: FolderConfig) -> Generator[Entry | str, None, None]:
     def attempt(name: str) -> Entry | str:
         try:
-            found = decode_picture(root / name, config.background)
+            found = decode_image(root / name, config.background)
         except UsageError as error:
             return str(error).removeprefix(f"{root / name}: ")
         return Entry(name, found.mode, found.turned, found.remarks, found.image.height, found.image.width)

@@ -22,7 +22,7 @@ from undiffuse.evaluation.modes import check_modes, has_modes, modes
 from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.pictures import (
     OVER_FEATURES,
-    check_pictures,
+    check_images,
     classes,
     classifies,
     frechet,
@@ -164,7 +164,7 @@ def _check(subject: Subject, name: str) -> None:
     """Refuse before the first sample is drawn what could only fail after the last."""
     if name in (*OVER_FEATURES, "lpips_diversity"):
         need_pictures(subject, name)
-        check_pictures(subject, name)
+        check_images(subject, name)
     if name in _NEEDS:
         _NEEDS[name](subject)
 

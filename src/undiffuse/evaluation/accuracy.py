@@ -15,7 +15,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
 from undiffuse.evaluation.pair import Pair
-from undiffuse.evaluation.pictures import check_pictures
+from undiffuse.evaluation.pictures import check_images
 from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.accuracy import check_sides, train_and_test
 
@@ -34,7 +34,7 @@ def check_accuracy(subject: Subject) -> None:
     need_pictures(subject, "accuracy")
     _, height, width = subject.model.module.shape
     check_sides(height, width, "sampled")
-    check_pictures(subject, "accuracy")
+    check_images(subject, "accuracy")
     need_held_out(subject, "accuracy", 2)
     if not subject.model.class_names:
         raise UsageError(

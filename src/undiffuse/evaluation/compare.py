@@ -14,7 +14,7 @@ from undiffuse.evaluation.base import Result, spread, stating
 from undiffuse.evaluation.copying import most, neighbour_results, search
 from undiffuse.evaluation.pair import Pair, about_set
 from undiffuse.evaluation.pictures import (
-    check_pictures,
+    check_images,
     classes,
     classifies,
     frechet,
@@ -33,7 +33,7 @@ _SCALE_IMAGES = 2000  # pictures of the real set whose neighbours in it give a c
 
 def copying_between(pair: Pair) -> list[Result]:
     """Distances to the nearest real picture, beside those of real pictures to the others of their set."""
-    check_pictures(pair, "copying")
+    check_images(pair, "copying")
     rows = evenly_spaced(len(pair.held), min(pair.num_real, _SCALE_IMAGES, most(pair.held)))
     among, made = (
         evenly_spaced(len(pair.held), pair.num_real),
@@ -86,7 +86,7 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     """
     rows = {name: lookup(PAIR_METRICS, name, "metric") for name in metrics}
     for name in rows:
-        check_pictures(pair, name)
+        check_images(pair, name)
     results = [result for name, row in rows.items() for result in _results(pair, name, row)]
     return {
         "results": results,

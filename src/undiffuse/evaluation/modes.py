@@ -30,7 +30,7 @@ from undiffuse.metrics.modes import (
     Modes,
     even,
     good_of_gaussian,
-    located_pictures,
+    located_images,
     located_points,
     measure_modes,
     named_channels,
@@ -182,7 +182,7 @@ def picture_ground(
 
 
 def _locating(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], Located]:
-    return lambda pictures: located_pictures(extractor, pictures, good_of_real)
+    return lambda pictures: located_images(extractor, pictures, good_of_real)
 
 
 def _digits(train: Dataset, named: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
-from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.distances import check_enough, frechet_estimate
@@ -18,6 +17,7 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.inception_score import ScoreTally
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.perceptual import load_lpips
+from undiffuse.metrics.reservoir import ReservoirSample
 from undiffuse.metrics.summary import MAX_DIM, SetSummary
 
 FRECHET_GROUPS = 10  # of its jackknife
@@ -83,7 +83,7 @@ def pictures_needed(metric: str, num_features: int) -> int:
     return needed.get(metric, 1)
 
 
-def check_pictures(sets: Sets, metric: str) -> None:
+def check_images(sets: Sets, metric: str) -> None:
     """Refuse, before any picture is made or read, a metric that these sets are too small or the features unfit for.
 
     Raises:
@@ -119,7 +119,7 @@ def _stated(sets: Sets, real: bool = True) -> dict[str, Any]:
 
 def frechet(sets: Sets) -> list[Result]:
     """Fréchet distance of the pictures from real ones, over features that the result names."""
-    check_pictures(sets, "frechet")
+    check_images(sets, "frechet")
     estimate = frechet_estimate(sets.generated.statistics, sets.real.statistics)
     stated = {**_stated(sets), "estimate": estimate.to_dict()}
     name = _name("frechet", "fid", sets.extractor)
@@ -128,7 +128,7 @@ def frechet(sets: Sets) -> list[Result]:
 
 def kernel(sets: Sets) -> list[Result]:
     """Kernel distance (the squared MMD with a cubic kernel): without bias, so it compares at unequal counts too."""
-    check_pictures(sets, "kernel")
+    check_images(sets, "kernel")
     estimate = kernel_distance(sets.generated.features.rows, sets.real.features.rows)
     stated = {**_stated(sets), "estimate": estimate.to_dict()}
     name = _name("kernel", "kid", sets.extractor)
@@ -137,7 +137,7 @@ def kernel(sets: Sets) -> list[Result]:
 
 def inception_score(sets: Sets) -> list[Result]:
     """exp of the mutual information between a picture and the class a classifier gives it; real pictures' beside it."""
-    check_pictures(sets, "inception_score")
+    check_images(sets, "inception_score")
     scored, real = _tally(sets.generated.score), _tally(sets.real.score)
     name = _name("score", "inception_score", sets.extractor)
     stated = {**_stated(sets), "estimate": scored.to_dict()}
@@ -153,7 +153,7 @@ def _tally(score: ScoreTally | None) -> ScoreTally:
 
 def classes(sets: Sets) -> list[Result]:
     """Share of pictures that a classifier names with confidence, and how evenly it names the classes."""
-    check_pictures(sets, "classes")
+    check_images(sets, "classes")
     tally = sets.generated.classes
     assert isinstance(tally, ClassTally)
     stated = {**_stated(sets, real=False), "confident_from": tally.confident}
@@ -166,7 +166,7 @@ def classes(sets: Sets) -> list[Result]:
 
 def precision_recall(sets: Sets) -> list[Result]:
     """Precision and density: do the pictures look real? Recall and coverage: do they show all that is real?"""
-    check_pictures(sets, "precision_recall")
+    check_images(sets, "precision_recall")
     real, generated = _as_many(sets.real.features, sets.generated.features)
     found = coverage(real, generated, k=NEIGHBOURS)
     stated = {**_stated(sets), "estimate": found.to_dict()}
@@ -178,7 +178,7 @@ def precision_recall(sets: Sets) -> list[Result]:
     ]
 
 
-def _as_many(a: RowBank, b: RowBank) -> tuple[Tensor, Tensor]:
+def _as_many(a: ReservoirSample, b: ReservoirSample) -> tuple[Tensor, Tensor]:
     """As many rows of both as the smaller has: the radius of a manifold shrinks with the count."""
     count = min(len(a), len(b))
     return a.reduced(count).rows, b.reduced(count).rows
@@ -186,7 +186,7 @@ def _as_many(a: RowBank, b: RowBank) -> tuple[Tensor, Tensor]:
 
 def lpips_diversity(sets: Sets) -> list[Result]:
     """Mean perceptual distance between pairs of pictures, beside that between pairs of real ones: do they differ?"""
-    check_pictures(sets, "lpips_diversity")
+    check_images(sets, "lpips_diversity")
     lpips = load_lpips()
     made, real = (_pair_distances(lpips.distance, some(2 * _PAIRS)) for some in (sets.some_generated, sets.some_real))
     stated = {**_stated(sets), **lpips.protocol(), "pairs": len(made), "real_pairs": len(real)}

@@ -18,9 +18,9 @@ from undiffuse.evaluation.base import Protocol, spread
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.gather import in_chunks, summary_of
 from undiffuse.evaluation.pictures import summarises
-from undiffuse.metrics.bank import RowBank
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.reservoir import ReservoirSample
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model, check_seeds
@@ -69,10 +69,10 @@ class Subject:
         return self.nfe > 0
 
     @cached_property
-    def _gathered(self) -> SetSummary | RowBank:
+    def _gathered(self) -> SetSummary | ReservoirSample:
         """The samples' summary, or pictures alone where there are too many features for one; number i is seed + i."""
         fits = summarises(self.num_features)
-        gathered = SetSummary(self.extractor) if fits else RowBank(_bank_size(self.model.module.shape))
+        gathered = SetSummary(self.extractor) if fits else ReservoirSample(_bank_size(self.model.module.shape))
         first = 0
         for batch in in_chunks(self._batches(range(self.protocol.num))):
             gathered.update(batch, torch.arange(first, first + len(batch)))
@@ -82,11 +82,11 @@ class Subject:
     @property
     def generated(self) -> SetSummary:
         """The summary of the samples; classes come in turn where the model knows any."""
-        assert isinstance(self._gathered, SetSummary)  # see ``check_pictures``
+        assert isinstance(self._gathered, SetSummary)  # see ``check_images``
         return self._gathered
 
     @property
-    def pictures_made(self) -> RowBank:
+    def pictures_made(self) -> ReservoirSample:
         """The samples themselves, at most 10,000 and 128 MiB of them, by number."""
         return self._gathered.pixels if isinstance(self._gathered, SetSummary) else self._gathered
 

@@ -1,4 +1,4 @@
-"""Measures of a set of pictures: features, distances, class shares, nearest neighbours. Imports no torch by itself."""
+"""Measures of a set of images: features, distances, class shares, nearest neighbours. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from undiffuse.metrics.features import FEATURES, load_features
 from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
-    from undiffuse.metrics.bank import RowBank
     from undiffuse.metrics.classification import ClassTally
     from undiffuse.metrics.colour import ColourTally
     from undiffuse.metrics.coverage import Coverage, expected_coverage
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
         nearest_neighbours,
         summarise_copying,
     )
-    from undiffuse.metrics.pixels import check_pictures, resize_pictures
+    from undiffuse.metrics.pixels import check_images, resize_images
+    from undiffuse.metrics.reservoir import ReservoirSample
     from undiffuse.metrics.statistics import GaussianStatistics, GroupedStatistics
     from undiffuse.metrics.summary import SetSummary
 
@@ -39,11 +39,11 @@ __all__ = [
     "GroupedStatistics",
     "KernelEstimate",
     "Neighbours",
-    "RowBank",
+    "ReservoirSample",
     "ScoreTally",
     "SetSummary",
     "check_enough",
-    "check_pictures",
+    "check_images",
     "copying_summary",
     "expected_coverage",
     "frechet_distance",
@@ -51,13 +51,13 @@ __all__ = [
     "kernel_distance",
     "load_features",
     "nearest_neighbours",
-    "resize_pictures",
+    "resize_images",
     "summarise_copying",
 ]
 
 #: What lives where. The function ``coverage`` is not lifted here: its module already has that name.
 _HOMES = {
-    "bank": ("RowBank",),
+    "reservoir": ("ReservoirSample",),
     "classification": ("ClassTally",),
     "colour": ("ColourTally",),
     "coverage": ("Coverage", "expected_coverage"),
@@ -65,7 +65,7 @@ _HOMES = {
     "inception_score": ("ScoreTally",),
     "kernel": ("KernelEstimate", "kernel_distance"),
     "neighbours": ("CopyingSummary", "Neighbours", "copying_summary", "nearest_neighbours", "summarise_copying"),
-    "pixels": ("check_pictures", "resize_pictures"),
+    "pixels": ("check_images", "resize_images"),
     "statistics": ("GaussianStatistics", "GroupedStatistics"),
     "summary": ("SetSummary",),
 }

@@ -1,11 +1,11 @@
-"""Classification accuracy score: train a classifier on generated pictures, test it on real ones.
+"""Classification accuracy score: train a classifier on generated images, test it on real ones.
 
 Ravuri & Vinyals 2019, "Classification accuracy score for conditional generative models", arXiv:1905.10887. A generator
-that drops part of a class, or mixes classes up, makes a poor training set even where its pictures look fine. The same
-network trained on as many real pictures is the scale to read it on.
+that drops part of a class, or mixes classes up, makes a poor training set even where its images look fine. The same
+network trained on as many real images is the scale to read it on.
 
 The network here is small and the same for every set: five 3x3 convolutions with batch norm, two of which halve the
-picture, for pictures of 8 to 64 pixels. So scores compare with scores of this function at the same size, count and
+image, for images of 8 to 64 pixels. So scores compare with scores of this function at the same size, count and
 number of epochs, not with those of the paper, which trains a ResNet-50 on ImageNet.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.pixels import check_pictures
+from undiffuse.metrics.pixels import check_images
 from undiffuse.observer import Tell
 
 SMALLEST, LARGEST = 8, 64
@@ -30,12 +30,12 @@ LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 4e-3, 0.01, 0.05
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy on the test pictures.
+    """Top-1 accuracy on the test images.
 
     Attributes:
-        value: share of test pictures given their own label.
-        standard_error: binomial, of the test pictures; it does not hold the spread over trainings.
-        by_class: share for each class, None where the test set has no picture of it.
+        value: share of test images given their own label.
+        standard_error: binomial, of the test images; it does not hold the spread over trainings.
+        by_class: share for each class, None where the test set has no image of it.
         num_train, num_test, num_classes: what it was measured with.
         epochs, seed: how it was trained.
     """
@@ -56,9 +56,9 @@ class Accuracy:
 
 
 def train_and_test(
-    train_pictures: Tensor,
+    train_images: Tensor,
     train_labels: Tensor,
-    test_pictures: Tensor,
+    test_images: Tensor,
     test_labels: Tensor,
     num_classes: int,
     seed: int = 0,
@@ -68,52 +68,52 @@ def train_and_test(
     """Train the small network on one labelled set and test it on another; the same arguments give the same bits.
 
     Args:
-        train_pictures: uint8 (N, C, H, W), sides of 8 to 64 pixels.
+        train_images: uint8 (N, C, H, W), sides of 8 to 64 pixels.
         train_labels: integers (N,) in 0..num_classes - 1; classes may be missing or uneven.
-        test_pictures: uint8 (M, C, H, W) of the same shape.
+        test_images: uint8 (M, C, H, W) of the same shape.
         test_labels: integers (M,).
         num_classes: K, at least 2.
-        seed: of the initial weights and of the order of the pictures.
-        epochs: passes over the training pictures.
+        seed: of the initial weights and of the order of the images.
+        epochs: passes over the training images.
         tell: called with (epochs done, epochs).
     Returns:
-        The accuracy on the test pictures.
+        The accuracy on the test images.
     Raises:
         UsageError: empty sets, sets of different shape, labels that do not fit.
     """
-    _check_set(train_pictures, train_labels, num_classes, "training")
-    _check_set(test_pictures, test_labels, num_classes, "test")
-    if train_pictures.shape[1:] != test_pictures.shape[1:]:
-        shapes = [tuple(pictures.shape[1:]) for pictures in (train_pictures, test_pictures)]
-        raise UsageError(f"training and test pictures must have one shape, got {shapes[0]} and {shapes[1]}")
+    _check_set(train_images, train_labels, num_classes, "training")
+    _check_set(test_images, test_labels, num_classes, "test")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        shapes = [tuple(images.shape[1:]) for images in (train_images, test_images)]
+        raise UsageError(f"training and test images must have one shape, got {shapes[0]} and {shapes[1]}")
     if epochs < 1:
         raise UsageError(f"epochs must be at least 1, got {epochs}")
-    network = _trained(train_pictures, train_labels, num_classes, seed, epochs, tell)
-    right = _predicted(network, test_pictures) == test_labels.cpu()
-    return _result(right, test_labels.cpu(), len(train_pictures), num_classes, epochs, seed)
+    network = _trained(train_images, train_labels, num_classes, seed, epochs, tell)
+    right = _predicted(network, test_images) == test_labels.cpu()
+    return _result(right, test_labels.cpu(), len(train_images), num_classes, epochs, seed)
 
 
 def check_sides(height: int, width: int, what: str) -> None:
-    """Refuse pictures that are too small or too large for the network.
+    """Refuse images that are too small or too large for the network.
 
     Raises:
         UsageError: says which sizes it takes.
     """
     if min(height, width) < SMALLEST or max(height, width) > LARGEST:
         raise UsageError(
-            f"accuracy is for pictures with sides of {SMALLEST} to {LARGEST} pixels, {what} pictures are "
+            f"accuracy is for images with sides of {SMALLEST} to {LARGEST} pixels, {what} images are "
             f"{height}x{width} (height x width); resize them"
         )
 
 
-def _check_set(pictures: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
-    check_pictures(pictures, what=f"{what} pictures")
-    count, _, height, width = pictures.shape
+def _check_set(images: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
+    check_images(images, what=f"{what} images")
+    count, _, height, width = images.shape
     check_sides(height, width, what)
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UsageError(f"{what} labels must be {count} whole numbers, got {labels.dtype} {tuple(labels.shape)}")
     if num_classes < 2 or count < 2:
-        raise UsageError(f"accuracy needs at least 2 classes and 2 {what} pictures, got {num_classes} and {count}")
+        raise UsageError(f"accuracy needs at least 2 classes and 2 {what} images, got {num_classes} and {count}")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         found = f"{int(labels.min())}..{int(labels.max())}"
         raise UsageError(f"{what} labels must lie in 0..{num_classes - 1}, got {found}; check the number of classes")
@@ -164,31 +164,31 @@ def _initial(network: nn.Module, generator: torch.Generator) -> None:
                     layer.bias.zero_()
 
 
-def _input(pictures: Tensor) -> Tensor:
-    return pictures.float() / 127.5 - 1
+def _input(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
 
 
 def _trained(
-    pictures: Tensor,
+    images: Tensor,
     labels: Tensor,
     num_classes: int,
     seed: int,
     epochs: int,
     tell: Tell | None,
 ) -> nn.Module:
-    pictures, labels = pictures.cpu(), labels.cpu().long()
+    images, labels = images.cpu(), labels.cpu().long()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        network = small_network(pictures.shape[1], num_classes)
+        network = small_network(images.shape[1], num_classes)
     _initial(network, generator)
-    batch = min(BATCH, len(pictures))
-    steps = epochs * (len(pictures) // batch)
+    batch = min(BATCH, len(images))
+    steps = epochs * (len(images) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for epoch in range(epochs):
-        order = torch.randperm(len(pictures), generator=generator)
+        order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) - len(order) % batch].view(-1, batch):  # batch norm wants full batches
-            logits = network(_input(pictures[rows]))
+            logits = network(_input(images[rows]))
             loss = F.cross_entropy(logits, labels[rows], label_smoothing=SMOOTHING)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -200,5 +200,5 @@ def _trained(
 
 
 @torch.no_grad()
-def _predicted(network: nn.Module, pictures: Tensor) -> Tensor:
-    return torch.cat([network(_input(part)).argmax(1) for part in torch.split(pictures.cpu(), 256)])
+def _predicted(network: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([network(_input(part)).argmax(1) for part in torch.split(images.cpu(), 256)])

@@ -22,7 +22,7 @@ SMALLEST = 31  # pixels that a side must have for the last map to have one place
 
 
 class AlexNetMaps(nn.Module):
-    """The five maps of float pictures (B, 3, H, W), H and W at least 31, already standardised."""
+    """The five maps of float images (B, 3, H, W), H and W at least 31, already standardised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class AlexNetMaps(nn.Module):
             for inputs, outputs, kernel, stride, padding, _ in LAYERS
         )
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """(B, C_l, H_l, W_l) for l = 1..5, none of them negative."""
-        maps, x = [], pictures
+        maps, x = [], images
         for convolution, row in zip(self.convolutions, LAYERS, strict=True):
             x = F.relu(convolution(F.max_pool2d(x, 3, 2) if row[-1] else x))
             maps.append(x)

@@ -1,6 +1,6 @@
-"""What a classifier says about a set of pictures: how sure it is, and how evenly the classes come.
+"""What a classifier says about a set of images: how sure it is, and how evenly the classes come.
 
-The share of confident pictures is a proxy for legibility, never a goal: real pictures do not reach 1 either (the card
+The share of confident images is a proxy for legibility, never a goal: real images do not reach 1 either (the card
 beside the weights says what they reach), and a generator must not be trained or tuned against it.
 """
 
@@ -37,7 +37,7 @@ class ClassTally:
 
     Args:
         num_classes: K.
-        confident: the probability from which a picture counts as named.
+        confident: the probability from which an image counts as named.
     Example:
         >>> tally = ClassTally.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
         >>> tally.confident_share, tally.histogram, tally.classes_covered
@@ -75,7 +75,7 @@ class ClassTally:
         self.confident_counts += torch.bincount(label[best >= self.confident], minlength=num_classes)
 
     def merge(self, other: ClassTally) -> ClassTally:
-        """The tally of both sets of pictures; neither operand changes."""
+        """The tally of both sets of images; neither operand changes."""
         if len(other.counts) != len(self.counts) or other.confident != self.confident:
             raise UsageError("cannot merge tallies of different classes or confidence levels")
         merged = ClassTally(len(self.counts), self.confident)
@@ -98,17 +98,17 @@ class ClassTally:
 
     @property
     def count(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return int(self.counts.sum())
 
     @property
     def histogram(self) -> list[int]:
-        """Pictures of each class, sure or not."""
+        """Images of each class, sure or not."""
         return [int(count) for count in self.counts]
 
     @property
     def confident_share(self) -> float:
-        """Share of pictures whose best class has at least the ``confident`` probability."""
+        """Share of images whose best class has at least the ``confident`` probability."""
         return int(self.confident_counts.sum()) / self._needed()
 
     @property
@@ -125,7 +125,7 @@ class ClassTally:
 
     @property
     def classes_covered(self) -> int:
-        """Number of classes that at least one picture is given to."""
+        """Number of classes that at least one image is given to."""
         return int((self.counts > 0).sum())
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,5 +143,5 @@ class ClassTally:
 
     def _needed(self) -> int:
         if self.count == 0:
-            raise UsageError("class shares need at least 1 picture, got 0")
+            raise UsageError("class shares need at least 1 image, got 0")
         return self.count

@@ -1,4 +1,4 @@
-"""The small classifier of this project for grey pictures of 8 to 28 pixels, and its features.
+"""The small classifier of this project for grey images of 8 to 28 pixels, and its features.
 
 Six 3x3 convolutions (126,000 weights), the mean over the last map (96 features), a linear layer to ten classes. One
 set of weights knows handwritten digits, another the clothes of Fashion-MNIST; ``weights/README.md`` is their card and
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.pixels import check_pictures, resize_pictures
+from undiffuse.metrics.pixels import check_images, resize_images
 
-PICTURE_SIZE = 28
+IMAGE_SIZE = 28
 NUM_FEATURES = 96
 NUM_CLASSES = 10
-BLOCK = 64  # pictures are computed in blocks of this size, so that no feature depends on the batch it came in
+BLOCK = 64  # images are computed in blocks of this size, so that no feature depends on the batch it came in
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -31,7 +31,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SmallClassifier(nn.Module):
-    """Features (B, 96) and logits (B, 10) of float pictures (B, 1, 28, 28) in [-1, 1]."""
+    """Features (B, 96) and logits (B, 10) of float images (B, 1, 28, 28) in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,19 +45,19 @@ class SmallClassifier(nn.Module):
         )
         self.head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """The mean of the last map over its 7x7 places, (B, 96)."""
-        maps: Tensor = self.body(pictures)
+        maps: Tensor = self.body(images)
         return maps.mean((2, 3))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
         return logits
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 pictures (B, 1, H, W) as the network reads them: (B, 1, 28, 28) in [-1, 1]."""
-    return resize_pictures(images.float() / 127.5 - 1, PICTURE_SIZE)
+    """uint8 images (B, 1, H, W) as the network reads them: (B, 1, 28, 28) in [-1, 1]."""
+    return resize_images(images.float() / 127.5 - 1, IMAGE_SIZE)
 
 
 def load_classifier(path: Path, sha256: str) -> SmallClassifier:
@@ -88,7 +88,7 @@ class ClassifierFeatures(FeatureExtractor):
     dim = NUM_FEATURES
     num_classes = NUM_CLASSES
     channels = 1
-    resize = f"bilinear, antialiased, to {PICTURE_SIZE}x{PICTURE_SIZE}"
+    resize = f"bilinear, antialiased, to {IMAGE_SIZE}x{IMAGE_SIZE}"
     classes: ClassVar[tuple[str, ...]]
 
     def __init__(self) -> None:
@@ -107,17 +107,17 @@ class ClassifierFeatures(FeatureExtractor):
 
     @torch.no_grad()
     def _in_blocks(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        check_pictures(images, self.channels)
+        check_images(images, self.channels)
         features = torch.empty(len(images), NUM_FEATURES)
         for start in range(0, len(images), BLOCK):
             block = to_input(images[start : start + BLOCK].cpu())
-            padded = torch.zeros(BLOCK, 1, PICTURE_SIZE, PICTURE_SIZE)
+            padded = torch.zeros(BLOCK, 1, IMAGE_SIZE, IMAGE_SIZE)
             padded[: len(block)] = block
             features[start : start + BLOCK] = self.network.features(padded)[: len(block)]
         return features, self._probabilities(features)
 
     def _probabilities(self, features: Tensor) -> Tensor:
-        """In float64 and picture by picture, so that these too are free of the batch."""
+        """In float64 and image by image, so that these too are free of the batch."""
         weight, bias = self.network.head.weight.double(), self.network.head.bias.double()
         logits = (features.double()[:, None] * weight).sum(-1) + bias
         return torch.softmax(logits, dim=1)

@@ -1,4 +1,4 @@
-"""How bright and how contrasted a set of pictures is, from exact counts of its 256 levels.
+"""How bright and how contrasted a set of images is, from exact counts of its 256 levels.
 
 A sampler that drifts shows here first: grey fog lowers the contrast, saturation piles values up at 0 and 255.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.pixels import check_pictures
+from undiffuse.metrics.pixels import check_images
 
 LEVELS = 256
 
@@ -35,13 +35,13 @@ class ColourTally:
         self.histogram = torch.zeros(num_channels, LEVELS, dtype=torch.int64)
 
     def update(self, images: Tensor) -> None:
-        """Take in uint8 pictures (B, C, H, W); B may be 0."""
-        check_pictures(images, len(self.histogram))
+        """Take in uint8 images (B, C, H, W); B may be 0."""
+        check_images(images, len(self.histogram))
         for index, channel in enumerate(images.cpu().unbind(1)):
             self.histogram[index] += torch.bincount(channel.flatten(), minlength=LEVELS)
 
     def merge(self, other: ColourTally) -> ColourTally:
-        """The tally of both sets of pictures; neither operand changes."""
+        """The tally of both sets of images; neither operand changes."""
         if len(other.histogram) != len(self.histogram):
             raise UsageError(f"cannot merge tallies of {len(self.histogram)} and {len(other.histogram)} channels")
         merged = ColourTally(len(self.histogram))
@@ -104,7 +104,7 @@ def _moments(levels: Tensor) -> tuple[float, float]:
     counts = levels.tolist()
     total = sum(counts)
     if total == 0:
-        raise UsageError("a mean level needs at least 1 picture, got 0")
+        raise UsageError("a mean level needs at least 1 image, got 0")
     first = sum(level * count for level, count in enumerate(counts))
     second = sum(level * level * count for level, count in enumerate(counts))
     return first / total, math.sqrt(total * second - first * first) / total

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: do the generated pictures look real, and do they reach all real ones?
+"""Precision, recall, density and coverage: do the generated images look real, and do they reach all real ones?
 
 Each set is taken as the union of balls around its rows, each out to the row's k-th nearest other row of its own set.
 
@@ -42,11 +42,11 @@ class Coverage:
 
     Attributes:
         precision, recall, coverage: shares in 0..1.
-        density: at least 0; 1 is what real pictures give.
+        density: at least 0; 1 is what real images give.
         precision_error, recall_error, density_error, coverage_error: standard errors over the rows that are counted,
             with the balls held fixed; those of shares by Agresti & Coull (1998), so never 0.
         k: which neighbour sets the radius of a ball.
-        num_real, num_generated: the pictures on each side.
+        num_real, num_generated: the images on each side.
         dim: number of features.
     """
 
@@ -125,7 +125,7 @@ def _check_enough(real: Tensor, generated: Tensor, k: int) -> None:
         raise UsageError(f"k must be at least 1, got {k}")
     if min(len(real), len(generated)) < k + 1:
         raise UsageError(
-            f"precision, recall, density and coverage with k = {k} need at least {k + 1} pictures on each side, got "
+            f"precision, recall, density and coverage with k = {k} need at least {k + 1} images on each side, got "
             f"{len(real)} real and {len(generated)} generated; make more or take a smaller k"
         )
 

@@ -5,12 +5,12 @@
 The last trace is the sum of the singular values of A^1/2 B^1/2. Both roots come from symmetric eigenvalues, so nothing
 is ever complex, and a singular covariance costs no accuracy. As the field does, the square d^2 is what is reported.
 
-The estimate from N pictures is too large, by about a constant over N (Chong & Forsyth 2020): it shrinks as pictures are
+The estimate from N images is too large, by about a constant over N (Chong & Forsyth 2020): it shrinks as images are
 added even when nothing changes, so two values compare only at equal counts. ``frechet_estimate`` therefore states the
 counts, the bias that a jackknife sees, and a standard error.
 
 On disjoint parts of MNIST's training set (true distance 0, 96 features of the small classifier) the value fell from
-0.67 with 250 pictures a side to 0.04 with 5,000; less the jackknife's bias it was 0 within its error at each count. The
+0.67 with 250 images a side to 0.04 with 5,000; less the jackknife's bias it was 0 within its error at each count. The
 standard error is on the careful side: 1.2 to 1.8 times the spread that was seen over repetitions.
 """
 
@@ -31,7 +31,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """The squared Fréchet distance d^2 >= 0 of two sets of features, symmetric in them, in float64.
 
     Raises:
-        UsageError: different numbers of features, or fewer than two pictures on a side.
+        UsageError: different numbers of features, or fewer than two images on a side.
     """
     _check_pair(a.dim, b.dim)
     return _squared_distance(a, square_root(a.covariance), b, square_root(b.covariance))
@@ -40,7 +40,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 def _check_pair(dim_a: int, dim_b: int) -> None:
     if dim_a != dim_b:
         raise UsageError(
-            f"cannot compare {dim_a} features with {dim_b}; take the same extractor and picture size on both sides"
+            f"cannot compare {dim_a} features with {dim_b}; take the same extractor and image size on both sides"
         )
 
 
@@ -62,10 +62,10 @@ class FrechetEstimate:
     """A squared Fréchet distance with what is known of its error.
 
     Attributes:
-        value: d^2 from all pictures, the usual (biased) estimate.
-        standard_error: of ``value``, over both sets of pictures, by a delete-one-group jackknife.
-        bias: how far ``value`` lies above its limit for many pictures, as the same jackknife estimates it.
-        num_a, num_b: the pictures on each side.
+        value: d^2 from all images, the usual (biased) estimate.
+        standard_error: of ``value``, over both sets of images, by a delete-one-group jackknife.
+        bias: how far ``value`` lies above its limit for many images, as the same jackknife estimates it.
+        num_a, num_b: the images on each side.
         dim: number of features.
         num_groups: groups of the jackknife.
     """
@@ -96,25 +96,25 @@ def check_enough(count: int, dim: int, num_groups: int = 2) -> None:
     """Refuse sets from which no covariance of full rank can be had.
 
     Raises:
-        UsageError: fewer than D + 1 pictures, or fewer than two a group; says how many are needed.
+        UsageError: fewer than D + 1 images, or fewer than two a group; says how many are needed.
     """
     needed = max(dim + 1, 2 * num_groups)
     if count < needed:
         raise UsageError(
-            f"a Fréchet distance on {dim} features needs at least {needed} pictures on each side, got {count}; "
+            f"a Fréchet distance on {dim} features needs at least {needed} images on each side, got {count}; "
             "make more, or take features of fewer dimensions"
         )
 
 
 def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstimate:
-    """The squared Fréchet distance with its standard error and bias, from pictures dealt to groups.
+    """The squared Fréchet distance with its standard error and bias, from images dealt to groups.
 
     Each side in turn is taken without each of its G groups: with theta the value of all, theta_g those values and
     theta-bar their mean, that side contributes (G - 1) (theta-bar - theta) to the bias and
     (G - 1) / G sum (theta_g - theta-bar)^2 to the variance (Tukey 1958; Efron & Stein 1981).
 
     Raises:
-        UsageError: different numbers of features, or too few pictures (says how many are needed).
+        UsageError: different numbers of features, or too few images (says how many are needed).
     """
     _check_pair(a.dim, b.dim)
     for side in (a, b):
@@ -145,8 +145,8 @@ def _check_groups(side: GroupedStatistics) -> None:
     counts = [group.count for group in side.groups]
     if min(counts) < 2:
         raise UsageError(
-            f"a jackknife needs at least 2 pictures in each of its {len(counts)} groups by number, got {counts}; "
-            "number the pictures one after another"
+            f"a jackknife needs at least 2 images in each of its {len(counts)} groups by number, got {counts}; "
+            "number the images one after another"
         )
 
 

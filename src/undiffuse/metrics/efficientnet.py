@@ -1,4 +1,4 @@
-"""EfficientNet-lite0's ImageNet features: 1,280 numbers a picture, for natural pictures where Inception is not at hand.
+"""EfficientNet-lite0's ImageNet features: 1,280 numbers per image, for natural images where Inception is not at hand.
 
 Inverted residuals (Sandler et al. 2018, arXiv:1801.04381) scaled as EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946),
 the lite variant: ReLU6, no squeeze-and-excitation. Weights converted from TensorFlow's, so convolutions pad as
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
 from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
 from undiffuse.metrics.weight_files import WEIGHT_FILES, read_weights
 
-PICTURE_SIZE = 224
+IMAGE_SIZE = 224
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
 BLOCK = 8
@@ -68,7 +68,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Features (B, 1280) and logits (B, 1000) of float pictures (B, 3, 224, 224), standardised."""
+    """Features (B, 1280) and logits (B, 1000) of float images (B, 3, 224, 224), standardised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class EfficientNetLite0(nn.Module):
         self.head = SameConv(STAGES[-1][-1], NUM_FEATURES, 1)
         self.classes = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """The mean over the last map's places, (B, 1280)."""
-        x = F.relu6(self.stem(pictures))
+        x = F.relu6(self.stem(images))
         for block in self.blocks:
             x = block(x)
         features: Tensor = F.relu6(self.head(x)).mean((2, 3))
@@ -135,10 +135,10 @@ def load_efficientnet(path: Path | str | None = None) -> EfficientNetLite0:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 pictures (B, 1 or 3, H, W) as the network reads them: (B, 3, 224, 224), about -1..1."""
+    """uint8 images (B, 1 or 3, H, W) as the network reads them: (B, 3, 224, 224), about -1..1."""
     x = to_three_channels(images.float())
-    if x.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
-        x = F.interpolate(x, (PICTURE_SIZE, PICTURE_SIZE), mode="bicubic", antialias=True, align_corners=False)
+    if x.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        x = F.interpolate(x, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True, align_corners=False)
     return ((x.clamp(0, 255) - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
 
@@ -150,7 +150,7 @@ class EfficientNetFeatures(FeatureExtractor):
     num_classes = NUM_CLASSES
     natural = True
     colour = GREY_REPEATED
-    resize = f"bicubic, antialiased, clipped to 0..255, to {PICTURE_SIZE}x{PICTURE_SIZE} without keeping the shape"
+    resize = f"bicubic, antialiased, clipped to 0..255, to {IMAGE_SIZE}x{IMAGE_SIZE} without keeping the shape"
     weights_sha256 = WEIGHT_FILES["efficientnet"].sha256
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -158,7 +158,7 @@ class EfficientNetFeatures(FeatureExtractor):
 
     def features(self, images: Tensor) -> Tensor:
         check_grey_or_colour(images)
-        return in_blocks(images, BLOCK, lambda block: self.network(to_input(block)))
+        return in_fixed_batches(images, BLOCK, lambda block: self.network(to_input(block)))
 
     def classify(self, images: Tensor) -> Tensor:
         """Probabilities (B, 1000) of the ImageNet classes, in float64."""
@@ -167,7 +167,7 @@ class EfficientNetFeatures(FeatureExtractor):
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both at the price of one: (B, 1280) and (B, 1000)."""
         features = self.features(images)
-        return features, in_blocks(features, BLOCK, self._probabilities)
+        return features, in_fixed_batches(features, BLOCK, self._probabilities)
 
     def _probabilities(self, features: Tensor) -> Tensor:
         return torch.softmax(self.network.classes(features).double(), dim=1)

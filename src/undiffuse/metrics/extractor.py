@@ -1,4 +1,4 @@
-"""What turns pictures into the numbers that distances are taken over: one contract. Imports no torch.
+"""What turns images into the numbers that distances are taken over: one contract. Imports no torch.
 
 A distance is named after its features; only Inception-v3's may ever be called FID.
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractor(ABC):
-    """Maps pictures to feature vectors, each picture by itself.
+    """Maps images to feature vectors, each image by itself.
 
     Attributes:
         name: the row of ``FEATURES``.
         weights_sha256: hash of the weight file, or None where there are no weights.
-        dim: number of features D, or None where it depends on the size of the pictures.
+        dim: number of features D, or None where it depends on the size of the images.
         channels: number of channels it takes, or None for any.
-        resize: how pictures are brought to the size that it reads, in words.
+        resize: how images are brought to the size that it reads, in words.
         colour: what becomes of their channels, in words.
         num_classes: number of classes K of ``classify``, or None where it has none.
         natural: whether it was trained on photographs of all kinds of things, in colour.
@@ -44,7 +44,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, D), floating point, of uint8 pictures (B, C, H, W); B may be 0.
+        """Features (B, D), floating point, of uint8 images (B, C, H, W); B may be 0.
 
         However many they are, networks look at a block of them at a time: nobody need cut a set into chunks for it.
 
@@ -53,17 +53,17 @@ class FeatureExtractor(ABC):
         """
 
     def classify(self, images: Tensor) -> Tensor:
-        """Class probabilities (B, K) of uint8 pictures (B, C, H, W), for extractors that are classifiers.
+        """Class probabilities (B, K) of uint8 images (B, C, H, W), for extractors that are classifiers.
 
         Raises:
-            UsageError: this extractor has no classes, or the pictures are refused.
+            UsageError: this extractor has no classes, or the images are refused.
         """
         raise UsageError(
             f"features {self.name!r} have no classes; take 'handwriting', 'fashion', 'efficientnet' or 'inception'"
         )
 
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``features`` and ``classify`` of the same pictures, at the price of one where the row knows how.
+        """``features`` and ``classify`` of the same images, at the price of one where the row knows how.
 
         Raises:
             UsageError: as these two.

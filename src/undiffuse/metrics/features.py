@@ -18,10 +18,10 @@ FEATURES: dict[str, str] = {
 
 
 def fitting_features(shape: Sequence[int], origin: str) -> str:
-    """The features that suit pictures: ``fashion`` or ``handwriting`` for small grey ones, else ``pixels``.
+    """The features that suit images: ``fashion`` or ``handwriting`` for small grey ones, else ``pixels``.
 
     Args:
-        shape: of one picture, (C, H, W).
+        shape: of one image, (C, H, W).
         origin: what is said of the data: names, paths, classes.
     """
     if not Space.of_data(shape).is_image or shape[0] != 1 or max(shape[1:]) > 32:
@@ -30,7 +30,7 @@ def fitting_features(shape: Sequence[int], origin: str) -> str:
 
 
 def pick_features(name: str, shape: Sequence[int], origin: str) -> FeatureExtractor:
-    """The feature extractor called ``name``; ``auto`` is the one that suits pictures of that shape and origin.
+    """The feature extractor called ``name``; ``auto`` is the one that suits images of that shape and origin.
 
     Raises:
         UsageError: as ``load_features`` does.

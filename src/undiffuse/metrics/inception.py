@@ -1,7 +1,7 @@
 """Inception-v3's features: the only ones over which a Fréchet distance is FID, a kernel distance KID.
 
 The network of Heusel et al. 2017 (arXiv:1706.08500), TensorFlow's ``inception-2015-12-05``, in the TorchScript file
-that StyleGAN2-ADA and its successors measure with: uint8 pictures in, resized inside to 299 x 299 as TensorFlow does,
+that StyleGAN2-ADA and its successors measure with: uint8 images in, resized inside to 299 x 299 as TensorFlow does,
 2,048 pooled features or 1,008 class probabilities out. A TorchScript file is code: it is run only when its SHA-256 is
 the published one. Where that file is missing and the package torch-fidelity is installed with its weights, that port
 of the same network is taken, and the protocol says so.
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
 from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
 from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights, how_to_get, missing, read_weights
 from undiffuse.registry import resolve
 
@@ -61,8 +61,8 @@ def _torchscript(content: bytes) -> Inception:
         module: Any = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
         module.eval()
     return Inception(
-        lambda pictures: module(pictures, return_features=True),
-        lambda pictures: module(pictures, no_output_bias=True),  # as the inception score of the papers has it
+        lambda images: module(images, return_features=True),
+        lambda images: module(images, no_output_bias=True),  # as the inception score of the papers has it
         "TorchScript inception-2015-12-05.pt",
         WEIGHT_FILES["inception"].sha256,
     )
@@ -83,8 +83,8 @@ def _torch_fidelity() -> Inception:
     names = ["2048", "logits_unbiased"]
     module = network("inception-v3-compat", names, feature_extractor_weights_path=str(where)).eval()
     return Inception(
-        lambda pictures: module(pictures)[0],
-        lambda pictures: torch.softmax(module(pictures)[1], dim=1),
+        lambda images: module(images)[0],
+        lambda images: torch.softmax(module(images)[1], dim=1),
         "torch-fidelity inception-v3-compat",
         WEIGHT_FILES["torch-fidelity"].sha256,
     )
@@ -120,7 +120,7 @@ class InceptionFeatures(FeatureExtractor):
 
     def _in_blocks(self, images: Tensor, compute: Callable[[Tensor], Tensor], width: int) -> Tensor:
         check_grey_or_colour(images)
-        result = in_blocks(images, BLOCK, lambda block: compute(to_three_channels(block).contiguous()).float())
+        result = in_fixed_batches(images, BLOCK, lambda block: compute(to_three_channels(block).contiguous()).float())
         if result.shape[1:] != (width,):
             raise UsageError(f"{self.network.port} gave rows of {tuple(result.shape[1:])}, expected {width} numbers")
         return result

@@ -1,10 +1,10 @@
-"""The inception score: are the classes of single pictures certain and those of the whole set many?
+"""The inception score: are the classes of single images certain and those of the whole set many?
 
     IS = exp( E_x KL( p(y|x) || p(y) ) ) = exp( H(p(y)) - E_x H(p(y|x)) ),   1 <= IS <= K
 
 (Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so tallies merge.
-The value from N pictures is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
-at equal counts. It never looks at real pictures, and a set with one perfect picture a class reaches K. Over a
+The value from N images is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
+at equal counts. It never looks at real images, and a set with one perfect image a class reaches K. Over a
 classifier other than Inception-v3 of ImageNet it says as much of that classifier's classes and compares with no
 published value. The standard error was 1.1 to 1.3 times the spread over disjoint parts of MNIST.
 """
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.bank import check_numbers
 from undiffuse.metrics.classification import check_probabilities
+from undiffuse.metrics.reservoir import check_numbers
 from undiffuse.metrics.statistics import group_of
 
 NUM_SPLITS = 10
@@ -55,7 +55,7 @@ class ScoreTally:
         return tally
 
     def update(self, probabilities: Tensor, numbers: Tensor) -> None:
-        """Take in class probabilities (B, K) of the pictures with these ``numbers`` (B,); B may be 0.
+        """Take in class probabilities (B, K) of the images with these ``numbers`` (B,); B may be 0.
 
         Raises:
             UsageError: another number of classes, NaN, rows that are no probabilities, or numbers that do not fit.
@@ -68,7 +68,7 @@ class ScoreTally:
         self.negative_entropy_sums.index_add_(0, split, torch.special.xlogy(probabilities, probabilities).sum(1))
 
     def merge(self, other: ScoreTally) -> ScoreTally:
-        """The tally of both sets of pictures; neither operand changes."""
+        """The tally of both sets of images; neither operand changes."""
         if other.probability_sums.shape != self.probability_sums.shape:
             raise UsageError("cannot merge score tallies of different classes or splits")
         num_splits, num_classes = self.probability_sums.shape
@@ -80,15 +80,15 @@ class ScoreTally:
 
     @property
     def count(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return int(self.counts.sum())
 
     @property
     def score(self) -> float:
-        """The inception score of all pictures at once.
+        """The inception score of all images at once.
 
         Raises:
-            UsageError: fewer than two pictures in a split (says how many are needed).
+            UsageError: fewer than two images in a split (says how many are needed).
         """
         self._check_enough()
         return _score(*self._sums())
@@ -124,7 +124,7 @@ class ScoreTally:
         """Everything as plain numbers, with the protocol in words."""
         num_splits, num_classes = self.probability_sums.shape
         note = (
-            f"exp of the mutual information of picture and class, over the extractor's {num_classes} classes; biased "
+            f"exp of the mutual information of image and class, over the extractor's {num_classes} classes; biased "
             f"downwards by about K/2N, compare at equal counts only; standard error by a jackknife over {num_splits} "
             "splits by number"
         )
@@ -163,16 +163,16 @@ class ScoreTally:
     def _check_enough(self) -> None:
         needed = 2 * len(self.counts)
         if self.count < needed:
-            raise UsageError(f"an inception score needs at least {needed} pictures, got {self.count}; make more")
+            raise UsageError(f"an inception score needs at least {needed} images, got {self.count}; make more")
         if int(self.counts.min()) == 0:
             raise UsageError(
-                f"an inception score needs pictures in each of its {len(self.counts)} splits by number, got "
-                f"{self.counts.tolist()}; number the pictures one after another"
+                f"an inception score needs images in each of its {len(self.counts)} splits by number, got "
+                f"{self.counts.tolist()}; number the images one after another"
             )
 
 
 def _score(count: Tensor, probability_sum: Tensor, negative_entropy_sum: Tensor) -> float:
-    """exp( H(mean p) - mean H(p) ) from the sums over ``count`` pictures."""
+    """exp( H(mean p) - mean H(p) ) from the sums over ``count`` images."""
     marginal = probability_sum / count
     entropy = -torch.special.xlogy(marginal, marginal).sum()
     return float(torch.exp(entropy + negative_entropy_sum / count))

@@ -40,8 +40,8 @@ class KernelEstimate:
 
     Attributes:
         value: the unbiased estimate; below 0 by chance where the sets are alike.
-        standard_error: of ``value``, over both sets of pictures.
-        num_a, num_b: the pictures on each side.
+        standard_error: of ``value``, over both sets of images.
+        num_a, num_b: the images on each side.
         dim: number of features D.
         degree, gamma, coef0: the kernel (gamma x.y + coef0)^degree.
     """
@@ -122,7 +122,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         raise UsageError("a kernel distance needs at least 1 feature, got 0")
     if min(len(a), len(b)) < MINIMUM:
         raise UsageError(
-            f"a kernel distance needs at least {MINIMUM} pictures on each side, got {len(a)} and {len(b)}; make more"
+            f"a kernel distance needs at least {MINIMUM} images on each side, got {len(a)} and {len(b)}; make more"
         )
     return a, b
 

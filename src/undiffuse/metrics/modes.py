@@ -25,7 +25,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import CONFIDENT
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.pixels import check_pictures
+from undiffuse.metrics.pixels import check_images
 
 #: Standard deviations from its mode within which a point is good.
 WITHIN = 3.0
@@ -200,14 +200,14 @@ def good_of_gaussian(dimensions: int) -> float:
     return math.erf(WITHIN / math.sqrt(2)) if dimensions == 1 else -math.expm1(-(WITHIN**2) / 2)
 
 
-def located_pictures(extractor: FeatureExtractor, images: Tensor, good_of_real: float = 1.0) -> Located:
-    """Pictures by what a classifier of grey ones names each of their channels: K = num_classes ** channels.
+def located_images(extractor: FeatureExtractor, images: Tensor, good_of_real: float = 1.0) -> Located:
+    """Images by what a classifier of grey ones names each of their channels: K = num_classes ** channels.
 
-    Every picture counts towards the mode that is most probable, as in the literature; it is good where each of its
+    Every image counts towards the mode that is most probable, as in the literature; it is good where each of its
     channels is named with a probability of at least 0.9.
 
     Args:
-        extractor: with classes, of grey pictures.
+        extractor: with classes, of grey images.
         images: uint8 (B, C, H, W), C = 1 or 3.
     """
     labels, sure = named_channels(extractor, images)
@@ -221,9 +221,9 @@ def located_pictures(extractor: FeatureExtractor, images: Tensor, good_of_real: 
 
 def named_channels(extractor: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor]:
     """(class of each channel (B, C), whether all of them are named with confidence (B,))."""
-    check_pictures(images)
+    check_images(images)
     if extractor.num_classes is None or extractor.channels != 1:
-        raise UsageError(f"features {extractor.name!r} do not name grey pictures; take 'handwriting' or 'fashion'")
+        raise UsageError(f"features {extractor.name!r} do not name grey images; take 'handwriting' or 'fashion'")
     probabilities = extractor.classify(images.flatten(0, 1)[:, None])
     best, label = probabilities.max(1)
     shape = images.shape[:2]

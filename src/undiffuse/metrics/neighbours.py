@@ -1,7 +1,7 @@
 """Nearest neighbours by Euclidean distance, and what they tell about copying.
 
-A model that repeats its training set makes pictures nearer to it than real pictures that it never saw. So the distance
-of each sample to its nearest training picture is set beside the same distance for held-out real pictures.
+A model that repeats its training set makes images nearer to it than real images that it never saw. So the distance
+of each sample to its nearest training image is set beside the same distance for held-out real images.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def _check_rows(queries: Tensor, references: Tensor, k: int, chunk: int) -> None
     if queries.ndim < 2 or queries.shape[1:] != references.shape[1:]:
         raise UsageError(
             f"queries and references must have rows of one shape, got {tuple(queries.shape)} and "
-            f"{tuple(references.shape)}; bring the pictures to one size and number of channels"
+            f"{tuple(references.shape)}; bring the images to one size and number of channels"
         )
     if k < 1 or chunk < 1:
         raise UsageError(f"k and chunk must be at least 1, got {k} and {chunk}")
     if len(references) < k:
-        raise UsageError(f"{k} nearest neighbours need at least {k} reference pictures, got {len(references)}")
+        raise UsageError(f"{k} nearest neighbours need at least {k} reference images, got {len(references)}")
     for name, rows in (("queries", queries), ("references", references)):
         finite = all(bool(torch.isfinite(part).all()) for part in torch.split(rows, chunk))
         if not finite:
-            raise UsageError(f"{name} hold NaN or infinite values; drop those pictures")
+            raise UsageError(f"{name} hold NaN or infinite values; drop those images")
 
 
 def _flat(rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,16 +109,16 @@ def _rerank(queries: Tensor, references: Tensor, indices: Tensor, k: int) -> Nei
 
 @dataclass(frozen=True)
 class CopyingSummary:
-    """Distances to the nearest training picture: samples beside held-out real pictures.
+    """Distances to the nearest training image: samples beside held-out real images.
 
     Attributes:
         median_samples, median_held_out: medians of the two sets of distances.
         ratio: of the medians; 1 for a perfect model, near 0 for one that repeats its training set, None where most
-            held-out pictures are in the training set themselves.
-        first_percentile_held_out, minimum_held_out: how near real pictures come to the training set.
-        share_below_first_percentile: of samples; 0.01 is what real pictures would give.
-        share_below_minimum: of samples that are nearer than every held-out picture: likely copies.
-        num_samples, num_held_out, num_training: the pictures compared.
+            held-out images are in the training set themselves.
+        first_percentile_held_out, minimum_held_out: how near real images come to the training set.
+        share_below_first_percentile: of samples; 0.01 is what real images would give.
+        share_below_minimum: of samples that are nearer than every held-out image: likely copies.
+        num_samples, num_held_out, num_training: the images compared.
     """
 
     median_samples: float
@@ -134,22 +134,22 @@ class CopyingSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, with the protocol in words."""
-        note = "L2 to the nearest training picture, over pixels or features as given, in their units"
+        note = "L2 to the nearest training image, over pixels or features as given, in their units"
         return {**asdict(self), "protocol": note}
 
 
 def copying_summary(samples: Tensor, held_out: Tensor, training: Tensor, chunk: int = 2048) -> CopyingSummary:
-    """Are samples nearer to the training pictures than real pictures are that were held out?
+    """Are samples nearer to the training images than real images are that were held out?
 
     Args:
         samples, held_out, training: rows (N, ...) of one shape, uint8 pixels or features.
         chunk: as in ``nearest_neighbours``.
     Raises:
-        UsageError: no samples or no held-out pictures, rows of different shape, NaN.
+        UsageError: no samples or no held-out images, rows of different shape, NaN.
     """
     if len(samples) == 0 or len(held_out) == 0:
         raise UsageError(
-            f"a copying summary needs at least 1 sample and 1 held-out picture, got {len(samples)} and {len(held_out)}"
+            f"a copying summary needs at least 1 sample and 1 held-out image, got {len(samples)} and {len(held_out)}"
         )
     sampled = nearest_neighbours(samples, training, chunk=chunk).distances[:, 0]
     real = nearest_neighbours(held_out, training, chunk=chunk).distances[:, 0]
@@ -157,7 +157,7 @@ def copying_summary(samples: Tensor, held_out: Tensor, training: Tensor, chunk: 
 
 
 def summarise_copying(sampled: Tensor, real: Tensor, num_training: int) -> CopyingSummary:
-    """The summary from distances (N,) of samples and (M,) of held-out pictures that were computed before."""
+    """The summary from distances (N,) of samples and (M,) of held-out images that were computed before."""
     median_samples, median_real = float(sampled.quantile(0.5)), float(real.quantile(0.5))
     percentile, minimum = float(real.quantile(0.01)), float(real.min())
     return CopyingSummary(

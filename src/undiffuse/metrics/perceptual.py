@@ -1,4 +1,4 @@
-"""LPIPS, the learned perceptual distance of two pictures, and nearest neighbours by it.
+"""LPIPS, the learned perceptual distance of two images, and nearest neighbours by it.
 
 Zhang, Isola, Efros, Shechtman, Wang 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
 arXiv:1801.03924, version 0.1 with AlexNet. At each of five maps the channels are brought to unit length, and
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
-from undiffuse.metrics.blocks import GREY_REPEATED, check_grey_or_colour, in_blocks, to_three_channels
+from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
 from undiffuse.metrics.neighbours import Neighbours
 from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weights, looked_in, own_folder, read_weights
 from undiffuse.observer import Tell
@@ -31,16 +31,16 @@ from undiffuse.observer import Tell
 SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
 BLOCK = 32
 SPARE = 3  # candidates kept beyond k by the fast search, re-ranked by exact distances
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1], version 0.1
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1], version 0.1
 EPS = 1e-10  # added to a length before dividing by it
 
 
 class Lpips:
-    """LPIPS v0.1 over AlexNet of uint8 pictures (B, 1 or 3, H, W), on the CPU.
+    """LPIPS v0.1 over AlexNet of uint8 images (B, 1 or 3, H, W), on the CPU.
 
-    Pictures with a side under 64 pixels are enlarged (bilinear, shape kept) until the shorter side has 64: AlexNet
+    Images with a side under 64 pixels are enlarged (bilinear, shape kept) until the shorter side has 64: AlexNet
     needs 31 pixels, and its first step of 4 leaves little to compare below 64. Others are compared as they are, at
-    most 64 a block, and each picture's embedding depends on itself alone.
+    most 64 a block, and each image's embedding depends on itself alone.
 
     Args:
         network: AlexNet with its weights.
@@ -60,7 +60,7 @@ class Lpips:
         return {
             "metric": "LPIPS v0.1, AlexNet",
             "weights_sha256": self.hashes,
-            "resize": f"bilinear up to a shorter side of {SMALLEST_SIDE}, larger pictures as they are",
+            "resize": f"bilinear up to a shorter side of {SMALLEST_SIDE}, larger images as they are",
             "colour": GREY_REPEATED,
         }
 
@@ -68,10 +68,10 @@ class Lpips:
         """Embeddings (B, D) in float32 whose squared L2 distance is LPIPS; D is 31,872 at 64 x 64 pixels.
 
         Raises:
-            UsageError: not uint8 pictures of one or three channels.
+            UsageError: not uint8 images of one or three channels.
         """
         check_grey_or_colour(images)
-        return in_blocks(images, BLOCK, self._embed)
+        return in_fixed_batches(images, BLOCK, self._embed)
 
     def _embed(self, images: Tensor) -> Tensor:
         maps = self.network(to_input(images))
@@ -82,7 +82,7 @@ class Lpips:
         return torch.cat(parts, 1)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """LPIPS (B,) in float64 of each picture of ``a`` to the picture of ``b`` at the same place.
+        """LPIPS (B,) in float64 of each image of ``a`` to the image of ``b`` at the same place.
 
         Args:
             a, b: uint8 (B, 1 or 3, H, W); B may be 0, and grey may be compared with colour.
@@ -91,7 +91,7 @@ class Lpips:
         """
         _check_pair(a, b, "the two sets")
         if len(a) != len(b):
-            raise UsageError(f"LPIPS compares picture by picture, got {len(a)} and {len(b)}; take as many of each")
+            raise UsageError(f"LPIPS compares image by image, got {len(a)} and {len(b)}; take as many of each")
         pairs = zip(torch.split(a, BLOCK), torch.split(b, BLOCK), strict=True)
         return torch.cat([_squared(self.features(one), self.features(other)) for one, other in pairs])
 
@@ -99,7 +99,7 @@ class Lpips:
         """LPIPS (N, M) in float64 of all pairs, within about 1e-6 of the embeddings' squared length.
 
         Args:
-            a, b: uint8 (N, C, H, W) and (M, C, H, W), held as embeddings all at once (128 kB a picture at 64 x 64).
+            a, b: uint8 (N, C, H, W) and (M, C, H, W), held as embeddings all at once (128 kB per image at 64 x 64).
         """
         _check_pair(a, b, "the two sets")
         return _products(self.features(a), self.features(b)).double().clamp(min=0)
@@ -114,7 +114,7 @@ class Lpips:
     ) -> Neighbours:
         """The ``k`` references nearest to each query by LPIPS; a copy has distance 0 exactly.
 
-        Embeddings are computed ``chunk`` pictures at a time and thrown away, so memory is 2 * chunk * D floats
+        Embeddings are computed ``chunk`` images at a time and thrown away, so memory is 2 * chunk * D floats
         (130 MB at 64 x 64 and below) however many references there are; the references are embedded once for every
         ``chunk`` queries.
 
@@ -122,12 +122,12 @@ class Lpips:
             queries: uint8 (N, C, H, W); N may be 0.
             references: uint8 (M, C, H, W) of the same size, M >= k.
             k: how many neighbours.
-            chunk: pictures of either side held as embeddings at a time.
+            chunk: images of either side held as embeddings at a time.
             tell: called with (pairs compared, pairs to compare) as the search goes on.
         Returns:
             LPIPS (N, k) in float64, ascending, and indices (N, k) into the references.
         Raises:
-            UsageError: pictures of different size, or fewer references than ``k``.
+            UsageError: images of different size, or fewer references than ``k``.
         """
         _check_pair(queries, references, "queries and references")
         if not 1 <= k <= len(references) or chunk < 1:
@@ -171,7 +171,7 @@ class Lpips:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 pictures (B, 1 or 3, H, W) as the network reads them: no side under 64, [-1, 1] shifted and scaled."""
+    """uint8 images (B, 1 or 3, H, W) as the network reads them: no side under 64, [-1, 1] shifted and scaled."""
     x = images.float() / 127.5 - 1
     factor = SMALLEST_SIDE / min(x.shape[-2:])
     if factor > 1:
@@ -186,7 +186,7 @@ def _check_pair(a: Tensor, b: Tensor, what: str) -> None:
         check_grey_or_colour(images)
     if a.shape[-2:] != b.shape[-2:]:
         sizes = [f"{images.shape[-1]}x{images.shape[-2]}" for images in (a, b)]
-        raise UsageError(f"{what} must have pictures of one size, got {sizes[0]} and {sizes[1]}; resize one of them")
+        raise UsageError(f"{what} must have images of one size, got {sizes[0]} and {sizes[1]}; resize one of them")
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures as features: the check that every extractor makes, the named resize, and plain pixels."""
+"""Images as features: the check that every extractor makes, the named resize, and plain pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from undiffuse.images import as_bytes_advice
 from undiffuse.metrics.extractor import FeatureExtractor
 
 
-def check_pictures(images: Tensor, channels: int | None = None, what: str = "pictures") -> Tensor:
+def check_images(images: Tensor, channels: int | None = None, what: str = "images") -> Tensor:
     """``images`` as they came, if they are uint8 (B, C, H, W) with at least one pixel and ``channels`` channels.
 
     Raises:
@@ -43,8 +43,8 @@ def _advice(images: Tensor) -> str:
     return f" from {low:.4g} to {high:.4g}; make them {as_bytes_advice(low, high)}"
 
 
-def resize_pictures(images: Tensor, size: int) -> Tensor:
-    """Float pictures (B, C, H, W) at ``size`` x ``size`` by the bilinear filter, antialiased when it shrinks."""
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Float images (B, C, H, W) at ``size`` x ``size`` by the bilinear filter, antialiased when it shrinks."""
     if images.shape[-2:] == (size, size) or len(images) == 0:
         return images if len(images) else images.new_zeros(0, images.shape[1], size, size)
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -56,4 +56,4 @@ class PixelFeatures(FeatureExtractor):
     name = "pixels"
 
     def features(self, images: Tensor) -> Tensor:
-        return check_pictures(images).flatten(1).float() / 255
+        return check_images(images).flatten(1).float() / 255

@@ -1,6 +1,6 @@
 """How far one set of features lies from another, by name: for whatever lets its reader choose.
 
-A Fréchet distance needs more pictures than there are features, and photographs are looked at through a thousand and
+A Fréchet distance needs more images than there are features, and photographs are looked at through a thousand and
 more; a kernel distance needs ten. The values of the two do not compare. Listing the names imports no torch.
 """
 
@@ -27,7 +27,7 @@ SET_DISTANCES: dict[str, str] = {
 
 
 class Apart(NamedTuple):
-    """A distance with its standard error, over both sets of pictures, and how many were on either side."""
+    """A distance with its standard error, over both sets of images, and how many were on either side."""
 
     value: float
     standard_error: float
@@ -41,7 +41,7 @@ class SetDistance(ABC):
     Attributes:
         name: the row of ``SET_DISTANCES``.
         words: in charts and tables.
-        short: beside a row of pictures.
+        short: beside a row of images.
         positive: whether it is never below 0, so that a logarithm of it can be drawn.
         formula, source: what a page about it says.
     """
@@ -55,11 +55,11 @@ class SetDistance(ABC):
 
     @abstractmethod
     def fewest(self, dim: int) -> int:
-        """Pictures that are needed on each side for ``dim`` features."""
+        """Images that are needed on each side for ``dim`` features."""
 
     @abstractmethod
     def check(self, count: int, dim: int, other: str | None = None) -> None:
-        """Refuse too few pictures.
+        """Refuse too few images.
 
         Args:
             count: the fewer of both sides.
@@ -78,7 +78,7 @@ class SetDistance(ABC):
         """The distance of two summaries.
 
         Raises:
-            UsageError: too few pictures, or different numbers of features.
+            UsageError: too few images, or different numbers of features.
         """
 
     def of(self, features: Tensor) -> Any:
@@ -152,7 +152,7 @@ class KernelSetDistance(SetDistance):
 
     def check(self, count: int, dim: int, other: str | None = None) -> None:
         if count < (needed := self.fewest(dim)):
-            raise UsageError(f"a kernel distance needs at least {needed} pictures on each side, got {count}; make more")
+            raise UsageError(f"a kernel distance needs at least {needed} images on each side, got {count}; make more")
 
     def summary(self, dim: int) -> _Rows:
         return _Rows()

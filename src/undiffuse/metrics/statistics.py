@@ -4,7 +4,7 @@ With n rows, mean m and scatter S = sum (x - m)(x - m)^T, two parts combine exac
 
     n = n_a + n_b,   d = m_b - m_a,   m = m_a + d n_b / n,   S = S_a + S_b + d d^T n_a n_b / n
 
-so memory is D^2 whatever the number of pictures, and the way they are split into batches or workers does not matter.
+so memory is D^2 whatever the number of images, and the way they are split into batches or workers does not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-#: What the covariances of one set of pictures may take.
+#: What the covariances of one set of images may take.
 MOST_BYTES = 4 * 2**30
 
 
@@ -30,12 +30,12 @@ def check_features(features: Tensor, dim: int | None = None) -> Tensor:
         wanted = "(N, D)" if dim is None else f"(N, {dim})"
         raise UsageError(
             f"features must have shape {wanted}, got {tuple(features.shape)}; "
-            "the same extractor and picture size must be used on both sides"
+            "the same extractor and image size must be used on both sides"
         )
     features = features.detach().to("cpu", torch.float64)
     bad = int((~torch.isfinite(features)).any(1).sum())
     if bad:
-        raise UsageError(f"{bad} of {len(features)} feature rows hold NaN or infinite values; check the pictures")
+        raise UsageError(f"{bad} of {len(features)} feature rows hold NaN or infinite values; check the images")
     return features
 
 
@@ -54,9 +54,9 @@ def check_size(dim: int, num_groups: int = 1) -> None:
     needed = num_groups * dim**2 * 8
     if needed > MOST_BYTES:
         raise UsageError(
-            f"{dim:,} features a picture need covariances of {needed / 2**30:,.1f} GiB, at most "
+            f"{dim:,} features per image need covariances of {needed / 2**30:,.1f} GiB, at most "
             f"{MOST_BYTES // 2**30} GiB are allowed; take features of fewer numbers, such as 'efficientnet' or "
-            "'inception', or smaller pictures"
+            "'inception', or smaller images"
         )
 
 
@@ -111,7 +111,7 @@ class GaussianStatistics:
             UsageError: fewer than two rows were seen.
         """
         if self.count < 2:
-            raise UsageError(f"a covariance needs at least 2 pictures, got {self.count}")
+            raise UsageError(f"a covariance needs at least 2 images, got {self.count}")
         return self.scatter / (self.count - 1)
 
     def update(self, features: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""One pass over a set of pictures, and everything that the metrics ask of it, in memory that does not grow.
+"""One pass over a set of images, and everything that the metrics ask of it, in memory that does not grow.
 
 A summary keeps sums (mean and covariance of features, class and score tallies, levels) and two bounded samples
-(features for distances between pictures, pixels for nearest neighbours). What a picture does to it depends on the
-picture and its number alone, so shards of any size merged in any order give the same: sums to rounding, counts and
+(features for distances between images, pixels for nearest neighbours). What an image does to it depends on the
+image and its number alone, so shards of any size merged in any order give the same: sums to rounding, counts and
 samples exactly.
 """
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.bank import RowBank, check_numbers
 from undiffuse.metrics.classification import ClassTally, check_probabilities
 from undiffuse.metrics.colour import ColourTally
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.inception_score import ScoreTally
-from undiffuse.metrics.pixels import check_pictures
+from undiffuse.metrics.pixels import check_images
+from undiffuse.metrics.reservoir import ReservoirSample, check_numbers
 from undiffuse.metrics.statistics import GroupedStatistics, check_features
 
 FEATURE_CAPACITY = 10_000
@@ -32,22 +32,22 @@ MAX_DIM = 4096  # ten covariances of this size take 1.3 GB
 
 @dataclass
 class _Parts:
-    """What a summary gathers, once the size of the pictures is known."""
+    """What a summary gathers, once the size of the images is known."""
 
     shape: tuple[int, int, int]
     statistics: GroupedStatistics
-    features: RowBank
-    pixels: RowBank
+    features: ReservoirSample
+    pixels: ReservoirSample
     colour: ColourTally
     classes: ClassTally | None
     score: ScoreTally | None
 
 
 class SetSummary:
-    """What is to be known of a set of pictures, gathered batch by batch and merged in any order.
+    """What is to be known of a set of images, gathered batch by batch and merged in any order.
 
     Args:
-        extractor: what turns pictures into features, and into class probabilities where it is a classifier.
+        extractor: what turns images into features, and into class probabilities where it is a classifier.
     Example:
         >>> from undiffuse.metrics import load_features
         >>> summary = SetSummary(load_features("pixels"))
@@ -62,12 +62,12 @@ class SetSummary:
 
     @property
     def count(self) -> int:
-        """Number of pictures seen."""
+        """Number of images seen."""
         return 0 if self._parts is None else self._parts.features.seen
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every picture."""
+        """Channels, height and width of every image."""
         return self._known().shape
 
     @property
@@ -76,13 +76,13 @@ class SetSummary:
         return self._known().statistics
 
     @property
-    def features(self) -> RowBank:
+    def features(self) -> ReservoirSample:
         """Feature rows, at most 10,000."""
         return self._known().features
 
     @property
-    def pixels(self) -> RowBank:
-        """uint8 pictures, at most 10,000 and at most 128 MiB."""
+    def pixels(self) -> ReservoirSample:
+        """uint8 images, at most 10,000 and at most 128 MiB."""
         return self._known().pixels
 
     @property
@@ -101,14 +101,14 @@ class SetSummary:
         return self._known().score
 
     def update(self, images: Tensor, numbers: Tensor) -> None:
-        """Take in uint8 pictures (B, C, H, W) with their ``numbers`` (B,) int64, unique in the set; B may be 0.
+        """Take in uint8 images (B, C, H, W) with their ``numbers`` (B,) int64, unique in the set; B may be 0.
 
         Features and class probabilities are computed once. Where anything is refused, nothing has changed.
 
         Raises:
             UsageError: not uint8, another size or number of channels than before, NaN features, numbers that repeat.
         """
-        check_pictures(images)
+        check_images(images)
         shape = _shape_of(images)
         if self._parts is not None:
             _check_same(self._parts.shape, shape)
@@ -125,10 +125,10 @@ class SetSummary:
         self._parts = parts
 
     def merge(self, other: SetSummary) -> SetSummary:
-        """The summary of both sets of pictures; neither operand changes.
+        """The summary of both sets of images; neither operand changes.
 
         Raises:
-            UsageError: other features or sizes of pictures, or numbers that both hold.
+            UsageError: other features or sizes of images, or numbers that both hold.
         """
         if other.extractor.protocol() != self.extractor.protocol():
             raise UsageError(
@@ -178,14 +178,14 @@ class SetSummary:
 
     def _known(self) -> _Parts:
         if self._parts is None:
-            raise UsageError("this summary has seen no pictures; update it first")
+            raise UsageError("this summary has seen no images; update it first")
         return self._parts
 
 
 _HOLDERS: dict[str, Any] = {
     "statistics": GroupedStatistics,
-    "features": RowBank,
-    "pixels": RowBank,
+    "features": ReservoirSample,
+    "pixels": ReservoirSample,
     "colour": ColourTally,
     "classes": ClassTally,
     "score": ScoreTally,
@@ -200,7 +200,7 @@ def _shape_of(images: Tensor) -> tuple[int, int, int]:
 def _check_same(before: tuple[int, int, int], now: tuple[int, int, int]) -> None:
     if before != now:
         raise UsageError(
-            f"pictures of one set must have one size and number of channels: {before} (C, H, W) before, now {now}; "
+            f"images of one set must have one size and number of channels: {before} (C, H, W) before, now {now}; "
             "bring them to one size and to grey or colour first"
         )
 
@@ -221,14 +221,14 @@ def _fresh_parts(shape: tuple[int, int, int], features: Tensor, probabilities: T
     if dim > MAX_DIM:
         raise UsageError(
             f"a covariance of {dim} features is too large to hold, expected at most {MAX_DIM}; "
-            "take an extractor with fewer features or smaller pictures"
+            "take an extractor with fewer features or smaller images"
         )
     pixel_capacity = max(1, min(PIXEL_CAPACITY, PIXEL_BYTES // math.prod(shape)))
     return _Parts(
         shape=shape,
         statistics=GroupedStatistics(dim),
-        features=RowBank(FEATURE_CAPACITY),
-        pixels=RowBank(pixel_capacity),
+        features=ReservoirSample(FEATURE_CAPACITY),
+        pixels=ReservoirSample(pixel_capacity),
         colour=ColourTally(shape[0]),
         classes=None if probabilities is None else ClassTally(probabilities.shape[1]),
         score=None if probabilities is None else ScoreTally(probabilities.shape[1]),

@@ -19,7 +19,7 @@ from undiffuse.studies.pictures import PictureSubject
 from undiffuse.version import __version__
 
 
-def check_pictures(model: Model, study: str) -> None:
+def check_images(model: Model, study: str) -> None:
     """Refuse a study of pictures on a model of points, or one that asks a denoiser on a model without.
 
     Raises:
@@ -52,7 +52,7 @@ def run_study(
         The content of ``study.json``.
     """
     row = lookup(MODEL_STUDIES, name, "study")
-    check_pictures(subject.model, name)
+    check_images(subject.model, name)
     options = options if options is not None else resolve(row.options)()
     plates: list[Plate] = resolve(row.run)(subject, options, folder, observer.progress)
     result = {

@@ -6,7 +6,7 @@ Which function loads what they describe is said in ``data.sources``.
 from __future__ import annotations
 
 from undiffuse.data.config.arrays import DigitsConfig, IdxConfig, StackedMnistConfig
-from undiffuse.data.config.base import MAX_SIDE, Colour, EncodedConfig, LocationText, PictureConfig, SourceConfig
+from undiffuse.data.config.base import MAX_SIDE, Colour, EncodedConfig, ImageConfig, LocationText, SourceConfig
 from undiffuse.data.config.encoded import FolderConfig, TarConfig, TreeConfig, ZipConfig
 from undiffuse.data.config.points import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig
 from undiffuse.data.config.published import (
@@ -35,10 +35,10 @@ __all__ = [
     "GaussianRingConfig",
     "GaussiansConfig",
     "IdxConfig",
+    "ImageConfig",
     "LmdbConfig",
     "LocationText",
     "ParquetConfig",
-    "PictureConfig",
     "RingsConfig",
     "SourceConfig",
     "StackedMnistConfig",

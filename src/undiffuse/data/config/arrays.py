@@ -1,4 +1,4 @@
-"""Configuration of the sources whose files hold bare arrays of pictures."""
+"""Configuration of the sources whose files hold bare arrays of images."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from undiffuse.data.config.base import LocationText, PictureConfig
+from undiffuse.data.config.base import ImageConfig, LocationText
 
 
-class DigitsConfig(PictureConfig):
+class DigitsConfig(ImageConfig):
     """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
 
     name: Literal["digits"] = "digits"
 
 
-class IdxConfig(PictureConfig):
+class IdxConfig(ImageConfig):
     """Files in the format of MNIST (also Fashion-MNIST, KMNIST, EMNIST), gzipped or not.
 
     Args:
@@ -24,7 +24,7 @@ class IdxConfig(PictureConfig):
         split: which files of the folder, ``train`` or ``test`` (their authors also say ``t10k``); ``None`` means
             ``train`` for a folder, and for a file that very file.
         transpose: swap rows and columns; ``None`` does so for files with "emnist" in their name, which store their
-            pictures lying on the side.
+            images lying on the side.
     """
 
     name: Literal["idx"] = "idx"
@@ -38,8 +38,8 @@ class IdxConfig(PictureConfig):
         return Path(self.path).expanduser()
 
 
-class StackedMnistConfig(PictureConfig):
-    """Three random pictures of an IDX set as the red, green and blue of one: 1,000 known modes with MNIST.
+class StackedMnistConfig(ImageConfig):
+    """Three random images of an IDX set as the red, green and blue of one: 1,000 known modes with MNIST.
 
     The class of a stack is its three digits. Stacks that are held out for validation consist of digits that no
     training stack has.

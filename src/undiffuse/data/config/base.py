@@ -1,4 +1,4 @@
-"""What the configurations of all sources, and of all sources of pictures, have in common."""
+"""What the configurations of all sources, and of all sources of images, have in common."""
 
 from __future__ import annotations
 
@@ -78,18 +78,18 @@ class SourceConfig(ComponentConfig):
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
 
 
-class PictureConfig(SourceConfig):
-    """What every source of pictures has.
+class ImageConfig(SourceConfig):
+    """What every source of images has.
 
     Args:
         size: side of the square to train on, or (height, width), also written ``48x64``; ``None`` keeps the
-            pictures' own size.
-        channels: 1 (grey) or 3 (RGB); ``None`` takes 1 where every picture is grey, else 3.
+            images' own size.
+        channels: 1 (grey) or 3 (RGB); ``None`` takes 1 where every image is grey, else 3.
         fit: ``crop`` scales to cover the training size and cuts the centre out; ``letterbox`` scales to fit inside
             and fills the bars with ``background`` (it never enlarges unless ``upscale`` is set).
-        upscale: allow pictures to be enlarged to ``size``; otherwise one smaller than that is an error.
+        upscale: allow images to be enlarged to ``size``; otherwise one smaller than that is an error.
         background: grey level or (red, green, blue), each 0..255, under transparent pixels and in the bars.
-        classes: names of the classes whose pictures are kept, also written ``3,5``; none named keeps all. The set then
+        classes: names of the classes whose images are kept, also written ``3,5``; none named keeps all. The set then
             has these classes alone, in its own order.
     """
 
@@ -107,23 +107,23 @@ class PictureConfig(SourceConfig):
 
     @property
     def options_text(self) -> str:
-        """The options that decide what a picture looks like, for provenance and fingerprints."""
+        """The options that decide what an image looks like, for provenance and fingerprints."""
         keys = ("size", "channels", "fit", "upscale", "background")
         return " ".join(f"{key}={getattr(self, key)}" for key in keys)
 
 
-class EncodedConfig(PictureConfig):
-    """What every source of encoded picture files has, wherever they lie: in a folder, an archive or a table.
+class EncodedConfig(ImageConfig):
+    """What every source of encoded image files has, wherever they lie: in a folder, an archive or a table.
 
     Args:
         path: the file or folder.
         labels: where the classes come from; ``auto`` finds out and ``none`` reads none. A source may know more words.
-        captions: ``auto`` reads the texts that go with the pictures where there are any; ``none`` reads none.
-        on_error: a damaged picture, one smaller than ``size``, or one without the label or caption that the others
+        captions: ``auto`` reads the texts that go with the images where there are any; ``none`` reads none.
+        on_error: a damaged image, one smaller than ``size``, or one without the label or caption that the others
             have stops the reading (``fail``) or is left out, counted and reported (``skip``).
-        cache: where the decoded pictures are kept. ``auto``: in memory where they fit into 2 GiB, else on disk in the
+        cache: where the decoded images are kept. ``auto``: in memory where they fit into 2 GiB, else on disk in the
             user's cache where they take no more than half of what is free there; ``none``: never on disk; a folder:
-            there, whatever their size. No part of what the pictures are.
+            there, whatever their size. No part of what the images are.
     """
 
     path: LocationText

@@ -1,4 +1,4 @@
-"""Configuration of the sources of encoded picture files."""
+"""Configuration of the sources of encoded image files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class TreeConfig(EncodedConfig):
             training where every folder is called so, and the images alone of ``images`` and ``masks``; ``none`` takes
             every folder as it is.
         labels: where the classes come from. ``metadata``: what ``dataset.json``, ``metadata.jsonl`` or a JSON file
-            beside each picture says. ``folders``: a class of each sub-folder of the first level; ``leaf``: of each
+            beside each image says. ``folders``: a class of each sub-folder of the first level; ``leaf``: of each
             deepest folder. ``prefix``: the name of the file before its final ``_`` or ``-`` and number, as in
             ``cat_001.png``. ``none``: no classes. ``auto`` takes ``metadata`` where there are labels in it, else
-            ``folders`` where every picture lies exactly one level down, in two sub-folders or more that are not mere
+            ``folders`` where every image lies exactly one level down, in two sub-folders or more that are not mere
             numbers of five digits or more; else none.
-        captions: ``auto`` reads the ``.txt`` or ``.json`` beside each picture, else ``metadata.jsonl`` or
+        captions: ``auto`` reads the ``.txt`` or ``.json`` beside each image, else ``metadata.jsonl`` or
             ``metadata.csv``.
     """
 
@@ -32,7 +32,7 @@ class TreeConfig(EncodedConfig):
 
 
 class FolderConfig(TreeConfig):
-    """A folder of pictures of any mode and size, searched recursively in sorted order.
+    """A folder of images of any mode and size, searched recursively in sorted order.
 
     Args:
         path: the folder. Hidden files and folders are passed over.
@@ -42,7 +42,7 @@ class FolderConfig(TreeConfig):
 
 
 class ZipConfig(TreeConfig):
-    """A zip archive of pictures, also with the StyleGAN tools' dataset.json, read in place.
+    """A zip archive of images, also with the StyleGAN tools' dataset.json, read in place.
 
     Args:
         path: the archive. Hidden members, links and archives within it are passed over.
@@ -52,7 +52,7 @@ class ZipConfig(TreeConfig):
 
 
 class TarConfig(EncodedConfig):
-    """Tar shards of pictures as WebDataset has them: members that share a key are one sample.
+    """Tar shards of images as WebDataset has them: members that share a key are one sample.
 
     Args:
         path: a shard (``.tar``, or gzipped), a folder of shards, or a pattern such as ``x-{000000..000009}.tar`` or

@@ -1,4 +1,4 @@
-"""Configuration of the sources that read sets of pictures as their authors publish them, and tables of pictures."""
+"""Configuration of the sources that read sets of images as their authors publish them, and tables of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from undiffuse.data.config.base import EncodedConfig, LocationText, PictureConfig
+from undiffuse.data.config.base import EncodedConfig, ImageConfig, LocationText
 
 Split = Literal["train", "test"]
 
@@ -16,7 +16,7 @@ ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-H
 PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
-class CifarConfig(PictureConfig):
+class CifarConfig(ImageConfig):
     """CIFAR-10 and CIFAR-100 in the binary or the Python layout, unpacked or as the .tar.gz they come in.
 
     Args:
@@ -39,7 +39,7 @@ class CifarConfig(PictureConfig):
         return Path(self.path).expanduser()
 
 
-class EmnistConfig(PictureConfig):
+class EmnistConfig(ImageConfig):
     """EMNIST in its MATLAB layout, such as emnist-letters.mat; its IDX files are the source idx.
 
     Args:
@@ -57,14 +57,14 @@ class EmnistConfig(PictureConfig):
         return Path(self.path).expanduser()
 
 
-class ArraysConfig(PictureConfig):
-    """NumPy files of pictures: .npy (mapped, so it may be larger than memory) or .npz with labels.
+class ArraysConfig(ImageConfig):
+    """NumPy files of images: .npy (mapped, so it may be larger than memory) or .npz with labels.
 
     Args:
         path: the file.
         split: of a ``.npz`` that holds both, as Keras writes them (``x_train``, ``x_test``) and MedMNIST
             (``train_images``, ``test_images``): the arrays of which to take.
-        array: the name of the array of pictures in a ``.npz``; ``auto`` takes ``images``, ``x``, ``data``, ``arr_0``
+        array: the name of the array of images in a ``.npz``; ``auto`` takes ``images``, ``x``, ``data``, ``arr_0``
             or the only array that can be one.
         labels: the name of the array of class indices; ``auto`` takes ``labels``, ``y``, ``arr_1`` where there is one
             and ``none`` takes none.
@@ -87,14 +87,14 @@ class ArraysConfig(PictureConfig):
 
 
 class ParquetConfig(EncodedConfig):
-    """Parquet and Arrow tables with a column of pictures, as Hugging Face's datasets writes them.
+    """Parquet and Arrow tables with a column of images, as Hugging Face's datasets writes them.
 
     Args:
         path: a file, or a folder of shards such as ``train-00000-of-00002.parquet`` (also in its ``data`` folder, or in
             a folder for each split).
         split: the shards of which split, as its files are called, or ``all``; ``None`` means ``train``, or the only one
             there is, and for a file that very file.
-        image_column: the column of pictures, a struct of ``bytes`` and ``path`` or plain bytes; ``auto`` finds it.
+        image_column: the column of images, a struct of ``bytes`` and ``path`` or plain bytes; ``auto`` finds it.
         label_column: the column of classes; ``auto`` takes the first that the table declares as classes, else one
             called ``label``, ``labels`` or ``class``.
         caption_column: the column of texts or of lists of texts; ``auto`` takes one called ``caption``, ``text`` or
@@ -130,12 +130,12 @@ class CelebaConfig(EncodedConfig):
     """CelebA and CelebA-HQ: numbered faces with a list of forty attributes each.
 
     Args:
-        path: the folder that holds the pictures and the lists, the folder of pictures with the lists beside it, or
+        path: the folder that holds the images and the lists, the folder of images with the lists beside it, or
             ``img_align_celeba.zip`` with the lists in or beside it.
         split: of ``list_eval_partition.txt`` or ``.csv``, or ``all``; ``None`` means ``train`` where that list is there
             and has any of the images, else all.
         attribute: the attribute that makes two classes, such as ``Smiling``; none is taken unless named.
-        captions: ``auto`` makes a text of the attributes that a picture has.
+        captions: ``auto`` makes a text of the attributes that an image has.
         labels: ``none`` reads no classes, whatever ``attribute`` says.
     """
 
@@ -146,7 +146,7 @@ class CelebaConfig(EncodedConfig):
 
     @property
     def read_beside(self) -> tuple[Path, ...]:
-        """The lists, which may lie beside the folder or archive of pictures."""
+        """The lists, which may lie beside the folder or archive of images."""
         return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, *PARTITIONS))
 
 
@@ -170,8 +170,8 @@ class EmojiConfig(EncodedConfig):
 
     Args:
         path: the folder, zip or tar archive of ``emoji.json`` and ``img/twitter/64`` and the like.
-        vendor: whose pictures, where there are several: ``apple``, ``google``, ``twitter``, ``facebook``.
-        skin_tones: ``base`` leaves out the pictures that differ from another in the tone of skin alone; ``all`` keeps
+        vendor: whose images, where there are several: ``apple``, ``google``, ``twitter``, ``facebook``.
+        skin_tones: ``base`` leaves out the images that differ from another in the tone of skin alone; ``all`` keeps
             them, with the tone in the caption.
         labels: ``auto`` takes the categories; ``none`` makes no classes.
     """

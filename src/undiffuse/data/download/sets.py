@@ -33,7 +33,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A set of pictures.
+    """A set of images.
 
     Args:
         about: what it is, in a few words.
@@ -143,7 +143,7 @@ SETS: dict[str, PublicSet] = {
         "or another of balanced, byclass, bymerge, digits, letters, mnist",
     ),
     "cifar10": PublicSet(
-        "CIFAR-10: 60,000 pictures of 10 classes, 32x32",
+        "CIFAR-10: 60,000 images of 10 classes, 32x32",
         "none stated by its author (A. Krizhevsky)",
         (
             Remote(
@@ -156,7 +156,7 @@ SETS: dict[str, PublicSet] = {
         "cifar-10-binary.tar.gz",
     ),
     "cifar100": PublicSet(
-        "CIFAR-100: 60,000 pictures of 100 classes, 32x32",
+        "CIFAR-100: 60,000 images of 100 classes, 32x32",
         "none stated by its author (A. Krizhevsky)",
         (
             Remote(

@@ -1,4 +1,4 @@
-"""The lists that go into a prepared archive beside its pictures."""
+"""The lists that go into a prepared archive beside its images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from undiffuse.data.prepare.zip_writer import Member, ZipEnd
 from undiffuse.data.readers.decoding.remarks import STORED, Remarks
 from undiffuse.version import __version__
 
-FORMAT = "undiffuse prepared pictures, version 1"
-MAX_NAMED = 100  # pictures left out that the manifest names; the others are counted
+FORMAT = "undiffuse prepared pictures, version 1"  # data
+MAX_NAMED = 100  # images left out that the manifest names; the others are counted
 
 Write = Callable[[bytes], object]
 
 
-def picture_name(number: int) -> str:
-    """What the StyleGAN and EDM tools call the picture of this number, counted from 0."""
+def image_name(number: int) -> str:
+    """What the StyleGAN and EDM tools call the image of this number, counted from 0."""
     digits = f"{number:08d}"
     return f"{digits[:5]}/img{digits}.png"
 
 
 def kept_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
-    """(its number among the kept, its number in the source, row) of each picture that is kept."""
+    """(its number among the kept, its number in the source, row) of each image that is kept."""
     number = 0
     for index, row in enumerate(rows):
         if row.reason == KEPT:
@@ -39,9 +39,9 @@ def kept_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
 
 
 def members(rows: Iterable[Row]) -> Iterator[Member]:
-    """The pictures in the archive, in order."""
+    """The images in the archive, in order."""
     for number, _, row in kept_rows(rows):
-        yield Member(picture_name(number), row.crc, row.size)
+        yield Member(image_name(number), row.crc, row.size)
 
 
 def write_dataset_json(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
@@ -52,23 +52,23 @@ def write_dataset_json(write: Write, originals: Originals, rows: Iterable[Row]) 
     write(b'{"labels": [')
     for number, index, _ in kept_rows(rows):
         comma = b",\n" if number else b"\n"
-        write(comma + f'["{picture_name(number)}", {originals.labels[index]}]'.encode())
+        write(comma + f'["{image_name(number)}", {originals.labels[index]}]'.encode())
     write(b'\n], "class_names": ' + json.dumps(list(originals.class_names), ensure_ascii=False).encode() + b"}\n")
 
 
 def write_captions(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
-    """A line a picture, as Hugging Face's ``imagefolder`` reads them."""
+    """A line per image, as Hugging Face's ``imagefolder`` reads them."""
     assert originals.captions is not None
     for number, index, _ in kept_rows(rows):
-        line = {"file_name": picture_name(number), "text": originals.captions[index]}
+        line = {"file_name": image_name(number), "text": originals.captions[index]}
         write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
 def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
-    """12 bytes a picture: the first 8 of its hash as it was found, and its checksum in the archive, little-endian.
+    """12 bytes per image: the first 8 of its hash as it was found, and its checksum in the archive, little-endian.
 
-    By them the set is split as its source is, whose pictures look otherwise; the checksum tells whether a picture is
-    still the one that was hashed. Pictures that came out alike have the first one's hash, to be on one side.
+    By them the set is split as its source is, whose images look otherwise; the checksum tells whether an image is
+    still the one that was hashed. Images that came out alike have the first one's hash, to be on one side.
     """
     seen, found = SeenHashes(count), bytearray(8 * count)
     for number, _, row in kept_rows(rows):
@@ -80,7 +80,7 @@ def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
 
 
 def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
-    """The parts of the manifest that tell of the pictures: ``pictures``, ``dropped`` and the ``fingerprint``."""
+    """The parts of the manifest that tell of the images: ``images``, ``dropped`` and the ``fingerprint``."""
     reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
     found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
     decoding = Remarks()
@@ -115,9 +115,9 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
 
     Args:
         originals: the source.
-        rows: what became of its pictures.
+        rows: what became of its images.
         location: where the source lies.
-        settings: all that decided on the pictures, with ``source``, its registry name, and the plan's ``size`` and
+        settings: all that decided on the images, with ``source``, its registry name, and the plan's ``size`` and
             ``channels``.
     """
     found = summary(originals, rows)
@@ -137,7 +137,7 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
 def write_lists(
     file: BinaryIO, originals: Originals, rows: Callable[[], Iterable[Row]], made: Mapping[str, Any]
 ) -> None:
-    """All that stands behind the pictures in the archive: the lists, the manifest and the directory."""
+    """All that stands behind the images in the archive: the lists, the manifest and the directory."""
     end = ZipEnd(file)
     with end.member("dataset.json") as write:
         write_dataset_json(write, originals, rows())

@@ -1,4 +1,4 @@
-"""The pictures of a source as they are found, one at a time, whether they are encoded files or rows of an array."""
+"""The images of a source as they are found, one at a time, whether they are encoded files or rows of an array."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from undiffuse.data.config import PictureConfig, SourceConfig
+from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, Indices, hash_item, of_classes
 from undiffuse.data.load import list_source
-from undiffuse.data.readers.decoding.image import Header, decode_picture, from_array, read_header
+from undiffuse.data.readers.decoding.image import Header, decode_image, from_array, read_header
 from undiffuse.data.sources.layout.left_out import LEFT_OUT
 from undiffuse.data.storage.encoded import content_hash
-from undiffuse.data.storage.listing import Listed
+from undiffuse.data.storage.listing import FileListing
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
@@ -25,7 +25,7 @@ _TOLD = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "c
 
 
 class Found(NamedTuple):
-    """A picture in mode ``L`` or ``RGB``, the 16 bytes that stand for it in its source's ``hashes``, and remarks."""
+    """An image in mode ``L`` or ``RGB``, the 16 bytes that stand for it in its source's ``hashes``, and remarks."""
 
     image: Image.Image
     hash: bytes
@@ -33,10 +33,10 @@ class Found(NamedTuple):
 
 
 class Originals(ABC):
-    """A fixed sequence of pictures with what is known of them; reading is safe after a fork.
+    """A fixed sequence of images with what is known of them; reading is safe after a fork.
 
     Args:
-        chosen: the pictures that are wanted by class, as a data set.
+        chosen: the images that are wanted by class, as a data set.
 
     Attributes:
         about: what their source says of them, and what its reader left out.
@@ -53,7 +53,7 @@ class Originals(ABC):
 
     @abstractmethod
     def title(self, index: int) -> str:
-        """What to call one picture in a message."""
+        """What to call one image in a message."""
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -65,14 +65,14 @@ class Originals(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Found:
-        """The picture, upright.
+        """The image, upright.
 
         Raises:
             UsageError: it cannot be read.
         """
 
     def key(self, index: int) -> bytes:
-        """8 bytes that change with the picture's name, place, file, class or caption: is it still the same one?"""
+        """8 bytes that change with the image's name, place, file, class or caption: is it still the same one?"""
         title = self.title(index)
         label = "" if self.labels is None else self.class_names[self.labels[index]]
         caption = "" if self.captions is None else self.captions[index]
@@ -80,7 +80,7 @@ class Originals(ABC):
         return hashlib.blake2b(known + self._file_state(title), digest_size=KEY_BYTES).digest()
 
     def _file_state(self, title: str) -> bytes:
-        """Size and time of the file that holds the picture; of an archive it is asked for once."""
+        """Size and time of the file that holds the image; of an archive it is asked for once."""
         container = title.partition("!")[0]
         if container != self._container:
             self._container, self._state = container, b""
@@ -93,9 +93,9 @@ class Originals(ABC):
 
 
 class EncodedOriginals(Originals):
-    """Encoded picture files."""
+    """Encoded image files."""
 
-    def __init__(self, listed: Listed, chosen: Dataset, config: PictureConfig) -> None:
+    def __init__(self, listed: FileListing, chosen: Dataset, config: ImageConfig) -> None:
         super().__init__(chosen)
         self._files, self._background = listed.files, config.background
         self.about |= listed.skips.report
@@ -113,15 +113,15 @@ class EncodedOriginals(Originals):
 
     def read(self, index: int) -> Found:
         row = self._row(index)
-        found = decode_picture(self._files.source(row), self._background, self.title(index))
+        found = decode_image(self._files.source(row), self._background, self.title(index))
         leading = self._files.split_hash(row)
         return Found(found.image, leading + content_hash(found.image)[len(leading) :], found.remarks)
 
 
 class ArrayOriginals(Originals):
-    """Rows of a set whose pictures are all of one size."""
+    """Rows of a set whose images are all of one size."""
 
-    def __init__(self, chosen: Dataset, config: PictureConfig) -> None:
+    def __init__(self, chosen: Dataset, config: ImageConfig) -> None:
         super().__init__(chosen)
         self._location = str(getattr(config, "location", config.name))
 
@@ -139,17 +139,17 @@ class ArrayOriginals(Originals):
 
 
 def open_originals(config: SourceConfig) -> Originals:
-    """The pictures of a source, those of the classes that it names.
+    """The images of a source, those of the classes that it names.
 
     Raises:
         UsageError: a source of points; an empty, missing or damaged one; an unknown class.
     """
-    if not isinstance(config, PictureConfig):
-        raise UsageError(f"the source {config.name!r} has points; expected one of pictures")
+    if not isinstance(config, ImageConfig):
+        raise UsageError(f"the source {config.name!r} has points; expected one of images")
     found = list_source(config)
     if len(found) == 0:
-        raise UsageError(f"the data source {config.name!r} is empty; expected at least one picture")
+        raise UsageError(f"the data source {config.name!r} is empty; expected at least one image")
     chosen = of_classes(found, config.classes)
-    if isinstance(found, Listed):
+    if isinstance(found, FileListing):
         return EncodedOriginals(found, chosen, config)
     return ArrayOriginals(chosen, config)

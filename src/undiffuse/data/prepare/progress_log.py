@@ -1,8 +1,8 @@
-"""What has been done so far, a row a picture, in a file beside the archive that is being written.
+"""What has been done so far, a row per image, in a file beside the archive that is being written.
 
 A run that was killed goes on from it, and the archive's directory is made of it, so that memory need hold none of it.
 A first line of JSON says what the rows are about; each row ends with its checksum, and the first that is cut or
-damaged ends the journal. A row is written only when the picture that it tells of is on the disk.
+damaged ends the journal. A row is written only when the image that it tells of is on the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Row(NamedTuple):
-    """What became of one picture: the size and checksum of its PNG, or the text that says why there is none."""
+    """What became of one image: the size and checksum of its PNG, or the text that says why there is none."""
 
     key: bytes
     reason: int
@@ -88,7 +88,7 @@ class Journal:
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
 
     def add(self, row: Row, content: bytes) -> None:
-        """One more picture; ``content`` is what the archive has of it."""
+        """One more image; ``content`` is what the archive has of it."""
         self._data.write(content)
         self._rows += row.packed()
         self._count += 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from undiffuse.claims import writes_to
 from undiffuse.cores import num_cores
-from undiffuse.data.config import EncodedConfig, PictureConfig, SourceConfig
+from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.prepare import manifest
 from undiffuse.data.prepare.checks import check_archive
 from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
@@ -41,7 +41,7 @@ _IGNORED = {
     "validation_fraction",
     "on_error",
     "cache",
-}  # of the source: not what the pictures look like
+}  # of the source: not what the images look like
 
 
 @writes_to("out")
@@ -54,7 +54,7 @@ def prepare(
     overwrite: bool = False,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Write the pictures of a source into an archive, each as training on the source itself would see it.
+    """Write the images of a source into an archive, each as training on the source itself would see it.
 
     Killed at any moment, it goes on from there when called again; the archive is the same to the bit.
 
@@ -64,14 +64,14 @@ def prepare(
         settings: what to leave out.
         workers: processes; all cores by default.
         overwrite: replace an archive, and what is left of an earlier run with other settings.
-        observer: hears what is going on, and how many pictures of how many are done.
+        observer: hears what is going on, and how many images of how many are done.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: a source without pictures, options that do not fit it, an archive that may not be replaced, or
-            (unless ``on_error=skip``) a picture that cannot be read or is too small.
+        UsageError: a source without images, options that do not fit it, an archive that may not be replaced, or
+            (unless ``on_error=skip``) an image that cannot be read or is too small.
             HeldError, one of them: another process is writing the same archive.
         RunError: a full disk, or a worker that was killed.
     """
@@ -83,7 +83,7 @@ def prepare(
     with contextlib.suppress(AttributeError):
         _refuse_itself(config.location, out)  # type: ignore[attr-defined]
     originals = open_originals(config)
-    assert isinstance(config, PictureConfig)
+    assert isinstance(config, ImageConfig)
     task = _Task(config, originals, out, settings, workers or num_cores(), observer)
     with explained(out):
         return task.run(overwrite)
@@ -107,7 +107,7 @@ class _Start(NamedTuple):
 class _Task:
     def __init__(
         self,
-        config: PictureConfig,
+        config: ImageConfig,
         originals: Originals,
         out: Path,
         settings: PrepareSettings,
@@ -173,12 +173,12 @@ class _Task:
                 )
 
     def _done_already(self) -> tuple[int, int, int]:
-        """How many pictures need not be done again, and where the archive's data and the journal go on."""
+        """How many images need not be done again, and where the archive's data and the journal go on."""
         size = self._data.stat().st_size
         done = data_end = journal_end = 0
         for row, end in read_rows(self._index):
             grown = data_end + (
-                member_size(manifest.picture_name(len(self._seen)), row.size) if row.reason == KEPT else 0
+                member_size(manifest.image_name(len(self._seen)), row.size) if row.reason == KEPT else 0
             )
             if done >= len(self._originals) or row.key != self._originals.key(done) or grown > size:
                 break
@@ -207,7 +207,7 @@ class _Task:
                 first_error = first_error or (header if isinstance(header, str) else "")
             self._observer.progress(end, count, "looking")
         if num == 0:
-            raise UsageError(f"none of the {counted(count)} can be used; the first: {first_error}")
+            raise UsageError(f"none of the {counted(count, 'image')} can be used; the first: {first_error}")
         return plan_for(config, headers[:num])[0]
 
     def _work(self, start: _Start, journal: Journal) -> None:
@@ -237,7 +237,7 @@ class _Task:
         row = Row(self._originals.key(index), reason, size, crc, made.pixel_hash, made.found_hash, text)
         if reason == KEPT:
             self._remember(made.pixel_hash, index)
-        journal.add(row, member_bytes(manifest.picture_name(number), made.png, crc) if reason == KEPT else b"")
+        journal.add(row, member_bytes(manifest.image_name(number), made.png, crc) if reason == KEPT else b"")
 
     def _remember(self, pixel_hash: bytes, index: int) -> None:
         self._kept[len(self._seen)] = index
@@ -260,7 +260,7 @@ class _Task:
         if not len(self._seen):
             dropped = manifest.summary(self._originals, self._rows())["dropped"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items())
-            raise UsageError(f"none of the {len(self._originals)} pictures is left to be written ({reasons})")
+            raise UsageError(f"none of the {len(self._originals)} images is left to be written ({reasons})")
         self._seen, self._kept = SeenHashes(), array("I")  # the lists need the room
         settings = {**self._wanted(), **dataclasses.asdict(plan)}
         location = str(getattr(self._config, "location", ""))

@@ -1,4 +1,4 @@
-"""What is to be done to the pictures beside what their source's configuration says of size and colours."""
+"""What is to be done to the images beside what their source's configuration says of size and colours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from undiffuse.config import FrozenModel
 
 
 class Filters(FrozenModel):
-    """Which pictures are wanted; the others are left out and counted.
+    """Which images are wanted; the others are left out and counted.
 
     Args:
-        min_side: the least shorter side, in pixels, of the picture as found; 0 wants all.
+        min_side: the least shorter side, in pixels, of the image as found; 0 wants all.
         max_aspect: the largest ratio of the longer side to the shorter; 0 wants all.
-        min_contrast: the least standard deviation of the levels 0..255 of the picture as prepared, which leaves out
+        min_contrast: the least standard deviation of the levels 0..255 of the image as prepared, which leaves out
             blank ones; 0 wants all.
     """
 
@@ -28,9 +28,9 @@ class PrepareSettings(FrozenModel):
     """What to leave out and what to do about damage.
 
     Args:
-        filters: which pictures are wanted.
-        duplicates: ``drop`` keeps the first of pictures that are the same in every pixel once prepared; ``keep`` all.
-        on_error: a picture that cannot be read, or is too small, stops the work (``fail``) or is left out (``skip``).
+        filters: which images are wanted.
+        duplicates: ``drop`` keeps the first of images that are the same in every pixel once prepared; ``keep`` all.
+        on_error: an image that cannot be read, or is too small, stops the work (``fail``) or is left out (``skip``).
     """
 
     filters: Filters = Filters()

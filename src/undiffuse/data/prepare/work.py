@@ -1,4 +1,4 @@
-"""From one picture as found to one PNG, or the reason why it is left out. This runs in the worker processes."""
+"""From one image as found to one PNG, or the reason why it is left out. This runs in the worker processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from undiffuse.data.dataset import HASH_BYTES, hash_item
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.settings import Filters
-from undiffuse.data.readers.decoding.image import Header, fit_picture, to_array, with_channels, without_warnings
+from undiffuse.data.readers.decoding.image import Header, fit_image, to_array, with_channels, without_warnings
 from undiffuse.data.storage.encoded import Plan
 from undiffuse.errors import UsageError
 
@@ -29,11 +29,11 @@ REASONS = {
 }
 #: Reasons that are errors unless ``on_error=skip``; the others were asked for.
 FAULTS = (UNREADABLE, TOO_SMALL, NO_CAPTION)
-#: A picture is compressed where that makes it smaller than this share, and else stored, which is read back three times
+#: An image is compressed where that makes it smaller than this share, and else stored, which is read back three times
 #: as fast. Photographs are stored, a tenth larger than compressed; drawings and digits are compressed.
 WORTH_COMPRESSING = 0.75
 
-_SAMPLED_ROWS = 8  # every eighth row tells whether a picture is worth it
+_SAMPLED_ROWS = 8  # every eighth row tells whether an image is worth it
 
 _NO_HASH = bytes(HASH_BYTES)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,13 +41,13 @@ _COLOUR_TYPES = {1: 0, 3: 2}  # grey, RGB
 
 
 class Made(NamedTuple):
-    """What became of one picture.
+    """What became of one image.
 
     Args:
         reason: ``KEPT``, or why it is left out.
         png: the file; empty where it is left out.
         pixel_hash: of the prepared pixels.
-        found_hash: of the picture as found.
+        found_hash: of the image as found.
         text: why it is left out; what decoding has to say, a line each, where it is kept.
     """
 
@@ -59,10 +59,10 @@ class Made(NamedTuple):
 
 
 class Work:
-    """All that is done to pictures, in blocks of them.
+    """All that is done to images, in blocks of them.
 
     Args:
-        originals: the pictures.
+        originals: the images.
         plan: size, channels and the rest.
         filters: which are wanted.
     """
@@ -71,7 +71,7 @@ class Work:
         self._originals, self._plan, self._filters = originals, plan, filters
 
     def __call__(self, start: int, end: int) -> list[Made]:
-        """What becomes of the pictures from ``start`` to ``end`` - 1."""
+        """What becomes of the images from ``start`` to ``end`` - 1."""
         with without_warnings():
             return [self._make(index) for index in range(start, end)]
 
@@ -88,7 +88,7 @@ class Work:
             return Made(reason, found_hash=found_hash, text=text)
         plan = self._plan
         try:
-            fitted = fit_picture(image, plan.size, plan.fit, plan.upscale, plan.background)
+            fitted = fit_image(image, plan.size, plan.fit, plan.upscale, plan.background)
         except UsageError as error:
             return Made(TOO_SMALL, found_hash=found_hash, text=f"{self._originals.title(index)}: {error}")
         pixels = to_array(with_channels(fitted, plan.channels))
@@ -99,13 +99,13 @@ class Work:
 
 
 class Look:
-    """The headers of blocks of pictures, for choosing size and channels."""
+    """The headers of blocks of images, for choosing size and channels."""
 
     def __init__(self, originals: Originals) -> None:
         self._originals = originals
 
     def __call__(self, start: int, end: int) -> list[Header | str]:
-        """Of each picture its header, or what is wrong with it."""
+        """Of each image its header, or what is wrong with it."""
         with without_warnings():
             return [self._header(index) for index in range(start, end)]
 
@@ -117,7 +117,7 @@ class Look:
 
 
 def unwanted(filters: Filters, height: int, width: int) -> int:
-    """Why a picture of this size is not wanted; ``KEPT`` if it is."""
+    """Why an image of this size is not wanted; ``KEPT`` if it is."""
     if min(height, width) < filters.min_side:
         return SHORT_SIDE
     if filters.max_aspect and max(height, width) > filters.max_aspect * min(height, width):

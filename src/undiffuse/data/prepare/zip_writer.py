@@ -1,7 +1,7 @@
 """A zip archive written member by member, its directory at the end from what somebody else remembers.
 
 Members are stored, not compressed. The standard library's writer keeps an object of some hundred bytes a member and
-writes the clock's time; this one keeps nothing of the pictures and writes the first day that a zip can name. Layout
+writes the clock's time; this one keeps nothing of the images and writes the first day that a zip can name. Layout
 after PKWARE's "APPNOTE.TXT" (4.3.7 local header, 4.3.12 directory, 4.3.14-16 its end, 4.5.3 zip64).
 """
 
@@ -44,10 +44,10 @@ def _local_header(name: str, crc: int, size: int) -> bytes:
 
 
 class ZipEnd:
-    """What comes after the pictures: lists, and the directory of all.
+    """What comes after the images: lists, and the directory of all.
 
     Args:
-        file: open for writing, at the end of the last picture.
+        file: open for writing, at the end of the last image.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -72,10 +72,10 @@ class ZipEnd:
         self._file.seek(end)
         self._lists.append((Member(name, crc, size), start))
 
-    def write_directory(self, pictures: Iterable[Member], first: int = 0) -> None:
-        """The directory of the pictures, which stand one after the other from ``first`` on, and of the lists."""
+    def write_directory(self, images: Iterable[Member], first: int = 0) -> None:
+        """The directory of the images, which stand one after the other from ``first`` on, and of the lists."""
         start, count, offset = self._file.tell(), 0, first
-        for member in pictures:
+        for member in images:
             self._file.write(_entry(member, offset))
             offset += member_size(member.name, member.size)
             count += 1

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -31,7 +31,7 @@ _NODE = struct.Struct("<4H")  # low and high half of the size (or of the page be
 class Values(NamedTuple):
     """The keys in their order, and (N, 2) int64: where each value begins in the file, and its length."""
 
-    keys: Texts
+    keys: StringArray
     places: npt.NDArray[np.int64]
 
 
@@ -50,7 +50,7 @@ def read_values(file: FileAt) -> Values:
         UsageError: not LMDB's, cut short, or a page that is not what it should be.
     """
     meta = _meta(file)
-    keys, places = Texts(), array("q")
+    keys, places = StringArray(), array("q")
     if meta.root != _NO_PAGE:
         seen: set[int] = set()
         for page in _leaves(file, meta, meta.root, 0, seen):

@@ -209,5 +209,5 @@ def _text(content: bytes) -> str:
 
 def _damaged(place: Place, offset: int) -> UsageError:
     if offset == 0:
-        return UsageError(f"{place.path}: not a tar archive, whatever its name says; expected a shard of pictures")
+        return UsageError(f"{place.path}: not a tar archive, whatever its name says; expected a shard of images")
     return UsageError(f"{place.path}: the shard is damaged at byte {offset}; fetch it again")

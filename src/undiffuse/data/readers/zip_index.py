@@ -210,7 +210,7 @@ def _no_end(file: FileAt) -> UsageError:
         return UsageError(f"{file.path}: the file is empty (0 bytes); expected a zip archive")
     if file.read(0, 4) == b"PK\3\4":
         return UsageError(f"{file.path}: the archive is cut short: the directory at its end is missing; fetch it again")
-    return UsageError(f"{file.path}: not a zip archive, whatever its name says; expected one of pictures")
+    return UsageError(f"{file.path}: not a zip archive, whatever its name says; expected one of images")
 
 
 def _damaged(path: Path) -> UsageError:

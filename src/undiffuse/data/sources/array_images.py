@@ -1,4 +1,4 @@
-"""From an array of pictures, all of one size, to a data set with the options of ``PictureConfig`` applied."""
+"""From an array of images, all of one size, to a data set with the options of ``ImageConfig`` applied."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.data.config import PictureConfig
+from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset, hash_rows
 from undiffuse.errors import UsageError
 
 MAX_BYTES = 4 * 2**30
 
 
-def picture_dataset(
-    config: PictureConfig,
-    pictures: npt.NDArray[np.uint8],
+def image_dataset(
+    config: ImageConfig,
+    images: npt.NDArray[np.uint8],
     labels: npt.NDArray[Any] | None,
     class_names: Sequence[str],
     provenance: Mapping[str, str],
 ) -> Dataset:
-    """The set of these pictures (N, C, H, W) at the size and number of channels that ``config`` asks for.
+    """The set of these images (N, C, H, W) at the size and number of channels that ``config`` asks for.
 
     Hashes are taken before any of that, so that the split is the same at every training size.
     """
-    channels = config.channels or pictures.shape[1]
-    size = config.target or pictures.shape[2:]
-    fitted, options = pictures, "as found"
-    if (channels, *size) != pictures.shape[1:]:
-        fitted = _fit_all(config, pictures, channels, (size[0], size[1]))
+    channels = config.channels or images.shape[1]
+    size = config.target or images.shape[2:]
+    fitted, options = images, "as found"
+    if (channels, *size) != images.shape[1:]:
+        fitted = _fit_all(config, images, channels, (size[0], size[1]))
         options = config.options_text
     return ArrayDataset(
         name=config.name,
@@ -38,24 +38,24 @@ def picture_dataset(
         labels=labels,
         class_names=class_names,
         provenance={**provenance, "options": options},
-        hashes=hash_rows(pictures),
+        hashes=hash_rows(images),
     )
 
 
 def _fit_all(
-    config: PictureConfig, pictures: npt.NDArray[np.uint8], channels: int, size: tuple[int, int]
+    config: ImageConfig, images: npt.NDArray[np.uint8], channels: int, size: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    from undiffuse.data.readers.decoding.image import fit_picture, from_array, to_array, with_channels
+    from undiffuse.data.readers.decoding.image import fit_image, from_array, to_array, with_channels
 
-    wanted = len(pictures) * channels * size[0] * size[1]
+    wanted = len(images) * channels * size[0] * size[1]
     if wanted > MAX_BYTES:
         raise UsageError(
-            f"{len(pictures)} pictures of {size[0]}x{size[1]} make {wanted} bytes, more than the {MAX_BYTES} that are "
+            f"{len(images)} images of {size[0]}x{size[1]} make {wanted} bytes, more than the {MAX_BYTES} that are "
             f"held in memory; take a smaller size than {config.size}"
         )
 
-    def one(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        fitted = fit_picture(from_array(picture), size, config.fit, config.upscale, config.background)
+    def one(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        fitted = fit_image(from_array(image), size, config.fit, config.upscale, config.background)
         return to_array(with_channels(fitted, channels))
 
-    return np.stack([one(picture) for picture in pictures])
+    return np.stack([one(image) for image in images])

@@ -1,4 +1,4 @@
-"""Pictures in NumPy's files: ``.npy``, which is read in place and may be larger than memory, and ``.npz``.
+"""Images in NumPy's files: ``.npy``, which is read in place and may be larger than memory, and ``.npz``.
 
 Known are the names that ``numpy.savez`` gives (``arr_0``, ``arr_1``) and those of Keras (``x_train``, ``y_train``) and
 MedMNIST (``train_images``, ``train_labels``).
@@ -15,21 +15,21 @@ import numpy.typing as npt
 
 from undiffuse.data.config import ArraysConfig
 from undiffuse.data.dataset import Dataset, Hashes, Indices, hash_item
-from undiffuse.data.readers.decoding.image import fit_picture, from_array, to_array, with_channels
+from undiffuse.data.readers.decoding.image import fit_image, from_array, to_array, with_channels
 from undiffuse.data.readers.npy import Array, Header, Npz, map_npy
-from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.errors import UsageError
 from undiffuse.images import as_bytes_advice
 from undiffuse.registry import nearest
 
-_CHUNK = 256  # pictures that are hashed or checked at once
+_CHUNK = 256  # images that are hashed or checked at once
 _MAX_CLASSES = 1_000_000
-_PICTURES = ("images", "x", "data", "samples", "arr_0")
+_IMAGES = ("images", "x", "data", "samples", "arr_0")
 _LABELS = ("labels", "y", "label", "targets", "arr_1")
 
 
 class _Mapped(Dataset):
-    """Pictures of a file that is read where it is looked at; (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    """Images of a file that is read where it is looked at; (N, H, W), (N, H, W, C) or (N, C, H, W)."""
 
     def __init__(self, config: ArraysConfig, array: Array, axes: str, provenance: Mapping[str, str]) -> None:
         self._config, self._stored, self._axes = config, array, axes
@@ -60,7 +60,7 @@ class _Mapped(Dataset):
             found = bytearray()
             for start in range(0, len(self), _CHUNK):
                 rows = np.arange(start, min(start + _CHUNK, len(self)))
-                found += b"".join(hash_item(picture.tobytes()) for picture in self._found(rows))
+                found += b"".join(hash_item(image.tobytes()) for image in self._found(rows))
             self._hashes = np.frombuffer(bytes(found), dtype=np.uint8).reshape(len(self), -1)
         return self._hashes
 
@@ -68,25 +68,23 @@ class _Mapped(Dataset):
         found = self._found(indices)
         if self._as_found:
             return found
-        return (
-            np.stack([self._fitted(picture) for picture in found]) if len(found) else np.zeros((0, *self.shape), "u1")
-        )
+        return np.stack([self._fitted(image) for image in found]) if len(found) else np.zeros((0, *self.shape), "u1")
 
     def _found(self, rows: Indices) -> npt.NDArray[np.uint8]:
-        """(B, C, H, W) of some pictures as they are in the file."""
+        """(B, C, H, W) of some images as they are in the file."""
         return to_bytes(in_planes(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
 
-    def _fitted(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def _fitted(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         config, size = self._config, (self.shape[1], self.shape[2])
-        fitted = fit_picture(from_array(picture), size, config.fit, config.upscale, config.background)
+        fitted = fit_image(from_array(image), size, config.fit, config.upscale, config.background)
         return to_array(with_channels(fitted, self.shape[0]))
 
 
 def load(config: ArraysConfig) -> Dataset:
-    """The pictures of the file, with labels where a ``.npz`` has them.
+    """The images of the file, with labels where a ``.npz`` has them.
 
     Raises:
-        UsageError: no such file, a damaged one, one of objects, no array that can be one of pictures, numbers that are
+        UsageError: no such file, a damaged one, one of objects, no array that can be one of images, numbers that are
             no levels, or labels that do not fit.
     """
     path = config.location
@@ -108,18 +106,18 @@ def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
 
 def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     archive = Npz(path)
-    name = _pictures_name(config, archive)
+    name = _images_name(config, archive)
     title = archive.title(name)
     refuse_no_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
     axes = axes_of(config, archive.headers[name], title)
-    pictures = to_bytes(in_planes(archive.read(name), axes), config, title)
+    images = to_bytes(in_planes(archive.read(name), axes), config, title)
     label_name = _labels_name(config, archive, name)
-    labels = None if label_name is None else _labels(archive, label_name, len(pictures))
+    labels = None if label_name is None else _labels(archive, label_name, len(images))
     names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
     about = {**_provenance(title, axes), "labels": "none found" if label_name is None else archive.title(label_name)}
     unread = [other for other in archive.headers if other not in (name, label_name)]
     about |= {"arrays_not_read": ", ".join(unread)} if unread else {}
-    return picture_dataset(config, pictures, labels, names, about)
+    return image_dataset(config, images, labels, names, about)
 
 
 def _provenance(source: str, axes: str) -> dict[str, str]:
@@ -127,29 +125,27 @@ def _provenance(source: str, axes: str) -> dict[str, str]:
     return {"source": source, "licence": "not stated in the file", "axes": said}
 
 
-def _pictures_name(config: ArraysConfig, archive: Npz) -> str:
+def _images_name(config: ArraysConfig, archive: Npz) -> str:
     if config.array != "auto":
         return _known(config.array, archive, "array")
     split = config.split
-    likely = [f"x_{split}", f"{split}_images", f"{split}_x", *_PICTURES]
+    likely = [f"x_{split}", f"{split}_images", f"{split}_x", *_IMAGES]
     name = next((name for name in likely if name in archive.headers), None)
     able = [name for name, header in archive.headers.items() if len(header.shape) in (3, 4)]
     if name is None and len(able) != 1:
         raise UsageError(
-            f"{archive.path}: {len(able)} arrays that may be of pictures for split={split}; name one with "
+            f"{archive.path}: {len(able)} arrays that may be of images for split={split}; name one with "
             f"data.array=NAME, of: {', '.join(archive.headers)}"
         )
     return name or able[0]
 
 
-def _labels_name(config: ArraysConfig, archive: Npz, pictures: str) -> str | None:
+def _labels_name(config: ArraysConfig, archive: Npz, images: str) -> str | None:
     if config.labels not in ("auto", "none") or config.labels == "none" in archive.headers:
         return _known(config.labels, archive, "labels")
     split = config.split
     beside = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
-    return (
-        next((n for n in beside if n in archive.headers and n != pictures), None) if config.labels == "auto" else None
-    )
+    return next((n for n in beside if n in archive.headers and n != images), None) if config.labels == "auto" else None
 
 
 def _known(name: str, archive: Npz, option: str) -> str:
@@ -159,12 +155,12 @@ def _known(name: str, archive: Npz, option: str) -> str:
 
 
 def _labels(archive: Npz, name: str, count: int) -> npt.NDArray[np.int64]:
-    """Class indices: whole numbers from 0, one a picture, also (N, 1)."""
+    """Class indices: whole numbers from 0, one per image, also (N, 1)."""
     labels, title = archive.read(name), archive.title(name)
     if labels.dtype.kind not in "iu" or labels.size != len(labels):
-        raise UsageError(f"{title}: {labels.dtype} of {_text(labels.shape)}; expected one whole number a picture")
+        raise UsageError(f"{title}: {labels.dtype} of {_text(labels.shape)}; expected one whole number per image")
     if len(labels) != count:
-        raise UsageError(f"{title}: {len(labels)} labels for {count} pictures; they must be as many")
+        raise UsageError(f"{title}: {len(labels)} labels for {count} images; they must be as many")
     if labels.min() < 0 or labels.max() >= _MAX_CLASSES:
         raise UsageError(f"{title}: labels {labels.min()}..{labels.max()}; expected class numbers from 0")
     return labels.reshape(-1).astype(np.int64)
@@ -174,11 +170,11 @@ def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
     """What the axes of an array are: as said, or by the axis that is 1 or 3 long.
 
     Raises:
-        UsageError: an array that cannot be one of pictures, or whose axes cannot be told.
+        UsageError: an array that cannot be one of images, or whose axes cannot be told.
     """
     shape = header.shape
     if len(shape) not in (3, 4) or 0 in shape:
-        raise UsageError(f"{title}: {_text(shape)}; expected pictures as NxHxW, NxHxWxC or NxCxHxW, at least one")
+        raise UsageError(f"{title}: {_text(shape)}; expected images as NxHxW, NxHxWxC or NxCxHxW, at least one")
     able = [a for a in (("NHW",) if len(shape) == 3 else ("NHWC", "NCHW")) if _channels(shape, a) in (1, 3)]
     if config.axes != "auto":
         if config.axes not in able:

@@ -2,7 +2,7 @@
 
 Published by Liu, Luo, Wang and Tang ("Deep Learning Face Attributes in the Wild", 2015, arXiv:1411.7766), and as
 CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research alone. The lists, see
-``attributes``, lie beside the folder or archive of pictures, or in it.
+``attributes``, lie beside the folder or archive of images, or in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from undiffuse.data.sources.layout.parts import chosen_remark
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
@@ -34,10 +34,10 @@ _LICENCE = "non-commercial research alone, as its authors say"
 
 
 class _Faces(NamedTuple):
-    """The pictures by the last part of their names, in order, and what is listed of them."""
+    """The images by the last part of their names, in order, and what is listed of them."""
 
     tree: Tree
-    pictures: dict[str, str]
+    images: dict[str, str]
     attributes: Attributes | None
     split: str
     kept: list[str]
@@ -48,28 +48,28 @@ def load(config: CelebaConfig) -> Dataset:
 
     Raises:
         UsageError: nothing of the kind there, an attribute or split without its list, a list that is damaged, or
-            (unless ``on_error=skip``) a picture that is damaged or lacks its line, or a line that lacks its picture;
+            (unless ``on_error=skip``) an image that is damaged or lacks its line, or a line that lacks its image;
             the message names it.
     """
     skips = Skips(config.on_error)
     faces = _faces(config, skips)
-    skips.refuse_nothing_left(len(faces.kept), len(faces.pictures))
+    skips.refuse_nothing_left(len(faces.kept), len(faces.images))
     labels, classes, captions = None, tuple[str, ...](), None
     if faces.attributes is not None:
         rows = [faces.attributes.row_of[name] for name in faces.kept]
         labels, classes = _classes(config, faces.attributes, rows)
-        captions = Texts(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
-    files = faces.tree.files([faces.pictures[name] for name in faces.kept])
+        captions = StringArray(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
+    files = faces.tree.files([faces.images[name] for name in faces.kept])
     about = {"licence": _LICENCE, "split": faces.split, **_left_out(faces).remarks}
     if faces.split == "train":
-        about |= chosen_remark(len(faces.kept), len(faces.pictures), config.split)
+        about |= chosen_remark(len(faces.kept), len(faces.images), config.split)
     return load_encoded(config, files, labels, classes, captions, about, skips)
 
 
 def _left_out(faces: _Faces) -> LeftOut:
     """What lies there beside the faces; their lists are no part of it."""
-    found, taken = faces.tree.names.left_out, set(faces.pictures.values())
-    for name in faces.tree.names.pictures:
+    found, taken = faces.tree.names.left_out, set(faces.images.values())
+    for name in faces.tree.names.images:
         if name not in taken:
             found.add(NOT_OF_THE_SET, name)
     found.add_others(name for name in faces.tree.names.others if name.rpartition("/")[2] not in _LISTS)
@@ -78,24 +78,24 @@ def _left_out(faces: _Faces) -> LeftOut:
 
 def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
     tree = open_tree(config.location, skips, "CelebA's folder or img_align_celeba.zip")
-    pictures = _pictures(tree)
+    images = _images(tree)
     attributes = _attributes(config, tree, skips)
-    split, kept = _of_split(config, tree, pictures, skips)
+    split, kept = _of_split(config, tree, images, skips)
     if attributes is not None:
         missing = [name for name in kept if name not in attributes.row_of]
         for name in missing:
-            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in the list of attributes"))
+            skips.take(UsageError(f"{tree.title_of(images[name])}: not in the list of attributes"))
         kept = [name for name in kept if name in attributes.row_of]
         for name in attributes.row_of:
-            if name not in pictures:
+            if name not in images:
                 skips.take(UsageError(f"{config.location}: the list of attributes names {name}, which is not there"))
-    return _Faces(tree, pictures, attributes, split, kept)
+    return _Faces(tree, images, attributes, split, kept)
 
 
-def _pictures(tree: Tree) -> dict[str, str]:
-    """Name in the set -> name in the tree, in the order of the numbers; pictures of other names are passed over."""
+def _images(tree: Tree) -> dict[str, str]:
+    """Name in the set -> name in the tree, in the order of the numbers; images of other names are passed over."""
     found: dict[str, str] = {}
-    for name in tree.names.pictures:
+    for name in tree.names.images:
         basename = name.rpartition("/")[2]
         if not _NUMBERED.fullmatch(basename):
             continue
@@ -103,7 +103,7 @@ def _pictures(tree: Tree) -> dict[str, str]:
             raise UsageError(f"{tree.location}: {found[basename]} and {name} are of one number; name the folder of one")
         found[basename] = name
     if not found:
-        raise UsageError(f"{tree.location}: no pictures of CelebA's; expected names such as 000001.jpg or 0.jpg")
+        raise UsageError(f"{tree.location}: no images of CelebA's; expected names such as 000001.jpg or 0.jpg")
     return dict(sorted(found.items(), key=lambda pair: int(pair[0].partition(".")[0])))
 
 
@@ -133,21 +133,21 @@ def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
     return str(beside), file.read(0, file.size)
 
 
-def _of_split(config: CelebaConfig, tree: Tree, pictures: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
-    """The split that is meant, and the names of its pictures."""
+def _of_split(config: CelebaConfig, tree: Tree, images: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
+    """The split that is meant, and the names of its images."""
     asked = config.split or "train"
     listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
     if asked == "all" or (listed is None and config.split is None):
-        return "all", list(pictures)
+        return "all", list(images)
     if listed is None:
         raise UsageError(f"{config.location}: split={asked}, but no {PARTITIONS[0]} (or .csv) lies there")
     split_of = read_partition(listed[1], listed[0], skips.take)
-    if config.split is None and "train" not in map(split_of.get, pictures):
-        return "all", list(pictures)
-    for name in pictures:
+    if config.split is None and "train" not in map(split_of.get, images):
+        return "all", list(images)
+    for name in images:
         if name not in split_of:
-            skips.take(UsageError(f"{tree.title_of(pictures[name])}: not in {listed[0].rpartition('/')[2]}"))
-    return asked, [name for name in pictures if split_of.get(name) == asked]
+            skips.take(UsageError(f"{tree.title_of(images[name])}: not in {listed[0].rpartition('/')[2]}"))
+    return asked, [name for name in images if split_of.get(name) == asked]
 
 
 def _classes(

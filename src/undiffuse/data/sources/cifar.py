@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 60,000 colour pictures of 32x32.
+"""CIFAR-10 and CIFAR-100: 60,000 colour images of 32x32.
 
 Published by Alex Krizhevsky ("Learning Multiple Layers of Features from Tiny Images", 2009). Binary layout: records of
 one label byte (CIFAR-100: a coarse and a fine one) and 3,072 bytes, the red, green and blue plane by rows; the names
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from undiffuse.data.config import CifarConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.pickled import read_pickle
-from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.cifar_files import CifarFiles, Store, find_batches
 from undiffuse.data.storage.cache import tell
 from undiffuse.errors import UsageError
@@ -30,9 +30,9 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 class Labelled(NamedTuple):
-    """Pictures (N, 3, 32, 32), their class indices, and which label of which set these are."""
+    """Images (N, 3, 32, 32), their class indices, and which label of which set these are."""
 
-    pictures: Bytes
+    images: Bytes
     labels: npt.NDArray[np.int64]
     kind: str  # "cifar10", "fine" or "coarse"
 
@@ -41,7 +41,7 @@ _NUM_CLASSES = {"cifar10": len(CIFAR10_CLASSES), "fine": _FINE, "coarse": _COARS
 
 
 def load(config: CifarConfig) -> Dataset:
-    """The pictures of one split, in the order of the files.
+    """The images of one split, in the order of the files.
 
     Raises:
         UsageError: no such files, a damaged one, a label that is no class, or a pickle with anything in it that CIFAR's
@@ -53,7 +53,7 @@ def load(config: CifarConfig) -> Dataset:
     kind = parts[0].kind
     if any(part.kind != kind for part in parts):
         raise UsageError(f"{config.location}: holds CIFAR-10 and CIFAR-100 side by side; name a folder of one")
-    pictures = np.concatenate([part.pictures for part in parts])
+    images = np.concatenate([part.images for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     names = _class_names(files, kind)
     provenance = {
@@ -64,7 +64,7 @@ def load(config: CifarConfig) -> Dataset:
         **files.store.left_out.remarks,
     }
     tell(files.store.location, provenance)
-    return picture_dataset(config, pictures, labels, names, provenance)
+    return image_dataset(config, images, labels, names, provenance)
 
 
 def _read_binary(store: Store, name: str, label: str) -> Labelled:
@@ -93,14 +93,14 @@ def _read_python(store: Store, name: str, label: str) -> Labelled:
     found = read_pickle(store.read(name), title)
     data = found.get("data")
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS or not len(data):
-        raise UsageError(f"{title}: has no pictures; expected 'data', an array of (N, {_PIXELS}) unsigned bytes")
+        raise UsageError(f"{title}: has no images; expected 'data', an array of (N, {_PIXELS}) unsigned bytes")
     kind = "cifar10" if "labels" in found else label
     key = "labels" if kind == "cifar10" else f"{kind}_labels"
     labels = found.get(key)
     if not isinstance(labels, list) or not all(type(number) is int and 0 <= number < 256 for number in labels):
         raise UsageError(f"{title}: has no labels; expected {key!r}, a list of class numbers")
     if len(labels) != len(data):
-        raise UsageError(f"{title}: {len(labels)} labels for {len(data)} pictures; they must be as many")
+        raise UsageError(f"{title}: {len(labels)} labels for {len(data)} images; they must be as many")
     checked = _checked(np.array(labels, dtype=np.uint8), _NUM_CLASSES[kind], title)
     return Labelled(data.reshape(-1, *_SHAPE), checked, kind)
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from undiffuse.data.config import DigitsConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.data.sources.array_images import image_dataset
 
 
 def load(config: DigitsConfig) -> Dataset:
-    """1,797 grey pictures of 8x8 with ten classes; the levels 0..16 become round(level * 255 / 16)."""
+    """1,797 grey images of 8x8 with ten classes; the levels 0..16 become round(level * 255 / 16)."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     found = load_digits()
-    pictures = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
+    images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
     provenance = {
         "source": "Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, UCI, 1998), test part, as bundled "
         "with scikit-learn",
         "licence": "CC BY 4.0",
     }
-    return picture_dataset(config, pictures, found.target, [str(digit) for digit in range(10)], provenance)
+    return image_dataset(config, images, found.target, [str(digit) for digit in range(10)], provenance)

@@ -2,7 +2,7 @@
 
 Published by Cohen, Afshar, Tapson and van Schaik (2017, arXiv:1702.05373). Layout (MATLAB 5.0): a struct ``dataset``
 with ``train`` and ``test``, each with ``images`` (N, 784) uint8, ``labels`` (N, 1) and ``writers``; and ``mapping``
-(K, 2) or (K, 3), see ``emnist_mapping``. A picture is stored by columns and put upright here.
+(K, 2) or (K, 3), see ``emnist_mapping``. An image is stored by columns and put upright here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from undiffuse.data.config import EmnistConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.matlab import read_variables
-from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.emnist_mapping import mapping_of
 from undiffuse.errors import UsageError
 
@@ -23,7 +23,7 @@ _SIDE = 28
 
 
 def load(config: EmnistConfig) -> Dataset:
-    """The pictures (1, 28, 28) of one split with their classes.
+    """The images (1, 28, 28) of one split with their classes.
 
     Raises:
         UsageError: a file that is missing, damaged, not MATLAB 5.0, or without EMNIST's fields; counts that disagree.
@@ -32,20 +32,20 @@ def load(config: EmnistConfig) -> Dataset:
     dataset = _field(read_variables(path), "dataset", str(path))
     part = _field(dataset, config.split, f"{path} dataset")
     where = f"{path} dataset.{config.split}"
-    pictures = _pictures(_field(part, "images", where), where)
+    images = _images(_field(part, "images", where), where)
     labels = np.asarray(_field(part, "labels", where)).reshape(-1)
-    if len(labels) != len(pictures) or labels.dtype.kind not in "uif":
-        raise UsageError(f"{where}: {len(labels)} labels for {len(pictures)} pictures; they must be as many numbers")
+    if len(labels) != len(images) or labels.dtype.kind not in "uif":
+        raise UsageError(f"{where}: {len(labels)} labels for {len(images)} images; they must be as many numbers")
     rows = np.asarray(_field(dataset, "mapping", f"{path} dataset"))
     if rows.ndim != 2 or rows.dtype.kind not in "uif":
         raise UsageError(f"{path} dataset.mapping: no matrix of numbers; expected a label and a code in a row")
     mapping = mapping_of(np.asarray(rows, dtype=np.int64).tolist(), f"{path} dataset.mapping")
     provenance = {"source": f"{path} ({config.split})", "licence": "not stated in the file", "transposed": "yes"}
     classes = mapping.classes(labels.astype(np.int64), f"{where}.labels")
-    return picture_dataset(config, pictures, classes, mapping.names, provenance)
+    return image_dataset(config, images, classes, mapping.names, provenance)
 
 
-def _pictures(images: Any, where: str) -> npt.NDArray[np.uint8]:
+def _images(images: Any, where: str) -> npt.NDArray[np.uint8]:
     """(N, 1, 28, 28) upright, of (N, 784) by columns."""
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != _SIDE**2 or not len(array):

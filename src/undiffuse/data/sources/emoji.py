@@ -1,9 +1,9 @@
-"""Emoji in the layout of npm's ``emoji-datasource`` packages (Cal Henderson): pictures with names and categories.
+"""Emoji in the layout of npm's ``emoji-datasource`` packages (Cal Henderson): images with names and categories.
 
 Layout: ``img/twitter/64/1f600.png`` and so on (also ``apple``, ``google``, ``facebook``), and ``emoji.json``, a list of
 objects with ``name`` ("GRINNING FACE"), ``category``, ``image`` ("1f600.png"), ``has_img_twitter`` and so on, and where
 there are tones of skin ``skin_variations``: code of the tones -> an object with ``image`` and ``has_img_...`` again.
-The package itself is a tar with the folder ``package``. The pictures are under their vendors' licences.
+The package itself is a tar with the folder ``package``. The images are under their vendors' licences.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from undiffuse.data.sources.layout.metadata import parse_json
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
@@ -32,7 +32,7 @@ _TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE":
 
 
 class Emoji(NamedTuple):
-    """One picture of the list."""
+    """One image of the list."""
 
     image: str
     caption: str
@@ -41,16 +41,16 @@ class Emoji(NamedTuple):
 
 
 def load(config: EmojiConfig) -> Dataset:
-    """The pictures of one vendor in the order of the list.
+    """The images of one vendor in the order of the list.
 
     Raises:
-        UsageError: no such package, no pictures of the vendor, several vendors of which none is named, a list of
-            another form, or (unless ``on_error=skip``) a picture that is damaged, or that the list has and the package
+        UsageError: no such package, no images of the vendor, several vendors of which none is named, a list of
+            another form, or (unless ``on_error=skip``) an image that is damaged, or that the list has and the package
             lacks; the message names it.
     """
     skips = Skips(config.on_error)
     tree = open_tree(config.location, skips, "an emoji-datasource package")
-    vendor, name_of = _pictures(config, tree)
+    vendor, name_of = _images(config, tree)
     every = list(_listed(tree, vendor, skips))
     wanted = [emoji for emoji in every if config.skin_tones == "all" or not emoji.has_tone]
     for emoji in wanted:
@@ -60,7 +60,7 @@ def load(config: EmojiConfig) -> Dataset:
     skips.refuse_nothing_left(len(kept), len(every))
     about = {
         "vendor": vendor,
-        "skin_tones": f"{config.skin_tones}: {len(every) - len(wanted)} of {len(every)} pictures left out",
+        "skin_tones": f"{config.skin_tones}: {len(every) - len(wanted)} of {len(every)} images left out",
         "licence": f"that of {vendor}'s emoji; the list is under the MIT licence",
     }
     listed = {emoji.image for emoji in every}
@@ -69,7 +69,7 @@ def load(config: EmojiConfig) -> Dataset:
     about |= tree.names.left_out.remarks
     files = tree.files([name_of[emoji.image] for emoji in kept])
     classes = _classes(config, kept)
-    captions = Texts(emoji.caption for emoji in kept) if config.captions == "auto" else None
+    captions = StringArray(emoji.caption for emoji in kept) if config.captions == "auto" else None
     return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 
@@ -80,20 +80,20 @@ def _classes(config: EmojiConfig, kept: Sequence[Emoji]) -> Classes:
     return column.classes(np.array([column.code(emoji.category, emoji.image) for emoji in kept], dtype=np.int64))
 
 
-def _pictures(config: EmojiConfig, tree: Tree) -> tuple[str, dict[str, str]]:
-    """The vendor, and the name in the package of each of its pictures at the largest size there is."""
+def _images(config: EmojiConfig, tree: Tree) -> tuple[str, dict[str, str]]:
+    """The vendor, and the name in the package of each of its images at the largest size there is."""
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for name in tree.names.pictures:
+    for name in tree.names.images:
         match = _SHEETS.fullmatch(name)
         if match is not None and int(match["size"]) > 0:
             sizes = found.setdefault(match["vendor"], {})
             sizes.setdefault(int(match["size"]), {})[match["image"]] = name
     if not found:
-        raise UsageError(f"{tree.location}: no pictures of emoji; expected names such as img/twitter/64/1f600.png")
+        raise UsageError(f"{tree.location}: no images of emoji; expected names such as img/twitter/64/1f600.png")
     if config.vendor is not None and config.vendor not in found:
-        raise UsageError(f"{tree.location}: no pictures of vendor={config.vendor}; {nearest(config.vendor, found)}")
+        raise UsageError(f"{tree.location}: no images of vendor={config.vendor}; {nearest(config.vendor, found)}")
     if config.vendor is None and len(found) > 1:
-        raise UsageError(f"{tree.location}: has pictures of {', '.join(sorted(found))}; choose one with vendor=")
+        raise UsageError(f"{tree.location}: has images of {', '.join(sorted(found))}; choose one with vendor=")
     vendor = config.vendor or next(iter(found))
     return vendor, found[vendor][max(found[vendor])]
 
@@ -117,7 +117,7 @@ def _listed(tree: Tree, vendor: str, skips: Skips) -> Iterator[Emoji]:
 
 
 def _of_entry(entry: dict[str, Any], vendor: str) -> Iterator[Emoji]:
-    """The base picture, and those in tones of skin."""
+    """The base image, and those in tones of skin."""
     name, category = entry["name"] or entry["short_name"].replace("_", " "), entry["category"]
     _check_text(name, category, entry["image"])
     if entry.get(f"has_img_{vendor}"):

@@ -18,7 +18,7 @@ from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
-NUM_PICTURES, NUM_TRAIN = 70_000, 60_000
+NUM_IMAGES, NUM_TRAIN = 70_000, 60_000
 _NAME = re.compile(r"(?P<set>.*?/)??((?P<folder>\d{5})/)?(?P<number>\d{5})\.(png|jpg|webp)")
 _LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph as its author says, see ffhq-dataset-v2.json"
 
@@ -27,18 +27,18 @@ def load(config: FfhqConfig) -> Dataset:
     """The faces of a folder or archive, in the order of their numbers.
 
     Raises:
-        UsageError: nothing of the kind there, several of its sets, or (unless ``on_error=skip``) a picture that is
+        UsageError: nothing of the kind there, several of its sets, or (unless ``on_error=skip``) an image that is
             damaged, has no number of FFHQ's or lies in the folder of others; the message names it.
     """
     skips = Skips(config.on_error)
     tree = open_tree(config.location, skips, "FFHQ's folders or a zip of them")
     found: dict[int, str] = {}
     sets: set[str] = set()
-    for name in tree.names.pictures:
+    for name in tree.names.images:
         try:
             number, inside = _number(name)
             if number in found and inside in sets and len(sets) == 1:
-                raise UsageError(f"there are two pictures of the number {number:05}")
+                raise UsageError(f"there are two images of the number {number:05}")
         except UsageError as error:
             skips.take(UsageError(f"{tree.title_of(name)}: {error}"))
             continue
@@ -50,18 +50,18 @@ def load(config: FfhqConfig) -> Dataset:
     kept = [found[number] for number in sorted(found) if _is_of(split, number)]
     if not kept:
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
-        raise UsageError(f"{config.location}: no picture of split={split}; expected 00000/00000.png")
+        raise UsageError(f"{config.location}: no image of split={split}; expected 00000/00000.png")
     tree.names.left_out.add_others(tree.names.others)
-    about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_PICTURES} that were published"}
+    about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_IMAGES} that were published"}
     about |= tree.names.left_out.remarks | chosen_remark(len(kept), len(found), config.split)
     return load_encoded(config, tree.files(kept), provenance=about, skips=skips)
 
 
 def _number(name: str) -> tuple[int, str]:
-    """(the number of a picture, the folder of its set)"""
+    """(the number of an image, the folder of its set)"""
     match = _NAME.fullmatch(name)
-    if match is None or int(match["number"]) >= NUM_PICTURES:
-        raise UsageError("no picture of FFHQ's; expected a name from 00000.png to 69999.png")
+    if match is None or int(match["number"]) >= NUM_IMAGES:
+        raise UsageError("no image of FFHQ's; expected a name from 00000.png to 69999.png")
     number = int(match["number"])
     if match["folder"] is not None and int(match["folder"]) != number - number % 1000:
         raise UsageError(f"lies among others; expected it in the folder {number - number % 1000:05}")

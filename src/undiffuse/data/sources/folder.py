@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set."""
+"""A folder of images as a data set."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import NoteReader, annotate
 from undiffuse.data.sources.layout.folder_files import list_names
-from undiffuse.data.sources.layout.sample_sets import without_sheets
+from undiffuse.data.sources.layout.sample_sets import without_grids
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
 
@@ -25,7 +25,7 @@ class FolderFiles(EncodedFiles):
         names: paths below it, with slashes.
     """
 
-    def __init__(self, root: Path, names: Texts) -> None:
+    def __init__(self, root: Path, names: StringArray) -> None:
         super().__init__(root)
         self._names, self._prefix = names, _prefix_of(root)
 
@@ -69,22 +69,22 @@ class FolderNotes(NoteReader):
 
 
 def _prefix_of(root: Path) -> str:
-    """What stands before a name in the path of its file. A ``Path`` a picture would fill Python's table of names."""
+    """What stands before a name in the path of its file. A ``Path`` an image would fill Python's table of names."""
     return str(root / "x")[:-1]
 
 
 def load(config: FolderConfig) -> Dataset:
-    """The pictures of a folder, in the sorted order of their relative paths.
+    """The images of a folder, in the sorted order of their relative paths.
 
     Raises:
-        UsageError: no pictures, options that do not fit them, or (unless ``on_error=skip``) a file that is damaged,
+        UsageError: no images, options that do not fit them, or (unless ``on_error=skip``) a file that is damaged,
             too large or smaller than the training size, or lacks what others have; the message names the file.
     """
     root, skips = config.location, Skips(config.on_error)
     reader = FolderNotes(root)
-    names, _ = without_sheets(reader, list_names(root), skips)
+    names, _ = without_grids(reader, list_names(root), skips)
     found = annotate(reader, names, config, skips)
-    files = FolderFiles(root, names.pictures.select(found.rows))
+    files = FolderFiles(root, names.images.select(found.rows))
     names.left_out.add_others(found.unread)
     about = {**found.remarks, **names.left_out.remarks}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

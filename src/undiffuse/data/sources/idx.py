@@ -1,7 +1,7 @@
 """MNIST's own format: a magic number, the sizes as big-endian 32-bit numbers, then the bytes.
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998). EMNIST (Cohen et al., 2017,
-arXiv:1702.05373) stores each picture with rows and columns exchanged; it is put upright here, and the mapping file
+arXiv:1702.05373) stores each image with rows and columns exchanged; it is put upright here, and the mapping file
 beside it names its classes.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from undiffuse.data.config import IdxConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources.array_images import picture_dataset
+from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.emnist_mapping import find_mapping, read_mapping
 from undiffuse.data.sources.idx_files import find_idx_files
 from undiffuse.errors import UsageError
@@ -42,24 +42,24 @@ EMNIST_CLASSES = {
 
 
 def load(config: IdxConfig) -> Dataset:
-    """The pictures (1, H, W) of one split, with labels where a label file lies beside them.
+    """The images (1, H, W) of one split, with labels where a label file lies beside them.
 
     Raises:
         UsageError: a file that is missing, damaged, of another type, or counts that disagree.
     """
     files = find_idx_files(config.location, config.split)
-    pictures = _pictures(files.images)
+    images = _images(files.images)
     transpose = "emnist" in files.images.name.lower() if config.transpose is None else config.transpose
     if transpose:
-        pictures = np.ascontiguousarray(pictures.swapaxes(1, 2))
-    labels, names = (None, []) if files.labels is None else _labels(files.labels, files.images, len(pictures))
+        images = np.ascontiguousarray(images.swapaxes(1, 2))
+    labels, names = (None, []) if files.labels is None else _labels(files.labels, files.images, len(images))
     provenance = {
         "source": str(files.images),
         "labels": "none found" if files.labels is None else str(files.labels),
         "licence": "not stated in the files",
         "transposed": "yes" if transpose else "no",
     }
-    return picture_dataset(config, pictures[:, None], labels, names, provenance)
+    return image_dataset(config, images[:, None], labels, names, provenance)
 
 
 def read_idx(path: Path) -> Bytes:
@@ -112,14 +112,14 @@ def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], most: int) -> Byte
     return np.frombuffer(content, dtype=np.uint8).reshape(sizes)
 
 
-def _pictures(path: Path) -> Bytes:
-    pictures = read_idx(path)
-    if pictures.ndim != 3:
-        hint = "; this looks like the file of labels" if pictures.ndim == 1 else ""
-        raise UsageError(f"{path}: {pictures.ndim} axes; expected 3 (count, rows, columns) of an image file{hint}")
-    if 0 in pictures.shape:
-        raise UsageError(f"{path}: empty: its sizes are {pictures.shape}; expected at least one picture")
-    return pictures
+def _images(path: Path) -> Bytes:
+    images = read_idx(path)
+    if images.ndim != 3:
+        hint = "; this looks like the file of labels" if images.ndim == 1 else ""
+        raise UsageError(f"{path}: {images.ndim} axes; expected 3 (count, rows, columns) of an image file{hint}")
+    if 0 in images.shape:
+        raise UsageError(f"{path}: empty: its sizes are {images.shape}; expected at least one image")
+    return images
 
 
 def _labels(path: Path, images: Path, count: int) -> tuple[npt.NDArray[np.int64], list[str]]:
@@ -131,7 +131,7 @@ def _labels(path: Path, images: Path, count: int) -> tuple[npt.NDArray[np.int64]
     if labels.ndim != 1:
         raise UsageError(f"{path}: {labels.ndim} axes; expected the 1 of a label file")
     if len(labels) != count:
-        raise UsageError(f"{path}: {len(labels)} labels for {count} pictures in {images.name}; they must be as many")
+        raise UsageError(f"{path}: {len(labels)} labels for {count} images in {images.name}; they must be as many")
     mapping = find_mapping(images)
     if mapping is not None:
         table = read_mapping(mapping)

@@ -1,7 +1,7 @@
-"""LSUN's LMDB folders: ``church_outdoor_train_lmdb/data.mdb`` and the like, whose values are encoded pictures.
+"""LSUN's LMDB folders: ``church_outdoor_train_lmdb/data.mdb`` and the like, whose values are encoded images.
 
 Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): a database for each category and
-split, the key a hash of the picture in hex, the value the file (WebP; JPEG in some copies).
+split, the key a hash of the image in hex, the value the file (WebP; JPEG in some copies).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
-MAX_PICTURE_BYTES = 2**28
+MAX_IMAGE_BYTES = 2**28
 _FOLDER = re.compile(r"(?P<category>.+?)(_(?P<split>train|val|test))?_lmdb")
 
 
@@ -50,8 +50,8 @@ class LmdbFiles(EncodedFiles):
     def read(self, index: int) -> bytes:
         number, row = self._place(index)
         start, size = self._values[number].places[row].tolist()
-        if size > MAX_PICTURE_BYTES:
-            raise UsageError(f"{self.title(index)}: {size} bytes are more than the {MAX_PICTURE_BYTES} of a picture")
+        if size > MAX_IMAGE_BYTES:
+            raise UsageError(f"{self.title(index)}: {size} bytes are more than the {MAX_IMAGE_BYTES} of an image")
         content = self._files[number].read(start, size)
         if len(content) != size:
             raise UsageError(f"{self.title(index)}: cut short; fetch the file again")
@@ -67,17 +67,17 @@ class LmdbFiles(EncodedFiles):
 
 
 def load(config: LmdbConfig) -> Dataset:
-    """The pictures of a database in the order of their keys, or of several, which are the classes then.
+    """The images of a database in the order of their keys, or of several, which are the classes then.
 
     Raises:
-        UsageError: no database there, or (unless ``on_error=skip``) a damaged one or a damaged picture; the message
+        UsageError: no database there, or (unless ``on_error=skip``) a damaged one or a damaged image; the message
             names file and key.
     """
     skips = Skips(config.on_error)
     found = [(path, *opened) for path in _databases(config) if (opened := _opened(path, skips)) is not None]
     if not found or not any(len(values.keys) for _, _, values in found):
         skips.refuse_nothing_left(0, 0) if skips.count else None
-        raise UsageError(f"{config.location}: no pictures in the database; expected LSUN's keys and pictures")
+        raise UsageError(f"{config.location}: no images in the database; expected LSUN's keys and images")
     files = LmdbFiles(config.location, [file for _, file, _ in found], [values for *_, values in found])
     names = [_category(path) for path, *_ in found]
     labels, classes = _labels([len(values.keys) for *_, values in found], names)

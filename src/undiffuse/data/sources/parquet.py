@@ -1,7 +1,7 @@
-"""Parquet and Arrow tables with a column of encoded pictures, as Hugging Face's ``datasets`` writes them.
+"""Parquet and Arrow tables with a column of encoded images, as Hugging Face's ``datasets`` writes them.
 
 Layout: a column of structs (``bytes``, ``path``), and in the schema's metadata, under ``huggingface``, JSON that tells
-which columns are pictures and which are classes, with the names of those: ``{"info": {"features": {"image": {"_type":
+which columns are images and which are classes, with the names of those: ``{"info": {"features": {"image": {"_type":
 "Image"}, "label": {"_type": "ClassLabel", "names": [...]}}}}``. Plain columns of bytes do without.
 """
 
@@ -25,11 +25,11 @@ from undiffuse.data.sources.table_files import find_tables
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
-MAX_PICTURE_BYTES = 2**28
+MAX_IMAGE_BYTES = 2**28
 _TYPE_SHOWN = 40  # letters of a type in a message
 _IMAGES, _LABELS, _CAPTIONS = (
     ("image", "img", "jpg", "png", "picture"),
@@ -42,7 +42,7 @@ FURTHER_CAPTIONS = Kind(
 
 
 class TableFiles(EncodedFiles):
-    """Cells of the column of pictures.
+    """Cells of the column of images.
 
     Args:
         tables: the files.
@@ -66,11 +66,11 @@ class TableFiles(EncodedFiles):
         content = cell["bytes"] if names and cell.is_valid else cell
         if not content.is_valid:
             elsewhere = "path" in names and cell.is_valid and cell["path"].is_valid
-            hint = "its picture lies in a file of its own, which is not read" if elsewhere else "the cell is empty"
+            hint = "its image lies in a file of its own, which is not read" if elsewhere else "the cell is empty"
             raise UsageError(f"{title}: has no bytes in {self._column!r}: {hint}")
         buffer = content.as_buffer()
-        if buffer.size > MAX_PICTURE_BYTES:
-            raise UsageError(f"{title}: {buffer.size} bytes are more than the {MAX_PICTURE_BYTES} read of a picture")
+        if buffer.size > MAX_IMAGE_BYTES:
+            raise UsageError(f"{title}: {buffer.size} bytes are more than the {MAX_IMAGE_BYTES} read of an image")
         return buffer.to_pybytes()  # type: ignore[no-any-return]
 
     def release(self) -> None:
@@ -94,11 +94,11 @@ class Columns(NamedTuple):
 
 
 def load(config: ParquetConfig) -> Dataset:
-    """The pictures of a table's rows, in the order of its shards.
+    """The images of a table's rows, in the order of its shards.
 
     Raises:
-        UsageError: pyarrow is not installed; no such table, no column of pictures, shards that differ, or (unless
-            ``on_error=skip``) a missing shard, a damaged one or a damaged picture, or a row that lacks what others
+        UsageError: pyarrow is not installed; no such table, no column of images, shards that differ, or (unless
+            ``on_error=skip``) a missing shard, a damaged one or a damaged image, or a row that lacks what others
             have; the message names the file and the row.
     """
     arrow()
@@ -109,7 +109,7 @@ def load(config: ParquetConfig) -> Dataset:
     tables = Tables(_sound(found.paths, skips))
     columns = _columns(config, tables)
     if not len(tables):
-        raise UsageError(f"{config.location}: the table has no rows; expected at least one picture")
+        raise UsageError(f"{config.location}: the table has no rows; expected at least one image")
     codes, labels = _labels(config, tables, columns)
     captions, caption_of = _captions(tables, columns, config.caption_index, left_out)
     nobody = np.zeros(len(tables), dtype=bool)
@@ -148,17 +148,17 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     schema, where = tables.tables[0].schema, str(tables.paths[0])
     declared = _declared(schema.metadata or {}, where)
     types = dict(_plain_columns(schema))
-    pictures = [name for name, kind in types.items() if _may_be_picture(kind)]
+    images = [name for name, kind in types.items() if _may_be_image(kind)]
     texts = [name for name, kind in types.items() if is_text(kind)]
     several = [name for name, kind in types.items() if is_texts(kind)]
     classes = [name for name in schema.names if declared.get(name, {}).get("_type") == "ClassLabel"]
-    images = [name for name in pictures if declared.get(name, {}).get("_type") == "Image"]
+    declared_images = [name for name in images if declared.get(name, {}).get("_type") == "Image"]
     image = _chosen(
-        config.image_column, [*images, *(n for n in _IMAGES if n in pictures), *pictures[:1]], schema, where
+        config.image_column, [*declared_images, *(n for n in _IMAGES if n in images), *images[:1]], schema, where
     )
-    if image is None or image not in pictures:
+    if image is None or image not in images:
         held = ", ".join(f"{name} ({_short(kind)})" for name, kind in types.items())
-        what = f"no column of pictures ({config.image_column})"
+        what = f"no column of images ({config.image_column})"
         raise UsageError(f"{where}: {what}; expected bytes, or a struct with bytes, one image a row, among: {held}")
     label = _chosen(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
     label = None if config.labels == "none" else label
@@ -197,10 +197,10 @@ def _short(kind: Any) -> str:
     return text if len(text) <= _TYPE_SHOWN else f"{text[:_TYPE_SHOWN]}..."
 
 
-def _may_be_picture(kind: Any) -> bool:
+def _may_be_image(kind: Any) -> bool:
     types = arrow().types
     if types.is_struct(kind):
-        return any(field.name == "bytes" and _may_be_picture(field.type) for field in kind)
+        return any(field.name == "bytes" and _may_be_image(field.type) for field in kind)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
@@ -245,9 +245,9 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     raise UsageError(f"{title}: values of type {column.type} are no classes; name another with data.label_column")
 
 
-def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[Texts, Indices]:
+def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[StringArray, Indices]:
     """The texts, and (N,) which of them is whose, -1 for none; of a list of them that of ``index``, else its last."""
-    texts, caption_of, start = Texts(), np.full(len(tables), -1, dtype=np.int64), 0
+    texts, caption_of, start = StringArray(), np.full(len(tables), -1, dtype=np.int64), 0
     for column in tables.each(columns.caption) if columns.caption is not None else ():
         for place, text in enumerate(column.to_pylist()):
             if isinstance(text, list):

@@ -1,4 +1,4 @@
-"""Stacked MNIST: three random digits as the channels of one picture, so that its 1,000 modes can be counted.
+"""Stacked MNIST: three random digits as the channels of one image, so that its 1,000 modes can be counted.
 
 Stack i is a function of (seed, i) and the digits alone. What a generator drops shows as missing classes: each channel
 of a sample can be named by a classifier of digits.
@@ -27,11 +27,11 @@ MOST_CLASSES = 21
 
 
 class StackedDataset(Dataset):
-    """Stacks of three pictures of another set; made when they are fetched.
+    """Stacks of three images of another set; made when they are fetched.
 
     Args:
         name: the registry name of the source.
-        base: grey pictures (1, H, W).
+        base: grey images (1, H, W).
         triples: (N, 3) positions in ``base``: red, green and blue.
         provenance: see ``Dataset``.
     """
@@ -71,7 +71,7 @@ def load(config: StackedMnistConfig) -> Dataset:
         UsageError: as the IDX source does; grey stacks asked for, or too many classes to cube.
     """
     if config.channels == 1:
-        raise UsageError("stacked pictures have 3 channels, got channels=1; take the source 'idx' for grey ones")
+        raise UsageError("stacked images have 3 channels, got channels=1; take the source 'idx' for grey ones")
     keys = ("path", "split", "size", "fit", "upscale", "background")
     base = load_idx(IdxConfig(channels=1, **{key: getattr(config, key) for key in keys}))
     if base.num_classes > MOST_CLASSES:
@@ -90,13 +90,13 @@ def load(config: StackedMnistConfig) -> Dataset:
 
 
 def draw_triples(held_out: npt.NDArray[np.bool_], num: int, seed: int) -> Indices:
-    """Positions (num, 3) of pictures; row i is a function of (seed, i) and of which pictures are held out.
+    """Positions (num, 3) of images; row i is a function of (seed, i) and of which images are held out.
 
-    The first of a row is any picture, the others are drawn from its side, so that no digit is on both sides of the
+    The first of a row is any image, the others are drawn from its side, so that no digit is on both sides of the
     split.
 
     Args:
-        held_out: (M,) whether each picture is kept from training.
+        held_out: (M,) whether each image is kept from training.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], dtype=np.uint64)))
     u = rng.random((num, CHANNELS))

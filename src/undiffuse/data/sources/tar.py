@@ -1,8 +1,8 @@
-"""Tar shards of pictures as a data set, read in place.
+"""Tar shards of images as a data set, read in place.
 
 The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) are
-one sample, whether they follow each other or not: the picture (``.jpg``, ``.png`` ...), its class (``.cls``), its
-caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several pictures.
+one sample, whether they follow each other or not: the image (``.jpg``, ``.png`` ...), its class (``.cls``), its
+caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from undiffuse.data.sources.layout.tar_samples import (
     NOTES,
     Members,
     Sample,
-    picture_of,
+    image_of,
     relevant,
     samples_of,
     scattered_keys,
@@ -40,16 +40,16 @@ from undiffuse.data.storage import encoded
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.progress import Counter
 
-MAX_PICTURE_BYTES = 2**28
+MAX_IMAGE_BYTES = 2**28
 _MOST_OPEN = 256  # shards; more are opened for each reading
 
 
 class TarFiles(EncodedFiles):
-    """The pictures of samples in shards.
+    """The images of samples in shards.
 
     Args:
         location: what the user named.
@@ -58,7 +58,9 @@ class TarFiles(EncodedFiles):
         table: (N, 3) int64: number of the shard, offset, size.
     """
 
-    def __init__(self, location: Path, shards: Sequence[Place], names: Texts, table: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, location: Path, shards: Sequence[Place], names: StringArray, table: npt.NDArray[np.int64]
+    ) -> None:
         super().__init__(location)
         self._shards, self._names, self._table = shards, names, table
 
@@ -86,7 +88,7 @@ class _Samples:
     def __init__(self, config: TarConfig, skips: Skips) -> None:
         self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
         self._wants_labels, self._wants_captions = config.labels == "auto", config.captions == "auto"
-        self.names, self.captions, self.column = Texts(), Texts(), LabelColumn()
+        self.names, self.captions, self.column = StringArray(), StringArray(), LabelColumn()
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
 
     def add_shard(self, number: int, shard: Place) -> None:
@@ -111,14 +113,14 @@ class _Samples:
             self._skips.take(error)
 
     def _add(self, number: int, shard: Place, sample: Sample) -> None:
-        picture = picture_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
-        title = readable(f"{shard.path}!{picture.name}")
-        if picture.size > MAX_PICTURE_BYTES:
-            raise UsageError(f"{title}: {picture.size} bytes are more than the {MAX_PICTURE_BYTES} read of a picture")
+        image = image_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
+        title = readable(f"{shard.path}!{image.name}")
+        if image.size > MAX_IMAGE_BYTES:
+            raise UsageError(f"{title}: {image.size} bytes are more than the {MAX_IMAGE_BYTES} read of an image")
         said = _said(shard, sample.notes)
         code = self.column.code(said.label, title) if self._wants_labels and said.label is not None else -1
-        self.names.append(picture.name)
-        self.places.extend((number, picture.offset, picture.size))
+        self.names.append(image.name)
+        self.places.extend((number, image.offset, image.size))
         self.codes.append(code)
         has_caption = self._wants_captions and said.caption is not None
         self.caption_of.append(len(self.captions) if has_caption else -1)
@@ -157,11 +159,11 @@ def _said(shard: Place, notes: Members) -> Said:
 
 
 def load(config: TarConfig) -> Dataset:
-    """The pictures of all samples, in the order of the shards and of the samples in them.
+    """The images of all samples, in the order of the shards and of the samples in them.
 
     Raises:
-        UsageError: no such file, no sample with a picture, options that do not fit, or (unless ``on_error=skip``) a
-            damaged shard or picture, a sample of a key seen before, without a picture, or that lacks what others have;
+        UsageError: no such file, no sample with an image, options that do not fit, or (unless ``on_error=skip``) a
+            damaged shard or image, a sample of a key seen before, without an image, or that lacks what others have;
             the message names shard and member.
     """
     skips = Skips(config.on_error)
@@ -176,7 +178,7 @@ def load(config: TarConfig) -> Dataset:
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
         found = samples.left_out.text(aloud=True) or samples.left_out.text(aloud=False) or "no files"
         where = readable(str(config.location))
-        raise UsageError(f"{where}: no picture in the shards ({found}); expected members such as 000001.jpg")
+        raise UsageError(f"{where}: no image in the shards ({found}); expected members such as 000001.jpg")
     table = np.frombuffer(samples.places, dtype=np.int64).reshape(-1, 3)
     codes, caption_of = (np.frombuffer(column, dtype=np.int64) for column in (samples.codes, samples.caption_of))
     every = TarFiles(config.location, shards, samples.names, table)
@@ -230,7 +232,7 @@ def _classes(
         kept = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
         return (Classes(kept.labels[rows], kept.names) if kept.labels is not None else kept), {}
     names = samples.names.select(rows)
-    names = names if parts.all_taken else Texts(map(parts.class_path, names))
+    names = names if parts.all_taken else StringArray(map(parts.class_path, names))
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
         return Classes(None, ()), depth_remark(names)

@@ -1,4 +1,4 @@
-"""A zip archive of pictures as a data set, read in place.
+"""A zip archive of images as a data set, read in place.
 
 Any archive will do, with classes, labels and captions as in a folder; so will one of the StyleGAN and EDM tools, with
 their ``dataset.json``. A member that is stored, not compressed (so those tools and ``data prepare`` write), is read by
@@ -28,22 +28,22 @@ from undiffuse.data.readers.zip_index import (
     read_entries,
 )
 from undiffuse.data.sources.layout.captions import NoteReader, annotate
-from undiffuse.data.sources.layout.folder_files import Names, is_picture, is_shown, refuse_without_pictures
+from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, refuse_without_images
 from undiffuse.data.sources.layout.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.sources.layout.metadata import parse_json
-from undiffuse.data.sources.layout.sample_sets import without_sheets
+from undiffuse.data.sources.layout.sample_sets import without_grids
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import TextIndex, Texts, sorted_rows
+from undiffuse.data.storage.string_array import StringArray, StringIndex, sorted_rows
 from undiffuse.errors import UsageError
 
-MAX_MEMBER_BYTES = 2**28  # of one picture; a larger one is no picture to train on
+MAX_MEMBER_BYTES = 2**28  # of one image; a larger one is no image to train on
 _DEFLATE_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
 _LOCAL_HEADER = 30
 ORIGINAL_HASHES, MANIFEST = "hashes.bin", "manifest.json"
 _MAX_MANIFEST_BYTES = 2**20
-_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each picture, in the order of the names
+_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each image, in the order of the names
 _READ = (".txt", ".json", ".jsonl", ".csv", ORIGINAL_HASHES)
 
 
@@ -54,10 +54,10 @@ class ZipFiles(EncodedFiles):
         file: the archive.
         names: of the members.
         table: where they lie.
-        hashes: (N, 8) uint8, the leading bytes of the hashes of the pictures that these were made of, if known.
+        hashes: (N, 8) uint8, the leading bytes of the hashes of the images that these were made of, if known.
     """
 
-    def __init__(self, file: FileAt, names: Texts, table: MemberTable, hashes: Hashes | None = None) -> None:
+    def __init__(self, file: FileAt, names: StringArray, table: MemberTable, hashes: Hashes | None = None) -> None:
         super().__init__(file.path)
         self._file, self._names, self._table, self._hashes = file, names, table, hashes
 
@@ -106,8 +106,8 @@ class Members:
     """Names, and in the same order where the members lie."""
 
     def __init__(self) -> None:
-        self.names, self.table = Texts(), MemberTable()
-        self._index = TextIndex(self.names)
+        self.names, self.table = StringArray(), MemberTable()
+        self._index = StringIndex(self.names)
 
     def add(self, entry: Entry) -> None:
         """One more member."""
@@ -122,7 +122,7 @@ class Members:
     def sort(self) -> None:
         """Bring them in the order of their names."""
         rows = sorted_rows(self.names)
-        self._index = TextIndex(Texts())
+        self._index = StringIndex(StringArray())
         self.names = self.names.select(rows)
         self.table.arrange(rows)
 
@@ -146,23 +146,23 @@ class ZipNotes(NoteReader):
 
 
 class ZipIndex:
-    """The members that may be read, pictures in sorted order, and those that are left out."""
+    """The members that may be read, images in sorted order, and those that are left out."""
 
     def __init__(self, file: FileAt, skips: Skips) -> None:
-        self.pictures, self.others, self.left_out = Members(), Members(), LeftOut()
+        self.images, self.others, self.left_out = Members(), Members(), LeftOut()
         for entry in read_entries(file):
-            if is_picture(entry.name) or entry.name.lower().endswith(_READ):
+            if is_image_file(entry.name) or entry.name.lower().endswith(_READ):
                 self._take(entry, file.path, skips)
             else:
                 self.left_out.add(kind_of(entry.name) if _all_shown(entry.name) else HIDDEN, entry.name)
         if has_another_before(file):
             self.left_out.add(ARCHIVE_BEFORE, file.path.name)
-        self.pictures.sort()
+        self.images.sort()
 
     @property
     def names(self) -> Names:
-        """Of the pictures, and of the others that may be read."""
-        return Names(self.pictures.names, self.others.names, self.left_out)
+        """Of the images, and of the others that may be read."""
+        return Names(self.images.names, self.others.names, self.left_out)
 
     def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
         if _is_unsafe(entry.name):
@@ -172,7 +172,7 @@ class ZipIndex:
         if entry.is_link or not _all_shown(entry.name):
             self.left_out.add(LINK if entry.is_link else HIDDEN, entry.name)
             return
-        members = self.pictures if is_picture(entry.name) else self.others
+        members = self.images if is_image_file(entry.name) else self.others
         if (error := self._error_of(entry, members, readable(f"{location}!{entry.name}"))) is not None:
             skips.take(error)
         else:
@@ -187,10 +187,8 @@ class ZipIndex:
             return UsageError(f"{title}: compressed by method {entry.method}; expected stored (0) or deflated (8)")
         if entry.size > entry.stored * _DEFLATE_BEST_RATIO + 1024:
             return UsageError(f"{title}: claims {entry.size} bytes out of {entry.stored}, more than there can be")
-        if is_picture(entry.name) and entry.size > MAX_MEMBER_BYTES:
-            return UsageError(
-                f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest picture"
-            )
+        if is_image_file(entry.name) and entry.size > MAX_MEMBER_BYTES:
+            return UsageError(f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest image")
         return None
 
 
@@ -203,27 +201,27 @@ def _all_shown(name: str) -> bool:
 
 
 def load(config: ZipConfig) -> Dataset:
-    """The pictures of an archive, in the sorted order of their names.
+    """The images of an archive, in the sorted order of their names.
 
     Raises:
-        UsageError: not an archive, a damaged one, no pictures in it, options that do not fit them, or (unless
+        UsageError: not an archive, a damaged one, no images in it, options that do not fit them, or (unless
             ``on_error=skip``) a member that is damaged, encrypted, too large, of an unsafe name, smaller than the
             training size, or that lacks what others have; the message names archive and member.
     """
     file, skips = FileAt(config.location), Skips(config.on_error)
     index = ZipIndex(file, skips)
-    if skips.count and not index.pictures.names:
+    if skips.count and not index.images.names:
         skips.refuse_nothing_left(0, skips.count)
     names = index.names
     nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
-    refuse_without_pictures(names, config.location, "archive", nested)
+    refuse_without_images(names, config.location, "archive", nested)
     reader = ZipNotes(file, index.others)
-    names, kept = without_sheets(reader, names, skips)
+    names, kept = without_grids(reader, names, skips)
     found = annotate(reader, names, config, skips)
     hashes, prepared = _original_hashes(file, index), _prepared(file, index)
     index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
     about = {**found.remarks, **index.left_out.remarks, **prepared}
-    files = zip_files(file, index.pictures, kept[found.rows], hashes)
+    files = zip_files(file, index.images, kept[found.rows], hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
 
 
@@ -244,12 +242,12 @@ def zip_files(file: FileAt, members: Members, rows: Indices, hashes: Hashes | No
 
 
 def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
-    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the pictures."""
+    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the images."""
     row, table = index.others.row_of(ORIGINAL_HASHES), index.others.table
-    if row is None or table.sizes[row] != len(index.pictures.names) * _ORIGINAL.itemsize:
+    if row is None or table.sizes[row] != len(index.images.names) * _ORIGINAL.itemsize:
         return None
     known = np.frombuffer(read_member(file, table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
-    same = np.array_equal(known["crc"], np.asarray(index.pictures.table.crcs))
+    same = np.array_equal(known["crc"], np.asarray(index.images.table.crcs))
     return known["hash"].copy() if same else None
 
 
@@ -261,7 +259,7 @@ def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
     try:
         found = parse_json(read_member(file, table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
         source = {key: str(value) for key, value in found["source"].items()}
-        about = f"{source['location'] or source['kind']}, {source['num_pictures']} pictures, {source['fingerprint']}"
+        about = f"{source['location'] or source['kind']}, {source['num_pictures']} images, {source['fingerprint']}"
     except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
         return {}
     licence = {"licence": source["licence"]} if "licence" in source else {}

@@ -1,4 +1,4 @@
-"""Decoded pictures kept on disk, so that a large set is decoded once and not in every epoch of every run.
+"""Decoded images kept on disk, so that a large set is decoded once and not in every epoch of every run.
 
 A set has one place, named after where it is read from and by which options, and a stamp: the names, sizes and times of
 its files. A place whose stamp is another, or that is damaged, is built anew, and the new takes the old one's place. The
@@ -38,7 +38,7 @@ from undiffuse.data.storage.mapped import (
     MappedSet,
     read_info,
     write_info,
-    write_texts,
+    write_strings,
 )
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
@@ -132,13 +132,13 @@ def tell(location: Path, provenance: Mapping[str, str]) -> None:
 
 
 class Store:
-    """Takes the pictures of a set one by one as they are decoded, under a temporary name.
+    """Takes the images of a set one by one as they are decoded, under a temporary name.
 
     A disk that is full or fails while it is filled costs the cache and not the set.
 
     Args:
         config: the set's.
-        count: pictures that may come.
+        count: images that may come.
     """
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
@@ -150,7 +150,7 @@ class Store:
         self.sound = True
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """One more picture."""
+        """One more image."""
         if not self.sound:
             return
         try:
@@ -163,7 +163,7 @@ class Store:
         """Put the set in its place.
 
         Args:
-            dataset: what is to be told of the pictures: hashes, labels, captions, names.
+            dataset: what is to be told of the images: hashes, labels, captions, names.
 
         Returns:
             the set as it is kept now, or ``dataset`` where it could not be.
@@ -187,9 +187,9 @@ class Store:
         (self._folder / HASHES).write_bytes(np.ascontiguousarray(dataset.hashes()).data)
         if dataset.labels is not None:
             (self._folder / LABELS).write_bytes(np.ascontiguousarray(dataset.labels, dtype="<i8").data)
-        write_texts(self._folder, "titles", map(dataset.item_name, range(len(dataset))))
+        write_strings(self._folder, "titles", map(dataset.item_name, range(len(dataset))))
         if dataset.captions is not None:
-            write_texts(self._folder, "captions", dataset.captions)
+            write_strings(self._folder, "captions", dataset.captions)
         write_info(self._folder, dataset, self._stamp)
         with replacing(self.place) as temporary:
             self._folder.rename(temporary)
@@ -204,21 +204,21 @@ class Store:
 
 
 @contextmanager
-def keeping(config: EncodedConfig, count: int, picture_bytes: int, fits_in_memory: bool) -> Iterator[Store | None]:
-    """Where to put the pictures of a set as they are decoded, or ``None`` where they are not to be kept on disk.
+def keeping(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory: bool) -> Iterator[Store | None]:
+    """Where to put the images of a set as they are decoded, or ``None`` where they are not to be kept on disk.
 
     Args:
         config: the set's; ``cache`` decides: ``auto`` keeps what does not fit into memory, and only where it takes no
             more than half of the free space; a path keeps any set there.
         count: how many there are.
-        picture_bytes: of one.
+        image_bytes: of one.
         fits_in_memory: whether all do.
 
     Raises:
         UsageError: they are to be kept at a path that cannot be written to or has no room.
     """
     wanted = config.cache != "none" and not (config.cache == "auto" and fits_in_memory)
-    store = _store_for(config, count, count * picture_bytes) if wanted else None
+    store = _store_for(config, count, count * image_bytes) if wanted else None
     try:
         yield store
     finally:
@@ -238,7 +238,7 @@ def _store_for(config: EncodedConfig, count: int, needed: int) -> Store | None:
     except OSError as error:
         store, problem = None, error.strerror or str(error)
     if problem and config.cache != "auto":
-        raise UsageError(f"cannot keep decoded pictures in data.cache={config.cache}: {problem}; name another place")
+        raise UsageError(f"cannot keep decoded images in data.cache={config.cache}: {problem}; name another place")
     if problem:
         _log.warning("%s: not kept decoded in %s: %s; decoded while training", config.location, place.parent, problem)
     elif config.cache == "auto":

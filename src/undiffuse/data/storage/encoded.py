@@ -1,7 +1,7 @@
-"""Encoded picture files, wherever they lie, as a data set: decoded once into memory where they fit, else when fetched.
+"""Encoded image files, wherever they lie, as a data set: decoded once into memory where they fit, else when fetched.
 
 A format says where its files lie (``EncodedFiles``) and which labels and captions they have; all else is done here. A
-picture costs 16 bytes of hash and some numbers beside its pixels, whatever it was read from.
+image costs 16 bytes of hash and some numbers beside its pixels, whatever it was read from.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from undiffuse.cores import num_cores
-from undiffuse.data.config import EncodedConfig, PictureConfig
+from undiffuse.data.config import EncodedConfig, ImageConfig
 from undiffuse.data.dataset import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
 from undiffuse.data.readers.decoding.image import (
     Decoded,
     automatic_side,
-    decode_picture,
-    fit_picture,
+    decode_image,
+    fit_image,
     from_array,
     read_header,
     to_array,
@@ -36,9 +36,9 @@ from undiffuse.data.readers.decoding.plain_png import read_plain_png
 from undiffuse.data.readers.decoding.remarks import Remarks
 from undiffuse.data.storage.cache import Store, keeping, tell
 from undiffuse.data.storage.encoded_files import EncodedFiles, Titles
-from undiffuse.data.storage.listing import Listed, only_lists
+from undiffuse.data.storage.listing import FileListing, only_lists
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.progress import Counter
 
@@ -53,7 +53,7 @@ R = TypeVar("R")
 
 
 class LookedAt(NamedTuple):
-    """One picture as it is made, the hash of it as it was found, and what is to be said of its file."""
+    """One image as it is made, the hash of it as it was found, and what is to be said of its file."""
 
     pixels: Pixels
     hash: bytes
@@ -62,7 +62,7 @@ class LookedAt(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What every picture is made into."""
+    """What every image is made into."""
 
     size: tuple[int, int]
     channels: int
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def options_text(self) -> str:
-        """What the pictures look like, for provenance and fingerprints."""
+        """What the images look like, for provenance and fingerprints."""
         size = f"size={self.size[0]}x{self.size[1]} channels={self.channels}"
         return f"{size} fit={self.fit} upscale={self.upscale} background={self.background}"
 
@@ -88,7 +88,7 @@ class Plan:
         return self._made(source, files.title(index))[0] if plain is None else plain
 
     def looked_at(self, files: EncodedFiles, index: int) -> LookedAt:
-        """The same, with the hash of the picture as found and the remarks of its decoder."""
+        """The same, with the hash of the image as found and the remarks of its decoder."""
         source = files.source(index)
         plain = self._plain(source)
         pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
@@ -101,17 +101,17 @@ class Plan:
         return read_plain_png(source, self.shape) if isinstance(source, bytes) else None
 
     def _made(self, source: Path | bytes, title: str) -> tuple[Pixels, Decoded]:
-        """(C, H, W), and the picture as found."""
-        found = decode_picture(source, self.background, title)
+        """(C, H, W), and the image as found."""
+        found = decode_image(source, self.background, title)
         try:
-            fitted = fit_picture(found.image, self.size, self.fit, self.upscale, self.background)
+            fitted = fit_image(found.image, self.size, self.fit, self.upscale, self.background)
         except UsageError as error:
             raise UsageError(f"{title}: {error}") from None
         return to_array(with_channels(fitted, self.channels)), found
 
 
 def content_hash(image: Image.Image) -> bytes:
-    """Of the whole upright picture in RGB, so that neither file format nor training size matter."""
+    """Of the whole upright image in RGB, so that neither file format nor training size matter."""
     return hash_item(b"%dx%d:" % image.size + image.convert("RGB").tobytes())
 
 
@@ -124,7 +124,7 @@ def load_encoded(
     provenance: Mapping[str, str] | None = None,
     skips: Skips | None = None,
 ) -> Dataset:
-    """The pictures of these files as a data set, in their order.
+    """The images of these files as a data set, in their order.
 
     Args:
         config: what to make of them; ``config.name`` becomes the set's name.
@@ -136,12 +136,12 @@ def load_encoded(
         skips: what the reader has left out already.
 
     Raises:
-        UsageError: options that do not fit the pictures, nothing that can be used, or (unless ``on_error=skip``) a
+        UsageError: options that do not fit the images, nothing that can be used, or (unless ``on_error=skip``) a
             file that is damaged, too large or smaller than the training size; the message names the file.
     """
     skips = skips or Skips(config.on_error)
     if only_lists():
-        return Listed(config.name, files, labels, class_names, captions, provenance or {}, skips)
+        return FileListing(config.name, files, labels, class_names, captions, provenance or {}, skips)
     with without_warnings():
         plan, rows, remarks = _make_plan(config, files, skips)
         size = math.prod(plan.shape)
@@ -150,7 +150,7 @@ def load_encoded(
             array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
             about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **remarks})
             kept_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
-            texts = None if captions is None else Texts.of(captions).select(rows)
+            texts = None if captions is None else StringArray.of(captions).select(rows)
             lazy = _Lazy(config.name, plan, files, rows, kept_labels, class_names, about, hashes, texts)
             if array is None:
                 return lazy if store is None else store.keep(lazy)
@@ -162,7 +162,7 @@ def _about(plan: Plan, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[
     """A set's provenance; what a person should know of is said aloud too."""
     about = {
         "source": str(files.location),
-        "licence": "not stated: that of the pictures",
+        "licence": "not stated: that of the images",
         "options": plan.options_text,
         **remarks,
     }
@@ -196,8 +196,8 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
     return headers[readable], np.flatnonzero(readable)
 
 
-def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Plan, dict[str, str]]:
-    """Training size and channels for these pictures, and a remark where the size was chosen here."""
+def plan_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tuple[Plan, dict[str, str]]:
+    """Training size and channels for these images, and a remark where the size was chosen here."""
     channels = config.channels or (1 if headers[:, 2].all() else 3)
     sizes = np.unique(headers[:, :2], axis=0)
     if config.target is not None or len(sizes) == 1:
@@ -209,7 +209,7 @@ def plan_for(config: PictureConfig, headers: npt.NDArray[np.int32]) -> tuple[Pla
     reach, count = int((shorter >= side).sum()), len(shorter)
     others = ", the others enlarged" if reach < count else ""
     remark = (
-        f"the pictures differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
+        f"the images differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
         f"taking data.size={side}, which {reach:,} of {count:,} reach{others}; set it to choose another"
     )
     return Plan((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
@@ -246,7 +246,7 @@ def _decode(
 
 
 class _Lazy(Dataset):
-    """Pictures decoded each time they are fetched, for sets larger than memory."""
+    """Images decoded each time they are fetched, for sets larger than memory."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class _Lazy(Dataset):
         class_names: Sequence[str],
         provenance: Mapping[str, str],
         hashes: Hashes,
-        captions: Texts | None,
+        captions: StringArray | None,
     ) -> None:
         super().__init__(name, plan.shape, class_names, provenance)
         self._plan, self._files, self._rows = plan, files, rows

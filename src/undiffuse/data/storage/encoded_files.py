@@ -1,4 +1,4 @@
-"""Where encoded picture files lie, whatever they lie in: how many there are, the content and the title of each."""
+"""Where encoded image files lie, whatever they lie in: how many there are, the content and the title of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from undiffuse.data.dataset import Indices
 
 
 class EncodedFiles(ABC):
-    """A fixed sequence of encoded picture files; ``read`` may be called by several threads and after a fork.
+    """A fixed sequence of encoded image files; ``read`` may be called by several threads and after a fork.
 
     Args:
         location: the file or folder they lie in, for messages.
@@ -40,14 +40,14 @@ class EncodedFiles(ABC):
         return self.read(index)
 
     def split_hash(self, index: int) -> bytes:
-        """The leading bytes of the hash of the picture that this one was made of, where that is known; else none.
+        """The leading bytes of the hash of the image that this one was made of, where that is known; else none.
 
         They decide on which side of the split it is: the same one on which the other is in its own set.
         """
         return b""
 
     def release(self) -> None:  # noqa: B027 (most have nothing to let go of)
-        """Let go of what is needed for reading alone: all pictures are in memory now."""
+        """Let go of what is needed for reading alone: all images are in memory now."""
 
 
 class Titles(Sequence[str]):

@@ -1,6 +1,6 @@
-"""What a source has before anything of it is decoded: where its pictures lie, their labels, their captions.
+"""What a source has before anything of it is decoded: where its images lie, their labels, their captions.
 
-``data prepare`` decodes pictures itself, in several processes, and asks for no more than that.
+``data prepare`` decodes images itself, in several processes, and asks for no more than that.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from undiffuse.data.dataset import Dataset, Hashes, Indices
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 
 _ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
 
 
-class Listed(Dataset):
-    """Encoded pictures that were found and not opened; an item is the number of its file.
+class FileListing(Dataset):
+    """Encoded images that were found and not opened; an item is the number of its file.
 
     Args:
         name: the registry name of their source.
@@ -44,13 +44,13 @@ class Listed(Dataset):
         super().__init__(name, (), class_names, provenance)
         self.files, self.skips = files, skips
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
-        self._captions = None if captions is None else Texts.of(captions)
+        self._captions = None if captions is None else StringArray.of(captions)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def hashes(self) -> Hashes:
-        raise TypeError("pictures that are listed only have no hashes")
+        raise TypeError("images that are listed only have no hashes")
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         return np.array(indices, dtype=np.int64)
@@ -60,13 +60,13 @@ class Listed(Dataset):
 
 
 def only_lists() -> bool:
-    """Whether encoded pictures are to be listed and not decoded."""
+    """Whether encoded images are to be listed and not decoded."""
     return _ONLY_LISTS.get()
 
 
 @contextmanager
 def listing() -> Iterator[None]:
-    """While it lasts, encoded pictures are listed and not decoded."""
+    """While it lasts, encoded images are listed and not decoded."""
     token = _ONLY_LISTS.set(True)
     try:
         yield

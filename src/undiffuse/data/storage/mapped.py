@@ -1,7 +1,7 @@
-"""A set whose pictures, hashes, labels and texts lie in files that are mapped, not read: opening it costs no memory.
+"""A set whose images, hashes, labels and texts lie in files that are mapped, not read: opening it costs no memory.
 
 Layout of the folder, all numbers little-endian: ``pixels.u8`` (N, C, H, W); ``pixels.crc32`` (N,), a checksum of each
-picture, which is compared whenever the picture is fetched; ``hashes.u8`` (N, 16); where there are classes
+image, which is compared whenever the image is fetched; ``hashes.u8`` (N, 16); where there are classes
 ``labels.i64`` (N,); for ``titles`` and, where there are any, ``captions``: ``*.utf8``, the texts one after the
 other, and ``*.i64`` (N+1,), where each begins and the last ends; ``info.json``: all else, with the size of each file
 and the CRC-32 of all but the pixels, which are compared when the set is opened.
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.sealed import is_changed, read_json, sealed
 
@@ -39,7 +39,7 @@ _FACTS = {
     "crc32": dict,
 }
 _CHUNK = 2**22
-_LET_GO_AFTER = 256  # pictures; Linux maps up to 64 KiB around each
+_LET_GO_AFTER = 256  # images; Linux maps up to 64 KiB around each
 
 
 class MappedSet(Dataset):
@@ -74,8 +74,8 @@ class MappedSet(Dataset):
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         pixels = self._pixels.take(indices, axis=0)
-        for row, picture in zip(indices, pixels, strict=True):
-            if zlib.crc32(picture) != self._checks[row]:
+        for row, image in zip(indices, pixels, strict=True):
+            if zlib.crc32(image) != self._checks[row]:
                 raise self._damaged(int(row))
         self._looked_at += len(indices)
         if self._looked_at >= _LET_GO_AFTER:
@@ -89,7 +89,7 @@ class MappedSet(Dataset):
         return MappedSet, (self._folder,)
 
     def _damaged(self, row: int) -> UsageError:
-        """What to say of a picture that is not what was kept; from now on the set is not taken from here."""
+        """What to say of an image that is not what was kept; from now on the set is not taken from here."""
         with contextlib.suppress(OSError):
             (self._folder / INFO).unlink()
         return UsageError(
@@ -104,8 +104,8 @@ class MappedSet(Dataset):
             self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return np.frombuffer(self._maps[-1], dtype=dtype)
 
-    def _texts(self, name: str) -> MappedTexts:
-        return MappedTexts(self._mapped(f"{name}.utf8", "u1"), self._mapped(f"{name}.i64", "<i8"))
+    def _texts(self, name: str) -> MappedStringArray:
+        return MappedStringArray(self._mapped(f"{name}.utf8", "u1"), self._mapped(f"{name}.i64", "<i8"))
 
     def _let_go(self) -> None:
         """Pages that were looked at stay in the system's cache, but no longer count as this process's memory."""
@@ -115,8 +115,8 @@ class MappedSet(Dataset):
                 mapping.madvise(mmap.MADV_DONTNEED)
 
 
-class MappedTexts(Texts):
-    """Texts in a mapped buffer, or a selection of them.
+class MappedStringArray(StringArray):
+    """StringArray in a mapped buffer, or a selection of them.
 
     Args:
         buffer: all of them.
@@ -138,16 +138,16 @@ class MappedTexts(Texts):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> Texts: ...
-    def __getitem__(self, index: int | slice) -> str | Texts:
+    def __getitem__(self, index: slice) -> StringArray: ...
+    def __getitem__(self, index: int | slice) -> str | StringArray:
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
         row = range(len(self))[index] if self._rows is None else int(self._rows[index])
         text = self._bytes[self._bounds[row] : self._bounds[row + 1]].tobytes()
         return text.decode("utf-8", "surrogateescape")
 
-    def select(self, rows: npt.NDArray[np.integer[Any]]) -> Texts:
-        return MappedTexts(self._bytes, self._bounds, rows if self._rows is None else self._rows[rows])
+    def select(self, rows: npt.NDArray[np.integer[Any]]) -> StringArray:
+        return MappedStringArray(self._bytes, self._bounds, rows if self._rows is None else self._rows[rows])
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _crc32_of(path: Path) -> int:
     return found
 
 
-def write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:
+def write_strings(folder: Path, name: str, texts: Iterable[str]) -> None:
     """The two files of a sequence of texts."""
     end = 0
     with (folder / f"{name}.utf8").open("wb") as content, (folder / f"{name}.i64").open("wb") as bounds:

@@ -1,4 +1,4 @@
-"""A whole data set on the device: pictures stay uint8, and a batch is a gather by index."""
+"""A whole data set on the device: images stay uint8, and a batch is a gather by index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from undiffuse.core.per_sample import PerRow
 from undiffuse.data.dataset import Batch, Dataset, Indices
 from undiffuse.data.given import Given
-from undiffuse.data.storage.string_array import Texts
+from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
 SHARE = 0.25  # of the device's free memory that a set may take unasked
@@ -32,7 +32,7 @@ class Resident:
         labels = dataset.labels
         self._labels = None if labels is None else torch.from_numpy(np.array(labels)).to(device)
         captions = dataset.captions
-        self._captions = None if captions is None else Texts.of(captions)
+        self._captions = None if captions is None else StringArray.of(captions)
 
     def fetch(self, rows: Indices) -> Batch:
         """The items at these positions, on the device, in this order."""

@@ -52,7 +52,7 @@ class Skips:
         return {"skipped": text} if self.count else {}
 
     def refuse_nothing_left(self, kept: int, count: int) -> None:
-        """Raise where none of ``count`` pictures is left."""
+        """Raise where none of ``count`` images is left."""
         if kept == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""
-            raise UsageError(f"none of the {counted(count)} can be used{first}")
+            raise UsageError(f"none of the {counted(count, 'image')} can be used{first}")

@@ -22,7 +22,7 @@ _RUN = 1 << 13  # texts that are sorted at once, as Python strings
 _SMALLEST = 1 << 4
 
 
-class Texts(Sequence[str]):
+class StringArray(Sequence[str]):
     """A sequence of texts that may only grow; ``select`` shares the buffer.
 
     Args:
@@ -51,9 +51,9 @@ class Texts(Sequence[str]):
         self._buffer += content
 
     @staticmethod
-    def of(texts: Sequence[str]) -> Texts:
+    def of(texts: Sequence[str]) -> StringArray:
         """The same texts, held compactly."""
-        return texts if isinstance(texts, Texts) else Texts(texts)
+        return texts if isinstance(texts, StringArray) else StringArray(texts)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -64,8 +64,8 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> Texts: ...
-    def __getitem__(self, index: int | slice) -> str | Texts:
+    def __getitem__(self, index: slice) -> StringArray: ...
+    def __getitem__(self, index: int | slice) -> str | StringArray:
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
         start = self._starts[index] + 1
@@ -74,9 +74,9 @@ class Texts(Sequence[str]):
             start, length = start + 8, int.from_bytes(self._buffer[start : start + 8], "little")
         return self._buffer[start : start + length].decode("utf-8", "surrogateescape")
 
-    def select(self, rows: npt.NDArray[np.integer[Any]]) -> Texts:
+    def select(self, rows: npt.NDArray[np.integer[Any]]) -> StringArray:
         """The texts at these positions, in this order; the buffer is not copied."""
-        chosen = Texts()
+        chosen = StringArray()
         chosen._buffer, chosen._starts = self._buffer, taken(self._starts, rows)
         return chosen
 
@@ -94,7 +94,7 @@ class Texts(Sequence[str]):
         return b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in self)
 
 
-class TextIndex:
+class StringIndex:
     """Where texts stand in a sequence that may grow: six to twelve bytes each.
 
     Args:
@@ -107,9 +107,9 @@ class TextIndex:
         self._slots = array("I", [0]) * _SMALLEST  # a place plus one; 0 where there is none
 
     @staticmethod
-    def of(texts: Sequence[str], key: Callable[[str], str] = str) -> TextIndex:
+    def of(texts: Sequence[str], key: Callable[[str], str] = str) -> StringIndex:
         """An index of all of them."""
-        index = TextIndex(texts, key)
+        index = StringIndex(texts, key)
         for _ in range(len(texts)):
             index.add()
         return index

@@ -163,7 +163,7 @@ class SampleSet:
         path.unlink()
 
 
-def in_blocks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def in_fixed_batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """``numbers`` in runs of at most ``size``."""
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 

@@ -1,4 +1,4 @@
-"""One picture file, of any mode and size, to an upright 8-bit grey or RGB picture of the training size.
+"""One image file, of any mode and size, to an upright 8-bit grey or RGB image of the training size.
 
 What is done, in order: the header is checked (a decompression bomb is refused before anything is decoded), the first
 frame is decoded with all its bits, brought to sRGB as its colour profile says, to 8 bits (each level to the nearest),
@@ -41,7 +41,7 @@ _REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three t
 
 
 class Header(NamedTuple):
-    """What is known of a picture before it is decoded; the size is that of the upright picture."""
+    """What is known of an image before it is decoded; the size is that of the upright image."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ class Header(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A picture file's content.
+    """An image file's content.
 
     Attributes:
         image: upright, in mode ``L`` or ``RGB``.
@@ -65,7 +65,7 @@ class Decoded(NamedTuple):
 
 
 def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
-    """Size and kind of a picture file, decoding nothing.
+    """Size and kind of an image file, decoding nothing.
 
     Args:
         source: where the file lies, or its content.
@@ -73,7 +73,7 @@ def read_header(source: Path | bytes, background: Colour = 255, title: str = "")
         title: what to call it in messages; the path where there is one.
 
     Raises:
-        UsageError: empty, not a picture, unreadable, or a decompression bomb; the message begins with the title.
+        UsageError: empty, not an image, unreadable, or a decompression bomb; the message begins with the title.
     """
     with opened(source, title, header_only=True) as found:
         width, height = _upright_size(found)
@@ -98,19 +98,19 @@ def _upright_size(found: Opened) -> tuple[int, int]:
     return (stored[1], stored[0]) if turned else stored
 
 
-def read_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
-    """The upright picture, 8-bit, in sRGB, in mode ``L`` or ``RGB``.
+def read_image(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
+    """The upright image, 8-bit, in sRGB, in mode ``L`` or ``RGB``.
 
     Args:
         source, background, title: as for ``read_header``.
 
     Raises:
-        UsageError: as ``decode_picture``.
+        UsageError: as ``decode_image``.
     """
-    return decode_picture(source, background, title).image
+    return decode_image(source, background, title).image
 
 
-def decode_picture(source: Path | bytes, background: Colour = 255, title: str = "") -> Decoded:
+def decode_image(source: Path | bytes, background: Colour = 255, title: str = "") -> Decoded:
     """The same, and how it was stored.
 
     Args:
@@ -133,7 +133,7 @@ def decode_picture(source: Path | bytes, background: Colour = 255, title: str = 
 
 
 def _has_frames(found: Opened) -> bool:
-    """Whether there are more frames; a JPEG's others are previews and maps of brightness, and no more pictures."""
+    """Whether there are more frames; a JPEG's others are previews and maps of brightness, and no more images."""
     if found.png is not None:
         return found.png.num_frames > 1
     return found.image.format not in ("JPEG", "MPO") and getattr(found.image, "is_animated", False)
@@ -156,7 +156,7 @@ def _shows_through(image: Image.Image) -> bool:
 
 
 def _flat(image: Image.Image, background: Colour) -> Image.Image:
-    """Without transparency, in mode ``L`` where the picture and what shows through are grey, else ``RGB``."""
+    """Without transparency, in mode ``L`` where the image and what shows through are grey, else ``RGB``."""
     ground = rgb_of(background)
     grey = image.mode in _GREY_MODES
     if image.has_transparency_data:
@@ -171,10 +171,10 @@ def rgb_of(colour: Colour) -> tuple[int, int, int]:
     return (colour, colour, colour) if isinstance(colour, int) else colour
 
 
-def fit_picture(
+def fit_image(
     image: Image.Image, size: tuple[int, int], fit: str = "crop", upscale: bool = False, background: Colour = 0
 ) -> Image.Image:
-    """The picture at the training size, the proportions kept, by an antialiased Lanczos filter.
+    """The image at the training size, the proportions kept, by an antialiased Lanczos filter.
 
     Args:
         image: mode ``L`` or ``RGB``.
@@ -193,7 +193,7 @@ def fit_picture(
     if scale > 1 and not upscale:
         side = min(image.width, image.height)
         raise UsageError(
-            f"the picture of {image.height}x{image.width} (height x width) is smaller than the training size "
+            f"the image of {image.height}x{image.width} (height x width) is smaller than the training size "
             f"{height}x{width}; take data.size={side} or less, or allow enlarging with data.upscale=true"
         )
     if scale == 1:  # whole pixels, so that nothing is resampled
@@ -221,23 +221,23 @@ def _letterbox(image: Image.Image, size: tuple[int, int], upscale: bool, backgro
 
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:
-    """The picture in grey (1) or RGB (3)."""
+    """The image in grey (1) or RGB (3)."""
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """(C, H, W) uint8 of a picture in mode ``L`` or ``RGB``."""
+    """(C, H, W) uint8 of an image in mode ``L`` or ``RGB``."""
     array = np.asarray(image, dtype=np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
-    """The picture of a (1, H, W) or (3, H, W) uint8 array."""
+    """The image of a (1, H, W) or (3, H, W) uint8 array."""
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
 def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
-    """A training size for pictures of different sizes: the largest multiple of 8 up to 64 that half of them reach.
+    """A training size for images of different sizes: the largest multiple of 8 up to 64 that half of them reach.
 
     Those with a side below 8, strips and icons by mistake, do not count unless there are no others.
     """

@@ -80,7 +80,7 @@ def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Open
     Raises:
         UsageError: empty, not an image, unreadable, or a decompression bomb, also if that shows while it is used.
     """
-    title = title or (str(source) if isinstance(source, Path) else "a picture in memory")
+    title = title or (str(source) if isinstance(source, Path) else "an image in memory")
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             found = _opened(file, header_only)
@@ -154,7 +154,7 @@ def _unidentified(source: Path | bytes) -> str:
             return f"a HEIC image, whatever its name says; {heic.ADVICE}"
         if start.startswith(_JPEG_XL):
             return "a JPEG XL image, whatever its name says, which is not read; convert it to PNG or JPEG"
-        return _odd_tiff(start, file) or "not a picture that can be read, whatever its name says"
+        return _odd_tiff(start, file) or "not an image that can be read, whatever its name says"
 
 
 def _odd_tiff(start: bytes, file: BinaryIO) -> str:

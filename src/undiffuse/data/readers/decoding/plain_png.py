@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def read_plain_png(content: bytes, shape: tuple[int, int, int]) -> Pixels | None:
-    """(C, H, W) uint8 of a plain file of a picture of this shape, or ``None``: it is none, or damaged.
+    """(C, H, W) uint8 of a plain file of an image of this shape, or ``None``: it is none, or damaged.
 
     Args:
         content: of the file.

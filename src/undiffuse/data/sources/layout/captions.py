@@ -1,9 +1,9 @@
-"""What is written about pictures in files beside them: a caption, a label.
+"""What is written about images in files beside them: a caption, a label.
 
-For each picture the nearest word counts: its caption is that of the ``.txt`` file of its name (``x.txt`` or
+For each image the nearest word counts: its caption is that of the ``.txt`` file of its name (``x.txt`` or
 ``x.png.txt``), else of the ``.json`` file of its name, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its
 label that of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``, else in ``dataset.json``.
-A list that gives a picture two labels is refused; of two captions the last is taken, and the others are counted.
+A list that gives an image two labels is refused; of two captions the last is taken, and the others are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from undiffuse.data.config import TreeConfig
 from undiffuse.data.dataset import Indices
 from undiffuse.data.readers.text import composed
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes, prefix_of
-from undiffuse.data.sources.layout.folder_files import Names, is_picture
+from undiffuse.data.sources.layout.folder_files import Names, is_image_file
 from undiffuse.data.sources.layout.left_out import Kind
 from undiffuse.data.sources.layout.metadata import (
     DATASET,
@@ -39,7 +39,7 @@ from undiffuse.data.sources.layout.metadata import (
 )
 from undiffuse.data.sources.layout.parts import Folders
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import TextIndex, Texts
+from undiffuse.data.storage.string_array import StringArray, StringIndex
 from undiffuse.errors import UsageError
 
 _DOCUMENTS = frozenset(
@@ -53,7 +53,7 @@ EARLIER_CAPTION = Kind("caption of an image that has a later one", "captions of 
 
 
 class NoteReader(ABC):
-    """Where the small texts among some pictures are read from: a folder, or an archive of one."""
+    """Where the small texts among some images are read from: a folder, or an archive of one."""
 
     location: Path
 
@@ -71,35 +71,35 @@ class NoteReader(ABC):
 
 
 class Annotated(NamedTuple):
-    """The pictures that are kept, by their place in the listing, and what is known of them."""
+    """The images that are kept, by their place in the listing, and what is known of them."""
 
     rows: Indices
     classes: Classes
-    captions: Texts | None
+    captions: StringArray | None
     remarks: dict[str, str]
-    unread: Texts  # names of other files that tell nothing of a picture
+    unread: StringArray  # names of other files that tell nothing of an image
 
 
 def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips) -> Annotated:
-    """Labels and captions of listed pictures, as the configuration asks for them.
+    """Labels and captions of listed images, as the configuration asks for them.
 
-    A picture without the caption or label that others have, and a caption or label without its picture, is given to
+    An image without the caption or label that others have, and a caption or label without its image, is given to
     ``skips``.
 
     Raises:
         UsageError: what ``skips`` does not take; labels that are asked for and not there; a damaged list.
     """
-    parts = Folders(names.pictures, config.split, reader.location)
-    chosen = np.fromiter(map(parts.takes, names.pictures), np.bool_) if not parts.all_taken else None
+    parts = Folders(names.images, config.split, reader.location)
+    chosen = np.fromiter(map(parts.takes, names.images), np.bool_) if not parts.all_taken else None
     notes = _Notes(reader, names, config, skips, chosen)
     remarks = dict(parts.remarks)
     if config.labels == "metadata" and not notes.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file beside a "
-            "picture gives a label; take another, data.labels=folders, leaf, prefix or none"
+            "image gives a label; take another, data.labels=folders, leaf, prefix or none"
         )
     if config.labels in ("folders", "leaf") or (config.labels == "auto" and not notes.decided):
-        paths = notes.paths if parts.all_taken else Texts(map(parts.class_path, notes.paths))
+        paths = notes.paths if parts.all_taken else StringArray(map(parts.class_path, notes.paths))
         folders = folder_classes(paths, config.labels, reader.location)
         if folders is not None:
             notes.label_all(folders)
@@ -110,13 +110,13 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     rows = notes.complete_rows()
     captions = notes.captions.select(notes.caption_of[rows]) if notes.captions else None
     classes = notes.column.classes(notes.codes, notes.class_names, reader.location)
-    labels = classes.labels if classes.labels is None or len(rows) == len(names.pictures) else classes.labels[rows]
+    labels = classes.labels if classes.labels is None or len(rows) == len(names.images) else classes.labels[rows]
     remarks |= notes.column.remarks
     return Annotated(rows, Classes(labels, classes.names), captions, remarks, notes.unread)
 
 
-def _prefixes(pictures: Sequence[str]) -> Iterator[str | UsageError]:
-    for name in pictures:
+def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
+    for name in images:
         try:
             yield prefix_of(name)
         except UsageError as error:
@@ -124,15 +124,15 @@ def _prefixes(pictures: Sequence[str]) -> Iterator[str | UsageError]:
 
 
 class _Notes:
-    """What is found, by the picture's place in the listing: -1 where nothing is."""
+    """What is found, by the image's place in the listing: -1 where nothing is."""
 
     def __init__(
         self, reader: NoteReader, names: Names, config: TreeConfig, skips: Skips, chosen: npt.NDArray[np.bool_] | None
     ) -> None:
-        self._reader, self._pictures, self._skips, self._left_out = reader, names.pictures, skips, names.left_out
-        count = len(names.pictures)
+        self._reader, self._images, self._skips, self._left_out = reader, names.images, skips, names.left_out
+        count = len(names.images)
         self._absent = np.zeros(count, dtype=bool) if chosen is None else ~chosen
-        self.captions, self.caption_of = Texts(), np.full(count, -1, dtype=np.int32)
+        self.captions, self.caption_of = StringArray(), np.full(count, -1, dtype=np.int32)
         self.column, self.codes = LabelColumn(), np.full(count, -1, dtype=np.int32)
         self._rejected = self._absent.copy()
         self.class_names: tuple[str, ...] = ()
@@ -144,22 +144,22 @@ class _Notes:
             self._read()
 
     @property
-    def unread(self) -> Texts:
-        """The other files that were not read for a picture."""
+    def unread(self) -> StringArray:
+        """The other files that were not read for an image."""
         return self._others.select(np.flatnonzero(~self._was_read))
 
     @property
     def labelled(self) -> bool:
-        """Whether a label is known of any picture."""
+        """Whether a label is known of any image."""
         return bool((self.codes >= 0).any())
 
     @property
-    def paths(self) -> Texts:
-        """The names of the pictures that are wanted."""
-        return self._pictures.select(np.flatnonzero(~self._absent)) if self._absent.any() else self._pictures
+    def paths(self) -> StringArray:
+        """The names of the images that are wanted."""
+        return self._images.select(np.flatnonzero(~self._absent)) if self._absent.any() else self._images
 
     def label_all(self, labels: Iterable[str | UsageError]) -> None:
-        """Give each picture that is wanted the label that its own name says, or reject it."""
+        """Give each image that is wanted the label that its own name says, or reject it."""
         self.column = LabelColumn()
         for place, label in zip(np.flatnonzero(~self._absent).tolist(), labels, strict=True):
             title = self._title(place)
@@ -169,12 +169,12 @@ class _Notes:
                 self.codes[place] = self.column.code(label, title)
 
     def complete_rows(self) -> Indices:
-        """The places of the pictures that have all that others have."""
+        """The places of the images that have all that others have."""
         columns = {"label": self.codes, "caption": self.caption_of}
         return complete_rows(columns, self._rejected, self._title, self._skips)
 
     def _title(self, place: int) -> str:
-        return self._reader.title_of(self._pictures[place])
+        return self._reader.title_of(self._images[place])
 
     def _reject(self, place: int, error: UsageError) -> None:
         self._skips.take(error)
@@ -183,7 +183,7 @@ class _Notes:
     def _read(self) -> None:
         """From the farthest to the nearest, so that the nearest word is the last."""
         lists = [row for row, name in enumerate(self._others) if name.rpartition("/")[2] in _LISTS]
-        place_of = TextIndex.of(self._pictures if lists else (), composed)
+        place_of = StringIndex.of(self._images if lists else (), composed)
         for row in sorted(lists, key=self._rank_of_list):
             self._was_read[row] = self._read_list(self._others[row], place_of)
         for ending in (".json", ".txt"):
@@ -193,38 +193,38 @@ class _Notes:
         name = self._others[row]
         return _LISTS.index(name.rpartition("/")[2]), name.count("/"), name
 
-    def _read_list(self, name: str, place_of: TextIndex) -> bool:
+    def _read_list(self, name: str, place_of: StringIndex) -> bool:
         """Take up what a list says; ``False`` where it is a file of another kind."""
         folder, _, basename = name.rpartition("/")
         title = self._reader.title_of(name)
         lines = self._lines(basename, self._reader.read_note(name, MAX_LIST_BYTES), folder, title)
-        listed = _Listed(len(self._pictures)) if lines is not None else None
+        listed = _Listed(len(self._images)) if lines is not None else None
         for line in lines or ():
-            place = self._place(line.picture, place_of)
+            place = self._place(line.image, place_of)
             if place is None:
-                self._skips.take(UsageError(f"{title}: names {line.picture}, and there is no such picture"))
+                self._skips.take(UsageError(f"{title}: names {line.image}, and there is no such image"))
             elif not self._absent[place] and listed is not None and self._agrees(place, line, listed, title):
-                self._note(place, line.said, f"{title}: {line.picture}")
+                self._note(place, line.said, f"{title}: {line.image}")
                 listed.add(place, line, int(self.codes[place]), int(self.caption_of[place]))
         return lines is not None
 
-    def _place(self, picture: str, place_of: TextIndex) -> int | None:
-        """Of the picture of this name, else of one whose name looks the same."""
-        alike = list(place_of.all_of(composed(picture)))
-        return next((place for place in alike if self._pictures[place] == picture), alike[0] if alike else None)
+    def _place(self, image: str, place_of: StringIndex) -> int | None:
+        """Of the image of this name, else of one whose name looks the same."""
+        alike = list(place_of.all_of(composed(image)))
+        return next((place for place in alike if self._images[place] == image), alike[0] if alike else None)
 
     def _agrees(self, place: int, line: Line, listed: _Listed, title: str) -> bool:
-        """Whether an earlier line of the list, if any, gives no other label; a picture with two is rejected."""
+        """Whether an earlier line of the list, if any, gives no other label; an image with two is rejected."""
         earlier, code, caption = listed.of(place)
         word = "entry" if title.endswith(DATASET) else "line"
         if self._wants_labels and code >= 0 and line.said.label is not None:
             label = self.column.label_of(code)
             if composed(str(label)) != composed(str(line.said.label)):
                 where = f"{label!r} in {word} {earlier}, {line.said.label!r} in {word} {line.number}"
-                self._reject(place, UsageError(f"{title}: gives {line.picture} two labels: {where}"))
+                self._reject(place, UsageError(f"{title}: gives {line.image} two labels: {where}"))
                 return False
         if self._wants_captions and caption >= 0 and line.said.caption not in (None, self.captions[caption]):
-            self._left_out.add(EARLIER_CAPTION, f"{line.picture} ({word}s {earlier} and {line.number} of {title})")
+            self._left_out.add(EARLIER_CAPTION, f"{line.image} ({word}s {earlier} and {line.number} of {title})")
         return True
 
     def _lines(self, basename: str, content: bytes, folder: str, title: str) -> Iterable[Line] | None:
@@ -239,20 +239,20 @@ class _Notes:
         return found.labels
 
     def _read_beside(self, ending: str) -> None:
-        """Files of the pictures' own names; another such file among them lacks its picture."""
+        """Files of the images' own names; another such file among them lacks its image."""
         if not self._wants_captions and ending != ".json":
             return
         rows = [row for row, name in enumerate(self._others) if name.lower().endswith(ending) and not is_document(name)]
         notes = [self._others[row][: -len(ending)] for row in rows]
-        by_stem = TextIndex.of(self._pictures if notes else (), lambda name: composed(_stem(name)))
-        by_name = TextIndex.of(self._pictures if any(map(is_picture, notes)) else (), composed)
+        by_stem = StringIndex.of(self._images if notes else (), lambda name: composed(_stem(name)))
+        by_name = StringIndex.of(self._images if any(map(is_image_file, notes)) else (), composed)
         owners = [[*by_stem.all_of(composed(note)), *by_name.all_of(composed(note))] for note in notes]
         used = {note.rpartition("/")[0] for note, places in zip(notes, owners, strict=True) if places}
         for row, note, places in zip(rows, notes, owners, strict=True):
             name = self._others[row]
             if not places and note.rpartition("/")[0] in used:
                 self._skips.take(
-                    UsageError(f"{self._reader.title_of(name)}: lies among notes on pictures without its picture")
+                    UsageError(f"{self._reader.title_of(name)}: lies among notes on images without its image")
                 )
             self._was_read[row] = bool(places)
             for place in places:
@@ -286,7 +286,7 @@ class _Notes:
 
 
 class _Listed:
-    """Which line of a list spoke of each picture last, and what it said: twelve bytes a picture."""
+    """Which line of a list spoke of each image last, and what it said: twelve bytes per image."""
 
     def __init__(self, count: int) -> None:
         self._lines = np.zeros((count, 3), dtype=np.int32)  # of nothing: memory that is not touched is not taken
@@ -301,7 +301,7 @@ class _Listed:
         )
 
     def of(self, place: int) -> tuple[int, int, int]:
-        """(number of the line, number of its label, of its caption) of a picture; -1 where it had none."""
+        """(number of the line, number of its label, of its caption) of an image; -1 where it had none."""
         number, code, caption = self._lines[place].tolist()
         return number, code - 1, caption - 1
 
@@ -312,12 +312,12 @@ def complete_rows(
     title_of: Callable[[int], str],
     skips: Skips,
 ) -> Indices:
-    """The places of the pictures that have all that others have; the rest is given to ``skips``.
+    """The places of the images that have all that others have; the rest is given to ``skips``.
 
     Args:
-        columns: of each thing that a picture may have, (N,) numbers that are -1 where it has none.
+        columns: of each thing that an image may have, (N,) numbers that are -1 where it has none.
         rejected: (N,) which are left out already.
-        title_of: what to call a picture.
+        title_of: what to call an image.
         skips: what takes the others.
     """
     missing = np.zeros(len(rejected), dtype=bool)

@@ -1,4 +1,4 @@
-"""The classes of pictures: from the names of their folders and files, or from labels that are given."""
+"""The classes of images: from the names of their folders and files, or from labels that are given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PREFIX = re.compile(r"(?P<prefix>.+)[_-]\d+")
 
 
 class Classes(NamedTuple):
-    """The class index of each picture and the classes' names; or ``None`` and none."""
+    """The class index of each image and the classes' names; or ``None`` and none."""
 
     labels: Indices | None
     names: tuple[str, ...]
@@ -32,47 +32,47 @@ class Classes(NamedTuple):
 NO_CLASSES = Classes(None, ())
 
 
-def folder_classes(pictures: Sequence[str], labels: str, location: Path) -> Iterator[str] | None:
-    """The class of each picture by the folder it lies in, or ``None`` where there are no classes.
+def folder_classes(images: Sequence[str], labels: str, location: Path) -> Iterator[str] | None:
+    """The class of each image by the folder it lies in, or ``None`` where there are no classes.
 
-    Sub-folders are counted below the deepest folder that holds all the pictures, so that an archive with one folder
+    Sub-folders are counted below the deepest folder that holds all the images, so that an archive with one folder
     around everything reads the same.
 
     Args:
-        pictures: their names, with slashes.
+        images: their names, with slashes.
         labels: ``auto``, ``folders`` (of the first level) or ``leaf`` (the whole way to the deepest folder).
         location: for messages.
 
     Raises:
-        UsageError: ``folders`` or ``leaf`` where a picture lies in no sub-folder.
+        UsageError: ``folders`` or ``leaf`` where an image lies in no sub-folder.
     """
-    depth = _common_depth(pictures)
-    if labels != "auto" and any(name.count("/") == depth for name in pictures):
+    depth = _common_depth(images)
+    if labels != "auto" and any(name.count("/") == depth for name in images):
         depth = max(depth - 1, 0)  # one class only: its folder is the one that all have in common
-    if labels == "auto" and not _are_plain_classes(pictures, depth):
+    if labels == "auto" and not _are_plain_classes(images, depth):
         return None
-    loose = next((name for name in pictures if name.count("/") <= depth), None)
+    loose = next((name for name in images if name.count("/") <= depth), None)
     if loose is not None:
         told = f"labels={labels}, but {readable(loose)} lies in no sub-folder"
         raise UsageError(f"{location}: {told}; move it or take data.labels=none")
     last = None if labels == "leaf" else depth + 1
-    return ("/".join(name.split("/")[:-1][depth:last]) for name in pictures)
+    return ("/".join(name.split("/")[:-1][depth:last]) for name in images)
 
 
-def _are_plain_classes(pictures: Sequence[str], depth: int) -> bool:
-    """Whether every picture lies exactly one level down, in folders that are not mere numbers of storage."""
-    if any(name.count("/") != depth + 1 for name in pictures):
+def _are_plain_classes(images: Sequence[str], depth: int) -> bool:
+    """Whether every image lies exactly one level down, in folders that are not mere numbers of storage."""
+    if any(name.count("/") != depth + 1 for name in images):
         return False
-    return not all(_NUMBERED.fullmatch(folder) for folder in {name.split("/")[depth] for name in pictures})
+    return not all(_NUMBERED.fullmatch(folder) for folder in {name.split("/")[depth] for name in images})
 
 
-def depth_remark(pictures: Sequence[str]) -> dict[str, str]:
+def depth_remark(images: Sequence[str]) -> dict[str, str]:
     """What might be classes where the folders lie too deep to be taken for such unasked, for a set's provenance."""
-    depth = _common_depth(pictures)
-    if any(name.count("/") < depth + 2 for name in pictures):
+    depth = _common_depth(images)
+    if any(name.count("/") < depth + 2 for name in images):
         return {}
-    first = {name.split("/")[depth] for name in pictures}
-    leaves = {name.rpartition("/")[0] for name in pictures}
+    first = {name.split("/")[depth] for name in images}
+    leaves = {name.rpartition("/")[0] for name in images}
     outer = f"data.labels=folders makes {len(first)} of the outer folders"
     text = f"none read: {outer}, data.labels=leaf {len(leaves)} of the inner"
     return {"classes_possible": text}
@@ -91,13 +91,13 @@ def prefix_of(name: str) -> str:
     return match["prefix"]
 
 
-def _common_depth(pictures: Sequence[str]) -> int:
-    """How many folders all the pictures have in common, counted from the root."""
-    return common_depth({name.rpartition("/")[0] for name in pictures})
+def _common_depth(images: Sequence[str]) -> int:
+    """How many folders all the images have in common, counted from the root."""
+    return common_depth({name.rpartition("/")[0] for name in images})
 
 
 class LabelColumn:
-    """The label of each picture as it is found, numbered at the end; 8 bytes a picture.
+    """The label of each image as it is found, numbered at the end; 8 bytes per image.
 
     Labels are all names or all whole numbers from 0; numbers are the class indices, and their classes are called so
     unless names are given. Names that look the same (accents composed or apart) are one class, and a name that is no
@@ -166,7 +166,7 @@ class LabelColumn:
     def classes(
         self, codes: npt.NDArray[np.integer[Any]], names: Sequence[str] = (), location: Path | str = ""
     ) -> Classes:
-        """Class indices and names of pictures with these codes.
+        """Class indices and names of images with these codes.
 
         Raises:
             UsageError: a number for which there is no name among ``names``.

@@ -24,7 +24,7 @@ from undiffuse.data.sources.layout import published_files as published
 from undiffuse.data.sources.layout.tar_files import looks_like_tar, shards_in
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
 
-#: What a file or folder is, found out in this order by what is in it; a folder is of pictures where nothing else fits.
+#: What a file or folder is, found out in this order by what is in it; a folder is of images where nothing else fits.
 FILES: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
     (looks_like_idx, IdxConfig),
     (published.looks_like_arrays, ArraysConfig),

@@ -1,4 +1,4 @@
-"""The picture files below a folder, in sorted order, and what else lies there. Opens no file."""
+"""The image files below a folder, in sorted order, and what else lies there. Opens no file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from undiffuse.data.readers.decoding import heic
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.left_out import FOLDER_AGAIN, FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
 from undiffuse.data.sources.layout.within import sources_within
-from undiffuse.data.storage.string_array import Texts, sorted_rows
+from undiffuse.data.storage.string_array import StringArray, sorted_rows
 from undiffuse.errors import UsageError
 
 EXTENSIONS = frozenset(
@@ -24,27 +24,27 @@ EXTENSIONS = frozenset(
 
 
 class Names(NamedTuple):
-    """Names relative to a folder or archive, with slashes: of pictures, in sorted order, and of other files.
+    """Names relative to a folder or archive, with slashes: of images, in sorted order, and of other files.
 
     ``left_out`` has what is neither.
     """
 
-    pictures: Texts
-    others: Texts
+    images: StringArray
+    others: StringArray
     left_out: LeftOut
 
 
 def list_names(root: Path) -> Names:
-    """All files below ``root``; those with a picture's extension are pictures. Hidden ones are left out.
+    """All files below ``root``; those with an image's extension are images. Hidden ones are left out.
 
     Links to folders are followed, each real folder once, so that a loop of links ends.
 
     Raises:
-        UsageError: no such folder, not a folder, unreadable, or no picture in it.
+        UsageError: no such folder, not a folder, unreadable, or no image in it.
     """
     if not root.is_dir():
-        raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of pictures")
-    found = Names(Texts(), Texts(), LeftOut())
+        raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of images")
+    found = Names(StringArray(), StringArray(), LeftOut())
     seen = {os.path.realpath(root)}
     waiting = [""]  # folders, each with its slash; the next one last
     while waiting:
@@ -54,8 +54,8 @@ def list_names(root: Path) -> Names:
         for name in sorted(set(folders) - set(new)):
             found.left_out.add(FOLDER_AGAIN, f"{here}{name}")
         waiting.extend(f"{here}{name}/" for name in reversed(new))
-    refuse_without_pictures(found, root, "folder", "" if found.pictures else sources_within(root))
-    return found._replace(pictures=found.pictures.select(sorted_rows(found.pictures)))
+    refuse_without_images(found, root, "folder", "" if found.images else sources_within(root))
+    return found._replace(images=found.images.select(sorted_rows(found.images)))
 
 
 def _take_files(root: Path, here: str, found: Names) -> list[str]:
@@ -69,7 +69,7 @@ def _take_files(root: Path, here: str, found: Names) -> list[str]:
                 elif _is_folder(entry):
                     folders.append(entry.name)
                 else:
-                    (found.pictures if is_picture(entry.name) else found.others).append(here + entry.name)
+                    (found.images if is_image_file(entry.name) else found.others).append(here + entry.name)
     except OSError as error:
         where = readable(str(error.filename or root / here))
         raise UsageError(f"{where}: the folder cannot be read ({error.strerror})") from None
@@ -83,9 +83,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str = "") -> None:
-    """Raise where there is no picture among the names; the message says what there is, and ``advice`` where given."""
-    if names.pictures:
+def refuse_without_images(names: Names, location: Path, noun: str, advice: str = "") -> None:
+    """Raise where there is no image among the names; the message says what there is, and ``advice`` where given."""
+    if names.images:
         return
     names.left_out.add_others(names.others)
     parts = [text for aloud in (True, False) if (text := names.left_out.text(aloud, advice=not advice))]
@@ -95,8 +95,8 @@ def refuse_without_pictures(names: Names, location: Path, noun: str, advice: str
     )
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
+def is_image_file(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
     stem, dot, ending = name.rpartition(".")
     ending = ending.lower()
     return bool(stem) and (f"{dot}{ending}" in EXTENSIONS or (ending in heic.ENDINGS and heic.is_installed()))
@@ -125,4 +125,4 @@ def add_beside(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
         elif path.is_dir():
             left_out.add(FOLDER_BESIDE, path.name)
         else:
-            left_out.add(IMAGE_BESIDE if is_picture(path.name) else kind_of(path.name), path.name)
+            left_out.add(IMAGE_BESIDE if is_image_file(path.name) else kind_of(path.name), path.name)

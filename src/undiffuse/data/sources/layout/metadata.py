@@ -1,4 +1,4 @@
-"""Labels and captions that a file lists for many pictures, and what a JSON record says of one.
+"""Labels and captions that a file lists for many images, and what a JSON record says of one.
 
 Read are ``metadata.jsonl`` as Hugging Face's ``imagefolder`` has it (one object a line: ``file_name``, relative to the
 file's own folder, and any of ``caption``/``text``/``prompt`` and ``label``/``class``), ``metadata.csv`` of the same
@@ -21,31 +21,31 @@ from undiffuse.data.readers.text import as_utf8
 from undiffuse.errors import UsageError
 
 METADATA, METADATA_CSV, DATASET = "metadata.jsonl", "metadata.csv", "dataset.json"
-MAX_NOTE_BYTES = 2**20  # of a text beside one picture
-MAX_LIST_BYTES = 2**29  # of a list of all pictures
+MAX_NOTE_BYTES = 2**20  # of a text beside one image
+MAX_LIST_BYTES = 2**29  # of a list of all images
 _CAPTION_KEYS = ("caption", "text", "prompt")
 _LABEL_KEYS = ("label", "class")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # which JSON can say and no text can hold; two make a whole one
 
 
 class Said(NamedTuple):
-    """What a record says of one picture; ``None`` where it says nothing."""
+    """What a record says of one image; ``None`` where it says nothing."""
 
     caption: str | None
     label: object | None
 
 
 class Line(NamedTuple):
-    """What a list says of one picture.
+    """What a list says of one image.
 
     Args:
         number: of the line or entry, from 1.
-        picture: its name, from the root.
+        image: its name, from the root.
         said: of it.
     """
 
     number: int
-    picture: str
+    image: str
     said: Said
 
 
@@ -233,13 +233,13 @@ def _entries(labels: object, folder: str, title: str) -> Iterator[Line]:
 
 
 def place_of(name: object, folder: str, title: str) -> str:
-    """The path from the root of a picture named relative to ``folder``.
+    """The path from the root of an image named relative to ``folder``.
 
     Raises:
         UsageError: no name, or one that leads out of the folder.
     """
     if not isinstance(name, str) or not name:
-        raise UsageError(f"{title}: names no picture; expected a file_name")
+        raise UsageError(f"{title}: names no image; expected a file_name")
     place = posixpath.normpath(name.replace("\\", "/"))
     if place.startswith(("../", "/")) or place == "..":
         raise UsageError(f"{title}: {name!r} leads out of its folder; expected a name below it")

@@ -12,5 +12,5 @@ def no_source(spec: str, sources: Iterable[str]) -> UsageError:
     """``spec`` is neither one of the sources nor a path."""
     return UsageError(
         f"no data source {spec!r}: neither a source by that name ({nearest(spec, sources)}) nor an existing folder of "
-        "pictures or file of them; check the path"
+        "images or file of them; check the path"
     )

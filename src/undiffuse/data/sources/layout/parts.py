@@ -157,7 +157,7 @@ class Folders:
     """Which folders of a set are taken, and what the path to an image says of its class once they are.
 
     Args:
-        pictures: the names of all images, with slashes.
+        images: the names of all images, with slashes.
         asked: see ``take_parts``; ``none`` takes all.
         location: for messages.
 
@@ -165,14 +165,14 @@ class Folders:
         UsageError: as ``take_parts``.
     """
 
-    def __init__(self, pictures: Sequence[str], asked: str | None, location: Path) -> None:
-        self._kept = dict(Counter(name.rpartition("/")[0] for name in pictures))
+    def __init__(self, images: Sequence[str], asked: str | None, location: Path) -> None:
+        self._kept = dict(Counter(name.rpartition("/")[0] for name in images))
         self._asked, self._location = asked, location
         self._instead: dict[tuple[int, str], str] = {}  # what a folder of a level counts for in the path to a class
         self.remarks: dict[str, str] = {}
         self._has_masks_beside = False
         if asked != NONE:
-            self._find_masks_beside(pictures)
+            self._find_masks_beside(images)
             self._take_part()
             self._take_images()
             if "splits" not in self.remarks:
@@ -186,14 +186,14 @@ class Folders:
         """Whether every image is taken, by its own path."""
         return not self._instead and not self._has_masks_beside
 
-    def takes(self, picture: str) -> bool:
+    def takes(self, image: str) -> bool:
         """Whether an image lies in a folder that is taken, and is no mask of one beside it."""
-        is_mask = self._has_masks_beside and _MASK_BESIDE.fullmatch(picture) is not None
-        return picture.rpartition("/")[0] in self._kept and not is_mask
+        is_mask = self._has_masks_beside and _MASK_BESIDE.fullmatch(image) is not None
+        return image.rpartition("/")[0] in self._kept and not is_mask
 
-    def class_path(self, picture: str) -> str:
+    def class_path(self, image: str) -> str:
         """The name of an image without the folders that name parts."""
-        *folders, basename = picture.split("/")
+        *folders, basename = image.split("/")
         kept = (self._instead.get((level, folder), folder) for level, folder in enumerate(folders))
         return "/".join([*filter(None, kept), basename])
 
@@ -225,13 +225,13 @@ class Folders:
                 self._keep(level, images)
                 return
 
-    def _find_masks_beside(self, pictures: Sequence[str]) -> None:
+    def _find_masks_beside(self, images: Sequence[str]) -> None:
         """Masks that lie beside their images, ``x.png`` and ``x_mask.png``: all that are called so must have theirs."""
-        matches = filter(None, map(_MASK_BESIDE.fullmatch, pictures))
+        matches = filter(None, map(_MASK_BESIDE.fullmatch, images))
         owners = Counter(match["stem"] for match in matches)
         if not owners:
             return
-        there = {stem for name in pictures if (stem := name.rpartition(".")[0]) in owners}
+        there = {stem for name in images if (stem := name.rpartition(".")[0]) in owners}
         if len(there) == len(owners):
             self._has_masks_beside = True
             shown = readable(next(iter(owners)))

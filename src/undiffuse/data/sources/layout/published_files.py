@@ -1,4 +1,4 @@
-"""Knowing published sets and tables of pictures by what is in their files. Imports neither torch nor numpy.
+"""Knowing published sets and tables of images by what is in their files. Imports neither torch nor numpy.
 
 A file that is damaged is known by its name, so that its reader can say what is wrong with it.
 """
@@ -103,7 +103,7 @@ def looks_like_emoji(path: Path) -> bool:
 
 
 def has_celeba(folder: Path) -> bool:
-    """Whether a folder has CelebA's or CelebA-HQ's list of attributes, or is one of pictures beside it."""
+    """Whether a folder has CelebA's or CelebA-HQ's list of attributes, or is one of images beside it."""
     places = (folder, folder.parent) if folder.name in ("img_align_celeba", "CelebA-HQ-img") else (folder,)
     return (folder / "img_align_celeba").is_dir() or any(
         (place / name).is_file() for place in places for name in ATTRIBUTE_LISTS
@@ -111,12 +111,12 @@ def has_celeba(folder: Path) -> bool:
 
 
 def looks_like_celeba(path: Path) -> bool:
-    """Whether an archive holds CelebA's pictures."""
+    """Whether an archive holds CelebA's images."""
     return looks_like_zip(path) and any("img_align_celeba/" in name for name in _names_in_zip(path))
 
 
 def has_ffhq(folder: Path) -> bool:
-    """Whether a folder is of FFHQ, by its name or those of its folders, with pictures that have numbers for names."""
+    """Whether a folder is of FFHQ, by its name or those of its folders, with images that have numbers for names."""
     named = [folder] if _FFHQ.search(folder.name) else []
     inner = [path for path in folder.iterdir() if path.is_dir() and _FFHQ.search(path.name)]
     return any(next(root.glob(pattern), None) for root in named + inner for pattern in _FFHQ_PATTERNS)
@@ -127,7 +127,7 @@ _FFHQ_PATTERNS = (f"{_DIGITS}.png", f"{_DIGITS}/{_DIGITS}.png")
 
 
 def looks_like_ffhq(path: Path) -> bool:
-    """Whether an archive is of FFHQ, by its name or those of its folders, with pictures that have numbers for names."""
+    """Whether an archive is of FFHQ, by its name or those of its folders, with images that have numbers for names."""
     if not looks_like_zip(path):
         return False
     numbered = re.compile(r"(.*/)?\d{5}\.png")

@@ -36,37 +36,37 @@ _NAMED = 3
 _log = logging.getLogger("undiffuse.data")
 
 
-def without_sheets(reader: NoteReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
+def without_grids(reader: NoteReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
     """The listing without the sheets of the sample sets in it, and the places of the images that are kept.
 
     Raises:
         UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
     """
-    every = np.arange(len(names.pictures))
+    every = np.arange(len(names.images))
     recorded = {name.removesuffix(RECORD) for name in names.others if split_name(name)[1] == RECORD}
     if not recorded:
         return names, every
-    sets = sound_sets(reader, names.pictures, recorded, skips)
+    sets = sound_sets(reader, names.images, recorded, skips)
     kept = np.ones(len(every), dtype=bool)
-    for row, name in enumerate(names.pictures):
-        if is_sheet(name, sets):
+    for row, name in enumerate(names.images):
+        if is_grid(name, sets):
             names.left_out.add(SHEET, name)
             kept[row] = False
-    return names._replace(pictures=names.pictures.select(every[kept])), every[kept]
+    return names._replace(images=names.images.select(every[kept])), every[kept]
 
 
-def sound_sets(reader: NoteReader, pictures: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
+def sound_sets(reader: NoteReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
     """The folders, with their slash, that hold a sample set.
 
     Args:
         reader: of the records.
-        pictures: names of all images.
+        images: names of all images.
         recorded: folders with a file called as the record is.
     Raises:
         UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
     """
     known = {FIRST, *SHEETS}
-    sets = {folder for folder, file in map(split_name, pictures) if file in known} & recorded
+    sets = {folder for folder, file in map(split_name, images) if file in known} & recorded
     for folder in sorted(sets):
         try:
             if not _is_sound(reader, f"{folder}{RECORD}"):
@@ -76,7 +76,7 @@ def sound_sets(reader: NoteReader, pictures: Iterable[str], recorded: Set[str], 
     return sets
 
 
-def is_sheet(name: str, sets: Set[str]) -> bool:
+def is_grid(name: str, sets: Set[str]) -> bool:
     """Whether an image is a sheet of one of the sample sets in these folders."""
     folder, file = split_name(name)
     return file in SHEETS and folder in sets

@@ -8,7 +8,7 @@ from undiffuse.data.readers.tar_index import Member, Place
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import NoteReader
 from undiffuse.data.sources.layout.left_out import LeftOut
-from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_sheet, sound_sets, split_name
+from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_grid, sound_sets, split_name
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
@@ -60,17 +60,17 @@ def sample_sets_in(
         UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
     """
     try:
-        pictures = [_clean(member.name) for member in headers] if records else []
+        images = [_clean(member.name) for member in headers] if records else []
     except UsageError:
         return frozenset()
     folders = {split_name(name)[0] for name in records}
-    return frozenset(sound_sets(_ShardNotes(shard, records), pictures, folders, skips))
+    return frozenset(sound_sets(_ShardNotes(shard, records), images, folders, skips))
 
 
 def samples_alone(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
     """Members, their names cleaned, without the sheets and records of sample sets."""
     for member in members:
-        if is_sheet(member.name, sets):
+        if is_grid(member.name, sets):
             left_out.add(SHEET, member.name)
         elif split_name(member.name) not in {(folder, RECORD) for folder in sets}:
             yield member

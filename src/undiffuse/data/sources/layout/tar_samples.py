@@ -15,7 +15,7 @@ from typing import NamedTuple
 from undiffuse.data.readers.tar_index import Member
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import is_document
-from undiffuse.data.sources.layout.folder_files import is_picture, is_shown
+from undiffuse.data.sources.layout.folder_files import is_image_file, is_shown
 from undiffuse.data.sources.layout.left_out import FURTHER, HIDDEN, LINK, OTHER, LeftOut, kind_of
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
@@ -40,7 +40,7 @@ def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: Lef
         is_note = parts[-1].rpartition(".")[2].lower() in NOTES
         if not member.is_plain:
             left_out.add(LINK, member.name)
-        elif not is_picture(parts[-1]) and not is_note:
+        elif not is_image_file(parts[-1]) and not is_note:
             left_out.add(kind_of(parts[-1]) if all(map(is_shown, parts)) else HIDDEN, member.name)
         elif ".." in parts or parts[0] == "":
             where = f"{readable(str(shard))}!{member.name!r}"
@@ -80,7 +80,7 @@ def _named(members: Iterable[Member]) -> Iterator[tuple[str, str]]:
     """(key, ending) of the members that may be images or notes."""
     for member in members:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
-        if is_picture(parts[-1]) or parts[-1].rpartition(".")[2].lower() in NOTES:
+        if is_image_file(parts[-1]) or parts[-1].rpartition(".")[2].lower() in NOTES:
             yield _key("/".join(parts)), _ending(parts[-1])
 
 
@@ -106,7 +106,7 @@ def samples_of(
             yield _sample(f"{key}.{middle}" if middle else key, part)
 
 
-def picture_of(sample: Sample, title: str, image_column: str | None, left_out: LeftOut) -> Member:
+def image_of(sample: Sample, title: str, image_column: str | None, left_out: LeftOut) -> Member:
     """The image of a sample: that of the column that is named, else ``key.png``, else the only one.
 
     Further images are left out.
@@ -116,7 +116,7 @@ def picture_of(sample: Sample, title: str, image_column: str | None, left_out: L
     """
     images = [(ending, member) for ending, found in sample.images.items() for member in found]
     if not images:
-        raise UsageError(f"{title}: a sample without a picture (it has .{', .'.join(sample.notes)})")
+        raise UsageError(f"{title}: a sample without an image (it has .{', .'.join(sample.notes)})")
     taken = _asked(images, image_column) if image_column else _plain(images) or images
     choices = f"data.image_column={' or '.join(sorted({ending for ending, _ in images}))}"
     if not taken:
@@ -146,7 +146,7 @@ def _plain(images: list[tuple[str, Member]]) -> list[tuple[str, Member]]:
 
 def _is_of_names(group: Members) -> bool:
     """Whether what stands between the key and the ending tells images apart that are no columns of one sample."""
-    images = [ending for ending in group if is_picture(f"x.{ending}")]
+    images = [ending for ending in group if is_image_file(f"x.{ending}")]
     notes = [ending for ending in group if ending not in images]
     if any("." in ending and not _middle(ending) for ending in images):
         return False
@@ -156,7 +156,7 @@ def _is_of_names(group: Members) -> bool:
 
 
 def _sample(key: str, group: Members) -> Sample:
-    images = {ending: found for ending, found in group.items() if is_picture(f"x.{ending}")}
+    images = {ending: found for ending, found in group.items() if is_image_file(f"x.{ending}")}
     return Sample(key, images, {ending: found for ending, found in group.items() if ending not in images})
 
 

@@ -1,6 +1,6 @@
-"""Pictures and the lists that tell of them by name, in a folder or in an archive of one, for readers of known layouts.
+"""Images and the lists that tell of them by name, in a folder or in an archive of one, for readers of known layouts.
 
-A reader of a published set asks for names, reads the lists it knows of, and says which pictures it wants; it need not
+A reader of a published set asks for names, reads the lists it knows of, and says which images it wants; it need not
 know whether the set was unpacked.
 """
 
@@ -16,7 +16,7 @@ from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.tar_index import MemoryAt, Place, read_members
 from undiffuse.data.readers.text import composed, readable
 from undiffuse.data.sources.folder import FolderFiles, FolderNotes
-from undiffuse.data.sources.layout.folder_files import Names, is_picture, is_shown, list_names
+from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, list_names
 from undiffuse.data.sources.layout.left_out import HIDDEN, LINK, REPEATED, LeftOut
 from undiffuse.data.sources.layout.tar_files import looks_like_tar
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
@@ -25,7 +25,7 @@ from undiffuse.data.sources.zip import ZipIndex, ZipNotes, zip_files
 from undiffuse.data.storage import encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
-from undiffuse.data.storage.string_array import Texts, sorted_rows
+from undiffuse.data.storage.string_array import StringArray, sorted_rows
 from undiffuse.errors import UsageError
 
 
@@ -42,7 +42,7 @@ class Tree(Protocol):
         """The content of a file of at most ``most`` bytes."""
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        """These pictures, in this order."""
+        """These images, in this order."""
 
 
 def open_tree(location: Path, skips: Skips, what: str) -> Tree:
@@ -73,24 +73,24 @@ class _FolderTree(FolderNotes):
         self.names = list_names(root)
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        return FolderFiles(self.location, Texts(kept))
+        return FolderFiles(self.location, StringArray(kept))
 
 
 class _ZipTree(ZipNotes):
     def __init__(self, file: FileAt, skips: Skips) -> None:
         index = ZipIndex(file, skips)
         super().__init__(file, index.others)
-        self.names, self._pictures = index.names, index.pictures
+        self.names, self._images = index.names, index.images
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        row_of = {name: row for row, name in enumerate(self.names.pictures)}
+        row_of = {name: row for row, name in enumerate(self.names.images)}
         rows = np.array([row_of[name] for name in kept], dtype=np.int64)
-        return zip_files(self._file, self._pictures, rows)
+        return zip_files(self._file, self._images, rows)
 
 
 class _TarTree:
     def __init__(self, place: Place) -> None:
-        self.location, self._place, self.names = place.path, place, Names(Texts(), Texts(), LeftOut())
+        self.location, self._place, self.names = place.path, place, Names(StringArray(), StringArray(), LeftOut())
         self._where: dict[str, tuple[int, int]] = {}
         for member in read_members(place):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
@@ -103,9 +103,9 @@ class _TarTree:
                 if name in self._where:
                     self.names.left_out.add(REPEATED, name)
                 else:
-                    (self.names.pictures if is_picture(name) else self.names.others).append(name)
+                    (self.names.images if is_image_file(name) else self.names.others).append(name)
                 self._where[name] = (member.offset, member.size)
-        self.names = self.names._replace(pictures=self.names.pictures.select(sorted_rows(self.names.pictures)))
+        self.names = self.names._replace(images=self.names.images.select(sorted_rows(self.names.images)))
 
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
@@ -118,7 +118,7 @@ class _TarTree:
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
         table = np.array([(0, *self._where[name]) for name in kept], dtype=np.int64).reshape(-1, 3)
-        return TarFiles(self.location, [self._place], Texts(kept), table)
+        return TarFiles(self.location, [self._place], StringArray(kept), table)
 
 
 def open_tar(path: Path) -> Place:

@@ -1,4 +1,4 @@
-"""What a folder of pictures may hold that is no sound picture: one clear line, or a counted and reported skip."""
+"""What a folder of images may hold that is no sound image: one clear line, or a counted and reported skip."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ def make_bad(folder: Path, kind: str) -> Path:
 
 KINDS = {
     "empty": "is empty",
-    "text": "not a picture",
+    "text": "not an image",
     "cut png": "damaged or cut short",
     "cut jpg": "damaged or cut short",
     "cut gif": "damaged or cut short",
-    "cut webp": "damaged or cut short|not a picture",
-    "cut tif": "damaged or cut short|not a picture",
+    "cut webp": "damaged or cut short|not an image",
+    "cut tif": "damaged or cut short|not an image",
     "cut bmp": "damaged or cut short",
-    "header png": "damaged or cut short|not a picture",
-    "header jpg": "damaged or cut short|not a picture",
+    "header png": "damaged or cut short|not an image",
+    "header jpg": "damaged or cut short|not an image",
     "bomb": "decompression bomb|decoded safely",
     "small bomb": "100000000|decoded safely",
     "flipped": "its pixels do not match their checksum",
@@ -120,7 +120,7 @@ def test_a_bad_file_is_skipped_counted_and_reported(
     assert [Path(dataset.item_name(i)).name for i in range(3)] == ["sound0.png", "sound1.png", "sound2.png"]
 
 
-def test_labels_stay_with_their_pictures_when_files_are_skipped(tmp_path: Path) -> None:
+def test_labels_stay_with_their_images_when_files_are_skipped(tmp_path: Path) -> None:
     for index, name in enumerate(["cat", "dog", "emu"]):
         (tmp_path / name).mkdir()
         noise(index).save(tmp_path / name / "b.png")
@@ -135,11 +135,11 @@ def test_labels_stay_with_their_pictures_when_files_are_skipped(tmp_path: Path) 
 def test_nothing_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     for kind in ("empty", "cut jpg"):
         make_bad(tmp_path, kind)
-    with pytest.raises(UsageError, match=r"none of the .* pictures can be used; the first: .*a_bad"):
+    with pytest.raises(UsageError, match=r"none of the .* images can be used; the first: .*a_bad"):
         load_dataset(FolderConfig(path=str(tmp_path), on_error="skip"))
 
 
-def test_a_crop_larger_than_the_picture_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_a_crop_larger_than_the_image_is_refused_with_both_sizes(tmp_path: Path) -> None:
     sound(tmp_path)
     noise(side=16).save(tmp_path / "small.png")
     with pytest.raises(UsageError, match=r"small\.png: .*16x16.*20x20.*size=16.*upscale=true"):
@@ -157,7 +157,7 @@ def test_a_crop_larger_than_the_picture_is_refused_with_both_sizes(tmp_path: Pat
         (["notes.txt", "set.zip"], r"\(1 archive within: set\.zip; 1 file .*\); name what is in it: .*/set\.zip"),
     ],
 )
-def test_a_folder_without_pictures(tmp_path: Path, content: list[str], message: str) -> None:
+def test_a_folder_without_images(tmp_path: Path, content: list[str], message: str) -> None:
     for name in content:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=f"no images in this folder {message}"):
@@ -194,6 +194,6 @@ def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sound(tmp_path)
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(rm) run\n%%EOF\n"
     (tmp_path / "x.png").write_bytes(program)
-    with pytest.raises(UsageError, match=r"x\.png: not a picture that can be read"):
+    with pytest.raises(UsageError, match=r"x\.png: not an image that can be read"):
         load_dataset(FolderConfig(path=str(tmp_path)))
     assert not run

@@ -58,17 +58,17 @@ def _refuse_repeats(ascending: Tensor) -> None:
     if len(repeated):
         raise UsageError(
             f"numbers must be unique in a set, got {int(repeated[0])} twice; "
-            "number the pictures of all batches and shards in one series"
+            "number the images of all batches and shards in one series"
         )
 
 
-class RowBank:
+class ReservoirSample:
     """At most ``capacity`` rows of a stream: all of them while they fit, then a uniform sample without replacement.
 
     Args:
         capacity: how many rows are kept, at least 1.
     Example:
-        >>> bank = RowBank(2)
+        >>> bank = ReservoirSample(2)
         >>> bank.update(torch.arange(5).float()[:, None], torch.arange(5))
         >>> bank.seen, len(bank), len(bank.rows)
         (5, 2, 2)
@@ -115,7 +115,7 @@ class RowBank:
         self._absorb(rows.detach().cpu(), numbers)
         self.seen += len(rows)
 
-    def merge(self, other: RowBank) -> RowBank:
+    def merge(self, other: ReservoirSample) -> ReservoirSample:
         """The bank of both streams; neither operand changes.
 
         Raises:
@@ -123,7 +123,7 @@ class RowBank:
         """
         if other.capacity != self.capacity:
             raise UsageError(f"cannot merge banks of capacity {self.capacity} and {other.capacity}")
-        merged = RowBank(self.capacity)
+        merged = ReservoirSample(self.capacity)
         for part in (self, other):
             if part._store is not None:
                 merged._check_rows(part._store)
@@ -131,11 +131,11 @@ class RowBank:
         merged.seen = self.seen + other.seen
         return merged
 
-    def reduced(self, capacity: int) -> RowBank:
+    def reduced(self, capacity: int) -> ReservoirSample:
         """The bank of that smaller ``capacity`` that the same stream would have filled; samples are nested."""
         if not 1 <= capacity <= self.capacity:
             raise UsageError(f"a bank of {self.capacity} can be reduced to 1..{self.capacity} rows, got {capacity}")
-        smaller = RowBank(capacity)
+        smaller = ReservoirSample(capacity)
         if self._store is not None:
             smaller.update(self._store[: len(self)], self._numbers)
         smaller.seen = self.seen
@@ -148,7 +148,7 @@ class RowBank:
         return {"counts": counts, "numbers": self.numbers, **held}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> RowBank:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ReservoirSample:
         """The bank that ``tensors()`` came from."""
         bank = cls(int(tensors["counts"][0]))
         if "rows" in tensors:

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics import RowBank
-from undiffuse.metrics.bank import splitmix64
+from undiffuse.metrics import ReservoirSample
+from undiffuse.metrics.reservoir import splitmix64
 
 WORD = (1 << 64) - 1
 
 
-def banked(numbers: Tensor, capacity: int) -> RowBank:
-    bank = RowBank(capacity)
+def banked(numbers: Tensor, capacity: int) -> ReservoirSample:
+    bank = ReservoirSample(capacity)
     bank.update(rows_of(numbers), numbers)
     return bank
 
@@ -25,7 +25,7 @@ def rows_of(numbers: Tensor) -> Tensor:
     return torch.stack([numbers.double(), -numbers.double()], 1)
 
 
-def same(a: RowBank, b: RowBank) -> bool:
+def same(a: ReservoirSample, b: ReservoirSample) -> bool:
     return torch.equal(a.rows, b.rows) and torch.equal(a.numbers, b.numbers) and a.seen == b.seen
 
 
@@ -49,9 +49,9 @@ def test_batches_shards_and_order_do_not_matter(count: int, capacity: int, rando
     whole = banked(numbers, capacity)
     order = list(range(count))
     random.shuffle(order)  # type: ignore[attr-defined]
-    merged = RowBank(capacity)
+    merged = ReservoirSample(capacity)
     for shard in range(shards):
-        part = RowBank(capacity)
+        part = ReservoirSample(capacity)
         for batch in numbers[order[shard::shards]].split(3):
             part.update(rows_of(batch), batch)
         merged = part.merge(merged)
@@ -83,13 +83,13 @@ def test_reduced_is_the_smaller_bank_of_the_same_stream() -> None:
 
 def test_round_trip_and_going_on() -> None:
     bank = banked(torch.arange(50), 20)
-    copy = RowBank.from_tensors(bank.tensors())
+    copy = ReservoirSample.from_tensors(bank.tensors())
     assert same(bank, copy)
     more = torch.arange(50, 90)
     copy.update(rows_of(more), more)
     assert same(copy, banked(torch.arange(90), 20))
     assert same(bank, banked(torch.arange(50), 20)), "the copy shares its memory"
-    assert RowBank.from_tensors(RowBank(3).tensors()).seen == 0
+    assert ReservoirSample.from_tensors(ReservoirSample(3).tensors()).seen == 0
 
 
 def test_merging_leaves_operands_alone() -> None:
@@ -99,7 +99,7 @@ def test_merging_leaves_operands_alone() -> None:
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:
-    bank = RowBank(16)
+    bank = ReservoirSample(16)
     for start in range(0, 4096, 64):
         numbers = torch.arange(start, start + 64)
         bank.update(rows_of(numbers), numbers)
@@ -108,12 +108,12 @@ def test_memory_does_not_grow_with_the_stream() -> None:
 
 
 def test_rows_of_any_shape_and_type() -> None:
-    pictures = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
-    bank = RowBank(10)
-    bank.update(pictures[:0], torch.arange(0))
+    images = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
+    bank = ReservoirSample(10)
+    bank.update(images[:0], torch.arange(0))
     assert bank.rows.shape == (0, 3, 2, 2)
-    bank.update(pictures.flip(0), torch.arange(5).flip(0))
-    assert torch.equal(bank.rows, pictures) and bank.rows.dtype == torch.uint8
+    bank.update(images.flip(0), torch.arange(5).flip(0))
+    assert torch.equal(bank.rows, images) and bank.rows.dtype == torch.uint8
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(UsageError, match=r"now \(2,\) of torch.float32"):
         bank.update(torch.zeros(1, 2), torch.tensor([9]))
     with pytest.raises(UsageError, match="capacity 8 and 9"):
-        bank.merge(RowBank(9))
+        bank.merge(ReservoirSample(9))
     with pytest.raises(UsageError, match="got 0 twice"):
         bank.merge(banked(torch.arange(5), 8))
     with pytest.raises(UsageError, match="capacity must be at least 1"):
-        RowBank(0)
+        ReservoirSample(0)

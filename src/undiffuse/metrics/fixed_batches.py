@@ -1,4 +1,4 @@
-"""Networks see pictures in blocks of one fixed, padded size, so that no result depends on the batch it came in."""
+"""Networks see images in blocks of one fixed, padded size, so that no result depends on the batch it came in."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.pixels import check_pictures
+from undiffuse.metrics.pixels import check_images
 
 GREY_REPEATED = "three channels, grey repeated"
 
 
 @torch.no_grad()
-def in_blocks(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """``compute`` of all pictures, evaluated ``size`` at a time; the last block is filled up with black ones.
+def in_fixed_batches(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """``compute`` of all images, evaluated ``size`` at a time; the last block is filled up with black ones.
 
     Args:
         images: (B, C, H, W); B may be 0.
-        size: pictures a block.
+        size: images a block.
         compute: (size, C, H, W) -> (size, ...), row by row.
     Returns:
         (B, ...) in the type that ``compute`` gives.
@@ -35,18 +35,18 @@ def in_blocks(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) ->
     return result
 
 
-def check_grey_or_colour(images: Tensor, what: str = "pictures") -> Tensor:
+def check_grey_or_colour(images: Tensor, what: str = "images") -> Tensor:
     """``images`` as they came, if they are uint8 (B, 1 or 3, H, W).
 
     Raises:
         UsageError: anything else.
     """
-    check_pictures(images, what=what)
+    check_images(images, what=what)
     if images.shape[1] not in (1, 3):
         raise UsageError(f"{what} must have 1 or 3 channels, got {images.shape[1]}; convert them to grey or RGB")
     return images
 
 
 def to_three_channels(images: Tensor) -> Tensor:
-    """Grey pictures (B, 1, H, W) with their channel three times; colour as it is."""
+    """Grey images (B, 1, H, W) with their channel three times; colour as it is."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

@@ -1,4 +1,4 @@
-"""Small pictures in the files and archives that the tests of data sources read."""
+"""Small images in the files and archives that the tests of data sources read."""
 
 from __future__ import annotations
 
