@@ -1,4 +1,4 @@
-"""What a network is told beside the noisy sample: what is wanted (``Condition``), and what for (``Evaluation``)."""
+"""What a network is conditioned on besides x_t and t: the user's ``Condition``, and the solver's ``Evaluation``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from undiffuse.core.per_sample import PerSample
 
-#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a row is made unconditional.
+#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a sample is made unconditional.
 DropPolicy: TypeAlias = Mapping[str, Literal["null", "keep"]]
 
-#: What is said in words or by a class is dropped. An image to work on, its level and how a training image was
-#: transformed are facts of the row: zeros there would say another thing, so guidance and training keep them.
+#: Classes, texts and embeddings are dropped. An image to work on, its level and the augmentation of a training image
+#: describe the sample itself: zeros there would mean something else, so guidance and training keep them.
 DROP: DropPolicy = MappingProxyType(
     {
         **dict.fromkeys(("label", "tokens", "token_mask", "pooled", "embedding"), "null"),
@@ -27,14 +27,14 @@ DROP: DropPolicy = MappingProxyType(
 
 @dataclass(frozen=True)
 class Condition(PerSample):
-    """Optional inputs of each row.
+    """Optional inputs of a network, one entry per sample.
 
     Args:
         label: (B,) int64 in [0, num_classes); -1 means "no class" (the unconditional label).
         tokens: (B, L) int64 or (B, L, D) float text tokens or features, with ``token_mask`` (B, L) bool.
-        pooled: (B, D) what a text encoder says of the whole text.
+        pooled: (B, D) a text encoder's pooled embedding of the whole text.
         embedding: (B, D) a global embedding of an image.
-        augment: (B, A) what augmentation was done to the training image.
+        augment: (B, A) parameters of the augmentation that was applied to the training image.
         images: (B, C, H, W) each, by name: ``low_res`` to be upscaled, ``control``, ``mask``, ...
         levels: (B,) each: the log-SNR or scale of the image of that name.
     """
@@ -49,11 +49,12 @@ class Condition(PerSample):
     levels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def drop(self, mask: Tensor, policy: DropPolicy = DROP) -> Condition:
-        """Make the rows where ``mask`` (B,) is true unconditional: label -1, zeros, nothing attended to.
+        """Make the samples where ``mask`` is true unconditional: label -1, zeros, nothing attended to.
 
         Args:
-            policy: what becomes of each field; that of one tensor of a mapping goes before that of the mapping, and
-                what it does not name is dropped.
+            mask: (B,) bool, true where the condition is dropped.
+            policy: whether each field is dropped or kept; an entry for one tensor of a mapping goes before that of the
+                mapping, and a field without an entry is dropped.
         """
 
         def dropped(name: str, value: Tensor) -> Tensor:
@@ -68,12 +69,12 @@ class Condition(PerSample):
 
 @dataclass(frozen=True)
 class Evaluation(PerSample):
-    """What a solver tells the network about one evaluation, and a user never does.
+    """What a solver passes to the network in one evaluation; users never set it.
 
     Args:
         target_time: (B,) the time s <= t that a mean velocity reaches to; none means t itself.
-        cached_features: (B, C, h, w) features of the network's inner levels from a step before, taken instead of its
-            own.
+        cached_features: (B, C, h, w) features of the network's inner levels from an earlier step, used instead of
+            computing them.
     """
 
     target_time: Tensor | None = None

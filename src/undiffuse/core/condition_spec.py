@@ -1,4 +1,4 @@
-"""What a model is told beside the noisy sample, stated before any tensor is there. Imports no torch."""
+"""What a model is conditioned on besides x_t and t, stated before any tensor exists. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pydantic import Field
 
 from undiffuse.config import FrozenModel
 
-#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a row is made unconditional.
+#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a sample is made unconditional.
 Drop = Literal["null", "keep"]
 
 
 class ImageSpec(FrozenModel):
-    """An image that a network is told.
+    """An image that a network is conditioned on.
 
     Args:
-        channels: of it.
-        use: ``concat`` beside the channels of x_t, or by a ``branch`` of its own.
+        channels: of the image.
+        use: ``concat`` with the channels of x_t, or by a ``branch`` of its own.
     """
 
     channels: Annotated[int, Field(ge=1)]
@@ -26,12 +26,12 @@ class ImageSpec(FrozenModel):
 
 
 class TextSpec(FrozenModel):
-    """What a text becomes before a network is told it.
+    """The form in which a network receives a text.
 
     Args:
-        tokens: most of them.
-        width: numbers of each; 0 where the network is told none.
-        pooled: numbers for the whole text; 0 where it is told none.
+        tokens: the longest sequence.
+        width: numbers per token; 0 where the network takes no tokens.
+        pooled: numbers for the whole text; 0 where it takes none.
     """
 
     tokens: Annotated[int, Field(ge=1)]
@@ -43,11 +43,11 @@ class ConditionSpec(FrozenModel):
     """The fields of ``Condition`` that a model knows.
 
     Args:
-        class_names: of its labels; empty where it is told none.
-        text: None where it is told none.
-        embedding_dim: of an image's global embedding; 0 where it is told none.
-        num_augment: numbers that say how a training image was transformed; 0 where it is told none.
-        target_time: whether a solver tells it the time that a mean velocity reaches to.
+        class_names: of its labels; empty for a model without classes.
+        text: None for a model without text.
+        embedding_dim: of an image's global embedding; 0 for none.
+        num_augment: numbers that describe how a training image was augmented; 0 for none.
+        target_time: whether the network takes the time that a mean velocity reaches to.
         images: by name: ``low_res``, ``control``, ``mask``, ...
         drop: what guidance does to each field, where this model differs from ``core.condition.DROP``.
     """
@@ -62,14 +62,19 @@ class ConditionSpec(FrozenModel):
 
     @property
     def num_classes(self) -> int:
-        """Labels that it is told; 0 for none."""
+        """Number of class labels; 0 for none."""
         return len(self.class_names)
 
     @classmethod
     def of_classes(cls, num_classes: int, **more: Any) -> ConditionSpec:
-        """Classes that are called by their numbers."""
+        """Classes that are called by their numbers.
+
+        Args:
+            num_classes: number of labels, named "0", "1", ...
+            more: other fields of the specification.
+        """
         return cls(class_names=tuple(map(str, range(num_classes))), **more)
 
 
-#: A model that is told nothing.
+#: An unconditional model.
 UNCONDITIONAL = ConditionSpec()

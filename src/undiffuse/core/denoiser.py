@@ -1,7 +1,7 @@
-"""Denoisers: the one thing samplers, bounds and guidance talk to.
+"""Denoisers: the one interface of samplers, bounds and guidance.
 
 A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] (and, for learned variances, a mix between
-beta-tilde, 0, and beta, 1). What its network predicts inside is its own affair.
+beta-tilde, 0, and beta, 1). Which parameterization its network uses is hidden inside.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from undiffuse.registry import lookup
 class Denoised(NamedTuple):
     """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
 
-    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` is the
-    number of network evaluations that a row took, the same for all or (B,) int64, ``partial_nfe`` that of those which
-    reused features; ``features`` are those to reuse, where the denoiser keeps them.
+    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` counts
+    whole evaluations of the network per sample, an int for all or (B,) int64, ``partial_nfe`` those that took cached
+    features; ``features`` are the ones to cache, where the denoiser hands them out.
     """
 
     x_0: Tensor
@@ -42,7 +42,7 @@ class Denoised(NamedTuple):
 class Denoiser(nn.Module):
     """Base of all denoisers: ``forward(x_t, t, cond, evaluation) -> Denoised``; wrappers forward the two attributes.
 
-    A sampler never says what is wanted, ``cond``; who is asked for an ``evaluation`` that it cannot make ignores it.
+    Samplers never pass ``cond``, which is bound beforehand; a denoiser ignores an ``evaluation`` that it cannot make.
 
     Attributes:
         process: the forward process whose x_t it understands.
@@ -55,15 +55,32 @@ class Denoiser(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
+        """Estimate x_0 from x_t.
+
+        Args:
+            x_t: (B, ...) noisy data.
+            t: (B,) times in [0, 1].
+            cond: what the denoiser is conditioned on; None is unconditional, or what it is bound to.
+            evaluation: the solver's requests, such as a target time; None asks for nothing.
+        """
         raise NotImplementedError
 
     def count_for(self, rows: Tensor | None) -> None:
-        """Told by a sampler that what it asks from here on is for these rows (B,), the others being only along; None
-        for all. Who counts evaluations counts theirs, so that a row costs in any company what it costs alone.
+        """Count the NFE of these samples only until the next call: the others are in the batch but need no evaluation.
+
+        Samplers call it around evaluations that only a part of the batch needs, so that a sample's NFE does not depend
+        on the other samples of its batch.
+
+        Args:
+            rows: (B,) bool; None counts all samples.
         """
 
     def of_rows(self, rows: Tensor) -> Denoiser:
-        """The denoiser of these rows (indices) of those that it is bound to; itself, where it is bound to none."""
+        """The denoiser of a part of the samples that it is bound to; itself, where it is bound to none.
+
+        Args:
+            rows: (N,) int64 indices of samples.
+        """
         return self
 
     @staticmethod
@@ -130,16 +147,32 @@ class NetworkDenoiser(Denoiser):
     def output(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Tensor:
-        """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``."""
+        """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``.
+
+        Args:
+            x_t: (B, ...) noisy data.
+            t: (B,) times in [0, 1].
+            cond: what the network is conditioned on; None is unconditional.
+            evaluation: the solver's requests, such as a target time.
+        """
         return self.outputs(x_t, t, cond, evaluation)[0]
 
     def outputs(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """``output`` and, where the variance is learned, the mix, from one evaluation; both like ``x_t``."""
+        """``output`` and, where the variance is learned, the mix, from one evaluation.
+
+        Args:
+            x_t: (B, ...) noisy data.
+            t: (B,) times in [0, 1].
+            cond: what the network is conditioned on; None is unconditional.
+            evaluation: the solver's requests, such as a target time.
+        Returns:
+            F and the variance mix or None, (B, ...) each in the dtype of ``x_t``.
+        """
         scaled, c_noise = self.parameterization.network_input(x_t, t)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.network(scaled, c_noise, cond or Condition(), *self._asked(evaluation, c_noise))
+            output: Tensor = self.network(scaled, c_noise, cond or Condition(), *self._requests(evaluation, c_noise))
         return self._read(output.to(x_t.dtype))
 
     def _read(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -148,8 +181,8 @@ class NetworkDenoiser(Denoiser):
         mean, raw = output.chunk(2, dim=1)
         return mean, mix_of(raw)
 
-    def _asked(self, evaluation: Evaluation | None, c_noise: Tensor) -> tuple[Evaluation, ...]:
-        """The target time as the label that the network knows times by; nothing where there is none."""
+    def _requests(self, evaluation: Evaluation | None, c_noise: Tensor) -> tuple[Evaluation, ...]:
+        """The target time as the network's time label c_noise; nothing where there is none."""
         if evaluation is None or evaluation.target_time is None:
             return ()
         return (Evaluation(target_time=self.parameterization(evaluation.target_time).c_noise.to(c_noise)),)
@@ -162,23 +195,23 @@ class NetworkDenoiser(Denoiser):
 
 
 class FeatureCachingDenoiser(NetworkDenoiser):
-    """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of a step before.
+    """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of an earlier step.
 
-    Its network has ``forward_with_features(x, c_noise, cond) -> (output, features)`` and
-    ``forward_cached(x, c_noise, cond, features) -> output``.
+    Its network has ``forward_with_features(x, c_noise, cond) -> (output, features)`` and ``forward_cached(x, c_noise,
+    cond, features) -> output``.
     """
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         scaled, c_noise = self.parameterization.network_input(x_t, t)
-        told, network = cond or Condition(), self.network
+        condition, network = cond or Condition(), self.network
         cached = evaluation.cached_features if evaluation is not None else None
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             if cached is None:
-                raw, features = network.forward_with_features(scaled, c_noise, told)  # type: ignore[operator]
+                raw, features = network.forward_with_features(scaled, c_noise, condition)  # type: ignore[operator]
             else:
-                raw, features = network.forward_cached(scaled, c_noise, told, cached), cached  # type: ignore[operator]
+                raw, features = network.forward_cached(scaled, c_noise, condition, cached), cached  # type: ignore[operator]
         output, mix = self._read(raw.to(x_t.dtype))
         counts = (1, 0) if cached is None else (0, 1)
         return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, features)
@@ -210,7 +243,16 @@ def _labelled_range(process: Process, time_label: str) -> tuple[float, float]:
 
 
 class WrappedDenoiser(Denoiser):
-    """See ``Denoiser.wrap``: y = slope x + offset takes the author's values to [-1, 1]."""
+    """See ``Denoiser.wrap``: y = slope x + offset takes the author's values to [-1, 1].
+
+    Args:
+        function: maps x (B, ...) and the author's time label (B,) to the network's prediction.
+        process: the author's forward process.
+        parameterization: what the function predicts, a row of ``PARAMETERIZATIONS``.
+        time_label: how the author counts time, a row of ``TIME_LABELS``.
+        value_range: the author's range of pixel values, (low, high).
+        log_snr_range: (smallest, largest) log-SNR of training in the author's values; None for what the label allows.
+    """
 
     def __init__(
         self,
@@ -251,6 +293,10 @@ class TransferredDenoiser(Denoiser):
     """``denoiser`` seen under another process at equal log-SNR: D_Q(x, t) = D_P(x sigma_P / sigma_Q, t_P).
 
     Where the process reaches beyond what the denoiser was trained on, the nearest trained log-SNR is taken.
+
+    Args:
+        denoiser: D_P, under its own process P.
+        process: Q, the process of x and t from here on.
     """
 
     def __init__(self, denoiser: Denoiser, process: Process) -> None:
@@ -281,11 +327,14 @@ class TransferredDenoiser(Denoiser):
 
 
 class ClippedDenoiser(Denoiser):
-    """``denoiser`` with x_0-hat cut to the range of the data.
+    """``denoiser`` with x_0-hat clipped to the range of the data.
 
     E[x_0 | x_t] of data in [low, high] lies there too, so this only ever removes error; with noise prediction that
     error is the network's times sigma / alpha, which is large where almost all is noise.
 
+    Args:
+        denoiser: whose x_0-hat is clipped; its variance mix is not.
+        low, high: range of the data.
     Source: Ho et al. 2020's code clips so; Saharia et al. 2022, arXiv:2205.11487, sec. 2.3, "static thresholding".
     """
 

@@ -50,12 +50,23 @@ class GaussianMixture:
 
     @classmethod
     def gaussian(cls, mean: Tensor, variance: Tensor) -> GaussianMixture:
-        """A single Gaussian with mean (D,) and diagonal variance (D,)."""
+        """A single Gaussian with diagonal covariance.
+
+        Args:
+            mean: (D,).
+            variance: (D,), at least 0.
+        """
         return cls(mean[None], variance[None])
 
     @classmethod
     def ring(cls, num_modes: int = 8, radius: float = 1.0, std: float = 0.05) -> GaussianMixture:
-        """``num_modes`` equal Gaussians evenly on a circle in the plane."""
+        """Equal Gaussians evenly spaced on a circle in the plane.
+
+        Args:
+            num_modes: K, the number of Gaussians.
+            radius: of the circle.
+            std: standard deviation of each Gaussian.
+        """
         angle = torch.arange(num_modes, dtype=torch.float64) * (2 * math.pi / num_modes)
         means = radius * torch.stack([torch.cos(angle), torch.sin(angle)], dim=1)
         return cls(means, torch.full((num_modes,), std**2, dtype=torch.float64))
@@ -71,7 +82,14 @@ class GaussianMixture:
         return self.weights @ (self.variances + self.means**2) - self.mean**2
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """``num`` independent draws, ``(num, D)`` float64."""
+        """Independent draws from the mixture.
+
+        Args:
+            num: N, the number of draws.
+            generator: torch's generator; its global one by default.
+        Returns:
+            (N, D) float64.
+        """
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         noise = torch.randn(num, self.means.shape[1], dtype=torch.float64, generator=generator)
         return self.means[component] + self.variances[component].sqrt() * noise
@@ -86,19 +104,43 @@ class GaussianMixture:
         return torch.log(weights) + log_density, deviation, total
 
     def log_prob(self, x: Tensor, process: Process | None = None, t: Tensor | None = None) -> Tensor:
-        """log p_t(x) in nats for ``x`` (B, D); the data density itself without a process."""
+        """log p_t(x) in nats; the density of the data itself without a process.
+
+        Args:
+            x: (B, D) points.
+            process: the forward process; None for the data.
+            t: (B,) times in [0, 1]; None for the data.
+        Returns:
+            (B,) float64.
+        """
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         alpha, sigma = (one, 0 * one) if process is None or t is None else (process.alpha(t), process.sigma(t))
         return torch.logsumexp(self._joint(x.double(), alpha, sigma)[0], dim=1)
 
     def score(self, x: Tensor, process: Process, t: Tensor) -> Tensor:
-        """grad log p_t(x), ``(B, D)``."""
+        """grad log p_t(x), the exact score.
+
+        Args:
+            x: (B, D) points.
+            process: the forward process.
+            t: (B,) times in [0, 1].
+        Returns:
+            (B, D) float64.
+        """
         log_joint, deviation, total = self._joint(x.double(), process.alpha(t), process.sigma(t))
         responsibility = torch.softmax(log_joint, dim=1)[..., None]
         return -(responsibility * deviation / total).sum(1)
 
     def posterior_mean(self, x_t: Tensor, process: Process, t: Tensor) -> Tensor:
-        """E[x_0 | x_t], ``(B, D)`` float64."""
+        """E[x_0 | x_t], what an ideal denoiser returns.
+
+        Args:
+            x_t: (B, D) noisy points.
+            process: the forward process.
+            t: (B,) times in [0, 1].
+        Returns:
+            (B, D) float64.
+        """
         alpha = process.alpha(t)
         log_joint, deviation, total = self._joint(x_t.double(), alpha, process.sigma(t))
         responsibility = torch.softmax(log_joint, dim=1)[..., None]
@@ -111,7 +153,12 @@ class GaussianMixture:
 
 
 class MixtureDenoiser(Denoiser):
-    """E[x_0 | x_t] of a Gaussian mixture; takes any (B, ...) whose rows have D elements."""
+    """E[x_0 | x_t] of a Gaussian mixture; takes any (B, ...) whose samples have D elements.
+
+    Args:
+        mixture: the distribution of the data.
+        process: the forward process.
+    """
 
     def __init__(self, mixture: GaussianMixture, process: Process) -> None:
         super().__init__()

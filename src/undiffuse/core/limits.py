@@ -1,6 +1,6 @@
-"""What the numbers of sampling may be: one check and one message each, wherever a number comes from.
+"""Ranges of the numbers of sampling: one check and one message each, wherever a number comes from.
 
-Imports no torch: a command line is looked at before anything heavy is there.
+Imports no torch: a command line is checked before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_num_steps(num_steps: int) -> int:
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
+    """The temperature, if it is a valid one.
 
     Raises:
         UsageError: below 0 or not finite.
@@ -54,14 +54,14 @@ def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def check_cache_interval(every: int) -> int:
-    """Refuse to evaluate the whole network less than never."""
+    """Refuse an interval of feature caching below 1."""
     if every < 1:
         raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")
     return every
 
 
 def check_strength(strength: float) -> float:
-    """Refuse a share of noise that is none."""
+    """Refuse a share of noise outside [0, 1]."""
     if not 0 <= strength <= 1:
         raise UsageError(f"strength must be a number from 0, the image itself, to 1, noise alone, got {strength:g}")
     return strength

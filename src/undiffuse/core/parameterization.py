@@ -1,7 +1,7 @@
 """What a network predicts, as one table: (process, t) -> coefficients.
 
-    x_0-hat = c_skip x_t + c_out F(c_in x_t, c_noise)        the network F is asked for x_0-hat in this way,
-    F*      = p x_0 + q eps                                  and this is what it should have said.
+    x_0-hat = c_skip x_t + c_out F(c_in x_t, c_noise)        the prediction of x_0 from the network F,
+    F*      = p x_0 + q eps                                  and the network's regression target.
 
 The target's own coefficients (p, q) are written out so that a loss never divides by a vanishing c_out.
 
@@ -98,7 +98,11 @@ def _edm(process: Process, t: Tensor) -> Coefficients:
 
 
 def posterior_mean(num_steps: int) -> Row:
-    """The row whose network predicts the mean of q(x_{t - 1/T} | x_t, x_0); a chain of ``num_steps`` only."""
+    """The row whose network predicts the mean of q(x_{t - 1/T} | x_t, x_0), for a chain alone.
+
+    Args:
+        num_steps: T, the length of the chain.
+    """
 
     def row(process: Process, t: Tensor) -> Coefficients:
         bridge = process.bridge((t - 1 / num_steps).clamp(min=0), t)
@@ -158,34 +162,78 @@ class Parameterization:
         self._row: Row = posterior_mean(num_steps) if row is None and num_steps is not None else row
 
     def __call__(self, t: Tensor) -> Coefficients:
-        """The coefficients at times ``t`` (B,)."""
+        """The coefficients at times ``t`` (B,).
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         return self._row(self.process, t.double())
 
     def network_input(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(c_in x_t, c_noise) for a network: (B, ...) and (B,) in the dtype of ``x_t``."""
+        """(c_in x_t, c_noise), the network's inputs.
+
+        Args:
+            x_t: (B, ...) noisy data.
+            t: (B,) times in [0, 1].
+        Returns:
+            (B, ...) and (B,) in the dtype of ``x_t``.
+        """
         row = self(t)
         return per_row(row.c_in, x_t) * x_t, row.c_noise.to(device=x_t.device, dtype=x_t.dtype)
 
     def x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_0-hat from the network's ``output`` at ``x_t`` (B, ...) and ``t`` (B,)."""
+        """x_0-hat = c_skip x_t + c_out F from the network's output F.
+
+        Args:
+            output: (B, ...) F(c_in x_t, c_noise).
+            x_t: (B, ...) noisy data.
+            t: (B,) times in [0, 1].
+        """
         row = self(t)
         return per_row(row.c_skip, x_t) * x_t + per_row(row.c_out, x_t) * output
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should have said for this clean picture and this noise."""
+        """F* = p x_0 + q eps, the regression target of the network.
+
+        Args:
+            x_0: (B, ...) clean data.
+            eps: (B, ...) the noise in x_t.
+            t: (B,) times in [0, 1].
+        """
         row = self(t)
         return per_row(row.target_x0, x_0) * x_0 + per_row(row.target_eps, x_0) * eps
 
     def output_weight(self, log_weight: Tensor, t: Tensor) -> Tensor:
-        """The factor on ||F - F*||^2 that equals exp(log_weight) on ||x_0 - x_0-hat||^2, ``(B,)`` float64."""
+        """The factor on ||F - F*||^2 that equals exp(log_weight) on ||x_0 - x_0-hat||^2.
+
+        Args:
+            log_weight: (B,) float64, logarithm of the weight on x_0.
+            t: (B,) times in [0, 1].
+        Returns:
+            (B,) float64.
+        """
         return torch.exp(log_weight + 2 * torch.log(self(t).c_out.abs()))
 
 
 def eps_of(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-    """eps = (x_t - alpha x_0) / sigma."""
+    """eps = (x_t - alpha x_0) / sigma.
+
+    Args:
+        process: the forward process.
+        x_t: (B, ...) noisy data.
+        x_0: (B, ...) clean data or its prediction.
+        t: (B,) times with sigma > 0.
+    """
     return (x_t - per_row(process.alpha(t), x_t) * x_0) / per_row(process.sigma(t), x_t)
 
 
 def score_of(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-    """grad log p_t(x_t) = -eps / sigma when x_0 is the posterior mean E[x_0 | x_t]."""
+    """grad log p_t(x_t) = -eps / sigma when x_0 is the posterior mean E[x_0 | x_t].
+
+    Args:
+        process: the forward process.
+        x_t: (B, ...) noisy data.
+        x_0: (B, ...) the posterior mean.
+        t: (B,) times with sigma > 0.
+    """
     return -eps_of(process, x_t, x_0, t) / per_row(process.sigma(t), x_t)

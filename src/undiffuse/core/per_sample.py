@@ -1,4 +1,4 @@
-"""What belongs to the rows of a batch and travels together: chosen, moved and joined in one go."""
+"""Dataclasses of per-sample tensors, which are selected, moved and joined as one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class PerRow(tuple[T, ...], Generic[T]):
-    """One plain object a row, such as its seed."""
+    """One plain object per sample, such as its seed."""
 
     __slots__ = ()
 
     def chosen(self, rows: Tensor | slice) -> PerRow[T]:
-        """Those of the rows with these indices (or this mask, or this slice)."""
+        """The entries with these indices (or this mask, or this slice)."""
         return PerRow(self[number] for number in torch.arange(len(self))[on(rows, torch.device("cpu"))].tolist())
 
 
@@ -33,7 +33,7 @@ class PerSample:
     """
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that are there by name, those inside of something else as ``field.name``."""
+        """All tensors by name, nested ones as ``field.name``."""
         return {name: value for name, value in self._leaves() if isinstance(value, Tensor)}
 
     def _leaves(self) -> Iterator[tuple[str, Any]]:
@@ -45,7 +45,7 @@ class PerSample:
         return self.mapped(lambda name, value: function(value))
 
     def mapped(self, function: Callable[[str, Tensor], Tensor]) -> Self:
-        """``map`` of a function that is told the tensor's name as well, as ``tensors`` has it."""
+        """``map`` of a function that takes the tensor's name as well, as in ``tensors``."""
         return self._with(lambda name, value: function(name, value) if isinstance(value, Tensor) else value)
 
     def _with(self, function: Callable[[str, Any], Any]) -> Self:
@@ -55,23 +55,23 @@ class PerSample:
         )
 
     def select(self, rows: Tensor | slice) -> Self:
-        """The rows with these indices (or this mask, or this slice)."""
+        """The samples with these indices (or this mask, or this slice)."""
         return self._with(
             lambda name, value: value.chosen(rows) if isinstance(value, PerRow) else value[on(rows, value.device)]
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device; what is inside decides for itself."""
+        """The same on another device; nested values decide for themselves."""
         return replace(self, **{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing at all."""
+        """Whether no field is set."""
         return next(self._leaves(), None) is None
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Their rows, one part after the other.
+        """Their samples, one part after the other.
 
         Raises:
             UsageError: a tensor that only some of the parts have.
@@ -85,7 +85,12 @@ class PerSample:
 
 
 def on(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
-    """Indices or a mask of rows where they are used."""
+    """Indices or a mask on the device of what they index.
+
+    Args:
+        rows: (N,) indices, (B,) mask or slice.
+        device: where they are used.
+    """
     return rows.to(device) if isinstance(rows, Tensor) else rows
 
 

@@ -48,11 +48,23 @@ class Process(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal coefficient, ``(B,) -> (B,)`` float64."""
+        """Signal coefficient alpha(t).
+
+        Args:
+            t: (B,) times in [0, 1].
+        Returns:
+            (B,) float64.
+        """
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise standard deviation, ``(B,) -> (B,)`` float64."""
+        """Noise standard deviation sigma(t).
+
+        Args:
+            t: (B,) times in [0, 1].
+        Returns:
+            (B,) float64.
+        """
 
     @property
     def num_steps(self) -> int | None:
@@ -77,36 +89,71 @@ class Process(ABC):
         return float(self.prior_std * (sigma / last))
 
     def norm(self, t: Tensor) -> Tensor:
-        """sqrt(alpha^2 + sigma^2): divided by it, x_t has unit variance where the data has."""
+        """sqrt(alpha^2 + sigma^2): divided by it, x_t has unit variance where the data has.
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         return torch.hypot(self.alpha(t), self.sigma(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """lambda(t) = 2 log(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0."""
+        """lambda(t) = 2 log(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0.
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The t with lambda(t) = log_snr; values beyond the process's range give exactly 0 or 1."""
+        """The t with lambda(t) = log_snr; values beyond the process's range give exactly 0 or 1.
+
+        Args:
+            log_snr: (B,) log-SNRs; infinite ones too.
+        """
         return _bisect(self.log_snr, log_snr.double())
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha'(t), sigma'(t)), the coefficients of the flow velocity alpha' x_0 + sigma' eps."""
+        """(alpha'(t), sigma'(t)), the coefficients of the flow velocity alpha' x_0 + sigma' eps.
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         return derivative(self.alpha, t), derivative(self.sigma, t)
 
     def d_log_alpha(self, t: Tensor) -> Tensor:
-        """d log alpha / dt."""
+        """d log alpha / dt.
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         return self.rates(t)[0] / self.alpha(t)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t) of the forward SDE dx = f dt + g dw; ``x`` is (B, ...), ``t`` is (B,)."""
+        """f(x, t) of the forward SDE dx = f dt + g dw.
+
+        Args:
+            x: (B, ...) points.
+            t: (B,) times in [0, 1].
+        """
         return per_row(self.d_log_alpha(t), x) * x
 
     def diffusion2(self, t: Tensor) -> Tensor:
-        """g(t)^2 of the forward SDE."""
+        """g(t)^2 of the forward SDE.
+
+        Args:
+            t: (B,) times in [0, 1].
+        """
         sigma = self.sigma(t)
         return 2 * sigma * self.rates(t)[1] - 2 * self.d_log_alpha(t) * sigma**2
 
     def diffuse(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha x_0 + sigma eps, for ``x_0`` and ``eps`` of shape (B, ...) and ``t`` of shape (B,)."""
+        """x_t = alpha x_0 + sigma eps, a draw from q(x_t | x_0).
+
+        Args:
+            x_0: (B, ...) clean data.
+            eps: (B, ...) standard normal noise.
+            t: (B,) times in [0, 1].
+        """
         return per_row(self.alpha(t), x_0) * x_0 + per_row(self.sigma(t), x_0) * eps
 
     def bridge(self, s: Tensor, t: Tensor) -> Bridge:
@@ -115,6 +162,9 @@ class Process(ABC):
         var_max = -sigma_t^2 expm1(lambda_t - lambda_s), c_t = alpha_ts sigma_s^2 / sigma_t^2,
         c_0 = alpha_s var_max / sigma_t^2, var = var_max sigma_s^2 / sigma_t^2.
 
+        Args:
+            s: (B,) the earlier times, at most ``t``.
+            t: (B,) the later times in [0, 1].
         Source: Kingma et al. 2021, arXiv:2107.00630, eqs. 18-22 of appendix A.
         """
         same = s == t
@@ -129,7 +179,12 @@ class Process(ABC):
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """d function / dt at each element of ``t``, by automatic differentiation in float64."""
+    """d function / dt by automatic differentiation in float64.
+
+    Args:
+        function: elementwise, (B,) to (B,).
+        t: (B,) where it is differentiated.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = t.detach().clone().double().requires_grad_()
         value = function(leaf)

@@ -1,4 +1,4 @@
-"""What the options of a process may be. Imports nothing heavy."""
+"""Ranges of the options of a process. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,30 +11,55 @@ MAX_STEPS = 100_000
 
 
 def check_betas(name: str, beta_min: float, beta_max: float) -> None:
-    """Refuse rates that do not rise from above 0, or have no end."""
+    """Refuse rates that do not rise from above 0, or are not finite.
+
+    Args:
+        name: the process, for the message.
+        beta_min, beta_max: noise rates at t = 0 and t = 1, 0 < beta_min <= beta_max.
+    """
     if not 0 < beta_min <= beta_max < math.inf:
         raise UsageError(f"{name} needs 0 < beta_min <= beta_max, both finite, got {beta_min} and {beta_max}")
 
 
 def check_steps(num_steps: int, least: int = 1) -> None:
-    """Refuse a chain of too few or too many steps."""
+    """Refuse a chain of too few or too many steps.
+
+    Args:
+        num_steps: T, the length of the chain.
+        least: the fewest steps allowed.
+    """
     if not least <= num_steps <= MAX_STEPS:
         raise UsageError(f"num_steps must lie from {least} to {MAX_STEPS:,}, got {num_steps}")
 
 
 def check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
-    """Refuse noise levels that do not rise from above 0, or have no end."""
+    """Refuse noise levels that do not rise from above 0, or are not finite.
+
+    Args:
+        name: the process, for the message.
+        sigma_min, sigma_max: smallest and largest level, 0 < sigma_min < sigma_max.
+    """
     if not 0 < sigma_min < sigma_max < math.inf:
         raise UsageError(f"{name} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse what is not above 0, or has no end."""
+    """Refuse what is not above 0, or not finite.
+
+    Args:
+        name: the option, for the message.
+        value: what it was set to.
+    """
     if not 0 < value < math.inf:
         raise UsageError(f"{name} must be positive, got {value}")
 
 
 def check_cosine(offset: float, beta_max: float) -> None:
-    """Refuse what makes no cosine schedule."""
+    """Refuse options that make no cosine schedule.
+
+    Args:
+        offset: s of the paper, at least 0.
+        beta_max: what betas are clipped to, in (0, 1).
+    """
     if not (0 <= offset < math.inf and 0 < beta_max < 1):
         raise UsageError(f"ddpm_cosine needs offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")

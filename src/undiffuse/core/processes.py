@@ -38,11 +38,21 @@ class VariancePreserving(Process):
 
     @abstractmethod
     def log_alpha(self, t: Tensor) -> Tensor:
-        """log alpha(t), 0 at t = 0 and decreasing, ``(B,) -> (B,)`` float64."""
+        """log alpha(t), 0 at t = 0 and decreasing.
+
+        Args:
+            t: (B,) times in [0, 1].
+        Returns:
+            (B,) float64.
+        """
 
     @abstractmethod
     def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        """Inverse of ``log_alpha``, clipped to [0, 1]."""
+        """Inverse of ``log_alpha``, clipped to [0, 1].
+
+        Args:
+            log_alpha: (B,) at most 0.
+        """
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(self.log_alpha(t))
@@ -92,13 +102,24 @@ class DiscreteVP(VariancePreserving):
 
     @classmethod
     def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
-        """Betas evenly spaced from ``beta_start`` to ``beta_end`` (Ho et al. 2020, sec. 4)."""
+        """Betas evenly spaced, the schedule of DDPM (Ho et al. 2020, sec. 4).
+
+        Args:
+            num_steps: T, the length of the chain.
+            beta_start, beta_end: beta_1 and beta_T, in (0, 1).
+        """
         check_steps(num_steps)
         return cls(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
 
     @classmethod
     def cosine(cls, num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
-        """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
+        """alpha-bar a squared cosine, betas clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17).
+
+        Args:
+            num_steps: T, the length of the chain.
+            offset: s of the paper, at least 0; keeps the first betas from being too small.
+            beta_max: what betas are clipped to, in (0, 1).
+        """
         check_steps(num_steps)
         check_cosine(offset, beta_max)
         u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
@@ -134,6 +155,8 @@ class DiscreteVP(VariancePreserving):
 class VPSDE(VariancePreserving):
     """beta(t) rising linearly: log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2.
 
+    Args:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, 0 < beta_min <= beta_max.
     Source: Song et al. 2021, arXiv:2011.13456, eqs. 11 and 33.
     """
 
@@ -178,6 +201,8 @@ class SubVPSDE(Process):
 
     Its diffusion is g^2 = beta (1 - alpha^4), the ``1 - exp(-2 int beta)`` of the paper.
 
+    Args:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, 0 < beta_min <= beta_max.
     Source: Song et al. 2021, arXiv:2011.13456, eqs. 12 and 29.
     """
 
@@ -212,6 +237,8 @@ class VESDE(Process):
 
     Even at t = 0 there is noise: what it models is the data convolved with N(0, sigma_min^2).
 
+    Args:
+        sigma_min, sigma_max: smallest and largest noise level, 0 < sigma_min < sigma_max.
     Source: Song et al. 2021, arXiv:2011.13456, eqs. 9 and 31 (sigma_min and sigma_max of its CIFAR-10 experiments).
     """
 
@@ -275,6 +302,8 @@ class GeometricVE(Process):
 class EDMProcess(Process):
     """alpha = 1, sigma = sigma_max t: noise is added and nothing is scaled.
 
+    Args:
+        sigma_max: noise level at t = 1, above 0.
     Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
     """
 
@@ -325,6 +354,10 @@ class RescaledProcess(Process):
     """``base`` seen by data stretched by ``scale``: the same alpha, sigma times ``scale``.
 
     A network trained on pixels in [0, 1] is one for [-1, 1] under this process with scale 2.
+
+    Args:
+        base: the process of the data before they are stretched.
+        scale: what the data are multiplied by, above 0.
     """
 
     def __init__(self, base: Process, scale: float) -> None:

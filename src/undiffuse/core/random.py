@@ -18,7 +18,7 @@ def derived_seed(*parts: int | str) -> int:
 
     CUDA's generator (Philox) uses all of it; the CPU's (Mersenne twister) is started from its low 32 bits alone, so two
     of n draws there share their numbers with probability about n^2 / 2^33. That does no harm to training, where the
-    same noise meets other pictures.
+    same noise meets other images.
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -47,7 +47,12 @@ class StepRandom:
         return self.key[2]
 
     def branch(self, purpose: str, device: torch.device | str = "cpu") -> StepRandom:
-        """Another source for the same micro-batch, drawing on ``device`` and sharing no number with this one."""
+        """Another source for the same micro-batch, which shares no number with this one.
+
+        Args:
+            purpose: keeps the branch apart from other branches.
+            device: where the branch draws.
+        """
         seed, stream, step, micro_batch = self.key
         return StepRandom(seed, step, micro_batch, stream=f"{stream} {purpose}", device=device)
 
@@ -55,18 +60,30 @@ class StepRandom:
         return torch.Generator(self.device).manual_seed(derived_seed(*self.key, purpose))
 
     def uniform(self, count: int, purpose: str) -> Tensor:
-        """``(count,)`` float64 in the open interval (0, 1)."""
+        """Uniform numbers in the open interval (0, 1).
+
+        Args:
+            count: N, how many.
+            purpose: keeps the draw apart from others of the micro-batch.
+        Returns:
+            (N,) float64.
+        """
         u = torch.rand(count, dtype=torch.float64, device=self.device, generator=self._generator(purpose))
         return u.clamp(min=2.0**-54)
 
     def normal(self, like: Tensor, purpose: str) -> Tensor:
-        """Standard normal noise of the shape and dtype of ``like``."""
+        """Standard normal noise.
+
+        Args:
+            like: (B, ...) whose shape and dtype are taken.
+            purpose: keeps the draw apart from others of the micro-batch.
+        """
         generator = self._generator(purpose)
         return torch.randn(like.shape, dtype=like.dtype, device=self.device, generator=generator)
 
     @contextmanager
     def layers(self) -> Iterator[None]:
-        """Seed torch's global generator, from which dropout draws, and restore it afterwards."""
+        """Seed torch's global generator, which dropout draws from, and restore it afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(derived_seed(*self.key, "layers"))

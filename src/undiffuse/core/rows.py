@@ -1,4 +1,4 @@
-"""Per-row arithmetic: one coefficient a row of the batch, applied to a tensor of any shape."""
+"""Per-sample arithmetic: one coefficient per sample of the batch, applied to a tensor of any shape."""
 
 from __future__ import annotations
 
@@ -7,24 +7,42 @@ from torch import Tensor
 
 
 def per_row(coefficient: Tensor, like: Tensor) -> Tensor:
-    """View coefficients ``(B,)`` as ``(B, 1, ..., 1)`` in the dtype and on the device of ``like``.
+    """View per-sample coefficients as (B, 1, ..., 1) in the dtype and on the device of ``like``.
 
     Time arithmetic is float64; the cast happens here, last.
+
+    Args:
+        coefficient: (B,).
+        like: (B, ...) that it is multiplied with.
     """
     shaped = coefficient.reshape(-1, *([1] * (like.ndim - 1)))
     return shaped.to(device=like.device, dtype=like.dtype)
 
 
 def where_rows(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """``yes`` (B, ...) in the rows that the mask ``rows`` (B,) holds, ``no`` in the others."""
+    """Choose between two tensors for each sample.
+
+    Args:
+        rows: (B,) bool mask.
+        yes: (B, ...) taken where the mask is true.
+        no: (B, ...) taken elsewhere.
+    """
     return torch.where(rows.reshape(-1, *([1] * (yes.ndim - 1))).to(yes.device), yes, no)
 
 
 def mean_over_features(x: Tensor) -> Tensor:
-    """Mean over all axes but the first: ``(B, ...) -> (B,)``."""
+    """Mean over all axes but the first, (B,).
+
+    Args:
+        x: (B, ...).
+    """
     return x.flatten(1).mean(dim=1)
 
 
 def sum_over_features(x: Tensor) -> Tensor:
-    """Sum over all axes but the first: ``(B, ...) -> (B,)``."""
+    """Sum over all axes but the first, (B,).
+
+    Args:
+        x: (B, ...).
+    """
     return x.flatten(1).sum(dim=1)

@@ -15,15 +15,15 @@ IMAGE_RANGE, IMAGE_LEVELS = (-1.0, 1.0), 256
 
 
 class Space(FrozenModel):
-    """The space in which data, samples, or what lies between two stages live.
+    """The space in which data, samples or what passes between two stages live.
 
     Args:
-        kind: ``image``, which is looked at and saved as such; ``latent``, which an encoder made of one; ``points``.
+        kind: ``image``, saved and shown as such; ``latent``, which an encoder makes of an image; ``points``.
         shape: of one sample: (C, H, W), or (D,) for points.
-        value_range: smallest and largest value that data have, to which a prediction of x_0 is cut; none where any
-            number may come.
-        levels: of equal distance over ``value_range``, which are all that data have: the decoder of the variational
-            bound takes the mass of one; none for data of a density.
+        value_range: smallest and largest value of the data, to which a prediction of x_0 is clipped; none for unbounded
+            values.
+        levels: number of evenly spaced values over ``value_range`` that the data take: the decoder of the variational
+            bound integrates over one of them; none for data of a density.
     """
 
     kind: Literal["image", "latent", "points"]
@@ -63,10 +63,10 @@ class Space(FrozenModel):
 
     @property
     def is_image(self) -> bool:
-        """Whether samples are looked at and saved as images."""
+        """Whether samples are saved and shown as images."""
         return self.kind == "image"
 
     @property
     def is_spatial(self) -> bool:
-        """Whether samples have channels, a height and a width, as convolutions want them."""
+        """Whether samples have channels, a height and a width, as convolutions need."""
         return self.kind != "points"

@@ -1,4 +1,4 @@
-"""Where sampling begins: whether a process has come to noise there, what it costs if not, and what would do.
+"""The terminal noise level: whether a process ends in pure noise, what it costs if not, and which options would do.
 
 At time t a process leaves x_t = alpha x_0 + sigma eps; sampling begins with N(0, p^2 I) instead, p = ``start_std(t)``.
 For Gaussian data of deviation s and an exact model, with M = alpha^2 s^2 + sigma^2 the variance of x_t, samples have
@@ -11,7 +11,7 @@ where p is larger than sqrt(M) (variance preserving, s < 1) and narrower where i
 data of unit variance about 0 nothing is lost, however short a variance preserving chain is.
 
 Source: Song et al. 2021, arXiv:2011.13456, secs. 3.3 and 4.3, for a Gaussian; Lin et al. 2024, "Common Diffusion Noise
-Schedules and Sample Steps are Flawed", arXiv:2305.08891, sec. 3.1.
+Schedules and Sample Steps are Flawed", arXiv:2305.08891, sec. 3.1 (terminal SNR).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, resolve, written_options
 
-#: The largest log-SNR that passes for noise: 13% of the amplitude are signal.
+#: The largest log-SNR that passes for noise: 13% of the amplitude is signal.
 NOISE_LOG_SNR = -4.0
-#: Of the data's deviation: what samples may be off by, in their deviation or mean, without a word.
+#: How far samples may be off in their deviation or mean without a warning, as a share of the data's deviation.
 HARMLESS = 0.05
-#: Options that make a process go on for longer, each with the largest value tried; not all rows have all of them.
+#: Options that lower the terminal SNR, each with the largest value tried; not all processes have all of them.
 _LONGER = {"num_steps": 100_000, "beta_end": 0.9, "beta_max": 1e4, "sigma_max": 1e6}
 
 
 @dataclass(frozen=True)
 class TerminalNoise:
-    """``alpha`` and ``sigma`` where sampling begins, and the deviation ``std`` of what it begins with."""
+    """``alpha`` and ``sigma`` where sampling begins, and the deviation ``std`` of the noise that it begins with."""
 
     alpha: float
     sigma: float
@@ -56,17 +56,30 @@ class TerminalNoise:
         return self.alpha / math.hypot(self.alpha, self.sigma)
 
     def is_noise(self, scale: float = 1.0) -> bool:
-        """Whether the log-SNR, of data whose root mean square is ``scale`` if that is more than 1, is low enough."""
+        """Whether the terminal log-SNR is low enough to pass for noise.
+
+        Args:
+            scale: root mean square of the data; below 1 it counts as 1.
+        """
         return self.log_snr + 2 * math.log(max(scale, 1.0)) <= NOISE_LOG_SNR
 
     def deviations(self, data: float) -> tuple[float, float]:
-        """Of an exact model's samples of Gaussian data of this deviation, by (the reverse SDE, the ODE)."""
+        """Standard deviations of an exact model's samples of Gaussian data, by (the reverse SDE, the ODE).
+
+        Args:
+            data: standard deviation of the data.
+        """
         variance = (self.alpha * data) ** 2 + self.sigma**2
-        told = self.alpha * data**2 * self.std / variance
-        return math.hypot(told, data * self.sigma / math.sqrt(variance)), data * self.std / math.sqrt(variance)
+        signal = self.alpha * data**2 * self.std / variance
+        return math.hypot(signal, data * self.sigma / math.sqrt(variance)), data * self.std / math.sqrt(variance)
 
     def harms(self, data: float, mean: float = 0.0) -> bool:
-        """Whether signal is left and samples of Gaussian data of this deviation and mean would not be the data."""
+        """Whether signal is left and samples of Gaussian data would be visibly off.
+
+        Args:
+            data: standard deviation of the data.
+            mean: mean of the data.
+        """
         if self.is_noise(math.hypot(data, mean)):
             return False
         lost = self.alpha * abs(mean) / math.hypot(self.alpha * data, self.sigma)
@@ -74,7 +87,11 @@ class TerminalNoise:
         return max(lost, widened) > HARMLESS
 
     def consequence(self, data: float) -> str:
-        """Both in words, for data of this deviation."""
+        """The terminal log-SNR and the deviations of samples, in words.
+
+        Args:
+            data: standard deviation of the data.
+        """
         sde, ode = self.deviations(data)
         return (
             f"log-SNR {self.log_snr:+.2f}, where {100 * self.signal:.0f}% of the amplitude is signal; samples begin as "
@@ -84,7 +101,12 @@ class TerminalNoise:
 
 
 def terminal_noise(process: Process, time: float = 1.0) -> TerminalNoise:
-    """Where sampling under ``process`` begins; at ``time`` if the grid begins earlier."""
+    """The noise level at which sampling under a process begins.
+
+    Args:
+        process: the forward process.
+        time: where the grid begins, in (0, 1].
+    """
     t = torch.tensor([time], dtype=torch.float64)
     return TerminalNoise(float(process.alpha(t)), float(process.sigma(t)), process.start_std(time))
 
@@ -98,8 +120,9 @@ def options_ending_in_noise(
         row: of ``PROCESSES``.
         options: its options as they are.
         scale: root mean square of the data.
+        limit: the largest terminal log-SNR that passes for noise.
     Returns:
-        Nothing for options that alone do not help.
+        Option to value, without options that alone do not suffice.
     """
     factory = resolve(row)
     known = inspect.signature(factory).parameters
