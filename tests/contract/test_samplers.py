@@ -197,7 +197,7 @@ def test_seeds_outside_64_bits_are_refused(seeds: list[int]) -> None:
 
 
 def test_noise_for_another_number_of_rows_is_refused() -> None:
-    with pytest.raises(UsageError, match="2 seeds for 3 rows"):
+    with pytest.raises(UsageError, match="2 seeds for 3 samples"):
         SeededNoise([1, 2]).prior(torch.empty(3, 1))
     with pytest.raises(UsageError, match="call at"):
         SeededNoise([1]).normal(torch.empty(1, 1))

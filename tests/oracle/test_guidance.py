@@ -156,5 +156,5 @@ def test_an_empty_interval_is_refused(interval: tuple[float, float]) -> None:
 
 def test_weights_for_other_rows_are_refused() -> None:
     x, t = rows(3)
-    with pytest.raises(UsageError, match="2 guidance weights for 3 rows"):
+    with pytest.raises(UsageError, match="2 guidance weights for 3 samples"):
         ClassifierFree(TwoClasses(), torch.tensor([1.0, 2.0]))(x, t, labels(0, 1, 0))

@@ -126,7 +126,7 @@ def test_steps_that_make_no_sense_are_refused(low: float, high: float) -> None:
 
 def test_rows_and_seeds_must_match_and_the_base_promises_nothing() -> None:
     one, like = torch.ones(3), torch.empty(3, 1)
-    with pytest.raises(UsageError, match="2 seeds for 3 rows"):
+    with pytest.raises(UsageError, match="2 seeds for 3 samples"):
         SeededNoise([1, 2]).brownian(one, one, like)
     with pytest.raises(NotImplementedError):
         NoiseSource().brownian(one, one, like)

@@ -1,4 +1,4 @@
-"""Autoguidance: a denoiser pushed away from what a worse model of the same data would say."""
+"""Autoguidance: a denoiser pushed away from the prediction of a worse model of the same data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from undiffuse.core.rows import per_row, where_rows
 
 
 class Autoguided(Denoiser):
-    """x_0-hat = x_0-hat(guide) + w (x_0-hat(model) - x_0-hat(guide)), at the price of both.
+    """x_0-hat = x_0-hat(guide) + w (x_0-hat(model) - x_0-hat(guide)), at the NFE of both.
 
-    Where the model is unsure its guide is more so, in the same direction; going on from guide to model leads to where
-    the data are dense. It needs no classes. w = 1 is the model itself. A learned variance is the model's own. A batch
-    none of whose rows lies within the interval pays for the model alone.
+    Where the model is unsure its guide is more so, in the same direction; extrapolating from guide to model leads to
+    where the data are dense. It needs no classes. w = 1 is the model itself. A learned variance is the model's own. A
+    batch none of whose samples lies within the interval costs the model alone.
 
     Args:
         denoiser: the model.
         guide: the worse one, of the same process and condition, such as the same network earlier in its training.
-        scale: w of all rows, or ``(B,)`` of each.
-        interval: (smallest, largest) log-SNR that is guided, both included; of all rows, or ``(B,)`` of each.
+        scale: w for all samples, or ``(B,)`` of each.
+        interval: (smallest, largest) log-SNR that is guided, both included; for all samples, or ``(B,)`` of each.
     Raises:
         UsageError: a weight that is negative or not finite, an interval without extent.
     Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", arXiv:2406.02507, eq. 5; the
@@ -60,13 +60,13 @@ class Autoguided(Denoiser):
         guided = (self.scale != 1) & (log_snr >= self.low) & (log_snr <= self.high)
         if not bool(guided.any()):
             return good
-        # with weights of their own, rows that are not guided do without the guide; one weight asks of whole batches
+        # with weights per sample the guide is evaluated for guided ones alone, with one weight for the whole batch
         rows = guided.nonzero().flatten() if self.scale.ndim else torch.arange(len(t))
         here, some = rows.to(x_t.device), guided[rows].to(x_t.device)
-        told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
-        bad: Denoised = self.guide.of_rows(rows)(x_t[here], t[here], told, asked)
+        conditions, requests = (None if one is None else one.select(rows) for one in (cond, evaluation))
+        bad: Denoised = self.guide.of_rows(rows)(x_t[here], t[here], conditions, requests)
         pushed = bad.x_0 + per_row(self.scale.expand(len(t))[rows], x_t) * (good.x_0[here] - bad.x_0)
-        pushed = where_rows(some, pushed, good.x_0[here])  # beside a guided row one that is not keeps its bits
+        pushed = where_rows(some, pushed, good.x_0[here])  # a sample that is not guided keeps its bits
         cost = torch.as_tensor(bad.nfe, device=x_t.device) * some
         nfe = torch.as_tensor(good.nfe, device=x_t.device).expand(len(t)).index_add(0, here, cost)
         return Denoised(good.x_0.index_copy(0, here, pushed), good.variance_mix, nfe)
@@ -74,7 +74,7 @@ class Autoguided(Denoiser):
 
 @dataclass(frozen=True)
 class AutoguidanceWeights(PerSample):
-    """Autoguidance of rows: weights and the log-SNRs between which each is guided, (B,) float64 on the CPU."""
+    """Autoguidance per sample: weights and the log-SNRs between which each is guided, (B,) float64 on the CPU."""
 
     weight: Tensor | None = None
     low: Tensor | None = None
@@ -82,9 +82,9 @@ class AutoguidanceWeights(PerSample):
 
     @property
     def at_work(self) -> bool:
-        """Whether any row is guided at any time."""
+        """Whether any sample is guided at any time."""
         return self.weight is not None and bool((self.weight != 1).any())
 
     def to(self, device: torch.device | str) -> AutoguidanceWeights:
-        """Numbers of rows stay where they are."""
+        """Per-sample numbers stay where they are."""
         return self

@@ -1,4 +1,4 @@
-"""Classifier-free guidance of whatever condition is given: one weight, away from what is not told."""
+"""Classifier-free guidance of any condition: one weight, away from the unconditional prediction."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class ClassifierFree(Denoiser):
     """x_0-hat = x_0-hat(no condition) + w (x_0-hat(condition) - x_0-hat(no condition)), within an interval.
 
     w = 1 is the conditional model itself and costs no second evaluation, nor does a time outside of the interval; a
-    guided row costs two, which are made together. The paper's own weight counts from 0: its w + 1 is this w. Whatever
-    variance the model has learned is taken from its conditional side.
+    guided sample costs two, which are made together. The paper's own weight counts from 0: its w + 1 is this w. A
+    learned variance is taken from the conditional side.
 
     Args:
-        denoiser: trained with and without its condition; in blocks if rows are not to depend on each other.
-        scale: w of all rows, or ``(B,)`` of each.
+        denoiser: trained with and without its condition; in fixed batches if samples are not to depend on each other.
+        scale: w for all samples, or ``(B,)`` of each.
         interval: (smallest, largest) log-SNR that is guided, both included.
-        policy: what becomes of each field where nothing is told.
+        policy: whether each field is dropped or kept in the unconditional evaluation.
     Raises:
         UsageError: a weight that is negative or not finite, an interval without extent.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6; Kynkaanniemi et al. 2024, "Applying Guidance in a Limited
@@ -51,6 +51,6 @@ class ClassifierFree(Denoiser):
             plain: Denoised = self.denoiser(x_t, t, cond, evaluation)
             return plain
         if self.scale.ndim == 1 and len(self.scale) != len(x_t):
-            raise UsageError(f"{len(self.scale)} guidance weights for {len(x_t)} rows; give one, or one a row")
+            raise UsageError(f"{len(self.scale)} guidance weights for {len(x_t)} samples; give one, or one per sample")
         guidance = guidance_of([(cond, self.scale)], len(x_t), interval=self.interval, policy=self.policy)
         return guided(self.denoiser, guidance, x_t, t, evaluation)

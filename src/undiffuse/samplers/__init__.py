@@ -42,12 +42,12 @@ def make_sampler(spec: str) -> Sampler:
 def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
     """Any sampler as predictor from t to s, then Langevin corrections at s.
 
-    Rows whose step is final, or ends where sigma = 0, keep what the predictor gives. It stands beside the table because
-    it names another row of it.
+    Samples whose step is final, or ends where sigma = 0, keep what the predictor gives. It is defined here and not in a
+    module of its own because it refers to another row of ``SAMPLERS``.
 
     Args:
         predictor: a sampler with at most one option, such as ``ddim:eta=1``.
-        corrections: Langevin steps a time step, at least 1.
+        corrections: Langevin steps per time step, at least 1.
         r: Song's signal-to-noise ratio of a correction, in (0, 1).
     Raises:
         UsageError: a predictor that is a Langevin sampler itself, or an option out of range.

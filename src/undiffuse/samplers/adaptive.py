@@ -1,8 +1,8 @@
-"""The probability-flow ODE solved to a tolerance: as many evaluations as a picture needs, counted for itself alone.
+"""The probability-flow ODE solved to a tolerance: each image takes the NFE that it needs, counted for itself alone.
 
-It is solved in the coordinate x~ and in the log-SNR (``samplers.probability_flow``). A grid's steps are where one may
-look at the picture; they need not be fine. Two are enough where all times have some signal: the solver goes from the
-first time to the second, and x_0-hat ends it.
+It is solved in the coordinate x~ and in the log-SNR (``samplers.probability_flow``). The steps of the grid are where
+one may look at the image; they need not be fine. Two are enough where all times have some signal: the solver goes from
+the first time to the second, and x_0-hat ends it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.probability_flow import flow, slope
 from undiffuse.samplers.runge_kutta import State, integrate
 
-#: No row may cost more evaluations in one step of the grid.
+#: The largest NFE of a sample in one step of the grid.
 MAX_NFE = 1000
 
 
 def rk45(rtol: float = 1e-4) -> Sampler:
-    """The pair of Dormand and Prince in (lambda, x~) with a step size a row, which goes on from step to step.
+    """The pair of Dormand and Prince in (lambda, x~) with a step size per sample, which goes on from step to step.
 
     A step of the grid costs one evaluation and six for each step of the solver, tried or taken; a step is taken when
-    its error is below ``rtol`` (1 + |x~|). The picture's error falls with ``rtol``, whatever the grid; of the order 5
-    one sees something only where the grid is finer than the tolerance asks for.
+    its error is below ``rtol`` (1 + |x~|). The image's error falls with ``rtol``, whatever the grid; the order 5 shows
+    only where the grid is finer than the tolerance requires.
 
     Args:
         rtol: relative and absolute tolerance of a solver's step, from 1e-10 to 0.1.
     Raises:
         UsageError: a tolerance out of range.
-    Note: a row that needs more than ``MAX_NFE`` in one step, or whose model is not smooth at all, ends as NaN;
+    Note: a sample that needs more than ``MAX_NFE`` in one step, or whose model is not smooth at all, ends as NaN;
         the others go on.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and D.4 (an adaptive solver of order 5 for this ODE, in t).
     """
@@ -65,7 +65,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
     # where there is next to no signal, DDIM's step is exact up to a tenth of the tolerance: its error is SNR / 2
     start = torch.minimum(log_snr_t.clamp(min=math.log(rtol / 5)), log_snr_s)
-    moves = ~steps.final & (process.sigma(s) > 0) & torch.isfinite(x_0).flatten(1).all(1)  # not one that was given up
+    moves = ~steps.final & (process.sigma(s) > 0) & torch.isfinite(x_0).flatten(1).all(1)  # not one that has failed
     jumps = moves & (start > log_snr_t)
     start, end = torch.where(moves, start, 0), torch.where(moves, log_snr_s, 0)
     t_start = torch.where(jumps, process.time_of_log_snr(start), t)
@@ -81,7 +81,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         (tilde,),
         rtol=rtol,
         atol=rtol,
-        max_evaluations=MAX_NFE - 2,  # beside the one at t, and at the end of a first DDIM step
+        max_evaluations=MAX_NFE - 2,  # the others: at t, and at the end of a first DDIM step
         first_step=first,
         first_slope=(slopes,),
         asking=denoiser.count_for,
@@ -95,9 +95,9 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
 def _begin(
     denoiser: Denoiser, x: Tensor, x_0: Tensor, t: Tensor, t_start: Tensor, start: Tensor, jumps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x~ and its slope where the solver starts; rows that jump get there by DDIM's step."""
+    """x~ and its slope where the solver starts; samples that jump get there by DDIM's step."""
     process = denoiser.process
-    if bool(jumps.any()):  # costs one evaluation more, and changes no row that does not jump
+    if bool(jumps.any()):  # costs one evaluation more, and changes no sample that does not jump
         x = where_rows(jumps, _ddim(process, x, x_0, t, t_start), x)
         denoiser.count_for(jumps)
         x_0 = denoiser(x, t_start).x_0

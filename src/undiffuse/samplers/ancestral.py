@@ -18,7 +18,13 @@ from undiffuse.samplers.noise import NoiseSource
 
 
 def finalize(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
-    """Final rows return x_0-hat, the mean of their last step, without noise."""
+    """Final steps return x_0-hat, the mean of the last step, without noise.
+
+    Args:
+        steps: of each sample; ``final`` marks the last ones.
+        moved: (B, ...) x at s as the sampler's formula gives it.
+        x_0: (B, ...) x_0-hat of the step.
+    """
     return where_rows(steps.final, x_0, moved)
 
 
@@ -27,7 +33,9 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
 
     Args:
         variance: ``beta_tilde``, the bridge's own (exact when the data is one point), ``beta``, the forward step's
-            (exact when the data is N(0, I)), or ``learned``, what the model says, between the two.
+            (exact when the data is N(0, I)), or ``learned``, predicted by the model, between the two.
+    Raises:
+        UsageError: another variance.
     Source: Ho et al. 2020, arXiv:2006.11239, eqs. 6-7, algorithm 2; Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
     """
     if variance not in ("beta_tilde", "beta", "learned"):
@@ -51,7 +59,7 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
 
 
 def _std(bridge: Bridge, denoised: Denoised, variance: str) -> Tensor:
-    """Standard deviation of the reverse step in the dtype of x_0-hat, one a row or one an element."""
+    """Standard deviation of the reverse step in the dtype of x_0-hat, per sample or per element."""
     if variance != "learned":
         return per_row((bridge.var if variance == "beta_tilde" else bridge.var_max).sqrt(), denoised.x_0)
     if denoised.variance_mix is None:
@@ -64,6 +72,8 @@ def ddim(eta: float = 0.0) -> Sampler:
 
     Args:
         eta: 0 is deterministic (and equals ``euler``), 1 is ancestral sampling with beta-tilde.
+    Raises:
+        UsageError: an eta outside [0, 1].
     Source: Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, eqs. 12 and 16.
     """
     if not 0 <= eta <= 1:

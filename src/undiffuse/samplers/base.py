@@ -1,9 +1,9 @@
 """What a sampler is, and the one loop that runs it.
 
-A sampler is one step function. ``step(denoiser, x, steps, memory, noise)`` moves each row of the batch from its own
-time t to its own time s <= t; rows may be on different grids, join late and leave early, and nothing in a step looks
-across the batch, so each row gets exactly what it would get alone. The loop below gives every row the same grid; a
-server may call the same step with rows that are at different times.
+A sampler is one step function. ``step(denoiser, x, steps, memory, noise)`` moves each sample of the batch from its own
+time t to its own time s <= t; samples may be on different grids, join late and leave early, and nothing in a step looks
+across the batch, so each gets exactly what it would get alone. The loop below gives all samples the same grid; a
+server may call the same step with samples that are at different times.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.errors import RunError, UsageError
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
-#: Per-row tensors that a multistep method carries from step to step.
+#: Per-sample tensors that a multistep method carries from step to step.
 Memory: TypeAlias = tuple[Tensor, ...]
 
 
 class Steps(NamedTuple):
-    """One step for each row: every entry is ``(B,)``; times are float64 and s <= t."""
+    """One step for each sample: every entry is ``(B,)``; times are float64 and s <= t."""
 
     t: Tensor
     s: Tensor
@@ -39,24 +39,28 @@ StepFunction: TypeAlias = Callable[[Denoiser, Tensor, Steps, Memory, NoiseSource
 
 
 def no_memory(x: Tensor) -> Memory:
-    """The memory of a one-step method."""
+    """The memory of a one-step method.
+
+    Args:
+        x: (B, ...) new samples.
+    """
     return ()
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A step function and the facts about it.
+    """A step function and its properties.
 
     Attributes:
         name: as in ``SAMPLERS``.
         step: see the module's docstring; returns (x at s, memory).
-        init: memory for fresh rows shaped like x.
+        init: memory for new samples shaped like x.
         order: order of convergence of the sample's distribution in the largest step of the log-SNR grid; 0 for a
             Langevin sampler, whose options leave a bias that finer grids alone do not remove.
-        max_nfe_per_step: network evaluations a step costs at most.
+        max_nfe_per_step: the largest NFE of one step.
         stochastic: whether a step draws noise.
         needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
-        adaptive: whether a step costs as many evaluations as its tolerance asks for.
+        adaptive: whether the NFE of a step depends on a tolerance.
         needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
         for_consistency_models: whether it takes x_0-hat for the end of x_t's ODE path, which only few-step models
             predict, and not for the posterior mean.
@@ -77,7 +81,7 @@ class Sampler:
 
 
 class Progress(NamedTuple):
-    """What a callback sees after each step: x is at time s, x_0 is what the step's first evaluation predicted."""
+    """What a callback gets after each step: x at time s, and x_0 as the step's first evaluation predicted it."""
 
     index: int  # type: ignore[assignment]
     count: int  # type: ignore[assignment]
@@ -86,9 +90,9 @@ class Progress(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Samples x ``(B, ...)``, the network evaluations that the max_nfe row cost, and what a user should know.
+    """Samples x ``(B, ...)``, the largest NFE of a sample, and a note for the user.
 
-    ``partial_nfe`` counts those that took cached features, see ``samplers.feature_caching``; ``nfe`` all others.
+    ``partial_nfe`` counts evaluations that took cached features, see ``samplers.feature_caching``; ``nfe`` all others.
     """
 
     x: Tensor
@@ -98,37 +102,48 @@ class Sampled(NamedTuple):
 
 
 class CountingDenoiser(Denoiser):
-    """Counts evaluations, ``(B,)`` or the same of all rows, and keeps the first x_0-hat since ``first`` was cleared."""
+    """Counts the NFE, ``(B,)`` or the same for all samples, and keeps the first x_0-hat since ``first`` was cleared.
+
+    Args:
+        denoiser: that is evaluated.
+        cond: passed on where ``forward`` is given none.
+    """
 
     def __init__(self, denoiser: Denoiser, cond: Condition | None = None) -> None:
         super().__init__()
         self.denoiser, self.cond = denoiser, cond
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
-        self.asking: Tensor | None = None
+        self.counted_rows: Tensor | None = None
         self.nfe: int | Tensor = 0
         self.partial_nfe: int | Tensor = 0
         self.first: Tensor | None = None
 
     def count_for(self, rows: Tensor | None) -> None:
-        self.asking = rows
+        self.counted_rows = rows
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, self.cond if cond is None else cond, evaluation)
-        asking = 1 if self.asking is None else self.asking.long()
-        self.nfe = self.nfe + denoised.nfe * asking
-        self.partial_nfe = self.partial_nfe + denoised.partial_nfe * asking
+        counted = 1 if self.counted_rows is None else self.counted_rows.long()
+        self.nfe = self.nfe + denoised.nfe * counted
+        self.partial_nfe = self.partial_nfe + denoised.partial_nfe * counted
         self.first = denoised.x_0 if self.first is None else self.first
         return denoised
 
 
 class FixedBatchDenoiser(Denoiser):
-    """Evaluates a network in blocks of one fixed, padded number of rows.
+    """Evaluates a network in batches of one fixed, padded size.
 
     A network gives slightly different bits at different batch sizes (1e-6 in fp32, 1e-2 in bf16), but the same bits
-    for a row wherever it stands in a block of one size; so with this wrapper an image does not depend on how many
-    were asked for together.
+    for a sample wherever it stands in a batch of one size; so with this wrapper an image does not depend on how many
+    are drawn together.
+
+    Args:
+        denoiser: that is evaluated.
+        batch_size: of every evaluation, at least 1; the last batch is padded by repeating a sample.
+    Raises:
+        UsageError: a batch size below 1.
     """
 
     def __init__(self, denoiser: Denoiser, batch_size: int) -> None:
@@ -155,14 +170,14 @@ class FixedBatchDenoiser(Denoiser):
         count = len(x_t)
         rows = torch.arange(start, start + self.batch_size, device=x_t.device).clamp(max=count - 1)
         real = min(self.batch_size, count - start)
-        told, asked = (None if one is None else one.select(rows) for one in (cond, evaluation))
-        denoised: Denoised = self.denoiser(x_t[rows], t[rows], told, asked)
+        conditions, evaluations = (None if one is None else one.select(rows) for one in (cond, evaluation))
+        denoised: Denoised = self.denoiser(x_t[rows], t[rows], conditions, evaluations)
         mix, features = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.features))
         return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, features=features)
 
 
 def _counted(counts: Sequence[int | Tensor], rows: int, total: int, device: torch.device) -> int | Tensor:
-    """Evaluations a row, of blocks of ``rows``, the last of which is filled up; one number where all have the same."""
+    """NFE per sample from batches of ``rows``, the last of which is padded; one number where it is the same for all."""
     if all(isinstance(count, int) and count == counts[0] for count in counts):
         return counts[0]
     return torch.cat([torch.as_tensor(count, device=device).expand(rows) for count in counts])[:total]
@@ -195,25 +210,37 @@ def sample(
     Args:
         denoiser: x_0-hat of (x_t, t); evaluated as it is given (see ``FixedBatchDenoiser``).
         sampler: a row of ``SAMPLERS``.
-        times: descending, ``(K + 1,)``; see ``samplers.grids``.
+        times: (K + 1,) descending; see ``samplers.grids``.
         shape: of one sample, such as (C, H, W).
-        seeds: one a sample; row i depends on seeds[i] alone.
-        cond: one row a sample.
+        seeds: one per sample; sample i depends on seeds[i] alone.
+        cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
         noise: where draws come from; by default from (seed, step).
-        x_start: (B, ...) at times[0], which also says the device; by default the seed's own noise times the process's
+        x_start: (B, ...) at times[0], which also sets the device; by default the seed's own noise times the process's
             ``start_std`` and ``temperature``.
-        temperature: of the seed's own noise, from 0 on; less than 1 begins nearer the middle of the prior.
-        finish: let the last step return x_0-hat; otherwise x at times[-1] comes back.
+        temperature: of the seed's own noise, at least 0; less than 1 begins nearer the middle of the prior.
+        finish: let the last step return x_0-hat; otherwise x at times[-1] is returned.
+        device: where x lives, if ``x_start`` is not given.
+        dtype: of x, if ``x_start`` is not given; times are float64 whatever it is.
         callback: called after every step.
     Returns:
-        Samples of shape (B, *shape), and evaluations a row.
+        Samples of shape (B, *shape), and their NFE.
     Raises:
-        UsageError: times that do not descend within [0, 1], a temperature that is none or that ``x_start`` leaves
-            nothing to do.
-        RunError: samples that an adaptive solver gave up.
+        UsageError: times that do not descend within [0, 1], a temperature that is invalid or that ``x_start`` makes
+            meaningless.
+        RunError: samples on which an adaptive solver failed.
+    Example:
+        >>> from undiffuse.core.gaussian import GaussianMixture
+        >>> from undiffuse.core.processes import FlowProcess
+        >>> from undiffuse.samplers import make_sampler
+        >>> from undiffuse.samplers.grids import time_grid
+        >>> denoiser = GaussianMixture.ring(8).denoiser(FlowProcess())
+        >>> times = time_grid("uniform", denoiser.process, 20)
+        >>> sampled = sample(denoiser, make_sampler("heun"), times, shape=(2,), seeds=range(5))
+        >>> sampled.x.shape, sampled.nfe
+        (torch.Size([5, 2]), 38)
     """
     if check_temperature(temperature) != 1 and x_start is not None:
-        raise UsageError(f"temperature {temperature:g} is of the noise of seeds; with x_start say 1 and scale that")
+        raise UsageError(f"temperature {temperature:g} scales the noise of seeds; leave it at 1 and scale x_start")
     device = x_start.device if x_start is not None else torch.device(device)
     times, cond = check_times(times).to(device), cond.to(device) if cond is not None else None
     noise = noise if noise is not None else SeededNoise(seeds)
@@ -236,7 +263,13 @@ def sample(
 
 
 def stall_message(bad: int, count: int, sampler: Sampler) -> str:
-    """What is said of samples that an adaptive solver gave up."""
+    """The message about samples on which an adaptive solver failed.
+
+    Args:
+        bad: number of samples that failed.
+        count: number of samples.
+        sampler: that failed, for its name.
+    """
     return (
         f"the adaptive solver got stuck in {bad} of {count} samples with sampler {sampler.name}; raise its tolerance, "
         "such as rk45:rtol=0.01, or take another sampler; if none helps, the weights are no good"
@@ -244,12 +277,18 @@ def stall_message(bad: int, count: int, sampler: Sampler) -> str:
 
 
 def max_nfe(nfe: int | Tensor) -> int:
-    """The evaluations of the row that took most."""
+    """The largest NFE of a sample."""
     return nfe if isinstance(nfe, int) else int(nfe.max()) if len(nfe) else 0
 
 
 def check_times(times: Tensor) -> Tensor:
-    """Refuse a grid that has no step, leaves [0, 1] or does not descend."""
+    """Refuse a grid without a step, or that leaves [0, 1] or does not descend.
+
+    Args:
+        times: (K + 1,) with K at least 1.
+    Returns:
+        The times in float64.
+    """
     times = times.double()
     if times.ndim != 1 or len(times) < 2:
         raise UsageError(f"times must hold at least a start and an end, got shape {tuple(times.shape)}")

@@ -1,16 +1,16 @@
 """A Brownian path for each seed, in SNR = alpha^2 / sigma^2, that every time grid shares.
 
 W(SNR) is fixed by the seed: a coarse grid and a fine one read the same path, so the samples of an SDE solver approach
-each other as steps get shorter, picture by picture. The path lives on nodes
+each other as steps get shorter, image by image. The path lives on nodes
 
     SNR = 0   and   SNR = exp(-32 + j 2^-12),  j = 0 ... 2^18.
 
 The ends W(e^-32) and W(e^32) are drawn outright; every node between them is drawn from the Brownian bridge of its two
-parents in a binary tree over j. A draw is a function of (seed, j): a question descends the tree to its two nodes, at
-most 36 draws of the picture's size and fewer by what the two ways share, all rows at once; nothing is stored.
+parents in a binary tree over j. A draw is a function of (seed, j): a query descends the tree to its two nodes, at
+most 36 draws of the image's size and fewer by what the two ways share, all samples at once; nothing is stored.
 
 Rules at the edges: an SNR is moved to the nearest node (a relative change below 2e-4; a finer tree costs more draws and
-tells no two pictures apart), below e^-32 to 0 and above e^32 to e^32 (a noise of 1e-7); two SNRs that meet on one node
+makes no visible difference), below e^-32 to 0 and above e^32 to e^32 (a noise of 1e-7); two SNRs that meet on one node
 count as a step of one node. The increment is divided by the square root of the distance between the nodes themselves,
 so it is standard normal always.
 
@@ -59,9 +59,9 @@ def increments(
         snr_t: at least 0.
         snr_s: at least ``snr_t``; may be infinite.
         shape: of one sample.
-        streams: of each row, from 0 on; a seed has one path a stream, and 0 is what the others are apart from.
+        streams: one per sample, at least 0; a seed has one path per stream, and stream 0 is the path of the seed alone.
     Raises:
-        UsageError: SNRs that are negative, no numbers, or in the wrong order.
+        UsageError: SNRs that are negative, not a number, or in the wrong order.
     """
     pairs = [_two_nodes(low, high) for low, high in zip(snr_t, snr_s, strict=True)]
     keys, size = np.array(seeds, dtype=np.uint64), math.prod(shape)
@@ -93,7 +93,7 @@ def _snr() -> Array:
 
 
 class _Finger(NamedTuple):
-    """For each row two neighbouring nodes of some level of the tree, and W there."""
+    """For each sample two neighbouring nodes of some level of the tree, and W there."""
 
     left: Nodes
     right: Nodes

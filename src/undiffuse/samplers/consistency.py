@@ -14,7 +14,15 @@ from undiffuse.samplers.noise import NoiseSource
 def consistency_step(
     denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource
 ) -> tuple[Tensor, Memory]:
-    """x_s = alpha_s x_0-hat + sigma_s z with z drawn anew; see ``consistency``."""
+    """x_s = alpha_s x_0-hat + sigma_s z with z drawn anew; see ``consistency``.
+
+    Args:
+        denoiser: a consistency function, whose x_0-hat is the end of the ODE path.
+        x: (B, ...) at times ``steps.t``.
+        steps: of each sample.
+        memory: passed through; a one-step method needs none.
+        noise: where z comes from.
+    """
     process, x_0 = denoiser.process, denoiser(x, steps.t).x_0
     fresh = per_row(process.alpha(steps.s), x) * x_0 + per_row(process.sigma(steps.s), x) * noise.normal(x)
     return finalize(steps, fresh, x_0), memory

@@ -62,7 +62,16 @@ def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise:
 
 
 def churned_time(denoiser: Denoiser, t: Tensor, gamma: Tensor, s_min: float, s_max: float) -> Tensor:
-    """The time whose noise-to-signal ratio is (1 + gamma) r where r(t) lies in [s_min, s_max], else t; ``(B,)``."""
+    """The time whose noise-to-signal ratio is (1 + gamma) r where r(t) lies in [s_min, s_max], else t.
+
+    Args:
+        denoiser: whose process and log-SNR range bound the time.
+        t: (B,) times in [0, 1].
+        gamma: (B,) relative increase of r, at least 0.
+        s_min, s_max: the range of r in which noise is added.
+    Returns:
+        (B,) float64, at least ``t``.
+    """
     process = denoiser.process
     log_snr = process.log_snr(t)
     lowest = process.log_snr(torch.ones_like(t)).clamp(min=denoiser.log_snr_range[0])

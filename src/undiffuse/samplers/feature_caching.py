@@ -1,9 +1,9 @@
-"""Feature reuse: a sampler made of another, whose network is evaluated whole on some steps only.
+"""Feature caching: a sampler made of another, whose network is evaluated whole on some steps only.
 
-The inner, coarse levels of a U-Net see much the same at neighbouring steps. On every K-th step the network is evaluated
-whole and their features are kept; on the steps between, only its finest level is computed and takes the features that
-were kept. They are memory of the sampler, row by row, like the previous x_0-hat of a multistep method: a sampler stays
-one step function, rows may be at different steps, and none depends on another.
+The inner, coarse levels of a U-Net change little between neighbouring steps. On every K-th step the network is
+evaluated whole and their features are cached; on the steps between, only its finest level is computed and takes the
+cached features. They are memory of the sampler, per sample, like the previous x_0-hat of a multistep method: a sampler
+stays one step function, samples may be at different steps, and none depends on another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from undiffuse.samplers.noise import NoiseSource
 
 
 class _Reusing(Denoiser):
-    """``denoiser`` with its inner features taken from ``features`` in all rows but the fresh ones, which renew them."""
+    """``denoiser`` with cached ``features``; the samples that are ``fresh`` are evaluated whole and renew theirs."""
 
     def __init__(self, denoiser: Denoiser, features: Tensor, fresh: Tensor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Reusing(Denoiser):
         self.denoiser.count_for(None)
         if not bool(self.fresh.any()):
             return partial
-        # rows at different steps: all are evaluated both ways, and each takes its own
+        # samples at different steps: all are evaluated both ways, and each takes its own
         self.denoiser.count_for(self.fresh)
         whole = self._whole(x_t, t, cond)
         self.denoiser.count_for(None)
@@ -68,9 +68,9 @@ def with_feature_caching(sampler: Sampler, every: int, cached_features_shape: Se
     """``sampler`` with the whole network on every ``every``-th step, its first included, and the finest level between.
 
     Args:
-        sampler: with steps of its own; all evaluations of a step are of one kind.
-        every: at least 1; 1 evaluates the whole network always.
-        cached_features_shape: of the features of one row.
+        sampler: with a fixed grid; all evaluations of a step are of one kind.
+        every: the cache interval, at least 1; 1 evaluates the whole network always.
+        cached_features_shape: (C, h, w) of one sample's features.
     Raises:
         UsageError: fewer than 1, or a sampler that chooses its own steps.
     Note:
@@ -82,7 +82,7 @@ def with_feature_caching(sampler: Sampler, every: int, cached_features_shape: Se
         raise UsageError(f"features are reused between steps of a grid, and {sampler.name!r} chooses its own")
 
     def init(x: Tensor) -> Memory:
-        has = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # features: a row may begin at any step
+        has = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # features: a sample may begin at any step
         return (*sampler.init(x), has, torch.zeros(len(x), *cached_features_shape, dtype=x.dtype, device=x.device))
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:

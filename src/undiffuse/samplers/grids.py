@@ -35,16 +35,22 @@ def time_grid(
     log_snr_range: Range = (-math.inf, math.inf),
     **options: float | tuple[float, ...],
 ) -> Tensor:
-    """Times of ``num_steps`` steps, ``(num_steps + 1,)`` float64, descending to 0.
+    """Descending times of a sampling run, by the name of a grid.
 
     Args:
         name: a row of ``GRIDS``, with options after a colon if need be: ``karras:rho=5``.
         process: the forward process.
-        num_steps: at least 1.
+        num_steps: K, at least 1.
         log_snr_range: what the denoiser was trained on.
         options: of the grid, such as ``rho`` of ``karras``.
+    Returns:
+        (K + 1,) float64, descending to 0.
     Raises:
         UsageError: an unknown grid or option, a value that it refuses, or fewer than one step.
+    Example:
+        >>> from undiffuse.core.processes import FlowProcess
+        >>> time_grid("uniform", FlowProcess(), 4).tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     check_num_steps(num_steps)
     name, _, rest = name.partition(":")
@@ -55,12 +61,19 @@ def time_grid(
 
 
 def inner_log_snrs(process: Process, times: Tensor) -> Tensor:
-    """Log-SNRs of a grid without its ends, ``(K - 1,)`` float64; what ``through`` takes."""
+    """Log-SNRs of a grid without its ends, which ``through`` takes as knots.
+
+    Args:
+        process: the forward process.
+        times: (K + 1,) descending.
+    Returns:
+        (K - 1,) float64.
+    """
     return process.log_snr(times[1:-1])
 
 
 def knots_spec(log_snrs: Sequence[float]) -> str:
-    """The name of the grid through these inner knots, to a thousandth."""
+    """The specification of the grid through these inner knots, to a thousandth: ``through:knots=...``."""
     return f"through:knots={'/'.join(f'{knot:.3f}' for knot in log_snrs)}"
 
 
@@ -94,22 +107,47 @@ def _first_time(process: Process, log_snr_range: Range) -> Tensor:
 
 
 def uniform(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in t; with as many steps as a chain has, its own knots."""
+    """Evenly spaced in t; with as many steps as a chain has, its own knots.
+
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+    """
     return _first_time(process, log_snr_range) * torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
 
 
 def quadratic(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in sqrt(t), denser near the data (Song et al. 2021, arXiv:2010.02502, appendix D.2)."""
+    """Evenly spaced in sqrt(t), denser near the data (Song et al. 2021, arXiv:2010.02502, appendix D.2).
+
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+    """
     return _first_time(process, log_snr_range) * (torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps) ** 2
 
 
 def log_snr(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in the log-SNR (Lu et al. 2022, arXiv:2206.00927), then one step to 0."""
+    """Evenly spaced in the log-SNR (Lu et al. 2022, arXiv:2206.00927), then one step to 0.
+
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
+    """
     return _inner_grid(process, num_steps, log_snr_range, lambda low, high, u: low + u * (high - low))
 
 
 def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 7.0) -> Tensor:
-    """Evenly spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5), then one step to 0."""
+    """Evenly spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5), then one step to 0.
+
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
+        rho: above 0; larger puts more steps near the data.
+    """
 
     def spread(low: float, high: float, u: Tensor) -> Tensor:
         first, last = math.exp(-low / 2 / rho), math.exp(-high / 2 / rho)
@@ -119,10 +157,14 @@ def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 
 
 
 def angle(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in atan(sigma / alpha): for one to four steps, which the others put where there is little to do.
+    """Evenly spaced in atan(sigma / alpha), for one to four steps, which the other grids put where little changes.
 
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
     Source: the time of Lu & Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models",
-    arXiv:2410.11081, sec. 3.1, whose second of two steps is then halfway.
+        arXiv:2410.11081, sec. 3.1, whose second of two steps is then halfway.
     """
     first, zero = _first_time(process, log_snr_range), torch.zeros(1, dtype=torch.float64)
     high = min(log_snr_range[1], float(process.log_snr(zero)), WIDEST_LOG_SNR[1])
@@ -138,6 +180,11 @@ def through(process: Process, num_steps: int, log_snr_range: Range, knots: tuple
     against share of the steps, as Sabour et al. do (2024, "Align Your Steps", arXiv:2404.14507, sec. 3.4). Without
     knots it is ``log_snr``.
 
+    Args:
+        process: the forward process.
+        num_steps: K, at least 1.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+        knots: ascending log-SNRs between the first time and 0.
     Raises:
         UsageError: knots beyond where sampling starts or ends.
     """

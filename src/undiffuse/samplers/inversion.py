@@ -1,6 +1,6 @@
-"""The probability-flow ODE as a map between data and noise, to be followed either way.
+"""The probability-flow ODE as a map between data and noise, followed in either direction.
 
-Forwards in time it takes a picture to its latent, backwards a latent to its picture; the two are inverse to each other
+Forwards in time it takes an image to its latent, backwards a latent to its image; the two are inverse to each other
 up to the solver's tolerance. It is followed in the coordinate x~ and in the log-SNR (``samplers.probability_flow``).
 
 Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.3 ("uniquely identifiable encoding").
@@ -22,13 +22,13 @@ from undiffuse.samplers.grids import WIDEST_LOG_SNR, Range
 from undiffuse.samplers.probability_flow import flow, signal
 from undiffuse.samplers.runge_kutta import Field, ODESolution, State, Tell, integrate
 
-#: Tolerances of a step of the adaptive solver. Close to the data a picture's density changes over 0.002, so the
-#: absolute one has to stay far below that: 1e-4 moves the bits a dimension of MNIST digits by 0.006, 1e-5 by 0.001.
+#: Tolerances of a step of the adaptive solver. Close to the data an image's density changes over 0.002, so the
+#: absolute one has to stay far below that: 1e-4 moves the bits per dimension of MNIST digits by 0.006, 1e-5 by 0.001.
 RTOL, ATOL = 1e-4, 1e-5
 
 
 class Endpoint(NamedTuple):
-    """Where the ODE leads, (B, ...) in the dtype of what went in, and evaluations a row, ``(B,)``."""
+    """Where the ODE leads, (B, ...) in the dtype of the input, and the NFE of each sample, ``(B,)``."""
 
     x: Tensor
     nfe: Tensor
@@ -40,6 +40,10 @@ def ode_range(denoiser: Denoiser, noisy: float | None = None, clean: float | Non
     By default as far as process and training reach, within [-2 log 80, 2 log 500]; a limit that is given need only keep
     to process and training.
 
+    Args:
+        denoiser: whose process and log-SNR range bound the ODE.
+        noisy: smallest log-SNR; None for the default.
+        clean: largest log-SNR; None for the default.
     Raises:
         UsageError: a limit out of reach, or no range at all between the two.
     """
@@ -56,12 +60,24 @@ def ode_range(denoiser: Denoiser, noisy: float | None = None, clean: float | Non
 
 
 def scale_at(process: Process, log_snr: Tensor) -> Tensor:
-    """What takes x~ to x_t at log-SNRs ``(B,)``."""
+    """The factor sqrt(alpha^2 + sigma^2) from x~ to x_t.
+
+    Args:
+        process: the forward process.
+        log_snr: (B,) log-SNRs.
+    """
     return process.norm(process.time_of_log_snr(log_snr))
 
 
 def start_std(process: Process, log_snr: Tensor) -> Tensor:
-    """Standard deviation in x of what sampling starts from at the log-SNRs ``(B,)``."""
+    """Standard deviation in x of the noise that sampling starts from.
+
+    Args:
+        process: the forward process.
+        log_snr: (B,) log-SNRs at which it starts.
+    Returns:
+        (B,) float64.
+    """
     times = process.time_of_log_snr(log_snr).tolist()
     return torch.tensor([process.start_std(t) for t in times], dtype=torch.float64, device=log_snr.device)
 
@@ -76,7 +92,19 @@ def solve(
     atol: float,
     tell: Tell | None = None,
 ) -> ODESolution:
-    """Adaptively, or with ``num_steps`` equal steps of Heun's method in the log-SNR (two evaluations each)."""
+    """Solve an ODE in the log-SNR, adaptively or with equal steps of Heun's method (two evaluations each).
+
+    Args:
+        rhs: (log-SNR (B,), state) -> derivative of the state.
+        start: (B,) log-SNRs, finite.
+        end: (B,) log-SNRs, on either side of ``start``.
+        state: tensors (B, ...).
+        num_steps: of Heun's method; None for the adaptive solver.
+        rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+    Raises:
+        UsageError: fewer than one step.
+    """
     if num_steps is None:
         return integrate(rhs, start, end, state, rtol=rtol, atol=atol, tell=tell)
     if num_steps < 1:
@@ -105,18 +133,26 @@ def invert(
     atol: float = ATOL,
     tell: Tell | None = None,
 ) -> Endpoint:
-    """The latent of each picture: forwards in time along the ODE, in units of the noise that sampling starts from.
+    """Invert the sampler: the latent of each image, forwards in time along the ODE.
 
     Args:
         denoiser: without clipping, which no map could undo.
         x_0: (B, ...) float data.
-        cond: one row a picture.
-        log_snr_range: see ``ode_range``, which is the default.
-        num_steps: of Heun's method; ``None`` for the adaptive solver with ``rtol`` and ``atol``.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest row has gone.
+        cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
+        log_snr_range: (noisy, clean) ends; by default those of ``ode_range``.
+        num_steps: of Heun's method; None for the adaptive solver.
+        rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Returns:
         Latents shaped like ``x_0``, near N(0, I) for data like the model's own; times ``start_std`` they are an
-        ``x_start`` for ``samplers.base.sample``.
+        ``x_start`` for ``samplers.base.sample``. And the NFE of each sample.
+    Example:
+        >>> from undiffuse.core.gaussian import GaussianMixture
+        >>> from undiffuse.core.processes import FlowProcess
+        >>> data = GaussianMixture.ring(4)
+        >>> denoiser, x_0 = data.denoiser(FlowProcess()), data.sample(2, torch.Generator().manual_seed(0))
+        >>> bool(torch.allclose(generate(denoiser, invert(denoiser, x_0).x).x, x_0, atol=1e-2))
+        True
     """
     low, high = _ends(denoiser, x_0, log_snr_range)
     state = per_row(signal(high), x_0.double()) * x_0.double()
@@ -137,7 +173,19 @@ def generate(
     atol: float = ATOL,
     tell: Tell | None = None,
 ) -> Endpoint:
-    """The picture of each latent, the inverse of ``invert`` with the same arguments."""
+    """The image of each latent, backwards in time along the ODE: the inverse of ``invert`` with the same arguments.
+
+    Args:
+        denoiser: without clipping, as for ``invert``.
+        latent: (B, ...) in units of the noise that sampling starts from.
+        cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
+        log_snr_range: (noisy, clean) ends; by default those of ``ode_range``.
+        num_steps: of Heun's method; None for the adaptive solver.
+        rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+    Returns:
+        Samples shaped like ``latent``, and the NFE of each.
+    """
     low, high = _ends(denoiser, latent, log_snr_range)
     scale = scale_at(denoiser.process, low)
     state = per_row(start_std(denoiser.process, low) / scale, latent.double()) * latent.double()

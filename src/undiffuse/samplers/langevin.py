@@ -4,8 +4,8 @@ One correction at a level of noise sigma is
 
     x <- x + eps score(x) + sqrt(2 eps) z,   eps = 2 r^2 sigma^2.
 
-Song's corrector sets eps = 2 (r |z| / |score|)^2 with both norms averaged over the batch, which ties pictures
-together; taken picture by picture the norms would bias small pictures, whose |z| varies. |score| is |eps-hat| / sigma,
+Song's corrector sets eps = 2 (r |z| / |score|)^2 with both norms averaged over the batch, which ties samples
+together; taken per sample the norms would bias small images, whose |z| varies. |score| is |eps-hat| / sigma,
 so the ratio of norms is sigma up to 1 / sqrt(dimensions), and that is what stands here: a number of the level alone.
 
 The chain forgets where it started but does not settle on its target: on N(0, S), S = alpha^2 v + sigma^2, its variance
@@ -33,19 +33,34 @@ MAX_CORRECTIONS = 1000
 
 
 def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: Tensor) -> Tensor:
-    """One correction at times t (B,): x + 2 r^2 sigma^2 score + 2 r sigma z."""
+    """One correction: x + 2 r^2 sigma^2 score + 2 r sigma z.
+
+    Args:
+        process: the forward process.
+        x: (B, ...) the chain's state.
+        x_0: (B, ...) x_0-hat at x.
+        t: (B,) times of the noise level.
+        r: signal-to-noise ratio of the correction, in (0, 1).
+        z: (B, ...) standard normal noise.
+    """
     std = 2 * r * process.sigma(t)
     return x + per_row(std**2 / 2, x) * score_of(process, x, x_0, t) + per_row(std, x) * z
 
 
 def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
-    """A sampler as predictor from t to s, then Langevin corrections at s: what ``samplers.pc`` asks for by name."""
+    """A sampler as predictor from t to s, then Langevin corrections at s; ``samplers.pc`` makes it by name.
+
+    Args:
+        inner: the predictor.
+        corrections: Langevin steps per time step, at least 1.
+        r: signal-to-noise ratio of a correction, in (0, 1).
+    """
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         x, memory = inner.step(denoiser, x, steps, memory, noise)
         process = denoiser.process
         active = ~steps.final & (process.sigma(steps.s) > 0)
-        where = torch.where(active, steps.s, steps.t)  # rows at rest stay away from sigma = 0
+        where = torch.where(active, steps.s, steps.t)  # samples at rest stay away from sigma = 0
         denoiser.count_for(active)
         for _ in range(corrections if bool(active.any()) else 0):
             corrected = langevin(process, x, denoiser(x, where).x_0, where, r, noise.normal(x))
@@ -77,7 +92,7 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
     whose sigma / alpha fall by up to 0.37 a step; use more steps, or more corrections, rather than a larger r.
 
     Args:
-        corrections: Langevin steps a level, at least 1.
+        corrections: Langevin steps per level, at least 1.
         r: as in ``pc``; the step alpha_i = eps sigma_i^2 / sigma_L^2 of the paper is 4 r^2 sigma_i^2.
     Raises:
         UsageError: an option out of range.
@@ -93,7 +108,7 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
         x = where_rows(active, per_row(_relabel(process, steps), x) * x, x)
         for _ in range(corrections if bool(active.any()) else 1):
             x_0 = denoiser(x, where).x_0
-            denoiser.count_for(active)  # rows at rest ask once
+            denoiser.count_for(active)  # samples at rest need one evaluation
             x = where_rows(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
         denoiser.count_for(None)
         return finalize_where_clean(process, steps, x, x_0), memory
@@ -109,15 +124,21 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
 
 
 def _relabel(process: Process, steps: Steps) -> Tensor:
-    """What makes x_t a point of level s, ``(B,)``: times alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
+    """Factor that makes x_t a point of level s, ``(B,)``: alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
     keeps_signal = process.log_snr(steps.t) > NO_SIGNAL_LOG_SNR
     signal, noise = (f(steps.s) / f(steps.t) for f in (process.alpha, process.sigma))
     return torch.where(keeps_signal, signal, noise)
 
 
 def checked(name: str, corrections: float, r: float) -> int:
-    """``corrections`` as the whole number that it must be.
+    """Check the options of a Langevin sampler.
 
+    Args:
+        name: the sampler, for the message.
+        corrections: Langevin steps, a whole number from 1 to ``MAX_CORRECTIONS``.
+        r: signal-to-noise ratio of a correction, in (0, 1).
+    Returns:
+        ``corrections`` as an integer.
     Raises:
         UsageError: an option out of range.
     """

@@ -11,7 +11,7 @@ a(c) = sqrt(sigmoid(c)) gives
     log p(y) = log p_c(a y) + D log a,        p the density of x_0 + (sigma / alpha) eps at the clean end.
 
 The divergence is exact (one vector-Jacobian product a dimension) or Hutchinson's estimate z^T J z with probes z that
-stay the same along a row's trajectory, which is unbiased for the integral.
+stay the same along a sample's trajectory, which is unbiased for the integral.
 
 Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2; Chen et al. 2018, arXiv:1806.07366 (instantaneous
 change of variables); Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367.
@@ -36,24 +36,24 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.samplers.probability_flow import flow, signal
 from undiffuse.samplers.runge_kutta import State, Tell
 
-#: Numbers of the draws within a row's noise: those of dequantisation, and the first of the probes.
+#: Numbers of the draws within a sample's noise: those of dequantisation, and the first of the probes.
 _DEQUANTISATION, _FIRST_PROBE = 2**20, 2**20 + 1
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """log p of each row and how it came about; log-densities are float64 nats, ``(B,)``.
+    """log p of each sample and its parts; log-densities are float64 nats, ``(B,)``.
 
     Attributes:
         nats: log p(x_0) at the clean end, in the units of x_0: ``prior + delta``.
         prior: log-density of the latent under the Gaussian that sampling starts from, in the units of x_t there.
-        delta: what the way between the two ends adds, changes of units included.
-        num_dims: D, elements of a row.
+        delta: the change of log-density between the two ends, changes of units included.
+        num_dims: D, elements of a sample.
         log_snr_range: (noisy, clean) ends; the density is that of the data at the clean one, with noise of standard
             deviation exp(-clean / 2) in the units of x_0.
         time: the clean end's t.
         latent: (B, ...) where the trajectory ends, in units of the prior's standard deviation.
-        nfe: denoiser evaluations, ``(B,)``.
+        nfe: of each sample, ``(B,)``.
         probe_variance: variance of ``nats`` over probes, of a single one, where there are several; else ``None``.
     """
 
@@ -68,14 +68,19 @@ class Likelihood:
     probe_variance: Tensor | None
 
     def bits_per_dim(self, num_levels: int = 256) -> Tensor:
-        """-log2 of the probability of a level, a dimension, of data on levels in [-1, 1]; see ``bits_per_dim``."""
+        """-log2 of the probability of a level, per dimension, of data on levels in [-1, 1]; see ``bits_per_dim``."""
         return bits_per_dim(self.nats, self.num_dims, num_levels)
 
 
 def bits_per_dim(nats: Tensor, num_dims: int, num_levels: int = 256) -> Tensor:
-    """Log-densities of data whose levels lie 2 / (num_levels - 1) apart, as bits a dimension in units of a level.
+    """Log-densities of data on evenly spaced levels, as bits per dimension in units of a level.
 
     -nats / (D log 2) + log2((num_levels - 1) / 2); for 256 levels the last is log2(127.5) = 6.994.
+
+    Args:
+        nats: (B,) log-densities of data in [-1, 1].
+        num_dims: D, elements of a sample.
+        num_levels: of the data, 2 / (num_levels - 1) apart.
     """
     return -nats / (num_dims * math.log(2)) + math.log2((num_levels - 1) / 2)
 
@@ -85,6 +90,10 @@ def dequantise(x_0: Tensor, noise: NoiseSource, num_levels: int = 256) -> Tensor
 
     The mean of -log p over u is an upper bound on -log of the model's mass on the level.
 
+    Args:
+        x_0: (B, ...) data on levels in [-1, 1].
+        noise: where u comes from, per sample.
+        num_levels: of the data.
     Source: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
     """
     normal = noise.numbered(x_0.double(), _DEQUANTISATION)
@@ -110,17 +119,19 @@ def log_likelihood(
 
     Args:
         denoiser: without clipping; evaluated in the dtype of ``x_0``, everything else is float64.
-        x_0: (B, ...) data; pictures on levels want ``dequantise`` first.
-        probes: of Hutchinson's estimate, or ``exact``, which costs a vector-Jacobian product a dimension.
+        x_0: (B, ...) data; images on levels need ``dequantise`` first.
+        probes: of Hutchinson's estimate, or ``exact``, which costs a vector-Jacobian product per dimension.
         distribution: of the probes. Rademacher's have the smaller variance, none where the Jacobian is diagonal.
-        noise: where the probes come from, row by row; by default seeds 0, 1, ...
-        cond: one row an example.
-        log_snr_range: (noisy, clean) ends, ``None`` for what ``inversion.ode_range`` gives.
-        num_steps: of Heun's method; ``None`` for the adaptive solver with ``rtol`` and ``atol`` a step, on x~ and on
-            the log-density a dimension.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest row has gone.
+        noise: where the probes come from, per sample; by default seeds 0, 1, ...
+        cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
+        log_snr_range: (noisy, clean) ends, ``None`` for those of ``inversion.ode_range``.
+        num_steps: of Heun's method; ``None`` for the adaptive solver.
+        rtol, atol: relative and absolute tolerance of a step of the adaptive solver, on x~ and on the log-density per
+            dimension.
+        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Raises:
         UsageError: an unknown distribution, no probe, or ends out of reach.
+    Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2.
     Example:
         >>> from undiffuse.core.gaussian import GaussianMixture
         >>> from undiffuse.core.processes import FlowProcess
@@ -164,7 +175,7 @@ def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: 
 
 
 def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource) -> list[Tensor]:
-    """Vectors shaped like ``x``: the unit vectors, or so many random ones of every row's own."""
+    """Vectors shaped like ``x``: the unit vectors, or independent random ones for each sample."""
     if probes == "exact":
         num_dims = x.shape[1:].numel()
         units = torch.eye(num_dims, dtype=x.dtype, device=x.device)
@@ -183,7 +194,7 @@ def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource)
 def _flow_and_divergence(
     denoiser: Denoiser, x: Tensor, log_snr: Tensor, dtype: torch.dtype, cond: Condition | None, probes: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """d x~ / d lambda and z^T J z for each probe z, (B, P): one evaluation, one vector-Jacobian product a probe."""
+    """d x~ / d lambda and z^T J z for each probe z, (B, P): one evaluation, one vector-Jacobian product per probe."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         slope = flow(denoiser, leaf, log_snr, dtype, cond)

@@ -16,7 +16,7 @@ from undiffuse.samplers.noise import NoiseSource
 def mean_velocity() -> Sampler:
     """x_s = alpha_s x_0 + sigma_s eps, with the x_0 and eps whose straight line leads from x_t to where its ODE ends.
 
-    The denoiser is told the time s as the evaluation's ``target_time``. For the flow process this is
+    The denoiser is given the time s as the evaluation's ``target_time``. For the flow process this is
     x_s = x_t - (t - s) u(x_t, t, s) with the mean velocity u, exact in one step if u is; a model that knows no mean
     velocities takes DDIM's step, whose order is stated here.
 

@@ -1,11 +1,11 @@
-"""Multistep samplers: fast because they remember what the denoiser said in the steps before.
+"""Multistep samplers: fast because they reuse the denoiser's values of earlier steps.
 
 With l = lambda / 2 and h = l_s - l_t every process has the same exact step of the probability-flow ODE
 
     x_s = (sigma_s / sigma_t) x_t + sigma_s int_{l_t}^{l_s} exp(l) x_0-hat(l) dl,
 
-and the methods differ in the polynomial through known values of x_0-hat that stands in for it. What a row remembers
-is its own (times of NaN stand for nothing), so rows may be on different grids and begin at any time.
+and the methods differ in the polynomial through known values of x_0-hat that replaces it. The memory of each sample
+is its own (times of NaN mark empty places), so samples may be on different grids and begin at any time.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: int = 1) -> S
     """UniPC with data prediction: a step of order p, which the next step's own evaluation then corrects for free.
 
     Args:
-        order: p, 2 or 3; the first steps of a row take what order its memory allows.
-        variant: B(h), which weighs the first differences: ``bh1`` (h) or ``bh2`` (exp(h) - 1).
-        lower_order_final: 1 lowers the order towards the last step, which is steadier with few steps; 0 does not.
+        order: p, 2 or 3; the first steps of a sample take the order that its memory allows.
+        variant: B(h), the weight of the first differences: ``bh1`` (h) or ``bh2`` (exp(h) - 1).
+        lower_order_final: 1 lowers the order towards the last step, which is more stable with few steps; 0 does not.
     Raises:
         UsageError: another order or variant.
     Note:
@@ -104,7 +104,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: int = 1) -> S
 
 
 def _order(process: Process, steps: Steps, times: Tensor, p: int, lower_order_final: bool) -> Tensor:
-    """The order of each row's next step: no more than it has values of x_0-hat at finite log-SNR, ``(B,)`` int64."""
+    """The order of each sample's next step: at most its number of x_0-hat at finite log-SNR, ``(B,)`` int64."""
     have = torch.isfinite(process.log_snr(times)).long().cumprod(1).sum(1).clamp(min=1)
     return torch.minimum(have, steps.count - steps.index) if lower_order_final else have
 

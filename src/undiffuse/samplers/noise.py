@@ -1,9 +1,9 @@
-"""Where samplers get their noise: counter-based, so that image i depends on seed i alone.
+"""Where samplers get their noise: counter-based, so that sample i depends on seed i alone.
 
-Draws are made on the CPU as float32, one row at a time, by a Philox generator keyed with the row's seed and counted
-by (step, draw within the step, stream). So a draw is the same whatever the batch, the device and the order of asking.
+Draws are made on the CPU as float32, one sample at a time, by a Philox generator keyed with the sample's seed and
+counted by (step, draw within the step, stream). So a draw is the same whatever the batch, the device and the order.
 
-SDE samplers ask for increments of a Brownian path instead, one path a seed for all grids; see ``samplers.brownian``.
+SDE samplers draw increments of a Brownian path instead, one path per seed for all grids; see ``samplers.brownian``.
 """
 
 from __future__ import annotations
@@ -21,26 +21,43 @@ _KEY = 0x756E646966667573  # keeps sampling apart from every other use of the sa
 
 
 class NoiseSource:
-    """Standard normal noise for the rows of a batch; ``at`` selects the step."""
+    """Standard normal noise for the samples of a batch; ``at`` selects the step."""
 
     def at(self, index: Tensor) -> NoiseSource:
-        """The source for one step: ``index`` (B,) is each row's own step number."""
+        """The source for one step.
+
+        Args:
+            index: (B,) each sample's own step number.
+        """
         raise NotImplementedError
 
     def prior(self, like: Tensor) -> Tensor:
-        """The noise a row starts from, shaped like ``like`` (B, ...)."""
+        """The noise that each sample starts from.
+
+        Args:
+            like: (B, ...) whose shape, dtype and device are taken.
+        """
         raise NotImplementedError
 
     def normal(self, like: Tensor) -> Tensor:
-        """Fresh standard normal noise shaped like ``like``; each call within a step is another draw."""
+        """Fresh standard normal noise; each call within a step is another draw.
+
+        Args:
+            like: (B, ...) whose shape, dtype and device are taken.
+        """
         raise NotImplementedError
 
     def numbered(self, like: Tensor, number: int) -> Tensor:
-        """The first draw of step ``number`` for every row, whatever steps there are: for noise outside of sampling."""
+        """Noise by number, whatever steps there are: for draws outside of sampling.
+
+        Args:
+            like: (B, ...) whose shape, dtype and device are taken.
+            number: of the draw; it is the first draw of the step of that number.
+        """
         return self.at(torch.full((len(like),), number)).normal(like)
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
-        """Normalised increment (W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each row's path W, shaped like ``like``.
+        """Normalised increment (W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each sample's Brownian path W.
 
         Standard normal, and independent for intervals that do not overlap. W runs in SNR = alpha^2 / sigma^2, in
         which q(x_s | x_t, x_0) reads w_s = w_t + (SNR_s - SNR_t) x_0 + W(SNR_s) - W(SNR_t) with w = alpha x / sigma^2;
@@ -49,7 +66,7 @@ class NoiseSource:
         Args:
             snr_t: (B,), at least 0.
             snr_s: (B,), at least ``snr_t``, infinity included.
-            like: (B, ...).
+            like: (B, ...) whose shape, dtype and device are taken.
         """
         raise NotImplementedError
 
@@ -58,10 +75,10 @@ class SeededNoise(NoiseSource):
     """Noise from (seed, stream, step, draw).
 
     Args:
-        seeds: one integer in [0, 2**64) a row.
-        index: each row's step number; the prior's own draw comes before step 0.
-        stream: of all rows or one a row, from 0 on; the noises of one seed's streams are independent, as the stages of
-            a cascade need them.
+        seeds: one integer in [0, 2**64) per sample.
+        index: each sample's step number; the prior's own draw comes before step 0.
+        stream: one for all samples or one per sample, from 0 on; the noises of one seed's streams are independent, as
+            the stages of a cascade need them.
     """
 
     def __init__(
@@ -78,7 +95,7 @@ class SeededNoise(NoiseSource):
         return SeededNoise(self.seeds, index.tolist(), self.streams)
 
     def select(self, rows: Sequence[int]) -> SeededNoise:
-        """The source of these rows alone."""
+        """The source of these samples alone."""
         return SeededNoise([self.seeds[row] for row in rows], stream=[self.streams[row] for row in rows])
 
     def prior(self, like: Tensor) -> Tensor:
@@ -91,10 +108,10 @@ class SeededNoise(NoiseSource):
         return self._draw(like, [step + 1 for step in self.index], self.draws)
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
-        """See ``NoiseSource.brownian``; the path depends on the row's seed and stream alone, so no step has to be set.
+        """See ``NoiseSource.brownian``; the path depends on seed and stream alone, so no step has to be set.
 
         Raises:
-            UsageError: a negative SNR or one that is no number, or ``snr_s`` below ``snr_t``.
+            UsageError: a negative SNR or one that is not a number, or ``snr_s`` below ``snr_t``.
         """
         self._check_rows(like)
         out = increments(self.seeds, snr_t.tolist(), snr_s.tolist(), tuple(like.shape[1:]), self.streams)
@@ -102,7 +119,7 @@ class SeededNoise(NoiseSource):
 
     def _check_rows(self, like: Tensor) -> None:
         if len(like) != len(self.seeds):
-            raise UsageError(f"{len(self.seeds)} seeds for {len(like)} rows")
+            raise UsageError(f"{len(self.seeds)} seeds for {len(like)} samples")
 
     def _draw(self, like: Tensor, steps: Sequence[int], draw: int) -> Tensor:
         self._check_rows(like)

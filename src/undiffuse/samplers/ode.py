@@ -42,14 +42,22 @@ def _ratio(process: Process, t: Tensor) -> Tensor:
 
 
 def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
-    """An Euler step in r, then the mean of the slopes at both its ends; see ``heun``."""
+    """An Euler step in r, then the mean of the slopes at both its ends; see ``heun``.
+
+    Args:
+        denoiser: evaluated at t, and at s where a sample is corrected.
+        x: (B, ...) at times ``steps.t``.
+        steps: of each sample.
+        memory: passed through; a one-step method needs none.
+        noise: not drawn from.
+    """
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t).x_0
     eps = eps_of(process, x, x_0, t)
     euler_x = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps
     corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > NO_SIGNAL_LOG_SNR)
-    if bool(corrected.any()):  # saves an evaluation where no row asks for it; a row's values are the same either way
-        where = torch.where(corrected, s, t)  # rows without a second evaluation stay away from sigma = 0
+    if bool(corrected.any()):  # saves an evaluation where no sample needs it; a sample's values are the same either way
+        where = torch.where(corrected, s, t)  # samples without a second evaluation stay away from sigma = 0
         denoiser.count_for(corrected)
         eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
         denoiser.count_for(None)
@@ -63,7 +71,7 @@ def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
 def heun() -> Sampler:
     """Heun's method in r (an Euler step, then the mean of both slopes); the last step is Euler's.
 
-    Costs 2 K - 1 evaluations for K steps.
+    NFE 2 K - 1 for K steps.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
     """
@@ -71,13 +79,25 @@ def heun() -> Sampler:
 
 
 def no_previous_x_0(x: Tensor) -> Memory:
-    """The memory of fresh rows for ``extrapolated_x_0``."""
+    """The memory of new samples for ``extrapolated_x_0``.
+
+    Args:
+        x: (B, ...) new samples.
+    """
     # a log-SNR of -inf stands for "no previous step": its share in the extrapolation is then zero
     return torch.zeros_like(x), torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
 
 
 def extrapolated_x_0(process: Process, x_0: Tensor, t: Tensor, s: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """x_0-hat in the middle of the step by a straight line in the log-SNR through the last two, and the new memory."""
+    """x_0-hat in the middle of the step by a straight line in the log-SNR through the last two, and the new memory.
+
+    Args:
+        process: the forward process.
+        x_0: (B, ...) x_0-hat at ``t``.
+        t: (B,) times of the step's start.
+        s: (B,) times of its end.
+        memory: the previous x_0-hat (B, ...) and its log-SNR (B,), -inf for none.
+    """
     previous, log_snr_previous = memory
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
     slope = (log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_previous))

@@ -1,9 +1,9 @@
-"""A sampling run as a value: what is asked, the stages that answer it, and the loop that goes through them.
+"""A sampling run as a value: the requested samples, the stages that draw them, and the loop through these.
 
-A stage starts rows, moves each of them one step at a time, and finishes them; what it does between is its own affair.
-``run`` below takes all rows of a batch through all stages. A serving engine does the same with rows that come and go:
-it holds ``Rows``, joins new ones to them, calls ``advance`` and takes out those that have arrived; every row gets
-exactly what it gets in ``run``.
+A stage starts samples, moves each of them one step at a time, and finishes them; what it does between is its own
+affair. ``run`` below takes all samples of a batch through all stages. A serving engine does the same with samples that
+come and go: it holds ``Rows``, joins new ones to them, calls ``advance`` and takes out those that have arrived; every
+sample gets exactly what it gets in ``run``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from undiffuse.samplers.rows import Rows, put_back
 
 @dataclass(frozen=True)
 class Ask:
-    """One sample that is asked for.
+    """A request for one sample.
 
     Args:
         seed: of all its noise.
-        prompt: what is wanted, as the model's stages understand it; None for anything.
-        options: how, where it differs from the plan's, of those options that rows of one plan may differ in.
+        prompt: what it is conditioned on, as the model's stages understand it; None is unconditional.
+        options: where they differ from the plan's, of those options that may differ within one plan.
         image: x_0 (C, H, W) that it begins from instead of noise alone, as far as a ``strength`` below 1 leaves it.
-        previous: what the stage before has made for this sample.
+        previous: the output of the stage before for this sample.
     """
 
     seed: int
@@ -47,8 +47,8 @@ class Stage(Protocol):
     """One network's part of the way.
 
     Attributes:
-        space: of what it makes.
-        sampler: that moves its rows; None where it makes them in one go.
+        space: of its output.
+        sampler: that moves its samples; None where it makes them in one evaluation.
         gradients: whether a step needs gradients through the denoiser, which it then enables itself.
     """
 
@@ -62,19 +62,24 @@ class Stage(Protocol):
     def gradients(self) -> bool: ...
 
     def bind(self, rows: Rows) -> Denoiser:
-        """The denoiser of these rows, told and guided as each asks."""
+        """The denoiser of these samples, with the condition and guidance of each."""
 
     def start(self, asks: Sequence[Ask]) -> Rows:
-        """Rows at their first time."""
+        """Samples at their first time."""
 
     def advance(self, rows: Rows) -> Rows:
-        """Each row one step on; none of them may have arrived."""
+        """Each sample one step on; none of them may have arrived."""
 
     def finish(self, rows: Rows) -> Tensor:
-        """What the stage has made of rows that have arrived, ``(B, *space.shape)``."""
+        """The stage's output for samples that have arrived, ``(B, *space.shape)``."""
 
     def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        """The same asks for the next stage."""
+        """The same requests for the next stage.
+
+        Args:
+            made: (B, ...) the output of this stage.
+            asks: the requests that it answered.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ class Plan:
 
     Args:
         stages: one after the other; a cascade, or a prior and its decoder, have several.
-        record: what a record says of how samples were made.
-        note: what a user should know.
+        record: how samples are made, as ``samples.json`` states it.
+        note: for the user.
     """
 
     stages: tuple[Stage, ...]
@@ -93,7 +98,7 @@ class Plan:
 
 
 class SamplerOutput(NamedTuple):
-    """Samples x (B, ...), evaluations of each row (B,) int64, those that reused features apart."""
+    """Samples x (B, ...) and the NFE of each (B,) int64; evaluations that took cached features are counted apart."""
 
     x: Tensor
     nfe: Tensor
@@ -102,7 +107,7 @@ class SamplerOutput(NamedTuple):
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """A ``stop`` that never says yes."""
     return False
 
 
@@ -116,24 +121,26 @@ def run(
     take: Callable[[int, SamplerOutput], None] | None = None,
     stop: Callable[[], bool] = never,
 ) -> SamplerOutput:
-    """Samples of all asks, ``batch_size`` at a time.
+    """Samples of all requests, ``batch_size`` at a time.
 
     Args:
+        plan: of the model.
+        asks: one request per sample.
         batch_size: samples in memory at a time; changes no bit of any.
-        callback: sees every step of every batch: (number of the batch's first sample, progress).
-        take: is given each batch when it is done, (number of its first sample, samples), which are then kept no
-            longer: what is returned holds none.
-        stop: asked before each step; a run ends where it says yes.
+        callback: called after every step of every batch: (number of the batch's first sample, progress).
+        take: called with each finished batch, (number of its first sample, samples), which is then not kept: the
+            returned ``x`` holds no samples.
+        stop: called before each step; a run ends where it returns true.
     Raises:
         UsageError: a batch without a sample.
-        SamplingStoppedError: ``stop`` said yes; batches that ``take`` was given are whole.
+        SamplingStoppedError: ``stop`` returned true; batches that ``take`` was given are whole.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     parts = []
     for first in range(0, len(asks), batch_size):
-        told = None if callback is None else _counting_from(first, callback)
-        part = _run_batch(plan, asks[first : first + batch_size], told, stop)
+        on_step = None if callback is None else _counting_from(first, callback)
+        part = _run_batch(plan, asks[first : first + batch_size], on_step, stop)
         if take is not None:
             take(first, part)
             part = part._replace(x=part.x.new_empty(0, *part.x.shape[1:]))
@@ -150,21 +157,21 @@ def _counting_from(first: int, callback: Callable[[int, Progress], None]) -> Cal
 
 
 def _run_batch(
-    plan: Plan, asks: Sequence[Ask], told: Callable[[Progress], None] | None, stop: Callable[[], bool]
+    plan: Plan, asks: Sequence[Ask], on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]
 ) -> SamplerOutput:
     nfe = partial_nfe = torch.zeros(len(asks), dtype=torch.int64)
     for number, stage in enumerate(plan.stages):
-        rows = _arrived(stage, stage.start(asks), told, stop)
+        rows = _arrived(stage, stage.start(asks), on_step, stop)
         made = stage.finish(rows)
-        if told is not None and number == len(plan.stages) - 1 and not bool(rows.nfe.any() and rows.count.any()):
-            told(Progress(0, 1, made, made))  # no row had a step to take
+        if on_step is not None and number == len(plan.stages) - 1 and not bool(rows.nfe.any() and rows.count.any()):
+            on_step(Progress(0, 1, made, made))  # no sample had a step to take
         nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
         if number < len(plan.stages) - 1:
             asks = stage.for_next_stage(made, asks)
     return SamplerOutput(made, nfe, partial_nfe, plan.note)
 
 
-def _arrived(stage: Stage, rows: Rows, told: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Rows:
+def _arrived(stage: Stage, rows: Rows, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Rows:
     """``rows`` at the end of their grids."""
     count = int((rows.count - rows.index).max()) if len(rows) else 0
     done = 0
@@ -173,13 +180,19 @@ def _arrived(stage: Stage, rows: Rows, told: Callable[[Progress], None] | None, 
             raise SamplingStoppedError(f"sampling was stopped after {done} of {count} steps")
         rows = advance_some(stage, rows, moving)
         done += 1
-        if told is not None:
-            told(Progress(done - 1, max(count, done), rows.x, rows.x_0))
+        if on_step is not None:
+            on_step(Progress(done - 1, max(count, done), rows.x, rows.x_0))
     return rows
 
 
 def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
-    """Those of the mask ``moving`` one step on, the others as they are."""
+    """Move some of the samples one step on.
+
+    Args:
+        stage: that moves them.
+        rows: all samples.
+        moving: (B,) bool, true for those that move.
+    """
     if bool(moving.all()):
         return stage.advance(rows)
     if not bool(moving.any()):
@@ -189,23 +202,30 @@ def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
 
 
 def with_previous(made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-    """The asks with what a stage has made, and without what was that stage's own: its image and its options."""
+    """The requests with a stage's output, and without what was that stage's own: its image and its options.
+
+    Args:
+        made: (B, ...) the output of the stage.
+        asks: the requests that it answered.
+    """
     return [replace(ask, previous=one, image=None, options=None) for ask, one in zip(asks, made, strict=True)]
 
 
 def jump_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
-    """Rows some steps back on their grids, noised anew by q(x_t | x_s): a jump of RePaint's resampling.
+    """Samples some steps back on their grids, noised anew by q(x_t | x_s): a jump of RePaint's resampling.
 
     Args:
-        denoiser: of the rows, for its process.
-        steps: at least 1, at most what lies before each row on its grid.
-        stream: of the noise from here on, one that no row of the seeds has had.
+        rows: the samples.
+        stage: whose sampler starts with a new memory.
+        denoiser: of the samples, for its process.
+        steps: at least 1, at most what lies before each sample on its grid.
+        stream: of the noise from here on, one that the seeds have not used yet.
     Raises:
-        UsageError: a row with fewer steps before it.
+        UsageError: a sample with fewer steps before it.
     Source: Lugmayr et al. 2022, "RePaint", arXiv:2201.09865, algorithm 1, line 8.
     """
     if steps < 1 or bool((rows.index < steps).any()):
-        raise UsageError(f"rows cannot go {steps} steps back, {int(rows.index.min())} lie before one of them")
+        raise UsageError(f"samples cannot go {steps} steps back, {int(rows.index.min())} lie before one of them")
     process, index = denoiser.process, rows.index - steps
     s, t = (rows.times.gather(1, place[:, None])[:, 0] for place in (rows.index, index))
     ratio = process.alpha(t) / process.alpha(s)

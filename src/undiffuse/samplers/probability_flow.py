@@ -24,19 +24,37 @@ from undiffuse.core.rows import per_row
 
 
 def signal(log_snr: Tensor) -> Tensor:
-    """a = sqrt(sigmoid(lambda)), the share of the signal in x~."""
+    """a = sqrt(sigmoid(lambda)), the share of the signal in x~.
+
+    Args:
+        log_snr: (B,) log-SNRs.
+    """
     # torch.sigmoid gives other last bits alone than in a batch
     return 1 / torch.sqrt(1 + torch.exp(-log_snr))
 
 
 def slope(log_snr: Tensor, x: Tensor, x_0: Tensor) -> Tensor:
-    """dx~ / dlambda at x~ (B, ...) and log-SNRs (B,), where the denoiser says ``x_0``."""
+    """dx~ / dlambda from x_0-hat.
+
+    Args:
+        log_snr: (B,) log-SNRs.
+        x: (B, ...) x~.
+        x_0: (B, ...) x_0-hat at x~.
+    """
     a = per_row(signal(log_snr), x)
     return a / 2 * (x_0 - a * x)
 
 
 def flow(denoiser: Denoiser, x: Tensor, log_snr: Tensor, dtype: torch.dtype, cond: Condition | None = None) -> Tensor:
-    """dx~ / dlambda at x~ (B, ...) in its own dtype, the denoiser evaluated in ``dtype``."""
+    """dx~ / dlambda, with one evaluation of the denoiser.
+
+    Args:
+        denoiser: evaluated at x_t = sqrt(alpha^2 + sigma^2) x~.
+        x: (B, ...) x~, whose dtype the result has.
+        log_snr: (B,) log-SNRs.
+        dtype: that the denoiser is evaluated in.
+        cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
+    """
     process = denoiser.process
     t = process.time_of_log_snr(log_snr)
     denoised: Denoised = denoiser((per_row(process.norm(t), x) * x).to(dtype), t, cond)

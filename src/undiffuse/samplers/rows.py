@@ -1,4 +1,4 @@
-"""The rows of a batch on their way from noise to samples, each on its own grid, with its own guidance and noise."""
+"""The samples of a batch on their way from noise, each on its own grid, with its own guidance and noise."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from undiffuse.samplers.noise import SeededNoise
 
 @dataclass(frozen=True)
 class Rows(PerSample):
-    """Where each row of a batch is.
+    """The state of each sample of a batch.
 
     Args:
         x: (B, ...) at ``times[index]``.
-        times: (B, K + 1) float64, descending; of a row with fewer than K steps NaN behind its end.
+        times: (B, K + 1) float64, descending; of a sample with fewer than K steps NaN behind its end.
         count: (B,) int64, the steps of its grid.
         index: (B,) int64, the step that comes next; ``count`` where it has arrived.
         memory: what its sampler carries from step to step.
         seeds: of its noise.
         stream: (B,) int64 of its noise, see ``SeededNoise``.
-        asks: what was asked for.
-        nfe: (B,) int64, network evaluations so far; ``partial_nfe`` those that reused features.
-        condition: what the network is told; nothing where it is told nothing.
+        asks: the requests.
+        nfe: (B,) int64, NFE so far; ``partial_nfe`` evaluations that took cached features.
+        condition: what the network is conditioned on; empty for an unconditional one.
         guidance: of each kind, by name, as the stage binds it.
-        extra: whatever else a stage keeps a row.
-        x_0: (B, ...) what the first evaluation of the last step predicted; x itself before any.
+        extra: further per-sample values of a stage.
+        x_0: (B, ...) the first prediction of the last step; x itself before any.
     """
 
     x: Tensor
@@ -57,18 +57,18 @@ class Rows(PerSample):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Their rows, one part after the other; grids may differ in length."""
+        """Their samples, one part after the other; grids may differ in length."""
         longest = max((part.times.shape[1] for part in parts), default=0)
         return super().join([replace(part, times=_padded(part.times, longest)) for part in parts])
 
     @property
     def arrived(self) -> Tensor:
-        """(B,) whether a row has no step left."""
+        """(B,) whether a sample has no step left."""
         return self.index >= self.count
 
     @property
     def failed(self) -> Tensor:
-        """(B,) whether a row holds what is not finite; who goes on takes such rows out, ``finish`` refuses them."""
+        """(B,) whether a sample is not finite: an engine takes it out and goes on, ``finish`` refuses it."""
         return (~torch.isfinite(self.x)).flatten(1).any(1)
 
     @property
@@ -93,14 +93,18 @@ def begin(
     condition: Condition | None = None,
     guidance: Mapping[str, PerSample] | None = None,
 ) -> Rows:
-    """Rows at the beginning of their grids.
+    """Samples at the beginning of their grids.
 
     Args:
-        x: (B, ...), at each row's time.
-        grids: descending times (K + 1,) a row; see ``samplers.grids``. One time alone is a row that has arrived.
-        sampler: that will move them; None for rows that have arrived.
-        index: the step of its grid that a row begins with; 0 by default.
+        x: (B, ...), at each sample's first time.
+        grids: descending times (K + 1,) per sample; see ``samplers.grids``. A single time is a sample that has arrived.
+        sampler: that will move them; None for samples that have arrived.
+        seeds: one per sample.
         stream: of the noise of all.
+        asks: the requests, one per sample; by default none is known.
+        index: the step of its grid that a sample begins with; 0 by default.
+        condition: of the samples; None is unconditional.
+        guidance: of each kind, by name.
     Raises:
         UsageError: times that do not descend within [0, 1].
     """
@@ -130,10 +134,11 @@ def begin(
 
 
 def step_of(rows: Rows, finish: bool = True) -> Steps:
-    """The step that each row takes next.
+    """The step that each sample takes next.
 
     Args:
-        finish: let a row's last step return x_0-hat.
+        rows: the samples, none of which has arrived.
+        finish: let a sample's last step return x_0-hat.
     """
     index = rows.index[:, None]
     t, s = (rows.times.gather(1, place)[:, 0] for place in (index, index + 1))
@@ -141,10 +146,13 @@ def step_of(rows: Rows, finish: bool = True) -> Steps:
 
 
 def advance(denoiser: Denoiser, sampler: Sampler, rows: Rows, *, finish: bool = True) -> Rows:
-    """Every row one step on; none may have arrived.
+    """Every sample one step on; none may have arrived.
 
     Args:
-        denoiser: bound to these rows, their conditions and guidance.
+        denoiser: bound to these samples, their conditions and guidance.
+        sampler: whose step is taken.
+        rows: the samples.
+        finish: let a sample's last step return x_0-hat.
     """
     watch = CountingDenoiser(denoiser)
     noise = SeededNoise(rows.seeds, rows.index.tolist(), rows.stream.tolist())
@@ -161,7 +169,13 @@ def advance(denoiser: Denoiser, sampler: Sampler, rows: Rows, *, finish: bool = 
 
 
 def put_back(rows: Rows, moved: Rows, which: Tensor) -> Rows:
-    """``rows`` with those of the indices ``which`` as ``moved`` has them."""
+    """All samples, with some of them replaced.
+
+    Args:
+        rows: all samples.
+        moved: the new state of some.
+        which: (N,) int64 indices of these in ``rows``.
+    """
     order = torch.arange(len(rows))
     order[which.cpu()] = len(rows) + torch.arange(len(moved))
     return Rows.join([rows, moved]).select(order)

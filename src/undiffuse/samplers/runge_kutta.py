@@ -1,9 +1,9 @@
-"""An adaptive Runge-Kutta solver whose every row keeps a step size of its own.
+"""An adaptive Runge-Kutta solver in which every sample has a step size of its own.
 
 The pair of Dormand and Prince: of order 5, with an error estimate of order 4 from the same evaluations. Its last stage
 is the next step's first, so a step costs six evaluations, accepted or not. A solver with one step size for the whole
-batch would tie the rows together; here nothing looks across it but the question whether all have arrived, and sums over
-a row's elements are made in an order that does not depend on how many rows there are.
+batch would tie the samples together; here nothing looks across it but the question whether all have arrived, and sums
+over a sample's elements are made in an order that does not depend on the batch size.
 
 Source: Dormand & Prince 1980, J. Comp. Appl. Math. 6(1); Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential
 Equations I", sec. II.4 (step size control and first step).
@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from undiffuse.core.rows import per_row, where_rows
 from undiffuse.errors import RunError, UsageError
 
-#: What is integrated: tensors (B, ...), one row each.
+#: What is integrated: tensors (B, ...).
 State: TypeAlias = tuple[Tensor, ...]
 #: (log-SNR (B,), state) -> d state / d log-SNR, of the shapes of the state.
 Field: TypeAlias = Callable[[Tensor, State], State]
 
-#: Hears the share of the way that is behind, in [0, 1].
+#: Called with the share of the way that is done, in [0, 1].
 Tell: TypeAlias = Callable[[float], None]
 
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -45,7 +45,7 @@ _SMALLEST_STEP = 1e-10
 
 
 class ODESolution(NamedTuple):
-    """The state at the end, how many evaluations each row needed, and the step size it would go on with, ``(B,)``."""
+    """The state at the end, the NFE of each sample, and the step size it would go on with, ``(B,)``."""
 
     state: State
     nfe: Tensor
@@ -54,7 +54,7 @@ class ODESolution(NamedTuple):
 
 @dataclass
 class _Rows:
-    """Where each row is: all entries (B,) or (B, ...)."""
+    """The state of each sample: all entries (B,) or (B, ...)."""
 
     log_snr: Tensor
     state: State
@@ -78,30 +78,30 @@ def integrate(
     asking: Callable[[Tensor], None] | None = None,
     give_up: bool = False,
 ) -> ODESolution:
-    """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each row with its own steps.
+    """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each sample with its own steps.
 
-    A step is accepted where, for each tensor of the state, the root mean square over the row's elements of
-    error / (atol + rtol max(|before|, |after|)) is at most 1. Rows that have arrived stay as they are; they are still
-    part of the batch that ``rhs`` sees, at ``end``.
+    A step is accepted where, for each tensor of the state, the root mean square over the sample's elements of
+    error / (atol + rtol max(|before|, |after|)) is at most 1. Samples that have arrived stay as they are; they remain
+    part of the batch that ``rhs`` gets, at ``end``.
 
     Args:
-        rhs: (lambda (B,) float64, state) -> derivative, row-wise.
+        rhs: (lambda (B,) float64, state) -> derivative, per sample.
         start: (B,) log-SNR, finite.
-        end: (B,) log-SNR, on either side of ``start``; a row with end = start does not move.
+        end: (B,) log-SNR, on either side of ``start``; a sample with end = start does not move.
         state: tensors (B, ...).
         rtol, atol: relative and absolute tolerance of one step, positive.
-        max_evaluations: how many evaluations a row may cost.
+        max_evaluations: the largest NFE of a sample.
         first_step: size of the first step to try, for all or (B,); NaN, and by default all, is guessed (which costs
             one more evaluation).
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
-        tell: called after each attempt with the share of its way that the row has gone which is furthest back.
-        asking: called before ``rhs`` is, with the rows (B,) that it is asked for; the others are only along.
-        give_up: let a row that gets stuck end as NaN, and the others go on; by default it is an error.
+        tell: called after each attempt with the share of its way that the slowest sample has gone.
+        asking: called before ``rhs``, with the samples (B,) bool that need the evaluation.
+        give_up: let a sample that gets stuck end as NaN, and the others go on; by default it is an error.
     Returns:
-        The state at ``end``; evaluations a row, (B,) int64; the step size that each row would have tried next.
+        The state at ``end``; the NFE of each sample, (B,) int64; the step size that each would have tried next.
     Raises:
         UsageError: a tolerance that is not positive.
-        RunError: a row needs more evaluations, or steps too small to change its log-SNR.
+        RunError: a sample needs more evaluations, or steps too small to change its log-SNR.
     Source: Dormand & Prince 1980; Hairer, Norsett & Wanner 1993, sec. II.4.
     """
     if not (rtol > 0 and atol > 0):
@@ -133,11 +133,11 @@ def integrate(
 
 
 def _unheard(rows: Tensor) -> None:
-    """Nobody counts."""
+    """Counts nothing."""
 
 
 def _share(start: Tensor, log_snr: Tensor, end: Tensor) -> float:
-    """The least share of the way from ``start`` to ``end`` of any row that has one."""
+    """The least share of the way from ``start`` to ``end`` that a sample has gone."""
     shares = (log_snr - start) / (end - start)
     return float(shares[start != end].min())
 
@@ -148,7 +148,7 @@ def _as_rows(first_step: float | Tensor | None, like: Tensor) -> Tensor:
 
 
 def _try_a_step(rhs: Field, rows: _Rows, end: Tensor, active: Tensor, rtol: float, atol: float) -> None:
-    """One attempt of every active row, in six evaluations."""
+    """One attempt of every active sample, in six evaluations."""
     left = end - rows.log_snr
     last = left.abs() <= rows.step * (1 + 1e-9)
     signed = torch.where(last, left, torch.copysign(rows.step, left))
@@ -185,7 +185,7 @@ def _where(rows: Tensor, yes: State, no: State) -> State:
 
 
 def _error2(error: State, before: State, after: State, rtol: float, atol: float) -> Tensor:
-    """The largest, over the tensors, mean square of a row's scaled errors, ``(B,)`` float64."""
+    """The largest, over the tensors, mean square of a sample's scaled errors, ``(B,)`` float64."""
     scaled = [
         wrong / (atol + rtol * torch.maximum(old.abs(), new.abs()))
         for wrong, old, new in zip(error, before, after, strict=True)
@@ -194,7 +194,7 @@ def _error2(error: State, before: State, after: State, rtol: float, atol: float)
 
 
 def _mean_square(x: Tensor) -> Tensor:
-    """Mean of squares over a row, ``(B, ...) -> (B,)``, adding in an order that depends on nothing but its size."""
+    """Mean of squares over a sample, ``(B, ...) -> (B,)``, adding in an order that depends on its size alone."""
     squares = x.double().flatten(1) ** 2 if x.ndim > 1 else x.double()[:, None] ** 2
     count = squares.shape[1]
     while squares.shape[1] > 1:
@@ -207,7 +207,7 @@ def _mean_square(x: Tensor) -> Tensor:
 def _factor(error2: Tensor) -> Tensor:
     """How much longer or shorter the next step should be."""
     factor = (_SAFETY * error2.clamp(min=1e-12) ** (-1 / 10)).clamp(_SHRINK, _GROW).nan_to_num(nan=_SHRINK)
-    return (factor * 64).round() / 64  # a power's last bit may depend on a row's place in the batch, this does not
+    return (factor * 64).round() / 64  # a power's last bit may depend on a sample's place in the batch, this does not
 
 
 def _guess_first_steps(
@@ -240,7 +240,7 @@ def _too_small(rows: _Rows, end: Tensor) -> Tensor:
 
 
 def _stuck(rows: _Rows, end: Tensor, active: Tensor, max_evaluations: int) -> Tensor:
-    """(B,) which rows cannot go on."""
+    """(B,) which samples cannot go on."""
     return active & (_too_small(rows, end) | (rows.nfe + 6 > max_evaluations))
 
 
@@ -249,6 +249,6 @@ def _why(rows: _Rows, end: Tensor, stuck: Tensor, max_evaluations: int) -> RunEr
     small = bool(_too_small(rows, end)[row])
     why = "its steps became too small" if small else f"max_evaluations={max_evaluations} do not suffice"
     return RunError(
-        f"the adaptive solver got stuck at log-SNR {float(rows.log_snr[row]):.4g} (row {row} of the batch, after "
+        f"the adaptive solver got stuck at log-SNR {float(rows.log_snr[row]):.4g} (sample {row} of the batch, after "
         f"{int(rows.nfe[row])} evaluations): {why}; raise rtol and atol, or check the model's values there"
     )

@@ -9,9 +9,9 @@ forwards, with tau falling, dx~ = -x~ / 2 |dtau| + dW, and in reverse, with tau 
     dx~ = (x~ / 2 + grad log p(x~)) dtau + dW.
 
 For a variance-preserving process tau is minus the integral of beta, so this is the reverse-time SDE of Song et al.
-itself, in a clock without kinks; other processes are read through x~. Both samplers take their noise from the row's
+itself, in a clock without kinks; other processes are read through x~. Both samplers take their noise from the sample's
 Brownian path in SNR: dW = sigma~^2 / alpha~ dW_SNR, with a positive factor, so the normalised increments are the same
-to leading order and finer grids approach one limit, picture by picture.
+to leading order and finer grids approach one limit, image by image.
 """
 
 from __future__ import annotations
@@ -33,12 +33,26 @@ _LONGEST = 2.0
 
 
 def brownian_noise(process: Process, steps: Steps, noise: NoiseSource, like: Tensor) -> Tensor:
-    """Each row's normalised Brownian increment over its step from t to s, shaped like ``like``."""
+    """Each sample's normalised Brownian increment over its step from t to s.
+
+    Args:
+        process: the forward process.
+        steps: of each sample.
+        noise: with a Brownian path per sample.
+        like: (B, ...) whose shape, dtype and device are taken.
+    """
     return noise.brownian(torch.exp(process.log_snr(steps.t)), torch.exp(process.log_snr(steps.s)), like)
 
 
 def finalize_where_clean(process: Process, steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
-    """Final rows, and rows that go to sigma = 0 without being final, return x_0-hat."""
+    """Final steps, and steps to sigma = 0 that are not final, return x_0-hat.
+
+    Args:
+        process: the forward process.
+        steps: of each sample.
+        moved: (B, ...) x at s as the sampler's formula gives it.
+        x_0: (B, ...) x_0-hat of the step.
+    """
     return finalize(steps._replace(final=steps.final | (process.sigma(steps.s) == 0)), moved, x_0)
 
 

@@ -36,12 +36,12 @@ _LONGEST_MOVE = 0.7
 
 
 class TunedGrid(NamedTuple):
-    """What tuning found.
+    """The result of tuning.
 
     Attributes:
         sampler: that the grid is for.
         log_snrs: of the inner knots, ascending, one less than steps.
-        nfe: network evaluations of a sample on the better grid; guidance within an interval is paid by the grid.
+        nfe: of a sample on the better grid; with guidance in an interval it depends on the grid.
         tuned_error: root of the mean squared difference from the fine solution, on seeds that tuning did not see.
         named: the same of each named grid with as many steps.
     """
@@ -54,7 +54,7 @@ class TunedGrid(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """K."""
+        """K, the number of steps."""
         return len(self.log_snrs) + 1
 
     @property
@@ -69,12 +69,12 @@ class TunedGrid(NamedTuple):
 
     @property
     def grid(self) -> str:
-        """The name of the better grid: of the tuned one it holds the knots."""
+        """The specification of the better grid: for the tuned one it holds the knots."""
         return knots_spec(self.log_snrs) if self.helps else self.best_named
 
     @property
     def error(self) -> float:
-        """Of the better grid."""
+        """The error of the better grid."""
         return min(self.tuned_error, self.named[self.best_named])
 
 
@@ -85,8 +85,8 @@ class Trial:
     Args:
         denoiser: in evaluation mode.
         shape: of one sample.
-        seeds: one a row.
-        cond: one row a seed.
+        seeds: one per sample.
+        cond: of the samples; None is unconditional.
         device: of the denoiser.
         solution: x* (B, *shape), see ``solved``.
         temperature: of the noise that it begins with.
@@ -101,7 +101,12 @@ class Trial:
     temperature: float = 1.0
 
     def run(self, sampler: Sampler, times: Tensor) -> tuple[Tensor, int]:
-        """Samples (B, *shape) and the evaluations of each."""
+        """Samples (B, *shape) and their NFE.
+
+        Args:
+            sampler: deterministic.
+            times: (K + 1,) descending.
+        """
         sampled = sample(
             self.denoiser,
             sampler,
@@ -120,12 +125,22 @@ class Trial:
         return replace(self, solution=self.run(heun(), self.through(fine))[0])
 
     def residual(self, sampler: Sampler, times: Tensor) -> Tensor:
-        """e: the samples less x*, ``(B, *shape)``."""
+        """e: the samples less x*, ``(B, *shape)``.
+
+        Args:
+            sampler: deterministic.
+            times: (K + 1,) descending.
+        """
         assert self.solution is not None
         return self.run(sampler, times)[0] - self.solution
 
     def residual_at(self, sampler: Sampler, log_snrs: Tensor) -> Tensor:
-        """e of the grid with these inner knots; infinite where they leave the range between its ends."""
+        """e of the grid with these inner knots; infinite where they leave the range between its ends.
+
+        Args:
+            sampler: deterministic.
+            log_snrs: (K - 1,) ascending log-SNRs.
+        """
         assert self.solution is not None
         low, high = self.denoiser.process.log_snr(self.times("uniform", 1))
         if not bool((low < log_snrs[0]) & (log_snrs[-1] < high)):
@@ -133,7 +148,12 @@ class Trial:
         return self.residual(sampler, self.through(log_snrs))
 
     def error(self, sampler: Sampler, times: Tensor) -> float:
-        """Root of the mean of e^2; infinite where the sampler blows up."""
+        """Root of the mean of e^2; infinite where the sampler diverges.
+
+        Args:
+            sampler: deterministic.
+            times: (K + 1,) descending.
+        """
         return _root_mean_square(self.residual(sampler, times))
 
     def through(self, log_snrs: Tensor | Sequence[float]) -> Tensor:
@@ -142,11 +162,20 @@ class Trial:
         return through(self.denoiser.process, len(knots) + 1, self.denoiser.log_snr_range, knots)
 
     def times(self, grid: str, num_steps: int) -> Tensor:
-        """Times of a row of ``GRIDS``."""
+        """Times of a row of ``GRIDS``.
+
+        Args:
+            grid: its name, with options after a colon if need be.
+            num_steps: K, at least 1.
+        """
         return time_grid(grid, self.denoiser.process, num_steps, self.denoiser.log_snr_range)
 
     def inner(self, times: Tensor) -> Tensor:
-        """Log-SNRs of the inner knots."""
+        """Log-SNRs of the inner knots.
+
+        Args:
+            times: (K + 1,) descending.
+        """
         return inner_log_snrs(self.denoiser.process, times)
 
 
@@ -156,7 +185,7 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
     Args:
         trial: seeds to tune with, solved.
         check: other seeds, solved, on which the errors are stated.
-        sampler: deterministic, with steps of a fixed cost.
+        sampler: deterministic, with a fixed NFE per step.
         num_steps: K, at least 2.
         tell: called with (rounds done, rounds at most).
     Returns:
@@ -164,7 +193,7 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
     Raises:
         UsageError: a sampler that draws noise or chooses its own steps, or fewer than 2 steps.
     Note:
-        Costs about (K + 2) x rounds solutions of K steps, beside the fine one. The same machine gives the same grid.
+        Costs about (K + 2) x rounds solutions of K steps, and the fine one. The same machine gives the same grid.
     Source: the aim is that of Watson et al. 2021, arXiv:2106.03802, and Sabour et al. 2024, "Align Your Steps",
         arXiv:2404.14507; least squares on the samples themselves is our own way there.
     """
@@ -183,6 +212,9 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
 def check_tunable(sampler: Sampler, num_steps: int) -> None:
     """Refuse what ``tune_grid`` cannot tune.
 
+    Args:
+        sampler: has to be deterministic, with steps of its own.
+        num_steps: K, at least 2.
     Raises:
         UsageError: a sampler that draws noise or chooses its own steps, or fewer than 2 steps.
     """
