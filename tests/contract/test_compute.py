@@ -24,6 +24,7 @@ from undiffuse.compute.threaded_batch import threaded
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
+from undiffuse.core.operators import attention
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
 from undiffuse.data.given import Given
@@ -32,7 +33,6 @@ from undiffuse.models.base import GenerativeModel
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.request import SampleRequest
 from undiffuse.networks import NETWORK_CONFIGS, build_network
-from undiffuse.networks.attention import attend
 from undiffuse.networks.layers import group_norm, modulated
 from undiffuse.objectives.base import AnyObjective
 from undiffuse.objectives.diffusion import DiffusionConfig
@@ -198,12 +198,12 @@ def test_weights_changed_behind_torchs_back_are_seen_by_who_comes_anew() -> None
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 64])
-def test_attention_written_out_is_torchs_to_rounding(tokens: int) -> None:
+def test_attention_with_scores_is_torchs_to_rounding(tokens: int) -> None:
     torch.manual_seed(3)
     parts = [torch.randn(2, 3, tokens, 16) for _ in range(3)]
     exact = [part.clone().requires_grad_(True) for part in parts]
     half = [part.bfloat16().requires_grad_(True) for part in parts]
-    expected, found = attend(*exact), attend(*half)
+    expected, found = attention(*exact), attention(*half)
     assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, atol=0.03)
     weight = torch.randn_like(expected)
     (expected * weight).sum().backward()
@@ -215,7 +215,7 @@ def test_attention_written_out_is_torchs_to_rounding(tokens: int) -> None:
 
 def test_attention_serves_an_empty_batch() -> None:
     empty = torch.zeros(0, 2, 5, 4, dtype=torch.bfloat16)
-    assert attend(empty, empty, empty).shape == empty.shape
+    assert attention(empty, empty, empty).shape == empty.shape
 
 
 def test_a_modulated_norm_is_the_norm_then_scale_and_shift_then_silu() -> None:

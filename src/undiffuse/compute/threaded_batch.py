@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from undiffuse.compute import wait_policy
 from undiffuse.compute.backend import compute_dtype
-from undiffuse.compute.fused import differentiated_once, is_there
+from undiffuse.compute.fused_norm import differentiated_once, is_available
 
 T = TypeVar("T")
 
@@ -36,9 +36,9 @@ def num_parts() -> int:
 
 
 def has_fused_norm() -> bool:
-    """Whether shards of a network in bfloat16 have the norms of ``compute.fused`` on this CPU."""
+    """Whether threaded batches of networks in bfloat16 have the norms of ``compute.fused_norm`` on this CPU."""
     alone = torch.get_num_threads() // num_parts() == 1
-    return alone and compute_dtype("bf16", "cpu") is not None and is_there()
+    return alone and compute_dtype("bf16", "cpu") is not None and is_available()
 
 
 def uses_fused_norm(network: nn.Module, precision: str) -> bool:

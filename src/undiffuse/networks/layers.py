@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undiffuse.compute import fused
+from undiffuse.core import operators
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
-from undiffuse.networks.attention import attend
 from undiffuse.networks.config import EmbeddedConfig
 
 Resample = Callable[[Tensor], Tensor]
@@ -57,62 +56,49 @@ class GroupNorm(nn.GroupNorm):
     """Group norm with statistics in float32 whatever the map's dtype, which it keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused.takes(x):
-            return fused.fused_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        return _normed(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-def _normed(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """On a CPU torch takes maps in half precision beside weights in float32.
-
-    On CUDA it does not, and under autocast would make the map float32 and go on so; yet its kernel sums in float32 by
-    itself, so the weights are rounded instead, and the map is read and written once at half the size.
-    """
-    if x.dtype == weight.dtype or x.device.type == "cpu":
-        return F.group_norm(x, groups, weight, bias, eps)
-    with torch.autocast(x.device.type, enabled=False):
-        return F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+        return operators.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def group_norm(channels: int, most_groups: int, eps: float) -> GroupNorm:
-    """A group norm with the largest fitting number of groups."""
+    """A group norm with the largest fitting number of groups (``num_groups``).
+
+    Args:
+        channels: of the maps to be normalised.
+        most_groups: upper limit, at least 1.
+        eps: added to the variance, above 0.
+    """
     return GroupNorm(num_groups(channels, most_groups), channels, eps)
 
 
-def norm_silu(norm: GroupNorm, x: Tensor, told: Tensor | None = None) -> Tensor:
-    """SiLU(norm(x + told)), where ``told`` (B, C) is the same for all pixels."""
-    if fused.takes(x):
-        return fused.fused_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, told=told, silu=True)
-    return F.silu(norm(x if told is None else x + told[:, :, None, None]))
+def norm_silu(norm: GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """SiLU(norm(x + shift)).
+
+    Args:
+        norm: of C channels.
+        x: (B, C, H, W).
+        shift: (B, C), the same at every pixel; None for 0.
+    Returns:
+        (B, C, H, W).
+    """
+    return operators.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift=shift, silu=True)
 
 
 def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """SiLU(norm(x) (1 + scale) + shift), with one scale and shift a row and channel.
+    """Adaptive group norm (Dhariwal & Nichol 2021): SiLU(norm(x) (1 + scale) + shift), per sample and channel.
 
     Args:
-        norm: with its own weight and bias, (C,).
+        norm: of C channels, with its own weight and bias.
         x: (B, C, H, W).
-        scale, shift: (B, C).
+        scale: (B, C).
+        shift: (B, C).
+    Returns:
+        (B, C, H, W).
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 3.1, eq. 4.
     """
     factor = 1 + scale.to(norm.weight.dtype)
     weight = norm.weight * factor
     bias = torch.addcmul(shift.to(norm.bias.dtype), norm.bias, factor)
-    if fused.takes(x):
-        return fused.fused_norm(x, norm.num_groups, weight, bias, norm.eps, silu=True)
-    return F.silu(_normed_by_row(norm, x, weight, bias))
-
-
-def _normed_by_row(norm: GroupNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Group norm with a weight and a bias (B, C) for each row, in a single pass over the map.
-
-    A group norm of one row whose channels are those of all rows is the group norm of each row. On a CPU this saves what
-    a broadcast product costs, which is several times the norm itself.
-    """
-    batch, channels, height, width = x.shape
-    if batch == 0:  # no group norm has no channels at all
-        return norm.forward(x) * weight[:, :, None, None].to(x.dtype)
-    rows = x.reshape(1, batch * channels, height, width)
-    return _normed(rows, batch * norm.num_groups, weight.flatten(), bias.flatten(), norm.eps).view(x.shape)
+    return operators.group_norm(x, norm.num_groups, weight, bias, norm.eps, silu=True)
 
 
 class Sinusoid(nn.Module):
@@ -332,6 +318,6 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         qkv = self.qkv(tokens).view(batch, height * width, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, HW, C / heads) each
-        mixed = attend(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        mixed = operators.attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed).transpose(1, 2).reshape(x.shape)
         return rescaled(x + out, self.scale)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.operators import attention
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
-from undiffuse.networks.attention import attend
 from undiffuse.networks.config import TransformerConfig
 from undiffuse.networks.layers import Embedding, conv, fold, linear, unfold
 from undiffuse.networks.spec import NetworkSpec
@@ -134,7 +134,7 @@ class _Attention(nn.Module):
         batch, length, channels = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D / heads) each
-        mixed = attend(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        mixed = attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed)
         return out
 

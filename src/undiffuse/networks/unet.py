@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from undiffuse.compute.fused import laid_out
 from undiffuse.core.condition import Condition, Evaluation
+from undiffuse.core.operators import feature_map
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
@@ -108,7 +108,7 @@ class UNet(nn.Module):
     def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         """What every stage on the way down leaves, the stem's first."""
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
-        skips = [laid_out(self.stem(smaller))]
+        skips = [feature_map(self.stem(smaller))]
         for level in self.down:
             features, smaller = level(skips[-1], embedding, smaller)
             skips += features
@@ -121,7 +121,7 @@ class UNet(nn.Module):
         """
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond)
-        skips = [laid_out(self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x))]
+        skips = [feature_map(self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x))]
         for stage in self.down[0].stages:  # type: ignore[union-attr]
             skips.append(stage(skips[-1], embedding))
         h, _ = self.up[-1](cached_features.to(skips[0].dtype), skips, embedding, None)
@@ -266,7 +266,7 @@ class _DownLevel(nn.Module):
             h = self.downsample(h, embedding)
             if self.join is not None:
                 pyramid, h = self.join(pyramid, h)
-            outputs.append(laid_out(h))
+            outputs.append(feature_map(h))
         return outputs, pyramid
 
 
@@ -295,11 +295,11 @@ class _UpLevel(nn.Module):
         self, h: Tensor, skips: list[Tensor], embedding: Tensor, pyramid: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         for stage in self.stages:
-            h = stage(torch.cat([laid_out(h), skips.pop()], dim=1), embedding)
+            h = stage(torch.cat([feature_map(h), skips.pop()], dim=1), embedding)
         if self.join is not None:
             pyramid, h = self.join(pyramid, h)
         if self.upsample is not None:
-            h = self.upsample(laid_out(h), embedding, skips[-1].shape[-2:])
+            h = self.upsample(feature_map(h), embedding, skips[-1].shape[-2:])
         return h, pyramid
 
 

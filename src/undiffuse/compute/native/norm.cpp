@@ -1,10 +1,11 @@
-// Group norm and SiLU in one go over feature maps whose channels lie beside each other in memory (NHWC).
+// Group norm and SiLU in one pass over feature maps with channels last in memory (NHWC).
 //
-//   z = weight_c (x + told_c - mean_g) / sqrt(variance_g + eps) + bias_c,   y = z or SiLU(z) = z / (1 + exp(-z))
+//   z = weight_c (x + shift_c - mean_g) / sqrt(variance_g + eps) + bias_c,   y = z or SiLU(z) = z / (1 + exp(-z))
 //
-// for each picture (row), with mean and variance over the pixels and channels of a group. Maps are float32 or bfloat16,
+// for each sample (row), with mean and variance over the pixels and channels of a group. Maps are float32 or bfloat16,
 // everything between is float32 (but a gradient on its way back through SiLU is rounded to the maps' type once); sums run
-// over blocks of pixels in float32 and from block to block in float64. One thread computes it all: shards are the threads.
+// over blocks of pixels in float32 and from block to block in float64. One thread computes it all: threads are for parts
+// of the batch.
 //
 // Channels are taken sixteen at a time with the vectors of GCC and Clang, which any processor can be given, and what is
 // left of them one by one: F is a vector or a float in every template below.
@@ -135,14 +136,14 @@ struct Shape {
   double count() const { return double(pixels) * double(in_group()); }
 };
 
-// Vectors of one norm. `told` may be null; weight and bias are (channels) or, with `own` set, (rows, channels).
+// Vectors of one norm. `shift` may be null; weight and bias are (channels) or, with `per_sample` set, (rows, channels).
 struct Norm {
-  const float *weight, *bias, *told;
-  bool own;
+  const float *weight, *bias, *shift;
+  bool per_sample;
   float eps;
-  const float* weight_of(int64_t row, int64_t channels) const { return weight + (own ? row * channels : 0); }
-  const float* bias_of(int64_t row, int64_t channels) const { return bias + (own ? row * channels : 0); }
-  float told_of(int64_t row, int64_t channels, int64_t c) const { return told ? told[row * channels + c] : 0.0f; }
+  const float* weight_of(int64_t row, int64_t channels) const { return weight + (per_sample ? row * channels : 0); }
+  const float* bias_of(int64_t row, int64_t channels) const { return bias + (per_sample ? row * channels : 0); }
+  float shift_of(int64_t row, int64_t channels, int64_t c) const { return shift ? shift[row * channels + c] : 0.0f; }
 };
 
 // Calls work(c, F{}) for all channels, as many at a time as F has.
@@ -213,7 +214,7 @@ void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, S
   for (int64_t g = 0; g < shape.groups; ++g) {
     double total = 0, squares = 0;
     for (int64_t c = g * shape.in_group(); c < (g + 1) * shape.in_group(); ++c) {
-      const double origin = double(guesses[c]) + norm.told_of(row, channels, c);
+      const double origin = double(guesses[c]) + norm.shift_of(row, channels, c);
       total += sums.of(0, c) + origin * double(shape.pixels);
       squares += sums.of(1, c) + origin * (2 * sums.of(0, c) + origin * double(shape.pixels));
     }
@@ -237,7 +238,7 @@ void forward_rows(const T* x, T* y, const Shape& shape, const Norm& norm, float*
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t g = c / shape.in_group();
       scale[c] = weight[c] * rstd[g];
-      offset[c] = bias[c] + scale[c] * (norm.told_of(row, channels, c) - mean[g]);
+      offset[c] = bias[c] + scale[c] * (norm.shift_of(row, channels, c) - mean[g]);
     }
     over_blocks(shape, [&](int64_t first, int64_t last, int64_t c, auto none) {
       using F = decltype(none);
@@ -250,9 +251,9 @@ void forward_rows(const T* x, T* y, const Shape& shape, const Norm& norm, float*
   }
 }
 
-// Gradients of one call, (rows, channels) each; told may be null.
+// Gradients of one call, (rows, channels) each; shift may be null.
 struct Gradients {
-  float *weight, *bias, *told;
+  float *weight, *bias, *shift;
 };
 
 // dz = dy, or dy SiLU'(z); with the means of weight dz and of weight dz n over a group, n being the normalised value,
@@ -261,7 +262,7 @@ template <class T, bool silu>
 void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Norm& norm, const float* means,
                    const float* rstds, const Gradients& to) {
   const int64_t channels = shape.channels;
-  Sums sums(channels, 3);  // of dz, dz d, d, where d = x + told - mean
+  Sums sums(channels, 3);  // of dz, dz d, d, where d = x + shift - mean
   std::vector<float> scale(channels), centre(channels), by_x(channels), constant(channels);
   for (int64_t row = 0; row < shape.rows; ++row) {
     const T *in = x + row * shape.pixels * channels, *given = dy + row * shape.pixels * channels;
@@ -271,7 +272,7 @@ void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Nor
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t g = c / shape.in_group();
       scale[c] = weight[c] * rstd[g];
-      centre[c] = mean[g] - norm.told_of(row, channels, c);
+      centre[c] = mean[g] - norm.shift_of(row, channels, c);
     }
     sums.clear();
     over_blocks(shape, [&](int64_t first, int64_t last, int64_t c, auto none) {
@@ -307,8 +308,8 @@ void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Nor
       for (int64_t c = start; c < end; ++c) {
         by_x[c] = float(of_d);
         constant[c] = float(of_one - of_d * centre[c]);
-        if (to.told)
-          to.told[row * channels + c] =
+        if (to.shift)
+          to.shift[row * channels + c] =
               float(scale[c] * sums.of(0, c) + of_d * sums.of(2, c) + of_one * double(shape.pixels));
       }
     }
@@ -341,20 +342,20 @@ void backward(const void* x, const void* dy, void* dx, const Shape& shape, const
 
 extern "C" {
 
-// shape: rows, pixels, channels, groups. kind: 1 bfloat16 maps, 2 SiLU, 4 a weight and a bias for each row.
+// shape: rows, pixels, channels, groups. kind: 1 bfloat16 maps, 2 SiLU, 4 a weight and a bias per sample.
 void norm_forward(const void* x, void* y, const int64_t* shape, const float* weight, const float* bias,
-                  const float* told, float eps, int64_t kind, float* mean, float* rstd) {
+                  const float* shift, float eps, int64_t kind, float* mean, float* rstd) {
   const Shape of{shape[0], shape[1], shape[2], shape[3]};
-  const Norm norm{weight, bias, told, (kind & 4) != 0, eps};
+  const Norm norm{weight, bias, shift, (kind & 4) != 0, eps};
   (kind & 1 ? forward<BFloat16> : forward<float>)(x, y, of, norm, (kind & 2) != 0, mean, rstd);
 }
 
 void norm_backward(const void* x, const void* dy, void* dx, const int64_t* shape, const float* weight,
-                   const float* bias, const float* told, int64_t kind, const float* mean, const float* rstd,
-                   float* to_weight, float* to_bias, float* to_told) {
+                   const float* bias, const float* shift, int64_t kind, const float* mean, const float* rstd,
+                   float* to_weight, float* to_bias, float* to_shift) {
   const Shape of{shape[0], shape[1], shape[2], shape[3]};
-  const Norm norm{weight, bias, told, (kind & 4) != 0, 0.0f};
-  const Gradients to{to_weight, to_bias, to_told};
+  const Norm norm{weight, bias, shift, (kind & 4) != 0, 0.0f};
+  const Gradients to{to_weight, to_bias, to_shift};
   (kind & 1 ? backward<BFloat16> : backward<float>)(x, dy, dx, of, norm, (kind & 2) != 0, mean, rstd, to);
 }
 

@@ -1,4 +1,4 @@
-"""What the fused norm promises: its formula to rounding, a row's bits whatever the batch, and torch's way elsewhere."""
+"""The fused norm: its formula to rounding, a sample's bits whatever the batch, one node of a graph, torch elsewhere."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional as F
 
-from undiffuse.compute import fused
+from undiffuse.compute import fused_norm as module
 from undiffuse.compute.backend import VARIABLE
-from undiffuse.compute.fused import differentiated_once, fused_norm, laid_out, takes
+from undiffuse.compute.fused_norm import differentiated_once, fused_norm
 from undiffuse.compute.native import build
 from undiffuse.compute.private_folder import private
 from undiffuse.compute.threaded_batch import ThreadedBatch
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
+from undiffuse.core.operators import feature_map, group_norm
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 
 compiled = pytest.mark.usefixtures("kernels")
@@ -49,10 +53,10 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, *, mean: f
 
 
 def by_formula(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, told: Tensor | None, silu: bool
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None, silu: bool
 ) -> Tensor:
     """In float64, from the definition."""
-    h = x if told is None else x + told[:, :, None, None]
+    h = x if shift is None else x + shift[:, :, None, None]
     parts = h.unflatten(1, (groups, -1))
     centred = parts - parts.mean((2, 3, 4), keepdim=True)
     normalised = (centred / (centred.square().mean((2, 3, 4), keepdim=True) + eps).sqrt()).flatten(1, 2)
@@ -67,24 +71,24 @@ def error(found: Tensor, expected: Tensor) -> float:
 @compiled
 @pytest.mark.parametrize("dtype", CLOSE, ids=["bf16", "fp32"])
 @pytest.mark.parametrize("silu", [False, True], ids=["norm", "norm-silu"])
-@pytest.mark.parametrize("own", [False, True], ids=["shared", "by-row"])
-@pytest.mark.parametrize("tells", [False, True], ids=["alone", "told"])
+@pytest.mark.parametrize("per_sample", [False, True], ids=["shared", "per-sample"])
+@pytest.mark.parametrize("shifted", [False, True], ids=["alone", "shifted"])
 @pytest.mark.parametrize(
     ("shape", "groups"),
     [((3, 24, 9, 7), 6), ((2, 32, 13, 11), 8), ((1, 5, 3, 3), 1), ((2, 40, 1, 1), 4)],
     ids=["vectors-and-rest", "several-blocks", "no-vector", "one-pixel"],
 )
 def test_values_and_gradients_are_the_formulas(
-    shape: tuple[int, ...], groups: int, tells: bool, own: bool, silu: bool, dtype: torch.dtype
+    shape: tuple[int, ...], groups: int, shifted: bool, per_sample: bool, silu: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     x = drawn(shape, dtype).requires_grad_()
-    vectors = [drawn(shape[:2] if own else shape[1:2]).requires_grad_() for _ in range(2)]
-    told = [drawn(shape[:2]).requires_grad_()] if tells else []
-    into = [x, *vectors, *told]
+    vectors = [drawn(shape[:2] if per_sample else shape[1:2]).requires_grad_() for _ in range(2)]
+    shift = [drawn(shape[:2]).requires_grad_()] if shifted else []
+    into = [x, *vectors, *shift]
     exact = [value.detach().double().requires_grad_() for value in into]
-    found = fused_norm(x, groups, *vectors, 1e-5, told=told[0] if tells else None, silu=silu)
-    expected = by_formula(exact[0], groups, exact[1], exact[2], 1e-5, exact[3] if tells else None, silu)
+    found = fused_norm(x, groups, *vectors, 1e-5, shift=shift[0] if shifted else None, silu=silu)
+    expected = by_formula(exact[0], groups, exact[1], exact[2], 1e-5, exact[3] if shifted else None, silu)
     assert found.dtype == dtype
     assert found.stride() == x.stride()
     assert error(found, expected) < CLOSE[dtype]
@@ -92,7 +96,7 @@ def test_values_and_gradients_are_the_formulas(
     ours = torch.autograd.grad(found, into, gradient)
     for one, other, value in zip(ours, torch.autograd.grad(expected, exact, gradient.double()), into, strict=True):
         assert one.shape == value.shape
-        # a norm takes away what is told to single channels of a group of one pixel: nothing to compare with
+        # a norm takes away what is shift to single channels of a group of one pixel: nothing to compare with
         assert torch.allclose(one.double(), other, atol=CLOSE[dtype] * max(1.0, float(other.abs().max())))
 
 
@@ -158,7 +162,7 @@ def test_it_says_no_to_a_second_derivative() -> None:
     x = drawn((1, 8, 4, 4)).requires_grad_()
     out = fused_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5)
     (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="differentiated once only"):
         first.sum().backward()
 
 
@@ -168,34 +172,130 @@ def in_half() -> Iterator[None]:
         yield
 
 
+def by_kernels(x: Tensor) -> bool:
+    """Whether a network's norm of these maps is the fused one, as the layout of what comes out tells."""
+    calls: list[Tensor] = []
+    kernels = module.fused_norm
+
+    def spy(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        calls.append(x)
+        return kernels(x, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "fused_norm", spy)
+        group_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5)
+    return bool(calls)
+
+
 @compiled
-def test_it_is_at_hand_under_autocast_where_once_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_computed_by_it_under_autocast_where_once_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
     last = maps.contiguous(memory_format=torch.channels_last)
     with in_half():
-        assert takes(laid_out(maps))
-        assert takes(last.float())  # the last norm of a network in half precision
-        assert not takes(last.double())
-        assert not takes(last[:0])
-        assert laid_out(maps.float()).stride(1) != 1
-        assert not takes(maps)
-    assert laid_out(maps) is maps
-    assert not takes(last)
+        assert by_kernels(feature_map(maps))
+        assert by_kernels(last.float())  # the last norm of a network in half precision
+        assert not by_kernels(last[:0])
+        assert feature_map(maps.float()).stride(1) != 1
+        assert not by_kernels(maps)
+        with torch.no_grad(), pytest.raises(RuntimeError):  # float64 is left to torch, which refuses float32 weights
+            group_norm(last.double(), 2, torch.ones(8), torch.zeros(8), 1e-5)
+    assert feature_map(maps) is maps
+    assert not by_kernels(last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert laid_out(maps) is maps
+        assert feature_map(maps) is maps
     with differentiated_once():  # a network in float32, whatever the layout of its maps
-        assert laid_out(maps) is maps
-        assert not takes(last)
+        assert feature_map(maps) is maps
+        assert not by_kernels(last)
     monkeypatch.setenv(VARIABLE, "fused=off")
     with in_half():
-        assert laid_out(maps) is maps
-        assert not takes(last)
+        assert feature_map(maps) is maps
+        assert not by_kernels(last)
 
 
 def test_where_torch_splits_operations_it_is_left_to_torch(two_threads: None) -> None:
     maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
     with in_half():
-        assert laid_out(maps) is maps
+        assert feature_map(maps) is maps
+
+
+def graph_inputs(shifted: bool) -> list[Tensor]:
+    torch.manual_seed(3)
+    shapes = ((2, 8, 6, 5), (8,), (8,), *([(2, 8)] if shifted else []))
+    return [drawn(shape).requires_grad_() for shape in shapes]
+
+
+@compiled
+@pytest.mark.parametrize("dtype", CLOSE, ids=["bf16", "fp32"])
+@pytest.mark.parametrize("shifted", [False, True], ids=["alone", "shifted"])
+@pytest.mark.parametrize("per_sample", [False, True], ids=["shared", "per-sample"])
+def test_torch_finds_nothing_wrong_with_the_operator(dtype: torch.dtype, shifted: bool, per_sample: bool) -> None:
+    """Its schema, its shapes without data, its gradients, and both traced with sizes left open."""
+    torch.manual_seed(4)
+    x = drawn((2, 8, 3, 5), dtype).requires_grad_()
+    weight, bias = (drawn((2, 8) if per_sample else (8,)).requires_grad_() for _ in range(2))
+    shift = drawn((2, 8)).requires_grad_() if shifted else None
+    torch.library.opcheck(torch.ops.undiffuse.group_norm.default, (x, 4, weight, bias, 1e-5, shift, True))
+
+
+def normalised(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None = None) -> Tensor:
+    return fused_norm(2 * x, 4, weight, bias, 1e-5, shift=shift, silu=True) + 1
+
+
+def nodes_of(graph: torch.fx.Graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if "undiffuse" in str(node.target)]
+
+
+@compiled
+@pytest.mark.parametrize("shifted", [False, True], ids=["alone", "shifted"])
+def test_compiling_keeps_it_as_one_node_each_way(shifted: bool) -> None:
+    graphs: list[torch.fx.Graph] = []
+
+    def note(module: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(module.graph)
+        return make_boxed_func(module.forward)
+
+    inputs = graph_inputs(shifted)
+    compiled_norm = torch.compile(normalised, fullgraph=True, backend=aot_autograd(fw_compiler=note))
+    expected, found = normalised(*inputs), compiled_norm(*inputs)
+    assert torch.equal(found, expected)
+    pairs = zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (found, expected)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert [nodes_of(graph) for graph in graphs] == [
+        ["undiffuse.group_norm.default"],
+        ["undiffuse.group_norm_backward.default"],
+    ]
+
+
+@compiled
+def test_an_exported_program_holds_it_as_one_node() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(8, 8, 3), nn.GroupNorm(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return normalised(self.conv(x), self.norm.weight, self.norm.bias)
+
+    network, x = Normalised().eval(), graph_inputs(False)[0].detach()
+    program = torch.export.export(network, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=2)}})
+    assert nodes_of(program.graph) == ["undiffuse.group_norm.default"]
+    again = torch.cat([x, x + 1])
+    assert torch.equal(program.module()(again), network(again))
+
+
+@compiled
+def test_a_network_is_traced_whole_and_without_what_its_thread_has_in_place() -> None:
+    network, graphs = network_of("scaled").eval(), list[torch.fx.Graph]()
+
+    def note(module: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(module.graph)
+        return module.forward
+
+    inputs = torch.randn(8, 3, 12, 12), torch.rand(8), Condition(label=torch.arange(8) % 2)
+    with in_half(), torch.no_grad():
+        torch.compile(network, fullgraph=True, backend=note)(*inputs)
+    (graph,) = graphs
+    assert not nodes_of(graph)
 
 
 NETWORKS = {
@@ -232,9 +332,13 @@ def network_of(name: str) -> nn.Module:
 def test_a_network_computes_and_learns_the_same_to_rounding(
     name: str, monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
-    network, calls = network_of(name), []
-    kernel = fused._FusedNorm.apply
-    monkeypatch.setattr(fused._FusedNorm, "apply", lambda *a: calls.append(a) or kernel(*a))  # type: ignore[func-returns-value]
+    network, calls, kernels = network_of(name), list[Tensor](), module.fused_norm
+
+    def spy(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        calls.append(x)
+        return kernels(x, *arguments, **options)
+
+    monkeypatch.setattr(module, "fused_norm", spy)
     torch.manual_seed(1)
     x = torch.randn(8, 3, *[SIZES.get(name, 12)] * 2, requires_grad=True)
     time, cond = torch.rand(8), Condition(label=torch.arange(8) % 2)
@@ -248,7 +352,7 @@ def test_a_network_computes_and_learns_the_same_to_rounding(
         assert out.is_contiguous()
         assert out.dtype == torch.float32
         norms = sum(isinstance(part, nn.GroupNorm) for part in network.modules())
-        assert len(calls) == (2 * norms if choice == "auto" else 0)  # every norm of both shards
+        assert len(calls) == (2 * norms if choice == "auto" else 0)  # every norm of both parts
         gradients = torch.autograd.grad(out.square().mean(), wanted, allow_unused=True)
         found.append([float((out - exact).detach().norm() / exact.detach().norm()), _distance(gradients, reference)])
     (by_torch, grad_by_torch), (fused_too, grad_fused) = found
@@ -264,7 +368,7 @@ def _distance(gradients: tuple[Tensor | None, ...], reference: tuple[Tensor | No
 
 @pytest.fixture
 def fresh_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache, and the next call looks for the compiler anew, which is told to hurry: what it makes is loaded
+    """An empty cache, and the next call looks for the compiler anew, which is shift to hurry: what it makes is loaded
     and not called."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_FLAGS", ("-O0", *build._FLAGS[1:]))
@@ -295,7 +399,7 @@ def test_without_a_working_compiler_networks_compute_by_torch(
     assert not fresh_library.exists() or not list(fresh_library.iterdir())  # nothing half made
     maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
     with in_half():
-        assert laid_out(maps) is maps
+        assert feature_map(maps) is maps
     with pytest.raises(RuntimeError, match="no compiled kernels"):
         fused_norm(maps, 2, torch.ones(8), torch.zeros(8), 1e-5)
 

@@ -1,0 +1,233 @@
+"""What the fused norm gains and costs: networks of three sizes with it, with torch's norms, and in float32.
+
+    python benchmarks/norms.py --threads 1
+
+A training step is a forward and a backward pass of a threaded batch, an evaluation that of sampling, with weights cast
+once. All is in processor seconds of this process, and a ratio is taken within a round, so other work on the machine
+hardly counts. Below stands what the operator costs before it gains anything: seconds of the compiler on a first run,
+and of a call whose maps are so small that little but the call is left. Whether bfloat16 pays at all is the processor's
+business: without AVX512-BF16 or AMX the backend does not choose it, and these rows force it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import interleaved
+import torch
+from interleaved import Candidate, Summary
+from torch import Tensor, nn
+
+from undiffuse.compute import fused_norm
+from undiffuse.compute.backend import VARIABLE
+from undiffuse.compute.hardware import hardware
+from undiffuse.compute.inference import InferenceNetwork
+from undiffuse.compute.native import build
+from undiffuse.compute.threaded_batch import ThreadedBatch
+from undiffuse.core.condition import Condition
+from undiffuse.core.operators import group_norm
+from undiffuse.networks import UNetConfig, build_network
+
+OURS, TORCHS, FLOAT32 = "bf16, fused norm", "bf16, torch's norms", "fp32, torch's norms"
+WAYS = {OURS: "bf16=always,fused=auto", TORCHS: "bf16=always,fused=off", FLOAT32: "bf16=never"}
+TRAINING, SAMPLING = "training step", "sampling evaluation"
+
+
+class Size(NamedTuple):
+    """A network, the shape of its images and how many there are in a batch."""
+
+    network: UNetConfig
+    shape: tuple[int, int, int]
+    batch: int
+
+
+def sizes(smoke: bool) -> dict[str, Size]:
+    """By name, the smallest first; networks that draw no random numbers, for others have torch's norms anyway."""
+    if smoke:
+        return {"smoke": Size(_unet(8), (1, 8, 8), 2)}
+    return {
+        "small": Size(_unet(32), (1, 28, 28), 4),
+        "medium": Size(_unet(64), (3, 32, 32), 2),
+        "Ho et al.": Size(UNetConfig.ho_cifar10(dropout=0.0), (3, 32, 32), 1),
+    }
+
+
+def _unet(channels: int) -> UNetConfig:
+    return UNetConfig(channels=channels, multipliers=(1, 2, 2), norm_groups=channels // 4)
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Seconds of this process, all its threads and the processes it has waited for."""
+    before = _spent()
+    work()
+    return _spent() - before
+
+
+def _spent() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def candidates(size: Size) -> dict[str, list[Candidate]]:
+    """Every way to take a training step and a sampling evaluation of one network."""
+    torch.manual_seed(0)
+    network = build_network(size.network, size.shape)
+    x, c_noise = torch.randn(size.batch, *size.shape), torch.rand(size.batch)
+    works = {TRAINING: _training(network, x, c_noise), SAMPLING: _sampling(network, x, c_noise)}
+    return {task: [Candidate(way, _timed(work, way)) for way in WAYS] for task, work in works.items()}
+
+
+def _timed(work: Callable[[], object], way: str) -> Callable[[], float]:
+    def once() -> float:
+        half = torch.autocast("cpu", dtype=torch.bfloat16) if way != FLOAT32 else nullcontext()
+        with patch.dict(os.environ, {VARIABLE: WAYS[way]}), half:
+            return processor_seconds(work)
+
+    return once
+
+
+def _training(network: nn.Module, x: Tensor, c_noise: Tensor) -> Callable[[], object]:
+    threaded = ThreadedBatch(network)
+
+    def step() -> None:
+        out = threaded(x, c_noise, Condition())
+        torch.autograd.grad(out.square().mean(), list(network.parameters()), allow_unused=True)
+
+    return step
+
+
+def _sampling(network: nn.Module, x: Tensor, c_noise: Tensor) -> Callable[[], object]:
+    frozen = InferenceNetwork(network.eval())
+
+    @torch.no_grad()
+    def evaluation() -> None:
+        frozen(x, c_noise, Condition())
+
+    return evaluation
+
+
+def alone_candidates() -> list[Candidate]:
+    """Seconds of norm and SiLU alone, forwards, over maps of a network's size."""
+    first = torch.randn(8, 64, 32, 32).to(torch.bfloat16)
+    last = first.contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(64), torch.randn(64)
+
+    def once(work: Callable[[], object]) -> float:
+        with torch.no_grad():
+            return processor_seconds(lambda: [work() for _ in range(_FEW_CALLS)]) / _FEW_CALLS
+
+    return [
+        Candidate("fused", partial(once, lambda: fused_norm.fused_norm(last, 16, weight, bias, 1e-5, silu=True))),
+        Candidate(
+            "torch's, channels first", partial(once, lambda: group_norm(first, 16, weight, bias, 1e-5, silu=True))
+        ),
+        Candidate("torch's, channels last", partial(once, lambda: group_norm(last, 16, weight, bias, 1e-5, silu=True))),
+    ]
+
+
+_CALLS, _FEW_CALLS = 300, 20
+
+
+def call_candidates() -> list[Candidate]:
+    """Seconds of one call with maps of a few pixels, forwards and with its gradients."""
+    x = torch.randn(4, 32, 4, 4).to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, bias, shift = torch.randn(32, requires_grad=True), torch.randn(32, requires_grad=True), torch.randn(4, 32)
+
+    def forwards() -> Tensor:
+        return fused_norm.fused_norm(x, 8, weight, bias, 1e-5, shift=shift, silu=True)
+
+    def once(work: Callable[[], object], grad: bool) -> float:
+        with torch.set_grad_enabled(grad):
+            return processor_seconds(lambda: [work() for _ in range(_CALLS)]) / _CALLS
+
+    def both() -> tuple[Tensor, ...]:
+        out = forwards()
+        return torch.autograd.grad(out, (x, weight, bias), out.detach())
+
+    return [
+        Candidate("a call, forwards", lambda: once(forwards, False)),
+        Candidate("a call, forwards and backwards", lambda: once(both, True)),
+    ]
+
+
+def first_run() -> dict[str, float]:
+    """Seconds of the clock and of the processor to compile the kernels into an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"XDG_CACHE_HOME": folder}):
+        started = time.perf_counter()
+        processor = processor_seconds(lambda: build._compiled(build._command()))
+        return {"clock": time.perf_counter() - started, "processor": processor}
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The record of all rounds."""
+    if build.library() is None:
+        raise SystemExit("no C++ compiler for the kernels, or not Linux on x86: nothing to measure")
+    record = interleaved.new_record(
+        "norms", arguments, fast_bf16=hardware("cpu").fast_bf16, first_run=first_run(), rows=[]
+    )
+    for name, size in sizes(arguments.smoke).items():
+        count = sum(parameter.numel() for parameter in build_network(size.network, size.shape).parameters())
+        for task, ways in candidates(size).items():
+            taken = interleaved.take_turns(ways, arguments.rounds)
+            record["rows"].append({"size": name, "weights": count, "batch": size.batch, "task": task, "seconds": taken})
+    record["alone"] = interleaved.take_turns(alone_candidates(), arguments.rounds)
+    record["calls"] = interleaved.take_turns(call_candidates(), arguments.rounds)
+    return record
+
+
+def page(record: dict[str, Any]) -> str:
+    """Markdown of a record."""
+    lines = interleaved.head(record, "Networks with the fused norm and without")
+    quick = "has" if record["fast_bf16"] else "lacks"
+    lines += [
+        f"Median of {record['rounds']} rounds in which all took turns, lower to upper quartile in brackets; processor",
+        "seconds, ratios within a round: above 1 the fused norm is the faster. This processor "
+        + quick
+        + " products of",
+        "bfloat16 that are summed in float32 by the hardware; where they lack, the backend chooses float32.",
+        "",
+    ]
+    table = []
+    for row in record["rows"]:
+        taken = row["seconds"]
+        ratios = [interleaved.times_faster(taken, OURS, other).text(".2f") for other in (TORCHS, FLOAT32)]
+        seconds = [Summary.of(taken[way]).text(".3g") for way in WAYS]
+        table.append([f"{row['size']}, {row['weights'] / 1e6:.2f} M", row["task"], row["batch"], *seconds, *ratios])
+    columns = ["network", "task", "images", *(f"s, {way}" for way in WAYS), "times torch's bf16", "times fp32"]
+    lines += interleaved.grid(columns, table)
+    calls = [
+        [name, Summary.of([value * 1e6 for value in taken]).text(".3g")] for name, taken in record["calls"].items()
+    ]
+    alone = [
+        [name, Summary.of([value * 1e3 for value in taken]).text(".3g")] for name, taken in record["alone"].items()
+    ]
+    lines += ["", *interleaved.grid(["norm and SiLU of maps (8, 64, 32, 32), bf16", "milliseconds"], alone)]
+    first = record["first_run"]
+    lines += ["", *interleaved.grid(["maps of 4 x 4 pixels", "microseconds"], calls), ""]
+    lines += [
+        f"First run: {first['processor']:.1f} s of the processor to compile ({first['clock']:.1f} s of the clock).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    interleaved.common_options(parser, rounds=5)
+    arguments = interleaved.parse(parser)
+    record = measured(arguments)
+    interleaved.write(record, page(record), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
