@@ -146,7 +146,8 @@ def running(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def serve(data: Path, recipe: str, work: str) -> None:
     """Work for as many seconds as each line asks for, and say how fast."""
-    from undiffuse.app.training import configure, split_data
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import split_data
     from undiffuse.models.request import SampleRequest
     from undiffuse.training.trainer import Trainer
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.app.models import load
-from undiffuse.app.parsing import parse_interval
+from undiffuse.api.configuration.parsing import parse_interval
+from undiffuse.api.loading import load
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, split_by_content
 from undiffuse.data.dataset import Dataset

@@ -26,7 +26,8 @@ import torch
 from interleaved import common_options, grid, head, new_record, parse, write
 from quality import Judge
 
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.images import picture_of, save_png
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from undiffuse.app.real import real_data
+from undiffuse.api.reference_data import real_data
 from undiffuse.evaluation import hardware, spread
 from undiffuse.files import write_json
 from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, frechet_estimate

@@ -57,7 +57,7 @@ def _processor() -> float:
 
 
 def _steps(recipe: str, options: tuple[str, ...]) -> Callable[[], int]:
-    training, trainer = import_module("undiffuse.app.training"), import_module("undiffuse.training.trainer")
+    training, trainer = import_module("undiffuse.api.training"), import_module("undiffuse.training.trainer")
     config = training.configure(recipe, list(options), "digits", None, False)
     made = trainer.Trainer(config, *training.split_data(config), Path(tempfile.mkdtemp()))
 

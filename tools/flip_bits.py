@@ -28,11 +28,12 @@ from typing import Any
 import torch
 
 import undiffuse
-from undiffuse.app import show
-from undiffuse.app.doctoring import _checkpoints
-from undiffuse.app.exporting import export_model
-from undiffuse.app.reporting import _findings, _journal, _json
-from undiffuse.app.training import configure, saved_config, split_data
+from undiffuse.api.configuration.runs import configure, saved_config
+from undiffuse.api.examining import _checkpoints
+from undiffuse.api.exporting import export_model
+from undiffuse.api.reporting import _findings, _journal, _json
+from undiffuse.api.training import split_data
+from undiffuse.cli import terminal as show
 from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError

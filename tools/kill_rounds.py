@@ -162,7 +162,7 @@ def _imported_before() -> list[str]:
 def _undiffuse(arguments: list[str], log: str) -> None:
     import torch
 
-    from undiffuse.app.cli import main
+    from undiffuse.cli.main import main
 
     torch.set_num_threads(1)
     with Path(log).open("w", buffering=1) as file:

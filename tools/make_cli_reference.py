@@ -16,11 +16,11 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from undiffuse.app.cli import app
+from undiffuse.cli.main import app
 from undiffuse.recipes import RECIPES, get_recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "cli.md"
-TABLE = PAGE.parents[2] / "src" / "undiffuse" / "app" / "command_lines.json"
+TABLE = PAGE.parents[2] / "src" / "undiffuse" / "cli" / "checks" / "command_lines.json"
 RECIPE_TABLE = TABLE.with_name("recipes.json")
 
 HEAD = """# Command line
@@ -67,7 +67,7 @@ def page() -> str:
 
 
 def table(command: Any = None, name: str = "") -> dict[str, Any]:
-    """What each command takes, by its full name; the program itself has none. See ``undiffuse.app.lines``."""
+    """What each command takes, by its full name; the program itself has none. See ``undiffuse.cli.checks.lines``."""
     command = command or typer.main.get_command(app)
     inner = getattr(command, "commands", {})
     found = {name: {"commands": list(inner), **_taken(command)}}
@@ -108,7 +108,7 @@ def table_text() -> str:
 
 
 def recipes_text() -> str:
-    """What each recipe says, a line each; see ``undiffuse.app.early_config``."""
+    """What each recipe says, a line each; see ``undiffuse.cli.checks.configuration``."""
     return _lines({name: said(get_recipe(name)) for name in RECIPES})
 
 

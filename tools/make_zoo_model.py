@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.app.evaluating import evaluate_to_file
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.reproducing import reproducing_command
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.evaluating import evaluate_to_file
+from undiffuse.api.reproducing import reproducing_command
 from undiffuse.config import validate
 from undiffuse.data.download import SETS, PublicSet
 from undiffuse.errors import UsageError

@@ -12,12 +12,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from undiffuse.api import VERBS
 from undiffuse.registry import resolve
 from undiffuse.version import __version__
 
 if TYPE_CHECKING:
-    from undiffuse.app.models import load
-    from undiffuse.app.studying import study
+    from undiffuse.api.comparing import compare
+    from undiffuse.api.distilling import distill
+    from undiffuse.api.evaluating import evaluate
+    from undiffuse.api.exporting import export
+    from undiffuse.api.inverting import invert
+    from undiffuse.api.loading import load
+    from undiffuse.api.preparing import prepare
+    from undiffuse.api.sampling import sample
+    from undiffuse.api.studying import study
+    from undiffuse.api.training import train
+    from undiffuse.cancellation import Cancel
     from undiffuse.core.condition import Condition
     from undiffuse.core.denoiser import Denoiser
     from undiffuse.core.gaussian import GaussianMixture
@@ -28,12 +38,15 @@ if TYPE_CHECKING:
     from undiffuse.models.saved import Model, save_wrapped
     from undiffuse.models.wrapped import WrappedModel
     from undiffuse.samplers import make_sampler
-    from undiffuse.samplers.base import sample
+    from undiffuse.samplers.base import sample as run_sampler
     from undiffuse.samplers.grids import time_grid
 
 
+#: Besides the verbs.
 _HOMES = {
-    "load": "undiffuse.app.models:load",
+    **VERBS,
+    "Cancel": "undiffuse.cancellation:Cancel",
+    "load": "undiffuse.api.loading:load",
     "Model": "undiffuse.models.saved:Model",
     "Samples": "undiffuse.models.samples:Samples",
     "Condition": "undiffuse.core.condition:Condition",
@@ -48,13 +61,13 @@ _HOMES = {
     "WrappedModel": "undiffuse.models.wrapped:WrappedModel",
     "save_wrapped": "undiffuse.models.saved:save_wrapped",
     "make_sampler": "undiffuse.samplers:make_sampler",
-    "sample": "undiffuse.samplers.base:sample",
-    "study": "undiffuse.app.studying:study",
+    "run_sampler": "undiffuse.samplers.base:sample",
     "time_grid": "undiffuse.samplers.grids:time_grid",
 }
 
 __all__ = [
     "VPSDE",
+    "Cancel",
     "Condition",
     "Denoiser",
     "DiscreteVP",
@@ -66,12 +79,20 @@ __all__ = [
     "Samples",
     "WrappedModel",
     "__version__",
+    "compare",
+    "distill",
+    "evaluate",
+    "export",
+    "invert",
     "load",
     "make_sampler",
+    "prepare",
+    "run_sampler",
     "sample",
     "save_wrapped",
     "study",
     "time_grid",
+    "train",
     "variational_bound",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from undiffuse.app.entry import begin
+from undiffuse.cli.entry import begin
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from undiffuse.app.cli import run  # the parser, which a line that is refused by its names does without
+    from undiffuse.cli.main import run  # the parser, which a line that is refused by its names does without
 
     return run(arguments)
 

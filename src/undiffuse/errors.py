@@ -18,11 +18,17 @@ class UndiffuseError(Exception):
 
 
 class StoppedError(UndiffuseError):
-    """Work was stopped by a signal, or for want of a reader, and can be gone on with (exit code 128 + the signal)."""
+    """Work was stopped by a signal, or lacking a reader, and can be resumed (exit code 128 + the signal)."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+class CancelledError(UndiffuseError):
+    """Whoever began the work no longer wants it; what it had half written is gone (exit code 130)."""
+
+    exit_code = 130
 
 
 class SamplingStoppedError(UndiffuseError):

@@ -1,13 +1,20 @@
-"""What work that takes long tells whoever started it, while it goes on. Any room may import this module.
+"""What work that takes long reports to whoever started it, while it goes on. Any room may import this module.
 
-The work is given an ``Observer`` and says what happens. How that is shown, on a terminal, in a notebook or nowhere, is
-no concern of the work: what draws is ``progress`` and the command line.
+A verb is given an ``Observer`` and makes it the current one of its thread (``observing``); whatever works within it
+reports there: ``announce`` what came of it, ``note`` what a user should know, and ``stage`` for how far it is. How that
+is shown, on a terminal, in a notebook or nowhere, is no concern of the work: without an observer nothing is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from undiffuse.cancellation import Cancel
+from undiffuse.errors import UsageWarning
 
 #: Hears of one thing alone: (done, total). What an observer's ``progress`` is, for work that says no more than that.
 Tell = Callable[[float, float], None]
@@ -17,13 +24,27 @@ class Observer(Protocol):
     """Hears what happens, to show it. It is called in the thread of the work and keeps that waiting."""
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """``done`` of ``total``, in whatever the work counts; ``part`` names what is done, where there are several."""
+        """How far the work is.
+
+        Args:
+            done: of ``total``, in whatever the work counts.
+            total: all of it.
+            part: what is done, where there are several things.
+        """
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the journal was written: ``train``, ``validation`` or ``quality``, and its numbers by name."""
+        """A row was added to the log of a training.
+
+        Args:
+            kind: ``train``, ``validation`` or ``quality``.
+            values: its numbers by name.
+        """
 
     def message(self, text: str) -> None:
-        """Something worth a line happened."""
+        """Something that a user should know happened; ``text`` is one line."""
+
+    def announce(self, text: str) -> None:
+        """Something began or is done, and where it is; ``text`` is one line."""
 
 
 class Silent:
@@ -37,6 +58,17 @@ class Silent:
 
     def message(self, text: str) -> None:
         """Nothing."""
+
+    def announce(self, text: str) -> None:
+        """Nothing."""
+
+
+@runtime_checkable
+class DrawsStages(Protocol):
+    """An observer that draws each stage of the work by itself, as a terminal does."""
+
+    def stage(self, what: str, total: float | None, done: float, unit: str) -> AbstractContextManager[Observer]:
+        """See ``stage`` of this module."""
 
 
 class OnProgress(Silent):
@@ -80,9 +112,16 @@ class Within(Silent):
 
         None of them knows how many there are: each takes half of what is left of the piece.
         """
-        return OnProgress(self._of_errand)
+        return _Errand(self)
 
-    def _of_errand(self, done: float, total: float, part: str) -> None:
+    def of_errand(self, done: float, total: float, part: str) -> None:
+        """How far the errand under way is.
+
+        Args:
+            done: of ``total``.
+            total: all of it.
+            part: what is done.
+        """
         share = _share(done, total)
         if share < self._last:
             self._begun = self._came_to  # another one
@@ -97,9 +136,162 @@ class Within(Silent):
         """As it is."""
         self._whole.message(text)
 
+    def announce(self, text: str) -> None:
+        """As it is."""
+        self._whole.announce(text)
+
+
+class _Errand(Silent):
+    """Hears of work that a piece has done for it; all but the progress goes where that of the piece goes."""
+
+    def __init__(self, piece: Within) -> None:
+        self._piece = piece
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """A share of the piece."""
+        self._piece.of_errand(done, total, part)
+
+    def message(self, text: str) -> None:
+        """As it is."""
+        self._piece.message(text)
+
+    def announce(self, text: str) -> None:
+        """As it is."""
+        self._piece.announce(text)
+
 
 def _share(done: float, total: float) -> float:
     return min(done / max(total, 1e-9), 1.0)
 
 
 SILENT = Silent()
+
+
+#: Called at each report of progress but a training's, by whoever adjusts how the machine is used while work goes on.
+BETWEEN_STEPS: list[Callable[[], object]] = []
+#: What a verb takes as its ``observer``.
+Observing = Observer | Callable[[float, float, str], object]
+
+
+class _Listening(NamedTuple):
+    observer: Observer
+    cancel: Cancel | None
+
+
+_LISTENING: ContextVar[_Listening | None] = ContextVar("listening", default=None)
+
+
+@contextmanager
+def observing(observer: Observing | None, cancel: Cancel | None = None) -> Iterator[None]:
+    """While some work goes on: what it reports in this thread goes to ``observer``, and ``cancel`` can stop it.
+
+    Args:
+        observer: an ``Observer``, or a function of (done, total, part). None for whoever observes already, or else
+            nobody: nothing is shown.
+        cancel: a request to stop; by default the one that holds already, if one does.
+    """
+    before = _LISTENING.get()
+    if observer is None:
+        heard = before.observer if before is not None else SILENT
+    else:
+        heard = OnProgress(observer) if callable(observer) else observer
+    token = _LISTENING.set(_Listening(heard, cancel or (before.cancel if before is not None else None)))
+    try:
+        yield
+    finally:
+        _LISTENING.reset(token)
+
+
+def observed_by() -> Observer | None:
+    """Whoever hears of this thread's work, if anybody does."""
+    listening = _LISTENING.get()
+    return listening.observer if listening is not None else None
+
+
+def cancellation() -> Cancel | None:
+    """What can stop this thread's work, if anything can."""
+    listening = _LISTENING.get()
+    return listening.cancel if listening is not None else None
+
+
+def check_cancelled() -> None:
+    """Go on, or not.
+
+    Raises:
+        CancelledError: this thread's work is to stop.
+    """
+    if (cancel := cancellation()) is not None:
+        cancel.check()
+
+
+def announce(text: str) -> None:
+    """Say that something began or is done; nothing where nobody listens."""
+    if (observer := observed_by()) is not None:
+        observer.announce(text)
+
+
+def note(text: str) -> None:
+    """Say what a user should know; a ``UsageWarning`` where nobody listens."""
+    if (observer := observed_by()) is not None:
+        observer.message(text)
+    else:
+        warnings.warn(text, UsageWarning, stacklevel=3)
+
+
+@contextmanager
+def not_cancelled() -> Iterator[None]:
+    """While some work goes on that has its own way to stop, such as a training with its checkpoint."""
+    before = _LISTENING.get()
+    token = _LISTENING.set(before._replace(cancel=None) if before is not None else None)
+    try:
+        yield
+    finally:
+        _LISTENING.reset(token)
+
+
+@contextmanager
+def stage(what: str, total: float | None = None, done: float = 0, unit: str = "") -> Iterator[Observer]:
+    """A piece of work with a name, whose progress is reported to the observer that is given.
+
+    Args:
+        what: is done, such as ``sampling``.
+        total: all of it, where that is known from the beginning.
+        done: before, such as by a run that is resumed.
+        unit: of what is counted, such as ``images``; of nothing, the share is shown.
+    Raises:
+        CancelledError: at a report of progress, where the work is to stop.
+    """
+    observer = observed_by()
+    if observer is None:
+        yield SILENT
+        return
+    own = observer.stage(what, total, done, unit) if isinstance(observer, DrawsStages) else nullcontext(observer)
+    with own as drawn:
+        yield _Stage(drawn, "" if drawn is not observer else what, looks=total is None)  # a training looks itself
+
+
+class _Stage(Silent):
+    """One stage: names it to an observer that hears of all of them, and ends it when it is cancelled."""
+
+    def __init__(self, observer: Observer, what: str, looks: bool) -> None:
+        self._observer, self._what, self._looks = observer, what, looks
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """As it is; also a look at the processor, so that waiting threads give way where others use it."""
+        check_cancelled()
+        if self._looks:
+            for look in BETWEEN_STEPS:
+                look()
+        self._observer.progress(done, total, part or self._what)
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """As it is."""
+        self._observer.row(kind, values)
+
+    def message(self, text: str) -> None:
+        """As it is."""
+        self._observer.message(text)
+
+    def announce(self, text: str) -> None:
+        """As it is."""
+        self._observer.announce(text)

@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TextIO
 
-from undiffuse.observer import SILENT, Observer, Silent
+from undiffuse.observer import SILENT, DrawsStages, Observer, Silent, check_cancelled, observed_by
 
 #: The variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
@@ -24,8 +23,6 @@ _PATIENCE, _EVERY, _EVERY_LINE = 2.0, 0.2, 30.0
 _BAR = 24
 #: Pieces of work that are under way, one within the other; only the outermost is shown.
 _UNDER_WAY: list[object] = []
-#: Who hears of pieces of work that are not shown by themselves.
-_HEARD_BY: ContextVar[Observer] = ContextVar("heard_by", default=SILENT)
 
 
 def is_off() -> bool:
@@ -51,16 +48,6 @@ def under_way() -> Iterator[bool]:
         yield outermost
     finally:
         _UNDER_WAY.remove(mark)
-
-
-@contextmanager
-def heard_by(observer: Observer) -> Iterator[None]:
-    """While some work goes on: what the pieces within it would show by themselves is told to its observer instead."""
-    token = _HEARD_BY.set(observer)
-    try:
-        yield
-    finally:
-        _HEARD_BY.reset(token)
 
 
 class Estimate:
@@ -118,8 +105,10 @@ class Counter(Silent):
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._way, self._whole = under_way(), _HEARD_BY.get()
-        self._shown = self._way.__enter__() and self._shown and self._whole is SILENT
+        self._way, observer = under_way(), observed_by()
+        drawn_here = observer is None or isinstance(observer, DrawsStages)
+        self._whole = SILENT if observer is None or drawn_here else observer
+        self._shown = self._way.__enter__() and self._shown and drawn_here
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -129,6 +118,7 @@ class Counter(Silent):
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """Show it, now and then; or tell whoever shows the work that this is a part of."""
+        check_cancelled()
         self._whole.progress(done, total, self._what)
         now = time.monotonic()
         left = self._estimate.left(done, total, now)

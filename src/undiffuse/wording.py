@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 #: Things named one by one in a line.
 NAMED = 3
@@ -46,3 +47,11 @@ def quoted(word: object) -> str:
     """One word as a shell needs it; a leading ``~`` is left for the shell to resolve."""
     text = str(word)
     return text if _PLAIN.fullmatch(text) else shlex.quote(text)
+
+
+class Table(NamedTuple):
+    """Results to be shown as a table: a title, the names of the columns, and a line of texts a row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]

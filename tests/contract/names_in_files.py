@@ -23,8 +23,9 @@ import torch
 from pydantic import BaseModel
 from safetensors import safe_open
 
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.augment.differentiable import STEPS
 from undiffuse.augment.pipeline import PARTS
 from undiffuse.core.condition_spec import ConditionSpec

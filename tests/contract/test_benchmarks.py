@@ -18,9 +18,9 @@ import pytest
 import torch
 
 import undiffuse
-from undiffuse.app.cli import main
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.sealing import accept_edits
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.sealing import accept_edits
+from undiffuse.cli.main import main
 from undiffuse.core.condition import Condition
 from undiffuse.data import DigitsConfig, load_dataset, split_by_content
 from undiffuse.models.request import SampleRequest

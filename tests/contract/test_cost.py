@@ -92,7 +92,7 @@ def test_a_busy_machine_costs_time_and_no_processor(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dry_run_says_that_the_machine_is_busy() -> None:
-    from undiffuse.app.training import _busy
+    from undiffuse.cli.tables import _busy
 
     seconds = (1.0, 3.0, 2.0)
     shared = Cost(seconds, 10, "3 steps", 1.0, 2, CPULoad(others=1.5, idle=0.0))

@@ -117,7 +117,8 @@ def test_augmentation_draws_and_does_what_it_does_on_the_cpu(row: str, channels:
 
 
 def test_a_run_and_its_continuation(tmp_path: Path) -> None:
-    from undiffuse.app.training import configure, split_data
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import split_data
     from undiffuse.training.trainer import Trainer
 
     options = ["system.network.channels=8", "num_images=64", "batch_images=16", "preview_every_images=32"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.data import source_config_for
 from undiffuse.doctor import DATA_CHECKS, Finding, examine
 from undiffuse.doctor.copying import copying

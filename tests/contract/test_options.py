@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import undiffuse
-from undiffuse.app import lines
-from undiffuse.app.cli import main
-from undiffuse.app.early_options import flags
+from undiffuse.cli.checks import lines
+from undiffuse.cli.checks.sampling_options import flags
+from undiffuse.cli.main import main
 from undiffuse.errors import UsageError
 from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, option_rows, sampling_record
 from undiffuse.models.saved import Model

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from undiffuse.app.exporting import export_model
+from undiffuse.api.exporting import export_model
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec

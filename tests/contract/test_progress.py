@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 
 from undiffuse import progress
-from undiffuse.app.show import TrainingView, counting
-from undiffuse.app.training_studies import Parts
+from undiffuse.cli import terminal
+from undiffuse.cli.terminal import TrainingView, counting
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
 from undiffuse.doctor import DATA_CHECKS
 from undiffuse.doctor.findings import Finding, examine
 from undiffuse.doctor.pictures import DataSubject
-from undiffuse.observer import OnProgress
+from undiffuse.experiments.trainings import Parts
+from undiffuse.observer import OnProgress, observing
 from undiffuse.progress import Counter, Estimate, facts
 from undiffuse.samplers.inversion import generate, invert
 from undiffuse.samplers.likelihood import log_likelihood
@@ -207,9 +208,10 @@ def test_a_study_that_trains_says_how_long_all_that_are_left_will_take(
 ) -> None:
     monkeypatch.delenv(progress.VARIABLE)
     parts = Parts("training", 4)
-    for words, seconds in (("there already", 0.1), ("plain", 60), ("augmented", 30), ("both", 1)):
-        parts.begin(words)
-        clock[0] += seconds
+    with observing(terminal.Terminal()):
+        for words, seconds in (("there already", 0.1), ("plain", 60), ("augmented", 30), ("both", 1)):
+            parts.begin(words)
+            clock[0] += seconds
     assert capsys.readouterr().out.splitlines() == [
         "training 1 of 4: there already",
         "training 2 of 4: plain",

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.app.cli import main
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.proposing import apply_proposal, data_facts
-from undiffuse.app.training import check_folder, configure, split_data
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.recipe_choice import apply_proposal, data_facts
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import check_folder, split_data
+from undiffuse.cli.main import main
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES, get_recipe

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.app.cli import main
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.training import split_data
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.training import split_data
+from undiffuse.cli.main import main
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import EmojiConfig

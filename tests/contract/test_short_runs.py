@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.too_short import tell_of_noise, tell_of_short_run
-from undiffuse.app.training import dry_run, split_data, train
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.planning import plan_training
+from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
+from undiffuse.api.training import split_data, train_run
+from undiffuse.cli.terminal import Terminal
 from undiffuse.doctor.noise import judge_noise, neighbour_correlation
 from undiffuse.images import grid_of, images_in, picture_of, save_png
+from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
 
@@ -20,6 +24,12 @@ _TINY = (
     *("system.network.channels=8", "system.network.multipliers=[1]", "system.sampling.num_steps=4"),
     *("quality_every_images=0", "batch_images=32", "validate_every_images=0"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    with observing(Terminal()):
+        yield
 
 
 def digits(*overrides: str) -> RunConfig:
@@ -62,11 +72,13 @@ def test_what_is_certain_beforehand_is_said_beforehand(
 
 def test_it_is_said_once_by_a_training_and_by_its_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     warming = digits("num_images=64", "preview_every_images=64")
-    dry_run(warming, "cpu")
+    plan_training(warming, "cpu")
     assert said(capsys).count("more than noise") == 1
-    train(warming, tmp_path / "a", device="cpu")
+    train_run(warming, tmp_path / "a", device="cpu")
     assert said(capsys).count("more than noise") == 1
-    train(digits("num_images=64", "preview_every_images=64", "optimizer.warmup_images=0"), tmp_path / "b", device="cpu")
+    train_run(
+        digits("num_images=64", "preview_every_images=64", "optimizer.warmup_images=0"), tmp_path / "b", device="cpu"
+    )
     line = said(capsys)
     assert line.count("more than noise") == 1 and "neighbouring pixels correlate by" in line
     assert "the recipe ddpm-digits sees 100,000 images" in line

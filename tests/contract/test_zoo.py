@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse
-from undiffuse.app import distilling
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api import distilling
+from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.config import validate
 from undiffuse.data.download import SETS
 from undiffuse.files import sha256_of

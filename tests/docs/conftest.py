@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
 
 #: A network of a few thousand weights, a few steps: enough to load, sample and measure.
 TINY = [
@@ -24,7 +25,7 @@ TINY = [
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``runs/demo`` in it."""
     folder = tmp_path_factory.mktemp("workplace")
-    assert train(configure("ddpm-digits", TINY, None, None, False), folder / "runs" / "demo", device="cpu")
+    assert train_run(configure("ddpm-digits", TINY, None, None, False), folder / "runs" / "demo", device="cpu")
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 from undiffuse.data.download import SETS
 from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.recipes import RECIPES

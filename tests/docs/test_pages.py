@@ -12,9 +12,9 @@ import typer
 from doc_pages import ROOT, pages
 from pydantic import BaseModel
 
-from undiffuse.app.cli import app
 from undiffuse.augment.adaptive import AdaptiveConfig
 from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig
+from undiffuse.cli.main import app
 from undiffuse.compute.backend import ComputeConfig
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES

@@ -11,8 +11,8 @@ import pytest
 import typer
 from doc_pages import ROOT, SHELLS, Snippet, command_lines, parse, snippets
 
-from undiffuse.app.cli import app
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.cli.main import app
 from undiffuse.core.processes import make_process
 from undiffuse.evaluation import METRICS
 from undiffuse.metrics import FEATURES

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from undiffuse.app.cli import main
-from undiffuse.app.sealing import accept_edits
-from undiffuse.app.training import split_data
+from undiffuse.api.sealing import accept_edits
+from undiffuse.api.training import split_data
+from undiffuse.cli.main import main
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -83,7 +83,9 @@ def child(log: Path, *arguments: object) -> BaseProcess:
     The processes are forked from a server that has imported torch already.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["undiffuse.app.cli", "undiffuse.app.training", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(
+        ["undiffuse.cli.main", "undiffuse.api.training", "sklearn.datasets", "torch._dynamo"]
+    )
     process = context.Process(target=_run_child, args=(str(log), list(map(str, arguments))))
     process.start()
     return process

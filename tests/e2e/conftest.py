@@ -44,9 +44,10 @@ def trained_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_tiny(folder: Path, recipe: str, *overrides: str, base: tuple[str, ...] = TINY) -> Path:
     """Train ``recipe`` in ``folder``/tiny."""
-    from undiffuse.app.training import configure, train
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import train_run
 
     out = folder / "tiny"
     config = configure(recipe, [*base, *overrides, "preview_every_images=0"], None, out, False)
-    assert train(config, out, device="cpu")
+    assert train_run(config, out, device="cpu")
     return out

@@ -14,9 +14,9 @@ import pytest
 import typer
 from advice import HOLE, Advice, Message, advice_in, built_commands, messages
 
-from undiffuse.app import early
-from undiffuse.app.cli import app
-from undiffuse.app.overrides import apply_overrides, read_options, read_value
+from undiffuse.api.configuration.overrides import apply_overrides, read_options, read_value
+from undiffuse.cli.checks import names
+from undiffuse.cli.main import app
 from undiffuse.compute.backend import ComputeConfig
 from undiffuse.config import validate
 from undiffuse.data.registry import SOURCE_CONFIGS
@@ -31,25 +31,25 @@ PROSE = {"prepared", "that", "reads"}
 #: Where options are advised -> the commands whose users may read it; of those in a set all must know the option, of
 #: those in a list one: such a message speaks of another command than the one that says it.
 REACH: dict[str, set[str] | list[str]] = {
-    "app/beginning.py": {"train"},
-    "app/checks.py": ["data info", "doctor"],
-    "app/cli.py": ["train", "sample", "evaluate"],
-    "app/cli_distill.py": {"distill"},
-    "app/cli_measure.py": {"evaluate"},
-    "app/cli_options.py": ["train", "export", "compare"],
-    "app/comparing.py": {"compare"},
-    "app/distilling.py": ["distill", "train"],
-    "app/doctoring.py": {"doctor"},
-    "app/early_data.py": ["data info", "evaluate"],
-    "app/early_numbers.py": [
+    "api/configuration/starts.py": {"train"},
+    "cli/checks/commands.py": ["data info", "doctor"],
+    "cli/main.py": ["train", "sample", "evaluate"],
+    "cli/distill.py": {"distill"},
+    "cli/measure.py": {"evaluate"},
+    "cli/options.py": ["train", "export", "compare"],
+    "api/comparing.py": {"compare"},
+    "api/distilling.py": ["distill", "train"],
+    "api/examining.py": {"doctor"},
+    "cli/checks/data.py": ["data info", "evaluate"],
+    "api/numbers.py": [
         *("doctor", "encode", "export", "data prepare", "study parameterization", "study small-data"),
     ],
-    "app/encoding.py": {"encode"},
-    "app/evaluating.py": {"evaluate"},
-    "app/exporting.py": {"export"},
-    "app/getting.py": ["data get", "train"],
-    "app/looking.py": {"data info"},
-    "app/models.py": {
+    "api/inverting.py": {"encode"},
+    "api/evaluating.py": {"evaluate"},
+    "api/exporting.py": {"export"},
+    "cli/download.py": ["data get", "train"],
+    "cli/data_info.py": {"data info"},
+    "api/loading.py": {
         "demo",
         "train",
         "sample",
@@ -61,17 +61,17 @@ REACH: dict[str, set[str] | list[str]] = {
         "doctor",
         "study neighbours",
     },
-    "app/preparing.py": ["data prepare", "data info", "train"],
-    "app/proposing.py": {"train"},
-    "app/sampling.py": {"sample"},
-    "app/real.py": {"evaluate", "report", "doctor", "study neighbours"},
-    "app/reporting.py": ["report", "evaluate", "sample"],
-    "app/show.py": {"evaluate", "compare"},
-    "app/small_data.py": {"study small-data"},
-    "app/sources.py": ["data prepare", "compare"],
-    "app/studying.py": {"study theory"},
-    "app/training.py": {"train", "distill"},
-    "app/training_studies.py": {"study parameterization", "study one-class"},
+    "api/preparing.py": ["data prepare", "data info", "train"],
+    "api/configuration/recipe_choice.py": {"train"},
+    "api/sampling.py": {"sample"},
+    "api/reference_data.py": {"evaluate", "report", "doctor", "study neighbours"},
+    "api/reporting.py": ["report", "evaluate", "sample"],
+    "cli/terminal.py": {"evaluate", "compare"},
+    "experiments/small_data.py": {"study small-data"},
+    "api/configuration/sources.py": ["data prepare", "compare"],
+    "api/studying.py": {"study theory"},
+    "api/training.py": {"train", "distill"},
+    "experiments/trainings.py": {"study parameterization", "study one-class"},
     "data/download/fetch.py": {"data get"},
     "data/download/get.py": {"data get"},
     "data/prepare/": {"data prepare"},
@@ -95,10 +95,10 @@ NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "
 NO_ADVICE = ("report/figures.py",)
 #: In one place, an option of one command alone is told to all who read it, with the reason.
 EXCEPTIONS = {
-    ("app/real.py", "--metrics"): "only an evaluation has metrics to choose, and only there is it said",
-    ("app/real.py", "--data"): "",
-    ("app/training.py", "--data"): "",
-    ("app/training.py", "--config"): "",
+    ("api/reference_data.py", "--metrics"): "only an evaluation has metrics to choose, and only there is it said",
+    ("api/reference_data.py", "--data"): "",
+    ("api/training.py", "--data"): "",
+    ("api/training.py", "--config"): "",
     ("files.py", "--overwrite"): "",
 }
 
@@ -130,7 +130,7 @@ ECHOED = {
     ("objectives/rules.py", "objective"),
     ("objectives/rules.py", "time_draws"),
     ("models/rules.py", "label_dropout"),
-    ("app/real.py", "channels"),
+    ("api/reference_data.py", "channels"),
 }
 
 HARVEST = list(itertools.chain.from_iterable(advice_in(message) for message in messages()))
@@ -207,7 +207,7 @@ def test_every_option_is_known_where_it_is_advised() -> None:
 def refusal(key: str, value: str) -> str | None:
     """Why no configuration takes this pair; ``None`` where one does, or minds only what it goes together with."""
     try:
-        early.check_overrides([f"{key}={value}"])
+        names.check_overrides([f"{key}={value}"])
     except UsageError as error:
         return str(error)
     said = None
@@ -240,9 +240,9 @@ def of_a_row(key: str, value: str) -> bool:
     """Whether it is an option of a sampler, a grid or a process, as in ``ddim:eta=1``."""
     row, _, option = key.rpartition(":")
     for kind in ("sampler", "time grid", "process"):
-        for name in [row] if row else early.names_in(early.REGISTRIES[kind]):
+        for name in [row] if row else names.names_in(names.REGISTRIES[kind]):
             try:
-                early.check_spec(kind, f"{name}:{option}={value}")
+                names.check_spec(kind, f"{name}:{option}={value}")
                 return True
             except UsageError:
                 continue
@@ -264,7 +264,7 @@ def of_a_study(key: str, value: str) -> bool:
 
 def _unknown_key(key: str) -> str | None:
     try:
-        early.check_overrides([f"{key}=null"])
+        names.check_overrides([f"{key}=null"])
     except UsageError as error:
         return str(error) if "has no" in str(error) else None
     return None

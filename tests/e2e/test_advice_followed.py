@@ -17,7 +17,7 @@ from advice import Message, advice_in
 from command_line import CommandLine
 from PIL import Image
 
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 
@@ -210,8 +210,8 @@ def test_what_commands_print_when_they_are_done_runs(
     undiffuse.fine("train", "--data", here / "out.zip", "--dry-run")
     page = here / "page.html"
     undiffuse.fine("report", here / "run", "--out", page)
-    from undiffuse.app.models import load
-    from undiffuse.app.reporting import _commands
+    from undiffuse.api.loading import load
+    from undiffuse.api.reporting import _commands
 
     commands = "\n".join(_commands(load(here / "run")).values()).replace("--num 5000", "--num 20")
     ran = followed(undiffuse, commands, monkeypatch, tmp_path)

@@ -17,7 +17,7 @@ import pytest
 from command_line import TINY, CommandLine, change_config, no_leftovers
 from PIL import Image
 
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 from undiffuse.errors import UsageError
 
 
@@ -378,7 +378,7 @@ def test_out_of_memory_says_what_to_lower(
     def exhaust(*arguments: object, **options: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
 
-    monkeypatch.setattr("undiffuse.app.sampling.sample_to_folder", exhaust)
+    monkeypatch.setattr("undiffuse.api.sampling.sample_to_folder", exhaust)
     assert "--batch-size" in undiffuse.refused("sample", trained, "--out", tmp_path / "x", code=1)
 
 
@@ -393,6 +393,6 @@ def test_something_unforeseen_is_one_line_too(
     def explode(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("undiffuse.app.training.train", explode)
+    monkeypatch.setattr("undiffuse.api.training.train_run", explode)
     line = undiffuse.refused(*train("--out", tmp_path / "run"), code=1)
     assert "ZeroDivisionError" in line and "--debug" in line

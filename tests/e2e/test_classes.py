@@ -13,7 +13,7 @@ from command_line import TINY, CommandLine
 from PIL import Image
 
 import undiffuse as package
-from undiffuse.app.overrides import read_options
+from undiffuse.api.configuration.overrides import read_options
 from undiffuse.data import load_dataset
 from undiffuse.data.config import ArraysConfig, FolderConfig
 from undiffuse.data.dataset import ArrayDataset
@@ -39,11 +39,12 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(awkward: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of them, hardly trained."""
-    from undiffuse.app.training import configure, train
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import train_run
 
     out = tmp_path_factory.mktemp("awkward") / "run"
     options = [*TINY, "num_images=16", "validate_every_images=0"]
-    assert train(configure("ddpm-digits", options, str(awkward), out, False), out, device="cpu")
+    assert train_run(configure("ddpm-digits", options, str(awkward), out, False), out, device="cpu")
     return out
 
 

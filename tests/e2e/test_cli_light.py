@@ -18,7 +18,8 @@ NEVER_FOR_SAMPLING = (
 )
 ROOMS_FOR_SAMPLING = (
     *(
-        "app",
+        "api",
+        "cli",
         "compute",
         "conditioning",
         "core",
@@ -30,6 +31,7 @@ ROOMS_FOR_SAMPLING = (
         "zoo",
     ),
     *(
+        "cancellation",
         "claims",
         "config",
         "cores",
@@ -58,7 +60,7 @@ SAMPLING = """
 import sys
 import torch
 before = set(sys.modules)
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 try:
     main(["sample", "mnist", "-n", "1", "--steps", "1"])
 except SystemExit as stop:
@@ -73,7 +75,7 @@ if arguments is None:
     import undiffuse
     dir(undiffuse)
 else:
-    from undiffuse.app.cli import main
+    from undiffuse.cli.main import main
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             main(arguments)
@@ -110,7 +112,7 @@ def test_help_is_quick() -> None:
 
     def seconds() -> float:
         before = os.times()
-        program = "from undiffuse.app.cli import main; main(['--help'])"
+        program = "from undiffuse.cli.main import main; main(['--help'])"
         subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system

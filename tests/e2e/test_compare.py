@@ -15,7 +15,7 @@ import torch
 from command_line import CommandLine
 from PIL import Image
 
-from undiffuse.app.comparing import compare
+from undiffuse.api.comparing import compare
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.errors import UsageError
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from undiffuse.app import completing
-from undiffuse.app.early import REGISTRIES
+from undiffuse.cli import completion
+from undiffuse.cli.checks.names import REGISTRIES
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS
 
 PROGRAM = """
 import sys
 sys.argv = ["undiffuse"]
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 try:
     main()
 finally:
@@ -27,12 +27,12 @@ finally:
 
 
 def test_names_are_completed_in_whatever_case() -> None:
-    assert completing.recipes("") == list(RECIPES)
-    assert completing.recipes("PHOTOS-") == [name for name in RECIPES if name.startswith("photos-")]
-    assert completing.rows(REGISTRIES["sampler"])("") == list(SAMPLERS)
-    assert completing.several(REGISTRIES["metric"])("frechet,prec") == ["frechet,precision_recall"]
-    assert "mnist" in completing.models("mn") and "digits" in completing.data("di")
-    assert completing.devices("c") == ["cpu", "cuda"] and completing.weights("") == ["ema", "raw"]
+    assert completion.recipes("") == list(RECIPES)
+    assert completion.recipes("PHOTOS-") == [name for name in RECIPES if name.startswith("photos-")]
+    assert completion.rows(REGISTRIES["sampler"])("") == list(SAMPLERS)
+    assert completion.several(REGISTRIES["metric"])("frechet,prec") == ["frechet,precision_recall"]
+    assert "mnist" in completion.models("mn") and "digits" in completion.data("di")
+    assert completion.devices("c") == ["cpu", "cuda"] and completion.weights("") == ["ema", "raw"]
 
 
 def test_paths_are_completed_as_they_were_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +40,10 @@ def test_paths_are_completed_as_they_were_begun(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "runs" / ".hidden").mkdir()
     (tmp_path / "runs" / "set.zip").touch()
     monkeypatch.chdir(tmp_path)
-    assert completing.models("runs/") == ["runs/one/"] and "runs/" in completing.models("")
-    assert completing.data("runs/") == ["runs/one/", "runs/set.zip"]
-    assert completing.data("zip:runs/s") == ["zip:runs/set.zip"]
-    assert completing.data(f"{tmp_path}/r") == [f"{tmp_path}/runs/"] and completing.models("no/such/") == []
+    assert completion.models("runs/") == ["runs/one/"] and "runs/" in completion.models("")
+    assert completion.data("runs/") == ["runs/one/", "runs/set.zip"]
+    assert completion.data("zip:runs/s") == ["zip:runs/set.zip"]
+    assert completion.data(f"{tmp_path}/r") == [f"{tmp_path}/runs/"] and completion.models("no/such/") == []
 
 
 def test_classes_are_those_of_the_model_on_the_line(trained: Path) -> None:
@@ -51,9 +51,9 @@ def test_classes_are_those_of_the_model_on_the_line(trained: Path) -> None:
         def __init__(self, model: Path) -> None:
             self.params = {"model": str(model)}
 
-    assert completing.classes(Context(trained), "") == [str(digit) for digit in range(10)]  # type: ignore[arg-type]
-    assert completing.classes(Context(trained), "3") == ["3"]  # type: ignore[arg-type]
-    assert completing.classes(Context(trained / "nothing"), "") == []  # type: ignore[arg-type]
+    assert completion.classes(Context(trained), "") == [str(digit) for digit in range(10)]  # type: ignore[arg-type]
+    assert completion.classes(Context(trained), "3") == ["3"]  # type: ignore[arg-type]
+    assert completion.classes(Context(trained / "nothing"), "") == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", ["sample flowers --class d", "sample flowers --seed 1 --class d"])
@@ -63,7 +63,7 @@ def test_a_shell_is_given_classes(line: str) -> None:
         "COMP_CWORD": str(len(line.split())),
         "_UNDIFFUSE_COMPLETE": "complete_bash",
     }
-    program = "import sys; sys.argv = ['undiffuse']; from undiffuse.app.cli import app; app(prog_name='undiffuse')"
+    program = "import sys; sys.argv = ['undiffuse']; from undiffuse.cli.main import app; app(prog_name='undiffuse')"
     asked = subprocess.run([sys.executable, "-c", program], env={**os.environ, **words}, capture_output=True, text=True)
     assert asked.stdout.split() == ["daisy", "dandelion"]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from command_line import CommandLine, assert_same_run, last_checkpoint
 
-from undiffuse.app.doctoring import _run
-from undiffuse.app.reporting import _journal
+from undiffuse.api.examining import _run
+from undiffuse.api.reporting import _journal
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.training.metrics_log import MetricsLog, Rows, read_rows
 

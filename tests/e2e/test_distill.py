@@ -10,9 +10,9 @@ import pytest
 import torch
 from command_line import TINY, CommandLine, assert_same_run, run_until, state_of, trainer_of
 
-from undiffuse.app import training
-from undiffuse.app.distilling import configure
-from undiffuse.app.training import split_data
+from undiffuse.api import training
+from undiffuse.api.distilling import configure
+from undiffuse.api.training import split_data
 from undiffuse.models.files.weights import read_weights
 from undiffuse.models.saved import load
 from undiffuse.recipes.few_step import DISTILLATIONS
@@ -36,7 +36,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional flow of digits, barely trained; not to be changed."""
     out = tmp_path_factory.mktemp("teacher") / "tiny"
     options = [*TINY, *FLOW, "system.sampling.sampler=heun", "system.sampling.num_steps=4"]
-    assert training.train(training.configure("ddpm-digits", options, None, out, False), out, device="cpu")
+    assert training.train_run(training.configure("ddpm-digits", options, None, out, False), out, device="cpu")
     return out
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from undiffuse.app.checks import check_line
-from undiffuse.app.early import check_overrides
-from undiffuse.app.early_config import check_resumed_with, said_by_recipes
-from undiffuse.app.early_models import Rows, model_at, run_model
-from undiffuse.app.outline import definition
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.training import configure
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure
+from undiffuse.cli.checks.commands import check_line
+from undiffuse.cli.checks.configuration import check_resumed_with, said_by_recipes
+from undiffuse.cli.checks.models import Rows, model_at, run_model
+from undiffuse.cli.checks.names import check_overrides
+from undiffuse.cli.checks.outline import definition
 from undiffuse.config import Component, model_of
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError, UsageWarning

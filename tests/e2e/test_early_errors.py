@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import typer
 
-from undiffuse.app import lines
-from undiffuse.app.checks import CHECKS, check_line
-from undiffuse.app.cli import app
-from undiffuse.app.early import REGISTRIES, check_overrides
-from undiffuse.app.outline import UNKNOWN, defaults_in, definition, names_in, options_of, rows_of
 from undiffuse.augment.config import AUGMENTATIONS
+from undiffuse.cli.checks import lines
+from undiffuse.cli.checks.commands import CHECKS, check_line
+from undiffuse.cli.checks.names import REGISTRIES, check_overrides
+from undiffuse.cli.checks.outline import UNKNOWN, defaults_in, definition, names_in, options_of, rows_of
+from undiffuse.cli.main import app
 from undiffuse.config import model_of
 from undiffuse.core.parameterization import PARAMETERIZATIONS
 from undiffuse.core.processes import PROCESSES

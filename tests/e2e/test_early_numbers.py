@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from undiffuse.app import checks, lines
-from undiffuse.app.checks import CHECKS, check_line
-from undiffuse.app.cli import app
+from undiffuse.cli.checks import commands as checks
+from undiffuse.cli.checks import lines
+from undiffuse.cli.checks.commands import CHECKS, check_line
+from undiffuse.cli.main import app
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 

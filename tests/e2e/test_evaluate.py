@@ -14,7 +14,8 @@ import pytest
 from command_line import CommandLine, change_config
 from PIL import Image
 
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.evaluation import spread
 
@@ -265,7 +266,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [f"system.network.{option}" for option in network] + [*sizes, "preview_every_images=0"]
     overrides += ["system.precision=fp32", "system.process.num_steps=20"]  # as few terms of the bound
     config = configure("ddpm-church48", overrides, str(folder / "data"), None, False)
-    assert train(config, folder / "run", device="cpu")
+    assert train_run(config, folder / "run", device="cpu")
     return folder
 
 

@@ -12,7 +12,7 @@ from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 from undiffuse.models.base import DenoisingModel
 from undiffuse.samplers import tuned_grids
 

@@ -13,7 +13,7 @@ from command_line import TINY, CommandLine, journal_of, last_checkpoint, run_unt
 from safetensors.torch import load_file, save_file
 
 import undiffuse as package
-from undiffuse.app.training import configure
+from undiffuse.api.configuration.runs import configure
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.files.components import components_of

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import undiffuse
-from undiffuse.app.cli import main
+from undiffuse.cli.main import main
 from undiffuse.errors import UsageError
 from undiffuse.models.saved import Model
 

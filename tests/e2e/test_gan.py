@@ -11,7 +11,8 @@ import torch
 from command_line import CommandLine, assert_same_run, journal_of, run_until, trainer_of
 from torch import Tensor
 
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
 from undiffuse.core.condition import Condition
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch
@@ -79,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional GAN of digits, barely trained; not to be changed."""
     out = tmp_path_factory.mktemp("gan") / "tiny"
     options = ("system.class_conditional=true", "preview_every_images=96")
-    assert train(config_of(*options), out, device="cpu")
+    assert train_run(config_of(*options), out, device="cpu")
     return out
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
 from undiffuse.data.sources.modes import known_modes
 from undiffuse.metrics.modes import Modes, even, good_of_gaussian, located_points, measure_modes
 from undiffuse.models.saved import load
@@ -17,7 +18,7 @@ QUIET = ("preview_every_images=0", "validate_every_images=0", "checkpoint_every_
 
 def modes_of(recipe: str, folder: Path) -> Modes:
     config = configure(recipe, [*QUIET], None, None, False)
-    assert train(config, folder, device="cpu")
+    assert train_run(config, folder, device="cpu")
     known = known_modes(config.data)  # type: ignore[arg-type]
     assert known is not None
     points = load(folder).sample(2000).double().numpy()

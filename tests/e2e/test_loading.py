@@ -13,7 +13,8 @@ import pytest
 from command_line import TINY, assert_same_run
 from PIL import Image
 
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.trainer import Trainer
 
@@ -64,10 +65,11 @@ def test_no_worker_outlives_a_killed_training(tmp_path: Path, image_folder: Path
 TRAIN_AND_DAMAGE = """
 import sys
 from pathlib import Path
-from undiffuse.app import training
-from undiffuse.app.cli import main
 from undiffuse.data.storage import encoded
 from undiffuse.data import load_dataset
+from undiffuse.api import training
+from undiffuse.cli.main import main
+from undiffuse.data import encoded, load_dataset
 
 def damaged_when_loaded(config):
     dataset = load_dataset(config)

@@ -11,14 +11,15 @@ import pytest
 from command_line import TINY, CommandLine
 from PIL import Image
 
-from undiffuse.app.real import held_out_data
+from undiffuse.api.reference_data import held_out_data
 from undiffuse.models.saved import load
 
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """(run, where its data lies now, other data of the same shape); the path it was given leads nowhere from here."""
-    from undiffuse.app.training import configure, train
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import train_run
 
     root = tmp_path_factory.mktemp("moved")
     for name, seed in (("before", 0), ("other", 1)):
@@ -29,7 +30,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         config = configure("ddpm-digits", [*TINY, *small], "before", Path("run"), False)
-        assert train(config, Path("run"), device="cpu")
+        assert train_run(config, Path("run"), device="cpu")
     shutil.move(root / "before", root / "now")
     return root / "run", root / "now", root / "other"
 

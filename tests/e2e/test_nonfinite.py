@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.training.nonfinite import NonFiniteError, first_bad_gradient, first_bad_layer
 from undiffuse.training.trainer import Trainer

@@ -8,7 +8,8 @@ import pytest
 import torch
 from command_line import TINY, CommandLine
 
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
 from undiffuse.models import saved
 from undiffuse.models.files import weights
 from undiffuse.training.posthoc import snapshots_of
@@ -18,7 +19,7 @@ from undiffuse.training.posthoc import snapshots_of
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("posthoc") / "run"
     options = [*TINY, 'ema.posthoc={"snapshot_every_images": 32}', "optimizer.learning_rate=0.01"]
-    assert train(configure("ddpm-digits", options, None, out, False), out, device="cpu")
+    assert train_run(configure("ddpm-digits", options, None, out, False), out, device="cpu")
     return out
 
 

@@ -13,8 +13,9 @@ import torch
 from command_line import TINY, CommandLine, assert_same_run, journal_of, state_of
 from torch import Tensor
 
-from undiffuse.app.models import load
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.loading import load
+from undiffuse.api.training import split_data
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import PictureQuality, PointQuality, quality_measure

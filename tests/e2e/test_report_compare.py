@@ -14,10 +14,10 @@ import pytest
 from command_line import CommandLine
 from report_parts import EVALUATION, RECORD, Page, check_self_contained, journal, material_of, pictures, quality_rows
 
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.reporting import found_studies
-from undiffuse.app.reproducing import reproducing_command
-from undiffuse.app.training import configure, placed
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure, placed
+from undiffuse.api.reporting import found_studies
+from undiffuse.api.reproducing import reproducing_command
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.report import render_comparison
 from undiffuse.report.compare import config_differences, metric_lines, overview, remarks

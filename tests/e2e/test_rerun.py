@@ -9,7 +9,7 @@ import pytest
 from command_line import TINY, CommandLine, assert_same_run
 
 import undiffuse as package
-from undiffuse.app.training import configure
+from undiffuse.api.configuration.runs import configure
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.errors import UsageError
 from undiffuse.report.wording import headline, progress_of

@@ -26,9 +26,10 @@ from command_line import (
     trainer_of,
 )
 
-from undiffuse.app.doctoring import _checkpoints
-from undiffuse.app.parsing import parse_duration
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.parsing import parse_duration
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.examining import _checkpoints
+from undiffuse.api.training import split_data
 from undiffuse.doctor.runs import RunSubject
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError

@@ -16,7 +16,7 @@ from command_line import CommandLine, child
 from PIL import Image
 
 from undiffuse import files as files_of_ours
-from undiffuse.app import sampling
+from undiffuse.api import sampling
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text

@@ -14,7 +14,7 @@ from PIL import Image
 
 import undiffuse as package
 from turns import in_turn
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.errors import UsageError
 from undiffuse.models.request import SampleRequest
 from undiffuse.recipes import get_recipe

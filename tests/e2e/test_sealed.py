@@ -15,8 +15,8 @@ import torch
 from command_line import CommandLine
 
 import undiffuse as package
-from undiffuse.app.doctoring import _run
-from undiffuse.app.reporting import _json
+from undiffuse.api.examining import _run
+from undiffuse.api.reporting import _json
 from undiffuse.doctor.runs import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of, write_json

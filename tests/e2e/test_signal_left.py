@@ -9,7 +9,7 @@ import pytest
 from command_line import TINY, CommandLine
 
 import undiffuse as package
-from undiffuse.app.training import configure
+from undiffuse.api.configuration.runs import configure
 from undiffuse.config import build
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.terminal_noise import terminal_noise

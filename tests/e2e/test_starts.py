@@ -13,9 +13,10 @@ import torch
 from command_line import TINY, CommandLine, journal_of, last_checkpoint, no_leftovers, run_until, state_of, trainer_of
 from PIL import Image
 
-from undiffuse.app import training
-from undiffuse.app.real import own_data
-from undiffuse.app.training import configure, split_data
+from undiffuse.api import training
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.reference_data import own_data
+from undiffuse.api.training import split_data
 from undiffuse.data.storage.encoded import content_hash
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from command_line import TINY, CommandLine, last_checkpoint
 
-from undiffuse.app import show, stopping
-from undiffuse.app.cli import main
-from undiffuse.app.training import configure, train
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import train_run
+from undiffuse.cli import signals as stopping
+from undiffuse.cli import terminal as show
+from undiffuse.cli.main import main
 from undiffuse.files import replacing
 
 
@@ -62,7 +64,7 @@ def test_a_terminal_that_is_gone_without_a_signal_or_a_log_that_is_full_does_not
 def test_a_command_whose_reader_is_gone_ends_in_silence(command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = [sys.executable, "-c", "from undiffuse.app.cli import main; main()", *command]
+    program = [sys.executable, "-c", "from undiffuse.cli.main import main; main()", *command]
     try:
         refused = command[0] == "train"  # by a complaint, which nobody reads either
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stderr" if refused else "stdout": writer}
@@ -77,7 +79,7 @@ def test_a_command_whose_reader_is_gone_ends_in_silence(command: list[str]) -> N
 def test_a_signal_ends_any_other_command_cleanly(
     number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from undiffuse.app import cli
+    from undiffuse.cli import main as cli
 
     def long_work(rows: object) -> None:
         with replacing(tmp_path / "out.json") as temporary:
@@ -102,4 +104,4 @@ def test_nohup_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_in_another_thread_leaves_signals_alone(tmp_path: Path) -> None:
     config = configure("ddpm-digits", [*TINY, "num_images=16"], None, None, False)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(train, config, tmp_path / "run", device="cpu").result()
+        assert pool.submit(train_run, config, tmp_path / "run", device="cpu").result()

@@ -16,7 +16,7 @@ import pytest
 from command_line import CommandLine, last_checkpoint
 from safetensors.torch import load_file, save_file
 
-from undiffuse.app.overrides import read_value
+from undiffuse.api.configuration.overrides import read_value
 from undiffuse.data.readers.npy import Npz, map_npy
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of

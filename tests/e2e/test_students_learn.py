@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from undiffuse.app import distilling
-from undiffuse.app.training import configure, split_data
+from undiffuse.api import distilling
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.metrics.sliced import sliced_wasserstein
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine
 
-from undiffuse.app import parameterizing, training_studies
 from undiffuse.errors import RunError
+from undiffuse.experiments import parameterization, trainings
 from undiffuse.studies import STUDIES, theory
 from undiffuse.studies.parameterization import Cell
 
@@ -93,18 +93,18 @@ def test_a_table_goes_on_and_says_what_broke(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [Cell("eps", "simple", "beta"), Cell("eps", "simple", "beta_tilde"), Cell("x0", "variational", "beta")]
-    monkeypatch.setattr(parameterizing, "cells", lambda: chosen)
-    monkeypatch.setattr(parameterizing, "NUM_STEPS", 8)
-    monkeypatch.setattr(parameterizing, "SCHEDULE", {"beta_start": 0.01, "beta_end": 0.6})
-    whole, trainings = training_studies.train, []
+    monkeypatch.setattr(parameterization, "cells", lambda: chosen)
+    monkeypatch.setattr(parameterization, "NUM_STEPS", 8)
+    monkeypatch.setattr(parameterization, "SCHEDULE", {"beta_start": 0.01, "beta_end": 0.6})
+    whole, trained = trainings.train_run, []
 
     def train(config, out, **options):  # type: ignore[no-untyped-def]
-        trainings.append(out.name)
-        if config.system.parameterization == "x0" and len(trainings) < 4:
+        trained.append(out.name)
+        if config.system.parameterization == "x0" and len(trained) < 4:
             raise RunError("the loss is not finite")
         return whole(config, out, **options)
 
-    monkeypatch.setattr(training_studies, "train", train)
+    monkeypatch.setattr(trainings, "train_run", train)
     arguments = ("study", "parameterization", "--data", "rings", "--out", tmp_path, "--images", 2_000, "--num", 40)
     assert "broke down: the loss is not finite" in undiffuse.fine(*arguments).err
     study = json.loads((tmp_path / "study.json").read_text())
@@ -117,10 +117,10 @@ def test_a_table_goes_on_and_says_what_broke(
     config = json.loads((tmp_path / "runs" / "eps-simple" / "config.json").read_text())["config"]
     assert config["system"]["weighting"] == {"name": "simple"} and config["num_images"] == 2_000
 
-    trainings.clear()
-    trainings += ["", "", ""]
+    trained.clear()
+    trained += ["", "", ""]
     undiffuse.fine(*arguments)
-    assert trainings[3:] == ["x0-variational-beta"]  # the others are not even looked at
+    assert trained[3:] == ["x0-variational-beta"]  # the others are not even looked at
     again = json.loads((tmp_path / "study.json").read_text())["cells"]
     assert again[:2] == study["cells"][:2] and again[2]["bound"]["value"] > 0
     assert "another configuration" in undiffuse.refused(*arguments[:-3], 3_000, "--num", 40)

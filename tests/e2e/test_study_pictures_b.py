@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from command_line import CommandLine
 
-from undiffuse.app import budgeting, training_studies
 from undiffuse.data import DigitsConfig, load_dataset
 from undiffuse.data.config import SwissrollConfig
 from undiffuse.data.dataset import of_classes
 from undiffuse.errors import RunError, UsageError
+from undiffuse.experiments import one_class, trainings
 from undiffuse.studies import MODEL_STUDIES, canvas
 from undiffuse.studies.one_class import TRAININGS
 
@@ -125,7 +125,7 @@ def test_the_study_goes_on_where_it_was(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    original = budgeting.measure
+    original = one_class.measure
 
     def counted(*arguments: Any) -> dict[str, Any]:
         measured.append(1)
@@ -133,7 +133,7 @@ def test_the_study_goes_on_where_it_was(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(budgeting, "measure", counted)
+    monkeypatch.setattr(one_class, "measure", counted)
     out = tmp_path / "study"
     assert undiffuse(*ONE_CLASS, *BUDGET, "--out", out).code == 130
     assert len(list((out / "cells").iterdir())) == 2
@@ -145,8 +145,8 @@ def test_the_study_goes_on_where_it_was(
 
 @pytest.mark.parametrize("recipe", ["photos-32", "flow-mnist", "dcgan-mnist"])
 def test_one_class_takes_recipes_that_guide_their_samples(recipe: str) -> None:
-    base = budgeting._configuration(recipe, [], DigitsConfig(), 32, 0)
-    told = budgeting._of_training(base, TRAININGS[2], "3")
+    base = one_class._configuration(recipe, [], DigitsConfig(), 32, 0)
+    told = one_class._of_training(base, TRAININGS[2], "3")
     assert told.system.class_conditional  # type: ignore[attr-defined]
     for config in (base, told):  # a model that knows no classes cannot be guided, and all are drawn alike
         assert getattr(getattr(config.system, "sampling", None), "guidance", 1) == 1
@@ -155,14 +155,14 @@ def test_one_class_takes_recipes_that_guide_their_samples(recipe: str) -> None:
 def test_a_training_that_breaks_down_is_a_result(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training_studies.train
+    original = trainings.train_run
 
     def breaking(config: Any, run: Path, **options: Any) -> bool:
         if run.name == "all-classes":
             raise RunError("the loss is not finite")
         return original(config, run, **options)
 
-    monkeypatch.setattr(training_studies, "train", breaking)
+    monkeypatch.setattr(trainings, "train_run", breaking)
     undiffuse.fine(*ONE_CLASS, *BUDGET, "--out", tmp_path / "study")
     rows = json.loads((tmp_path / "study" / "study.json").read_text())["rows"]
     assert [bool(row.get("failed")) for row in rows] == [False, True, False, False, False, False]

@@ -11,7 +11,8 @@ import torch
 from command_line import TINY, CommandLine, journal_of
 from PIL import Image
 
-from undiffuse.app.training import configure, split_data
+from undiffuse.api.configuration.runs import configure
+from undiffuse.api.training import split_data
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.models.base import GenerativeModel
 from undiffuse.training.config import EMAConfig, OptimizerConfig

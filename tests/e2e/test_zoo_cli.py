@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse as package
-from undiffuse.app import demo, training, zoo
-from undiffuse.app.models import find_model, results_folder
+from undiffuse.api import training
+from undiffuse.api.loading import find_model, results_folder
+from undiffuse.cli import bundled as zoo
+from undiffuse.cli import demo
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
 from undiffuse.models.files import weights

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from undiffuse.app.overrides import apply_overrides
-from undiffuse.app.sealing import accept_edits
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.sealing import accept_edits
 from undiffuse.augment import Augmentation, KarrasConfig
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.processes import FlowProcess

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from undiffuse.app import small_data as app
-from undiffuse.app.training import split_data
+from undiffuse.api.training import split_data
 from undiffuse.data import DigitsConfig, load_dataset
 from undiffuse.data.split import few_by_content, split_by_content
 from undiffuse.errors import UsageError
+from undiffuse.experiments import small_data
 from undiffuse.recipes import get_recipe
 from undiffuse.studies import canvas
 from undiffuse.studies.small_data import (
@@ -107,13 +107,13 @@ def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> Non
 
 def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canvas, "DPI", 40)
-    monkeypatch.setattr(app, "_fewest", lambda extractor, shape, distance: 100)
+    monkeypatch.setattr(small_data, "_fewest", lambda extractor, shape, distance: 100)
     out = tmp_path / "study"
 
     def study(**measured: str) -> dict[str, Any]:
-        overrides = (*TINY, "data.validation_fraction=0.1", "validation_images=100")  # more than there are to train on
-        return app.small_data("digits", out, recipe="dcgan-mnist", overrides=overrides, augmentation=(), pictures=64,
-                              epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
+        overrides = (*TINY, "data.validation_fraction=0.1", "validation_images=100")  # more than are trained on
+        return small_data.small_data("digits", out, recipe="dcgan-mnist", overrides=overrides, augmentation=(),
+                                     pictures=64, epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
 
     result = study()
     assert [row["arm"] for row in result["rows"]] == ["plain", "augmented"]
@@ -136,13 +136,13 @@ def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
     common: dict[str, Any] = {"recipe": "dcgan-mnist", "overrides": TINY, "augmentation": (), "seed": 0,
                               "device": "cpu"}  # fmt: skip
     with pytest.raises(UsageError, match="--epochs must be at least 1"):
-        app.small_data("digits", tmp_path, pictures=10, epochs=0, every=1, **common)
+        small_data.small_data("digits", tmp_path, pictures=10, epochs=0, every=1, **common)
     with pytest.raises(UsageError, match="ask for fewer"):
-        app.small_data("digits", tmp_path, pictures=10_000, epochs=1, every=1, **common)
+        small_data.small_data("digits", tmp_path, pictures=10_000, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match=r"holds out \d+; say data\.validation_fraction=0\.2, .* --metric kernel"):
-        app.small_data("digits", tmp_path, pictures=10, epochs=1, every=1, **common)
+        small_data.small_data("digits", tmp_path, pictures=10, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match="makes points"):
-        app.small_data("rings", tmp_path, pictures=10, epochs=1, every=1, **common)
+        small_data.small_data("rings", tmp_path, pictures=10, epochs=1, every=1, **common)
 
 
 def test_epochs_are_counted_in_words() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from undiffuse.app.noise_end import tell_of_signal_left
-from undiffuse.app.training import split_data
+from undiffuse.api.signal_left import tell_of_signal_left
+from undiffuse.api.training import split_data
+from undiffuse.cli.terminal import Terminal
 from undiffuse.config import build
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
@@ -28,6 +29,7 @@ from undiffuse.core.processes import (
 from undiffuse.core.terminal_noise import NOISE_LOG_SNR, options_ending_in_noise, specs_ending_in_noise, terminal_noise
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.doctor.levels import judge_prior
+from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import sample
@@ -134,7 +136,8 @@ def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: py
     shorter = config.system.model_copy(update={"process": config.system.process.model_copy(update={"num_steps": 10})})
     moved = ArrayDataset("moved", training.items(np.arange(200)) + np.float32(2))
     for system, data in ((shorter, moved), (config.system, moved)):
-        tell_of_signal_left(system, data)
+        with observing(Terminal()):
+            tell_of_signal_left(system, data)
         assert "an exact model's have" in capsys.readouterr().err
 
 

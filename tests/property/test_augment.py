@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from undiffuse.app.overrides import apply_overrides
+from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
 from undiffuse.augment.config import TRANSFORMATIONS
 from undiffuse.augment.grid import GRID_ROWS, WHOLE, augmentation_grid, grid_columns

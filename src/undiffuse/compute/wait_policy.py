@@ -26,6 +26,7 @@ import torch
 
 from undiffuse.compute.backend import backend
 from undiffuse.cores import allowed_cores, quota
+from undiffuse.observer import BETWEEN_STEPS
 
 #: Variables by which a user says how threads wait.
 SAID = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -173,3 +174,6 @@ def _hold(parallel: ctypes._NamedFuncPointer, threads: int, until: threading.Eve
     nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL)
     parallel(nothing, None, threads, 0)
     until.wait()  # they live as long as the thread that began them
+
+
+BETWEEN_STEPS.append(update)

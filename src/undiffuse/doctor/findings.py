@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from undiffuse.errors import UndiffuseError
-from undiffuse.observer import SILENT, Observer, Within
-from undiffuse.progress import heard_by
+from undiffuse.observer import SILENT, Observer, Within, observing
 from undiffuse.registry import resolve
 
 Severity = Literal["ok", "note", "warning", "problem"]
@@ -80,7 +79,7 @@ def examine(checks: Mapping[str, Any], subject: Any, observer: Observer = SILENT
         check, whole = resolve(row), Within(observer, number, len(checks))
         if observer is not SILENT:
             subject.observer = whole
-        with heard_by(SILENT if observer is SILENT else whole.errands()):
+        with observing(whole.errands() if observer is not SILENT else None):
             found += [replace(finding, check=name) for finding in _attempt(check, subject)]
     not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.errors import UsageError
+from undiffuse.observer import note
 from undiffuse.registry import nearest
 
 #: A class to draw: its name, a number for one that is called by a number, or ``None`` for no class in particular.
@@ -48,9 +48,7 @@ def find_class(name: ClassName, known: Sequence[str]) -> str | None:
         return alike[0]
     is_word = text.casefold() == _OLD_WORD
     if text == _OLD_WORD and known and not any(one.casefold() == _OLD_WORD for one in known):
-        warnings.warn(
-            f"class 'none' is none of this model's: taken for no class; {_INSTEAD}", UsageWarning, stacklevel=6
-        )
+        note(f"class 'none' is none of this model's: taken for no class; {_INSTEAD}")
         return None
     if not known:
         hint = f"; {_INSTEAD}" if is_word else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
-from undiffuse.errors import UsageError, UsageWarning
+from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
@@ -43,6 +42,7 @@ from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
 from undiffuse.models.wrapped import WrappedModel
+from undiffuse.observer import note
 from undiffuse.progress import Counter
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
@@ -130,7 +130,7 @@ class Model:
         with Counter("sampling", progress) as counter:
             sampled = self.module.sample(request)
         if sampled.note:
-            warnings.warn(sampled.note, UsageWarning, stacklevel=4)
+            note(sampled.note)
         costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
         about = {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
         return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **about, **costs}, seeds, names)
@@ -153,9 +153,7 @@ class Model:
         names = requested_classes(asked, self.class_names)
         denoises = isinstance(self.module, DenoisingModel)  # others refuse what they were not trained for
         if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
-            warnings.warn(
-                "this model was never trained without a class: samples of none come by chance", UsageWarning, 3
-            )
+            note("this model was never trained without a class: samples of none come by chance")
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
     def prompts(self, names: Sequence[str | None]) -> list[Prompt] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from undiffuse.errors import UsageWarning
 from undiffuse.images import density_of, grid_of, to_image
+from undiffuse.observer import note
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,7 +120,7 @@ def previews(folder: Path, most: int = 6) -> list[Picture]:
             with Image.open(found[index]) as image:
                 strip.append(embed(image.convert("RGB"), _images_seen(found[index].stem), PREVIEW_BYTES, True))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow says of broken files
-            warnings.warn(f"{found[index]} is damaged; the page shows none in its place", UsageWarning, stacklevel=2)
+            note(f"{found[index]} is damaged; the page shows none in its place")
     return strip
 
 

@@ -1,0 +1,102 @@
+"""The configuration of a run: from a recipe with overrides, from data alone, from a file, or from a run there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.recipe_choice import proposed
+from undiffuse.api.configuration.starts import check_beginning, config_file, record_in
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.errors import UsageError
+from undiffuse.models.files.components import training_section
+from undiffuse.models.files.record import check_format
+from undiffuse.models.files.wrapped import NAME as WRAPPED
+from undiffuse.models.saved import read_config
+from undiffuse.observer import announce, note
+from undiffuse.recipes import get_recipe
+from undiffuse.sealed import is_changed
+from undiffuse.training.config import RunConfig
+
+
+def configure(
+    recipe: str | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    device: str = "auto",
+    file: Path | None = None,
+) -> RunConfig:
+    """The configuration that a command line asks for; without a recipe that of a file, of the run to be resumed, or of
+    the recipe that fits the data, which is said.
+
+    Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
+    its features too many.
+    """
+    check_beginning(recipe, data, file, resume, out)
+    return placed(_configured(recipe, overrides, data, out, resume, device, file))
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """The same with data found from any folder: a run is gone on with from where its user happens to be."""
+    path = getattr(config.data, "path", None)
+    if path is None:
+        return config
+    data = config.data.model_copy(update={"path": type(path)(Path(path).expanduser().absolute())})
+    return config.model_copy(update={"data": data})
+
+
+def _configured(
+    recipe: str | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    device: str,
+    file: Path | None,
+) -> RunConfig:
+    source = source_config_for(data) if data is not None else None
+    if file is not None:
+        return apply_overrides(config_in(file), overrides, source)
+    if recipe is None and data is not None and source is not None and not resume:
+        config, words = proposed(source, data, overrides, device)
+        announce(words)
+        return config
+    if source is not None and recipe is not None:
+        overrides = ["quality_every_images=0", *overrides]
+    if recipe is not None:
+        return apply_overrides(get_recipe(recipe), overrides, source)
+    assert out is not None
+    return apply_overrides(saved_config(out), overrides, source)
+
+
+def config_in(file: Path) -> RunConfig:
+    """The configuration in a file: a run's ``config.json``, or its part ``config`` alone.
+
+    An edited file is taken as it stands, which is said: here nothing was trained with it yet.
+
+    Raises:
+        UsageError: no such file, or one that holds no configuration.
+    """
+    record, file = record_in(file), config_file(file)
+    if is_changed(record):
+        note(f"{file} was changed after it was written; the run is of what it says now")
+    whole = "format_version" in record
+    if whole:
+        check_format(record["format_version"], str(file))
+    return validate(RunConfig, record["config"] if whole else record, f"--config {file}")
+
+
+def saved_config(out: Path) -> RunConfig:
+    """The configuration that the run in ``out`` was started with.
+
+    Raises:
+        UsageError: it was not trained here, or its configuration is damaged.
+    """
+    record = read_config(out)
+    if training_section(record)["name"] == WRAPPED:
+        raise UsageError(f"{out} is a denoiser from elsewhere, without a training of its own; name a run of undiffuse")
+    return validate(RunConfig, record["config"], f"{out / 'config.json'}: config")

@@ -1,0 +1,235 @@
+"""``undiffuse doctor``: what is wrong with a set of pictures or with a run, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from undiffuse.api.arguments import check_examination
+from undiffuse.api.configuration.sources import as_recipe_reads, configured, known_options
+from undiffuse.api.loading import find_model, names_run, pick_device
+from undiffuse.api.outputs import check_file
+from undiffuse.api.reference_data import held_out_data, own_data
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import claimed
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.data.dataset import Dataset
+from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, examine
+from undiffuse.doctor import Finding as Finding
+from undiffuse.doctor.limits import NEAR
+from undiffuse.doctor.pictures import DataSubject
+from undiffuse.doctor.runs import CheckpointState, RunSubject
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.modes import mode_counter
+from undiffuse.files import write_json
+from undiffuse.metrics.features import fitting_features
+from undiffuse.models.files.record import read_record
+from undiffuse.models.saved import check_seeds, read_config
+from undiffuse.observer import Observing, observing, stage
+from undiffuse.registry import known_keywords
+from undiffuse.sealed import sealed
+from undiffuse.training.checkpoint import load_checkpoint
+from undiffuse.training.config import RunConfig
+from undiffuse.training.metrics_log import read_rows
+from undiffuse.version import __version__
+from undiffuse.wording import counted
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What an examination found.
+
+    Attributes:
+        subject: that was examined.
+        examination: its findings, and which checks were made.
+        looked_at: (items that were looked at, of all), of data.
+        file: that the findings were written to, if any.
+    """
+
+    subject: str
+    examination: Examination
+    looked_at: tuple[int, int] | None
+    file: Path | None
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """Each with its severity, its evidence and what to do."""
+        return self.examination.findings
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is neither a warning nor a problem."""
+        return self.examination.is_well
+
+    @property
+    def summary(self) -> str:
+        """How much was found, in how many of all items, by how many checks: a part is never taken for the whole."""
+        found, looked_at = self.examination, self.looked_at
+        counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
+        named = [counted(counts[name], name) for name in ("problem", "warning", "note")]
+        where = f" in {looked_at[0]:,} of {counted(looked_at[1], 'item')}" if looked_at is not None else ""
+        not_made = f", {len(found.not_made)} of them could not be made" if found.not_made else ""
+        return f"{', '.join(named)}{where}; {counted(len(found.checked), 'check')} in {found.seconds:.0f} s{not_made}"
+
+
+@known_keywords
+def doctor(
+    subject: str | Path,
+    *,
+    against: str | None = None,
+    options: Sequence[str] = (),
+    recipe: str | None = None,
+    data: str | None = None,
+    near: float | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> Diagnosis:
+    """Examine a run, a model or data: what is wrong, the numbers that show it, and what to do.
+
+    Args:
+        subject: a run folder, a model folder, a bundled model's name, or anything that names data.
+        against: data that ``subject`` must share nothing with; of a run, pictures to take as held out.
+        options: ``key=value`` of the data, and of what ``against`` names.
+        recipe: of data, look at it as this recipe reads it.
+        data: of a run, where the data it was trained on lies now.
+        near: of data, the limit on the distance of near-duplicates.
+        num: of a run, samples to draw.
+        seed: of the first of them.
+        out: a JSON file to write; of a run ``doctor.json`` in its folder by default, of data none.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        observer: hears of progress.
+        cancel: asks the work to stop, from any thread.
+    Returns:
+        The findings.
+    Raises:
+        UsageError: nothing of that name, options that do not fit it, or a file that cannot be written.
+        CancelledError: it was cancelled.
+    """
+    with observing(observer, cancel):
+        return _examined(str(subject), against, options, recipe, data, near, num, seed, out, device)
+
+
+def _examined(
+    subject: str,
+    against: str | None,
+    options: Sequence[str],
+    recipe: str | None,
+    data: str | None,
+    near: float | None,
+    num: int | None,
+    seed: int,
+    file: str | Path | None,
+    device: str,
+) -> Diagnosis:
+    is_run = names_run(subject)
+    check_examination(is_run, near, num, recipe, data)
+    out = _place(subject, is_run, Path(file).expanduser() if file is not None else None)
+    with claimed(out), stage("examining") as observer:
+        if is_run:
+            check_seeds(seed, num or 1)
+            run = _run(subject, against, options, data, num, seed, device)
+            found, looked_at = examine(RUN_CHECKS, run, observer), None
+        else:
+            looked = _data(subject, against, options, recipe, NEAR if near is None else near)
+            found, looked_at = examine(DATA_CHECKS, looked, observer), looked.coverage
+        if out is not None:
+            write_json(out, sealed(_record("run" if is_run else "data", subject, against, found, looked_at)))
+    return Diagnosis(subject, found, looked_at, out)
+
+
+def _place(subject: str, is_run: bool, asked: Path | None) -> Path | None:
+    """Where the findings are written, if anywhere; refused before anything is examined."""
+    folder = Path(subject).expanduser()
+    out = asked or (folder / "doctor.json" if is_run and folder.is_dir() else None)
+    check_file(out, "doctor.json", "--json")
+    return out
+
+
+def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataSubject:
+    """Nothing is read yet, but a name that stands for nothing is refused."""
+    config, other = source_config_for(subject), None
+    if against is not None:
+        beside = source_config_for(against)
+        other = DataSubject(against, configured(as_recipe_reads(beside, recipe), known_options(beside, options)))
+    location = getattr(config, "location", None)
+    if location is not None and not location.exists():
+        raise UsageError(f"no such file or folder: {location}; check the path")
+    return DataSubject(subject, configured(as_recipe_reads(config, recipe), options), other, near)
+
+
+def _run(
+    name: str,
+    against: str | None,
+    options: Sequence[str],
+    data: str | None,
+    num: int | None,
+    seed: int,
+    device: str,
+) -> RunSubject:
+    if options and against is None:
+        raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
+    folder = find_model(name)
+    record, journal = read_record(folder), read_rows(folder)
+    subject = RunSubject(
+        folder=folder,
+        record=record,
+        load_data=lambda: _real(subject, against, options, data),
+        journal=journal.rows,
+        journal_note=journal.note,
+        checkpoints=_checkpoints(folder),
+        config_error=_config_error(folder),
+        num=num or 256,
+        seed=seed,
+        device=pick_device(device),
+    )
+    with contextlib.suppress(UsageError):  # weights that cannot be loaded are a finding
+        subject.features = fitting_features(subject.model.module.shape, subject.model.origin)
+        subject.count_modes = mode_counter(record, subject.shape, subject.model.origin, lambda: subject.data[0])
+    return subject
+
+
+def _real(
+    subject: RunSubject, against: str | None, options: Sequence[str], moved_to: str | None
+) -> tuple[Dataset, Dataset]:
+    train, held_out = own_data(subject.model, moved_to)
+    return train, held_out if against is None else held_out_data(subject.model, against, options)
+
+
+def _config_error(folder: Path) -> str:
+    try:
+        validate(RunConfig, read_config(folder)["config"], "config.json: config")
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _checkpoints(folder: Path) -> list[CheckpointState]:
+    paths = sorted((folder / "checkpoints").glob("*images_*"), key=lambda path: path.name.removeprefix("damaged_"))
+    return [_checkpoint(path) for path in reversed(paths)]
+
+
+def _checkpoint(path: Path) -> CheckpointState:
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
+    try:
+        counters = load_checkpoint(path).counters
+    except UsageError as error:
+        return CheckpointState(path.name, size, str(error))
+    return CheckpointState(path.name, size, "", tuple(counters.get("settings") or ()))
+
+
+def _record(
+    kind: str, subject: str, against: str | None, found: Examination, looked_at: tuple[int, int] | None
+) -> dict[str, Any]:
+    name = Path(subject).expanduser().resolve().name if kind == "run" else subject
+    items = {"looked_at": looked_at[0], "items": looked_at[1]} if looked_at is not None else {}
+    return {"doctor": kind, "subject": name, "against": against, **items, "undiffuse": __version__, **found.to_dict()}

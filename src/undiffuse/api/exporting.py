@@ -1,0 +1,265 @@
+"""``undiffuse export``: a model folder to hand on, its sampling tuned to it and its weights as small as wanted."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.api.arguments import check_tuning
+from undiffuse.api.loading import opened
+from undiffuse.api.outputs import check_export
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import writes_to
+from undiffuse.core.limits import check_temperature
+from undiffuse.errors import UsageError
+from undiffuse.files import replacing
+from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
+from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.parts import save_parts
+from undiffuse.models.files.record import REPLACES, write_record
+from undiffuse.models.files.weights import WEIGHTS, save_weights
+from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.saved import Model
+from undiffuse.observer import Observing, announce, note, observing, stage
+from undiffuse.samplers import make_sampler
+from undiffuse.samplers.base import Sampler
+from undiffuse.samplers.tuned_grids import Trial, TunedGrid, check_tunable, tune_grid
+from undiffuse.seen import images_seen
+from undiffuse.training.metrics_log import read_metrics
+from undiffuse.wording import command, counted
+
+#: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
+NUM_SEEDS = 64
+_TUNING_SEED, _CHECKING_SEED = 10**9, 2 * 10**9
+_SECTION = "## Sampling"
+#: Lines of a bundled model's card that hold for its own folder alone.
+_STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
+
+
+def export(
+    model: str | Path | Model,
+    out: str | Path,
+    *,
+    tune_steps: Sequence[int] = (),
+    sampler: str = "unipc",
+    tolerance: float = 0.1,
+    seeds: int = NUM_SEEDS,
+    temperature: float | None = None,
+    bf16: bool = False,
+    overwrite: bool = False,
+    weights: str = "ema",
+    device: str = "auto",
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> Path:
+    """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked.
+
+    Args:
+        model: a run folder, a model folder, a bundled name, or a ``Model``.
+        out: the folder.
+        tune_steps: see ``export_model``.
+        sampler: that the grid is tuned for.
+        tolerance: root-mean-square error of a value in [-1, 1].
+        seeds: that the grid is tuned with, and as many others to measure it on.
+        temperature: that the exported model samples at; the model's own by default.
+        bf16: keep parameters in bfloat16, half as large.
+        overwrite: replace an exported model that is there.
+        weights: ``ema`` or ``raw``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        observer: hears of progress.
+        cancel: asks the work to stop, from any thread.
+    Returns:
+        The folder.
+    Raises:
+        UsageError: see ``export_model``.
+        CancelledError: it was cancelled.
+    """
+    with observing(observer, cancel):
+        return export_model(
+            opened(model, device, weights),
+            Path(out).expanduser(),
+            tune_steps=tune_steps,
+            sampler=sampler,
+            tolerance=tolerance,
+            seeds=seeds,
+            temperature=temperature,
+            bf16=bf16,
+            overwrite=overwrite,
+        )
+
+
+@writes_to("out")
+def export_model(
+    model: Model,
+    out: Path,
+    *,
+    tune_steps: Sequence[int] = (),
+    sampler: str = "unipc",
+    tolerance: float = 0.1,
+    seeds: int = NUM_SEEDS,
+    temperature: float | None = None,
+    bf16: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``model`` as a folder: ``config.json``, ``model.safetensors``, ``model_card.md``, and a file of each part.
+
+    Args:
+        tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
+            solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
+            defaults.
+        sampler: that the grid is for.
+        tolerance: root-mean-square error of a value in [-1, 1].
+        seeds: that the grid is tuned with, and as many others to measure it on.
+        temperature: that the exported model samples at; the model's own by default.
+        bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
+    Raises:
+        UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
+            temperature that is none or for a model that has none.
+    """
+    check_export(out, model.path, overwrite)
+    tensors = _weights(model.module, bf16)
+    kept = _kept_temperature(model, temperature)
+    tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
+    record = copy.deepcopy(dict(model.config))
+    if images := images_seen(record, read_metrics(model.path)):
+        record["trained_images"] = images
+    record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
+    record.pop(REPLACES, None)
+    if tuned is not None:
+        chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
+        record = with_sampling(record, chosen)
+        record["tuning"] = _facts(tuned, seeds, kept)
+    if temperature is not None:
+        record = with_sampling(record, {"temperature": kept})
+    with replacing(out) as folder:
+        folder.mkdir()
+        if parts := save_parts(folder, model.module, torch.bfloat16 if bf16 else None):
+            record["components"] = {**record["components"], **parts}
+        save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
+        (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
+    announce(f"exported: {out}; next: {command('sample', out, '-n', 64)}")
+    return out
+
+
+def _weights(model: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
+    """What is saved; with ``bf16`` the model goes on with the rounded parameters, so that they are what is tuned."""
+    tensors = own_state(model)
+    if not bf16:
+        return tensors
+    parameters = {name for name, _ in model.named_parameters()}
+    tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+    load_own(model, tensors)
+    return tensors
+
+
+def _own_temperature(model: Model) -> float:
+    own: float = model.module.sampling_record().get("temperature", 1.0)
+    return own
+
+
+def _kept_temperature(model: Model, asked: float | None) -> float:
+    """That the exported model will sample at."""
+    if asked is None:
+        return _own_temperature(model)
+    denoising(model.module, "a temperature")
+    return check_temperature(asked)
+
+
+def _tuned(
+    model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int, temperature: float
+) -> TunedGrid:
+    """The grid of the fewest steps that is good enough."""
+    system, sampler = denoising(model.module, "tuning a time grid"), make_sampler(spec)
+    own = model.module.sampling_record().get("sampler")
+    if own is not None and make_sampler(own).for_consistency_models:
+        raise UsageError(f"this model samples by {own!r} in few steps already; leave --tune-steps out")
+    for steps in tune_steps:
+        check_tunable(sampler, steps)
+    check_tuning(tolerance, seeds)
+    with stage("solving finely") as observer:
+        observer.progress(0, 2)
+        trial = _trial(model, system, _TUNING_SEED, seeds, temperature).solved()
+        observer.progress(1, 2)
+        check = _trial(model, system, _CHECKING_SEED, seeds, temperature).solved()
+        observer.progress(2, 2)
+    return _first_within(trial, check, sampler, tune_steps, tolerance)
+
+
+def _first_within(
+    trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float
+) -> TunedGrid:
+    for steps in tune_steps:
+        with stage(f"tuning {steps} steps") as observer:
+            tuned = tune_grid(trial, check, sampler, steps, observer.progress)
+        announce(
+            f"{sampler.name}, {counted(steps, 'step')}, {counted(tuned.nfe, 'evaluation')}: "
+            f"error {tuned.tuned_error:.4f} on the tuned grid, "
+            f"{tuned.named[tuned.best_named]:.4f} on the best named one ({tuned.best_named}"
+            f"{'' if tuned.helps else ', which is kept'})"
+        )
+        if tuned.error <= tolerance:
+            return tuned
+    if len(tune_steps) > 1:
+        note(f"none of {', '.join(map(str, tune_steps))} steps comes within {tolerance:g}; took {tune_steps[-1]}")
+    return tuned
+
+
+def _trial(model: Model, system: DenoisingModel, seed: int, count: int, temperature: float) -> Trial:
+    cond = model.condition(model.classes_of(None, count))
+    denoiser = system.sampling_denoiser().eval()
+    seeds = range(seed, seed + count)
+    return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)
+
+
+def _facts(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str, Any]:
+    return {
+        "sampler": tuned.sampler,
+        "steps": tuned.num_steps,
+        "nfe": tuned.nfe,
+        "grid": tuned.grid,
+        "temperature": temperature,
+        "rms_error": tuned.error,
+        "log_snrs": [round(knot, 3) for knot in tuned.log_snrs],
+        "rms_error_of_tuned_grid": tuned.tuned_error,
+        "rms_error_of_named_grids": tuned.named,
+        "seeds": seeds,
+    }
+
+
+def _card(model: Model, tuned: TunedGrid | None, seeds: int, bf16: bool, temperature: float) -> str:
+    """The card that the model came with, and what export did to it."""
+    path = model.path / "model_card.md"
+    before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
+    lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
+    lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
+    cooled = _temperature_lines(_own_temperature(model), temperature)
+    own = ["Otherwise by the model's own defaults." if cooled else "By the model's own defaults."]
+    lines += cooled + (_tuning_lines(tuned, seeds) if tuned is not None else own)
+    return "\n".join(lines) + "\n"
+
+
+def _temperature_lines(own: float, kept: float) -> list[str]:
+    if own == kept:
+        return [f"At temperature {kept:g}.", ""] if kept != 1 else []
+    return [f"At temperature {kept:g}; numbers above, if there are any, are of {own:g}.", ""]
+
+
+def _tuning_lines(tuned: TunedGrid, seeds: int) -> list[str]:
+    rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
+    grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
+    return [
+        f"By {tuned.sampler} in {counted(tuned.num_steps, 'step')}, {counted(tuned.nfe, 'network evaluation')}, "
+        f"on {grid}.",
+        f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {seeds} seeds that",
+        "tuning did not see:",
+        "",
+        "| grid | error |",
+        "|---|---|",
+        *(f"| {name} | {error:.4f} |" for name, error in [("tuned", tuned.tuned_error), *rows]),
+    ]

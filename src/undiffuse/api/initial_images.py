@@ -1,0 +1,60 @@
+"""``--image``: pictures that sampling begins from, brought to the model's size as its data were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.api.reference_data import held_out_data
+from undiffuse.config import validate
+from undiffuse.data import source_config_for
+from undiffuse.data.config import ImageConfig
+from undiffuse.data.readers.decoding import heic
+from undiffuse.data.readers.decoding.image import fit_image, read_image, to_array, with_channels
+from undiffuse.data.sources.layout.folder_files import EXTENSIONS
+from undiffuse.errors import UsageError
+from undiffuse.files import sha256_of
+from undiffuse.models.saved import Model
+from undiffuse.training.config import RunConfig
+
+
+def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, Any]]:
+    """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
+
+    Args:
+        source: a picture file, a folder, or what else names data.
+    Raises:
+        UsageError: nothing that can be read, or a model that makes no images.
+    """
+    if not model.module.space.is_image:
+        raise UsageError("this model makes no images, so it begins from none; leave --image out")
+    path = Path(source).expanduser()
+    if path.is_file() and _is_picture(path):
+        return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
+    if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
+        read_image(path)  # says what is wrong with it
+    fitting = isinstance(source_config_for(source), ImageConfig)
+    options = [f"data.channels={model.module.shape[0]}", "data.on_error=skip"] if fitting else []
+    dataset = held_out_data(model, source, options)
+    images = dataset.fetch(range(min(num, len(dataset)))).items
+    return images, {"source": source, "data_fingerprint": dataset.fingerprint}
+
+
+def _is_picture(path: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path):
+            return True
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _one(model: Model, path: Path) -> Tensor:
+    channels, height, width = model.module.shape
+    fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
+    image = fit_image(read_image(path), (height, width), fit, upscale=True)
+    return torch.from_numpy(to_array(with_channels(image, channels)).copy())[None]

@@ -1,0 +1,204 @@
+"""``undiffuse encode``: pictures to their latents along the probability-flow ODE, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.api.arguments import ADAPTIVE, check_items, check_solver, check_solver_steps
+from undiffuse.api.loading import opened
+from undiffuse.api.outputs import LATENTS, check_results
+from undiffuse.api.reference_data import held_out_data
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import writes_to
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.files import replacing, write_json
+from undiffuse.images import grid_of, picture_of, save_png
+from undiffuse.models.base import denoising
+from undiffuse.models.saved import Model
+from undiffuse.observer import Observing, Tell, announce, observing, stage
+from undiffuse.registry import known_keywords
+from undiffuse.samplers.base import FixedBatchDenoiser
+from undiffuse.samplers.inversion import ATOL, RTOL, generate, ode_range
+from undiffuse.samplers.inversion import invert as invert_rows
+from undiffuse.sealed import sealed
+from undiffuse.wording import counted
+
+#: Pictures followed at a time, and shown in ``roundtrip.png``.
+_ROWS, _SHOWN = 16, 16
+_DEFAULT_STEPS = 50
+
+
+@known_keywords
+def invert(
+    model: str | Path | Model,
+    source: str | Path,
+    out: str | Path,
+    *,
+    num: int = 16,
+    sampler: str = "rk45",
+    steps: int | None = None,
+    overwrite: bool = False,
+    options: Sequence[str] = (),
+    weights: str = "ema",
+    device: str = "auto",
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Latents of images along the probability-flow ODE, and back, to see what is lost; see ``invert_to_folder``.
+
+    Args:
+        model: a run folder, a model folder, a bundled name, or a ``Model``.
+        source: any data of the model's shape.
+        out: the folder.
+        num: how many of its items, evenly spaced.
+        sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
+        steps: of ``heun``, even in the log-SNR; 50 by default.
+        overwrite: replace latents that are there.
+        options: ``key=value`` of the source.
+        weights: ``ema`` or ``raw``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        observer: hears of progress.
+        cancel: asks the work to stop, from any thread.
+    Returns:
+        What ``encode.json`` holds.
+    Raises:
+        UsageError: data of another shape, an unknown solver, or a folder that holds something.
+        CancelledError: it was cancelled.
+    """
+    with observing(observer, cancel):
+        return invert_to_folder(
+            opened(model, device, weights),
+            str(source),
+            Path(out).expanduser(),
+            num=num,
+            sampler=sampler,
+            steps=steps,
+            overwrite=overwrite,
+            options=options,
+        )
+
+
+@writes_to("out")
+def invert_to_folder(
+    model: Model,
+    source: str,
+    out: Path,
+    *,
+    num: int,
+    sampler: str = "rk45",
+    steps: int | None = None,
+    overwrite: bool = False,
+    options: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) to ``out``.
+
+    Args:
+        source: any data of the model's shape.
+        num: how many of its items, evenly spaced.
+        sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
+        steps: of ``heun``; 50 by default.
+        overwrite: replace latents that are there.
+        options: ``key=value`` of the source.
+    Returns:
+        What ``encode.json`` holds.
+    Raises:
+        UsageError: data of another shape, an unknown solver, or a folder that holds something.
+    """
+    num_steps = _num_steps(sampler, steps)
+    check_items(num)
+    check_results(out, LATENTS, overwrite)
+    dataset = held_out_data(model, source, options)
+    rows = evenly_spaced(len(dataset), num)
+    items = dataset.fetch(rows).x_0
+    if num_steps is not None:
+        announce(
+            f"{counted(len(rows), 'item')}, {2 * num_steps} network evaluations each, and as many for the way back"
+        )
+    latents, back, nfe = _there_and_back(model, items, num_steps)
+    error = (back - items).double()
+    record = {
+        "model": model.path.resolve().name,
+        "model_sha256": model.weights_sha256,
+        "weights": model.weights,
+        "recipe": model.config["config"]["recipe"],
+        "source": source,
+        "data_fingerprint": dataset.fingerprint,
+        "items": rows.tolist(),
+        "labels": "none",
+        "log_snr_range": list(ode_range(_denoiser(model, 1))),
+        **_solver_record(sampler, num_steps),
+        "nfe": nfe,
+        "latent_mean_square": float((latents.double() ** 2).mean()),
+        "roundtrip_rms": float((error**2).mean().sqrt()),
+        "roundtrip_largest": float(error.abs().max()),
+    }
+    with replacing(out) as folder:
+        folder.mkdir()
+        _write(folder, model.finish(items).numpy(), model.finish(back).numpy(), latents.numpy(), record)
+    announce(
+        f"{counted(len(rows), 'latent')} in {out} ({nfe:g} network evaluations each); back and forth loses "
+        f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
+    )
+    return record
+
+
+def _num_steps(sampler: str, steps: int | None) -> int | None:
+    check_solver(sampler)
+    check_solver_steps(sampler, steps)
+    if sampler == ADAPTIVE:
+        return None
+    return steps if steps is not None else _DEFAULT_STEPS
+
+
+def _solver_record(sampler: str, num_steps: int | None) -> dict[str, Any]:
+    if num_steps is None:
+        return {"solver": sampler, "rtol": RTOL, "atol": ATOL}
+    return {"solver": sampler, "steps": num_steps}
+
+
+def _denoiser(model: Model, rows: int) -> FixedBatchDenoiser:
+    return FixedBatchDenoiser(denoising(model.module, "encode").denoiser("fp32"), rows)
+
+
+def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
+    """Latents, what they decode to, and the mean evaluations of encoding."""
+    denoiser = _denoiser(model, min(_ROWS, len(items)))
+    latents, back, nfe = [], [], []
+    with stage("encoding and decoding") as observer:
+        for start in range(0, len(items), _ROWS):
+            x_0 = items[start : start + _ROWS].to(model.module.device)
+            there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
+            encoded = invert_rows(denoiser, x_0, num_steps=num_steps, tell=there)
+            latents.append(encoded.x.cpu())
+            nfe.append(encoded.nfe.double().cpu())
+            back.append(generate(denoiser, encoded.x, num_steps=num_steps, tell=back_again).x.cpu())
+    return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
+
+
+def _half_way(tell: Tell, start: int, count: int, total: int, half: int) -> Callable[[float], None]:
+    """Hears how far the solver is with ``count`` items from ``start`` on: there, or (``half`` = 1) back."""
+    return lambda share: tell(start + count * (half + share) / 2, total)
+
+
+def _write(
+    folder: Path,
+    originals: np.ndarray[Any, Any],
+    back: np.ndarray[Any, Any],
+    latents: np.ndarray[Any, Any],
+    record: dict[str, Any],
+) -> None:
+    with replacing(folder / "latents.npy") as path, path.open("wb") as file:
+        np.save(file, latents)
+    if originals.ndim == 4:
+        shown = np.concatenate([originals[:_SHOWN], back[:_SHOWN]])
+        save_png(folder / "roundtrip.png", grid_of(shown, columns=min(_SHOWN, len(originals))))
+    else:
+        clouds = np.stack([picture_of(originals), picture_of(back)])
+        save_png(folder / "roundtrip.png", grid_of(clouds, columns=1))
+    write_json(folder / "encode.json", sealed(record))

@@ -1,0 +1,99 @@
+"""Finding a model by what a user calls it: a run folder, a model folder, or the name of a bundled model."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undiffuse.cores import leave_room
+from undiffuse.errors import UsageError
+from undiffuse.registry import known_keywords, nearest
+from undiffuse.zoo import bundled_models
+
+if TYPE_CHECKING:
+    from undiffuse.core.denoiser import Denoiser
+    from undiffuse.models.saved import Model
+
+
+@known_keywords
+def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser: Denoiser | None = None) -> Model:
+    """Load a trained model.
+
+    Args:
+        model: the folder of a run or of an exported model, or the name of a bundled one.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
+        denoiser: for a model that was saved around one from elsewhere, which no folder holds the code of; see
+            ``WrappedModel``.
+    Raises:
+        UsageError: no such model, or one that is damaged or from a newer version.
+    """
+    check_device(device)
+    folder = find_model(model)
+    leave_room()
+    from undiffuse.models import saved  # seconds of importing, for what names a model
+
+    return saved.load(folder, pick_device(device), weights, denoiser)
+
+
+def opened(model: str | Path | Model, device: str = "auto", weights: str = "ema") -> Model:
+    """A model that is open already as it is, or the one of that name or folder; see ``load``.
+
+    Args:
+        model: a ``Model``, or what ``load`` takes.
+        device: see ``load``.
+        weights: see ``load``.
+    """
+    return load(model, device, weights) if isinstance(model, str | PathLike) else model
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder that ``model`` stands for: a run or a model folder first, then the bundled model of that name."""
+    if not isinstance(model, str | PathLike):
+        raise UsageError(f"a model is named by a folder or a bundled name, got {model!r}")
+    folder, bundled = Path(model).expanduser(), bundled_models()
+    if str(model) in bundled and not (folder / "config.json").is_file():
+        return bundled[str(model)]
+    if folder.is_dir():
+        return folder
+    names = f"; bundled models: {nearest(str(model), bundled)}" if bundled else ""
+    raise UsageError(f"no model {str(model)!r}: neither a folder nor a bundled name; give the folder of a run{names}")
+
+
+def names_run(subject: str) -> bool:
+    """Whether what may be a run, a model or data is no data."""
+    folder = Path(subject).expanduser()
+    return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
+
+
+def results_folder(model: Path) -> Path:
+    """Where results about a model are kept: its own folder; ``results/NAME`` here for a bundled one.
+
+    Args:
+        model: the folder that the model was loaded from.
+    """
+    return Path("results") / model.name if model in bundled_models().values() else model
+
+
+def spoken_name(model: Path) -> str:
+    """What a command line calls a loaded model: a bundled one by its name, any other by its folder."""
+    return model.name if model in bundled_models().values() else str(model)
+
+
+def pick_device(device: str) -> str:
+    """``auto`` as ``cuda`` or ``cpu``; any other name is checked."""
+    check_device(device)
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device's name; whether it is there, torch knows."""
+    if device != "auto" and device.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu or cuda, got {device!r}")

@@ -1,0 +1,72 @@
+"""The verb ``prepare``: any source into one archive of images of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from undiffuse.api.arguments import check_workers
+from undiffuse.api.configuration.sources import configured, prepare_settings
+from undiffuse.cancellation import Cancel
+from undiffuse.data import source_config_for
+from undiffuse.data.config import ImageConfig
+from undiffuse.data.prepare import prepare as write_archive
+from undiffuse.errors import UsageError
+from undiffuse.observer import Observing, observing, stage
+from undiffuse.registry import known_keywords
+
+#: No option is given by itself.
+NOTHING_GIVEN: Mapping[str, Any] = MappingProxyType({})
+
+
+@known_keywords
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    options: Sequence[str] = (),
+    given: Mapping[str, Any] = NOTHING_GIVEN,
+    filters: Sequence[str] = (),
+    keep_duplicates: bool = False,
+    on_error: str = "fail",
+    workers: int | None = None,
+    overwrite: bool = False,
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Make any source into one archive of images of one size, with labels, captions and a manifest.
+
+    Args:
+        source: a folder of images, an archive, or the name of a source.
+        out: the archive, ``.zip``.
+        options: ``key=value`` of the source's configuration, such as ``size=64``.
+        given: the same as a mapping, with ``None`` for what is not said.
+        filters: ``key=value`` of ``Filters``, such as ``min_side=64``.
+        keep_duplicates: keep images that come out the same in every pixel.
+        on_error: an image that cannot be read or is too small: ``fail``, or ``skip`` and count it.
+        workers: processes; all cores by default.
+        overwrite: replace the archive, or one begun otherwise.
+        observer: hears of progress in images.
+        cancel: asks the work to stop, from any thread; the same call goes on where it was.
+    Returns:
+        The manifest.
+    Raises:
+        UsageError: no such source, options that it does not have, or an archive that is there.
+        CancelledError: it was cancelled.
+    """
+    check_workers(workers)
+    with observing(observer, cancel):
+        config = configured(_source_of_images(str(source)), options, given)
+        settings = prepare_settings(filters, keep_duplicates, on_error, getattr(config, "on_error", "fail"))
+        with stage("preparing", unit="images") as heard:
+            where = Path(out).expanduser()
+            return write_archive(config, where, settings, workers=workers, overwrite=overwrite, observer=heard)
+
+
+def _source_of_images(source: str) -> ImageConfig:
+    config = source_config_for(source)
+    if not isinstance(config, ImageConfig):
+        raise UsageError(f"the source {config.name!r} has points; expected one of images")
+    return config

@@ -1,0 +1,178 @@
+"""The real data beside a model: its own, wherever that lies now, and other data brought to the model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.sources import configured
+from undiffuse.api.training import split_data
+from undiffuse.config import validate
+from undiffuse.core.space import Space
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.config import ImageConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.decoding.remarks import STORED, stored_with
+from undiffuse.errors import UsageError
+from undiffuse.models.files.record import changed_data_part
+from undiffuse.models.saved import Model
+from undiffuse.observer import note
+from undiffuse.training.config import RunConfig
+
+_CHUNK = 512
+_COLOURS = {1: "grey", 3: "coloured"}
+_BROUGHT = {1: "judge in grey", 3: "repeat what is grey in three channels"}
+
+
+def real_data(
+    model: Model, data: str | None = None, options: Sequence[str] = ()
+) -> tuple[Callable[[], Dataset], Dataset]:
+    """A function that gives the training items, and the held-out ones, of the model's own shape.
+
+    Args:
+        data: where the model's own data lies now, or other held-out items; by default the model's own, where it lay.
+            With others the model's own need not be there until the function is called.
+        options: ``key=value`` of the source that ``data`` names.
+    Raises:
+        UsageError: no such data, of another shape, or changed since the model was trained.
+    """
+    if data is None:
+        train, held_out = own_data(model)
+        return lambda: train, held_out
+    if not options and (moved := _moved(model, data)) is not None:
+        return lambda: moved[0], moved[1]
+    return partial(_training_data, model), held_out_data(model, data, options)
+
+
+def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Dataset:
+    """All items of other data, brought to the model's shape.
+
+    Raises:
+        UsageError: no such data, of another shape, or coloured for a grey model or the other way round, unsaid.
+    """
+    fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
+    held_out = fitted_data(data, tuple(model.module.shape), "the model", fit, options)
+    seen = model.config["data"].get("stored_with")
+    tell_of_storage(data, stored_with(held_out.provenance), "what the model was trained on", seen)
+    return held_out
+
+
+def own_data(model: Model, moved_to: str | None = None) -> tuple[Dataset, Dataset]:
+    """(training, held-out) parts of what the model was trained on.
+
+    Args:
+        moved_to: where it lies now; by default where it lay.
+    Raises:
+        UsageError: it is not there, or is other data than the model was trained on.
+    """
+    parts = split_data(_own_config(model, moved_to))
+    if _is_own(model, parts):
+        return parts
+    if moved_to is not None:
+        raise UsageError(f"{moved_to} is other data than this model was trained on; name that with --data")
+    raise UsageError("the data that this model was trained on has changed; put it back before comparing with it")
+
+
+def _own_config(model: Model, moved_to: str | None) -> RunConfig:
+    config = validate(RunConfig, model.config["config"])
+    return config if moved_to is None else apply_overrides(config, (), source_config_for(moved_to))
+
+
+def _is_own(model: Model, parts: tuple[Dataset, Dataset]) -> bool:
+    train, held_out = parts
+    now = {"fingerprint": train.fingerprint, "validation": len(held_out)}
+    return not changed_data_part(model.config["data"], {**now, "validation_fingerprint": held_out.fingerprint})
+
+
+def _moved(model: Model, data: str) -> tuple[Dataset, Dataset] | None:
+    """The model's own data where it is no longer in its place and ``data`` is it, by fingerprint; else ``None``."""
+    location = getattr(validate(RunConfig, model.config["config"]).data, "location", None)
+    if location is None or location.exists():
+        return None
+    try:
+        return own_data(model, data)
+    except UsageError:
+        return None
+
+
+def _training_data(model: Model) -> Dataset:
+    """The training part alone, asked for by a metric while the held-out items came from --data."""
+    try:
+        return own_data(model)[0]
+    except UsageError as error:
+        raise UsageError(
+            f"this metric compares with what the model was trained on ({error.reason}); put it back, or take metrics "
+            "that need none: --metrics vlb,classes"
+        ) from None
+
+
+def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", options: Sequence[str] = ()) -> Dataset:
+    """What ``data`` names, its images brought to the size of ``shape``; what that changes is said.
+
+    Args:
+        shape: (C, H, W), or (D,) of points.
+        of: whose shape it is, for messages.
+        fit: how images of another aspect are fitted.
+        options: ``key=value`` of the source, such as ``data.on_error=skip``.
+    Raises:
+        UsageError: no such data, another shape, or another number of channels that no option asks for.
+    """
+    source = source_config_for(data)
+    fitting = isinstance(source, ImageConfig) and Space.of_data(shape).is_image
+    asked = configured(source.model_copy(update={"fit": fit}) if fitting else source, options)
+    dataset = load_dataset(asked.model_copy(update={"size": shape[1:]}) if fitting else asked)
+    if fitting and dataset.shape[0] != shape[0] and getattr(asked, "channels", None) is None:
+        if shape[0] == 3 or has_colour(dataset):
+            refuse_other_colours(data, dataset.shape[0], of, shape[0], [shape[0]])
+        return fitted_data(data, shape, of, fit, [*options, "channels=1"])
+    if dataset.shape != shape:
+        raise UsageError(f"{of} has items of shape {shape}, {data} of {dataset.shape}; name data of that shape")
+    return dataset
+
+
+def has_colour(dataset: Dataset) -> bool:
+    """Whether any image has channels that differ; grey is often stored in three equal ones."""
+    if dataset.shape[0] == 1:
+        return False
+    parts = (
+        dataset.items(np.arange(start, min(start + _CHUNK, len(dataset)))) for start in range(0, len(dataset), _CHUNK)
+    )
+    return any(bool((part != part[:, :1]).any()) for part in parts)
+
+
+def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: Sequence[int]) -> None:
+    """Grey beside coloured is judged in one of the two only where the user says so.
+
+    Args:
+        ways: numbers of channels that both can be brought to.
+    Raises:
+        UsageError: says which is which, and how to choose.
+    """
+    advice = " or ".join(f"data.channels={way} to {_BROUGHT[way]}" for way in ways) or "name others"
+    raise UsageError(
+        f"{data} is {_COLOURS[channels]} and {of} is {_COLOURS[wanted]}, which do not compare; say {advice}"
+    )
+
+
+def tell_of_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> None:
+    """Say that images are brought to another size before they are compared."""
+    if size != wanted:
+        note(f"the images of {data} are {size[0]}x{size[1]} and brought to the {wanted[0]}x{wanted[1]} of {of}")
+
+
+def tell_of_storage(data: str, stored: Mapping[str, str], of: str, others: Mapping[str, str] | None) -> None:
+    """Say where images of one side alone have transparency or more than 8 bits: their pixels were made, not read.
+
+    Args:
+        stored: what is said of the images of ``data``, see ``stored_with``.
+        others: the same of those of ``of``; None where it is not known.
+    """
+    if others is None:
+        return
+    for key in STORED.values():
+        if (key in stored) != (key in others):
+            having, lacking, text = (data, of, stored[key]) if key in stored else (of, data, others[key])
+            note(f"{having}: {text}; {lacking}: none")

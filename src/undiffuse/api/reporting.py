@@ -1,0 +1,251 @@
+"""``undiffuse report``: gather what runs have to show and write the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undiffuse.api.loading import load, results_folder, spoken_name
+from undiffuse.api.outputs import check_file, check_once
+from undiffuse.api.reference_data import own_data
+from undiffuse.api.reproducing import reproducing_command
+from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import claimed
+from undiffuse.config import Component
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.errors import UsageError
+from undiffuse.evaluation import hardware, spread
+from undiffuse.evaluation.schedule import schedule_of
+from undiffuse.models.base import DenoisingModel
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model
+from undiffuse.observer import Observing, Tell, note, observing, stage
+from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
+from undiffuse.samplers.base import Progress
+from undiffuse.sealed import read_sealed
+from undiffuse.training.metrics_log import read_rows
+from undiffuse.version import __version__
+from undiffuse.wording import command
+
+_SHOWN, _COMPARED = 64, 32
+_SHOWN_POINTS = 2000
+_FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    studies: Sequence[str | Path] = (),
+    device: str = "auto",
+    data: str | None = None,
+    *,
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> Path:
+    """Write the page of one run, or one that compares several; returns its path.
+
+    Args:
+        runs: a run folder, a model folder or a bundled name, or several.
+        out: the page; ``report.html`` in the run's folder, or ``comparison.html`` here for several.
+        studies: folders of more studies to show than those that are found beside a run.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        data: where the data that the runs were trained on lies now; by default where it lay.
+        observer: hears of progress.
+        cancel: asks the work to stop, from any thread.
+    Raises:
+        UsageError: no such run, one without weights, a run named twice, no such study, or nowhere to write.
+        CancelledError: it was cancelled.
+    """
+    named = [runs] if isinstance(runs, str | Path) else list(runs)
+    with observing(observer, cancel):
+        return _report(named, Path(out).expanduser() if out is not None else None, studies, device, data)
+
+
+def _report(
+    runs: Sequence[str | Path], out: Path | None, studies: Sequence[str | Path], device: str, data: str | None
+) -> Path:
+    models = [load(run, device) for run in runs]
+    path = out or (results_folder(models[0].path) / "report.html" if len(models) == 1 else Path("comparison.html"))
+    check_file(path, "report.html")
+    names = _names(models)
+    asked = [read_study(Path(folder)) for folder in studies]
+    with claimed(path):
+        with stage("sampling") as observer:
+            materials = []
+            for number, (model, name) in enumerate(zip(models, names, strict=True)):
+                shown, told = asked if number == 0 else [], partial(_told, observer.progress, number, len(models))
+                single = len(models) == 1
+                materials.append(_material(model, name, shown, single=single, moved_to=data, tell=told))
+        if len(materials) == 1:
+            return write_report(path, materials[0])
+        return write_comparison(path, materials)
+
+
+def _told(tell: Tell, number: int, total: int, share: float) -> None:
+    """A share of the samples of one of several models is made."""
+    tell(number + share, total)
+
+
+def report_run(model: Model) -> Path:
+    """Write ``report.html`` into the run's folder; returns its path."""
+    with stage("sampling") as observer:
+        material = _material(model, _name(model), [], single=True, tell=partial(_told, observer.progress, 0, 1))
+    return write_report(model.path / "report.html", material)
+
+
+def _material(
+    model: Model,
+    name: str,
+    studies: Sequence[Study],
+    single: bool,
+    moved_to: str | None = None,
+    tell: Callable[[float], None] = lambda share: None,
+) -> ReportMaterial:
+    points = not model.module.space.is_image
+    count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
+    samples, frames, labels = _sample_with_frames(model, count, tell)
+    denoises = isinstance(model.module, DenoisingModel)  # what samples in one go has nothing in between to show
+    data = _real(model, count, moved_to)
+    augmentation, columns = _augmentation(model, data)
+    results = results_folder(model.path)
+    return ReportMaterial(
+        record=model.config,
+        journal=_journal(model.path),
+        samples=samples,
+        data=data,
+        name=name,
+        augmentation=augmentation,
+        augmentation_columns=columns,
+        filmstrip=frames if denoises else None,
+        filmstrip_labels=labels if denoises else [],
+        evaluation=_json(results / "evaluation.json"),
+        previews=model.path / "previews",
+        schedule=schedule_of(model.module, model.config),
+        studies=[*found_studies(model.path), *studies],
+        findings=_findings(results / "doctor.json"),
+        reproduce=reproducing_command(model.config),
+        commands=_commands(model),
+        hardware=hardware(),
+        version=__version__,
+    )
+
+
+def _journal(run: Path) -> list[dict[str, Any]]:
+    """The sound rows of a run's journal; that there are others is said."""
+    found = read_rows(run)
+    if found.note:
+        note(f"{run}: {found.note}")
+    return found.rows
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """What to call the runs: their folders' names, or whole paths where two folders are called the same."""
+    check_once([model.path for model in models])
+    names = [_name(model) for model in models]
+    return [name if names.count(name) == 1 else str(model.path) for name, model in zip(names, models, strict=True)]
+
+
+def _name(model: Model) -> str:
+    return model.path.resolve().name
+
+
+def found_studies(run: Path) -> list[Study]:
+    """Studies of a run: in its own folder ``studies``, and called after it in ``studies`` beside it or here.
+
+    A damaged one is left out, with a note.
+    """
+    run = run.resolve()
+    own = sorted(run.glob("studies/*/study.json"))
+    beside = [
+        path
+        for folder in (run.parent, Path.cwd())
+        for path in sorted(folder.glob("studies/*/study.json"))
+        if path.parent.name.endswith(f"-{run.name}")
+    ]
+    folders = dict.fromkeys(path.parent.resolve() for path in (*own, *beside))
+    studies = []
+    for folder in folders:
+        try:
+            studies.append(read_study(folder))
+        except UsageError as error:
+            note(f"left out: {error}")
+    return studies
+
+
+def _real(model: Model, count: int, moved_to: str | None) -> Any:
+    """Training items to show beside the samples; none where an exported model came without its data."""
+    try:
+        return spread(own_data(model, moved_to)[0], count).numpy()
+    except UsageError as error:
+        note(f"the page shows no real data: {error}")
+        points = not model.module.space.is_image
+        return np.empty((0, *model.module.shape), np.float32 if points else np.uint8)
+
+
+def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
+    """An image grid of what training did to these images and what its columns show; none where it did nothing."""
+    asked = model.config["config"].get("augment", {"name": "none"})
+    config = Component(AUGMENTATIONS, "augmentation").pick(asked)
+    if not isinstance(config, AugmentConfig) or not config.any or not len(data):
+        return None, []
+    images = torch.from_numpy(data[evenly_spaced(len(data), GRID_ROWS)])
+    return augmentation_grid(images, config), grid_columns(config, data.shape[1:])
+
+
+def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
+    """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
+    rows = count if not model.module.space.is_image else _FILMSTRIP_ROWS
+    frames: list[torch.Tensor] = []
+
+    def keep(first: int, progress: Progress) -> None:
+        frames.append(model.finish(progress.x_0[:rows]))
+        tell((progress.index + 1) / progress.count)
+
+    cond = model.condition(model.classes_of(None, count))
+    request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)
+    samples = model.finish(model.module.sample(request).x).numpy()
+    moments = np.unique(np.linspace(0, len(frames) - 1, _FILMSTRIP_MOMENTS).round().astype(int))
+    labels = [f"step {moment + 1} of {len(frames)}" for moment in moments]
+    return samples, np.stack([frames[moment].numpy() for moment in moments]), labels
+
+
+def _json(path: Path) -> Any:
+    """The object in a file of results, ``None`` if there is no such file.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    return read_sealed(path, "make it anew or move it away") if path.is_file() else None
+
+
+def _findings(path: Path) -> Any:
+    content = _json(path)
+    if content is None:
+        return None
+    rows = content.get("findings")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path} holds no list of findings; make it anew with: {command('doctor', path.parent)}")
+    return rows
+
+
+def _commands(model: Model) -> dict[str, str]:
+    run = spoken_name(model.path)
+    points = not model.module.space.is_image
+    commands = {
+        f"sample 64 {'points' if points else 'pictures'}": command("sample", run, "-n", 64),
+        "measure again, with more samples": command("evaluate", run, "--num", 5000),
+        "set it beside another run": command("report", run, "OTHER"),
+        "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
+        "train on your own pictures": "undiffuse train --data FOLDER",
+    }
+    if isinstance(model.module, DenoisingModel):
+        commands["see the denoising"] = command("sample", run, "-n", 8, "--progressive")
+    if model.class_names:
+        commands["one class only"] = command("sample", run, "--class", model.class_names[-1], "-n", 16)
+    return commands

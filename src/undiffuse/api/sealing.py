@@ -1,0 +1,91 @@
+"""``undiffuse seal``: an edited configuration is meant, or the one that the weights were saved with comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undiffuse.api.loading import find_model
+from undiffuse.config import Component
+from undiffuse.errors import UsageError
+from undiffuse.models.files.components import synchronised, training_section
+from undiffuse.models.files.record import accept, check_belongs, read_record, result_record
+from undiffuse.models.files.record import restore as put_back
+from undiffuse.models.files.wrapped import NAME as WRAPPED
+from undiffuse.models.saved import kept_configs
+from undiffuse.objectives import OBJECTIVE_CONFIGS
+from undiffuse.objectives.base import ObjectiveConfig
+from undiffuse.observer import announce
+from undiffuse.sealed import CHECKSUM, is_changed
+
+
+def seal(model: str | Path, restore: bool = False) -> None:
+    """Make ``config.json`` of a run or a model folder sound again; weights and checkpoints are not touched.
+
+    Where nothing was edited nothing is written, and that is said.
+
+    Args:
+        model: the folder, or the name of a bundled model.
+        restore: put back the copy that the weights were saved with, instead of accepting the file as it stands.
+    Raises:
+        UsageError: nothing to accept or to put back.
+    """
+    folder = find_model(model)
+    kept, file = kept_configs(folder), folder / "config.json"
+    if restore and not kept:
+        raise UsageError(f"{folder} has no sound weights with a copy of config.json; put a sound copy back yourself")
+    if _is_sound(folder, kept[:1] if restore else kept, as_saved=restore):
+        announce(
+            f"nothing to do: {file} was not changed since it was {'written' if restore else 'written or accepted'}"
+        )
+    elif restore:
+        put_back(folder, kept[0])
+        announce(f"put back: {file}, as the weights were saved with it")
+    else:
+        differs, followed = accept_edits(folder, kept)
+        if followed:
+            announce(f"components.model.config follows config.system: {'; '.join(followed)}")
+        announce(f"accepted: {file}{' (' + '; '.join(differs) + ')' if differs else ''}")
+
+
+def accept_edits(folder: Path, kept: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[str], list[str]]:
+    """Take ``config.system`` as it stands for what is meant, and have the description of the model follow it.
+
+    Args:
+        kept: all copies that weights and checkpoints hold, where they have been read.
+    Returns:
+        What differs from the copy that the weights were saved with, and what followed.
+    """
+    record, followed = _followed(read_record(folder))
+    return accept(folder, kept_configs(folder) if kept is None else kept, record), followed
+
+
+def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The record with its model described as ``config.system`` has it.
+
+    Raises:
+        UsageError: what ``config.system`` says cannot be trained.
+    """
+    trained = training_section(record)
+    if trained["name"] == WRAPPED:
+        return dict(record), []
+    config = Component(OBJECTIVE_CONFIGS, "system").pick(trained)
+    assert isinstance(config, ObjectiveConfig)
+    return synchronised(record, config.component())
+
+
+def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
+    """Whether ``config.json`` stands as it was written and goes with these copies.
+
+    Args:
+        as_saved: it is equal to them, and not one that was accepted in their place.
+    """
+    try:
+        record = read_record(folder)
+        for copy in kept:
+            check_belongs(folder, record, copy, "what")
+    except UsageError:
+        return False
+    sealed = CHECKSUM in record and not is_changed(record)
+    return sealed and not (as_saved and any(result_record(record) != copy for copy in kept))

@@ -1,0 +1,77 @@
+"""Said of a training that is so short that its samples are little more than noise: where its configuration makes that
+certain, by a dry run too, or else where its last preview shows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.dataset import Dataset
+from undiffuse.doctor.noise import is_noise, neighbour_correlation
+from undiffuse.doctor.weights import judge_ema
+from undiffuse.images import Bytes, images_in
+from undiffuse.observer import note
+from undiffuse.recipes import RECIPES, get_recipe
+from undiffuse.training.config import RunConfig
+from undiffuse.training.folder import PREVIEWS
+
+#: Images of the data that samples are laid beside.
+_LOOKED_AT = 256
+
+
+def tell_of_short_run(config: RunConfig) -> bool:
+    """A note where a run ends before its learning rate or its average has begun; whether there was one.
+
+    A student begins from its teacher's weights, and may be good at once.
+    """
+    if getattr(config.system, "teacher", None) is not None:
+        return False
+    reason = _why_too_short(config)
+    if reason:
+        note(f"num_images={config.num_images}: {reason}; samples will be little more than noise{_of_recipe(config)}")
+    return bool(reason)
+
+
+def _why_too_short(config: RunConfig) -> str:
+    warmup, seen = config.optimizer.warmup_images, config.num_steps * config.batch_images
+    if seen < warmup:
+        return f"the learning rate is still rising at the end, optimizer.warmup_images={warmup}"
+    average = judge_ema(seen, config.ema.halflife_images, config.ema.rampup)
+    return f"{average.title} at the end, {average.evidence}" if average.severity == "problem" else ""
+
+
+def tell_of_noise(config: RunConfig, training: Dataset, run: Path) -> None:
+    """A note where the last preview of a run is little more than noise, told by its neighbouring pixels."""
+    shown = _last_preview(config, training, run)
+    if shown is None:
+        return
+    real = training.fetch(evenly_spaced(len(training), _LOOKED_AT)).items
+    ours, theirs = neighbour_correlation(torch.from_numpy(shown)), neighbour_correlation(real)
+    if is_noise(ours, theirs):
+        note(
+            f"samples are little more than noise: their neighbouring pixels correlate by {ours:.2f}, those of the data "
+            f"by {theirs:.2f}; num_images={config.num_images} is too little for this network{_of_recipe(config)}"
+        )
+
+
+def _last_preview(config: RunConfig, training: Dataset, run: Path) -> Bytes | None:
+    """The images of the sheet that was drawn at the end, (N, C, H, W)."""
+    from PIL import Image
+
+    path = run / PREVIEWS / f"images_{config.num_steps * config.batch_images:012d}.png"
+    if not config.preview_every_images or not training.space.is_image or not path.is_file():
+        return None
+    channels, height, width = training.shape
+    with Image.open(path) as sheet:
+        array = np.asarray(sheet.convert("L" if channels == 1 else "RGB"))
+    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return images_in(array, (channels, height, width), config.preview_samples)
+
+
+def _of_recipe(config: RunConfig) -> str:
+    whole = get_recipe(config.recipe).num_images if config.recipe in RECIPES else 0
+    return f", the recipe {config.recipe} sees {whole:,} images" if whole > config.num_images else ""

@@ -1,0 +1,41 @@
+"""Said before a training: that its process keeps so much signal to the end that samples will not be the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from undiffuse.config import ComponentConfig, build
+from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import options_ending_in_noise, terminal_noise
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.dataset import Dataset
+from undiffuse.observer import note
+
+#: Items that the data's scale is taken over.
+_LOOKED_AT = 256
+
+
+def tell_of_signal_left(system: ComponentConfig, training: Dataset) -> None:
+    """A note where sampling could not begin with what this training ends in; nothing for systems without a process."""
+    process = getattr(system, "process", None)
+    if not isinstance(process, ComponentConfig):
+        return
+    end = terminal_noise(build(PROCESSES, process))
+    if end.log_snr < -20:  # data of no scale would matter
+        return
+    deviation, scale = _spread(training)
+    if not end.harms(deviation, math.sqrt(max(scale**2 - deviation**2, 0.0))):
+        return
+    options = options_ending_in_noise(PROCESSES[process.name], process.model_dump(exclude={"name"}), scale)
+    ways = [f"system.process.{key}={value:g}" for key, value in options.items()]
+    note(f"system.process {process.name} ends at {end.consequence(deviation)}; say {' or '.join(ways)}")
+
+
+def _spread(training: Dataset) -> tuple[float, float]:
+    """(deviation about each coordinate's mean, root mean square) of the items as they are trained on."""
+    if len(training) == 0:
+        return 0.5, 1.0
+    x_0 = training.fetch(evenly_spaced(len(training), _LOOKED_AT)).x_0.flatten(1).to(torch.float64)
+    return float(x_0.var(0, correction=0).mean().sqrt()), float(x_0.square().mean().sqrt())

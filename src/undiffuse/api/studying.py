@@ -1,0 +1,196 @@
+"""``undiffuse study``: experiments on theory, each into a folder of pictures and one JSON of all numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undiffuse.api.arguments import EXACT, check_points, refuse_process
+from undiffuse.api.configuration.overrides import read_options
+from undiffuse.api.loading import load
+from undiffuse.api.outputs import STUDY, check_results, study_folder
+from undiffuse.api.reference_data import own_data
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import claimed
+from undiffuse.config import Component, FrozenModel
+from undiffuse.core.processes import PROCESSES
+from undiffuse.core.terminal_noise import terminal_noise
+from undiffuse.data.registry import SOURCE_CONFIGS
+from undiffuse.errors import UsageError
+from undiffuse.files import check_own_folder, replacing
+from undiffuse.limits import check_seed
+from undiffuse.models.base import denoising
+from undiffuse.models.saved import Model
+from undiffuse.observer import Observing, OnProgress, announce, note, observing, stage
+from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
+from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies.pictures import PictureSubject
+from undiffuse.studies.run import check_images, run_study
+from undiffuse.studies.subject import Subject
+from undiffuse.studies.theory import check_plane, own_files, study_theory
+from undiffuse.studies.truth import TRUTHS, truth_of
+
+
+@known_keywords
+def study(
+    name: str,
+    model: str | Path,
+    out: str | Path | None = None,
+    options: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    weights: str = "ema",
+    device: str = "auto",
+    data: str | None = None,
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """One study of a trained model of pictures; returns the content of ``study.json``.
+
+    Args:
+        name: a row of ``studies.MODEL_STUDIES``.
+        model: a run folder, a model folder or a bundled name.
+        out: folder of the pictures, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
+        options: of the study, as ``key=value``.
+        seed: of the first of the random numbers.
+        weights: ``ema`` or ``raw``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        data: where the data that the model was trained on lies now; by default where it lay.
+        observer: hears of progress.
+        cancel: asks the work to stop, from any thread.
+    Raises:
+        UsageError: no such study, model or option, a model of points, or a folder that holds something else.
+        CancelledError: it was cancelled.
+    """
+    with observing(observer, cancel):
+        if name == "theory":
+            return _theory(str(model), out, options, seed, weights, device)
+        return _study(name, model, out, options, seed, weights, device, data)
+
+
+def _theory(
+    model: str, out: str | Path | None, options: Sequence[str], seed: int, weights: str, device: str
+) -> dict[str, Any]:
+    """The study of points, its options as those of the others."""
+    chosen = read_options(TheoryOptions, options, "study 'theory'")
+    where = Path(out).expanduser() if out is not None else None
+    return theory(model, where, process=chosen.process, num=chosen.num, seed=seed, weights=weights, device=device)
+
+
+class TheoryOptions(FrozenModel):
+    """Options of the study ``theory``.
+
+    Args:
+        process: of ``exact:NAME``, such as ``ve`` or ``vp:beta_max=10``; ``vp`` if none.
+        num: points in the clouds whose distance is taken.
+    """
+
+    process: str | None = None
+    num: int = 1000
+
+
+def _study(
+    name: str,
+    model: str | Path,
+    out: str | Path | None,
+    options: Sequence[str],
+    seed: int,
+    weights: str,
+    device: str,
+    data: str | None,
+) -> dict[str, Any]:
+    check_seed(seed)
+    row = lookup(MODEL_STUDIES, name, "study")
+    chosen = read_options(resolve(row.options), options, f"study {name!r}")
+    loaded = load(model, device, weights)
+    check_images(loaded, name)
+    folder = Path(out) if out is not None else study_folder(name, loaded.path)
+    check_results(folder, STUDY, overwrite=True)
+    subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
+    with claimed(folder), replacing(folder) as temporary, stage(name) as observer:
+        temporary.mkdir(parents=True)
+        result = run_study(name, subject, temporary, chosen, _facts(loaded), observer)
+    for file, picture in result["pictures"].items():
+        announce(f"{picture['title']}: {folder / file}")
+    announce(f"study: {folder / 'README.md'}")
+    return result
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {
+        "model": {"path": model.path.resolve().name, "weights": model.weights, "weights_sha256": model.weights_sha256},
+        "recipe": model.config["config"]["recipe"],
+        "process": model.config["config"]["system"].get("process"),
+    }
+
+
+def theory(
+    model: str, out: Path | None, *, process: str | None, num: int, seed: int, weights: str, device: str
+) -> dict[str, Any]:
+    """Set a model of points, or an exact denoiser, beside the truth; returns the content of ``study.json``.
+
+    Raises:
+        UsageError: no such model or source, a model of pictures, or a folder that holds something else.
+    """
+    check_points(num, seed)
+    if model.startswith(EXACT):
+        subject, facts = _exact(model, process or "vp", num, seed)
+        folder = out or Path("studies") / f"theory-{model.removeprefix(EXACT)}-exact"
+    else:
+        refuse_process(process)
+        loaded = load(model, device, weights)
+        subject, facts = _trained(loaded, model, num, seed)
+        folder = out or study_folder("theory", loaded.path)
+    check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
+    with claimed(folder), replacing(folder) as temporary, stage("drawing") as bar:
+        temporary.mkdir(parents=True)
+
+        def tell(done: float, total: float, name: str) -> None:
+            bar.progress(done, total)
+            announce(f"{done + 1} of {total}: {name}")
+
+        result = study_theory(subject, temporary, facts, OnProgress(tell))
+    announce(f"study: {folder / 'README.md'}")
+    return result
+
+
+def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
+    """The exact denoiser of a source with its default options."""
+    name = model.removeprefix(EXACT)
+    if name not in TRUTHS:
+        raise UsageError(f"no exact distribution {name!r}; {nearest(name, TRUTHS)}")
+    config = SOURCE_CONFIGS[name](name=name)
+    truth = truth_of(config)
+    denoiser = truth.denoiser(make(PROCESSES, process, "process"))
+    start = terminal_noise(denoiser.process)
+    if start.harms(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
+        note(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
+    subject = Subject(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
+    return subject, {"process": process, "data": config.model_dump(mode="json"), "exact": True}
+
+
+def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
+    record = model.config["config"]
+    check_plane(tuple(model.module.shape), record["data"].get("name", ""), name)
+    data = Component(SOURCE_CONFIGS, "data source").pick(record["data"])
+    system = denoising(model.module, "the study 'theory'")
+    sampling = system.sampling_record()
+    subject = Subject(
+        record["recipe"],
+        system.denoiser("fp32").eval(),
+        truth_of(data),
+        False,
+        sampling["sampler"],
+        sampling["steps"],
+        sampling["grid"],
+        num,
+        seed,
+    )
+    facts = {
+        "model": {"path": model.path.resolve().name, "weights": model.weights, "weights_sha256": model.weights_sha256},
+        "process": record["system"]["process"],
+        "data": record["data"],
+        "exact": False,
+    }
+    return subject, facts

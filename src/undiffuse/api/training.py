@@ -1,0 +1,340 @@
+"""``undiffuse train``: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure, placed, saved_config
+from undiffuse.api.lengthening import is_longer, lengthen, refuse_other_end
+from undiffuse.api.loading import load, pick_device
+from undiffuse.api.outputs import check_no_other, run_is_there
+from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
+from undiffuse.api.signal_left import tell_of_signal_left
+from undiffuse.cancellation import Cancel
+from undiffuse.claims import chosen_folder, claimed
+from undiffuse.data import load_dataset, source_config_for, split_by_content
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.split import few_by_content
+from undiffuse.errors import StoppedError, UsageError
+from undiffuse.evaluation.quality import quality_measure
+from undiffuse.models.files.record import changed_data_part
+from undiffuse.models.files.size_limit import limited_to
+from undiffuse.models.saved import Model, read_config
+from undiffuse.objectives.diffusion import DiffusionConfig
+from undiffuse.observer import (
+    SILENT,
+    Observing,
+    announce,
+    cancellation,
+    not_cancelled,
+    note,
+    observed_by,
+    observing,
+    stage,
+)
+from undiffuse.registry import known_keywords
+from undiffuse.training.checkpoint import largest_shapes
+from undiffuse.training.config import RunConfig, differences
+from undiffuse.training.folder import is_unbegun, refuse_links, take_back
+from undiffuse.training.quality import Measure
+from undiffuse.training.trainer import Trainer, finalized
+from undiffuse.wording import command, counted
+
+#: From a model, the data to compare with and a number of samples: what measures so many while it is trained.
+MeasuredBy = Callable[[Model, Dataset, int], Measure]
+#: Where launchers of several processes say how many they started.
+_NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
+    """(training, held-out) parts of the configured data."""
+    location = getattr(config.data, "location", None)
+    if location is not None and not location.exists():
+        raise UsageError(f"no such file or folder: {location}; say where the data lies with --data")
+    fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
+    training, held_out = split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
+    return few_by_content(training, config.train_items), held_out
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What came of a training.
+
+    Attributes:
+        folder: of the run, with its checkpoints, its model and ``metrics.jsonl``.
+        num_images: seen so far.
+        finished: whether it reached its end; if not, ``train(resume=True, out=folder)`` resumes it.
+        cause: why it stopped before; empty where it did not, or where its time was up.
+    """
+
+    folder: Path
+    num_images: int
+    finished: bool
+    cause: str = ""
+
+    def load(self, device: str = "auto", weights: str = "ema") -> Model:
+        """The trained model.
+
+        Args:
+            device: ``cpu``, ``cuda`` or ``auto``.
+            weights: ``ema`` or ``raw``.
+        """
+        return load(self.folder, device, weights)
+
+
+@known_keywords
+def train(
+    recipe: str | RunConfig | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+    stop_after_seconds: float | None = None,
+    device: str = "auto",
+    observer: Observing | None = None,
+    cancel: Cancel | None = None,
+) -> TrainedRun:
+    """Train a model on your own images, or from a recipe with any key overridden.
+
+    Args:
+        recipe: its name, or a whole configuration; by default one that fits ``data`` is chosen.
+        overrides: ``key=value`` texts, such as ``num_images=50000``.
+        data: a folder of images, an archive, or the name of a data source.
+        out: folder of the run; ``runs/RECIPE-NNN`` by default.
+        resume: go on from the newest sound checkpoint in ``out``, bit for bit as if it had never stopped.
+        config: a run's ``config.json``, to train what it says.
+        stop_after_seconds: stop with a checkpoint after so long.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        observer: hears of steps and of rows of the metrics log; a function of (done, total, part), or an ``Observer``.
+        cancel: asks the training to stop, from any thread; it finishes its step and writes a checkpoint.
+    Returns:
+        The run, finished or not.
+    Raises:
+        UsageError: a key, a value, data or a folder that does not do; nothing is written.
+        RunError: a loss that is not finite, or a disk that is full.
+    Example:
+        >>> run = undiffuse.train("ddpm-digits", ["num_images=4000"], observer=print)  # doctest: +SKIP
+        >>> images = run.load().sample(16)  # doctest: +SKIP
+    """
+    if resume and out is None:
+        raise UsageError("resume=True needs out, the folder of the run to resume")
+    where = Path(out).expanduser() if out is not None else None
+    with observing(observer, cancel):
+        asked = _asked(recipe, overrides, data, where, resume, device, config)
+        with chosen_folder(where, Path("runs"), asked.recipe) as folder:
+            return train_to_end(asked, folder, resume, stop_after_seconds, device)
+
+
+def _asked(
+    recipe: str | RunConfig | None,
+    overrides: Sequence[str],
+    data: str | Path | None,
+    out: Path | None,
+    resume: bool,
+    device: str,
+    config: str | Path | None,
+) -> RunConfig:
+    if isinstance(recipe, RunConfig):
+        source = source_config_for(str(data)) if data is not None else None
+        return placed(apply_overrides(recipe, overrides, source))
+    named, file = str(data) if data is not None else None, Path(config) if config is not None else None
+    return configure(recipe, overrides, named, out, resume, device, file)
+
+
+def train_to_end(
+    config: RunConfig, out: Path, resume: bool = False, stop_after_seconds: float | None = None, device: str = "auto"
+) -> TrainedRun:
+    """``train_run``, and what came of it; a request to stop is an answer and no error.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        resume: see ``train``.
+        stop_after_seconds: see ``train``.
+        device: see ``train``.
+    """
+    try:
+        finished, cause = (
+            train_run(config, out, resume=resume, stop_after_seconds=stop_after_seconds, device=device),
+            "",
+        )
+    except StoppedError as stop:
+        if (cancel := cancellation()) is None or cancel.number:  # a signal ends the command as well
+            raise
+        announce(str(stop))
+        finished, cause = False, cancel.cause
+    return TrainedRun(out, images_of(out), finished, cause)
+
+
+def images_of(run: Path) -> int:
+    """Images that a run has seen, by its newest checkpoint."""
+    return max((int(path.name.removeprefix("images_")) for path in run.glob("checkpoints/images_*")), default=0)
+
+
+def train_run(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after_seconds: float | None = None,
+    device: str = "auto",
+    measured_by: MeasuredBy | None = None,
+) -> bool:
+    """Train in ``out``; True if the run reached its end, False after ``stop_after_seconds``.
+
+    Args:
+        measured_by: makes what measures samples of a model against data; ``quality_measure`` by default.
+    Raises:
+        UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
+        StoppedError: a signal came, or whoever read the output is gone; there is a checkpoint.
+    """
+    _refuse_several_processes()
+    with claimed(out), _leaving_nothing(out):
+        return _train(config, out, resume, stop_after_seconds, device, measured_by or quality_measure)
+
+
+def _train(
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    stop_after_seconds: float | None,
+    device: str,
+    measured_by: MeasuredBy,
+) -> bool:
+    check_folder(config, out, resume)
+    tell_of_late_guide(config)
+    training, held_out = split_data(config)
+    tell_of_signal_left(config.system, training)
+    with _no_larger_than_kept(out):
+        trainer = Trainer(config, training, held_out, out, pick_device(device))
+    if config.quality_every_images:
+        model = Model(trainer.ema.average, trainer.record, out, "")
+        reference = held_out if config.quality_reference == "held_out" else training
+        trainer.measure = measured_by(model, reference, config.quality_samples)
+    if resume:
+        _announce_resume(trainer, out)
+    else:
+        announce(
+            f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}"
+        )
+    cancel = cancellation() or Cancel()
+    with stage("training", config.num_images, trainer.images) as observer, cancel.calling(trainer.request_stop):
+        trainer.observer = observer
+        with not_cancelled():  # it ends with a checkpoint instead
+            finished = trainer.run(stop_after_seconds)
+    if finished and not tell_of_short_run(config):
+        tell_of_noise(config, training, out)
+    if not finished:
+        because = f" ({cancel.cause})" if cancel.requested else ""
+        again = command("train", "--resume", "--out", out)
+        told = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
+        if cancel.requested:
+            raise StoppedError(told, cancel.number)
+        announce(told)
+    return finished
+
+
+def _refuse_several_processes() -> None:
+    """Each would train the same run by itself."""
+    for name in _NUMBERS_OF_PROCESSES:
+        told = os.environ.get(name, "1")
+        if told.isdecimal() and int(told) > 1:
+            raise UsageError(
+                f"started as {told} processes ({name}={told}), and a run trains in one; start one process, without "
+                f"torchrun or the like, or say {name}=1"
+            )
+
+
+@contextmanager
+def _leaving_nothing(out: Path) -> Iterator[None]:
+    """What cannot start, or breaks down before it has come to anything, must not keep ``out`` from another start."""
+    was_there, was_run = out.is_dir(), (out / "config.json").is_file()
+    try:
+        yield
+    except BaseException:
+        if out.is_dir() and not was_run:
+            take_back(out)
+        if not was_there:
+            with suppress(OSError):  # something of value stands in it
+                out.rmdir()
+        raise
+
+
+def tell_of_late_guide(config: RunConfig) -> None:
+    """A guide that this run never comes to is no mistake, but its samples are not what the recipe promises."""
+    system = config.system
+    if not isinstance(system, DiffusionConfig) or system.sampling.autoguidance == 1 or system.guide_images is None:
+        return
+    if system.guide_images > config.num_images:
+        note(
+            f"system.guide_images={system.guide_images} lies beyond num_images={config.num_images}: samples will have "
+            "no guide; lower it to a tenth of the run, or say system.guide_images=null system.sampling.autoguidance=1"
+        )
+
+
+def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
+    """Nothing is built that the checkpoint to go on from could not fill, however large ``config.json`` says it is."""
+    shapes = largest_shapes(out / "checkpoints")
+    return limited_to(shapes) if shapes else nullcontext()
+
+
+def _announce_resume(trainer: Trainer, out: Path) -> None:
+    if (out / "config.json").is_file() and not is_unbegun(out):
+        _refuse_other_data(trainer, out)
+        if saved_config(out).num_images != trainer.config.num_images:
+            lengthen(out, trainer.config.num_images)
+    trainer.observer = observed_by() or SILENT
+    if trainer.resume():
+        finished = trainer.images >= trainer.config.num_images
+        announce(
+            f"{out} is finished, at {trainer.images} images"
+            if finished
+            else f"resuming {out} at {trainer.images} images"
+        )
+    else:
+        announce(f"no sound checkpoint in {out}; starting from the beginning")
+
+
+def _refuse_other_data(trainer: Trainer, out: Path) -> None:
+    """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
+    record, now = read_config(out), trainer.record
+    if part := changed_data_part(record["data"], now["data"]):
+        lines = differences(record["config"]["data"], now["config"]["data"])
+        named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
+        raise UsageError(
+            f"the {part} are not those that {out} was started with{named}; put them back, or start anew in another "
+            "--out"
+        )
+
+
+def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    """Refuse a folder that a run cannot be put into, or that holds another run.
+
+    Raises:
+        UsageError: says what is there, and what to do.
+    """
+    check_no_other(out)
+    refuse_links(out)
+    if not (out / "config.json").is_file():
+        return
+    if is_unbegun(out):
+        return
+    if not resume:
+        raise run_is_there(out)
+    config, old = finalized(config, read_config(out)["model"]["class_names"]), saved_config(out)
+    if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
+        return
+    if is_longer(old, config, lines):
+        refuse_other_end(out, old, config)
+    else:
+        raise UsageError(
+            f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
+            "or start anew in another --out"
+        )

@@ -1,0 +1,127 @@
+"""What names no data, found before the sources' configurations are imported, whose models cost a fifth of a second.
+
+Options of a source are known by its name; of a path, its kind would have to be found out first, and its options are
+looked at with their values. Nothing of ``data`` is imported where no data is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undiffuse.api.arguments import check_data_named
+from undiffuse.cli.checks.outline import names_in, options_of, rows_of
+from undiffuse.errors import UsageError
+from undiffuse.registry import nearest
+
+_SOURCES = "undiffuse.data.registry:SOURCES"
+_AUGMENTATIONS = "undiffuse.augment.config:AUGMENTATIONS"
+_PREFIX = "data."
+
+
+def check_data(spec: str | None) -> None:
+    """Refuse what names no data, and a source whose file or folder is not there."""
+    if spec is None:
+        return
+    rows = rows_of(_SOURCES)
+    name, colon, path = spec.partition(":")
+    if name in rows and (path or not colon):
+        settled = _check_named(bool(path), "path" in options_of(rows[name]), path)
+    else:
+        settled = _check_path(spec)
+    if not settled:
+        from undiffuse.data.spec import source_config_for
+
+        source_config_for(spec)
+
+
+def _check_named(has_path: bool, takes_path: bool, path: str) -> bool:
+    """Whether nothing is left to be said of ``name`` or ``name:path``."""
+    from undiffuse.data.sources.layout.tar_files import names_shards
+
+    if has_path and takes_path and not Path(path).expanduser().exists() and not names_shards(path):
+        raise UsageError(f"no such file or folder: {Path(path).expanduser()}")
+    return has_path == takes_path
+
+
+def _check_path(spec: str) -> bool:
+    """Whether nothing is left to be said of a path: any folder is taken, but a file may be of no kind."""
+    from undiffuse.data.readers.text import readable
+    from undiffuse.data.sources.layout.naming import no_source
+    from undiffuse.data.sources.layout.tar_files import names_shards
+
+    location = Path(spec).expanduser()
+    if spec and location.exists():
+        return location.is_dir() and readable(spec) == spec
+    if readable(spec) == spec and not names_shards(spec):
+        raise no_source(spec, names_in(_SOURCES))
+    return False
+
+
+def check_augmentation(name: str | None) -> None:
+    """Refuse an augmentation that is none."""
+    if name is not None and name not in (known := names_in(_AUGMENTATIONS)):
+        raise UsageError(f"unknown augmentation {name!r}; {nearest(name, known)}")
+
+
+def check_sheet(augment: str | None, sheet: str | Path | None) -> None:
+    """Refuse an augmentation that there is nothing to show on."""
+    if augment is not None and sheet is None:
+        raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
+
+
+def check_said_of(data: str | None, options: Sequence[str]) -> None:
+    """Refuse options of data that none is named for, and what ``check_source`` does."""
+    check_data_named(data, options)
+    check_source(data, options)
+
+
+def check_source(spec: str | None, options: Sequence[str], given: Mapping[str, Any] | None = None) -> None:
+    """Refuse what names no data, and options that it does not have or that have no such value.
+
+    Args:
+        given: the values of options that have a name of their own, with ``None`` for what was not given.
+    """
+    check_data(spec)
+    if spec is None:
+        return
+    _check_keys(spec.partition(":")[0], options)
+    if options or any(value is not None for value in (given or {}).values()):
+        from undiffuse.api.configuration.sources import configured
+        from undiffuse.data.spec import source_config_for
+
+        configured(source_config_for(spec), options, given)
+
+
+def check_prepare_settings(filters: Sequence[str], on_error: str) -> None:
+    """Refuse filters and words that ``data prepare`` does not know."""
+    if filters or on_error not in ("fail", "skip"):
+        from undiffuse.api.configuration.sources import prepare_settings
+
+        prepare_settings(filters, False, on_error)
+
+
+def check_pair(specs: Sequence[str], options: Sequence[str], size: str | None) -> None:
+    """Refuse what names no data, options that none of them has, and a size that is none."""
+    for spec in specs:
+        check_data(spec)
+    if not options and size is None:
+        return
+    from undiffuse.api.configuration.sources import configured, known_options, refuse_unknown, sized
+    from undiffuse.data.spec import source_config_for
+
+    sources = [source_config_for(spec) for spec in specs]
+    refuse_unknown(sources, options)
+    asked = [configured(source, known_options(source, options)) for source in reversed(sources)]
+    sized(asked[0], size)
+
+
+def _check_keys(name: str, options: Sequence[str]) -> None:
+    if name not in (rows := rows_of(_SOURCES)):
+        return
+    known = options_of(rows[name])
+    for option in options:
+        key, equals, _ = option.removeprefix(_PREFIX).partition("=")
+        if equals and key and key not in known:
+            raise UsageError(f"data source {name!r} has no key {key!r}; {nearest(key, known)}")

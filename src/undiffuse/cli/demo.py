@@ -1,0 +1,44 @@
+"""``undiffuse demo``: what the bundled models make, then the main job from end to end on pictures that come along."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from undiffuse.api.evaluating import evaluate_to_file
+from undiffuse.api.loading import load
+from undiffuse.api.outputs import BUNDLED_SHEET
+from undiffuse.api.reporting import report_run
+from undiffuse.api.training import check_folder, train_run
+from undiffuse.claims import writes_to
+from undiffuse.cli.bundled import save_bundled_sheet
+from undiffuse.cli.tables import results_table
+from undiffuse.cli.terminal import say
+from undiffuse.evaluation import Protocol
+from undiffuse.models.saved import read_config
+from undiffuse.progress import duration
+from undiffuse.recipes import get_recipe
+from undiffuse.wording import command
+
+RECIPE = "ddpm-digits"
+
+
+@writes_to("out")
+def run_demo(out: Path, device: str) -> None:
+    """Show the bundled models, then train, sample, measure, report.
+
+    An interrupted demo goes on where it was; a finished one is measured again.
+    """
+    started = time.monotonic()
+    resume = (out / "config.json").is_file() and read_config(out)["config"]["recipe"] == RECIPE
+    config = get_recipe(RECIPE)
+    check_folder(config, out, resume)
+    names = save_bundled_sheet(out / BUNDLED_SHEET, device)
+    say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_SHEET}")
+    if not train_run(config, out, resume=resume, device=device):
+        return
+    model = load(out, device)
+    results_table(evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json"))
+    page = report_run(model)
+    say(f"report: {page}   ({duration(time.monotonic() - started)})")
+    say(f"go on with: {command('sample', out, '-n', 64)}")

@@ -1,0 +1,52 @@
+"""The command ``distill``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.api.configuration.parsing import parse_duration
+from undiffuse.cli.checks.commands import checked
+from undiffuse.cli.options import DeviceOption, ModelArgument
+from undiffuse.wording import command
+
+
+@checked("distill")
+def distill(
+    model: ModelArgument,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="of the student: 1, 2, 4 or 8")] = 2,
+    method: Annotated[
+        str, typer.Option(help="consistency, distribution_matching, progressive or mean_flow")
+    ] = "consistency",
+    start: Annotated[
+        str | None, typer.Option(help="another model that the student begins as, such as a student of few steps")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="other pictures than those the model was trained on")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
+    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Make a model that samples in a few steps out of a trained one."""
+    seconds = parse_duration(stop_after) if stop_after is not None else None
+    from undiffuse.api.distilling import configure
+    from undiffuse.api.training import train
+
+    config = configure(model, steps, method, overrides or [], data, start)
+    if dry_run:
+        from undiffuse.api.planning import plan_training
+        from undiffuse.cli.tables import print_plan
+
+        print_plan(plan_training(config, device))
+        return
+    run = train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
+    if run.finished:
+        typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")

@@ -1,0 +1,66 @@
+"""``undiffuse data get``: public data sets on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from undiffuse.api.outputs import check_out
+from undiffuse.cli.terminal import say, size_in_bytes
+from undiffuse.data.download import SETS, Gotten, PublicSet, Remote, get
+from undiffuse.errors import RunError, UsageError
+from undiffuse.observer import stage
+from undiffuse.registry import lookup
+from undiffuse.wording import command, counted, quoted
+
+
+def list_sets() -> None:
+    """Print the sets with their size and licence."""
+    width = max(map(len, SETS))
+    for name, public in SETS.items():
+        say(f"{name:<{width}}  {public.about}; {_size_of(public)}; licence: {public.licence}")
+    say("next: undiffuse data get NAME")
+
+
+def get_set(name: str, out: Path | None) -> None:
+    """Fetch a set and say what ``--data`` takes, or what a person has to fetch and where to put it.
+
+    Raises:
+        UsageError: an unknown name, or a set that a person has to fetch and that is not there.
+        RunError: it cannot be reached.
+    """
+    public: PublicSet = lookup(SETS, name, "public data set")
+    folder = out or Path("data") / name
+    check_out(folder)
+    say(f"{public.about}; licence: {public.licence}")
+    with stage("fetching", unit="bytes") as observer:
+        found = get(public, folder, observer)
+    if found.missing:
+        _refuse_missing(name, public, folder, found)
+    what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"
+    say(f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}")
+    if public.hint:
+        say(f"note: {public.hint}")
+
+
+def _refuse_missing(name: str, public: PublicSet, folder: Path, found: Gotten) -> None:
+    """Say which file to put where, a line each, and end with the line that says why."""
+    say(f"to be put into {folder}:")
+    for file in found.missing:
+        say(f"  {_line(file)}")
+    get_again = command("data", "get", name, "--out", folder)
+    again = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {get_again}"
+    if found.reason:
+        raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {again}")
+    raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {again}")
+
+
+def _line(file: Remote) -> str:
+    size = "size not known" if file.size is None else f"{file.size} bytes"
+    return (
+        f"{file.name}  {size}, {file.checksum or 'no checksum known'}, from {file.urls[0] if file.urls else file.page}"
+    )
+
+
+def _size_of(public: PublicSet) -> str:
+    size = size_in_bytes(public.size) if public.size else "size not known"
+    return f"{size}, by hand" if public.manual else size

@@ -1,0 +1,88 @@
+"""Where the program begins: names first, the parser only where they are right, and one line for what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+from undiffuse.cli.visible import visible
+from undiffuse.errors import UndiffuseError
+
+#: Set by a shell that asks what may be typed next.
+_COMPLETING = "_UNDIFFUSE_COMPLETE"
+
+
+def begin(run: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running.
+
+    Args:
+        run: parses a line and does what it says; whoever begins imports the parser there, and not before.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments  # understood anywhere on the line
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    sys.exit(_refused(arguments, debug) or _ran(run, arguments, debug))
+
+
+def _refused(arguments: list[str], debug: bool) -> int:
+    """The exit code for a line that is wrong by its names; 0 where none is found to be."""
+    if _COMPLETING in os.environ:
+        return 0
+    try:
+        from undiffuse.cli.checks.commands import check_line
+
+        check_line(arguments)
+    except UndiffuseError as error:
+        return _complain(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _interrupted()
+    return 0
+
+
+def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
+    from undiffuse.cancellation import Cancel
+    from undiffuse.cli.signals import READER_GONE, ending_by_signals, is_gone, silence
+    from undiffuse.cli.terminal import Terminal, notes_of_warnings
+    from undiffuse.observer import observing
+
+    try:
+        with notes_of_warnings(), ending_by_signals(), observing(Terminal(), Cancel()):
+            code: object = run(arguments)
+    except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
+        code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code
+    except UndiffuseError as error:
+        code = _complain(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except Exception as error:
+        code = 128 + READER_GONE if is_gone(error) else _complain(error, 1, debug, _unexpected(error))
+    code = code if isinstance(code, int) else 0
+    return 128 + READER_GONE if silence() and code == 0 else code
+
+
+def _unexpected(error: Exception) -> str:
+    if _out_of_memory(error):
+        return "out of memory; lower --batch-size, or batch_images or micro_batch_images"
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's own error, or torch's for the CPU or the GPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return 130
+
+
+def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
+    if debug:
+        raise error
+    line = visible(" ".join((text if text is not None else str(error)).split()))
+    with contextlib.suppress(OSError):  # whoever read it is gone
+        print(f"undiffuse: {line}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,48 @@
+"""The command ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.api.configuration.parsing import parse_steps
+from undiffuse.cli.checks.commands import checked
+from undiffuse.cli.options import DeviceOption, ModelArgument, WeightsOption
+
+
+@checked("export")
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="folder of the exported model")],
+    tune_steps: Annotated[
+        str | None,
+        typer.Option(help="tune a time grid of so many steps; of several, such as 6,8,10, the first within tolerance"),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="that the grid is tuned for: unipc, dpmpp_2m, heun, ...")] = "unipc",
+    tolerance: Annotated[float, typer.Option(help="root-mean-square error, of values in [-1, 1]")] = 0.1,
+    seeds: Annotated[int, typer.Option(help="that the grid is tuned with, and as many to measure it on")] = 64,
+    temperature: Annotated[
+        float | None, typer.Option(help="that the exported model samples at; the model's own by default")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="keep the weights in bfloat16, half as large")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked."""
+    steps = parse_steps(tune_steps)
+    from undiffuse.api import exporting, loading
+
+    exporting.export_model(
+        loading.load(model, device, weights),
+        out,
+        tune_steps=steps,
+        sampler=sampler,
+        tolerance=tolerance,
+        seeds=seeds,
+        temperature=temperature,
+        bf16=bf16,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,317 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from undiffuse.api.configuration.parsing import parse_duration
+from undiffuse.claims import chosen_folder
+from undiffuse.cli import completion
+from undiffuse.cli.checks.commands import checked
+from undiffuse.cli.data import data_app
+from undiffuse.cli.distill import distill
+from undiffuse.cli.ema import ema
+from undiffuse.cli.entry import begin
+from undiffuse.cli.export import export
+from undiffuse.cli.measure import compare, doctor, evaluate, report
+from undiffuse.cli.narrowing import narrowed
+from undiffuse.cli.options import (
+    DataOptions,
+    DeviceOption,
+    ModelArgument,
+    SeedOption,
+    WeightsOption,
+    list_rows,
+)
+from undiffuse.cli.sampling_flags import sampling_flags
+from undiffuse.cli.seal import seal
+from undiffuse.cli.study import study_app
+from undiffuse.cores import leave_room
+from undiffuse.errors import UsageError
+from undiffuse.wording import command
+
+app = typer.Typer(
+    name="undiffuse",
+    help="Train, sample and measure diffusion image generators.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+if TYPE_CHECKING:
+    from undiffuse.models.options import SamplingOptions
+    from undiffuse.training.config import RunConfig
+app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from undiffuse.version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Train, sample and measure diffusion image generators."""
+
+
+@app.command()
+@checked("demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Show the bundled models, then train on digits, sample, measure, report: a few minutes, no download."""
+    from undiffuse.cli.demo import run_demo
+
+    run_demo(out, device)
+
+
+@app.command()
+@checked("train")
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="see 'undiffuse recipes'; with --data alone one that fits is chosen", autocompletion=completion.recipes
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="a folder of pictures or MNIST-format files, or a source's name", autocompletion=completion.data
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--config", help="train again what a run's config.json says, keys overridden or not")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
+    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a model on your own images (--data alone chooses a recipe), or from a recipe with any key overridden."""
+    if recipe is not None and "=" in recipe:
+        overrides, recipe = [recipe, *(overrides or [])], None
+    seconds = parse_duration(stop_after) if stop_after is not None else None
+    from undiffuse.api import lengthening
+    from undiffuse.api.configuration.runs import configure
+    from undiffuse.api.training import train as train_model
+
+    config = configure(recipe, overrides or [], data, out, resume, device, file)
+    if dry_run:
+        show_plan(config, device)
+        return
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    was_finished = resume and out is not None and lengthening.is_finished(out, config)
+    run = train_model(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
+    if run.finished:
+        typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")
+        if was_finished:
+            typer.echo(lengthening.how_longer(run.folder, config))
+
+
+def show_plan(config: RunConfig, device: str) -> None:
+    """What ``--dry-run`` shows: the configuration of a run, its size and its measured cost."""
+    from undiffuse.api.planning import plan_training
+    from undiffuse.cli.tables import print_plan
+
+    print_plan(plan_training(config, device))
+
+
+app.command()(distill)
+app.command()(export)
+app.command()(ema)
+app.command()(seal)
+
+
+@app.command()
+@checked("sample")
+@sampling_flags
+def sample(
+    model: ModelArgument,
+    num: Annotated[int, typer.Option("-n", "--num", help="how many")] = 16,
+    *,
+    options: SamplingOptions,
+    seed: SeedOption = 0,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
+    class_name: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="class to draw; repeat for several in turn", autocompletion=completion.classes),
+    ] = None,
+    no_class: Annotated[
+        bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
+    ] = False,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="a picture, or a folder or other data taken in turn, to begin from; with --strength",
+            autocompletion=completion.data,
+        ),
+    ] = None,
+    progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
+    shown: Annotated[int, typer.Option("--shown", help="images in grid.png: the first so many")] = 256,
+    out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
+    from undiffuse.api import loading, sampling
+
+    loaded = loading.load(model, device, weights)
+    with chosen_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
+        sampling.sample_to_folder(
+            loaded,
+            folder,
+            num=num,
+            options=options,
+            seed=seed,
+            batch_size=batch_size,
+            class_names=[*(class_name or []), *([None] if no_class else [])],
+            progressive=progressive,
+            image=image,
+            shown=shown,
+            overwrite=overwrite,
+        )
+
+
+app.command()(evaluate)
+app.command()(compare)
+
+
+@app.command()
+@checked("encode")
+def encode(
+    model: ModelArgument,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="a source's name, a folder, or an MNIST-format file", autocompletion=completion.data
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder")],
+    options: DataOptions = None,
+    num: Annotated[int, typer.Option("-n", "--num", help="how many, evenly spaced over the source")] = 16,
+    sampler: Annotated[str, typer.Option(help="solver: rk45, adaptive, or heun with --steps")] = "rk45",
+    steps: Annotated[int | None, typer.Option(help="steps of heun, even in the log-SNR; 50 by default")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Turn pictures into their latents by the probability-flow ODE, and back, to see what is lost."""
+    from undiffuse.api import inverting, loading
+
+    inverting.invert_to_folder(
+        loading.load(model, device, weights),
+        source,
+        out,
+        num=num,
+        sampler=sampler,
+        steps=steps,
+        overwrite=overwrite,
+        options=options or [],
+    )
+
+
+app.command()(report)
+app.command()(doctor)
+
+
+@app.command()
+@checked("models")
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="the one to tell all about", autocompletion=completion.models)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List the models that come with the installation, or show the card of one."""
+    from undiffuse.cli.bundled import list_models
+
+    list_models(name, json)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes."""
+    from undiffuse.recipes import RECIPES
+
+    list_rows({name: recipe.summary for name, recipe in RECIPES.items()})
+
+
+@app.command()
+def samplers() -> None:
+    """List the samplers and time grids."""
+    from undiffuse.samplers import SAMPLERS, make_sampler
+    from undiffuse.samplers.grids import GRIDS
+
+    rows = {name: make_sampler(name) for name in SAMPLERS}
+    list_rows(
+        {
+            name: f"order {row.order}, up to {row.max_nfe_per_step} evaluations a step, "
+            f"{'stochastic' if row.stochastic else 'deterministic'}, {row.source}"
+            for name, row in rows.items()
+        }
+    )
+    typer.echo(f"time grids: {', '.join(GRIDS)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The whole of it with the parser at hand; what is installed, ``undiffuse.__main__``, imports that when it must."""
+    begin(run, arguments)
+
+
+def run(arguments: list[str]) -> int:
+    """Parse a command line and do what it says; the exit code.
+
+    Raises:
+        UsageError: the parser does not understand it.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    leave_room()
+    try:
+        code = narrowed(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except typer.Abort:  # the parser's word for Ctrl-C
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error))
+            return 2
+        if not hasattr(error, "format_message"):
+            raise
+        raise UsageError(_parser_message(error, arguments)) from error
+    return code if isinstance(code, int) else 0
+
+
+def _parser_message(error: Any, arguments: list[str]) -> str:
+    """The parser's own words about the command line, what it was given, and where to read on."""
+    context = getattr(error, "ctx", None)
+    command = " ".join(["undiffuse", *(context.command_path.split()[1:] if context is not None else [])])
+    given = ""
+    for option in getattr(getattr(error, "param", None), "opts", []):
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            if argument == option or argument.startswith(f"{option}="):
+                given = f", got {following if argument == option else argument.partition('=')[2]!r}"
+    return f"{error.format_message().strip().rstrip('.')}{given}; see '{command} --help'"

@@ -1,0 +1,220 @@
+"""The commands that measure: evaluate, compare, report, doctor. Nothing heavy is imported before one needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from undiffuse.api.configuration.parsing import named_metrics, parse_counts
+from undiffuse.cli import completion
+from undiffuse.cli.checks.commands import checked
+from undiffuse.cli.checks.names import REGISTRIES
+from undiffuse.cli.options import (
+    DataOptions,
+    DeviceOption,
+    FeaturesOption,
+    ModelArgument,
+    MovedDataOption,
+    NoCacheOption,
+    RecipeReadsOption,
+    SeedOption,
+    WeightsOption,
+)
+from undiffuse.cli.sampling_flags import sampling_flags
+
+if TYPE_CHECKING:
+    from undiffuse.models.options import SamplingOptions
+
+
+@checked("evaluate")
+@sampling_flags
+def evaluate(
+    model: ModelArgument,
+    data_options: DataOptions = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="other held-out images than the run's own, or where the run's own lie now if they moved",
+            autocompletion=completion.data,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, kernel, inception_score, "
+            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein",
+            autocompletion=completion.several(REGISTRIES["metric"]),
+        ),
+    ] = None,
+    num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
+    *,
+    options: SamplingOptions,
+    seed: SeedOption = 0,
+    features: FeaturesOption = "auto",
+    bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
+    bound_random_images: Annotated[int, typer.Option(help="held-out pictures for vlb_random")] = 10_000,
+    likelihood_images: Annotated[int, typer.Option(help="held-out pictures for nll")] = 64,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors a picture that nll's trace is taken with")] = 1,
+    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
+    out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
+    no_cache: NoCacheOption = False,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model; every number goes into the JSON file with the protocol that made it."""
+    names = named_metrics(metrics)
+    from undiffuse.api import evaluating, loading
+    from undiffuse.cli.tables import results_table
+    from undiffuse.evaluation import Protocol
+
+    loaded = loading.load(model, device, weights)
+    protocol = Protocol(
+        num=num,
+        seed=seed,
+        options=options,
+        batch_size=batch_size,
+        features=features,
+        bound_images=bound_images,
+        bound_random_images=bound_random_images,
+        likelihood_images=likelihood_images,
+        likelihood_probes=likelihood_probes,
+    )
+    path = out or loading.results_folder(loaded.path) / "evaluation.json"
+    results_table(
+        evaluating.evaluate_to_file(
+            loaded, protocol, names, data, path, use_cache=not no_cache, options=data_options or []
+        )
+    )
+
+
+@checked("compare")
+def compare(
+    pictures: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...", autocompletion=completion.data
+        ),
+    ],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="B", help="the real pictures that they are judged by", autocompletion=completion.data),
+    ],
+    options: DataOptions = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: frechet, kernel, inception_score, precision_recall, lpips_diversity, accuracy, "
+            "classes, copying",
+            autocompletion=completion.several(REGISTRIES["pair metric"]),
+        ),
+    ] = None,
+    num: Annotated[int | None, typer.Option(help="pictures of each set at most, evenly spaced; all by default")] = None,
+    counts: Annotated[
+        str | None, typer.Option(help="measure at several counts, such as 250,500,1000: how biased is a metric?")
+    ] = None,
+    features: FeaturesOption = "auto",
+    size: Annotated[
+        str | None, typer.Option(help="bring both to this size, such as 28 or 48x64; that of B by default")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file; none by default")] = None,
+    no_cache: NoCacheOption = False,
+) -> None:
+    """Measure a set of pictures, whatever made it, against real ones."""
+    names = named_metrics(metrics)
+    at_counts = parse_counts(counts)
+    from undiffuse.api import comparing
+    from undiffuse.cli.tables import print_by_count, results_table
+
+    result = comparing.compare_to_file(
+        pictures,
+        reference,
+        names,
+        num=num,
+        counts=at_counts,
+        features=features,
+        size=size,
+        out=out,
+        use_cache=not no_cache,
+        options=options or [],
+    )
+    results_table(result, f"{pictures} against {reference}")
+    if "by_count" in result:
+        print_by_count(result)
+
+
+@checked("report")
+def report(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="a run folder, or several to set side by side", autocompletion=completion.models
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; report.html in the run's folder, comparison.html here for several")
+    ] = None,
+    study: Annotated[
+        list[Path] | None, typer.Option("--study", help="folder of a study to show as well; repeat for several")
+    ] = None,
+    data: MovedDataOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write one HTML page of a run: curves, quality, samples, studies, metrics; of several runs, a comparison."""
+    from undiffuse.api import reporting
+
+    typer.echo(f"report: {reporting.report(models, out, study or [], device, data)}")
+
+
+@checked("doctor")
+def doctor(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|RUN",
+            help="a folder of pictures, MNIST-format files, a source's name, or a run",
+            autocompletion=completion.subjects,
+        ),
+    ],
+    options: DataOptions = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="data that must share no picture with it, such as a test set", autocompletion=completion.data
+        ),
+    ] = None,
+    recipe: RecipeReadsOption = None,
+    data: Annotated[
+        str | None, typer.Option(help="run: where the data that it was trained on lies now, if it was moved")
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="data: how far apart near-duplicates may be, over their contrast; 0.07 if none")
+    ] = None,
+    num: Annotated[int | None, typer.Option(help="run: samples to draw; 256 by default, fewer of a slow model")] = None,
+    seed: SeedOption = 0,
+    json: Annotated[Path | None, typer.Option(help="JSON file; of a run, RUN/doctor.json by default")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with code 1 on a warning or a problem")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Examine data or a run: what is wrong, the numbers that show it, and what to do."""
+    from undiffuse.api import examining
+    from undiffuse.cli.tables import print_diagnosis
+
+    diagnosis = examining.doctor(
+        subject,
+        against=against,
+        options=options or [],
+        recipe=recipe,
+        data=data,
+        near=near,
+        num=num,
+        seed=seed,
+        out=json,
+        device=device,
+    )
+    print_diagnosis(diagnosis)
+    if diagnosis.file is not None:
+        typer.echo(f"all numbers and names: {diagnosis.file}")
+    if strict and not diagnosis.is_well:
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""Arguments and options that several commands share, and how they list names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from undiffuse.cli import completion
+from undiffuse.cli.checks.names import REGISTRIES
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="a run folder, a model folder or a bundled name", autocompletion=completion.models
+    ),
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="ema, the averaged weights, or raw, those that training moved", autocompletion=completion.weights
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=completion.devices)]
+FeaturesOption = Annotated[
+    str,
+    typer.Option(
+        help="auto, handwriting, fashion, pixels, efficientnet or inception; auto picks by the data",
+        autocompletion=completion.rows(REGISTRIES["features"]),
+    ),
+]
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        help="distance over the features: frechet, or kernel, which takes few pictures",
+        autocompletion=completion.rows(REGISTRIES["distance"]),
+    ),
+]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="of the data named here, such as data.on_error=skip"),
+]
+MovedDataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="where the data that the model was trained on lies now, if it was moved", autocompletion=completion.data
+    ),
+]
+RecipeReadsOption = Annotated[
+    str | None,
+    typer.Option(help="read the data as this recipe does, see 'undiffuse recipes'", autocompletion=completion.recipes),
+]
+SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
+
+
+def list_rows(rows: dict[str, str]) -> None:
+    """Names and what is said of them, in two columns."""
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        typer.echo(f"{name:<{width}}  {text}")

@@ -1,0 +1,196 @@
+"""The commands ``undiffuse study ...``. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undiffuse.cli import completion, terminal
+from undiffuse.cli.checks.commands import checked
+from undiffuse.cli.options import (
+    DataOptions,
+    DeviceOption,
+    FeaturesOption,
+    MetricOption,
+    ModelArgument,
+    MovedDataOption,
+    SeedOption,
+    WeightsOption,
+    list_rows,
+)
+from undiffuse.studies import MODEL_STUDIES
+
+study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
+
+
+@study_app.callback(invoke_without_command=True)
+def study(context: typer.Context) -> None:
+    """Experiments that show what the theory says; without a name, lists them."""
+    from undiffuse.studies import STUDIES
+
+    if context.invoked_subcommand is None:
+        list_rows(STUDIES)
+
+
+@study_app.command("theory")
+@checked("study theory")
+def study_theory(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="a run folder of points, or exact:swissroll, rings, gaussians, gaussian_ring"
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="folder; studies/theory-MODEL by default")] = None,
+    process: Annotated[str | None, typer.Option(help="of exact:NAME, such as ve or vp:beta_max=10; vp if none")] = None,
+    num: Annotated[int, typer.Option(help="points in the clouds whose distance is taken")] = 1000,
+    seed: SeedOption = 0,
+    weights: WeightsOption = "ema",
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
+    from undiffuse.api import studying
+    from undiffuse.cli.tables import print_theory
+
+    print_theory(studying.theory(model, out, process=process, num=num, seed=seed, weights=weights, device=device))
+
+
+@study_app.command("parameterization")
+@checked("study parameterization")
+def study_parameterization(
+    options: DataOptions = None,
+    data: Annotated[
+        str | None, typer.Option(help="a source's name or a folder; digits by default", autocompletion=completion.data)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
+    images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
+    num: Annotated[int, typer.Option(help="samples drawn in each cell")] = 500,
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
+    from undiffuse.experiments import parameterization
+
+    result = parameterization.parameterization(
+        data, out, images=images, samples=num, seed=seed, device=device, options=options or []
+    )
+    terminal.table(*parameterization.summary(result))
+    terminal.say(f"study: {out / 'table.md'}")
+
+
+@study_app.command("one-class")
+@checked("study one-class")
+def study_one_class(
+    data: Annotated[
+        str,
+        typer.Option(help="a source of pictures with classes, some hundreds of each", autocompletion=completion.data),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--classes", help="the one class to compare with all; the data's first by default")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completion.recipes)
+    ] = "flow-mnist",
+    images: Annotated[int, typer.Option(help="seen by each of the three trainings")] = 30_000,
+    num: Annotated[int, typer.Option(help="samples drawn of each set")] = 500,
+    features: FeaturesOption = "auto",
+    metric: MetricOption = "frechet",
+    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/one-class"),
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train one recipe on one class, on all, and on all with their names, alike, and compare what comes out."""
+    from undiffuse.experiments import one_class
+
+    result = one_class.one_class(
+        data,
+        out,
+        class_name=class_name,
+        recipe=recipe,
+        overrides=overrides or [],
+        images=images,
+        samples=num,
+        features=features,
+        metric=metric,
+        seed=seed,
+        device=device,
+    )
+    terminal.table(*one_class.summary(result))
+    terminal.say(f"study: {out / 'table.md'}")
+
+
+@study_app.command("small-data")
+@checked("study small-data")
+def study_small_data(
+    data: Annotated[
+        str, typer.Option(help="a source of pictures, more than are trained on", autocompletion=completion.data)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completion.recipes)
+    ] = "dcgan-mnist",
+    augment: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the augmented training; what suits the recipe")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="to train on")] = 1000,
+    epochs: Annotated[int, typer.Option(help="passes over them")] = 100,
+    every: Annotated[int, typer.Option(help="epochs between two measurements, more where they cost too much")] = 10,
+    features: FeaturesOption = "auto",
+    metric: MetricOption = "frechet",
+    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/small-data"),
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a recipe on few pictures, with and without augmentation, and measure quality and overfitting as it goes."""
+    from undiffuse.experiments import small_data
+
+    result = small_data.small_data(
+        data,
+        out,
+        recipe=recipe,
+        overrides=overrides or [],
+        augmentation=augment or [],
+        pictures=pictures,
+        epochs=epochs,
+        every=every,
+        features=features,
+        metric=metric,
+        seed=seed,
+        device=device,
+    )
+    terminal.table(*small_data.summary(result))
+    terminal.say(result["conclusion"])
+    terminal.say(f"study: {out / 'table.md'}")
+
+
+def _add_model_study(name: str, summary: str) -> None:
+    """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
+
+    @checked(f"study {name}")
+    def command(
+        model: ModelArgument,
+        options: Annotated[
+            list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the study, see the guide")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="folder; studies/STUDY-MODEL by default")] = None,
+        data: MovedDataOption = None,
+        seed: SeedOption = 0,
+        weights: WeightsOption = "ema",
+        device: DeviceOption = "auto",
+    ) -> None:
+        from undiffuse.api import studying
+
+        studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device, data=data)
+
+    study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.")(command)
+
+
+for _name, _study in MODEL_STUDIES.items():
+    _add_model_study(_name, _study.summary)

@@ -1,0 +1,186 @@
+"""What the commands print of their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from undiffuse.cli.terminal import console, say, table
+from undiffuse.cores import allowed_cores
+from undiffuse.data.readers.decoding.remarks import STORED
+from undiffuse.progress import duration
+from undiffuse.wording import command, counted, quoted
+
+if TYPE_CHECKING:
+    from undiffuse.api.examining import Diagnosis, Finding
+    from undiffuse.api.planning import TrainingPlan
+    from undiffuse.training.cost import Cost
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
+_MOST_CLASSES = 20  # named with their counts
+_OF_THE_SOURCE = {
+    "skipped": "left out by the reader",
+    "left_out": "not read",
+    "splits": "parts",
+    "masks": "masks",
+    "classes_joined": "classes joined",
+}
+_SHOWN = 5  # pictures left out that are named on the terminal
+
+
+def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
+    """The results of an evaluation, a line each, and what they say in words."""
+    rows = []
+    for result in evaluation["results"]:
+        error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
+        value = "–" if result["value"] is None else f"{result['value']:.4g}"
+        rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
+    table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
+    told = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]
+    for about, verdict in sorted({(row.get("about", "copying"), row["verdict"]) for row in told}):
+        say(f"{about}: {verdict}")
+    if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
+        say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
+
+
+def print_by_count(result: Mapping[str, Any]) -> None:
+    """The same metrics at several numbers of images."""
+    parts = [*result["by_count"], {"num": "all", "results": result["results"]}]
+    names = [row["metric"] for row in result["results"] if row["value"] is not None]
+    values = [{row["metric"]: row["value"] for row in part["results"]} for part in parts]
+    rows = [[name, *[f"{found[name]:.4g}" if name in found else "–" for found in values]] for name in names]
+    table("by the number of pictures on each side", ["metric", *[str(part["num"]) for part in parts]], rows)
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """The findings of an examination, a line each, and what to do."""
+    console().print(Text(f"{diagnosis.subject}: {diagnosis.summary}", style="bold"), soft_wrap=True)
+    for finding in diagnosis.findings:
+        _print_finding(finding)
+
+
+def _print_finding(finding: Finding) -> None:
+    line = Text.assemble((f"{finding.severity:>7}", _COLOURS[finding.severity]), f"  {finding.title}")
+    if finding.severity == "ok":
+        console().print(line.append(f": {finding.evidence}", style="dim"), soft_wrap=True)
+        return
+    console().print(line, soft_wrap=True)
+    console().print(Text(f"         {finding.evidence}"), soft_wrap=True)
+    if finding.advice:
+        console().print(Text(f"         do: {finding.advice}"), soft_wrap=True)
+
+
+def print_plan(plan: TrainingPlan) -> None:
+    """What a run would be, its size and its measured cost."""
+    config, cost = plan.config, plan.cost
+    rows = [
+        [
+            "data",
+            f"{plan.data}, {plan.num_training:,} training and {counted(plan.num_held_out, 'held-out item')} of shape "
+            f"{plan.shape}",
+        ],
+        ["classes", ", ".join(plan.class_names) or "none"],
+        ["parameters", f"{plan.num_parameters:,}"],
+        ["optimizer steps", f"{config.num_steps:,} of {config.batch_images} images"],
+        ["cost of 1,000 images", f"{_seconds(cost, 1000)} on {plan.device}"],
+        ["measured", cost.measured],
+        ["whole run", f"{_durations(cost, config.num_images)}, without validation, samples and checkpoints"],
+        *_busy(cost, config.num_images, plan.device),
+    ]
+    table(f"{config.recipe} (dry run: nothing is written)", ["", ""], rows)
+    console().print_json(json.dumps(config.model_dump(mode="json")))
+
+
+def _seconds(cost: Cost, images: int) -> str:
+    low, high = cost.spread(images)
+    spread = f" ({low:.2f} to {high:.2f})" if len(cost.seconds) > 1 else ""
+    return f"{cost.of_images(images):.2f} s{spread}"
+
+
+def _durations(cost: Cost, images: int) -> str:
+    low, high = (duration(seconds) for seconds in cost.spread(images))
+    middle = duration(cost.of_images(images))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
+    """A row that says so if others used the processor while it was measured."""
+    if cost.load is None or not cost.load.shared or device != "cpu":
+        return []
+    others = f"others kept {cost.load.others:.1f} of {counted(allowed_cores(), 'core')} busy meanwhile"
+    alone = f"with the machine to itself the run takes at least {duration(cost.alone(images))}"
+    return [["busy machine", f"{others}; {alone}"]]
+
+
+def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
+    """What was written into an archive, and what was left out."""
+    pictures, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
+    size = out.stat().st_size
+    settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
+    rows = [
+        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'], 'item')}"],
+        ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
+        ["classes", _classes(pictures["classes"])],
+        ["captions", "yes" if pictures["captions"] else "none"],
+        ["left out", reasons],
+        *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
+        *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
+        *[[key.replace("_", " "), manifest[key]] for key in ("decoding", *STORED.values()) if key in manifest],
+        ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
+        ["settings", json.dumps(settings)],
+        ["hash of all", pictures["hash"]],
+    ]
+    table(str(out), ["", ""], rows)
+    look = command("data", "info", out, "--sheet", "sheet.png")
+    say(f"done: {out}; next: {look}, or train with --data {quoted(out)}")
+
+
+def _colours(pictures: Mapping[str, Any]) -> str:
+    return "grey" if pictures["channels"] == 1 else "RGB"
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    if len(counts) > _MOST_CLASSES:
+        return f"{len(counts)} of {min(counts.values())} to {max(counts.values())} pictures"
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
+def _without(location: str, text: str) -> str:
+    """The names in a text without the place that all of them have in common."""
+    return text.replace(f"{location}!", "").replace(f"{location}/", "") if location else text
+
+
+def print_theory(result: Mapping[str, Any]) -> None:
+    """Distances and divergences of a model of points from the truth."""
+    pictures = result["pictures"]
+    rows = [
+        [row["sampler"], str(row["steps"]), str(row["nfe"] or "–"), _number(row["distance"]), row.get("note", "")]
+        for row in pictures["samplers.png"]["rows"]
+    ]
+    floor = pictures["samplers.png"]["floor"]
+    title = f"{result['subject']}: sliced Wasserstein distance from the truth; exact draws have {floor:.3g}"
+    table(title, ["sampler", "steps", "evaluations", "distance", ""], rows)
+    if "fisher.png" in pictures:
+        levels = [
+            [_number(row["ratio"]), _number(row["fisher"]), _number(row["denoising_loss"]), _number(row["loss_floor"])]
+            for row in pictures["fisher.png"]["levels"]
+        ]
+        table("score against the truth", ["r = sigma / alpha", "Fisher divergence", "loss", "its floor"], levels)
+    if (numbers := pictures.get("likelihood.png")) is not None:
+        say(_likelihood_line(numbers))
+
+
+def _likelihood_line(numbers: Mapping[str, Any]) -> str:
+    return (
+        f"log-likelihood at r = {numbers['ratio']:.2g}: model {numbers['nll_nats']:.4f} nats, truth "
+        f"{numbers['entropy_nats']:.4f}, KL {numbers['kl_nats']:.4f} ± {numbers['kl_standard_error']:.4f}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

@@ -1,0 +1,229 @@
+"""What the terminal shows while work goes on and when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+from undiffuse.cli.signals import stopping
+from undiffuse.cli.visible import visible
+from undiffuse.errors import UsageWarning
+from undiffuse.observer import Observer, OnProgress, Silent, cancellation
+from undiffuse.progress import Counter, Estimate, duration, facts, is_off, under_way
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+#: Of a training without a row of its journal: on a terminal, elsewhere.
+_SECONDS_BETWEEN_CHANGES, _SECONDS_BETWEEN_STEPS = 0.5, 60.0
+
+
+@cache
+def console() -> Console:
+    """The terminal; what draws on it is imported here, for plain lines need none of it."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the error that called it; rich would end the program here, whatever is under way
+
+    return Plain(highlight=False)
+
+
+def say(text: str) -> None:
+    """One line on standard output, never folded, so that a command in it can be copied."""
+    print(visible(text), flush=True)
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    print(f"note: {visible(text)}", file=sys.stderr)
+
+
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """What a user should know of, as a note for the terminal instead of a warning with its line of code."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, UsageWarning):
+            warn(str(message))
+        else:
+            as_before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        as_before, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", UsageWarning)
+        yield
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        drawn.add_row(*(Text(visible(cell)) for cell in row))  # a bracket in a file's name is no markup
+    console().print(drawn)
+
+
+def _bar(facts: str, *, shown: bool, transient: bool = False, to: Console | None = None) -> Progress:
+    """A bar between what is done and the facts about it."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(facts)
+    return Progress(*columns, console=to or console(), disable=not shown, transient=transient)
+
+
+class TrainingView:
+    """Live progress of a training run: a bar on a terminal, a line a log row elsewhere."""
+
+    def __init__(self, num_images: int, images: int = 0) -> None:
+        self.num_images, self.first, self.started = num_images, images, time.monotonic()
+        self.live = console().is_terminal
+        self.bar = _bar("{task.percentage:>3.0f}%  {task.fields[facts]}", shown=self.live)
+        self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
+        self.measured = {"validation": "", "quality": ""}
+        self.numbers, self.told = "", self.started
+
+    def __enter__(self) -> TrainingView:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        with suppress(OSError):  # a terminal that is gone
+            self.bar.stop()
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """A row of the journal."""
+        if kind == "validation":
+            self.measured["validation"] = f"  validation {values['loss']:.4f}"
+            return
+        if kind == "quality":
+            self.measured["quality"] = f"  {values['metric']} {values['value']:.3g}"
+            return
+        images = values["images"]
+        self.numbers = f"  loss {values['loss']:.4f}{''.join(self.measured.values())}"
+        self._show(images, values["images_per_second"])
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """A step was made; between the rows of a slow run, this shows that it goes on, and how fast."""
+        now = time.monotonic()
+        if is_off() or now - self.told < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
+            return
+        self._show(int(done), (done - self.first) / max(now - self.started, 1e-9))
+
+    def _show(self, images: int, rate: float) -> None:
+        self.told = time.monotonic()
+        average = (images - self.first) / max(self.told - self.started, 1e-9)
+        left = duration(max(self.num_images - images, 0) / max(average, 1e-9))
+        text = f"{rate:{'.0f' if rate >= 10 else '.2g'}} images/s{self.numbers}  {left} left"
+        self.bar.update(self.task, completed=images, facts=text)
+        if not self.live:
+            console().print(f"{images:>9} images  {text}", soft_wrap=True)
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+        warn(text)
+
+    def announce(self, text: str) -> None:
+        """Something worth a line."""
+        say(text)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Observer]:
+    """An observer of progress: a bar with the time left on a terminal, a line now and then elsewhere.
+
+    All of it goes to standard error, so that what a command prints can be piped.
+    """
+    if is_off() or not sys.stderr.isatty():
+        with Counter(what) as counter:
+            yield OnProgress(lambda done, total, part: counter.progress(done, total))
+        return
+    from rich.console import Console
+
+    estimate = Estimate()
+    to = Console(stderr=True, highlight=False)
+    with under_way() as outermost, _bar("{task.fields[facts]}", shown=outermost, transient=True, to=to) as bar:
+        task = bar.add_task(what, total=1, facts="")
+
+        def tell(done: float, total: float, part: str) -> None:
+            left = estimate.left(done, total)
+            bar.update(task, completed=done, total=max(total, 1e-9), facts=facts(done, total, left))
+
+        yield OnProgress(tell)
+
+
+class Working(Silent):
+    """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
+
+    def __init__(self, unit: str = "pictures", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
+        self._unit, self._amount = unit, amount
+        self._live = console().is_terminal
+        self._bar = _bar("{task.fields[facts]}", shown=self._live, transient=True)
+        self._task = self._bar.add_task("", total=1, facts="")
+        self._what, self._first, self._began, self._told = "", 0.0, 0.0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._bar.stop()
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """So much of a piece of work is done."""
+        now = time.monotonic()
+        if part != self._what:  # the first call of a piece of work says where it goes on
+            self._bar.start()  # not before: a process that is forked under a running bar may wait for its lock
+            self._what, self._first, self._began, self._told = part, done, now, now
+        rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
+        left = f"  {duration((total - done) / rate)} left" if rate else ""
+        of = f"{self._amount(done)} of {self._amount(total)} {self._unit}".rstrip()
+        facts = f"{of}  {self._amount(rate)}/s{left}"
+        self._bar.update(self._task, description=part, completed=done, total=max(total, 1), facts=facts)
+        if not self._live and now - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = now
+            console().print(f"{part}  {facts}", soft_wrap=True, markup=False)
+
+
+class Terminal(Silent):
+    """The observer of a command: lines on standard output, notes on standard error, a bar for each stage."""
+
+    def message(self, text: str) -> None:
+        """A note."""
+        warn(text)
+
+    def announce(self, text: str) -> None:
+        """A line."""
+        say(text)
+
+    @contextmanager
+    def stage(self, what: str, total: float | None, done: float, unit: str) -> Iterator[Observer]:
+        """The view of a training where the whole is known beforehand; a rate where units are counted; else a bar."""
+        if total is not None:
+            with TrainingView(int(total), int(done)) as view, stopping(cancellation(), view) as stop:
+                yield stop
+        elif unit:
+            amount = size_in_bytes if unit == "bytes" else "{:.0f}".format
+            with Working("" if unit == "bytes" else unit, amount) as working:
+                yield working
+        else:
+            with counting(what) as counter:
+                yield counter
+
+
+def size_in_bytes(count: float) -> str:
+    """Such as ``3.2 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,303 @@
+"""``undiffuse study one-class``: trains the same recipe on one class and on all, and compares what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.api.arguments import FEWEST_OF_A_CLASS
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.training import split_data
+from undiffuse.claims import writes_to
+from undiffuse.data import source_config_for
+from undiffuse.data.config import ImageConfig, SourceConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.errors import RunError, UsageError
+from undiffuse.experiments.trainings import Parts, check_study, trained
+from undiffuse.files import write_json, write_text
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.set_distance import SetDistance, set_distance
+from undiffuse.models.saved import Model, origin_of
+from undiffuse.observer import note, stage
+from undiffuse.recipes import get_recipe
+from undiffuse.registry import nearest
+from undiffuse.sealed import read_sealed, sealed
+from undiffuse.studies.comparing import draw, fetch
+from undiffuse.studies.one_class import (
+    SETS,
+    Asked,
+    Target,
+    Training,
+    draw_samples,
+    markdown,
+    measure,
+    other_pictures,
+    row_texts,
+    target_of,
+)
+from undiffuse.studies.pictures import PictureSubject
+from undiffuse.training.config import RunConfig
+from undiffuse.version import __version__
+from undiffuse.wording import Table
+
+_SHOWN = 12
+
+
+class Ground:
+    """The real pictures of a study: those compared with, and others for scale; of the class and of all."""
+
+    def __init__(self, training: Dataset, class_name: str, num: int, seed: int) -> None:
+        labels = training.labels
+        if labels is None:
+            raise UsageError("the study 'one-class' needs data with classes; give a folder with a sub-folder for each")
+        if class_name not in training.class_names:
+            raise UsageError(f"the data has no class {class_name!r}; {nearest(class_name, training.class_names)}")
+        if len(training.class_names) < 2:
+            raise UsageError(f"the data has the class {class_name!r} alone; the study compares one with several")
+        number = training.class_names.index(class_name)
+        own = torch.from_numpy(np.flatnonzero(labels == number))
+        self.share = len(own) / len(training)
+        self.references: dict[str, Tensor] = {}
+        self.others: dict[str, Tensor] = {}
+        for name, rows in (("class", own), ("all", torch.arange(len(training)))):
+            compared, others = other_pictures(len(rows), num, seed)
+            self.references[name], self.others[name] = fetch(training, rows[compared]), fetch(training, rows[others])
+
+    def targets(self, extractor: FeatureExtractor, num: int, distance: SetDistance) -> dict[str, Target]:
+        """The real pictures as features."""
+        whose = {"class": "real pictures of the class", "all": "real pictures of all"}
+        return {
+            name: target_of(extractor, pictures, num, whose[name], distance)
+            for name, pictures in self.references.items()
+        }
+
+
+@writes_to("out")
+def one_class(
+    data: str,
+    out: Path,
+    *,
+    class_name: str | None,
+    recipe: str,
+    overrides: Sequence[str],
+    images: int,
+    samples: int,
+    features: str,
+    metric: str,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Train what is not trained yet, measure every set, write ``table.md``, ``samples.png`` and ``study.json``.
+
+    Args:
+        data: a source of pictures with classes.
+        out: a folder; a study that was interrupted there goes on where it was.
+        class_name: the one class; the data's first by default.
+        recipe, overrides: what is trained; its data, budget, seed and classes are the study's.
+        images: seen by each training.
+        samples: drawn of each set.
+        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        metric: the distance over them, a row of ``SET_DISTANCES``.
+    Returns:
+        The content of ``study.json``.
+    Raises:
+        UsageError: senseless numbers, data without classes, or a folder that holds something else.
+    """
+    check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
+    source = source_config_for(data)
+    if not isinstance(source, ImageConfig):
+        raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
+    measure = features, set_distance(metric)
+    study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
+    rows, shown = study.measured()
+    asked_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
+    facts = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.facts()}
+    return _write(out, facts, rows, shown)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What all sets of samples share; ``base`` is the training on all classes without their names."""
+
+    base: RunConfig
+    class_name: str
+    ground: Ground
+    extractor: FeatureExtractor
+    distance: SetDistance
+    targets: dict[str, Target]
+    out: Path
+    samples: int
+    device: str
+
+    def measured(self) -> tuple[list[dict[str, Any]], list[tuple[str, str, Any]]]:
+        """The rows of the table, and those of the picture: what each is, what stands beside it, its pictures."""
+        rows: list[dict[str, Any]] = []
+        shown = [self._real_shown("class", "of the class")]
+        parts = Parts("set", len(SETS))
+        for asked in SETS:
+            parts.begin(f"trained on {asked.training.words}, asked for {asked.words}")
+            row, pictures = self.measured_set(asked)
+            rows.append(row)
+            if pictures is not None:
+                label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
+                shown.append((label, _note(row, self.distance), pictures))
+        rows += [self.real_row(name) for name in ("class", "all")]
+        return rows, [*shown, self._real_shown("all", "of all")]
+
+    def facts(self) -> dict[str, Any]:
+        """What ``study.json`` says of the real pictures and the measure."""
+        return {
+            "features": self.extractor.name,
+            "metric": self.distance.name,
+            "references_class": len(self.ground.references["class"]),
+            "references_all": len(self.ground.references["all"]),
+            "features_protocol": self.extractor.protocol(),
+            "undiffuse": __version__,
+        }
+
+    def measured_set(self, asked: Asked) -> tuple[dict[str, Any], Any]:
+        """Numbers of one set, and a few of its pictures; a training that breaks down is a result, and says so."""
+        config = _of_training(self.base, asked.training, self.class_name)
+        name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
+        path, row = self.out / "cells" / f"{name}.json", self._row(asked, config)
+        try:
+            model = trained(config, self.out / "runs" / asked.training.name, self.device)
+            few = _draw(model, asked, self.class_name, min(_SHOWN, self.samples)).numpy()
+            if (earlier := _measured(path, row)) is not None:
+                return earlier, few
+            row.update(self._scores(_draw(model, asked, self.class_name, self.samples)))
+        except RunError as error:
+            row["failed"] = f"broke down: {error}"
+            note(f"{name} {row['failed']}")
+            return row, None
+        write_json(path, sealed(row))
+        return row, few
+
+    def real_row(self, name: str) -> dict[str, Any]:
+        """Other real pictures of the ``class`` or of ``all``, as many as there are samples."""
+        scored = self._scores(self.ground.others[name])
+        return {"trained_on": "real pictures", "asked_for": "the class" if name == "class" else "all", **scored}
+
+    def _real_shown(self, name: str, words: str) -> tuple[str, str, Any]:
+        return f"real,\n{words}", "", self.ground.others[name][:_SHOWN].numpy()
+
+    def _scores(self, pictures: Tensor) -> dict[str, Any]:
+        return measure(self.extractor, pictures, self.targets, self.ground.references["class"])
+
+    def _row(self, asked: Asked, config: RunConfig) -> dict[str, Any]:
+        """What a set is, by which a finished one is known again."""
+        return {
+            "trained_on": asked.training.words,
+            "asked_for": asked.words,
+            "class_name": self.class_name,
+            "config": config.model_dump(mode="json"),
+            "features": self.extractor.name,
+            "metric": self.distance.name,
+            "samples": self.samples,
+            "class_images": config.num_images * (1.0 if asked.training.one_class else self.ground.share),
+        }
+
+
+def _study(
+    source: ImageConfig,
+    out: Path,
+    class_name: str | None,
+    recipe: tuple[str, Sequence[str]],
+    images: int,
+    samples: int,
+    measure: tuple[str, SetDistance],
+    seed: int,
+    device: str,
+) -> _Study:
+    base = _configuration(*recipe, source, images, seed)
+    whole = split_data(base)[0]
+    chosen = class_name if class_name is not None else (whole.class_names or ("",))[0]
+    ground = Ground(whole, chosen, samples, seed)
+    features, distance = measure
+    extractor = pick_features(features, whole.shape, origin_of(base.data.model_dump(), whole.class_names))
+    targets = ground.targets(extractor, samples, distance)
+    return _Study(base, chosen, ground, extractor, distance, targets, out, samples, device)
+
+
+def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
+    """The training on all classes without their names; the others differ in what ``Training`` says alone.
+
+    No samples are guided, for a model that was told no classes cannot be, and all are to be drawn alike.
+    """
+    chosen = get_recipe(recipe)
+    unguided = ["system.sampling.guidance=1"] if hasattr(chosen.system, "sampling") else []
+    shared = [
+        *unguided,
+        f"num_images={images}",
+        f"seed={seed}",
+        "system.class_conditional=false",
+        "preview_every_images=0",
+        "quality_every_images=0",
+        "validate_every_images=0",
+        "log_every_images=5000",
+    ]
+    return apply_overrides(chosen, [*overrides, *shared], source)
+
+
+def _of_training(base: RunConfig, training: Training, class_name: str) -> RunConfig:
+    own = [f"system.class_conditional={str(training.conditional).lower()}"]
+    own += [f"data.classes={json.dumps([class_name])}"] if training.one_class else []
+    return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
+
+
+def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
+    """``num`` samples, uint8 (N, C, H, W)."""
+
+    def no_data() -> tuple[Dataset, Dataset]:
+        raise RunError("samples need no data")
+
+    subject = PictureSubject(model, no_data)
+    with stage("sampling") as observer:
+        named = class_name if asked.of_class else None
+        return draw(subject, num, lambda done: observer.progress(done, num), class_name=named)[0]
+
+
+def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier result of the same set, trained alike on the same data."""
+    try:
+        earlier = read_sealed(path, "it is measured again")
+    except UsageError:
+        return None
+    keys = ("class_name", "config", "samples", "features", "metric")
+    earlier = {"metric": "frechet", **earlier}  # which the results of earlier versions all are
+    return earlier if all(earlier.get(key) == row[key] for key in keys) else None
+
+
+def _note(row: dict[str, Any], distance: SetDistance) -> str:
+    """What stands beside a row of samples."""
+    to_class, to_all = row["class"][distance.name], row["all"][distance.name]
+    return f"{distance.short}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
+
+
+def _write(
+    out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[tuple[str, str, Any]]
+) -> dict[str, Any]:
+    result = {**facts, "rows": rows}
+    draw_samples(out / "samples.png", shown)
+    write_json(out / "study.json", sealed(result))
+    write_text(out / "table.md", markdown(rows, facts))
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> Table:
+    """The result of the study as a table, a line a set of samples."""
+    distance = set_distance(result["metric"])
+    measured = (f"{distance.short} to {result['class']}", "precision", "recall", f"{distance.short} to all")
+    texts = [row_texts(row, distance) for row in result["rows"]]
+    rows = [[row[0], row[1], *row[4:7], row[7]] if len(row) > 7 else row for row in texts]
+    return Table(
+        f"{result['data']}, {result['images']:,} images a training", ("trained on", "asked for", *measured), rows
+    )

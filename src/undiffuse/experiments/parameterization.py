@@ -1,0 +1,191 @@
+"""``undiffuse study parameterization``: trains the cells of the table one after the other, each in its own folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.sources import configured
+from undiffuse.api.training import split_data
+from undiffuse.claims import writes_to
+from undiffuse.data import load_dataset, source_config_for
+from undiffuse.data.config import SourceConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.errors import RunError, UsageError
+from undiffuse.evaluation import Protocol, Subject, evaluate
+from undiffuse.experiments.trainings import Parts, check_study, trained
+from undiffuse.files import write_json, write_text
+from undiffuse.models.base import denoising
+from undiffuse.models.options import SamplingOptions
+from undiffuse.models.saved import Model
+from undiffuse.observer import note, stage
+from undiffuse.recipes import get_recipe
+from undiffuse.samplers.base import FixedBatchDenoiser
+from undiffuse.samplers.noise import SeededNoise
+from undiffuse.sealed import read_sealed, sealed, without_checksum
+from undiffuse.studies.parameterization import (
+    NUM_STEPS,
+    SCHEDULE,
+    Cell,
+    cells,
+    density_bound,
+    markdown,
+    row_texts,
+)
+from undiffuse.training.config import RunConfig
+from undiffuse.version import __version__
+from undiffuse.wording import Table
+
+_BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
+_IMAGES = {"pictures": 30_000, "points": 500_000}
+
+
+@writes_to("out")
+def parameterization(
+    data: str | None,
+    out: Path,
+    *,
+    images: int | None,
+    samples: int,
+    seed: int,
+    device: str,
+    options: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train what is not trained yet, measure every cell, write ``table.md`` and ``study.json``.
+
+    Args:
+        data: a source; the embedded digits by default.
+        out: a folder; a study that was interrupted there goes on where it was.
+        images: seen by each training; by default about ten minutes' worth on two cores.
+        samples: drawn in each cell.
+        options: ``key=value`` of the source.
+    Returns:
+        The content of ``study.json``.
+    Raises:
+        UsageError: senseless numbers, or a folder that holds something else.
+    """
+    check_study(out, images=images, samples=samples, seed=seed)
+    source = configured(source_config_for(data or "digits"), options)
+    points = not load_dataset(source).space.is_image
+    images = images if images is not None else _IMAGES["points" if points else "pictures"]
+    rows = []
+    configure = partial(_configuration, source, points, images, seed)
+    parts = Parts("cell", len(cells()))
+    for cell in cells():
+        parts.begin(cell.name)
+        rows.append(_cell(cell, configure(cell), out, samples, device, points))
+        write_json(out / "cells" / f"{cell.name}.json", sealed(rows[-1]))
+    facts = {
+        "study": "parameterization",
+        "data": source.name,
+        "images": images,
+        "seed": seed,
+        "samples": samples,
+        "num_steps": NUM_STEPS,
+        "quality": "sliced Wasserstein" if points else "Fréchet distance",
+        "bound": "bound, nats" if points else "bound, bits/dim",
+        "undiffuse": __version__,
+    }
+    result = {**facts, "cells": rows}
+    write_json(out / "study.json", sealed(result))
+    write_text(out / "table.md", markdown(rows, facts))
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> Table:
+    """The result of the study as a table, a line a cell."""
+    head = ("predicts", "loss", "variance", str(result["quality"]), str(result["bound"]))
+    title = f"{result['data']}, {result['images']:,} images a training"
+    return Table(title, head, [row_texts(row) for row in result["cells"]])
+
+
+def _configuration(source: SourceConfig, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
+    """The run of a cell: a DDPM that differs from the others' in what the cell names alone."""
+    base = get_recipe("ddpm-swissroll" if points else "ddpm-digits")
+    shared = [
+        f"num_images={images}",
+        f"seed={seed}",
+        f"system.process.num_steps={NUM_STEPS}",
+        *(f"system.process.{key}={value}" for key, value in SCHEDULE.items()),
+        f"system.sampling.num_steps={NUM_STEPS}",
+        "system.sampling.sampler=ancestral",
+        "system.sampling.grid=uniform",
+        "preview_every_images=0",
+        "quality_every_images=0",
+        "log_every_images=5000",
+    ]
+    shared += [] if points else ["system.class_conditional=false", "system.network.channels=32"]
+    config = apply_overrides(base, [*shared, *cell.overrides()], source)
+    return config.model_copy(update={"recipe": f"study-{cell.training}"})
+
+
+def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, points: bool) -> dict[str, Any]:
+    """Numbers of one cell; a training or sampling that breaks down is a result, and says so."""
+    path, run = out / "cells" / f"{cell.name}.json", out / "runs" / cell.training
+    row: dict[str, Any] = {
+        "prediction": cell.prediction,
+        "loss": cell.loss,
+        "variance": cell.variance,
+        "training": cell.training,
+        "data": config.data.model_dump(mode="json"),
+        "seed": config.seed,
+        "num_images": config.num_images,
+        "samples": samples,
+        "quality": None,
+        "bound": None,
+    }
+    if (done := _measured(path, row)) is not None:
+        return done
+    try:
+        row.update(_measure(cell, trained(config, run, device), samples, points))
+    except RunError as error:
+        row["failed"] = f"broke down: {error}"
+        note(f"{cell.name} {row['failed']}")
+    return row
+
+
+def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier result of the same cell, trained and measured alike on the same data."""
+    if not path.is_file():
+        return None
+    try:
+        earlier = read_sealed(path, "it is measured again")
+    except UsageError:
+        return None
+    same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
+    return without_checksum(earlier) if same and "failed" not in earlier else None
+
+
+def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, Any]:
+    config = RunConfig.model_validate(model.config["config"])
+    training, held_out = split_data(config)
+    protocol = Protocol(
+        num=samples,
+        options=SamplingOptions.of(sampler=cell.sampler, steps=NUM_STEPS, grid="uniform"),
+        bound_images=_BOUND_IMAGES,
+        bound_variance=cell.variance,
+    )
+    names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
+    with stage("evaluating") as observer:
+        results = evaluate(Subject(model, lambda: training, held_out, protocol, observer), names)["results"]
+    bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])
+    return {"quality": _pair(results[0]), "bound": bound, "results": results}
+
+
+def _pair(result: dict[str, Any]) -> dict[str, float | None]:
+    return {"value": result["value"], "error": result["uncertainty"]}
+
+
+def _points_bound(model: Model, held_out: Dataset, variance: str) -> dict[str, float | None]:
+    """The bound on -log p of held-out points, in nats."""
+    system = denoising(model.module, "the bound")
+    x_0 = held_out.fetch(range(min(_BOUND_POINTS, len(held_out)))).x_0.to(system.device)
+    if len(x_0) < 2:
+        raise UsageError("the bound needs held-out points: give the source a validation_fraction")
+    denoiser, noise = FixedBatchDenoiser(system.denoiser("fp32"), len(x_0)), SeededNoise(range(len(x_0)))
+    nats = density_bound(denoiser, x_0, noise.numbered, variance)
+    return {"value": float(nats.mean()), "error": float(nats.std()) / math.sqrt(len(nats))}
