@@ -33,13 +33,12 @@ from undiffuse.api.examining import _checkpoints
 from undiffuse.api.exporting import export_model
 from undiffuse.api.reporting import _findings, _journal, _json
 from undiffuse.api.training import split_data
-from undiffuse.cli import terminal as show
 from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError
 from undiffuse.files import write_json
 from undiffuse.models.saved import load
-from undiffuse.observer import Silent
+from undiffuse.observer import Silent, observing
 from undiffuse.report.pictures import previews
 from undiffuse.sealed import sealed
 from undiffuse.training.posthoc import reconstruct
@@ -280,12 +279,13 @@ def flips(place: Path, share: float = 1.0, seed: int = 0) -> tuple[dict[str, dic
     """
     torch.set_num_threads(1)
     heard, rng = Heard(), random.Random(seed)
-    show.say = lambda text: None
-    for module in [module for name, module in sys.modules.items() if name.startswith("undiffuse.app")]:
-        if hasattr(module, "say"):
-            module.say = lambda text: None  # type: ignore[attr-defined]
-        if hasattr(module, "warn"):
-            module.warn = heard.message  # type: ignore[attr-defined]
+    with observing(heard):
+        return _flips(place, heard, share, rng)
+
+
+def _flips(
+    place: Path, heard: Heard, share: float, rng: random.Random
+) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
     run = run_folder(place, heard)
     counts, bad = {}, []
     for folder in (run, exported_folder(run.path, place), bundled_folder(place), sample_folder(place)):

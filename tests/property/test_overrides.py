@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undiffuse.config import validate
 from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.recipes import get_recipe
