@@ -75,12 +75,12 @@ RULE: dict[str, tuple[str, ...]] = {
         *("recipes", "training", "evaluation", "studies", "report"),
     ),
     "cli": (
-        *("api", "experiments", "core.limits", "samplers", "models", "data"),
+        *("api", "experiments", "augment", "core.limits", "samplers", "models", "data"),
         *("recipes", "training", "evaluation", "studies", "zoo"),
     ),
     # refuses wrong names before anything heavy is imported: it knows the limits and the registries of all rooms
     "cli.checks": (
-        *("api", "core.limits", "core.process_limits", "losses.limits", "data", "models", "objectives"),
+        *("api", "augment.config", "core.limits", "core.process_limits", "losses.limits", "data", "models", "objectives"),
         *("networks.config", "networks.gan.config", "recipes", "training", "studies", "zoo", "metrics", "samplers"),
         *("evaluation", "core.processes", "core.parameterization"),
     ),
