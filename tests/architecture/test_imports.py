@@ -80,7 +80,8 @@ RULE: dict[str, tuple[str, ...]] = {
     ),
     # refuses wrong names before anything heavy is imported: it knows the limits and the registries of all rooms
     "cli.checks": (
-        *("api", "augment.config", "core.limits", "core.process_limits", "losses.limits", "data", "models", "objectives"),
+        *("api", "augment.config", "core.limits", "core.process_limits", "losses.limits", "data", "models"),
+        "objectives",
         *("networks.config", "networks.gan.config", "recipes", "training", "studies", "zoo", "metrics", "samplers"),
         *("evaluation", "core.processes", "core.parameterization"),
     ),
