@@ -1,6 +1,6 @@
-"""What generator and discriminator play for: rows of one registry, each with both losses, to be minimised.
+"""Adversarial objectives: rows of one registry, each with the losses of generator and discriminator, to be minimised.
 
-With r = D(x) the discriminator's raw output on data, f = D(G(z)) that on samples, and S(y) = log(1 + e^y), so that
+With r = D(x) the discriminator's logit on data, f = D(G(z)) that on samples, and S(y) = log(1 + e^y), so that
 -log sigmoid(y) = S(-y) and -log(1 - sigmoid(y)) = S(y):
 
 ==================  =============================  ========================  ==========================================
@@ -8,7 +8,7 @@ row                 discriminator                  generator                 sou
 ==================  =============================  ========================  ==========================================
 ``minmax``          S(-r) + S(f)                   -S(f)                     Goodfellow et al. 2014, eq. 1
 ``non_saturating``  S(-r) + S(f)                   S(-f)                     the same, sec. 3
-``wgan``            f - r, weights cut to [-c, c]  -f                        Arjovsky et al. 2017, arXiv:1701.07875
+``wgan``            f - r, weights clipped         -f                        Arjovsky et al. 2017, arXiv:1701.07875
 ``wgan_gp``         f - r + gradient penalty       -f                        Gulrajani et al. 2017, arXiv:1704.00028
 ``hinge``           (1 - r)_+ + (1 + f)_+          -f                        Lim & Ye 2017, arXiv:1705.02894
 ``relativistic``    S(f - r)                       S(r - f)                  Jolicoeur-Martineau 2019, arXiv:1807.00734;
@@ -34,19 +34,19 @@ from torch.nn import functional as F
 
 from undiffuse.losses.limits import check_clip, check_penalties
 
-#: Losses (B,) of raw outputs on data and on samples, (B,) each.
+#: Losses (B,) of the discriminator's logits on data and on samples, (B,) each.
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Penalties:
-    """What the discriminator pays for steep slopes.
+    """Gradient penalties of the discriminator.
 
     Args:
         r1, r2: gamma of gamma/2 |grad D|^2 at data and at samples.
         lipschitz: lambda of WGAN-GP's penalty between data and samples.
-        sided: ``two`` holds the slope at 1, ``one`` below it.
-        every: optimizer steps between two times that it pays, then so many times as much (lazy regularisation, Karras
+        sided: ``two`` holds the gradient norm at 1, ``one`` below it.
+        every: optimizer steps between two with penalties, which then count as many times (lazy regularisation, Karras
             et al. 2020, arXiv:1912.04958, appendix B).
     """
 
@@ -61,24 +61,24 @@ class Penalties:
 
     @property
     def any(self) -> bool:
-        """Is there anything to pay?"""
+        """Whether any penalty has a weight."""
         return self.r1 > 0 or self.r2 > 0 or self.lipschitz > 0
 
     def due(self, step: int) -> bool:
-        """Is it paid in this optimizer step?"""
+        """Whether the penalties are part of the loss in this optimizer step."""
         return self.any and step % self.every == 0
 
 
 @dataclass(frozen=True)
 class AdversarialObjective:
-    """One row.
+    """The losses of discriminator and generator, one row of ``OBJECTIVES``.
 
     Args:
         discriminator, generator: their losses of (r, f), (B,) each.
-        paired: the generator's loss looks at data as well.
+        paired: the generator's loss depends on the logits of data as well.
         signed: an output above 0 says "real"; elsewhere outputs have no zero, for a constant added changes no loss.
         penalties: of the discriminator.
-        clip: the discriminator's weights are cut to [-clip, clip] after each of its steps.
+        clip: the discriminator's weights are clipped to [-clip, clip] after each of its steps.
     """
 
     discriminator: LogitLoss
@@ -102,7 +102,12 @@ def _down(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The game of Goodfellow et al. as they define it; its generator learns little from a good discriminator."""
+    """The minimax loss of Goodfellow et al.; its generator learns little from a good discriminator.
+
+    Args:
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
+    """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
         _divergence, lambda real, fake: -F.softplus(fake), penalties=Penalties(r1, r2, every=every)
@@ -110,7 +115,12 @@ def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjec
 
 
 def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on."""
+    """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on.
+
+    Args:
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
+    """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
         _divergence, lambda real, fake: F.softplus(-fake), penalties=Penalties(r1, r2, every=every)
@@ -118,8 +128,12 @@ def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Adversar
 
 
 def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The Wasserstein distance through a discriminator that is Lipschitz because its weights are cut to [-clip, clip].
+    """The Wasserstein distance by a discriminator that is Lipschitz because its weights are clipped.
 
+    Args:
+        clip: weights are clipped to [-clip, clip], above 0.
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
     Raises:
         UsageError: ``clip`` is not positive.
     """
@@ -135,13 +149,25 @@ def wgan_gp(
     r2: float = 0.0,
     every: int = 1,
 ) -> AdversarialObjective:
-    """The same through a penalty of ``penalty`` (|grad D| - 1)^2 between data and samples; see ``losses.penalties``."""
+    """The Wasserstein distance with a penalty lambda (|grad D| - 1)^2 between data and samples (``losses.penalties``).
+
+    Args:
+        penalty: lambda, at least 0.
+        sided: ``two`` holds the gradient norm at 1, ``one`` below it.
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
+    """
     check_penalties(every, r1=r1, r2=r2, lipschitz=penalty)
     return AdversarialObjective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
 
 
 def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The discriminator is asked for a margin of 1 and no more; usual with spectral norm."""
+    """Logits beyond a margin of 1 cost the discriminator nothing; usual with spectral norm.
+
+    Args:
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
+    """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
         lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), _down, penalties=Penalties(r1, r2, every=every)
@@ -149,7 +175,12 @@ def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObject
 
 
 def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> AdversarialObjective:
-    """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN)."""
+    """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN).
+
+    Args:
+        r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
+        every: optimizer steps between two with penalties.
+    """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
         lambda real, fake: F.softplus(fake - real),

@@ -1,11 +1,11 @@
-"""Consistency losses: what f says at (x_t, t) against what it says one small step down the same path.
+"""Consistency losses: f at (x_t, t) against f one small step down the same path.
 
 A consistency function takes every point of a probability-flow path to the path's clean end,
 
     f(x_t, t) = f(x_s, s) on one path,   f(x, 0) = x / alpha(0).
 
-Trained, f(x_t, t) is drawn to f(x_s, s), held fixed, with x_s from a teacher's ODE step (distillation) or from the
-same picture and the same noise at s (training). Here f is a denoiser's x_0-hat.
+Training regresses f(x_t, t) on f(x_s, s), held fixed, with x_s from a teacher's ODE step (distillation) or from the
+same image and the same noise at s (training). Here f is a denoiser's x_0-hat.
 
 In segments (Heek et al. 2024) paths are followed to the next boundary b below t only: the target is then the x_0 whose
 straight (DDIM) step t -> b ends where f at s ends, s -> b. With b = 0 that is f(x_s, s) itself.
@@ -32,27 +32,44 @@ _NEAR_DATA = 8.0
 
 
 def pseudo_huber(difference: Tensor, constant: float) -> Tensor:
-    """sqrt(||difference||^2 + c^2) - c of each row ``(B,)``, c = ``constant`` sqrt(d) for rows of d numbers.
+    """sqrt(||difference||^2 + c^2) - c per sample, c = ``constant`` sqrt(d) for samples of d numbers.
 
-    Between ||.||^2 for small rows and ||.|| for large ones, so that no row far off outweighs the others.
+    Between ||.||^2 for small differences and ||.|| for large ones, so that no outlier outweighs the others.
 
+    Args:
+        difference: (B, ...).
+        constant: c / sqrt(d), at least 0.
+    Returns:
+        (B,).
     Source: Song & Dhariwal 2023, arXiv:2310.14189, eq. 7.
     """
     c = constant * math.sqrt(max(difference[0].numel() if len(difference) else 1, 1))
     square = sum_over_features(difference**2)
-    return square / (torch.sqrt(square + c**2) + c)  # the same number, without cancelling for small rows
+    return square / (torch.sqrt(square + c**2) + c)  # the same number, without cancelling for small differences
 
 
 def knot_pair(times: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The first knot at or above each t (B,) and the knot below it, of descending ``times`` (K + 1,)."""
+    """The first knot at or above each time and the knot below it.
+
+    Args:
+        times: (K + 1,) descending knots.
+        t: (B,) times.
+    Returns:
+        Two tensors (B,).
+    """
     ascending = times.flip(0).to(t.device)
     upper = torch.searchsorted(ascending, t).clamp(1, len(ascending) - 1)
     return ascending[upper], ascending[upper - 1]
 
 
 def knots_at(seen: int, first: int, last: int, doubling_images: int) -> int:
-    """How many steps the discretisation has when so many images were seen: doubled again and again up to ``last``.
+    """Number of steps of the discretisation, doubled again and again from ``first`` up to ``last``.
 
+    Args:
+        seen: images seen so far.
+        first: steps at the beginning.
+        last: the most steps.
+        doubling_images: images between two doublings.
     Source: Song & Dhariwal 2023, arXiv:2310.14189, sec. 3.4 (an exponential curriculum).
     """
     doublings = min(seen // doubling_images, max(last // first, 1).bit_length())
@@ -64,6 +81,10 @@ def ratio_below(process: Process, t: Tensor, halvings: int) -> Tensor:
 
     n(r) = 1 + 8 sigmoid(-r). With few halvings s = 0, which is diffusion's own loss; each halves the gap.
 
+    Args:
+        process: the forward process.
+        t: (B,) times in (0, 1].
+        halvings: how often the gap has been halved, at least 0.
     Source: Geng et al. 2024, arXiv:2406.14548, sec. 3.2.
     """
     r = torch.exp(-process.log_snr(t) / 2)
@@ -74,7 +95,14 @@ def ratio_below(process: Process, t: Tensor, halvings: int) -> Tensor:
 
 
 def end_of_segment(boundaries: Tensor, t: Tensor) -> Tensor:
-    """The largest of the descending ``boundaries`` (N + 1,) below each t (B,)."""
+    """The largest boundary below each time.
+
+    Args:
+        boundaries: (N + 1,) descending.
+        t: (B,) times.
+    Returns:
+        (B,).
+    """
     return knot_pair(boundaries, t)[1]
 
 
@@ -82,13 +110,15 @@ def end_of_segment(boundaries: Tensor, t: Tensor) -> Tensor:
 def consistency_target(
     process: Process, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor, x_0_s: Tensor, end: Tensor
 ) -> Tensor:
-    """What f(x_t, t) is drawn to, an x_0 of shape (B, ...).
+    """The regression target of f(x_t, t), an x_0 of shape (B, ...).
 
     Args:
         process: of x_t.
-        x_t, t: the point further up the path, (B, ...) and (B,).
-        x_s, s: the point below it, end <= s < t.
-        x_0_s: f(x_s, s); ignored where s = end.
+        x_t: (B, ...) the point further up the path.
+        t: (B,) its times.
+        x_s: (B, ...) the point below it.
+        s: (B,) its times, end <= s < t.
+        x_0_s: (B, ...) f(x_s, s); ignored where s = end.
         end: (B,) where paths are followed to; 0 for the data.
     """
     at_end = s <= end

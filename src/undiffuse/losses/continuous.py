@@ -2,9 +2,9 @@
 
     -log p(x_0) <= L_T + 1/2 int E ||eps - eps-hat(x_t)||^2 d lambda + L_0
 
-between a noisy and a clean end, with ||eps - eps-hat||^2 = exp(lambda) ||x_0 - x_0-hat||^2. Each row looks at
-stratified log-SNRs of its own, spread evenly over the range: the integrand lies between 0 and about D everywhere, so an
-even spread needs few of them. Every process has the same bound between the same ends.
+between a noisy and a clean end, with ||eps - eps-hat||^2 = exp(lambda) ||x_0 - x_0-hat||^2. Each sample has stratified
+log-SNRs of its own, spread evenly over the range: the integrand lies between 0 and about D everywhere, so an even
+spread needs few of them. Every process has the same bound between the same ends.
 
 Source: Kingma et al. 2021, arXiv:2107.00630, eqs. 17-19; Song et al. 2021, "Maximum Likelihood Training of Score-Based
 Diffusion Models", arXiv:2101.09258, theorem 3 and corollary 1.
@@ -32,9 +32,10 @@ class ContinuousBound:
 
     Attributes:
         prior: L_T at the noisy end.
-        diffusion: the integral, estimated from ``num_draws`` log-SNRs a row.
+        diffusion: the integral, estimated from ``num_draws`` log-SNRs per sample.
         decoder: L_0 at the clean end.
-        num_dims: elements of an example.
+        num_dims: elements of a sample.
+        num_draws: log-SNRs per sample.
         log_snr_range: (noisy, clean) ends.
         decoder_std: sigma / alpha at the clean end.
     """
@@ -53,7 +54,11 @@ class ContinuousBound:
         return self.prior + self.diffusion + self.decoder
 
     def bits_per_dim(self, nats: Tensor) -> Tensor:
-        """Nats an example to bits a dimension."""
+        """Nats per sample to bits per dimension.
+
+        Args:
+            nats: (B,).
+        """
         return bits_per_dim(nats, self.num_dims)
 
 
@@ -74,12 +79,14 @@ def continuous_bound(
     Args:
         denoiser: of any process.
         x_0: (B, ...) data.
-        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the integral's, the next says where it looks.
+        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the integral's, the next places the log-SNRs.
         log_snr_range: (noisy, clean) ends, both finite.
-        num_draws: log-SNRs a row, one in each of so many equal strata.
-        decoder: ``levels``, a Gaussian of deviation sigma / alpha cut into the ``num_levels`` levels of the data, for a
+        num_draws: log-SNRs per sample, one in each of so many equal strata.
+        decoder: ``levels``, a Gaussian of deviation sigma / alpha integrated over the levels of the data, for a
             bound on -log of a probability; ``density``, that Gaussian's entropy, for one on the mean of -log p over
             y = x_0 + (sigma / alpha) eps at the clean end, the density that ``samplers.likelihood`` gives.
+        num_levels: evenly spaced values of the data in [-1, 1].
+        cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Raises:
         UsageError: an unknown decoder, no draw, or ends that are not finite and in order.
     """

@@ -24,14 +24,15 @@ def denoising_loss(
     log_weight: LogWeight,
     cond: Condition | None = None,
 ) -> Tensor:
-    """Weighted squared error, a mean over the elements of each row.
+    """Weighted squared error, a mean over the elements of each sample.
 
     Args:
-        denoiser: its network is asked once, at x_t = alpha x_0 + sigma eps.
+        denoiser: its network is evaluated once, at x_t = alpha x_0 + sigma eps.
         x_0: (B, ...) clean data.
         eps: (B, ...) standard normal noise.
         t: (B,) times in (0, 1].
         log_weight: a row of ``WEIGHTINGS``.
+        cond: (B, ...) fields that the network is conditioned on; None is unconditional.
     Returns:
         (B,) losses in the dtype of ``x_0``.
     """
@@ -42,6 +43,17 @@ def denoising_loss(
 def output_error(
     parameterization: Parameterization, output: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, log_weight: LogWeight
 ) -> Tensor:
-    """The same from what the network said at x_t: ``output`` (B, ...) like ``x_0``."""
+    """The denoising loss from the network's output.
+
+    Args:
+        parameterization: of the network.
+        output: (B, ...) F at x_t = alpha x_0 + sigma eps.
+        x_0: (B, ...) clean data.
+        eps: (B, ...) standard normal noise.
+        t: (B,) times in (0, 1].
+        log_weight: a row of ``WEIGHTINGS``.
+    Returns:
+        (B,) losses in the dtype of ``x_0``.
+    """
     error = mean_over_features((output - parameterization.target(x_0, eps, t)) ** 2)
     return parameterization.output_weight(log_weight(parameterization.process, t), t).to(error.dtype) * error

@@ -1,6 +1,6 @@
-"""Where in time a training step looks: densities of t as maps of a uniform u in (0, 1).
+"""The distribution of training times: densities of t as maps of a uniform u in (0, 1).
 
-Given as inverse distribution functions, they let the caller choose how u is drawn (independent, stratified, fixed).
+Given as inverse distribution functions, they leave it to the caller how u is drawn (independent, stratified, fixed).
 """
 
 from __future__ import annotations
@@ -40,13 +40,23 @@ def knots() -> TimeDensity:
 
 
 def log_normal(mean: float = -1.2, std: float = 1.2) -> TimeDensity:
-    """log(sigma / alpha) normal (Karras et al. 2022, arXiv:2206.00364, table 1)."""
+    """log(sigma / alpha) normal (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    Args:
+        mean: of log(sigma / alpha).
+        std: of log(sigma / alpha), above 0.
+    """
     check_std("log_normal", std)
     return lambda process, u: process.time_of_log_snr(-2 * (mean + std * _normal_quantile(u)))
 
 
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDensity:
-    """logit(t) normal (Esser et al. 2024, arXiv:2403.03206, eq. 19)."""
+    """logit(t) normal (Esser et al. 2024, arXiv:2403.03206, eq. 19).
+
+    Args:
+        mean: of logit(t).
+        std: of logit(t), above 0.
+    """
     check_std("logit_normal", std)
     return lambda process, u: torch.sigmoid(mean + std * _normal_quantile(u))
 

@@ -5,7 +5,7 @@ that of the samples' distribution and that of the data's, or alpha / sigma^2 tim
 
     x_0-hat of the samples' own denoiser  -  x_0-hat of the teacher.
 
-A mean over t of it is what the student follows. The samples' denoiser has to be trained as the samples change.
+The student follows its mean over t. The samples' denoiser has to be trained as the samples change.
 
 Source: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", arXiv:2311.18828, eqs. 1-8;
 without its regression term, the samples' denoiser trained more often than the student, Yin et al. 2024, "Improved
@@ -25,14 +25,14 @@ _LEAST = 1e-3
 
 @torch.no_grad()
 def matching_direction(x_0: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
-    """Where a descent on the divergence takes each sample away from, (B, ...), of about one size at all noise levels.
+    """The gradient of the divergence at each sample, normalised to about one size at all noise levels.
 
     Args:
         x_0: (B, ...) the samples.
         teacher: (B, ...) the teacher's x_0-hat at the noised samples.
         own: (B, ...) that of the denoiser of the samples.
     Returns:
-        (own - teacher) / mean |x_0 - teacher| of each row.
+        (B, ...) (own - teacher) / mean |x_0 - teacher|, the mean per sample.
     Source: Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8.
     """
     size = mean_over_features((x_0 - teacher).abs()).clamp(min=_LEAST)
@@ -40,5 +40,12 @@ def matching_direction(x_0: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
 
 
 def matching_loss(x_0: Tensor, direction: Tensor) -> Tensor:
-    """(B,) numbers whose gradient by a row of ``x_0`` is ``direction`` over its number of features."""
+    """A loss whose gradient by a sample is ``direction`` over its number of features.
+
+    Args:
+        x_0: (B, ...) the samples, with a gradient.
+        direction: (B, ...) of ``matching_direction``.
+    Returns:
+        (B,).
+    """
     return mean_over_features((x_0 - (x_0 - direction).detach()) ** 2) / 2

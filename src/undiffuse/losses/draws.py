@@ -1,6 +1,6 @@
 """How a micro-batch's uniform numbers are drawn: maps of independent ones u (B,) in (0, 1) to as many in (0, 1).
 
-Each number is uniform by itself under every row; the rows differ in how the numbers of a micro-batch go together.
+Each number is uniform by itself under every row of the table; the rows differ in the joint distribution of a batch.
 """
 
 from __future__ import annotations
@@ -15,18 +15,28 @@ _BELOW_1, _ABOVE_0 = 1 - 2.0**-53, 2.0**-54
 
 
 def independent(u: Tensor) -> Tensor:
-    """Each on its own."""
+    """Each on its own.
+
+    Args:
+        u: (B,) independent, in (0, 1).
+    """
     return u
 
 
 def stratified(u: Tensor) -> Tensor:
-    """One in each of B equal parts of (0, 1): (i + u_i) / B."""
+    """One in each of B equal parts of (0, 1): (i + u_i) / B.
+
+    Args:
+        u: (B,) independent, in (0, 1).
+    """
     return ((torch.arange(len(u), device=u.device) + u) / max(len(u), 1)).clamp(max=_BELOW_1)
 
 
 def low_discrepancy(u: Tensor) -> Tensor:
     """B numbers at equal distance with one common shift: (u_0 + i / B) mod 1.
 
+    Args:
+        u: (B,) independent, in (0, 1).
     Source: Kingma et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, appendix I.1.
     """
     steps = torch.arange(len(u), dtype=u.dtype, device=u.device) / max(len(u), 1)

@@ -1,6 +1,6 @@
-"""Losses of a learned variance: the bound itself at one random knot, alone or beside the denoising loss.
+"""Losses of a learned variance: the bound itself at one random knot, alone or together with the denoising loss.
 
-For t = k / T and s = (k - 1) / T the bound's term in bits a dimension is
+For t = k / T and s = (k - 1) / T the bound's term in bits per dimension is
 
     L(t) = KL(q(x_s | x_t, x_0) || N(c_t x_t + c_0 x_0-hat, v)) / (D log 2)      k = 2 ... T
     L(t) = -log P(x_0 | x_t) / (D log 2)                                         k = 1, the decoder
@@ -34,15 +34,16 @@ BOUND_WEIGHT = 0.001
 
 
 def bound_term(process: Process, x_0: Tensor, t: Tensor, denoised: Denoised, num_levels: int | None = 256) -> Tensor:
-    """T L(t) in bits a dimension, L the bound's term that ends at knot t.
+    """T L(t) in bits per dimension, L the bound's term that ends at knot t.
 
     Args:
         process: with T >= 2 steps.
         x_0: (B, ...) clean data.
         t: (B,) knots k / T, k = 1 ... T.
         denoised: at x_t, with a ``variance_mix``.
-        num_levels: even levels of the data in [-1, 1], whose mass the first knot's Gaussian takes; ``None`` for data
-            without levels, where it is the Gaussian's density (and the bound one on a density, which may fall below 0).
+        num_levels: evenly spaced values of the data in [-1, 1], over one of which the first knot's Gaussian is
+            integrated; ``None`` for data without levels, where it is the Gaussian's density (and the bound one on a
+            density, which may fall below 0).
     Returns:
         (B,) float64.
     Raises:
@@ -78,7 +79,18 @@ def variational_loss(
     cond: Condition | None = None,
     num_levels: int | None = 256,
 ) -> Tensor:
-    """T L(t) in bits a dimension, ``(B,)`` in the dtype of ``x_0``; arguments as in ``hybrid_loss``."""
+    """T L(t) in bits per dimension.
+
+    Args:
+        denoiser: with a learned variance; its network is evaluated once.
+        x_0: (B, ...) clean data.
+        eps: (B, ...) standard normal noise.
+        t: (B,) knots k / T, k = 1 ... T.
+        cond: (B, ...) fields that the network is conditioned on; None is unconditional.
+        num_levels: see ``bound_term``.
+    Returns:
+        (B,) losses in the dtype of ``x_0``.
+    """
     x_t = denoiser.process.diffuse(x_0, eps, t)
     output, mix = denoiser.outputs(x_t, t, cond)
     return bound_term(denoiser.process, x_0, t, _denoised(denoiser, output, mix, x_t, t), num_levels).to(x_0.dtype)
@@ -97,13 +109,14 @@ def hybrid_loss(
     """The denoising loss plus ``bound_weight`` times the bound, which moves the variance alone.
 
     Args:
-        denoiser: with a learned variance; its network is asked once.
+        denoiser: with a learned variance; its network is evaluated once.
         x_0: (B, ...) clean data.
         eps: (B, ...) standard normal noise.
         t: (B,) knots k / T, k = 1 ... T.
         log_weight: a row of ``WEIGHTINGS``, of the denoising loss.
+        cond: (B, ...) fields that the network is conditioned on; None is unconditional.
         num_levels: see ``bound_term``.
-        bound_weight: on T L(t) in bits a dimension, beside a mean over elements.
+        bound_weight: on T L(t) in bits per dimension, relative to a mean over elements.
     Returns:
         (B,) losses in the dtype of ``x_0``.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16.

@@ -1,6 +1,6 @@
-"""Times drawn more often where the loss varies more, and weighted so that its mean stays what it was.
+"""Importance-sampled times: drawn more often where the loss varies more, with weights that keep its mean.
 
-    p_k  proportional to  sqrt(E L_k^2),   the loss of a row at knot k / T weighs 1 / (T p_k)
+    p_k  proportional to  sqrt(E L_k^2),   the loss of a sample at knot k / T weighs 1 / (T p_k)
 
 with E over the last ten losses seen at that knot, and all knots alike until each has seen ten.
 
@@ -35,7 +35,7 @@ class ImportanceDraws(nn.Module):
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, the number of knots."""
         return len(self.counts)
 
     def probabilities(self) -> Tensor:
@@ -48,9 +48,14 @@ class ImportanceDraws(nn.Module):
         return (1 - UNIFORM_SHARE) * size / size.sum() + UNIFORM_SHARE * uniform
 
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """(t, weight) for uniform ``u`` (B,) in (0, 1): knots t and 1 / (T p) of each, float64 like ``u``.
+        """Times and weights from uniform numbers.
 
         The sums run on the CPU, where they are the same in every run.
+
+        Args:
+            u: (B,) in (0, 1).
+        Returns:
+            Knots t (B,) and weights 1 / (T p) (B,), float64 on the device of ``u``.
         """
         p = self.probabilities()
         edges = torch.cumsum(p, 0)
@@ -60,9 +65,13 @@ class ImportanceDraws(nn.Module):
 
     @torch.no_grad()
     def record(self, t: Tensor, losses: Tensor) -> None:
-        """Remember the unweighted ``losses`` (B,) at knots ``t`` (B,), in their order; nothing if any is not finite.
+        """Add losses to the history, in their order; nothing if any is not finite.
 
         A step whose loss is not finite is repeated to find the cause, and must draw the same times again.
+
+        Args:
+            t: (B,) knots.
+            losses: (B,) unweighted losses there.
         """
         if not bool(torch.isfinite(losses).all()):
             return

@@ -4,11 +4,11 @@ Along the path of a flow, dx / dt = v(x, t), the mean velocity between s and t i
 
     u(x_t, t, s) = 1 / (t - s) integral_s^t v(x_r, r) dr,   so   x_s = x_t - (t - s) u(x_t, t, s),
 
-and u(x, t, t) = v(x, t). Differentiated along the path, with s held, this is the identity that training asks for:
+and u(x, t, t) = v(x, t). Differentiated along the path, with s held, this is the identity that is trained on:
 
     u = v - (t - s) du/dt,   du/dt = v du/dx + du/dt.                                       ``derivative_target``
 
-Cut at any time m between s and t, the integral is the sum of its parts, which asks for no derivative:
+Split at any time m between s and t, the integral is the sum of its parts, which needs no derivative:
 
     (t - s) u(x_t, t, s) = (t - m) u(x_t, t, m) + (m - s) u(x_m, m, s).                     ``split_target``
 
@@ -78,15 +78,17 @@ def heun_velocity(v: Velocity, x_t: Tensor, t: Tensor, m: Tensor, velocity: Tens
     """The mean velocity from t to m <= t by one step of Heun's method, ``(B, ...)``, off by O((t - m)^2).
 
     Args:
-        v: the velocity.
-        x_t, velocity: (B, ...) at times ``t`` (B,), ``velocity`` being v there.
-        m: (B,).
+        v: the velocity as a function of x and t.
+        x_t: (B, ...) at times ``t``.
+        t: (B,) times of ``x_t``.
+        m: (B,) times of the end, at most ``t``.
+        velocity: (B, ...) v at (x_t, t).
     """
     return (velocity + v(x_t - per_row(t - m, x_t) * velocity, m)) / 2
 
 
 def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
-    """||error||^2 / (||error||^2 + floor)^power, the divisor held: no row's gradient grows as its error does.
+    """||error||^2 / (||error||^2 + floor)^power, the divisor held: no sample's gradient grows as its error does.
 
     Args:
         error: (B, ...).

@@ -27,8 +27,8 @@ def two_step_target(
         teacher: under the process of ``x_t``.
         x_t: (B, ...) at times ``t``.
         t, m, s: (B,) with s < m < t.
-        final: (B,) rows whose step is a sampler's last, which returns x_0-hat: the teacher's at m.
-        cond: one row a picture.
+        final: (B,) samples whose step is a sampler's last, which returns x_0-hat: the teacher's at m.
+        cond: (B, ...) fields that the teacher is conditioned on; None is unconditional.
     Returns:
         (B, ...).
     """

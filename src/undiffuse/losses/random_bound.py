@@ -1,4 +1,4 @@
-"""An unbiased estimate of the variational bound from a few of its terms: for many pictures instead of few.
+"""An unbiased estimate of the variational bound from a few of its terms: for many images instead of few.
 
     sum_i L_i  =  E_{i ~ p} [ L_i / p_i ],       p_i in proportion to the term's share of the log-SNR,
 
@@ -37,9 +37,15 @@ def random_bound(
     """``variational_bound`` with its sum of terms replaced by an unbiased estimate.
 
     Args:
-        times: ascending, at least two; see ``variational_bound`` for these and the rest.
+        denoiser: with a ``variance_mix`` in its output where ``variance`` is ``learned``.
+        x_0: (B, ...) data on ``num_levels`` evenly spaced values in [-1, 1].
+        times: (K,) ascending, at least two, sigma(t_1) > 0.
         normal: draw 0 is the decoder's, 1 ... ``num_draws`` the terms', the next picks them.
-        num_draws: terms a row, one from each of so many strata of equal probability.
+        num_draws: terms per sample, one from each of so many strata of equal probability.
+        variance: of the reverse step, as in ``variational_bound``.
+        decoder: standard deviation of L_0, as in ``variational_bound``.
+        num_levels: of the data; ``None`` for data of a density.
+        cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Returns:
         A bound whose ``terms`` (B, num_draws) sum up to the estimate.
     Raises:
@@ -64,7 +70,14 @@ def random_bound(
 
 
 def term_shares(process: Process, times: Tensor) -> Tensor:
-    """The probability of each term, ``(K - 1,)``: its part of the log-SNR; a step to -inf counts as the smallest."""
+    """The probability of each term, its part of the log-SNR; a step to -inf counts as the smallest.
+
+    Args:
+        process: the forward process.
+        times: (K,) ascending.
+    Returns:
+        (K - 1,) float64 that sum up to 1.
+    """
     spans = -process.log_snr(times).diff()
     finite = torch.isfinite(spans)
     smallest = spans[finite].amin() if bool(finite.any()) else torch.ones_like(spans[0])

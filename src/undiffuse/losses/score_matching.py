@@ -46,17 +46,32 @@ _MOST_NODES = 1_000_000
 
 
 def sigma2(process: Process, t: Tensor) -> Tensor:
-    """lambda = sigma^2: every noise level contributes alike (Song & Ermon 2019, arXiv:1907.05600, sec. 4.2)."""
+    """lambda = sigma^2: every noise level contributes alike (Song & Ermon 2019, arXiv:1907.05600, sec. 4.2).
+
+    Args:
+        process: the forward process.
+        t: (B,) times in [0, 1].
+    """
     return process.sigma(t) ** 2
 
 
 def half_g2(process: Process, t: Tensor) -> Tensor:
-    """lambda = g^2 / 2: its integral over t bounds -log p (Song et al. 2021, arXiv:2101.09258, eq. 8)."""
+    """lambda = g^2 / 2: its integral over t bounds -log p (Song et al. 2021, arXiv:2101.09258, eq. 8).
+
+    Args:
+        process: the forward process.
+        t: (B,) times in [0, 1].
+    """
     return process.diffusion2(t) / 2
 
 
 def score_function(denoiser: Denoiser, cond: Condition | None = None) -> Score:
-    """The score of a denoiser, -(x - alpha x_0-hat) / sigma^2."""
+    """The score of a denoiser, -(x - alpha x_0-hat) / sigma^2.
+
+    Args:
+        denoiser: of any process.
+        cond: (B, ...) fields that it is conditioned on; None is unconditional.
+    """
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         denoised: Denoised = denoiser(x, t, cond)
@@ -89,7 +104,7 @@ def implicit_score_matching(score: Score, x: Tensor, t: Tensor) -> Tensor:
     """||s||^2 + 2 div s at each point, with the exact divergence: D backward passes.
 
     Args:
-        score: differentiable, row by row.
+        score: differentiable, of each sample by itself.
         x: (B, D) points of p_t.
         t: (B,) times.
     Returns:
@@ -109,7 +124,7 @@ def quadrature(mixture: GaussianMixture, process: Process, t: float, num_nodes: 
         mixture: K components in D dimensions.
         process: the forward process.
         t: one time.
-        num_nodes: n a dimension; exact for polynomials of degree 2 n - 1.
+        num_nodes: n per dimension; exact for polynomials of degree 2 n - 1.
     Returns:
         x (K n^D, D) and p (K n^D,), float64; components without weight are left out.
     Raises:
@@ -140,7 +155,7 @@ def fisher_divergence(score: Score, mixture: GaussianMixture, process: Process, 
         mixture: the data, in one or two dimensions (few Gaussians in three).
         process: the forward process.
         t: one time, at which the density is smooth (sigma > 0, or no component a point).
-        num_nodes: of the quadrature, a dimension.
+        num_nodes: of the quadrature, per dimension.
     Returns:
         A sum over dimensions; 0 for the exact score.
     Example:

@@ -1,12 +1,12 @@
-"""Looking ahead: the discriminator's next k steps as a function of where the generator stands.
+"""Unrolled GANs: the discriminator's next k steps as a function of the generator's parameters.
 
-A generator that minimises against theta^0 chases whatever the discriminator believes now and jumps from mode to mode.
+A generator that minimises against theta^0 follows the discriminator of the moment and jumps from mode to mode.
 The unrolled one minimises against theta^k, with
 
     theta^{i+1} = theta^i - eta grad_theta L_D(theta^i, generator)
 
-for plain steps, and its gradient goes through all of them, so that it knows how the discriminator would answer. After
-the step the discriminator goes on from theta^0 as if nothing had been unrolled. k = 0 is the plain game.
+for plain steps, and its gradient goes through all of them, so that it includes the discriminator's response. After
+the step the discriminator goes on from theta^0 as if nothing had been unrolled. k = 0 is the plain GAN.
 
 Source: Metz et al. 2016, "Unrolled Generative Adversarial Networks", arXiv:1611.02163, eq. 6 to 9.
 """

@@ -34,15 +34,15 @@ Normal = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Bound:
-    """The terms of the bound in nats, a row an example, and how they were computed.
+    """The terms of the bound in nats, per sample, and how they were computed.
 
     Attributes:
         prior: L_T, ``(B,)``.
         terms: L_2 ... L_K in order of time, ``(B, K - 1)``.
         decoder: L_0, ``(B,)``.
-        num_dims: elements of an example.
+        num_dims: elements of a sample.
         times: the grid, ascending.
-        variance: what the reverse step used.
+        variance: of the reverse step.
         decoder_std: standard deviation of the discretised Gaussian; ``None`` if it is learned.
     """
 
@@ -60,12 +60,21 @@ class Bound:
         return self.prior + self.terms.sum(1) + self.decoder
 
     def bits_per_dim(self, nats: Tensor) -> Tensor:
-        """Nats an example to bits a dimension."""
+        """Nats per sample to bits per dimension.
+
+        Args:
+            nats: (B,).
+        """
         return bits_per_dim(nats, self.num_dims)
 
 
 def bits_per_dim(nats: Tensor, num_dims: int) -> Tensor:
-    """Nats an example of ``num_dims`` elements to bits a dimension."""
+    """Nats per sample to bits per dimension.
+
+    Args:
+        nats: (B,).
+        num_dims: elements of a sample.
+    """
     return nats / (num_dims * math.log(2))
 
 
@@ -81,20 +90,33 @@ def variational_bound(
     num_levels: int | None = 256,
     cond: Condition | None = None,
 ) -> Bound:
-    """The bound, with one draw of x_t a term.
+    """The bound, with one draw of x_t per term.
 
     Args:
         denoiser: with a ``variance_mix`` in its output where ``variance`` is ``learned``.
-        x_0: (B, ...) data on ``num_levels`` even levels in [-1, 1]; ``None`` for data without levels, where the decoder
-            is a density (and the bound one on a density, which may fall below 0).
-        times: ascending, ``(K,)``, sigma(t_1) > 0; ``process.knots[1:]`` for a DDPM.
+        x_0: (B, ...) data in [-1, 1].
+        times: (K,) ascending, sigma(t_1) > 0; ``process.knots[1:]`` for a DDPM.
         normal: the noise of the terms.
         variance: of the reverse step: ``beta``, ``beta_tilde``, ``learned``, or a number in [0, 1], the weight of
             log beta in a mix of the two logarithms.
         decoder: standard deviation of L_0: a number; ``snr``, sigma / alpha at t_1; or ``reverse``, the reverse step's
             own ``variance``, with the second knot's beta-tilde where t_1's vanishes (as DDPM's code clips it).
+        num_levels: evenly spaced values of the data in [-1, 1]; ``None`` for data without levels, where the decoder
+            is a density (and the bound one on a density, which may fall below 0).
+        cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Raises:
         UsageError: a grid that does not ascend or starts where sigma = 0, or an unknown variance.
+    Note:
+        NFE K per sample.
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 5.
+    Example:
+        >>> from undiffuse.core.gaussian import GaussianMixture
+        >>> from undiffuse.core.processes import DiscreteVP
+        >>> denoiser = GaussianMixture.ring(8).denoiser(DiscreteVP.linear(50))
+        >>> noise = lambda like, number: torch.randn(like.shape, generator=torch.Generator().manual_seed(number))
+        >>> bound = variational_bound(denoiser, torch.zeros(4, 2), denoiser.process.knots[1:], noise)
+        >>> bound.terms.shape, bound.total.shape
+        (torch.Size([4, 49]), torch.Size([4]))
     """
     check_decoder(decoder)
     times = check_grid(denoiser, times).to(x_0.device)
@@ -119,7 +141,19 @@ def assembled_bound(
     num_levels: int | None,
     cond: Condition | None,
 ) -> Bound:
-    """The bound with these ``terms`` (B, ...) between its prior and its decoder term."""
+    """The bound from its diffusion terms, with its prior and decoder terms added.
+
+    Args:
+        terms: (B, ...) nats.
+        denoiser: of the decoder term.
+        x_0: (B, ...) data in [-1, 1].
+        times: (K,) ascending.
+        normal: whose draw 0 is the decoder's.
+        variance: of the reverse step, as in ``variational_bound``.
+        decoder: standard deviation of L_0, as in ``variational_bound``.
+        num_levels: of the data; ``None`` for data of a density.
+        cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
+    """
     decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
     return Bound(
         prior=prior_term(denoiser, x_0, times[-1]),
@@ -133,13 +167,20 @@ def assembled_bound(
 
 
 def check_decoder(decoder: str | float) -> None:
-    """Refuse a deviation of L_0 that is neither known by name nor positive."""
+    """Refuse a standard deviation of L_0 that is neither a known name nor positive."""
     if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
         raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
 
 
 def check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
-    """The times in float64; refused unless they ascend from where there is noise."""
+    """Refuse times that do not ascend from above sigma = 0.
+
+    Args:
+        denoiser: for its process.
+        times: (K,).
+    Returns:
+        The times in float64.
+    """
     times = times.double()
     if times.ndim != 1 or len(times) < 1 or not bool((times[1:] > times[:-1]).all()):
         raise UsageError("the bound needs times that ascend strictly, such as process.knots[1:]")
@@ -149,7 +190,14 @@ def check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
 
 
 def prior_term(denoiser: Denoiser, x_0: Tensor, t: Tensor, std: float | None = None) -> Tensor:
-    """L_T: KL of N(alpha x_0, sigma^2) from the prior N(0, std^2), by default ``prior_std``, ``(B,)`` nats."""
+    """L_T: KL of N(alpha x_0, sigma^2) from the prior N(0, std^2), ``(B,)`` nats.
+
+    Args:
+        denoiser: for its process.
+        x_0: (B, ...) data.
+        t: () the last time.
+        std: of the prior; None for the process's ``prior_std``.
+    """
     process, ones = denoiser.process, torch.ones(1, dtype=torch.float64, device=x_0.device)
     alpha, sigma = process.alpha(t * ones), process.sigma(t * ones)
     std = process.prior_std if std is None else std
@@ -159,7 +207,14 @@ def prior_term(denoiser: Denoiser, x_0: Tensor, t: Tensor, std: float | None = N
 
 
 def term(bridge: Bridge, x_0: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
-    """L_i: KL(N(., beta-tilde) || N(., v)) with means c_0 (x_0 - x_0-hat) apart, ``(B,)`` nats."""
+    """L_i: KL(N(., beta-tilde) || N(., v)) with means c_0 (x_0 - x_0-hat) apart, ``(B,)`` nats.
+
+    Args:
+        bridge: of the step, coefficients (B,).
+        x_0: (B, ...) data.
+        denoised: x_0-hat at the step's later time, and the variance mix where it is learned.
+        variance: v of the reverse step, as in ``variational_bound``.
+    """
     error2 = per_row(bridge.c_0**2, x_0.double()) * (x_0.double() - denoised.x_0.double()) ** 2
     log_beta_tilde = per_row(torch.log(bridge.var), error2)
     log_v = log_variance(log_beta_tilde, per_row(torch.log(bridge.var_max), error2), denoised, variance)
@@ -169,7 +224,16 @@ def term(bridge: Bridge, x_0: Tensor, denoised: Denoised, variance: str | float)
 
 
 def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
-    """log v of the reverse step: a mix of log beta and log beta-tilde (Nichol & Dhariwal 2021, eq. 15)."""
+    """log v of the reverse step: a mix of log beta and log beta-tilde (Nichol & Dhariwal 2021, eq. 15).
+
+    Args:
+        log_beta_tilde: (B, ...) or (B, 1, ...), log-variance of the bridge.
+        log_beta: (B, ...) or (B, 1, ...), log-variance of the forward step.
+        denoised: with a variance mix where it is learned.
+        variance: of the reverse step, as in ``variational_bound``.
+    Raises:
+        UsageError: an unknown variance, or a learned one of a model without.
+    """
     if variance == "learned":
         if denoised.variance_mix is None:
             raise UsageError(
@@ -199,7 +263,20 @@ def decoder_term(
     num_levels: int | None,
     cond: Condition | None,
 ) -> tuple[Tensor, float | None]:
-    """L_0, ``(B,)`` nats, with draw number 0 of ``normal``, and its standard deviation where that is one number."""
+    """L_0, with draw number 0 of ``normal``, and its standard deviation where that is one number.
+
+    Args:
+        denoiser: evaluated at the first time.
+        x_0: (B, ...) data in [-1, 1].
+        times: (K,) ascending.
+        normal: whose draw 0 is taken.
+        variance: of the reverse step, as in ``variational_bound``.
+        decoder: standard deviation of L_0, as in ``variational_bound``.
+        num_levels: of the data; ``None`` for data of a density.
+        cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
+    Returns:
+        (B,) nats, and a number or None.
+    """
     t = times[:1].expand(len(x_0))
     denoised = denoiser(denoiser.process.diffuse(x_0, normal(x_0, 0), t), t, cond)
     if isinstance(decoder, str):
@@ -212,7 +289,16 @@ def decoder_term(
 
 
 def decoder_nats(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int | None) -> Tensor:
-    """-log P(x_0), ``(B,)``, of a Gaussian: its mass on the data's levels, or its density where there are none."""
+    """-log P(x_0) of a Gaussian: its mass on the data's levels, or its density where there are none.
+
+    Args:
+        x_0: (B, ...) data in [-1, 1].
+        mean: (B, ...) of the Gaussian.
+        log_std: (B, ...) logarithm of its standard deviation.
+        num_levels: of the data; ``None`` for data of a density.
+    Returns:
+        (B,) nats.
+    """
     if num_levels is not None:
         return -sum_over_features(discretised_gaussian(x_0, mean, log_std, num_levels))
     error2 = (x_0 - mean) ** 2
@@ -220,7 +306,17 @@ def decoder_nats(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int | N
 
 
 def decoder_log_std(process: Process, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
-    """log standard deviation at t_1 like ``x_0``, where beta-tilde vanishes and takes the second knot's value."""
+    """log standard deviation at t_1 like ``x_0``, where beta-tilde vanishes and takes the second knot's value.
+
+    Args:
+        process: the forward process.
+        x_0: (B, ...) whose shape is taken.
+        times: (K,) ascending.
+        denoised: with a variance mix where it is learned.
+        variance: of the reverse step, as in ``variational_bound``.
+    Returns:
+        (B, ...) float64.
+    """
     log_large = -process.log_snr(times[:1])  # log (sigma / alpha)^2
     log_small = torch.log(process.bridge(times[:1], times[1:2]).var) if len(times) > 1 else log_large
     x_0 = x_0.double()
@@ -233,7 +329,8 @@ def discretised_gaussian(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels:
     Args:
         x_0: levels -1 + 2 k / (num_levels - 1), any shape.
         mean: of the Gaussian, same shape.
-        log_std: broadcast to it.
+        log_std: logarithm of its standard deviation, same shape or broadcast to it.
+        num_levels: of the data.
     Returns:
         log-probabilities, same shape.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 13.

@@ -54,7 +54,7 @@ def score() -> LogWeight:
 def likelihood() -> LogWeight:
     """g^2 / 2 ||score - score-hat||^2: with times uniform, the continuous-time bound on -log p but for its constants.
 
-    It grows without limit towards t = 0 where sigma does vanish, and few draws then decide the loss. On a chain,
+    It grows without limit towards t = 0 where sigma does vanish, and few draws then dominate the loss. On a chain,
     whose g^2 jumps at the knots, the bound's own weights are ``variational``.
     """
     return log_half_snr_rate
@@ -63,6 +63,11 @@ def likelihood() -> LogWeight:
 def log_half_snr_rate(process: Process, t: Tensor) -> Tensor:
     """log of -SNR'(t) / 2 = g^2 alpha^2 / (2 sigma^4) = alpha (alpha sigma' - alpha' sigma) / sigma^3.
 
+    Args:
+        process: the forward process.
+        t: (B,) times in (0, 1].
+    Returns:
+        (B,) float64.
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17.
     """
     # in this form 0, and not 0 times infinity, at alpha = 0
@@ -108,7 +113,7 @@ def flow() -> LogWeight:
 
 
 def sigmoid(bias: float = 0.0) -> LogWeight:
-    """sigmoid(bias - lambda) on eps: little weight on almost clean pictures."""
+    """sigmoid(bias - lambda) on eps: little weight on almost clean images."""
 
     def log_weight(process: Process, t: Tensor) -> Tensor:
         log_snr = process.log_snr(t)

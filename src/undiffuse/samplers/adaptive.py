@@ -84,8 +84,8 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         max_evaluations=MAX_NFE - 2,  # the others: at t, and at the end of a first DDIM step
         first_step=first,
         first_slope=(slopes,),
-        asking=denoiser.count_for,
-        give_up=True,
+        count_for=denoiser.count_for,
+        nan_if_stuck=True,
     )
     denoiser.count_for(None)
     moved = per_row(process.norm(s), x) * solved.state[0]

@@ -10,7 +10,7 @@ a(c) = sqrt(sigmoid(c)) gives
 
     log p(y) = log p_c(a y) + D log a,        p the density of x_0 + (sigma / alpha) eps at the clean end.
 
-The divergence is exact (one vector-Jacobian product a dimension) or Hutchinson's estimate z^T J z with probes z that
+The divergence is exact (one vector-Jacobian product per dimension) or Hutchinson's estimate z^T J z with probes z that
 stay the same along a sample's trajectory, which is unbiased for the integral.
 
 Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2; Chen et al. 2018, arXiv:1806.07366 (instantaneous

@@ -75,8 +75,8 @@ def integrate(
     first_step: float | Tensor | None = None,
     first_slope: State | None = None,
     tell: Tell | None = None,
-    asking: Callable[[Tensor], None] | None = None,
-    give_up: bool = False,
+    count_for: Callable[[Tensor], None] | None = None,
+    nan_if_stuck: bool = False,
 ) -> ODESolution:
     """Solve d state / d lambda = rhs(lambda, state) from ``start`` to ``end``, each sample with its own steps.
 
@@ -95,8 +95,8 @@ def integrate(
             one more evaluation).
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
         tell: called after each attempt with the share of its way that the slowest sample has gone.
-        asking: called before ``rhs``, with the samples (B,) bool that need the evaluation.
-        give_up: let a sample that gets stuck end as NaN, and the others go on; by default it is an error.
+        count_for: called before ``rhs``, with the samples (B,) bool that need the evaluation.
+        nan_if_stuck: let a sample that gets stuck end as NaN, and the others go on; by default it is an error.
     Returns:
         The state at ``end``; the NFE of each sample, (B,) int64; the step size that each would have tried next.
     Raises:
@@ -110,29 +110,29 @@ def integrate(
     step, nfe = _as_rows(first_step, start), (start != end).long()
     if not bool(nfe.any()):
         return ODESolution(state, nfe, step)
-    asking = asking if asking is not None else _unheard
+    count_for = count_for if count_for is not None else _count_nothing
     if first_slope is None:
-        asking(start != end)
+        count_for(start != end)
     slope = first_slope if first_slope is not None else rhs(start, state)
     rows = _Rows(start, state, slope, step, nfe * (first_slope is None))
-    _guess_first_steps(rhs, rows, end, rtol, atol, asking)
+    _guess_first_steps(rhs, rows, end, rtol, atol, count_for)
     while bool((active := rows.log_snr != end).any()):
         if bool((stuck := _stuck(rows, end, active, max_evaluations)).any()):
-            if not give_up:
+            if not nan_if_stuck:
                 raise _why(rows, end, stuck, max_evaluations)
             rows.log_snr = torch.where(stuck, end, rows.log_snr)
             rows.state = _where(stuck, tuple(torch.full_like(value, torch.nan) for value in rows.state), rows.state)
             active = active & ~stuck
             if not bool(active.any()):
                 break
-        asking(active)
+        count_for(active)
         _try_a_step(rhs, rows, end, active, rtol, atol)
         if tell is not None:
             tell(_share(start, rows.log_snr, end))
     return ODESolution(rows.state, rows.nfe, rows.step)
 
 
-def _unheard(rows: Tensor) -> None:
+def _count_nothing(rows: Tensor) -> None:
     """Counts nothing."""
 
 
@@ -211,7 +211,7 @@ def _factor(error2: Tensor) -> Tensor:
 
 
 def _guess_first_steps(
-    rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: float, asking: Callable[[Tensor], None]
+    rhs: Field, rows: _Rows, end: Tensor, rtol: float, atol: float, count_for: Callable[[Tensor], None]
 ) -> None:
     """Where no step size is given, the one whose Euler step would change the state by a hundredth of its tolerance."""
     unknown = torch.isnan(rows.step) & (rows.log_snr != end)
@@ -223,7 +223,7 @@ def _guess_first_steps(
     trial = torch.where((size < 1e-5) | (speed < 1e-5), torch.full_like(size, 1e-6), 0.01 * size / speed)
     trial = torch.where(unknown, torch.minimum(trial, left.abs()), torch.zeros_like(trial))
     there = torch.copysign(trial, left)
-    asking(unknown)
+    count_for(unknown)
     slope = rhs(rows.log_snr + there, _moved(rows.state, there, (1.0,), [rows.slope]))
     turn = tuple(b - a for a, b in zip(rows.slope, slope, strict=True))
     bend = _error2(turn, rows.state, zero, rtol, atol).sqrt() / trial
