@@ -14,8 +14,8 @@ from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import split_data
 from undiffuse.data import source_config_for
 from undiffuse.doctor import DATA_CHECKS, Finding, examine
-from undiffuse.doctor.copying import copying
-from undiffuse.doctor.pictures import DataSubject
+from undiffuse.doctor.data_context import DataContext
+from undiffuse.doctor.memorisation import memorisation
 from undiffuse.training.trainer import Trainer
 
 _TINY = ("num_images=2", "batch_images=2", "system.network.channels=8")
@@ -34,7 +34,7 @@ def folder_of(root: Path, sides: tuple[int, ...]) -> Path:
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    found = examine(DATA_CHECKS, DataSubject(str(folder), source_config_for(str(folder)))).findings
+    found = examine(DATA_CHECKS, DataContext(str(folder), source_config_for(str(folder)))).findings
     return {finding.title: finding for finding in found}
 
 
@@ -44,9 +44,7 @@ def findings(folder: Path) -> dict[str, Finding]:
 def test_the_size_that_all_reach_can_be_trained(sides: tuple[int, ...], advice: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mixed", sides)
     found = findings(folder)
-    few, broken, sizes = (
-        found[title] for title in ("very few pictures", "broken files", "pictures of different sizes")
-    )
+    few, broken, sizes = (found[title] for title in ("very few images", "broken files", "images of different sizes"))
     assert f"all reach {advice};" in sizes.advice
     assert "augment=document" in few.advice and "augment.flip=0" in few.advice and "random_flip" not in few.advice
     assert "data.on_error=skip" in broken.advice
@@ -58,23 +56,23 @@ def test_the_size_that_all_reach_can_be_trained(sides: tuple[int, ...], advice: 
 
 
 def test_no_size_is_advised_that_nothing_can_be_trained_at(tmp_path: Path) -> None:
-    sizes = findings(folder_of(tmp_path / "mixed", (4, 20)))["pictures of different sizes"]
+    sizes = findings(folder_of(tmp_path / "mixed", (4, 20)))["images of different sizes"]
     assert "data.size" not in sizes.advice and sizes.advice.startswith("remove the small ones")
 
 
 def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mixed", (20,))
     Image.new("RGB", (12, 12), (1, 200, 3)).save(folder / "cats" / "small.png")
-    assert "1 picture is enlarged and so blurred" in findings(folder)["pictures of different sizes"].evidence
+    assert "1 picture is enlarged and so blurred" in findings(folder)["images of different sizes"].evidence
 
 
 @pytest.mark.parametrize(
     ("held_out", "told"),
     [
-        (0, "for none were held out"),
-        (1, "for 1 held out is too few for a scale"),
-        (7, "for 7 held out are too few for a scale"),
-        (10, "99 % of held-out pictures"),
+        (0, "because none were held out"),
+        (1, "because 1 held out is too few for a scale"),
+        (7, "because 7 held out are too few for a scale"),
+        (10, "99 % of held-out images"),
     ],
 )
 def test_copying_says_what_stands_in_for_held_out_images(held_out: int, told: str) -> None:
@@ -84,6 +82,6 @@ def test_copying_says_what_stands_in_for_held_out_images(held_out: int, told: st
         return torch.randint(0, 256, (sizes[held_out], 3, 16, 16), generator=generator, dtype=torch.uint8)
 
     named = SimpleNamespace(item_name=str)
-    subject = SimpleNamespace(need_pictures=lambda: None, real=real, seed=0, data=(named,), samples=real(80))
-    (finding,) = copying(subject)  # type: ignore[arg-type]
+    subject = SimpleNamespace(need_images=lambda: None, real=real, seed=0, data=(named,), samples=real(80))
+    (finding,) = memorisation(subject)  # type: ignore[arg-type]
     assert told in finding.evidence

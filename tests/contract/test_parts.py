@@ -22,7 +22,7 @@ from undiffuse.core.space import Space
 from undiffuse.data.config.points import SwissrollConfig
 from undiffuse.data.load import load_dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.gap import training_gap
+from undiffuse.evaluation.generalisation_gap import generalisation_gap
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import Batching, OneStepGenerator
 from undiffuse.models.config import ModelConfig
@@ -172,7 +172,7 @@ def test_an_objective_leaves_its_model_in_the_mode_it_is_in() -> None:
     points = load_dataset(SwissrollConfig(num_points=64))
     for model in (Shifted().eval(), Shifted()):
         before = model.training
-        training_gap(Shift(model), points, points, seed=0)
+        generalisation_gap(Shift(model), points, points, seed=0)
         validation_loss(Shift(model), points, 8, 0, torch.device("cpu"))
         assert model.training is before and Shift(model).training is before
 

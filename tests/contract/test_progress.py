@@ -21,8 +21,8 @@ from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
 from undiffuse.doctor import DATA_CHECKS
+from undiffuse.doctor.data_context import DataContext
 from undiffuse.doctor.findings import Finding, examine
-from undiffuse.doctor.pictures import DataSubject
 from undiffuse.experiments.trainings import Parts
 from undiffuse.observer import OnProgress, observing
 from undiffuse.progress import Counter, Estimate, facts
@@ -197,7 +197,7 @@ def test_the_doctor_tells_of_the_images_that_it_decodes(tmp_path: Path) -> None:
     parts: list[str] = []
     examine(
         DATA_CHECKS,
-        DataSubject(str(tmp_path), FolderConfig(path=str(tmp_path))),
+        DataContext(str(tmp_path), FolderConfig(path=str(tmp_path))),
         OnProgress(lambda done, total, part: parts.append(part)),
     )
     assert {f"reading headers of {tmp_path.name}", f"decoding {tmp_path.name}"} <= set(parts)

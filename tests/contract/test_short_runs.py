@@ -14,7 +14,7 @@ from undiffuse.api.planning import plan_training
 from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
 from undiffuse.api.training import split_data, train_run
 from undiffuse.cli.terminal import Terminal
-from undiffuse.doctor.noise import judge_noise, neighbour_correlation
+from undiffuse.doctor.noise import assess_noise, neighbour_correlation
 from undiffuse.images import grid_of, images_in, picture_of, save_png
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
@@ -116,7 +116,7 @@ def test_white_noise_takes_its_share_of_the_correlation(share: float) -> None:
 def test_one_image_again_and_again_is_no_noise() -> None:
     field = torch.linspace(0, 255, 32).expand(16, 1, 32, 32).to(torch.uint8)
     noise = torch.randint(0, 256, (16, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    assert judge_noise(field, field).severity == "ok"
-    assert judge_noise(noise, field).severity == "problem"
-    assert judge_noise(noise, noise).severity == "ok"  # data that look like noise tell nothing
+    assert assess_noise(field, field).severity == "ok"
+    assert assess_noise(noise, field).severity == "problem"
+    assert assess_noise(noise, noise).severity == "ok"  # data that look like noise tell nothing
     assert neighbour_correlation(torch.zeros(3, 1, 1, 1)) == 1.0

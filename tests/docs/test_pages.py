@@ -45,8 +45,8 @@ from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
 from undiffuse.studies import MODEL_STUDIES, STUDIES
-from undiffuse.studies.theory import PLATES
-from undiffuse.studies.truth import TRUTHS
+from undiffuse.studies.theory.ground_truth import TRUTHS
+from undiffuse.studies.theory.study import FIGURES
 from undiffuse.training.config import EMAConfig, OptimizerConfig, PosthocConfig, RunConfig
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
@@ -103,7 +103,7 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
             [*RECIPES, *UNetConfig.model_fields, *TransformerConfig.model_fields, *MLPConfig.model_fields],
         ),
         ("docs/theory/diffusion.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS]),
-        ("docs/guides/studies.md", [*(f"study {name}" for name in STUDIES), *PLATES, *TRUTHS]),
+        ("docs/guides/studies.md", [*(f"study {name}" for name in STUDIES), *FIGURES, *TRUTHS]),
         ("docs/guides/training.md", [*AUGMENTATIONS, *AugmentConfig.model_fields, *LoaderConfig.model_fields]),
         ("docs/guides/getting-started.md", [*SOURCE_CONFIGS]),
         ("docs/guides/data.md", [*SOURCE_CONFIGS, *SETS, *LoaderConfig.model_fields, *Filters.model_fields]),

@@ -104,7 +104,7 @@ def journal(count: int = 90) -> list[dict[str, Any]]:
     return rows
 
 
-def pictures(*shape: int) -> np.ndarray:
+def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -141,11 +141,11 @@ def material_of(**changes: Any) -> ReportMaterial:
     """A run with everything that a page can show but studies and previews."""
     values: dict[str, Any] = {
         "record": RECORD,
-        "journal": [*journal(), *quality_rows()],
-        "samples": pictures(16, 1, 8, 8),
-        "data": pictures(16, 1, 8, 8),
+        "metrics_log": [*journal(), *quality_rows()],
+        "samples": random_images(16, 1, 8, 8),
+        "data": random_images(16, 1, 8, 8),
         "name": "demo",
-        "filmstrip": pictures(3, 4, 1, 8, 8),
+        "filmstrip": random_images(3, 4, 1, 8, 8),
         "filmstrip_labels": ["t = 1.00", "t = 0.50", "t = 0.00"],
         "evaluation": EVALUATION,
         "schedule": schedule(),
@@ -159,7 +159,7 @@ def material_of(**changes: Any) -> ReportMaterial:
 
 
 def bare() -> ReportMaterial:
-    return ReportMaterial(record={}, journal=[], samples=pictures(0, 1, 8, 8), data=pictures(0, 1, 8, 8))
+    return ReportMaterial(record={}, metrics_log=[], samples=random_images(0, 1, 8, 8), data=random_images(0, 1, 8, 8))
 
 
 def check_self_contained(page: Page, html: str) -> None:

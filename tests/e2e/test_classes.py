@@ -19,7 +19,7 @@ from undiffuse.data.config import ArraysConfig, FolderConfig
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.models.classes import requested_classes
-from undiffuse.studies.progressive import ProgressiveOptions
+from undiffuse.studies.images.denoising_trajectory import ProgressiveOptions
 
 NAMES = (" sp ", "3", "a, b", "all", "auto", "cat", "none", "null")
 

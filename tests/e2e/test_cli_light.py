@@ -53,7 +53,7 @@ CHECKED_BY = {
     *("undiffuse.data", "undiffuse.data.prepare", "undiffuse.data.prepare.checks"),
     *("undiffuse.doctor", "undiffuse.doctor.findings", "undiffuse.doctor.limits", "undiffuse.recipes"),
     *("undiffuse.training", "undiffuse.training.widths"),
-    *("undiffuse.studies.kept", "undiffuse.studies.written"),
+    *("undiffuse.studies.study_file", "undiffuse.studies.option_parsing"),
 }
 
 SAMPLING = """

@@ -12,7 +12,7 @@ from command_line import CommandLine, assert_same_run, last_checkpoint
 
 from undiffuse.api.examining import _run
 from undiffuse.api.reporting import _journal
-from undiffuse.doctor.runs import files as examine_files
+from undiffuse.doctor.run_files import files as examine_files
 from undiffuse.training.metrics_log import MetricsLog, Rows, read_rows
 
 
@@ -60,7 +60,7 @@ def test_report_and_doctor_say_it_and_go_on(run: Path, capsys: pytest.CaptureFix
     assert note in " ".join(capsys.readouterr().err.split())
     subject = _run(str(run), None, (), None, 1, 0, "cpu")
     findings = {finding.title: finding.evidence for finding in examine_files(subject)}
-    assert findings["the journal is damaged"] == note
+    assert findings["the metrics log is damaged"] == note
 
 
 def test_a_missing_row_is_said(half: Path, undiffuse: CommandLine) -> None:

@@ -19,25 +19,25 @@ from undiffuse.models.files.weights import save_weights
 
 
 def shapes(count: int, side: int = 32, seed: int = 0) -> list[Image.Image]:
-    """Smooth pictures of faint colours, as photographs have them, no two alike."""
+    """Smooth images of faint colours, as photographs have them, no two alike."""
     generator = torch.Generator().manual_seed(seed)
     coarse = 0.8 * torch.rand(count, 1, 5, 5, generator=generator) + 0.2 * torch.rand(
         count, 3, 5, 5, generator=generator
     )
     fine = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
     levels = (fine.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in levels]
+    return [Image.fromarray(np.ascontiguousarray(image)) for image in levels]
 
 
-def save_all(pictures: list[Image.Image], folder: Path) -> None:
+def save_all(images: list[Image.Image], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures):
-        picture.save(folder / f"{number:03d}.png")
+    for number, image in enumerate(images):
+        image.save(folder / f"{number:03d}.png")
 
 
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
-    """Two classes of thirty pictures each."""
+    """Two classes of thirty images each."""
     for number, name in enumerate(("cat", "dog")):
         save_all(shapes(30, seed=number), tmp_path / "sound" / name)
     return tmp_path / "sound"
@@ -50,14 +50,14 @@ def examined(undiffuse: CommandLine, *arguments: object, out: Path) -> dict[str,
     return {finding["title"]: finding for finding in result["findings"]}
 
 
-def test_a_sound_folder_has_nothing_but_few_pictures(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
+def test_a_sound_folder_has_nothing_but_few_images(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
     found = examined(undiffuse, sound, out=tmp_path / "found.json")
     bad = {title for title, row in found.items() if row["severity"] in ("warning", "problem")}
-    assert bad == {"very few pictures"}
+    assert bad == {"very few images"}
     assert found["all files can be read"]["severity"] == found["classes are even"]["severity"] == "ok"
 
 
-def test_a_folder_without_pictures_is_a_problem(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_a_problem(undiffuse: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     found = examined(undiffuse, tmp_path / "empty", out=tmp_path / "found.json")
     assert found["the data cannot be read"]["severity"] == "problem"
@@ -68,19 +68,19 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp
     cat, dog = sound / "cat", sound / "dog"
     (cat / "cut.png").write_bytes((cat / "000.png").read_bytes()[:300])
     (cat / "empty.jpg").touch()
-    (cat / "text.png").write_text("no picture")
+    (cat / "text.png").write_text("no image")
     (sound / "notes.txt").write_text("other")
     shutil.copy(cat / "001.png", cat / "again.png")
     shutil.copy(cat / "002.png", dog / "wrong_class.png")
-    with Image.open(cat / "003.png") as picture:
-        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(cat / "mirrored.jpg", quality=80)
-        picture.convert("CMYK").transpose(Image.Transpose.ROTATE_180).save(cat / "print.jpg", quality=95)
-    with Image.open(dog / "004.png") as picture:
-        picture.transpose(Image.Transpose.ROTATE_90).convert("RGBA").save(dog / "alpha.png")
-        picture.transpose(Image.Transpose.ROTATE_180).convert("P").save(dog / "palette.png")
+    with Image.open(cat / "003.png") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(cat / "mirrored.jpg", quality=80)
+        image.convert("CMYK").transpose(Image.Transpose.ROTATE_180).save(cat / "print.jpg", quality=95)
+    with Image.open(dog / "004.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).convert("RGBA").save(dog / "alpha.png")
+        image.transpose(Image.Transpose.ROTATE_180).convert("P").save(dog / "palette.png")
         exif = Image.Exif()
         exif[0x0112] = 6
-        picture.transpose(Image.Transpose.TRANSPOSE).save(dog / "turned.jpg", exif=exif)
+        image.transpose(Image.Transpose.TRANSPOSE).save(dog / "turned.jpg", exif=exif)
     sixteen = np.random.default_rng(0).integers(0, 65536, (32, 32)).astype(np.uint16)
     Image.fromarray(sixteen).save(dog / "sixteen.png")
     Image.new("RGB", (32, 32)).save(dog / "black.png")
@@ -95,8 +95,8 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp
     assert found["other files"]["severity"] == "note"
     groups = [set(group) for group in found["exact duplicates"]["details"]["groups"]]
     assert {"cat/001.png", "cat/again.png"} in groups and {"cat/002.png", "dog/wrong_class.png"} in groups
-    assert found["one picture in several classes"]["severity"] == "problem"
-    assert "dog/wrong_class.png [dog]" in found["one picture in several classes"]["evidence"]
+    assert found["one image in several classes"]["severity"] == "problem"
+    assert "dog/wrong_class.png [dog]" in found["one image in several classes"]["evidence"]
     pairs = found["near-duplicates"]["details"]["pairs"]
     (mirrored,) = [pair for pair in pairs if {pair["first"], pair["second"]} == {"cat/003.png", "cat/mirrored.jpg"}]
     assert mirrored["mirrored"] and mirrored["distance"] < 0.07
@@ -108,16 +108,16 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp
         "files with an EXIF orientation": "dog/turned.jpg",
     }.items():
         assert found[title]["details"]["files"] == [name], title
-    assert "dog/black.png" in found["pictures of a single value"]["evidence"]
-    assert "dog/boxed.png" in found["bars around pictures"]["evidence"]
-    assert found["pictures that are not square"]["details"]["not_square"] == 1
-    assert found["pictures of different sizes"]["details"]["sizes"]["20x40"] == 1
+    assert "dog/black.png" in found["images of a single value"]["evidence"]
+    assert "dog/boxed.png" in found["bars around images"]["evidence"]
+    assert found["images that are not square"]["details"]["not_square"] == 1
+    assert found["images of different sizes"]["details"]["sizes"]["20x40"] == 1
 
 
 def test_a_folder_with_nothing_that_can_be_read_is_told_file_by_file(undiffuse: CommandLine, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / "bad" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "bad" / name).write_text("no picture")
+        (tmp_path / "bad" / name).write_text("no image")
     found = examined(undiffuse, tmp_path / "bad", out=tmp_path / "found.json")
     assert set(found["broken files"]["details"]["files"]) == {"a.png", "b.png"}
     assert sum(title.startswith("could not be checked") for title in found) == 1
@@ -129,12 +129,12 @@ def test_a_leak_between_two_sets_by_content_and_by_look(undiffuse: CommandLine, 
     save_all(shapes(10, seed=7), test)
     assert "nothing shared with" in undiffuse.fine("doctor", sound, "--against", test).out
     shutil.copy(sound / "cat" / "005.png", test / "same.png")
-    with Image.open(sound / "dog" / "006.png") as picture:
-        picture.save(test / "compressed.jpg", quality=80)
+    with Image.open(sound / "dog" / "006.png") as image:
+        image.save(test / "compressed.jpg", quality=80)
     found = examined(undiffuse, sound, "--against", test, out=tmp_path / "found.json")
-    (shared,) = [row for title, row in found.items() if title.startswith("pictures shared with")]
+    (shared,) = [row for title, row in found.items() if title.startswith("images shared with")]
     assert shared["severity"] == "problem" and shared["details"]["items"] == ["same.png"]
-    (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of pictures in")]
+    (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of images in")]
     assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("dog/006.png", "compressed.jpg")]
 
 
@@ -166,7 +166,7 @@ def test_images_without_a_caption_are_looked_at_too(undiffuse: CommandLine, tmp_
     assert found["exact duplicates"]["details"]["extra"] == 2
     (group,) = found["exact duplicates"]["details"]["groups"]
     assert [name[-6:] for name in group] == ["20.png", "21.png", "39.png"]
-    assert found["very few pictures"]["evidence"].startswith("40 pictures")
+    assert found["very few images"]["evidence"].startswith("40 pictures")
     out = undiffuse.fine("doctor", subject).out
     assert out.splitlines()[0].startswith(f"{subject}: 1 problem, ") and " in 40 of 40 items; " in out
 
@@ -181,7 +181,7 @@ def test_images_without_a_label_are_looked_at_and_keep_the_labels_of_the_others(
     assert found["labels that are missing"]["details"]["count"] == 10
     assert found["tiny classes"]["details"]["counts"] == {"0": 10, "1": 10}
     assert found["exact duplicates"]["details"]["extra"] == 2
-    assert "one picture in several classes" not in found  # none is no class
+    assert "one image in several classes" not in found  # none is no class
     assert found["no contradicting labels"]["evidence"] == "2 classes"
 
 
@@ -189,39 +189,39 @@ def test_equal_content_is_found_among_all_and_a_part_is_never_taken_for_the_whol
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     colours(tmp_path / "many", 30, p02="01")
-    monkeypatch.setattr("undiffuse.doctor.pictures.MOST", 4)  # 0, 10, 19 and 29: neither of the two
-    monkeypatch.setattr("undiffuse.doctor.amounts.MOST", 4)
+    monkeypatch.setattr("undiffuse.doctor.data_context.MOST", 4)  # 0, 10, 19 and 29: neither of the two
+    monkeypatch.setattr("undiffuse.doctor.dataset_size.MOST", 4)
     found = examined(undiffuse, tmp_path / "many", out=tmp_path / "found.json")
     assert found["exact duplicates"]["details"]["groups"] == [["01.png", "02.png"]]
     assert found["no near-duplicates"]["evidence"].startswith("4 pictures")
     assert " in 4 of 30 items; " in undiffuse.fine("doctor", tmp_path / "many").out
     shutil.copytree(tmp_path / "many", tmp_path / "again")
     against = examined(undiffuse, tmp_path / "many", "--against", tmp_path / "again", out=tmp_path / "found.json")
-    (shared,) = [row for title, row in against.items() if title.startswith("pictures shared with")]
+    (shared,) = [row for title, row in against.items() if title.startswith("images shared with")]
     assert shared["details"]["count"] == 30
 
 
 def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_says_so(undiffuse: CommandLine, tmp_path: Path) -> None:
     save_all(shapes(10, seed=7), tmp_path / "colour")
     (tmp_path / "grey").mkdir()
-    with Image.open(tmp_path / "colour" / "003.png") as picture:
-        picture.convert("L").save(tmp_path / "grey" / "a.png")
+    with Image.open(tmp_path / "colour" / "003.png") as image:
+        image.convert("L").save(tmp_path / "grey" / "a.png")
     found = examined(undiffuse, tmp_path / "colour", "--against", tmp_path / "grey", out=tmp_path / "found.json")
     (told,) = [row for title, row in found.items() if title.startswith("one set is grey")]
     assert "by brightness alone" in told["evidence"]
-    (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of pictures in")]
+    (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of images in")]
     assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("003.png", "a.png")]
 
 
 def test_strict_fails_where_something_is_wrong(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
-    assert undiffuse("doctor", sound, "--strict").code == 1  # few pictures are a warning
+    assert undiffuse("doctor", sound, "--strict").code == 1  # few images are a warning
     assert undiffuse("doctor", "digits", "--strict").code == 0
     assert undiffuse("doctor", sound).code == 0
 
 
 def test_points_are_examined_as_far_as_that_goes(undiffuse: CommandLine) -> None:
     out = undiffuse.fine("doctor", "swissroll", "--strict").out
-    assert "10,000 points" in out and "looked for in pictures" in out
+    assert "10,000 points" in out and "check is for images" in out
 
 
 def test_bad_input_is_one_line(undiffuse: CommandLine, sound: Path, trained: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from undiffuse.registry import resolve
 from undiffuse.samplers import SAMPLERS
 from undiffuse.samplers.grids import GRIDS
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.truth import TRUTHS
+from undiffuse.studies.theory.ground_truth import TRUTHS
 
 #: Every command with one thing wrong, and a word that the answer has.
 WRONG: dict[str, str] = {

@@ -63,7 +63,7 @@ def test_default_metrics_and_their_protocols(quick_chain: Path, undiffuse: Comma
     frechet = results["frechet_handwriting"]["protocol"]
     fingerprint = json.loads((quick_chain / "config.json").read_text())["data"]["fingerprint"]
     assert frechet["data_fingerprint"] == fingerprint
-    assert frechet["reference_images"] == 1596 and frechet["reference"] == "training pictures"
+    assert frechet["reference_images"] == 1596 and frechet["reference"] == "training images"
     assert results["frechet_handwriting"]["uncertainty"] > 0
     sha256 = hashlib.sha256((quick_chain / "model.safetensors").read_bytes()).hexdigest()
     assert record["model"]["weights_sha256"] == sha256
@@ -105,7 +105,7 @@ def test_likelihood_by_every_route(quick_chain: Path, undiffuse: CommandLine, tm
     assert said.items() <= ode.items() and "2 Rademacher" in ode["divergence"]
     assert {"solver", "rtol", "atol", "clean_log_snr", "clean_noise_std", "precision", "data_fingerprint"} <= ode.keys()
     assert ode["nfe"] > 6 and results["nll"]["details"]["variance_of_one_probe"] > 0
-    assert drawn["images"] == 50 and drawn["terms"] == 20 and drawn["random_terms"].startswith("1 a picture")
+    assert drawn["images"] == 50 and drawn["terms"] == 20 and drawn["random_terms"].startswith("1 an image")
     assert limit["images"] == 4 and limit["clean_log_snr"] == ode["clean_log_snr"]
     assert results["nll"]["value"] < results["continuous_bound"]["value"] + 1
 
@@ -246,7 +246,7 @@ def test_the_default_file_is_in_the_run(quick_chain: Path, undiffuse: CommandLin
     assert (quick_chain / "evaluation.json").is_file()
 
 
-def test_other_held_out_pictures(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_other_held_out_images(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = evaluated(undiffuse, quick_chain, tmp_path / "x.json", "--metrics", "vlb", "--data", "digits")
     config = json.loads((quick_chain / "config.json").read_text())
     assert record["results"][0]["protocol"]["data_fingerprint"] != config["data"]["fingerprint"]
@@ -254,7 +254,7 @@ def test_other_held_out_pictures(quick_chain: Path, undiffuse: CommandLine, tmp_
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of colour pictures that lie sorted in two sub-folders, beside them as ``data``."""
+    """A model of colour images that lie sorted in two sub-folders, beside them as ``data``."""
     folder = tmp_path_factory.mktemp("colour")
     levels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     for number, level in enumerate(levels):
@@ -273,7 +273,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COLOUR = ("--steps", "2", "--bound-images", "2", "--num", "30")
 
 
-def test_colour_pictures_with_the_defaults(colour: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_colour_images_with_the_defaults(colour: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     outcome = undiffuse.fine("evaluate", colour / "run", *COLOUR, "--out", tmp_path / "x.json")
     assert "no Fréchet distance: on 192 pixels features it needs 193 samples" in outcome.err
     names = [row["metric"] for row in json.loads((tmp_path / "x.json").read_text())["results"]]
@@ -301,7 +301,7 @@ def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: Co
     assert "There are no real items to show." in (model / "report.html").read_text()
 
 
-def test_held_out_pictures_of_every_class_are_taken() -> None:
+def test_held_out_images_of_every_class_are_taken() -> None:
     dataset = ArrayDataset("sorted", np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1))
     assert spread(dataset, 4).flatten().tolist() == [0, 33, 66, 99]
     assert len(spread(dataset, 500)) == 100

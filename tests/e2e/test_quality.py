@@ -18,7 +18,7 @@ from undiffuse.api.loading import load
 from undiffuse.api.training import split_data
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import RunError, UsageError
-from undiffuse.evaluation.quality import PictureQuality, PointQuality, quality_measure
+from undiffuse.evaluation.quality import ImageQuality, PointQuality, quality_measure
 from undiffuse.metrics import load_features
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.set_distance import KernelSetDistance
@@ -115,7 +115,7 @@ def test_samples_that_break_down_leave_a_note_and_no_row(tmp_path: Path) -> None
 
 
 def test_the_last_row_is_what_evaluate_says(tmp_path: Path, undiffuse: CommandLine) -> None:
-    """The same seeds, the same real pictures, the same features: the same distance."""
+    """The same seeds, the same real images, the same features: the same distance."""
     out = tmp_path / "run"
     options = (*MEASURED, "quality_samples=120", "quality_every_images=1000")
     shown = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", out).out
@@ -146,12 +146,12 @@ def test_other_data_is_measured_only_on_request(tmp_path: Path) -> None:
     assert configure("ddpm-digits", ["quality_every_images=7"], "digits", None, False).quality_every_images == 7
 
 
-def test_pictures_of_the_data_itself_have_its_colour_and_hardly_any_distance() -> None:
+def test_images_of_the_data_itself_have_its_colour_and_hardly_any_distance() -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (400, 3, 3, 2), dtype=np.uint8)
     array[:, 1] //= 2
     data = ArrayDataset("made", array, hashes=[bytes([k % 256, k // 256]) * 8 for k in range(400)])
-    measure = PictureQuality(load_features("pixels"), data, 200)
+    measure = ImageQuality(load_features("pixels"), data, 200)
     same = measure([torch.from_numpy(array[:150]), torch.from_numpy(array[150:])])
     assert same["value"] == pytest.approx(0, abs=1e-6) and same["metric"] == "frechet_pixels"
     assert same["mean"] == pytest.approx(array.mean((0, 2, 3)).tolist()) == same["data_mean"]
@@ -159,8 +159,8 @@ def test_pictures_of_the_data_itself_have_its_colour_and_hardly_any_distance() -
     brighter = measure([torch.from_numpy(array // 2 + 100)])
     assert brighter["value"] > 0.5 and brighter["mean"][1] > same["mean"][1]
     with pytest.raises(UsageError, match="at least 20"):
-        PictureQuality(load_features("pixels"), data, 19)
-    few = PictureQuality(load_features("pixels"), data, 12, KernelSetDistance())([torch.from_numpy(array[:12])])
+        ImageQuality(load_features("pixels"), data, 19)
+    few = ImageQuality(load_features("pixels"), data, 12, KernelSetDistance())([torch.from_numpy(array[:12])])
     pixels = torch.from_numpy(array).flatten(1).float() / 255
     assert few["value"] == kernel_distance(pixels[:12], pixels).value and few["metric"] == "kernel_pixels"
     assert (few["samples"], few["reference"]) == (12, 400)

@@ -24,8 +24,8 @@ from report_parts import (
     check_self_contained,
     journal,
     material_of,
-    pictures,
     quality_rows,
+    random_images,
     schedule,
 )
 
@@ -34,8 +34,8 @@ from undiffuse.images import save_png
 from undiffuse.report import ReportMaterial, Study, read_study, render, write_report
 from undiffuse.report.curves import curve, drift_curves, level_curves, quality_curve
 from undiffuse.report.figures import moving_mean, short, thinned, wants_log
-from undiffuse.report.measures import metrics_of, with_uncertainty
-from undiffuse.report.pictures import PREVIEW_BYTES, Picture, embed, spread
+from undiffuse.report.images import PREVIEW_BYTES, EmbeddedImage, embed, spread
+from undiffuse.report.metrics_table import metrics_of, with_uncertainty
 from undiffuse.report.wording import duration, flattened, headline, number, progress_of
 
 SECTIONS = (
@@ -51,7 +51,7 @@ def material() -> ReportMaterial:
 
 def test_page_is_one_small_file_that_needs_no_other(material: ReportMaterial, tmp_path: Path) -> None:
     for images in (1000, 2000, 3000):
-        save_png(tmp_path / "previews" / f"images_{images:012d}.png", pictures(1, 40, 40))
+        save_png(tmp_path / "previews" / f"images_{images:012d}.png", random_images(1, 40, 40))
     full = replace(material, previews=tmp_path / "previews", studies=[read_study(study_folder(tmp_path / "s"))])
     path = write_report(tmp_path / "report.html", full)
     html = path.read_text(encoding="utf-8")
@@ -64,24 +64,24 @@ def test_page_is_one_small_file_that_needs_no_other(material: ReportMaterial, tm
                  "1000 samples", "system.process.num_steps", "undiffuse sample runs/demo -n 64", "2,000 images",
                  "2 cores", "0.1.0", "fc1bf5a5", "11,520", "the value axis is logarithmic", "Mean colour", "Contrast",
                  "Fréchet distance (handwriting)", "200 samples against 1,596 training items", "copies",
-                 "undiffuse train ddpm-digits seed=3", "1 check found nothing amiss", "A study of one thing.",
+                 "undiffuse train ddpm-digits seed=3", "1 check found no problem", "A study of one thing.",
                  "Noise levels drawn"):  # fmt: skip
         assert text in page.text
     assert "missing" not in re.findall(r'class="([^"]*)"', html)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["previews", "report.html", "s"]
 
 
-def study_folder(folder: Path, picture: np.ndarray | None = None, count: int = 1) -> Path:
+def study_folder(folder: Path, image: np.ndarray | None = None, count: int = 1) -> Path:
     """A study as ``undiffuse study`` leaves it."""
-    names, page = [f"plate{number}.png" for number in range(count)], "# one: a study\n\n"
+    names, page = [f"figure{number}.png" for number in range(count)], "# one: a study\n\n"
     for name in names:
-        save_png(folder / name, pictures(3, 40, 60) if picture is None else picture)
-        page += f"## Plate\n\n![Plate]({name})\n\nA study of one thing.\n\nFormula: a.\n\nSource: b.\n\n"
+        save_png(folder / name, random_images(3, 40, 60) if image is None else image)
+        page += f"## Figure\n\n![Figure]({name})\n\nA study of one thing.\n\nFormula: a.\n\nSource: b.\n\n"
     (folder / "README.md").write_text(page)
-    plates = {
-        name: {"title": f"Plate of {name}", "error_nats": 0.123456, "levels": [1, 2], "good": True} for name in names
+    figures = {
+        name: {"title": f"Figure of {name}", "error_nats": 0.123456, "levels": [1, 2], "good": True} for name in names
     }
-    content = {"study": "one", "summary": "a study", "model": {"weights_sha256": "abc"}, "pictures": plates}
+    content = {"study": "one", "summary": "a study", "model": {"weights_sha256": "abc"}, "pictures": figures}
     (folder / "study.json").write_text(json.dumps(content))
     return folder
 
@@ -89,12 +89,12 @@ def study_folder(folder: Path, picture: np.ndarray | None = None, count: int = 1
 def test_a_study_is_read_with_its_captions_and_numbers(tmp_path: Path) -> None:
     study = read_study(study_folder(tmp_path, count=2))
     assert study[:3] == ("one", "a study", "abc")
-    assert [(one.path.name, one.caption, one.numbers) for one in study.pictures] == [
-        (f"plate{number}.png", "A study of one thing.", [("error nats", "0.1235")]) for number in range(2)
+    assert [(one.path.name, one.caption, one.numbers) for one in study.figures] == [
+        (f"figure{number}.png", "A study of one thing.", [("error nats", "0.1235")]) for number in range(2)
     ]
-    (tmp_path / "plate0.png").unlink()
+    (tmp_path / "figure0.png").unlink()
     (tmp_path / "README.md").unlink()
-    assert [(one.title, one.caption) for one in read_study(tmp_path).pictures] == [("Plate of plate1.png", "")]
+    assert [(one.title, one.caption) for one in read_study(tmp_path).figures] == [("Figure of figure1.png", "")]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"pictures": {"a": 1}}'])
@@ -105,10 +105,10 @@ def test_a_damaged_study_is_refused_in_a_line(content: str, tmp_path: Path) -> N
 
 
 def test_a_study_may_name_no_file_outside_its_folder(tmp_path: Path) -> None:
-    save_png(tmp_path / "secret.png", pictures(3, 8, 8))
+    save_png(tmp_path / "secret.png", random_images(3, 8, 8))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "study.json").write_text(json.dumps({"study": "one", "pictures": {"../secret.png": {}}}))
-    assert read_study(tmp_path / "s").pictures == []
+    assert read_study(tmp_path / "s").figures == []
 
 
 def test_a_study_of_other_weights_says_so(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_quality_is_drawn_with_its_errors_and_the_data_beside_it() -> None:
 
 
 def test_epochs_stand_above_the_quality_curve() -> None:
-    html = render(replace(bare(), record=RECORD, journal=quality_rows()))
+    html = render(replace(bare(), record=RECORD, metrics_log=quality_rows()))
     svg = re.search(r"<section id=\"quality\">.*?</svg>", html, flags=re.DOTALL)
     assert svg is not None
     ticks = set(re.findall(r">([0-9.k]+)</text>", svg[0]))
     assert {"2", "4", "6"} <= ticks  # passes: 11,520 images are 7.2 of 1,596
-    without = render(replace(bare(), record={**RECORD, "data": {}}, journal=quality_rows()))
+    without = render(replace(bare(), record={**RECORD, "data": {}}, metrics_log=quality_rows()))
     assert "epochs" in html and "epochs" not in without
 
 
@@ -172,15 +172,15 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
     check_self_contained(page, html)
     for text in ("There are no samples to show.", "No filmstrip was kept", "holds no losses", "was not evaluated",
                  "No configuration was recorded", "No commands were given", "Quality was not measured",
-                 "has no noise schedule", "No studies of this run", "The doctor has not looked", "No command is known",
-                 "No samples were kept"):  # fmt: skip
+                 "has no noise schedule", "No studies of this run", "The doctor has not examined",
+                 "No command is known", "No samples were kept"):  # fmt: skip
         assert text in page.text
     assert set(SECTIONS) <= set(page.ids)
 
 
 def test_run_without_validation_says_so(material: ReportMaterial) -> None:
-    rows = [row for row in material.journal if row["kind"] == "train"]
-    text = Page(render(replace(material, journal=rows, schedule=None))).text
+    rows = [row for row in material.metrics_log if row["kind"] == "train"]
+    text = Page(render(replace(material, metrics_log=rows, schedule=None))).text
     assert "made no validation" in text and "Validation loss" not in text
 
 
@@ -210,7 +210,7 @@ def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: s
     html = render(
         replace(
             material,
-            journal=[],
+            metrics_log=[],
             schedule=None,
             record={**RECORD, "model": model, "config": config if place in ("recipe", "setting") else RECORD["config"]},
             commands={evil: evil} if place == "command" else {},
@@ -227,21 +227,21 @@ def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: s
     assert evil not in html and "onerror=&#34;" in html
 
 
-def test_page_stays_under_five_megabytes_with_the_largest_pictures(material: ReportMaterial, tmp_path: Path) -> None:
-    """Noise does not compress: the worst case of every picture at once, and a long journal."""
+def test_page_stays_under_five_megabytes_with_the_largest_images(material: ReportMaterial, tmp_path: Path) -> None:
+    """Noise does not compress: the worst case of every image at once, and a long journal."""
     for images in range(7):
-        save_png(tmp_path / "previews" / f"images_{images}.png", pictures(3, 300, 300))
-    noisy = study_folder(tmp_path / "s", pictures(3, 500, 800), 6)
-    big = pictures(16, 3, 256, 256)
+        save_png(tmp_path / "previews" / f"images_{images}.png", random_images(3, 300, 300))
+    noisy = study_folder(tmp_path / "s", random_images(3, 500, 800), 6)
+    big = random_images(16, 3, 256, 256)
     strip = np.broadcast_to(big[:4], (14, 4, 3, 256, 256))
     labels = [str(k) for k in range(14)]
     changes: Mapping[str, Any] = {"samples": big, "data": big, "filmstrip": strip, "filmstrip_labels": labels}
-    changes = {**changes, "augmentation": pictures(3, 1500, 4000)}
+    changes = {**changes, "augmentation": random_images(3, 1500, 4000)}
     path = write_report(
         tmp_path / "report.html",
         replace(
             material,
-            journal=journal(5000),
+            metrics_log=journal(5000),
             schedule=None,
             previews=tmp_path / "previews",
             studies=[read_study(noisy)] * 2,
@@ -253,10 +253,10 @@ def test_page_stays_under_five_megabytes_with_the_largest_pictures(material: Rep
     assert len([a for a in Page(html).addresses if a.startswith("data:image/")]) == 2 + 1 + 12 + 6 + 12
 
 
-def test_augmented_pictures_are_shown_where_there_are_any(material: ReportMaterial) -> None:
+def test_augmented_images_are_shown_where_there_are_any(material: ReportMaterial) -> None:
     assert "augmentation" not in Page(render(material)).ids
     columns = ["as it is", "flip", *["all together"] * 5]
-    html = render(replace(material, augmentation=pictures(3, 60, 200), augmentation_columns=columns))
+    html = render(replace(material, augmentation=random_images(3, 60, 200), augmentation_columns=columns))
     page = Page(html)
     check_self_contained(page, html)
     assert "augmentation" in page.ids
@@ -270,10 +270,10 @@ def test_too_much_text_is_refused_and_leaves_nothing(material: ReportMaterial, t
 
 
 def test_broken_previews_are_left_out(material: ReportMaterial, tmp_path: Path) -> None:
-    save_png(tmp_path / "images_000000000010.png", pictures(1, 9, 9))
+    save_png(tmp_path / "images_000000000010.png", random_images(1, 9, 9))
     (tmp_path / "images_000000000020.png").write_bytes((tmp_path / "images_000000000010.png").read_bytes()[:60])
     (tmp_path / "images_000000000030.png").write_bytes(b"")
-    text = Page(render(replace(material, journal=[], previews=tmp_path))).text
+    text = Page(render(replace(material, metrics_log=[], previews=tmp_path))).text
     assert "10 images" in text and "20 images" not in text and "30 images" not in text
 
 
@@ -291,12 +291,12 @@ def test_material_of_another_shape_is_refused(material: ReportMaterial, change: 
         replace(material, **change)
 
 
-def test_pictures_keep_their_pixels_within_the_budget() -> None:
-    array = pictures(3, 40, 30)
+def test_images_keep_their_pixels_within_the_budget() -> None:
+    array = random_images(3, 40, 30)
     exact = embed(Image.fromarray(array.transpose(1, 2, 0)), "a", 100_000)
     back = Image.open(io.BytesIO(b64decode(exact.uri.split(",")[1])))
     assert np.array_equal(np.asarray(back), array.transpose(1, 2, 0)) and exact[1:] == ("a", 30, 40, False, False)
-    tight: Picture = embed(Image.fromarray(pictures(600, 600)), "b", PREVIEW_BYTES)
+    tight: EmbeddedImage = embed(Image.fromarray(random_images(600, 600)), "b", PREVIEW_BYTES)
     assert len(tight.uri) <= PREVIEW_BYTES * 4 / 3 + 40 and tight.uri.startswith(("data:image/webp", "data:image/jpeg"))
 
 

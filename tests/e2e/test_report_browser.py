@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_parts import RECORD, material_of, pictures
+from report_parts import RECORD, material_of, random_images
 
 from undiffuse.images import save_png
 from undiffuse.report import ReportMaterial, Study, render, render_comparison
-from undiffuse.report.studies import StudyPicture
+from undiffuse.report.studies import SavedFigure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LONG = "a_rather_long_name_of_a_run_without_any_space_in_it_2026"
@@ -36,9 +36,9 @@ def browser() -> Iterator[Any]:
 def full(folder: Path) -> ReportMaterial:
     """A run with something in every section, and names that do not break."""
     for images in (1000, 2000, 3000):
-        save_png(folder / "previews" / f"images_{images:012d}.png", pictures(1, 60, 60))
-    save_png(folder / "plate.png", pictures(3, 300, 900))
-    shown = [StudyPicture(folder / "plate.png", "Plate", "What it shows. " * 20, [("error", "0.1")] * 6)]
+        save_png(folder / "previews" / f"images_{images:012d}.png", random_images(1, 60, 60))
+    save_png(folder / "figure.png", random_images(3, 300, 900))
+    shown = [SavedFigure(folder / "figure.png", "Figure", "What it shows. " * 20, [("error", "0.1")] * 6)]
     return material_of(
         previews=folder / "previews",
         studies=[Study("forward", "a study", "", shown)],

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import CommandLine
-from report_parts import EVALUATION, RECORD, Page, check_self_contained, journal, material_of, pictures, quality_rows
+from report_parts import (
+    EVALUATION,
+    RECORD,
+    Page,
+    check_self_contained,
+    journal,
+    material_of,
+    quality_rows,
+    random_images,
+)
 
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed
@@ -33,7 +42,7 @@ def two() -> list[Any]:
     second = material_of(
         name="other",
         record=other_record(seed=4),
-        journal=[*journal(60), *quality_rows(count=3)],
+        metrics_log=[*journal(60), *quality_rows(count=3)],
         evaluation={"results": results},
         findings=[{"severity": "warning", "title": "a"}, {"severity": "warning", "title": "b"}],
     )
@@ -110,7 +119,9 @@ def test_runs_of_different_shapes_and_kinds_still_stand_side_by_side() -> None:
     materials = [
         material_of(filmstrip=None, filmstrip_labels=[]),
         material_of(name="plane", record=record, samples=points, data=points, filmstrip=None, filmstrip_labels=[]),
-        material_of(name="colour", record=colour, samples=pictures(8, 3, 16, 12), data=pictures(0, 3, 16, 12)),
+        material_of(
+            name="colour", record=colour, samples=random_images(8, 3, 16, 12), data=random_images(0, 3, 16, 12)
+        ),
     ]
     html = render_comparison(materials)
     page = Page(html)

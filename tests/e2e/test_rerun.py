@@ -10,7 +10,7 @@ from command_line import TINY, CommandLine, assert_same_run
 
 import undiffuse as package
 from undiffuse.api.configuration.runs import configure
-from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.report.wording import headline, progress_of
 from undiffuse.sealed import read_json
@@ -79,6 +79,6 @@ def test_a_bundled_model_says_how_much_it_saw() -> None:
         record = read_json(folder / "config.json")
         seen = f"{record['card']['images']:,}"
         assert f"It saw {seen} images" in headline(record, progress_of(record, []), []), name
-        assert RunSubject(folder, record, package.load).images_seen == record["card"]["images"]  # type: ignore[arg-type]
+        assert RunContext(folder, record, package.load).images_seen == record["card"]["images"]  # type: ignore[arg-type]
     del record["card"]
     assert "saw" not in headline(record, progress_of(record, []), [])

@@ -30,8 +30,8 @@ from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.examining import _checkpoints
 from undiffuse.api.training import split_data
-from undiffuse.doctor.runs import RunSubject
-from undiffuse.doctor.runs import files as examine_files
+from undiffuse.doctor.run_context import RunContext
+from undiffuse.doctor.run_files import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
 from undiffuse.observer import Silent
@@ -338,7 +338,7 @@ def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) 
     assert trainer.run()
     kept = json.loads((last_checkpoint(half_done) / "state.json").read_text())["counters"]["settings"]
     assert kept == [before, {**now, "images": 96}]
-    subject = RunSubject(half_done, {}, lambda: split_data(config), checkpoints=_checkpoints(half_done))
+    subject = RunContext(half_done, {}, lambda: split_data(config), checkpoints=_checkpoints(half_done))
     titles = {finding.title: finding.evidence for finding in examine_files(subject)}
     assert "at 96 images" in titles["trained with more than one setting"]
 

@@ -10,25 +10,26 @@ from command_line import CommandLine
 
 from undiffuse.errors import RunError
 from undiffuse.experiments import parameterization, trainings
-from undiffuse.studies import STUDIES, theory
-from undiffuse.studies.parameterization import Cell
+from undiffuse.studies import STUDIES
+from undiffuse.studies.ablations.parameterization import Cell
+from undiffuse.studies.theory import study as theory_study
 
-ALL = dict(theory.PLATES)
+ALL = dict(theory_study.FIGURES)
 QUICK = ("forward", "scores", "fisher", "low_density", "filmstrip", "samplers")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer pixels, points, samplers and steps."""
-    monkeypatch.setattr(theory, "PLATES", {name: theory.PLATES[name] for name in QUICK})
+    monkeypatch.setattr(theory_study, "FIGURES", {name: theory_study.FIGURES[name] for name in QUICK})
     for name, value in {"scores._PIXELS": 12, "scores._LEVELS": 3, "scores._POINTS": 40, "likelihood._SIDE": 4}.items():
-        monkeypatch.setattr(f"undiffuse.studies.{name}", value)
-    monkeypatch.setattr("undiffuse.studies.likelihood._POINTS", 10)
-    monkeypatch.setattr("undiffuse.studies.paths._SHOWN", 50)
-    monkeypatch.setattr("undiffuse.studies.paths.STEPS", (2, 3))
-    monkeypatch.setattr("undiffuse.studies.paths.SAMPLERS", {"heun": "", "ancestral": ""})
-    monkeypatch.setattr("undiffuse.studies.paths._MOMENTS", 3)
-    monkeypatch.setattr("undiffuse.studies.canvas.DPI", 40)
+        monkeypatch.setattr(f"undiffuse.studies.theory.{name}", value)
+    monkeypatch.setattr("undiffuse.studies.theory.likelihood._POINTS", 10)
+    monkeypatch.setattr("undiffuse.studies.theory.trajectories._SHOWN", 50)
+    monkeypatch.setattr("undiffuse.studies.theory.trajectories.STEPS", (2, 3))
+    monkeypatch.setattr("undiffuse.studies.theory.trajectories.SAMPLERS", {"heun": "", "ancestral": ""})
+    monkeypatch.setattr("undiffuse.studies.theory.trajectories._MOMENTS", 3)
+    monkeypatch.setattr("undiffuse.studies.plots.plot_style.DPI", 40)
 
 
 def test_the_studies_are_listed(undiffuse: CommandLine) -> None:
@@ -44,8 +45,8 @@ def test_a_trained_model_beside_the_truth(undiffuse: CommandLine, trained_points
     page = (out / "README.md").read_text()
     assert sorted(path.name for path in out.glob("*.png")) == sorted(study["pictures"])
     assert len(study["pictures"]) == len(QUICK)
-    for name, picture in study["pictures"].items():
-        assert f"]({name})" in page and picture["title"] in page
+    for name, image in study["pictures"].items():
+        assert f"]({name})" in page and image["title"] in page
     rows = study["pictures"]["samplers.png"]["rows"]
     assert [(row["sampler"], row["steps"]) for row in rows] == [
         ("heun", 2),
@@ -63,7 +64,7 @@ def test_an_exact_denoiser_shows_no_errors(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("scores", "fisher", "low_density", "samplers", "likelihood")
-    monkeypatch.setattr(theory, "PLATES", {name: ALL[name] for name in names})
+    monkeypatch.setattr(theory_study, "FIGURES", {name: ALL[name] for name in names})
     arguments = ("study", "theory", "exact:gaussians", "--process", "ve:sigma_max=10", "--out", tmp_path, "--num", 60)
     assert "KL" in undiffuse.fine(*arguments).out
     undiffuse.fine(*arguments)  # a study replaces a study

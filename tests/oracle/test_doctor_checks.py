@@ -17,14 +17,14 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.processes import DiscreteVP, EDMProcess, FlowProcess
-from undiffuse.doctor.copying import judge_copying
+from undiffuse.doctor.data_context import bars_of, values_of
 from undiffuse.doctor.duplicates import groups_of, near_pairs, signature, softened, thumbnails
 from undiffuse.doctor.findings import Finding, examine
-from undiffuse.doctor.journal import epochs, judge_losses, judge_validation
-from undiffuse.doctor.levels import LevelErrors, judge_levels, judge_prior, prior_mismatch, trivial_error
-from undiffuse.doctor.pictures import bars_of, values_of
-from undiffuse.doctor.samples import judge_classes, judge_colours, judge_saturation, judge_steps, judge_variety
-from undiffuse.doctor.weights import judge_ema, judge_ema_loss, judge_weights
+from undiffuse.doctor.memorisation import assess_memorisation
+from undiffuse.doctor.metrics_log import assess_losses, assess_validation, epochs
+from undiffuse.doctor.noise_levels import LevelErrors, assess_levels, assess_prior, prior_mismatch, trivial_error
+from undiffuse.doctor.samples import assess_classes, assess_colours, assess_saturation, assess_steps, assess_variety
+from undiffuse.doctor.weights import assess_ema, assess_ema_loss, assess_weights
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics.classification import ClassTally
@@ -34,17 +34,17 @@ from undiffuse.wording import some
 
 
 def smooth(count: int, side: int = 32, channels: int = 1, seed: int = 0) -> Tensor:
-    """uint8 pictures of smooth random shapes, no two alike."""
+    """uint8 images of smooth random shapes, no two alike."""
     coarse = torch.rand(count, channels, 5, 5, generator=torch.Generator().manual_seed(seed))
     fine = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
     return (fine.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def recompressed(pictures: Tensor, quality: int) -> Tensor:
+def recompressed(images: Tensor, quality: int) -> Tensor:
     found = []
-    for picture in pictures.numpy():
+    for image in images.numpy():
         buffer = io.BytesIO()
-        Image.fromarray(picture[0]).save(buffer, "JPEG", quality=quality)
+        Image.fromarray(image[0]).save(buffer, "JPEG", quality=quality)
         found.append(np.asarray(Image.open(buffer))[None])
     return torch.from_numpy(np.stack(found))
 
@@ -76,8 +76,8 @@ def test_changed_copies_are_found_and_nothing_else(change: str) -> None:
 
 
 def test_only_pairs_across_the_boundary_are_compared() -> None:
-    pictures = smooth(10)
-    doubled = torch.cat([pictures, pictures[:3], pictures[:2]])  # rows 10, 11, 12 and 13, 14
+    images = smooth(10)
+    doubled = torch.cat([images, images[:3], images[:2]])  # rows 10, 11, 12 and 13, 14
     pairs = near_pairs(doubled, boundary=13)
     assert sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [
         (0, 13),
@@ -100,12 +100,12 @@ def test_a_signature_never_lies_further_apart_than_the_pixels(shape: tuple[int, 
         torch.testing.assert_close(signature(same), signature(a), rtol=1e-4, atol=1e-3)
 
 
-def test_plain_pictures_have_no_near_duplicates_and_nothing_is_found_in_nothing() -> None:
+def test_plain_images_have_no_near_duplicates_and_nothing_is_found_in_nothing() -> None:
     assert len(near_pairs(torch.full((5, 1, 16, 16), 7, dtype=torch.uint8))) == 0
     assert len(near_pairs(torch.zeros(0, 1, 16, 16, dtype=torch.uint8))) == 0
 
 
-def test_softening_keeps_a_plain_picture_and_the_mean_of_a_point() -> None:
+def test_softening_keeps_a_plain_image_and_the_mean_of_a_point() -> None:
     plain = torch.full((1, 1, 5, 5), 9.0)
     torch.testing.assert_close(softened(plain), plain)
     point = torch.zeros(1, 1, 5, 5)
@@ -118,22 +118,22 @@ def test_groups_are_what_pairs_connect() -> None:
     assert groups_of([], []) == []
 
 
-# values of pictures
+# values of images
 
 
 def test_bars_are_told_from_margins() -> None:
-    picture = smooth(1, 32)[0].clamp(40, 255)
-    boxed, sunk, drawing, low = picture.clone(), picture.clone(), torch.zeros_like(picture), picture.clone()
+    image = smooth(1, 32)[0].clamp(40, 255)
+    boxed, sunk, drawing, low = image.clone(), image.clone(), torch.zeros_like(image), image.clone()
     boxed[:, :6], boxed[:, -6:] = 0, 0
     drawing[:, 10:22, 10:22] = 200  # on a black ground
     low[:, :6] = 0  # at the top alone
-    found = bars_of(torch.stack([picture, boxed, drawing, low, sunk]))
+    found = bars_of(torch.stack([image, boxed, drawing, low, sunk]))
     assert found.tolist() == [0, pytest.approx(12 / 32), 0, 0, 0]
     sideways = values_of(boxed.transpose(1, 2)[None])
     assert float(sideways.bars) == pytest.approx(12 / 32)
 
 
-def test_values_of_known_pictures() -> None:
+def test_values_of_known_images() -> None:
     black, white, half = torch.zeros(3, 4, 4), torch.full((3, 4, 4), 255.0), torch.zeros(3, 4, 4)
     half[:, :, 2:], half[2] = 200, 0
     values = values_of(torch.stack([black, white, half]).to(torch.uint8))
@@ -152,7 +152,7 @@ def test_a_schedule_of_200_steps_leaves_what_the_documents_say() -> None:
     alpha_bar = math.prod(1 - (1e-4 + i * 1e-4) for i in range(200))
     assert signal == pytest.approx(math.sqrt(alpha_bar), rel=1e-9) == pytest.approx(0.3636, abs=1e-4)
     assert bits == pytest.approx(-0.5 * math.log2(1 - alpha_bar), rel=1e-9) == pytest.approx(0.1023, abs=1e-4)
-    finding = judge_prior(process)
+    finding = assess_prior(process)
     assert finding.severity == "problem" and "36 %" in finding.evidence and "0.1 bits" in finding.evidence
 
 
@@ -160,13 +160,13 @@ def test_the_mismatch_of_a_process_that_keeps_its_signal() -> None:
     """sigma_max = 3: x_1 = x_0 + 3 eps against N(0, 9), so L_T = 1 / 18 nats."""
     signal, bits = prior_mismatch(EDMProcess(3.0))
     assert signal == pytest.approx(1 / math.sqrt(10)) and bits == pytest.approx(1 / 18 / math.log(2))
-    assert judge_prior(EDMProcess(3.0)).severity == "problem"
-    assert [judge_prior(EDMProcess(10.0), dims).severity for dims in (2, 784)] == ["ok", "warning"]
+    assert assess_prior(EDMProcess(3.0)).severity == "problem"
+    assert [assess_prior(EDMProcess(10.0), dims).severity for dims in (2, 784)] == ["ok", "warning"]
 
 
 @pytest.mark.parametrize("process", [DiscreteVP.linear(1000), FlowProcess(), EDMProcess(80.0)])
 def test_processes_that_end_in_noise_are_left_alone(process: Process) -> None:
-    assert judge_prior(process).severity == "ok"
+    assert assess_prior(process).severity == "ok"
 
 
 class Linear(Denoiser):
@@ -205,14 +205,14 @@ def level_errors(factor: float = 1.0, gap: float = 1.0) -> LevelErrors:
 
 
 def test_levels_out_of_line() -> None:
-    assert severities(judge_levels(level_errors())) == {"error by noise level": "ok"}
-    assert "worse than a guess at some noise levels" in severities(judge_levels(level_errors(factor=2.0)))
-    assert severities(judge_levels(level_errors(gap=1.5)))["training pictures are known by heart"] == "warning"
-    assert severities(judge_levels(level_errors(gap=3.0)))["training pictures are known by heart"] == "problem"
+    assert severities(assess_levels(level_errors())) == {"error by noise level": "ok"}
+    assert "worse than a guess at some noise levels" in severities(assess_levels(level_errors(factor=2.0)))
+    assert severities(assess_levels(level_errors(gap=1.5)))["training images are memorised"] == "warning"
+    assert severities(assess_levels(level_errors(gap=3.0)))["training images are memorised"] == "problem"
     rising = level_errors()
     rising.training[6] *= 8  # in place: held-out errors are their own tensor
     rising.held_out[6] *= 8  # type: ignore[index]
-    assert severities(judge_levels(rising))["error of x_0 rises where noise falls"] == "warning"
+    assert severities(assess_levels(rising))["error of x_0 rises where noise falls"] == "warning"
 
 
 # the journal
@@ -227,30 +227,30 @@ def falling(count: int = 60) -> list[float]:
 
 
 def test_a_sound_journal_is_left_alone() -> None:
-    assert severities(judge_losses(rows(falling()))) == {"loss has levelled off": "ok"}
+    assert severities(assess_losses(rows(falling()))) == {"loss has levelled off": "ok"}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rows_that_are_not_finite_are_named(bad: float) -> None:
-    (first, *_) = judge_losses(rows([*falling(), bad]))
+    (first, *_) = assess_losses(rows([*falling(), bad]))
     assert first.severity == "problem" and "60,000 images" in first.evidence and first.details["images"] == [60_000]
 
 
 def test_divergence_spikes_and_a_loss_that_still_falls() -> None:
-    assert severities(judge_losses(rows([*falling(), *[0.5] * 12])))["training diverged"] == "problem"
+    assert severities(assess_losses(rows([*falling(), *[0.5] * 12])))["training diverged"] == "problem"
     spiky = falling()
     spiky[40] = 3.0
-    assert severities(judge_losses(rows(spiky)))["spikes of the loss"] == "note"
-    assert severities(judge_losses(rows(1 / (1 + i) for i in range(60))))["loss still falling"] == "note"
+    assert severities(assess_losses(rows(spiky)))["spikes of the loss"] == "note"
+    assert severities(assess_losses(rows(1 / (1 + i) for i in range(60))))["loss still falling"] == "note"
 
 
 def test_a_validation_loss_that_rises_again() -> None:
-    assert severities(judge_validation(rows([3, 2, 1.5, 1.51]))) == {"validation loss": "ok"}
-    (found,) = judge_validation(rows([3, 2, 1.5, 1.7]))
+    assert severities(assess_validation(rows([3, 2, 1.5, 1.51]))) == {"validation loss": "ok"}
+    (found,) = assess_validation(rows([3, 2, 1.5, 1.7]))
     assert (found.severity, found.details["lowest_at_images"]) == ("warning", 2000)
-    assert [f.severity for f in judge_validation(rows([3, 1, 2]))] == ["problem"]
+    assert [f.severity for f in assess_validation(rows([3, 1, 2]))] == ["problem"]
     with pytest.raises(UsageError, match="validate_every_images"):
-        list(judge_validation(rows([3])))
+        list(assess_validation(rows([3])))
 
 
 def test_many_passes_are_a_hint_of_learning_by_heart() -> None:
@@ -261,25 +261,25 @@ def test_many_passes_are_a_hint_of_learning_by_heart() -> None:
 
 
 def test_an_average_that_still_holds_the_first_weights_is_immature() -> None:
-    young = judge_ema(50_000, 50_000, None)
+    young = assess_ema(50_000, 50_000, None)
     assert young.severity == "problem" and young.details["first_weights_left"] == pytest.approx(0.5)
-    assert judge_ema(300_000, 50_000, None).severity == "warning"  # 0.5^6 = 1.6 %
-    assert judge_ema(500_000, 50_000, None).severity == "ok"
-    assert judge_ema(50_000, 50_000, 0.05).severity == "ok"  # ramped up: 2,500 images
-    assert judge_ema(100_000, 50_000, 0.5).severity == "note"  # half a run within one half-life
+    assert assess_ema(300_000, 50_000, None).severity == "warning"  # 0.5^6 = 1.6 %
+    assert assess_ema(500_000, 50_000, None).severity == "ok"
+    assert assess_ema(50_000, 50_000, 0.05).severity == "ok"  # ramped up: 2,500 images
+    assert assess_ema(100_000, 50_000, 0.5).severity == "note"  # half a run within one half-life
 
 
 def test_an_average_worse_than_the_weights() -> None:
-    assert [judge_ema_loss(loss, 1.0).severity for loss in (0.99, 1.01, 1.1, 1.5, math.nan)] == [
+    assert [assess_ema_loss(loss, 1.0).severity for loss in (0.99, 1.01, 1.1, 1.5, math.nan)] == [
         *("ok", "ok", "warning", "problem", "problem"),
     ]
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
     sound = {"a": torch.ones(4), "b": torch.zeros(2)}
-    (found,) = judge_weights(sound, {"a": torch.full((4,), 2.0), "b": torch.zeros(2)})
+    (found,) = assess_weights(sound, {"a": torch.full((4,), 2.0), "b": torch.zeros(2)})
     assert found.severity == "ok" and found.details["relative_distance"] == pytest.approx(0.5)
-    (found,) = judge_weights(sound, {"a": torch.tensor([1.0, math.nan]), "b": torch.zeros(2)})
+    (found,) = assess_weights(sound, {"a": torch.tensor([1.0, math.nan]), "b": torch.zeros(2)})
     assert found.severity == "problem" and found.details["tensors"] == ["a (raw)"]
 
 
@@ -288,30 +288,30 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 def test_samples_like_the_data_are_left_alone() -> None:
     samples, real = smooth(64, 16), smooth(256, 16, seed=1)
-    findings = [judge_saturation(samples, real), *judge_colours(samples, real), *judge_variety(samples, real[:64])]
+    findings = [assess_saturation(samples, real), *assess_colours(samples, real), *assess_variety(samples, real[:64])]
     assert {finding.severity for finding in findings} == {"ok"}
 
 
 def test_saturated_washed_out_and_shifted_samples() -> None:
     samples, real = smooth(64, 16), smooth(256, 16, seed=1)
     pressed = ((samples.float() - 128) * 3 + 128).clamp(0, 255).to(torch.uint8)
-    assert judge_saturation(pressed, real).severity == "warning"
-    assert severities(judge_colours(pressed, real))["contrast of samples is off"] == "warning"
+    assert assess_saturation(pressed, real).severity == "warning"
+    assert severities(assess_colours(pressed, real))["contrast of samples is off"] == "warning"
     faint = ((samples.float() - 128) * 0.5 + 128).to(torch.uint8)
-    assert severities(judge_colours(faint, real))["contrast of samples is off"] == "warning"
+    assert severities(assess_colours(faint, real))["contrast of samples is off"] == "warning"
     dark = (samples.float() - 40).clamp(0, 255).to(torch.uint8)
-    assert severities(judge_colours(dark, real))["samples drift in brightness or colour"] == "warning"
+    assert severities(assess_colours(dark, real))["samples drift in brightness or colour"] == "warning"
     noisy = torch.where(samples < 128, 0, 200)
     real_ground = torch.where(real < 128, 0, 200).to(torch.uint8)
-    assert judge_saturation((noisy + 9).to(torch.uint8), real_ground).title == "noise left on plain grounds"
+    assert assess_saturation((noisy + 9).to(torch.uint8), real_ground).title == "noise left on plain grounds"
 
 
 def test_collapsed_samples() -> None:
     real = smooth(64, 16)
     few = smooth(3, 16, seed=5).repeat_interleave(22, 0)[:64]
-    assert severities(judge_variety(few, real))["samples repeat each other"] == "problem"
+    assert severities(assess_variety(few, real))["samples repeat each other"] == "problem"
     alike = (real.float() * 0.4 + 0.6 * real.float().mean(0)).round().to(torch.uint8)
-    assert severities(judge_variety(alike, real)) == {"samples vary too little": "problem"}
+    assert severities(assess_variety(alike, real)) == {"samples vary too little": "problem"}
 
 
 def test_missing_and_uneven_classes() -> None:
@@ -320,27 +320,27 @@ def test_missing_and_uneven_classes() -> None:
         return ClassTally.of(torch.eye(10)[labels])
 
     true = tally([100] * 10)
-    assert judge_classes(tally([25] * 10), true).severity == "ok"
-    missing = judge_classes(tally([25] * 9 + [0]), true)
+    assert assess_classes(tally([25] * 10), true).severity == "ok"
+    missing = assess_classes(tally([25] * 9 + [0]), true)
     assert missing.severity == "problem" and missing.details["missing"] == [9]
-    assert judge_classes(tally([200, 20, 3, 3, 3, 3, 3, 3, 3, 3]), true).severity == "warning"
+    assert assess_classes(tally([200, 20, 3, 3, 3, 3, 3, 3, 3, 3]), true).severity == "warning"
 
 
-def test_steps_that_change_the_pictures() -> None:
+def test_steps_that_change_the_images() -> None:
     fine = smooth(8)
-    assert judge_steps(fine, fine, 10).severity == "ok"
-    assert judge_steps(smooth(8, seed=9), fine, 10).severity == "warning"
+    assert assess_steps(fine, fine, 10).severity == "ok"
+    assert assess_steps(smooth(8, seed=9), fine, 10).severity == "warning"
 
 
-def test_copies_are_a_problem_and_new_pictures_are_not() -> None:
+def test_copies_are_a_problem_and_new_images_are_not() -> None:
     training, held_out, fresh = smooth(300, 16), smooth(100, 16, seed=1), smooth(100, 16, seed=2)
     copied = (training[:100].float() + 3 * torch.randn(100, 1, 16, 16)).clamp(0, 255).to(torch.uint8)
     pairs = [{"seed": 3, "training_item": "item 3"}]
-    found = judge_copying(copying_summary(copied, held_out, training), "held-out pictures", pairs)
+    found = assess_memorisation(copying_summary(copied, held_out, training), "held-out images", pairs)
     assert found.severity == "problem" and "seed 3 = item 3" in found.evidence
-    assert judge_copying(copying_summary(fresh, held_out, training), "held-out pictures", pairs).severity == "ok"
+    assert assess_memorisation(copying_summary(fresh, held_out, training), "held-out images", pairs).severity == "ok"
     some_copies = torch.cat([copied[:10], fresh[:90]])
-    found = judge_copying(copying_summary(some_copies, held_out, training), "held-out pictures", pairs)
+    found = assess_memorisation(copying_summary(some_copies, held_out, training), "held-out images", pairs)
     assert found.severity == "warning"
 
 
@@ -349,7 +349,7 @@ def test_copies_are_a_problem_and_new_pictures_are_not() -> None:
 
 def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> None:
     def refused(subject: str) -> list[Finding]:
-        raise UsageError(f"no pictures in {subject}")
+        raise UsageError(f"no images in {subject}")
 
     def slipped(subject: str) -> list[Finding]:
         raise KeyError("slip")
@@ -360,7 +360,7 @@ def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> No
     found = examine({"a": refused, "b": sound, "c": refused, "d": slipped}, "x")
     assert [f.severity for f in found.findings] == ["problem", "note", "note", "ok"]
     assert [f.title for f in found.findings][1] == "could not be checked: a, c"
-    assert found.findings[1].evidence == "no pictures in x" and "KeyError" in found.findings[2].evidence
+    assert found.findings[1].evidence == "no images in x" and "KeyError" in found.findings[2].evidence
     assert found.findings[0].check == "b" and not found.is_well and found.checked == ["a", "b", "c", "d"]
     assert found.not_made == ["a", "c", "d"]
 

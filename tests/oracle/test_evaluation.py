@@ -18,9 +18,9 @@ from undiffuse.core.space import Space
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import (
+    EvaluationContext,
     Pair,
     Protocol,
-    Subject,
     compare_sets,
     default_metrics,
     default_pair_metrics,
@@ -28,9 +28,9 @@ from undiffuse.evaluation import (
 )
 from undiffuse.evaluation import cache as caching
 from undiffuse.evaluation.cache import Cache, key_of
-from undiffuse.evaluation.copying import FEWEST, LIKELY, NONE, SIGNS, search, verdict
-from undiffuse.evaluation.gap import Gap, training_gap
 from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
+from undiffuse.evaluation.generalisation_gap import GeneralisationGap, generalisation_gap
+from undiffuse.evaluation.memorisation import FEWEST, LIKELY, NONE, SIGNS, conclusion, search
 from undiffuse.evaluation.provenance import commit
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
@@ -44,7 +44,7 @@ from undiffuse.samplers.base import Sampled
 COMMIT = "0123456789" * 4
 
 
-def pictures(count: int, seed: int = 0, low: int = 0, high: int = 256, side: int = 8) -> ArrayDataset:
+def many_images(count: int, seed: int = 0, low: int = 0, high: int = 256, side: int = 8) -> ArrayDataset:
     levels = np.random.default_rng(seed).integers(low, high, (count, 1, side, side), np.uint8)
     return ArrayDataset("noise", levels)
 
@@ -55,10 +55,10 @@ def values(pair: Pair, *metrics: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_neighbours_in_pieces_are_those_of_the_whole(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, queries = pictures(23), torch.from_numpy(pictures(9, seed=1)._array)
+    dataset, queries = many_images(23), torch.from_numpy(many_images(9, seed=1)._array)
     rows = np.arange(1, 23)
     whole = nearest_neighbours(queries, dataset.fetch(rows).items, k)
-    monkeypatch.setattr("undiffuse.evaluation.gather._SEARCH_ROWS", 7)  # the last piece is a single picture
+    monkeypatch.setattr("undiffuse.evaluation.gather._SEARCH_ROWS", 7)  # the last piece is a single image
     found = nearest_in(queries, dataset, rows, lambda images: images, k)
     assert torch.equal(found.distances, whole.distances)
     assert torch.equal(found.indices, whole.indices + 1)
@@ -72,8 +72,8 @@ def test_batches_are_cut_anew(sizes: list[int]) -> None:
     assert torch.equal(torch.cat(chunks) if chunks else rows, rows)
 
 
-def test_a_picture_is_no_neighbour_of_itself() -> None:
-    real = pictures(30)
+def test_an_image_is_no_neighbour_of_itself() -> None:
+    real = many_images(30)
     own = np.array([3, 20])
     (found,) = search(real.fetch([3]).items, real.fetch(own).items, real, load_features("pixels"), own)
     assert float(found.sampled.distances[0, 0]) == 0 and int(found.sampled.indices[0, 0]) == 3
@@ -93,27 +93,27 @@ def test_the_verdict_follows_its_rule(factor: float, share: float, gap: float, s
     real = torch.linspace(10, 11, 1001, dtype=torch.float64)
     sampled = real * factor
     sampled[: round(share * len(sampled))] = 9.0
-    measured = Gap(1 - gap, 1.0, gap, 0.05, 100, 1)
+    measured = GeneralisationGap(1 - gap, 1.0, gap, 0.05, 100, 1)
     near = summarise_copying(sampled, real, 50)
     if factor < 1:
         assert near.ratio is not None and near.ratio < 0.5
-    assert verdict([near], measured) == said
+    assert conclusion([near], measured) == said
 
 
-def test_the_nearest_of_a_few_held_out_pictures_says_nothing() -> None:
+def test_the_nearest_of_a_few_held_out_images_says_nothing() -> None:
     sampled = torch.linspace(9, 11, 100, dtype=torch.float64)
     for count, said in ((FEWEST - 1, NONE), (FEWEST, LIKELY)):
         near = summarise_copying(sampled, torch.full((count,), 10.5, dtype=torch.float64), 50)
-        assert near.share_below_first_percentile > 0.5 and verdict([near], None) == said
+        assert near.share_below_first_percentile > 0.5 and conclusion([near], None) == said
 
 
 def test_a_gap_within_its_error_is_no_sign() -> None:
     real = torch.linspace(10, 11, 1001, dtype=torch.float64)
-    assert verdict([summarise_copying(real, real, 50)], Gap(0.6, 1.0, 0.4, 0.2, 10, 1)) == NONE
+    assert conclusion([summarise_copying(real, real, 50)], GeneralisationGap(0.6, 1.0, 0.4, 0.2, 10, 1)) == NONE
 
 
 class Drawing(GenerativeModel):
-    """Sample i is picture ``seed`` of a list, from the first on."""
+    """Sample i is image ``seed`` of a list, from the first on."""
 
     space, class_names = Space.of_data((1, 8, 8)), ()
 
@@ -127,10 +127,10 @@ class Drawing(GenerativeModel):
 
 
 class Remembering(Objective[Drawing]):
-    """Its loss is 1 a picture that it does not know and ``known`` where the picture is dark."""
+    """Its loss is 1 an image that it does not know and ``known`` where the image is dark."""
 
     def __init__(self, known: float) -> None:
-        super().__init__(Drawing(pictures(1)))
+        super().__init__(Drawing(many_images(1)))
         self.known = known
         self.noise: list[Tensor] = []
 
@@ -142,30 +142,30 @@ class Remembering(Objective[Drawing]):
 
 
 def test_the_gap_is_that_of_the_losses_with_the_same_noise() -> None:
-    system, dark, bright = Remembering(0.25), pictures(300, high=50), pictures(200, low=200)
-    gap = training_gap(system.train(), dark, bright, seed=3)
+    system, dark, bright = Remembering(0.25), many_images(300, high=50), many_images(200, low=200)
+    gap = generalisation_gap(system.train(), dark, bright, seed=3)
     assert (gap.training, gap.held_out, gap.relative) == (0.25, 1.0, 0.75)
-    assert gap.num_pictures == 200 and system.training
+    assert gap.num_images == 200 and system.training
     half = len(system.noise) // 2
     assert all(torch.equal(a, b) for a, b in zip(system.noise[:half], system.noise[half:], strict=True))
     assert len({float(noise.sum()) for noise in system.noise}) == half  # and other noise in every batch
 
 
-def subject_of(drawn: ArrayDataset, train: ArrayDataset, held_out: ArrayDataset, **options: Any) -> Subject:
+def subject_of(drawn: ArrayDataset, train: ArrayDataset, held_out: ArrayDataset, **options: Any) -> EvaluationContext:
     config = {
         "data": {"train": len(train), "fingerprint": train.fingerprint},
         "config": {"data": {}, "recipe": "none", "ema": {"halflife_images": 5}, "system": {"name": "of nobody"}},
         "model": {"class_names": []},
     }
     model = Model(Drawing(drawn), config, Path("model"), "0" * 64)
-    return Subject(model, lambda: train, held_out, Protocol(num=len(drawn), features="pixels", **options))
+    return EvaluationContext(model, lambda: train, held_out, Protocol(num=len(drawn), features="pixels", **options))
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_copies_of_training_pictures_are_told_from_new_ones(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("undiffuse.evaluation.copying")
-    monkeypatch.setattr(module, "objective_of", lambda opened: Remembering(1.0))  # the same loss for every picture
-    train, held_out, new = pictures(64), pictures(100, seed=1), pictures(90, seed=2)
+def test_copies_of_training_images_are_told_from_new_ones(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("undiffuse.evaluation.memorisation")
+    monkeypatch.setattr(module, "objective_of", lambda opened: Remembering(1.0))  # the same loss for every image
+    train, held_out, new = many_images(64), many_images(100, seed=1), many_images(90, seed=2)
     nearly = train._array[np.arange(90) % 64].astype(int) + np.random.default_rng(3).integers(-5, 6, (90, 1, 8, 8))
     drawn = ArrayDataset("copies", nearly.clip(0, 255).astype(np.uint8)) if copied else new
     found = evaluate(subject_of(drawn, train, held_out), ["copying"])["results"]
@@ -176,18 +176,18 @@ def test_copies_of_training_pictures_are_told_from_new_ones(copied: bool, monkey
 
 
 def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
-    drawn, told = pictures(70, seed=2), []
-    subject = subject_of(drawn, pictures(64), pictures(20, seed=1), batch_size=32)
+    drawn, told = many_images(70, seed=2), []
+    subject = subject_of(drawn, many_images(64), many_images(20, seed=1), batch_size=32)
     subject.observer = OnProgress(lambda done, total, part: told.append((done, total)))
     assert subject.generated.count == 70 and told == [(32, 70), (64, 70), (70, 70)]
     assert subject.model.module.asked == [32, 32, 6]  # type: ignore[attr-defined]
     assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
-    assert torch.equal(subject.pictures_made.rows, drawn.fetch(range(70)).items)
+    assert torch.equal(subject.generated_images.rows, drawn.fetch(range(70)).items)
     assert len(told) == 3 and subject.nfe == 1
 
 
 def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = subject_of(pictures(70, seed=2), pictures(64), pictures(20, seed=1), batch_size=32)
+    subject = subject_of(many_images(70, seed=2), many_images(64), many_images(20, seed=1), batch_size=32)
     clock, draw = [0.0], Drawing.sample
 
     def slow(self: Drawing, request: SampleRequest) -> Sampled:
@@ -198,7 +198,7 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
         clock[0] += 100
 
     monkeypatch.setattr(Drawing, "sample", slow)
-    monkeypatch.setattr("undiffuse.evaluation.subject.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("undiffuse.evaluation.context.time.monotonic", lambda: clock[0])
     subject.observer = OnProgress(tell)
     assert subject.generated.count == 70 and subject.seconds == 6
     subject.again([3, 69])
@@ -206,22 +206,24 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_numbers_from_the_cache_name_what_was_asked_about_now(tmp_path: Path) -> None:
-    cache, first = Cache(tmp_path), subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
-    moved = subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
+    cache, first = Cache(tmp_path), subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
+    moved = subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
     moved.model = replace(moved.model, path=Path("moved"))
     for subject, name, cached in ((first, "model", False), (moved, "moved", True)):
         subject.cache = cache
         (row,) = evaluate(subject, ["kernel"])["results"]
         assert row["protocol"]["model"]["name"] == name and row["cached"] is cached
     for source, cached in (("here", False), ("there", True)):
-        made = pictures(40)
+        made = many_images(40)
         made.provenance["source"] = source
-        (row,) = compare_sets(Pair(made, pictures(40, seed=1), features="pixels", cache=cache), ["kernel"])["results"]
+        (row,) = compare_sets(Pair(made, many_images(40, seed=1), features="pixels", cache=cache), ["kernel"])[
+            "results"
+        ]
         assert row["protocol"]["pictures"]["source"] == source and row["cached"] is cached
 
 
 def test_every_number_says_how_it_was_made() -> None:
-    subject = subject_of(pictures(90, seed=2), pictures(90), pictures(20, seed=1))
+    subject = subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
     for row in evaluate(subject, ["frechet", "precision_recall", "copying"])["results"]:
         assert row["metric"] == "training_gap" or row["protocol"]["samples"]["num"] == 90  # whose loss needs no sample
         stated = {
@@ -235,7 +237,7 @@ def test_every_number_says_how_it_was_made() -> None:
 
 
 def test_a_set_against_itself_and_against_others() -> None:
-    a, b, far = pictures(200), pictures(200, seed=1), pictures(200, seed=2, high=100)
+    a, b, far = many_images(200), many_images(200, seed=1), many_images(200, seed=2, high=100)
     names = ("frechet", "kernel", "precision_recall", "copying")
     same, alike, other = (values(Pair(part, a, features="pixels"), *names) for part in (a, b, far))
     assert same["frechet_pixels"] == pytest.approx(0, abs=1e-8) and same["neighbour_ratio"] == 0
@@ -245,32 +247,32 @@ def test_a_set_against_itself_and_against_others() -> None:
 
 
 def test_precision_and_recall_are_not_swapped() -> None:
-    """Pictures of one of two kinds are all real, and show half of what is real."""
-    dark, bright = pictures(60, high=60), pictures(60, seed=1, low=190)
+    """Images of one of two kinds are all real, and show half of what is real."""
+    dark, bright = many_images(60, high=60), many_images(60, seed=1, low=190)
     both = ArrayDataset("both", np.concatenate([dark._array, bright._array]))
-    found = values(Pair(pictures(120, seed=2, high=60), both, features="pixels"), "precision_recall")
+    found = values(Pair(many_images(120, seed=2, high=60), both, features="pixels"), "precision_recall")
     assert found["precision"] > 0.9 and 0.3 < found["recall"] < 0.6
 
 
 def test_only_inception_gives_published_names() -> None:
-    pair = Pair(pictures(80), pictures(80, seed=1), features="pixels")
+    pair = Pair(many_images(80), many_images(80, seed=1), features="pixels")
     assert set(values(pair, "frechet", "kernel")) == {"frechet_pixels", "kernel_pixels"}
-    assert set(values(Pair(pictures(80), pictures(80, seed=1), features="handwriting"), "inception_score")) == {
+    assert set(values(Pair(many_images(80), many_images(80, seed=1), features="handwriting"), "inception_score")) == {
         "score_handwriting"
     }
 
 
-def test_too_few_and_unfit_pictures_are_refused() -> None:
-    small = Pair(pictures(8), pictures(100), features="pixels")
+def test_too_few_and_unfit_images_are_refused() -> None:
+    small = Pair(many_images(8), many_images(100), features="pixels")
     for metric, needed in (("frechet", "65"), ("kernel", "10"), ("precision_recall", "10")):
         with pytest.raises(UsageError, match=needed):
             compare_sets(small, [metric])
     with pytest.raises(UsageError, match="handwriting"):
         compare_sets(small, ["inception_score"])
     with pytest.raises(UsageError, match=r"\(1, 8, 8\) and \(1, 9, 9\)"):
-        Pair(pictures(8), pictures(8, side=9))
+        Pair(many_images(8), many_images(8, side=9))
     with pytest.raises(UsageError, match="points"):
-        Pair(ArrayDataset("line", np.zeros((4, 2), np.float32)), pictures(8))
+        Pair(ArrayDataset("line", np.zeros((4, 2), np.float32)), many_images(8))
     names, note = default_pair_metrics(small)
     assert names == ["copying"] and "frechet (65)" in note
 
@@ -280,28 +282,28 @@ def test_too_few_and_unfit_pictures_are_refused() -> None:
     ("accuracy", "pixels", "4"),
     ("copying", "pixels", "2"),
 ])  # fmt: skip
-def test_too_few_real_pictures_are_refused_as_too_few_generated_ones(metric: str, features: str, needed: str) -> None:
+def test_too_few_real_images_are_refused_as_too_few_generated_ones(metric: str, features: str, needed: str) -> None:
     for pair in (
-        Pair(pictures(60), pictures(1), features=features),
-        Pair(pictures(1), pictures(60), features=features),
+        Pair(many_images(60), many_images(1), features=features),
+        Pair(many_images(1), many_images(60), features=features),
     ):
-        with pytest.raises(UsageError, match=f"at least {needed} (images|pictures) on each side, got 1"):
+        with pytest.raises(UsageError, match=f"at least {needed} images on each side, got 1"):
             compare_sets(pair, [metric])
 
 
 @pytest.mark.parametrize("metric", ["copying", "vlb", "vlb_random", "nll", "continuous_bound", "accuracy"])
-def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_pictures(metric: str) -> None:
-    subject = subject_of(pictures(90, seed=2), pictures(90), pictures(0))
+def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_images(metric: str) -> None:
+    subject = subject_of(many_images(90, seed=2), many_images(90), many_images(0))
     subject.model.module.class_names = ("a", "b")
-    with pytest.raises(UsageError, match="held-out pictures, got 0: train"):
+    with pytest.raises(UsageError, match="held-out images, got 0: train"):
         evaluate(subject, ["kernel", metric])
     assert not subject.drawn
     names, note = default_metrics(subject)
     assert not {"copying", "vlb"} & set(names) and "kernel" in names and "--data" in note
 
 
-def test_pictures_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
-    subject = subject_of(pictures(20, side=65), pictures(20, side=65), pictures(20, side=65))
+def test_images_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
+    subject = subject_of(many_images(20, side=65), many_images(20, side=65), many_images(20, side=65))
     subject.model.module.class_names, subject.model.module.space = ("a", "b"), Space.of_data((1, 65, 65))
     with pytest.raises(UsageError, match="8 to 64 pixels"):
         evaluate(subject, ["accuracy"])
@@ -309,14 +311,14 @@ def test_pictures_too_large_for_the_accuracy_are_refused_before_sampling() -> No
 
 
 def test_more_features_than_a_covariance_may_have() -> None:
-    large = Pair(pictures(30, side=65), pictures(30, seed=1, side=65), features="pixels")
+    large = Pair(many_images(30, side=65), many_images(30, seed=1, side=65), features="pixels")
     with pytest.raises(UsageError, match="4225"):
         compare_sets(large, ["kernel"])
     assert default_pair_metrics(large)[0] == ["copying"]
 
 
 def test_metrics_of_few_samples_compare_as_many_on_both_sides() -> None:
-    (row, *_) = compare_sets(Pair(pictures(40), pictures(90, seed=1), features="pixels"), ["precision_recall"])[
+    (row, *_) = compare_sets(Pair(many_images(40), many_images(90, seed=1), features="pixels"), ["precision_recall"])[
         "results"
     ]
     assert row["protocol"]["estimate"]["num_real"] == row["protocol"]["estimate"]["num_generated"] == 40
@@ -377,7 +379,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
 
 @pytest.mark.parametrize("damage", ["cut", "other", "none"])
 def test_a_summary_is_kept_and_mended(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, dataset, extractor = Cache(tmp_path), pictures(40), load_features("pixels")
+    cache, dataset, extractor = Cache(tmp_path), many_images(40), load_features("pixels")
     first = summary_of(dataset, 30, extractor, cache)
     (path,) = tmp_path.rglob("*.safetensors")
     if damage == "cut":
@@ -395,8 +397,12 @@ def test_a_summary_is_kept_and_mended(damage: str, tmp_path: Path, monkeypatch: 
 
 
 def test_a_summary_is_another_for_other_rows_data_and_features(tmp_path: Path) -> None:
-    cache, dataset = Cache(tmp_path), pictures(40)
-    for count, data, name in ((30, dataset, "pixels"), (20, dataset, "pixels"), (30, pictures(40, seed=1), "pixels")):
+    cache, dataset = Cache(tmp_path), many_images(40)
+    for count, data, name in (
+        (30, dataset, "pixels"),
+        (20, dataset, "pixels"),
+        (30, many_images(40, seed=1), "pixels"),
+    ):
         summary_of(data, count, load_features(name), cache)
     summary_of(dataset, 30, load_features("handwriting"), cache)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4

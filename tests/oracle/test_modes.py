@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.data import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig, load_dataset
 from undiffuse.data.config import DigitsConfig, IdxConfig, StackedMnistConfig
 from undiffuse.data.sources.modes import known_modes
-from undiffuse.doctor.modes import judge_modes
+from undiffuse.doctor.modes import assess_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import check_known
 from undiffuse.metrics import load_features
@@ -114,7 +114,7 @@ def test_points_of_the_data_itself_find_all_its_modes(config: GaussiansConfig, n
     distances = torch.from_numpy(modes.distances(load_dataset(config).fetch(range(num)).items.numpy()))
     found = measure_modes(located_points(distances, good_of_gaussian(2)), even(modes.num))
     assert not found.collapsed and found.found >= 0.75 * modes.num and found.good_share > 0.9
-    assert judge_modes(found).severity == "ok"
+    assert assess_modes(found).severity == "ok"
 
 
 def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
@@ -123,13 +123,13 @@ def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
     uneven = counted([980] + [1] * 9)  # all ten are there, nine by a hair
     assert uneven.found == 10 and uneven.collapsed
     assert not counted([125] * 20 + [0] * 5).collapsed
-    finding = judge_modes(few)
+    finding = assess_modes(few)
     assert finding.severity == "problem" and "collapsed" in finding.title and finding.details["collapsed"] is True
 
 
 def test_noise_is_not_called_collapsed_but_is_of_no_mode() -> None:
     located = Located(torch.full((8,), 100), torch.full((8,), 1), 8, 0.99, 0.99)
-    assert judge_modes(measure_modes(located, even(8))).severity == "warning"
+    assert assess_modes(measure_modes(located, even(8))).severity == "warning"
 
 
 def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:

@@ -15,8 +15,7 @@ from undiffuse.data.split import few_by_content, split_by_content
 from undiffuse.errors import UsageError
 from undiffuse.experiments import small_data
 from undiffuse.recipes import get_recipe
-from undiffuse.studies import canvas
-from undiffuse.studies.small_data import (
+from undiffuse.studies.ablations.small_data import (
     ARMS,
     MOST_SAMPLES,
     SHARE,
@@ -29,6 +28,7 @@ from undiffuse.studies.small_data import (
     training_rate,
     trial_costs,
 )
+from undiffuse.studies.plots import plot_style
 from undiffuse.wording import counted
 
 TINY = (
@@ -56,7 +56,7 @@ def test_costs_are_read_from_the_journal_of_the_trial() -> None:
     assert measuring_share(journal) == pytest.approx(2 / 4)
 
 
-def test_the_gap_is_one_where_held_out_pictures_look_like_samples() -> None:
+def test_the_gap_is_one_where_held_out_images_look_like_samples() -> None:
     def at(held_out: float) -> float:
         row = {"kind": "validation", "images": 500, "loss": 1, "d_real": held_out, "d_real_train": 3.0, "d_fake": -1.0}
         (found,) = gaps([row], 100)
@@ -106,7 +106,7 @@ def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> Non
 
 
 def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canvas, "DPI", 40)
+    monkeypatch.setattr(plot_style, "DPI", 40)
     monkeypatch.setattr(small_data, "_fewest", lambda extractor, shape, distance: 100)
     out = tmp_path / "study"
 

@@ -20,12 +20,12 @@ from undiffuse.data import GaussiansConfig, RingsConfig, SourceConfig, Swissroll
 from undiffuse.data.sources.synthetic import ring_radii, roll_curve
 from undiffuse.errors import UsageError
 from undiffuse.samplers.noise import NoiseSource
-from undiffuse.studies.likelihood import likelihood_numbers, model_log_density, true_log_density
-from undiffuse.studies.parameterization import Cell, cells, density_bound
-from undiffuse.studies.paths import CloudNoise, run_sampler
-from undiffuse.studies.scores import score_error
-from undiffuse.studies.subject import Subject, noisy_points, plane, scaled_density, scaled_scores
-from undiffuse.studies.truth import EvenMixture, truth_of
+from undiffuse.studies.ablations.parameterization import Cell, cells, density_bound
+from undiffuse.studies.theory.context import TheoryContext, noisy_points, plane, scaled_density, scaled_scores
+from undiffuse.studies.theory.ground_truth import EvenMixture, truth_of
+from undiffuse.studies.theory.likelihood import likelihood_numbers, model_log_density, true_log_density
+from undiffuse.studies.theory.scores import score_error
+from undiffuse.studies.theory.trajectories import CloudNoise, run_sampler
 
 PROCESSES = {"vp": VPSDE(), "ve": VESDE(0.01, 10.0), "flow": FlowProcess(), "ddpm": DiscreteVP.linear(50, 2e-3, 0.4)}
 CONFIGS: dict[str, SourceConfig] = {
@@ -39,8 +39,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def subject_of(truth: EvenMixture, denoiser: Denoiser, exact: bool = False) -> Subject:
-    return Subject("test", denoiser, truth, exact, "heun", 10, "log_snr", num=100)
+def subject_of(truth: EvenMixture, denoiser: Denoiser, exact: bool = False) -> TheoryContext:
+    return TheoryContext("test", denoiser, truth, exact, "heun", 10, "log_snr", num=100)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -62,7 +62,7 @@ def test_chunks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> 
     truth = truth_of(CONFIGS["gaussians"])
     x = truth.sample(50, seeded())
     whole = truth.log_prob(x)
-    monkeypatch.setattr("undiffuse.studies.truth._CHUNK", 7 * 25)
+    monkeypatch.setattr("undiffuse.studies.theory.ground_truth._CHUNK", 7 * 25)
     torch.testing.assert_close(truth.log_prob(x), whole, rtol=1e-12, atol=1e-12)
 
 

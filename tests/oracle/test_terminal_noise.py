@@ -28,7 +28,7 @@ from undiffuse.core.processes import (
 )
 from undiffuse.core.terminal_noise import NOISE_LOG_SNR, options_ending_in_noise, specs_ending_in_noise, terminal_noise
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.doctor.levels import judge_prior
+from undiffuse.doctor.noise_levels import assess_prior
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import make_sampler
@@ -72,7 +72,7 @@ def test_samples_of_the_exact_denoiser_have_the_deviation_foretold(process: Proc
 def test_the_end_of_every_kind_of_process(process: Process, log_snr: float) -> None:
     end = terminal_noise(process)
     assert end.log_snr == pytest.approx(log_snr) and end.is_noise() == (log_snr <= NOISE_LOG_SNR)
-    assert judge_prior(process).severity == ("ok" if end.is_noise() else "problem")
+    assert assess_prior(process).severity == ("ok" if end.is_noise() else "problem")
 
 
 def test_data_of_large_scale_want_more_noise() -> None:
@@ -124,8 +124,8 @@ def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_los
     assert end.harms(0.984, mean=0.2) and end.harms(0.5) and end.harms(2.0)
     assert not terminal_noise(DiscreteVP.linear(1000)).harms(0.01, mean=1.0)
     written = {"name": "ddpm_linear", "num_steps": 200}
-    assert judge_prior(DiscreteVP.linear(200), 2, written, 0.984, 0.0).severity == "note"
-    assert judge_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"
+    assert assess_prior(DiscreteVP.linear(200), 2, written, 0.984, 0.0).severity == "note"
+    assert assess_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"
 
 
 def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() ->
 
 def test_the_doctor_names_values_that_leave_nothing() -> None:
     written = {"name": "ddpm_linear", "num_steps": 10, "beta_start": 1e-4, "beta_end": 0.02}
-    finding = judge_prior(DiscreteVP.linear(10), 64, written)
+    finding = assess_prior(DiscreteVP.linear(10), 64, written)
     assert finding.severity == "problem" and "log-SNR +2.24" in finding.evidence
     assert "system.process.num_steps=660 or system.process.beta_end=0.83" in finding.advice
-    assert judge_prior(DiscreteVP.linear(660), 64).severity == "ok"
+    assert assess_prior(DiscreteVP.linear(660), 64).severity == "ok"

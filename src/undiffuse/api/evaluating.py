@@ -16,7 +16,7 @@ from undiffuse.api.sampling import tell_of_one_start
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
-from undiffuse.evaluation import Cache, Protocol, Subject, check_metrics, default_metrics
+from undiffuse.evaluation import Cache, EvaluationContext, Protocol, check_metrics, default_metrics
 from undiffuse.evaluation import evaluate as evaluate_metrics
 from undiffuse.files import write_json
 from undiffuse.images import grid_of, save_png
@@ -104,7 +104,7 @@ def evaluate_to_file(
     check_file(out, "evaluation.json")
     load_train, held_out = real_data(model, data, options)
     with stage("evaluating") as observer:
-        subject = Subject(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))
+        subject = EvaluationContext(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))
         result = evaluate_metrics(subject, metrics or _defaults(subject))
     if out is not None:
         write_json(out, sealed(result))
@@ -119,14 +119,14 @@ def _check_sampling(protocol: Protocol) -> None:
     time_grid(asked.grid, make(PROCESSES, str(asked.process), "process"), 1)
 
 
-def _defaults(subject: Subject) -> list[str]:
+def _defaults(subject: EvaluationContext) -> list[str]:
     metrics, left_out = default_metrics(subject)
     if left_out:
         note(left_out)
     return metrics
 
 
-def _draw_closest(result: Mapping[str, Any], subject: Subject, path: Path) -> None:
+def _draw_closest(result: Mapping[str, Any], subject: EvaluationContext, path: Path) -> None:
     """The samples nearest to a training picture, each above that picture."""
     for row in result["results"]:
         if closest := row["details"].get("closest"):

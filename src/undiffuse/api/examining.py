@@ -20,9 +20,9 @@ from undiffuse.data import source_config_for
 from undiffuse.data.dataset import Dataset
 from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, examine
 from undiffuse.doctor import Finding as Finding
+from undiffuse.doctor.data_context import DataContext
 from undiffuse.doctor.limits import NEAR
-from undiffuse.doctor.pictures import DataSubject
-from undiffuse.doctor.runs import CheckpointState, RunSubject
+from undiffuse.doctor.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import write_json
@@ -155,16 +155,16 @@ def _place(subject: str, is_run: bool, asked: Path | None) -> Path | None:
     return out
 
 
-def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataSubject:
+def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataContext:
     """Nothing is read yet, but a name that stands for nothing is refused."""
     config, other = source_config_for(subject), None
     if against is not None:
         beside = source_config_for(against)
-        other = DataSubject(against, configured(as_recipe_reads(beside, recipe), known_options(beside, options)))
+        other = DataContext(against, configured(as_recipe_reads(beside, recipe), known_options(beside, options)))
     location = getattr(config, "location", None)
     if location is not None and not location.exists():
         raise UsageError(f"no such file or folder: {location}; check the path")
-    return DataSubject(subject, configured(as_recipe_reads(config, recipe), options), other, near)
+    return DataContext(subject, configured(as_recipe_reads(config, recipe), options), other, near)
 
 
 def _run(
@@ -175,17 +175,17 @@ def _run(
     num: int | None,
     seed: int,
     device: str,
-) -> RunSubject:
+) -> RunContext:
     if options and against is None:
         raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
     folder = find_model(name)
     record, journal = read_record(folder), read_rows(folder)
-    subject = RunSubject(
+    subject = RunContext(
         folder=folder,
         record=record,
         load_data=lambda: _real(subject, against, options, data),
-        journal=journal.rows,
-        journal_note=journal.note,
+        metrics_log=journal.rows,
+        metrics_log_note=journal.note,
         checkpoints=_checkpoints(folder),
         config_error=_config_error(folder),
         num=num or 256,
@@ -199,7 +199,7 @@ def _run(
 
 
 def _real(
-    subject: RunSubject, against: str | None, options: Sequence[str], moved_to: str | None
+    subject: RunContext, against: str | None, options: Sequence[str], moved_to: str | None
 ) -> tuple[Dataset, Dataset]:
     train, held_out = own_data(subject.model, moved_to)
     return train, held_out if against is None else held_out_data(subject.model, against, options)

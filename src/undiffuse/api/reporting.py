@@ -116,7 +116,7 @@ def _material(
     results = results_folder(model.path)
     return ReportMaterial(
         record=model.config,
-        journal=_journal(model.path),
+        metrics_log=_journal(model.path),
         samples=samples,
         data=data,
         name=name,

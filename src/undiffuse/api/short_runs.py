@@ -12,7 +12,7 @@ import torch
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.doctor.noise import is_noise, neighbour_correlation
-from undiffuse.doctor.weights import judge_ema
+from undiffuse.doctor.weights import assess_ema
 from undiffuse.images import Bytes, images_in
 from undiffuse.observer import note
 from undiffuse.recipes import RECIPES, get_recipe
@@ -40,7 +40,7 @@ def _why_too_short(config: RunConfig) -> str:
     warmup, seen = config.optimizer.warmup_images, config.num_steps * config.batch_images
     if seen < warmup:
         return f"the learning rate is still rising at the end, optimizer.warmup_images={warmup}"
-    average = judge_ema(seen, config.ema.halflife_images, config.ema.rampup)
+    average = assess_ema(seen, config.ema.halflife_images, config.ema.rampup)
     return f"{average.title} at the end, {average.evidence}" if average.severity == "problem" else ""
 
 

@@ -25,11 +25,11 @@ from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, OnProgress, announce, note, observing, stage
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.pictures import PictureSubject
-from undiffuse.studies.run import check_images, run_study
-from undiffuse.studies.subject import Subject
-from undiffuse.studies.theory import check_plane, own_files, study_theory
-from undiffuse.studies.truth import TRUTHS, truth_of
+from undiffuse.studies.images.context import ImageStudyContext
+from undiffuse.studies.run import check_model, run_study
+from undiffuse.studies.theory.context import TheoryContext
+from undiffuse.studies.theory.ground_truth import TRUTHS, truth_of
+from undiffuse.studies.theory.study import check_plane, own_files, study_theory
 
 
 @known_keywords
@@ -104,10 +104,10 @@ def _study(
     row = lookup(MODEL_STUDIES, name, "study")
     chosen = read_options(resolve(row.options), options, f"study {name!r}")
     loaded = load(model, device, weights)
-    check_images(loaded, name)
+    check_model(loaded, name)
     folder = Path(out) if out is not None else study_folder(name, loaded.path)
     check_results(folder, STUDY, overwrite=True)
-    subject = PictureSubject(loaded, lambda: own_data(loaded, data), seed)
+    subject = ImageStudyContext(loaded, lambda: own_data(loaded, data), seed)
     with claimed(folder), replacing(folder) as temporary, stage(name) as observer:
         temporary.mkdir(parents=True)
         result = run_study(name, subject, temporary, chosen, _facts(loaded), observer)
@@ -155,7 +155,7 @@ def theory(
     return result
 
 
-def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
+def _exact(model: str, process: str, num: int, seed: int) -> tuple[TheoryContext, dict[str, Any]]:
     """The exact denoiser of a source with its default options."""
     name = model.removeprefix(EXACT)
     if name not in TRUTHS:
@@ -166,17 +166,17 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[Subject, dict
     start = terminal_noise(denoiser.process)
     if start.harms(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
         note(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
-    subject = Subject(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
+    subject = TheoryContext(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
     return subject, {"process": process, "data": config.model_dump(mode="json"), "exact": True}
 
 
-def _trained(model: Model, name: str, num: int, seed: int) -> tuple[Subject, dict[str, Any]]:
+def _trained(model: Model, name: str, num: int, seed: int) -> tuple[TheoryContext, dict[str, Any]]:
     record = model.config["config"]
     check_plane(tuple(model.module.shape), record["data"].get("name", ""), name)
     data = Component(SOURCE_CONFIGS, "data source").pick(record["data"])
     system = denoising(model.module, "the study 'theory'")
     sampling = system.sampling_record()
-    subject = Subject(
+    subject = TheoryContext(
         record["recipe"],
         system.denoiser("fp32").eval(),
         truth_of(data),

@@ -1,7 +1,7 @@
 """Examining data and runs: each finding with the numbers that show it and with what to do about it.
 
-A check is one row of ``DATA_CHECKS`` or ``RUN_CHECKS``: a function of a ``pictures.DataSubject`` or a
-``runs.RunSubject`` that gives ``Finding``s. One that cannot be made says why and stops none of the others.
+A check is one row of ``DATA_CHECKS`` or ``RUN_CHECKS``: a function of a ``data_context.DataContext`` or a
+``run_context.RunContext`` that gives ``Finding``s. One that cannot be made says why and stops none of the others.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from undiffuse.doctor.findings import SEVERITIES, Examination, Finding, Severity
 
 __all__ = ["DATA_CHECKS", "RUN_CHECKS", "SEVERITIES", "Examination", "Finding", "Severity", "examine"]
 
-#: Of a set of pictures.
+#: Of a set of images.
 DATA_CHECKS: dict[str, str] = {
-    "broken": "undiffuse.doctor.stored:broken",
-    "incomplete": "undiffuse.doctor.stored:incomplete",
-    "left_out": "undiffuse.doctor.stored:left_out",
-    "modes": "undiffuse.doctor.stored:modes",
-    "sizes": "undiffuse.doctor.stored:sizes",
-    "amount": "undiffuse.doctor.amounts:amount",
-    "classes": "undiffuse.doctor.amounts:classes",
-    "colour": "undiffuse.doctor.values:colour",
-    "range": "undiffuse.doctor.values:value_range",
-    "plain": "undiffuse.doctor.values:plain",
-    "clipped": "undiffuse.doctor.values:clipped",
-    "borders": "undiffuse.doctor.values:borders",
-    "duplicates": "undiffuse.doctor.copies:exact",
-    "near_duplicates": "undiffuse.doctor.copies:near",
-    "labels": "undiffuse.doctor.copies:labels",
-    "split": "undiffuse.doctor.copies:split",
-    "against": "undiffuse.doctor.copies:against",
+    "broken": "undiffuse.doctor.stored_files:broken",
+    "incomplete": "undiffuse.doctor.stored_files:incomplete",
+    "left_out": "undiffuse.doctor.stored_files:left_out",
+    "modes": "undiffuse.doctor.stored_files:modes",
+    "sizes": "undiffuse.doctor.stored_files:sizes",
+    "amount": "undiffuse.doctor.dataset_size:amount",
+    "classes": "undiffuse.doctor.dataset_size:classes",
+    "colour": "undiffuse.doctor.pixel_values:colour",
+    "range": "undiffuse.doctor.pixel_values:value_range",
+    "plain": "undiffuse.doctor.pixel_values:plain",
+    "clipped": "undiffuse.doctor.pixel_values:clipped",
+    "borders": "undiffuse.doctor.pixel_values:borders",
+    "duplicates": "undiffuse.doctor.duplicate_checks:exact",
+    "near_duplicates": "undiffuse.doctor.duplicate_checks:near",
+    "labels": "undiffuse.doctor.duplicate_checks:labels",
+    "split": "undiffuse.doctor.duplicate_checks:split",
+    "against": "undiffuse.doctor.duplicate_checks:against",
 }
 
 #: Of a run or a saved model.
 RUN_CHECKS: dict[str, str] = {
-    "files": "undiffuse.doctor.runs:files",
-    "progress": "undiffuse.doctor.journal:progress",
-    "losses": "undiffuse.doctor.journal:losses",
-    "overfitting": "undiffuse.doctor.journal:overfitting",
+    "files": "undiffuse.doctor.run_files:files",
+    "progress": "undiffuse.doctor.metrics_log:progress",
+    "losses": "undiffuse.doctor.metrics_log:losses",
+    "overfitting": "undiffuse.doctor.metrics_log:overfitting",
     "ema": "undiffuse.doctor.weights:ema",
     "weights": "undiffuse.doctor.weights:finite",
-    "prior": "undiffuse.doctor.levels:prior",
-    "levels": "undiffuse.doctor.levels:levels",
+    "prior": "undiffuse.doctor.noise_levels:prior",
+    "levels": "undiffuse.doctor.noise_levels:levels",
     "noise": "undiffuse.doctor.noise:noise",
     "steps": "undiffuse.doctor.samples:steps",
     "colours": "undiffuse.doctor.samples:colours",
@@ -49,5 +49,5 @@ RUN_CHECKS: dict[str, str] = {
     "classes": "undiffuse.doctor.samples:classes",
     "modes": "undiffuse.doctor.modes:modes",
     "coverage": "undiffuse.doctor.samples:coverage",
-    "copying": "undiffuse.doctor.copying:copying",
+    "copying": "undiffuse.doctor.memorisation:memorisation",
 }

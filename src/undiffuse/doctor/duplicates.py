@@ -1,21 +1,21 @@
-"""Pictures that are all but the same: mirrored, compressed again, resized, moved by a little.
+"""Images that are nearly the same: mirrored, compressed again, resized, moved by a little.
 
-Two pictures a, b differ by
+Two images a, b differ by
 
     d(a, b) = min over mirroring and moves m of  RMS(a - m b) / contrast,
 
 where both are thumbnails of at most 32 pixels a side, softened by (1, 2, 1) / 4 each way, a move is of at most one
-thumbnail pixel, and the contrast is the standard deviation of a picture's own values (root mean square of the two). The
-same picture has 0, two unrelated ones about sqrt(2).
+thumbnail pixel, and the contrast is the standard deviation of an image's own values (root mean square of the two). The
+same image has 0, two unrelated ones about sqrt(2).
 
 The limit was chosen on MNIST, whose 60,000 digits hold no copies but thousands of much alike strokes: none of its 1.8e9
-pairs lies below 0.07, 3 below 0.08 and 97 below 0.1. Of pictures compressed again (JPEG, quality 75) nine in ten stay
+pairs lies below 0.07, 3 below 0.08 and 97 below 0.1. Of images compressed again (JPEG, quality 75) nine in ten stay
 below 0.05 on MNIST, Fashion-MNIST and photographs and below 0.07 on emoji; of photographs shrunk to half and enlarged
 again, below 0.03. Not found: moves of a fraction of a thumbnail pixel, crops, turns, other brightness.
 
-All pairs are searched, exactly and in little memory. The moduli of a picture's low Fourier frequencies do not change
+All pairs are searched, exactly and in little memory. The moduli of an image's low Fourier frequencies do not change
 when it is moved, and with those of opposite horizontal frequency put in order of size not when it is mirrored either;
-neither step makes two pictures lie further apart than their pixels do (Parseval; the triangle inequality; the
+neither step makes two images lie further apart than their pixels do (Parseval; the triangle inequality; the
 rearrangement inequality). So the distance of such signatures, one matrix product, is a lower bound on d but for what
 moves in at the border, and only pairs below the limit there are compared pixel by pixel.
 """
@@ -51,7 +51,7 @@ class Pairs:
         first, second: (P,) row numbers.
         distance: (P,) d.
         mirrored: (P,) whether the second is the mirror image.
-        limit: on the signatures, as it was used: less than asked for where there were too many candidates.
+        limit: on the signatures, as it was used: less than requested where there were too many candidates.
     """
 
     first: Tensor
@@ -64,31 +64,31 @@ class Pairs:
         return len(self.first)
 
 
-def thumbnails(pictures: Tensor, sides: tuple[int, int] | None = None) -> Tensor:
-    """uint8 pictures (B, C, H, W) averaged over areas to at most ``SIDE`` a side, or to (height, width)."""
-    height, width = sides or (min(SIDE, pictures.shape[-2]), min(SIDE, pictures.shape[-1]))
-    if tuple(pictures.shape[-2:]) == (height, width):
-        return pictures
-    pooled: Tensor = F.adaptive_avg_pool2d(pictures.float(), (height, width))
+def thumbnails(images: Tensor, sides: tuple[int, int] | None = None) -> Tensor:
+    """uint8 images (B, C, H, W) averaged over areas to at most ``SIDE`` a side, or to (height, width)."""
+    height, width = sides or (min(SIDE, images.shape[-2]), min(SIDE, images.shape[-1]))
+    if tuple(images.shape[-2:]) == (height, width):
+        return images
+    pooled: Tensor = F.adaptive_avg_pool2d(images.float(), (height, width))
     return pooled.round().to(torch.uint8)
 
 
-def contrast_of(pictures: Tensor) -> Tensor:
-    """(B,) standard deviation of each picture's values about its own mean."""
-    return pictures.flatten(1).float().std(1, correction=0)
+def contrast_of(images: Tensor) -> Tensor:
+    """(B,) standard deviation of each image's values about its own mean."""
+    return images.flatten(1).float().std(1, correction=0)
 
 
-def near_pairs(pictures: Tensor, near: float = NEAR, boundary: int | None = None) -> Pairs:
+def near_pairs(images: Tensor, near: float = NEAR, boundary: int | None = None) -> Pairs:
     """All pairs with d <= ``near``.
 
     Args:
-        pictures: uint8 (N, C, H, W), thumbnails; those without contrast have no near-duplicates.
+        images: uint8 (N, C, H, W), thumbnails; those without contrast have no near-duplicates.
         near: the limit on d.
         boundary: compare only rows below this number with rows from it on; otherwise all with all.
     """
-    chunks = torch.split(pictures, _CHUNK)
-    signatures = torch.cat([signature(chunk) for chunk in chunks]) if len(pictures) else torch.zeros(0, 1)
-    contrast = torch.cat([contrast_of(chunk) for chunk in chunks]) if len(pictures) else torch.zeros(0)
+    chunks = torch.split(images, _CHUNK)
+    signatures = torch.cat([signature(chunk) for chunk in chunks]) if len(images) else torch.zeros(0, 1)
+    contrast = torch.cat([contrast_of(chunk) for chunk in chunks]) if len(images) else torch.zeros(0)
     limit = near
     while (found := _candidates(signatures, contrast, limit, boundary)) is None:
         limit /= 2
@@ -96,18 +96,18 @@ def near_pairs(pictures: Tensor, near: float = NEAR, boundary: int | None = None
     if len(first) == 0:
         return Pairs(first, second, torch.zeros(0), torch.zeros(0, dtype=torch.bool), limit)
     chunked = zip(torch.split(first, _CHUNK), torch.split(second, _CHUNK), strict=True)
-    parts = [_verified(pictures[a], pictures[b]) for a, b in chunked]
+    parts = [_verified(images[a], images[b]) for a, b in chunked]
     distance, mirrored = (torch.cat(part) for part in zip(*parts, strict=True))
     order = distance.argsort(stable=True)
     order = order[distance[order] <= near]
     return Pairs(first[order], second[order], distance[order], mirrored[order], limit)
 
 
-def signature(pictures: Tensor) -> Tensor:
+def signature(images: Tensor) -> Tensor:
     """(B, F) numbers that neither a move nor a mirror changes; their distances are in units of a pixel's RMS."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     most = max(1, min(_FREQUENCIES, (height - 1) // 2, (width - 1) // 2))
-    moduli = torch.fft.rfft2(pictures.float(), norm="ortho").abs() / math.sqrt(pictures[0].numel())
+    moduli = torch.fft.rfft2(images.float(), norm="ortho").abs() / math.sqrt(images[0].numel())
     down, across = min(most, height - 1), min(most, width // 2)
     upper, lower = moduli[..., 1 : down + 1, : across + 1], moduli[..., height - down :, : across + 1].flip(-2)
     twice = math.sqrt(2)  # a frequency and its opposite are one number here
@@ -144,7 +144,7 @@ def _tiles(signatures: Tensor, contrast: Tensor, limit: float, boundary: int | N
         (0, size) if boundary is None else (boundary, size),
     )
     centred = signatures - signatures.mean(0) if size else signatures
-    slack = 1e-4  # of float32 sums; what is let in too many is told apart by its pixels
+    slack = 1e-4  # of float32 sums; false candidates are removed by their pixels
     own = (centred.square().sum(1) * (1 - slack) - limit**2 / 2 * contrast**2)[:, None]
     one = torch.ones_like(own)
     left, right = torch.cat([-2 * centred, one, own], 1), torch.cat([centred, own, one], 1)
@@ -166,16 +166,16 @@ def _tiles(signatures: Tensor, contrast: Tensor, limit: float, boundary: int | N
 
 
 def _verified(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) d of uint8 pictures (P, C, H, W), and whether mirroring made them nearer."""
+    """(P,) d of uint8 images (P, C, H, W), and whether mirroring made them nearer."""
     a, b = softened(a), softened(b)
     scale = ((contrast_of(a) ** 2 + contrast_of(b) ** 2) / 2).sqrt().clamp_min(1e-6)
     plain, mirrored = _moved_distance(a, b), _moved_distance(a, b.flip(-1))
     return torch.minimum(plain, mirrored) / scale, mirrored < plain
 
 
-def softened(pictures: Tensor) -> Tensor:
-    """Float pictures smoothed by (1, 2, 1) / 4 each way: what compression leaves of grain goes, what differs stays."""
-    x = F.pad(pictures.float(), (1, 1, 1, 1), mode="replicate")
+def softened(images: Tensor) -> Tensor:
+    """Float images smoothed by (1, 2, 1) / 4 each way: what compression leaves of grain goes, what differs stays."""
+    x = F.pad(images.float(), (1, 1, 1, 1), mode="replicate")
     x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
     return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
 
@@ -193,11 +193,11 @@ def _moved_distance(a: Tensor, b: Tensor) -> Tensor:
     return best.sqrt()
 
 
-def _overlap(pictures: Tensor, down: int, across: int) -> Tensor:
-    """What lies in both pictures, less a pixel around it where softening looked beyond what they have in common."""
-    height, width = pictures.shape[-2:]
+def _overlap(images: Tensor, down: int, across: int) -> Tensor:
+    """What lies in both images, less a pixel around it where softening looked beyond what they have in common."""
+    height, width = images.shape[-2:]
     rows, columns = slice(max(down, 0), height + min(down, 0)), slice(max(across, 0), width + min(across, 0))
-    return pictures[..., rows, columns][..., 1:-1, 1:-1]
+    return images[..., rows, columns][..., 1:-1, 1:-1]
 
 
 def groups_of(first: list[int], second: list[int]) -> list[list[int]]:

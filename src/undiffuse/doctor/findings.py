@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """The findings, the worst first, the checks that were asked for, and those of them that could not be made."""
+    """The findings, the worst first, the checks that were requested, and those of them that could not be made."""
 
     findings: list[Finding]
     checked: list[str]
@@ -65,12 +65,12 @@ class Examination:
         }
 
 
-def examine(checks: Mapping[str, Any], subject: Any, observer: Observer = SILENT) -> Examination:
+def examine(checks: Mapping[str, Any], context: Any, observer: Observer = SILENT) -> Examination:
     """Make each check, one after the other; one that cannot be made becomes a note and stops none of the others.
 
     Args:
-        checks: name -> a function of ``subject`` that gives findings, or ``"module:function"``.
-        observer: hears of the checks made, of all; what a check tells of its own work counts as parts of it.
+        checks: name -> a function of ``context`` that gives findings, or ``"module:function"``.
+        observer: hears of the checks made, of all; the progress of a check counts as a part of it.
     """
     started = time.monotonic()
     found: list[Finding] = []
@@ -78,19 +78,19 @@ def examine(checks: Mapping[str, Any], subject: Any, observer: Observer = SILENT
         observer.progress(number, len(checks))
         check, whole = resolve(row), Within(observer, number, len(checks))
         if observer is not SILENT:
-            subject.observer = whole
+            context.observer = whole
         with observing(whole.errands() if observer is not SILENT else None):
-            found += [replace(finding, check=name) for finding in _attempt(check, subject)]
+            found += [replace(finding, check=name) for finding in _attempt(check, context)]
     not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
     return Examination(findings, list(checks), time.monotonic() - started, not_made)
 
 
-def _attempt(check: Callable[[Any], Iterable[Finding]], subject: Any) -> list[Finding]:
+def _attempt(check: Callable[[Any], Iterable[Finding]], context: Any) -> list[Finding]:
     found: list[Finding] = []
     try:
-        for finding in check(subject):
+        for finding in check(context):
             found.append(finding)
         return found
     except UndiffuseError as error:

@@ -1,10 +1,10 @@
-"""What the doctor may be asked: limits of its options. Imports nothing heavy."""
+"""Limits of the doctor's options. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
 
-#: Two pictures nearer than this, over their contrast, are near-duplicates; ``doctor.duplicates`` says why.
+#: Two images nearer than this, over their contrast, are near-duplicates; ``doctor.duplicates`` says why.
 NEAR = 0.07
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.run_context import RunContext
 from undiffuse.metrics.modes import Modes, to_details
 
 
-def modes(subject: RunSubject) -> Iterable[Finding]:
+def modes(context: RunContext) -> Iterable[Finding]:
     """Whether the model has collapsed; nothing is said of data whose modes are not known."""
-    if subject.count_modes is not None:
-        yield judge_modes(subject.count_modes(subject.samples))
+    if context.count_modes is not None:
+        yield assess_modes(context.count_modes(context.samples))
 
 
-def judge_modes(found: Modes) -> Finding:
-    """The same of what was counted."""
+def assess_modes(found: Modes) -> Finding:
+    """See ``modes``, of counted modes."""
     details = to_details(found)
     evidence = found.verdict.split(": ", 1)[1]
     if found.collapsed:
         advice = (
             "train with another objective (unrolled or relativistic), a lower learning rate, or for longer; the rule "
-            "stands in doctor.json"
+            "is in doctor.json"
         )
         return Finding("problem", "the model has collapsed onto few modes", evidence, advice, details)
     if found.good_share < 0.5 * found.real_good_share:

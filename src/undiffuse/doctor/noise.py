@@ -1,4 +1,4 @@
-"""Whether samples are little more than noise: how much neighbouring pixels hang together, beside the data.
+"""Whether samples are little more than noise: how much neighbouring pixels correlate, compared with the data.
 
 For images x about the mean of each channel, of variance v over all pixels,
 
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.run_context import RunContext
 from undiffuse.doctor.samples import both
 
-#: Correlation of the data below which noise cannot be told from it, and the share of it that samples must reach.
+#: Correlation of the data below which it cannot be told from noise, and the share of it that samples must reach.
 _TELLING, _ENOUGH = 0.15, 0.5
 
 
-def noise(subject: RunSubject) -> Iterable[Finding]:
+def noise(context: RunContext) -> Iterable[Finding]:
     """Whether samples are little more than noise."""
-    yield judge_noise(*both(subject))
+    yield assess_noise(*both(context))
 
 
-def judge_noise(samples: Tensor, real: Tensor) -> Finding:
-    """The same of two sets of uint8 images (B, C, H, W)."""
+def assess_noise(samples: Tensor, real: Tensor) -> Finding:
+    """See ``noise``, of two sets of uint8 images (B, C, H, W)."""
     ours, theirs = neighbour_correlation(samples), neighbour_correlation(real)
     text = f"neighbouring pixels of samples correlate by {ours:.2f}, those of the data by {theirs:.2f}"
     details = {"correlation": ours, "data_correlation": theirs}
@@ -40,12 +40,12 @@ def judge_noise(samples: Tensor, real: Tensor) -> Finding:
 
 
 def is_noise(samples: float, data: float) -> bool:
-    """Whether this correlation says that most of what samples show is noise, beside that of the data."""
+    """Whether this correlation means that samples are mostly noise, given that of the data."""
     return data >= _TELLING and samples < _ENOUGH * data
 
 
 def neighbour_correlation(images: Tensor) -> float:
-    """How much pixels next to each other hang together, from 0 for white noise to 1 for a plain field.
+    """How much neighbouring pixels correlate, from 0 for white noise to 1 for a plain field.
 
     Args:
         images: (B, C, H, W), of any type; 1 where they do not differ, or have no neighbours.

@@ -1,4 +1,4 @@
-"""Fresh samples beside the data: steps, saturation, colours, variety, classes."""
+"""Fresh samples against the data: steps, saturation, colours, variety, classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undiffuse.doctor.duplicates import thumbnails
 from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import ClassTally
 from undiffuse.metrics.coverage import coverage as coverage_of
@@ -24,10 +24,10 @@ _CHUNK = 256
 _END = 4  # levels from 0 and 255 that count as black and white
 
 
-def steps(subject: RunSubject) -> Iterable[Finding]:
-    """Whether more steps of the sampler would change the pictures."""
-    subject.need_pictures()
-    facts = subject.model.module.sampling_record()
+def steps(context: RunContext) -> Iterable[Finding]:
+    """Whether more steps of the sampler would change the images."""
+    context.need_images()
+    facts = context.model.module.sampling_record()
     if not facts:
         raise UsageError("the model samples in one go, without steps")
     sampler = make_sampler(facts["sampler"])
@@ -35,16 +35,16 @@ def steps(subject: RunSubject) -> Iterable[Finding]:
         yield Finding(
             "note",
             "steps not compared",
-            f"{facts['sampler']} draws fresh noise at every step, so other steps give other pictures",
+            f"{facts['sampler']} draws fresh noise at every step, so other steps give other images",
             "compare qualities instead: undiffuse evaluate MODEL --steps N",
         )
         return
-    coarse = subject.samples[:_COMPARED]
-    fine = subject.draw(0, len(coarse), _FINER * int(facts["steps"]))
-    yield judge_steps(coarse, fine, int(facts["steps"]))
+    coarse = context.samples[:_COMPARED]
+    fine = context.draw(0, len(coarse), _FINER * int(facts["steps"]))
+    yield assess_steps(coarse, fine, int(facts["steps"]))
 
 
-def judge_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
+def assess_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
     """The same seeds with ``num_steps`` steps and with four times as many, uint8 (B, C, H, W)."""
     change = (coarse.float() - fine.float()).flatten(1)
     rms, mean = float(change.square().mean().sqrt()), float(change.abs().mean())
@@ -66,28 +66,28 @@ def judge_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
     return Finding("ok", "sampling steps", text, details=details)
 
 
-def both(subject: RunSubject) -> tuple[Tensor, Tensor]:
-    """(samples, as many training pictures and more)."""
-    subject.need_pictures()
-    if len(subject.samples) < min(_ENOUGH, subject.num):
+def both(context: RunContext) -> tuple[Tensor, Tensor]:
+    """(samples, as many training images and more)."""
+    context.need_images()
+    if len(context.samples) < min(_ENOUGH, context.num):
         raise UsageError(
-            f"{counted(len(subject.samples), 'sample')} took "
-            f"{subject.seconds_a_sample * len(subject.samples):.0f} s, too few to compare; draw them with fewer steps "
+            f"{counted(len(context.samples), 'sample')} took "
+            f"{context.seconds_a_sample * len(context.samples):.0f} s, too few to compare; draw them with fewer steps "
             "(system.sampling.num_steps) or on a GPU"
         )
-    return subject.samples, subject.real(max(len(subject.samples), 1000))
+    return context.samples, context.real(max(len(context.samples), 1000))
 
 
-def colours(subject: RunSubject) -> Iterable[Finding]:
+def colours(context: RunContext) -> Iterable[Finding]:
     """Whether samples drift from the data in brightness, colour or contrast."""
-    yield from judge_colours(*both(subject))
+    yield from assess_colours(*both(context))
 
 
-def judge_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
-    """The same of two sets of uint8 pictures."""
-    (mean, error), (true, true_error) = (_channel_means(pictures) for pictures in (samples, real))
+def assess_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
+    """See ``colours``, of two sets of uint8 images (B, C, H, W)."""
+    (mean, error), (true, true_error) = (_channel_means(images) for images in (samples, real))
     shift, spread = mean - true, (error**2 + true_error**2).sqrt()
-    contrast, true_contrast = (float(pictures.float().flatten(1).std(1).mean()) for pictures in (samples, real))
+    contrast, true_contrast = (float(images.float().flatten(1).std(1).mean()) for images in (samples, real))
     ratio = contrast / max(true_contrast, 1e-6)
     details = {"mean": mean.tolist(), "data_mean": true.tolist(), "contrast": contrast, "data_contrast": true_contrast}
     drifted = (shift.abs() > 4 * spread) & (shift.abs() > 5)
@@ -113,9 +113,9 @@ def judge_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
         yield Finding("ok", "brightness, colour and contrast", text, details=details)
 
 
-def _channel_means(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) means of the channels and their standard errors over pictures."""
-    means = pictures.float().flatten(2).mean(2).double()
+def _channel_means(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) means of the channels and their standard errors over images."""
+    means = images.float().flatten(2).mean(2).double()
     return means.mean(0), means.std(0) / math.sqrt(len(means))
 
 
@@ -123,13 +123,13 @@ def _levels(values: Tensor) -> str:
     return "/".join(f"{value:.0f}" for value in values.tolist())
 
 
-def saturation(subject: RunSubject) -> Iterable[Finding]:
+def saturation(context: RunContext) -> Iterable[Finding]:
     """Whether samples press against the ends of the range more than the data does."""
-    yield judge_saturation(*both(subject))
+    yield assess_saturation(*both(context))
 
 
-def judge_saturation(samples: Tensor, real: Tensor) -> Finding:
-    """The same of two sets of uint8 pictures: shares of the values within ``_END`` levels of 0 and of 255."""
+def assess_saturation(samples: Tensor, real: Tensor) -> Finding:
+    """See ``saturation``, of two sets of uint8 images (B, C, H, W): shares of values within ``_END`` of 0 and 255."""
     shares = {
         "black": (float((samples <= _END).float().mean()), float((real <= _END).float().mean())),
         "white": (float((samples >= 255 - _END).float().mean()), float((real >= 255 - _END).float().mean())),
@@ -150,27 +150,27 @@ def judge_saturation(samples: Tensor, real: Tensor) -> Finding:
     return Finding("ok", "saturation", text, details=details)
 
 
-def variety(subject: RunSubject) -> Iterable[Finding]:
-    """Whether samples differ from one another as real pictures do."""
-    samples, real = both(subject)
-    yield from judge_variety(samples, real[torch.linspace(0, len(real) - 1, len(samples)).round().long()])
+def variety(context: RunContext) -> Iterable[Finding]:
+    """Whether samples differ from one another as real images do."""
+    samples, real = both(context)
+    yield from assess_variety(samples, real[torch.linspace(0, len(real) - 1, len(samples)).round().long()])
 
 
-def judge_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
-    """The same of as many uint8 samples as real pictures."""
-    (mean, nearest), (true_mean, true_nearest) = (_distances(pictures) for pictures in (samples, real))
+def assess_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
+    """See ``variety``, of as many uint8 samples as real images, (B, C, H, W) each."""
+    (mean, nearest), (true_mean, true_nearest) = (_distances(images) for images in (samples, real))
     ratio, floor = mean / max(true_mean, 1e-9), float(true_nearest.min())
     same = nearest < min(0.5 * floor, 0.1 * true_mean) if floor > 0 else nearest == 0
     twins = int(same.sum())
     details = {"pairwise": mean, "data_pairwise": true_mean, "ratio": ratio, "twins": twins, "samples": len(samples)}
-    text = f"mean distance between samples is {percent(ratio)} of that between real pictures"
+    text = f"mean distance between samples is {percent(ratio)} of that between real images"
     if twins > 0.02 * len(samples):
         yield Finding(
             "problem",
             "samples repeat each other",
-            f"{twins} of {len(samples)} lie nearer to another sample than half the least distance of real pictures: "
+            f"{twins} of {len(samples)} lie nearer to another sample than half the least distance of real images: "
             f"{some(f'sample {i}' for i in same.nonzero()[:, 0].tolist())}",
-            "the model has collapsed onto few pictures: train on more of them, for fewer num_images, or lower the "
+            "the model has collapsed onto few images: train on more of them, for fewer num_images, or lower the "
             "learning rate of an adversarial one",
             details,
         )
@@ -186,34 +186,34 @@ def judge_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
         yield Finding("ok", "variety", text, details=details)
 
 
-def _distances(pictures: Tensor) -> tuple[float, Tensor]:
-    """Mean distance over all pairs, and each picture's to its nearest other, on thumbnails."""
-    flat = thumbnails(pictures).flatten(1).double()
+def _distances(images: Tensor) -> tuple[float, Tensor]:
+    """Mean distance over all pairs, and each image's to its nearest other, on thumbnails."""
+    flat = thumbnails(images).flatten(1).double()
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     mean = float(distances.sum() / (len(flat) * (len(flat) - 1)))
     return mean, distances.fill_diagonal_(math.inf).amin(1)
 
 
-def classes(subject: RunSubject) -> Iterable[Finding]:
-    """Whether a classifier finds all classes among the samples, as often as among real pictures."""
-    samples, real = both(subject)
-    if subject.features not in ("handwriting", "fashion"):
+def classes(context: RunContext) -> Iterable[Finding]:
+    """Whether a classifier finds all classes among the samples, as often as among real images."""
+    samples, real = both(context)
+    if context.features not in ("handwriting", "fashion"):
         raise UsageError(
-            f"features {subject.features!r} have no classes; only small grey digits or clothes are told apart"
+            f"features {context.features!r} have no classes; only small grey digits or clothes are classified"
         )
-    sampled, true = (_tally(subject, pictures) for pictures in (samples, real))
-    yield judge_classes(sampled, true)
+    sampled, true = (_tally(context, images) for images in (samples, real))
+    yield assess_classes(sampled, true)
 
 
-def _tally(subject: RunSubject, pictures: Tensor) -> ClassTally:
+def _tally(context: RunContext, images: Tensor) -> ClassTally:
     tally = ClassTally()
-    for chunk in torch.split(pictures, _CHUNK):
-        tally.update(subject.extractor.classify(chunk))
+    for chunk in torch.split(images, _CHUNK):
+        tally.update(context.extractor.classify(chunk))
     return tally
 
 
-def judge_classes(sampled: ClassTally, true: ClassTally) -> Finding:
-    """The same of two tallies."""
+def assess_classes(sampled: ClassTally, true: ClassTally) -> Finding:
+    """See ``classes``, of two tallies."""
     present = (true.counts > 0.02 * true.count).nonzero()[:, 0].tolist()
     missing = [index for index in present if int(sampled.counts[index]) == 0]
     details: dict[str, Any] = {"histogram": sampled.histogram, "data_histogram": true.histogram}
@@ -234,24 +234,24 @@ def judge_classes(sampled: ClassTally, true: ClassTally) -> Finding:
     return Finding("ok", "classes of samples", text, details=details)
 
 
-def coverage(subject: RunSubject) -> Iterable[Finding]:
-    """Whether samples reach all real pictures, beside other real pictures as the scale."""
-    samples, _ = both(subject)
-    real = subject.real(2 * len(samples))
+def coverage(context: RunContext) -> Iterable[Finding]:
+    """Whether samples reach all real images, with other real images as the scale."""
+    samples, _ = both(context)
+    real = context.real(2 * len(samples))
     if len(real) < 2 * len(samples):
         samples = samples[: len(real) // 2]
     if len(samples) < _ENOUGH:
-        raise UsageError(f"coverage beside that of real pictures needs {2 * _ENOUGH} of them, got {len(real)}")
+        raise UsageError(f"coverage relative to real images needs {2 * _ENOUGH} of them, got {len(real)}")
     first, second = real[: 2 * len(samples) : 2], real[1 : 2 * len(samples) : 2]
-    features = [subject.extractor.features(pictures) for pictures in (first, second, samples)]
+    features = [context.extractor.features(images) for images in (first, second, samples)]
     ours, scale = coverage_of(features[0], features[2]), coverage_of(features[0], features[1])
-    yield judge_coverage(ours.to_dict(), scale.to_dict(), subject.features)
+    yield assess_coverage(ours.to_dict(), scale.to_dict(), context.features)
 
 
-def judge_coverage(ours: Mapping[str, Any], scale: Mapping[str, Any], features: str) -> Finding:
-    """The same of two results of ``metrics.coverage``."""
+def assess_coverage(ours: Mapping[str, Any], scale: Mapping[str, Any], features: str) -> Finding:
+    """See ``coverage``, of two results of ``metrics.coverage``."""
     keys = ("precision", "recall", "coverage")
-    text = ", ".join(f"{key} {ours[key]:.2f} (real pictures {scale[key]:.2f})" for key in keys)
+    text = ", ".join(f"{key} {ours[key]:.2f} (real images {scale[key]:.2f})" for key in keys)
     text += f" on {counted(int(ours['num_generated']))} and {features} features"
     details = {"samples": dict(ours), "real": dict(scale), "features": features}
     low = min(ours[key] / max(scale[key], 1e-9) for key in ("recall", "coverage"))
@@ -260,5 +260,5 @@ def judge_coverage(ours: Mapping[str, Any], scale: Mapping[str, Any], features: 
             "warning", "samples miss parts of the data", text, "train on, or lower a guidance scale", details
         )
     if low < 0.7:
-        return Finding("note", "samples reach less than real pictures do", text, "train on", details)
+        return Finding("note", "samples reach less than real images do", text, "train on", details)
     return Finding("ok", "coverage", text, details=details)

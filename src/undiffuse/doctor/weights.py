@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.runs import RunSubject
+from undiffuse.doctor.run_context import RunContext
 from undiffuse.wording import counted, some
 
 _IMMATURE = 0.01  # of the average still made of the first weights
@@ -17,17 +17,17 @@ _LAGGING = 0.2  # of the run within one half-life
 _WORSE = 0.02  # of the loss, relative
 
 
-def ema(subject: RunSubject) -> Iterable[Finding]:
+def ema(context: RunContext) -> Iterable[Finding]:
     """Whether the averaged weights have forgotten the first ones, and whether they are better than the raw ones."""
-    settings, seen = subject.config["ema"], subject.images_seen
+    settings, seen = context.config["ema"], context.images_seen
     if seen:
-        yield judge_ema(seen, int(settings["halflife_images"]), settings.get("rampup"))
-    rows = [row for row in subject.journal if row.get("kind") == "validation" and "loss_raw" in row]
+        yield assess_ema(seen, int(settings["halflife_images"]), settings.get("rampup"))
+    rows = [row for row in context.metrics_log if row.get("kind") == "validation" and "loss_raw" in row]
     if rows:
-        yield judge_ema_loss(float(rows[-1]["loss"]), float(rows[-1]["loss_raw"]))
+        yield assess_ema_loss(float(rows[-1]["loss"]), float(rows[-1]["loss_raw"]))
 
 
-def judge_ema(images: int, halflife_images: int, rampup: float | None) -> Finding:
+def assess_ema(images: int, halflife_images: int, rampup: float | None) -> Finding:
     """Share of the first weights left in the average, and the half-life against the run.
 
     With a half-life h that ramps up as min(h, r images) the share left is 0.5^(N/h) of the time after the ramp; during
@@ -57,8 +57,8 @@ def judge_ema(images: int, halflife_images: int, rampup: float | None) -> Findin
     return Finding("ok", "averaged weights", f"half-life {reached:,.0f} of {images:,} images", details=details)
 
 
-def judge_ema_loss(averaged: float, raw: float) -> Finding:
-    """The validation loss of the averaged weights beside that of the raw ones."""
+def assess_ema_loss(averaged: float, raw: float) -> Finding:
+    """The validation loss of the averaged weights against that of the raw ones."""
     details = {"loss": averaged, "loss_raw": raw}
     if not (math.isfinite(averaged) and math.isfinite(raw)):
         text = f"{averaged:g} averaged, {raw:g} raw"
@@ -77,14 +77,14 @@ def judge_ema_loss(averaged: float, raw: float) -> Finding:
     )
 
 
-def finite(subject: RunSubject) -> Iterable[Finding]:
+def finite(context: RunContext) -> Iterable[Finding]:
     """Whether all weights are finite, and how far the averaged ones lie from the raw ones."""
-    averaged = dict(subject.model.module.state_dict())
-    yield from judge_weights(averaged, subject.raw)
+    averaged = dict(context.model.module.state_dict())
+    yield from assess_weights(averaged, context.raw)
 
 
-def judge_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | None) -> Iterable[Finding]:
-    """The same of two sets of tensors by name."""
+def assess_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | None) -> Iterable[Finding]:
+    """See ``finite``, of two sets of tensors by name."""
     both = {f"{name} (averaged)": value for name, value in averaged.items()}
     both |= {f"{name} (raw)": value for name, value in (raw or {}).items()}
     bad = [name for name, value in both.items() if not bool(torch.isfinite(value).all())]

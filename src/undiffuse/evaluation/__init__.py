@@ -1,7 +1,8 @@
 """Evaluating a model: sample, extract features, compare; each number with the protocol that made it.
 
-A metric is one row of ``METRICS``: a function of a ``Subject``, which holds the model, the real pictures of both splits
-and, drawn once and summed up for all metrics, the samples. Two sets of pictures without a model are a ``Pair``.
+A metric is one row of ``METRICS``: a function of an ``EvaluationContext``, which holds the model, the real images of
+both splits and the samples, drawn once and summarised for all metrics. Two sets of images without a model are a
+``Pair``.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from undiffuse.evaluation.accuracy import accuracy, check_accuracy
 from undiffuse.evaluation.base import Protocol, Result, spread, stating
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
-from undiffuse.evaluation.copying import check_copying, copying
-from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
-from undiffuse.evaluation.modes import check_modes, has_modes, modes
-from undiffuse.evaluation.pair import Pair
-from undiffuse.evaluation.pictures import (
+from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
+from undiffuse.evaluation.image_metrics import (
     OVER_FEATURES,
     check_images,
     classes,
     classifies,
     frechet,
+    images_needed,
     inception_score,
     kernel,
     lpips_diversity,
-    pictures_needed,
     precision_recall,
     summarises,
 )
-from undiffuse.evaluation.points import sliced
+from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
+from undiffuse.evaluation.memorisation import check_memorisation, memorisation
+from undiffuse.evaluation.modes import check_modes, has_modes, modes
+from undiffuse.evaluation.pair import Pair
+from undiffuse.evaluation.point_metrics import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
-from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.models.base import DenoisingModel
 from undiffuse.registry import lookup
 from undiffuse.version import __version__
@@ -44,10 +45,10 @@ __all__ = [
     "METRICS",
     "PAIR_METRICS",
     "Cache",
+    "EvaluationContext",
     "Pair",
     "Protocol",
     "Result",
-    "Subject",
     "bound_grid",
     "check_metrics",
     "compare_sets",
@@ -58,7 +59,7 @@ __all__ = [
     "spread",
 ]
 
-METRICS: dict[str, Callable[[Subject], list[Result]]] = {
+METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
     "nll": nll,
     "vlb": vlb,
     "vlb_random": vlb_random,
@@ -71,54 +72,54 @@ METRICS: dict[str, Callable[[Subject], list[Result]]] = {
     "accuracy": accuracy,
     "classes": classes,
     "modes": modes,
-    "copying": copying,
+    "copying": memorisation,
     "sliced_wasserstein": sliced,
 }
 
 
-def default_metrics(subject: Subject) -> tuple[list[str], str]:
-    """The metrics that make sense for a model and a number of samples, and a line on what was left out, or ""."""
-    if not subject.pictures:
-        return ["sliced_wasserstein", *(["modes"] if has_modes(subject) else [])], ""
-    compared, left_out = _compared(subject)
-    compared += ["modes"] if has_modes(subject) else []
-    denoises = isinstance(subject.model.module, DenoisingModel)
+def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
+    """The metrics that make sense for a model and a number of samples, and a line on those that are skipped, or ""."""
+    if not context.makes_images:
+        return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
+    compared, skipped = _compared(context)
+    compared += ["modes"] if has_modes(context) else []
+    denoises = isinstance(context.model.module, DenoisingModel)
     wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
-    beside = [name for name, fewest in wanted.items() if len(subject.held_out) >= fewest]
-    if len(beside) < len(wanted):
-        left_out.append(
-            f"{len(subject.held_out)} held-out pictures are too few for {' and '.join(wanted)}: give others with "
+    others = [name for name, fewest in wanted.items() if len(context.held_out) >= fewest]
+    if len(others) < len(wanted):
+        skipped.append(
+            f"{len(context.held_out)} held-out images are too few for {' and '.join(wanted)}: give others with "
             "--data, or train with a data.validation_fraction above 0"
         )
-    return [*compared, *beside], "; ".join(left_out)
+    return [*compared, *others], "; ".join(skipped)
 
 
-def _compared(subject: Subject) -> tuple[list[str], list[str]]:
-    """The metrics over features that there are enough pictures for, and what to say of the others."""
-    if not summarises(subject.num_features):
+def _compared(context: EvaluationContext) -> tuple[list[str], list[str]]:
+    """The metrics over features that there are enough images for, and what to say of the others."""
+    if not summarises(context.num_features):
         return [], [
-            f"no distances: {subject.num_features} {subject.extractor.name} features are too many for them; take "
+            f"no distances: {context.num_features} {context.extractor.name} features are too many for them; take "
             "--features efficientnet or inception"
         ]
-    judging = ["inception_score", "classes"] if classifies(subject.extractor) else []
-    given = min(subject.protocol.num, subject.num_real)
+    judging = ["inception_score", "classes"] if classifies(context.extractor) else []
+    given = min(context.protocol.num, context.num_real)
     compared = ["frechet", "kernel", "precision_recall", *judging]
-    few = [name for name in compared if given < pictures_needed(name, subject.num_features)]
-    return [name for name in compared if name not in few], [_left_out(subject, few)] if few else []
+    few = [name for name in compared if given < images_needed(name, context.num_features)]
+    return [name for name in compared if name not in few], [_reason(context, few)] if few else []
 
 
-def _left_out(subject: Subject, few: list[str]) -> str:
-    needed = max(pictures_needed(name, subject.num_features) for name in few)
-    trained_on = subject.model.config["data"]["train"]
+def _reason(context: EvaluationContext, few: list[str]) -> str:
+    needed = max(images_needed(name, context.num_features) for name in few)
+    trained_on = context.model.config["data"]["train"]
     way = (
-        f"ask for it with --metrics {','.join(few)} --num {needed}"
+        f"request it with --metrics {','.join(few)} --num {needed}"
         if trained_on >= needed
-        else f"the model's {trained_on} training pictures are too few for it"
+        else f"the model's {trained_on} training images are too few for it"
     )
     what = ", ".join("Fréchet distance" if name == "frechet" else name for name in few)
     return (
-        f"no {what}: on {subject.num_features} {subject.extractor.name} features it needs {needed} samples, --num is "
-        f"{subject.protocol.num}; {way}"
+        f"no {what}: on {context.num_features} {context.extractor.name} features it needs {needed} samples, --num is "
+        f"{context.protocol.num}; {way}"
     )
 
 
@@ -128,84 +129,86 @@ def check_metrics(names: Sequence[str]) -> None:
         lookup(METRICS, name, "metric")
 
 
-def evaluate(subject: Subject, metrics: Sequence[str]) -> dict[str, Any]:
+def evaluate(context: EvaluationContext, metrics: Sequence[str]) -> dict[str, Any]:
     """All results as plain values for JSON, with what they were computed on.
 
-    Results that the subject's cache holds are taken from there, and say so.
+    Results that the context's cache holds are taken from there, and say so.
 
     Raises:
-        UsageError: an unknown metric, or too few pictures for one.
+        UsageError: an unknown metric, or too few images for one.
     """
     rows = {name: lookup(METRICS, name, "metric") for name in metrics}
     for name in rows:
-        _check(subject, name)
-    results = [result for name, row in rows.items() for result in _results(subject, name, row)]
+        _check(context, name)
+    results = [result for name, row in rows.items() for result in _results(context, name, row)]
     return {
         "results": results,
-        "model": {"path": subject.model.path.resolve().name, "weights_sha256": subject.model.weights_sha256},
-        "recipe": subject.model.config["config"]["recipe"],
-        **_sampling(subject, results),
+        "model": {"path": context.model.path.resolve().name, "weights_sha256": context.model.weights_sha256},
+        "recipe": context.model.config["config"]["recipe"],
+        **_sampling(context, results),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "undiffuse": __version__,
         "hardware": hardware(),
     }
 
 
-#: What metrics need beside enough pictures on either side.
-_NEEDS: dict[str, Callable[[Subject], None]] = {
+#: What metrics need in addition to enough images on either side.
+_NEEDS: dict[str, Callable[[EvaluationContext], None]] = {
     "accuracy": check_accuracy,
-    "copying": check_copying,
+    "copying": check_memorisation,
     "modes": check_modes,
     **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
 }
 
 
-def _check(subject: Subject, name: str) -> None:
+def _check(context: EvaluationContext, name: str) -> None:
     """Refuse before the first sample is drawn what could only fail after the last."""
     if name in (*OVER_FEATURES, "lpips_diversity"):
-        need_pictures(subject, name)
-        check_images(subject, name)
+        need_images(context, name)
+        check_images(context, name)
     if name in _NEEDS:
-        _NEEDS[name](subject)
+        _NEEDS[name](context)
 
 
-def _results(subject: Subject, name: str, row: Callable[[Subject], list[Result]]) -> list[dict[str, Any]]:
+def _results(
+    context: EvaluationContext, name: str, row: Callable[[EvaluationContext], list[Result]]
+) -> list[dict[str, Any]]:
     made_by = {"software": software(), "hardware": hardware()}
 
     def make() -> list[dict[str, Any]]:
-        return [stating(result.to_dict(), **made_by) for result in row(subject)]
+        return [stating(result.to_dict(), **made_by) for result in row(context)]
 
-    rows = subject.cache.results(_determining(subject, name), make)
-    return [stating(result, model=_model_facts(subject)) for result in rows]  # it may have had another name then
+    rows = context.cache.results(_cache_key(context, name), make)
+    return [stating(result, model=_model_info(context)) for result in rows]  # its folder may have been renamed
 
 
-def _model_facts(subject: Subject) -> dict[str, Any]:
+def _model_info(context: EvaluationContext) -> dict[str, Any]:
     """What every result says of the model: its name, its weights and how they were averaged."""
-    model = subject.model
+    model = context.model
     averaged = {"ema": averaging(model.config)} if model.weights == "ema" else {}
-    facts = {"name": model.path.resolve().name, "weights_sha256": model.weights_sha256, "weights": model.weights}
-    return {**facts, **averaged}
+    info = {"name": model.path.resolve().name, "weights_sha256": model.weights_sha256, "weights": model.weights}
+    return {**info, **averaged}
 
 
-def _determining(subject: Subject, name: str) -> dict[str, Any]:
-    """All that a metric's value follows from; the batch size changes no number."""
-    model, asked = subject.model, asdict(subject.protocol)
-    del asked["batch_size"]
-    asked["options"] = subject.protocol.options.given_as_json()
+def _cache_key(context: EvaluationContext, name: str) -> dict[str, Any]:
+    """All that determines a metric's value; the batch size changes no number."""
+    model, protocol = context.model, asdict(context.protocol)
+    del protocol["batch_size"]
+    protocol["options"] = context.protocol.options.given_as_json()
     return {
         "metric": name,
-        "protocol": asked,
-        "features": subject.extractor.protocol() if subject.pictures else None,
+        "protocol": protocol,
+        "features": context.extractor.protocol() if context.makes_images else None,
         "weights_sha256": model.weights_sha256,
         "config": model.config,
-        "held_out": subject.held_out.fingerprint,
+        "held_out": context.held_out.fingerprint,
         "device": model.module.device.type,
     }
 
 
-def _sampling(subject: Subject, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How samples were made, where any were drawn now, or once for a result from the cache."""
-    if subject.drawn:
-        return {"sampling": {**subject.sampling(), "seconds": round(subject.seconds, 2)}}
+def _sampling(context: EvaluationContext, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How samples were drawn: now, or when a result in the cache was computed."""
+    if context.drawn:
+        return {"sampling": {**context.sampling(), "seconds": round(context.seconds, 2)}}
     stated = [result["protocol"]["samples"] for result in results if "samples" in result["protocol"]]
     return {"sampling": stated[0]} if stated else {}

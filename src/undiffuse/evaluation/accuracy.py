@@ -1,6 +1,6 @@
-"""Classification accuracy score: a classifier that learned from generated pictures alone, tested on real ones.
+"""Classification accuracy score: a classifier that learned from generated images alone, tested on real ones.
 
-Ravuri & Vinyals 2019, arXiv:1905.10887. Beside it stands the same classifier trained on as many real pictures.
+Ravuri & Vinyals 2019, arXiv:1905.10887. It is reported with that of the same classifier trained on as many real images.
 """
 
 from __future__ import annotations
@@ -14,70 +14,70 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
+from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
+from undiffuse.evaluation.image_metrics import check_images
 from undiffuse.evaluation.pair import Pair
-from undiffuse.evaluation.pictures import check_images
-from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
 from undiffuse.metrics.accuracy import check_sides, train_and_test
 
-MOST = 10_000  # pictures that a classifier learns from, and that it is tested on
+MOST = 10_000  # images that a classifier learns from, and that it is tested on
 
 
 class Labelled(NamedTuple):
-    """uint8 pictures (N, C, H, W) and their classes (N,)."""
+    """uint8 images (N, C, H, W) and their classes (N,)."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
 
 
-def check_accuracy(subject: Subject) -> None:
-    """Refuse a model or held-out pictures without classes, too few or of a size unfit, before anything is sampled."""
-    need_pictures(subject, "accuracy")
-    _, height, width = subject.model.module.shape
+def check_accuracy(context: EvaluationContext) -> None:
+    """Refuse a model or held-out images without classes, too few or unfit in size, before anything is sampled."""
+    need_images(context, "accuracy")
+    _, height, width = context.model.module.shape
     check_sides(height, width, "sampled")
-    check_images(subject, "accuracy")
-    need_held_out(subject, "accuracy", 2)
-    if not subject.model.class_names:
+    check_images(context, "accuracy")
+    need_held_out(context, "accuracy", 2)
+    if not context.model.class_names:
         raise UsageError(
             "metric 'accuracy' needs samples of known class, this model was trained without classes; train with "
             "system.class_conditional=true"
         )
-    _check_classes(subject.held_out, "the held-out pictures", subject.model.class_names)
+    _check_classes(context.held_out, "the held-out images", context.model.class_names)
 
 
-def accuracy(subject: Subject) -> list[Result]:
-    """Accuracy on held-out pictures of a classifier trained on samples; the same trained on real pictures."""
-    check_accuracy(subject)
-    _check_classes(subject.train, "the training pictures", subject.model.class_names)
-    bank = subject.pictures_made
-    made = Labelled(bank.rows, subject.label_of(bank.numbers))
-    real = _labelled(subject.train, min(len(made.labels), MOST))
-    test = _labelled(subject.held_out, MOST)
+def accuracy(context: EvaluationContext) -> list[Result]:
+    """Accuracy on held-out images of a classifier trained on samples; the same trained on real images."""
+    check_accuracy(context)
+    _check_classes(context.train, "the training images", context.model.class_names)
+    bank = context.generated_images
+    made = Labelled(bank.rows, context.label_of(bank.numbers))
+    real = _labelled(context.train, min(len(made.labels), MOST))
+    test = _labelled(context.held_out, MOST)
     stated = {
-        "tested_on": "held-out pictures",
-        "held_out_fingerprint": subject.held_out.fingerprint,
-        "data_fingerprint": subject.train.fingerprint,
-        "samples": subject.sampling(),
+        "tested_on": "held-out images",
+        "held_out_fingerprint": context.held_out.fingerprint,
+        "data_fingerprint": context.train.fingerprint,
+        "samples": context.sampling(),
     }
-    return _results(made, real, test, len(subject.model.class_names), stated)
+    return _results(made, real, test, len(context.model.class_names), stated)
 
 
 def accuracy_between(pair: Pair) -> list[Result]:
-    """The same of labelled pictures, tested on half of the real set; the other half trains the one beside it."""
-    names = pair.held.class_names
-    _check_classes(pair.held, "B", names)
-    _check_classes(pair.made, "A", names)
-    rows = evenly_spaced(len(pair.held), pair.num_real)
-    made = _labelled(pair.made, min(pair.num_generated, MOST))
-    real = _labelled(pair.held.subset(rows[::2]), min(len(made.labels), MOST))
-    test = _labelled(pair.held.subset(rows[1::2]), MOST)
-    stated = {"tested_on": "every second real picture", **pair.about_real(), **pair.about_generated()}
+    """The same of labelled images, tested on half of the real set; the other half trains the reference classifier."""
+    names = pair.real_set.class_names
+    _check_classes(pair.real_set, "B", names)
+    _check_classes(pair.generated_set, "A", names)
+    rows = evenly_spaced(len(pair.real_set), pair.num_real)
+    made = _labelled(pair.generated_set, min(pair.num_generated, MOST))
+    real = _labelled(pair.real_set.subset(rows[::2]), min(len(made.labels), MOST))
+    test = _labelled(pair.real_set.subset(rows[1::2]), MOST)
+    stated = {"tested_on": "every second real image", **pair.about_real(), **pair.about_generated()}
     return _results(made, real, test, len(names), stated)
 
 
 def _check_classes(dataset: Dataset, what: str, names: tuple[str, ...]) -> None:
     if dataset.labels is None or len(names) < 2:
         raise UsageError(
-            f"metric 'accuracy' needs pictures of known class, {what} have none; give each class a folder of its own"
+            f"metric 'accuracy' needs images of known class, {what} have none; give each class a folder of its own"
         )
     if dataset.class_names != names:
         raise UsageError(
@@ -87,7 +87,7 @@ def _check_classes(dataset: Dataset, what: str, names: tuple[str, ...]) -> None:
 
 
 def _labelled(dataset: Dataset, count: int) -> Labelled:
-    """``count`` evenly spaced pictures of a set that has labels."""
+    """``count`` evenly spaced images of a set that has labels."""
     rows = evenly_spaced(len(dataset), count)
     batches = [dataset.fetch(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
     labels = [batch.given.label for batch in batches if batch.given.label is not None]
@@ -104,6 +104,6 @@ def _results(made: Labelled, real: Labelled, test: Labelled, num: int, stated: d
         "by_class": list(found.by_class),
         "real_by_class": list(scale.by_class),
     }
-    unit, error = "share of real pictures named rightly", found.standard_error
-    protocol = {**stated, **counts, **training, "uncertainty_of": "binomial, of the pictures tested"}
+    unit, error = "share of real images classified correctly", found.standard_error
+    protocol = {**stated, **counts, **training, "uncertainty_of": "binomial, of the images tested"}
     return [Result("classification_accuracy", found.value, unit, error, "higher", protocol, details)]

@@ -14,27 +14,27 @@ from undiffuse.limits import check_at_least
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.saved import check_seeds
 
-CHUNK = 500  # real pictures in memory as tensors at a time
+CHUNK = 500  # real images in memory as tensors at a time
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an evaluation is to be made.
+    """How an evaluation is made.
 
     Args:
-        num: samples drawn, and real pictures compared with where there are so many.
+        num: samples drawn, and real images compared with where there are so many.
         seed: of the first sample.
-        options: how samples are drawn; what they leave unsaid is the model's own.
-        batch_size: pictures sampled at a time; changes no number.
+        options: how samples are drawn; those that are not given are the model's own.
+        batch_size: images sampled at a time; changes no number.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        bound_images: held-out pictures whose bound is computed.
+        bound_images: held-out images whose bound is computed.
         bound_steps: knots of the bound's grid for a process without its own.
         bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``; ``None`` for ``beta`` on a chain's own
             knots and ``beta_tilde`` on the coarser grid of other processes, where it is the tighter; ``learned`` by
             default where the model learns one.
-        bound_random_images, bound_random_terms: held-out pictures of the random estimate, and terms of each.
-        bound_draws: log-SNRs at which the continuous bound looks, a picture.
-        likelihood_images: held-out pictures whose likelihood the ODE gives; of points, ``num`` are taken.
+        bound_random_images, bound_random_terms: held-out images of the random estimate, and terms of each.
+        bound_draws: log-SNRs at which the continuous bound is evaluated, per image.
+        likelihood_images: held-out images whose likelihood the ODE gives; of points, ``num`` are taken.
         likelihood_probes: of Hutchinson's estimate; up to 16 dimensions the divergence is exact.
     """
 
@@ -61,7 +61,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Result:
-    """One number: what it is, how sure, and how it came about."""
+    """One number: its value, its uncertainty and the protocol that made it."""
 
     metric: str
     value: float | None
@@ -84,12 +84,12 @@ class Result:
         }
 
 
-def stating(result: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    """A result whose protocol says these facts too."""
-    return {**result, "protocol": {**result["protocol"], **facts}}
+def stating(result: dict[str, Any], **entries: Any) -> dict[str, Any]:
+    """A result whose protocol has these entries too."""
+    return {**result, "protocol": {**result["protocol"], **entries}}
 
 
 def spread(dataset: Dataset, count: int) -> Tensor:
-    """``count`` items (at least one) evenly spaced over the set: folders come sorted by class, and none is left out."""
+    """``count`` items (at least one) evenly spaced over the set: folders come sorted by class, and none is missed."""
     rows = evenly_spaced(len(dataset), count)
     return torch.cat([dataset.fetch(rows[start : start + CHUNK]).items for start in range(0, len(rows), CHUNK)])

@@ -1,9 +1,9 @@
-"""Results and summaries of real pictures kept by content: what was computed once is not computed again.
+"""Results and summaries of real images kept by content: what was computed once is not computed again.
 
 An entry's name is the SHA-256 of everything that determines it, the source of this package included, so nothing is ever
-out of date; it is only no longer asked for. That it may go away, all entries together take at most ``MAX_BYTES``: when
-one is written, those that were not used for longest are removed until the rest fits, and a summary above a quarter of
-that is not kept at all. The folder may be deleted at any time. A damaged entry counts as absent.
+out of date; it is only no longer used. All entries together take at most ``MAX_BYTES``: when one is written, the least
+recently used are removed until the rest fits, and a summary above a quarter of that is not kept at all. The folder may
+be deleted at any time. A damaged entry counts as absent.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "undiffuse"
 
 
-def key_of(facts: Mapping[str, Any]) -> str:
-    """64 hex digits that change with any of ``facts`` (plain values) and with the code that computes."""
-    everything = {**facts, "undiffuse": __version__, "source": source_sha256(), "torch": torch.__version__}
+def key_of(key: Mapping[str, Any]) -> str:
+    """64 hex digits that change with any entry of ``key`` (plain values) and with the code that computes."""
+    everything = {**key, "undiffuse": __version__, "source": source_sha256(), "torch": torch.__version__}
     return _digest(everything)
 
 
@@ -68,20 +68,20 @@ class Cache:
         """The user's own, or one that keeps nothing."""
         return cls(cache_folder() if enabled else None)
 
-    def results(self, facts: Mapping[str, Any], make: Callable[[], Rows]) -> Rows:
-        """The rows of these facts, each with ``cached``: whether it was found here or made just now."""
-        path = self._path(_RESULTS, facts, ".json")
+    def results(self, key: Mapping[str, Any], make: Callable[[], Rows]) -> Rows:
+        """The rows under this key, each with ``cached``: whether it was found here or made just now."""
+        path = self._path(_RESULTS, key, ".json")
         if path is not None and (found := _read_results(path)) is not None:
             _touch(path)
             return [{**row, "cached": True} for row in found]
         rows = make()
         if path is not None:
-            self._keep(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(facts)}))
+            self._keep(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(key)}))
         return [{**row, "cached": False} for row in rows]
 
-    def tensors(self, facts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of these facts, found here or made just now."""
-        path = self._path(_SUMMARIES, facts, ".safetensors")
+    def tensors(self, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors under this key, found here or made just now."""
+        path = self._path(_SUMMARIES, key, ".safetensors")
         if path is not None and (found := _read_tensors(path)) is not None:
             _touch(path)
             return found
@@ -90,9 +90,9 @@ class Cache:
             self._keep(lambda: save_weights(path, tensors))
         return tensors
 
-    def forget(self, facts: Mapping[str, Any]) -> None:
-        """Drop the summary of these facts, which was found and could not be used."""
-        path = self._path(_SUMMARIES, facts, ".safetensors")
+    def forget(self, key: Mapping[str, Any]) -> None:
+        """Drop the summary under this key, which was found and could not be used."""
+        path = self._path(_SUMMARIES, key, ".safetensors")
         if path is not None:
             path.unlink(missing_ok=True)
 
@@ -103,8 +103,8 @@ class Cache:
             write()
             _make_room(self.folder, self.limit)
 
-    def _path(self, kind: str, facts: Mapping[str, Any], ending: str) -> Path | None:
-        return None if self.folder is None else self.folder / kind / f"{key_of(facts)}{ending}"
+    def _path(self, kind: str, key: Mapping[str, Any], ending: str) -> Path | None:
+        return None if self.folder is None else self.folder / kind / f"{key_of(key)}{ending}"
 
 
 def _touch(path: Path) -> None:
@@ -126,12 +126,12 @@ def _make_room(folder: Path, limit: int) -> None:
 
 def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
     """(time in ns, bytes, path) of each file; what a killed process left half-written is one, and grows old too."""
-    for kind in (_RESULTS, _SUMMARIES):  # weights that were downloaded lie beside them, and stay
+    for kind in (_RESULTS, _SUMMARIES):  # weights that were downloaded lie next to them, and stay
         for path in (folder / kind).glob("*"):
             with contextlib.suppress(OSError):
-                facts = path.lstat()
-                if stat.S_ISREG(facts.st_mode):
-                    yield facts.st_mtime_ns, facts.st_size, path
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_mtime_ns, status.st_size, path
 
 
 def _read_results(path: Path) -> Rows | None:

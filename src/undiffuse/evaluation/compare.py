@@ -1,4 +1,4 @@
-"""Two sets of pictures against each other, whatever made them, by the metrics that models are measured with."""
+"""Two sets of images against each other, whatever generated them, by the metrics of ``METRICS``."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ import numpy as np
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.evaluation.accuracy import accuracy_between
 from undiffuse.evaluation.base import Result, spread, stating
-from undiffuse.evaluation.copying import most, neighbour_results, search
-from undiffuse.evaluation.pair import Pair, about_set
-from undiffuse.evaluation.pictures import (
+from undiffuse.evaluation.image_metrics import (
     check_images,
     classes,
     classifies,
     frechet,
+    images_needed,
     inception_score,
     kernel,
     lpips_diversity,
-    pictures_needed,
     precision_recall,
     summarises,
 )
+from undiffuse.evaluation.memorisation import most, neighbour_results, search
+from undiffuse.evaluation.pair import Pair, about_set
 from undiffuse.evaluation.provenance import hardware, software
 from undiffuse.registry import lookup
 
-_SCALE_IMAGES = 2000  # pictures of the real set whose neighbours in it give a copying result its scale
+_SCALE_IMAGES = 2000  # images of the real set whose neighbours in it give a memorisation result its scale
 
 
-def copying_between(pair: Pair) -> list[Result]:
-    """Distances to the nearest real picture, beside those of real pictures to the others of their set."""
+def memorisation_between(pair: Pair) -> list[Result]:
+    """Memorisation: distances to the nearest real image, relative to those among real images."""
     check_images(pair, "copying")
-    rows = evenly_spaced(len(pair.held), min(pair.num_real, _SCALE_IMAGES, most(pair.held)))
+    rows = evenly_spaced(len(pair.real_set), min(pair.num_real, _SCALE_IMAGES, most(pair.real_set)))
     among, made = (
-        evenly_spaced(len(pair.held), pair.num_real),
-        spread(pair.made, min(pair.num_generated, most(pair.made))),
+        evenly_spaced(len(pair.real_set), pair.num_real),
+        spread(pair.generated_set, min(pair.num_generated, most(pair.generated_set))),
     )
     among = np.union1d(among, rows)
-    searches = search(made, spread(pair.held, len(rows)), pair.held.subset(among), pair.extractor, _places(rows, among))
+    searches = search(
+        made, spread(pair.real_set, len(rows)), pair.real_set.subset(among), pair.extractor, _places(rows, among)
+    )
     stated = {
         "distance": "L2",
-        "scale": f"{len(rows)} real pictures to their nearest among the others",
+        "scale": f"{len(rows)} real images to their nearest among the others",
         **pair.about_real(),
         **pair.about_generated(),
         "searched": len(made),
@@ -63,18 +65,18 @@ PAIR_METRICS: dict[str, Callable[[Pair], list[Result]]] = {
     "lpips_diversity": lpips_diversity,
     "accuracy": accuracy_between,
     "classes": classes,
-    "copying": copying_between,
+    "copying": memorisation_between,
 }
 
 
 def default_pair_metrics(pair: Pair) -> tuple[list[str], str]:
-    """The metrics that these sets are large enough for, and a line on what was left out, or ""."""
+    """The metrics that these sets are large enough for, and a line on those that are skipped, or ""."""
     compared = ["frechet", "kernel", "precision_recall"] if summarises(pair.num_features) else []
     names = [*compared, *(["inception_score", "classes"] if classifies(pair.extractor) else []), "copying"]
     fewest = min(pair.num_generated, pair.num_real)
-    needed = {name: pictures_needed(name, pair.num_features) for name in names}
+    needed = {name: images_needed(name, pair.num_features) for name in names}
     short = [f"{name} ({needed[name]})" for name in names if fewest < needed[name]]
-    note = f"left out for want of pictures, {fewest} given: {', '.join(short)}" if short else ""
+    note = f"skipped for lack of images, {fewest} given: {', '.join(short)}" if short else ""
     return [name for name in names if fewest >= needed[name]], note
 
 
@@ -82,7 +84,7 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     """All results as plain values for JSON.
 
     Raises:
-        UsageError: an unknown metric, too few pictures for one, or features that do not fit.
+        UsageError: an unknown metric, too few images for one, or features that do not fit.
     """
     rows = {name: lookup(PAIR_METRICS, name, "metric") for name in metrics}
     for name in rows:
@@ -90,8 +92,8 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     results = [result for name, row in rows.items() for result in _results(pair, name, row)]
     return {
         "results": results,
-        "pictures": about_set(pair.made, pair.num_generated),
-        "reference": about_set(pair.held, pair.num_real),
+        "pictures": about_set(pair.generated_set, pair.num_generated),
+        "reference": about_set(pair.real_set, pair.num_real),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **software(),
         "hardware": hardware(),
@@ -99,11 +101,11 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _results(pair: Pair, name: str, row: Callable[[Pair], list[Result]]) -> list[dict[str, Any]]:
-    facts: Mapping[str, Any] = {
+    key: Mapping[str, Any] = {
         "metric": name,
-        "pictures": pair.made.fingerprint,
+        "pictures": pair.generated_set.fingerprint,
         "num_pictures": pair.num_generated,
-        "reference": pair.held.fingerprint,
+        "reference": pair.real_set.fingerprint,
         "num_reference": pair.num_real,
         "features": pair.extractor.protocol(),
     }
@@ -111,8 +113,8 @@ def _results(pair: Pair, name: str, row: Callable[[Pair], list[Result]]) -> list
     def make() -> list[dict[str, Any]]:
         return [stating(result.to_dict(), software=software(), hardware=hardware()) for result in row(pair)]
 
-    sets = {**pair.about_generated(), **pair.about_real()}  # they may have lain elsewhere when the cache was filled
+    sets = {**pair.about_generated(), **pair.about_real()}  # they may have had other paths when the cache was filled
     return [
         stating(result, **{key: value for key, value in sets.items() if key in result["protocol"]})
-        for result in pair.cache.results(facts, make)
+        for result in pair.cache.results(key, make)
     ]

@@ -1,4 +1,4 @@
-"""Reading sets of pictures in one bounded pass: their summary, kept by content, and nearest neighbours among them."""
+"""Reading sets of images in one bounded pass: their summary, cached by content, and nearest neighbours among them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.metrics.summary import SetSummary
 from undiffuse.observer import SILENT, Observer
 
-_SEARCH_BYTES = 64 * 2**20  # of the pictures that neighbours are looked for among at a time
+_SEARCH_BYTES = 64 * 2**20  # of the images that neighbours are looked for among at a time
 _SEARCH_ROWS = 16_384
 
 Rows = npt.NDArray[np.int64]
 
 
-def summary_facts(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
-    """What a summary of ``count`` evenly spaced pictures depends on."""
+def summary_key(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
+    """What a summary of ``count`` evenly spaced images depends on."""
     return {
         "summary_of": dataset.fingerprint,
         "rows": f"{min(count, len(dataset))} of {len(dataset)}, evenly spaced",
@@ -39,21 +39,21 @@ def summary_facts(dataset: Dataset, count: int, extractor: FeatureExtractor) -> 
 def summary_of(
     dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, observer: Observer = SILENT
 ) -> SetSummary:
-    """The summary of ``count`` pictures evenly spaced over a set, from the cache where it is there."""
-    facts = summary_facts(dataset, count, extractor)
+    """The summary of ``count`` images evenly spaced over a set, from the cache where it is there."""
+    key = summary_key(dataset, count, extractor)
 
     def make() -> dict[str, Tensor]:
         return _pass(dataset, evenly_spaced(len(dataset), count), extractor, observer).tensors()
 
     try:
-        return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
+        return SetSummary.from_tensors(extractor, cache.tensors(key, make))
     except (KeyError, ValueError, RuntimeError, UsageError):
-        cache.forget(facts)  # sound as a file, but not what this code wrote
-        return SetSummary.from_tensors(extractor, cache.tensors(facts, make))
+        cache.forget(key)  # sound as a file, but not what this code wrote
+        return SetSummary.from_tensors(extractor, cache.tensors(key, make))
 
 
 def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> SetSummary:
-    """Pictures are numbered by their place among ``rows``: strided numbers would fill the groups of errors unevenly."""
+    """Images are numbered by their place among ``rows``: strided numbers would fill the groups of errors unevenly."""
     summary = SetSummary(extractor)
     for start in range(0, len(rows), CHUNK):
         items = dataset.fetch(rows[start : start + CHUNK]).items
@@ -65,13 +65,13 @@ def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: O
 def nearest_in(
     queries: Tensor, dataset: Dataset, rows: Rows, space: Callable[[Tensor], Tensor], k: int = 1
 ) -> Neighbours:
-    """The ``k`` nearest of some pictures of a set, which are read piece by piece: memory does not grow with them.
+    """The ``k`` nearest of some images of a set, which are read piece by piece: memory does not grow with them.
 
     Args:
         queries: (N, ...) rows in the space.
-        dataset: pictures.
+        dataset: images.
         rows: those of them to look among, at least ``k``.
-        space: maps uint8 pictures (B, C, H, W) to rows in the space.
+        space: maps uint8 images (B, C, H, W) to rows in the space.
         k: how many neighbours.
     Returns:
         Distances (N, k), ascending, and indices (N, k) into the set.

@@ -1,6 +1,6 @@
 """Likelihoods of held-out data: exact by the probability-flow ODE, and three forms of the variational bound.
 
-On levels every number is in bits a dimension for a probability of the picture's own 256 levels. With the exact denoiser
+On levels every number is in bits a dimension for a probability of the image's own 256 levels. With the exact denoiser
 the ODE's number and the continuous bound are one, and a sum on a grid lies above them. A network's are three different
 models (of the ODE, of the SDE, of the chain), with different ends; each result says where it starts and how it decodes.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
 from undiffuse.evaluation.base import Protocol, Result, spread
-from undiffuse.evaluation.subject import Subject, need_held_out, need_pictures
+from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
 from undiffuse.losses.variational import Bound, Normal, variational_bound
@@ -29,42 +29,42 @@ from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
 from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
 from undiffuse.samplers.noise import SeededNoise
 
-_ROWS = 64  # pictures that a network is given at a time for a bound
+_ROWS = 64  # images that a network is given at a time for a bound
 _ODE_ROWS = {"image": 32, "points": 1024}  # that are followed together; they wait for the slowest
 _LARGEST_EXACT = 16  # dimensions whose divergence is taken exactly
 
 
-def nll(subject: Subject) -> list[Result]:
-    """-log p of held-out data by the probability-flow ODE: bits a dimension of pictures, nats a point."""
-    protocol, pictures = subject.protocol, subject.pictures
-    items = _held_out(subject, "nll", protocol.likelihood_images if pictures else protocol.num)
-    exact = math.prod(subject.model.module.shape) <= _LARGEST_EXACT
-    rows = min(_ODE_ROWS[subject.model.module.space.kind], len(items))
-    denoiser = _denoiser(subject, rows)
+def nll(context: EvaluationContext) -> list[Result]:
+    """-log p of held-out data by the probability-flow ODE: bits a dimension of images, nats a point."""
+    protocol, is_image = context.protocol, context.makes_images
+    items = _held_out(context, "nll", protocol.likelihood_images if is_image else protocol.num)
+    exact = math.prod(context.model.module.shape) <= _LARGEST_EXACT
+    rows = min(_ODE_ROWS[context.model.module.space.kind], len(items))
+    denoiser = _denoiser(context, rows)
     parts = []
     for start in range(0, len(items), rows):
-        x_0, noise = items[start : start + rows].to(subject.model.module.device), _noise(protocol, start, rows, items)
-        data = dequantise(x_0, noise) if pictures else x_0
+        x_0, noise = items[start : start + rows].to(context.model.module.device), _noise(protocol, start, rows, items)
+        data = dequantise(x_0, noise) if is_image else x_0
         probes: Any = "exact" if exact else protocol.likelihood_probes
-        told = partial(_told, subject, start, len(x_0), len(items))
-        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, tell=told))
-    stated = _ode_protocol(subject, parts, exact) | {"dequantisation": "uniform" if pictures else "none"}
-    values = torch.cat([part.bits_per_dim() if pictures else -part.nats for part in parts])
-    return [_result("nll", values, stated, "bits/dim" if pictures else "nats", _ode_details(parts, pictures))]
+        report = partial(_report, context, start, len(x_0), len(items))
+        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, tell=report))
+    stated = _ode_protocol(context, parts, exact) | {"dequantisation": "uniform" if is_image else "none"}
+    values = torch.cat([part.bits_per_dim() if is_image else -part.nats for part in parts])
+    return [_result("nll", values, stated, "bits/dim" if is_image else "nats", _ode_details(parts, is_image))]
 
 
-def _told(subject: Subject, start: int, count: int, total: int, share: float) -> None:
+def _report(context: EvaluationContext, start: int, count: int, total: int, share: float) -> None:
     """The solver has gone a share of its way with ``count`` items from the ``start`` on."""
-    subject.observer.progress(start + share * count, total)
+    context.observer.progress(start + share * count, total)
 
 
-def _ode_protocol(subject: Subject, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:
-    protocol, (noisy, clean) = subject.protocol, parts[0].log_snr_range
+def _ode_protocol(context: EvaluationContext, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:
+    protocol, (noisy, clean) = context.protocol, parts[0].log_snr_range
     probes = "exact" if exact else f"{protocol.likelihood_probes} Rademacher, fixed along a trajectory"
     return {
         "images": sum(len(part.nats) for part in parts),
-        **_stated(subject),
-        "solver": "Dormand-Prince 5(4) in log-SNR, a step size a row",
+        **_stated(context),
+        "solver": "Dormand-Prince 5(4) in log-SNR, a step size per sample",
         "rtol": RTOL,
         "atol": ATOL,
         "nfe": round(float(torch.cat([part.nfe for part in parts]).double().mean()), 1),
@@ -76,147 +76,147 @@ def _ode_protocol(subject: Subject, parts: Sequence[Likelihood], exact: bool) ->
     }
 
 
-def _ode_details(parts: Sequence[Likelihood], pictures: bool) -> dict[str, Any]:
+def _ode_details(parts: Sequence[Likelihood], is_image: bool) -> dict[str, Any]:
     """The error that probes alone make, and how Gaussian the latents are (1 is what N(0, I) has)."""
     latents = torch.cat([part.latent.double().flatten(1).cpu() for part in parts])
     details: dict[str, Any] = {"latent_mean_square": float((latents**2).mean())}
     variances = [part.probe_variance for part in parts if part.probe_variance is not None]
     if variances:
         variance = torch.cat(variances).cpu()  # of a single probe, so over the number of probes that of their mean
-        unit = parts[0].num_dims * math.log(2) if pictures else 1.0
+        unit = parts[0].num_dims * math.log(2) if is_image else 1.0
         details["variance_of_one_probe"] = float(variance.mean()) / unit**2
     return details
 
 
-def vlb(subject: Subject) -> list[Result]:
-    """The variational bound on held-out pictures: L_T, the sum of L_t, L_0 and their total, in bits a dimension."""
-    protocol, options = subject.protocol, _bound_options(subject, "vlb")
-    items = _held_out(subject, "vlb", protocol.bound_images)
+def vlb(context: EvaluationContext) -> list[Result]:
+    """The variational bound on held-out images: L_T, the sum of L_t, L_0 and their total, in bits a dimension."""
+    protocol, options = context.protocol, _bound_options(context, "vlb")
+    items = _held_out(context, "vlb", protocol.bound_images)
 
     def bound(denoiser: Denoiser, x_0: Tensor, times: Tensor, normal: Normal) -> Bound:
         return variational_bound(denoiser, x_0, times, normal, **options)
 
-    bounds = _on_grid(subject, items, bound)
-    return _bound_results("vlb", bounds, _grid_protocol(subject, bounds) | {"draws_a_term": 1})
+    bounds = _on_grid(context, items, bound)
+    return _bound_results("vlb", bounds, _grid_protocol(context, bounds) | {"draws_a_term": 1})
 
 
-def vlb_random(subject: Subject) -> list[Result]:
-    """An unbiased estimate of the same bound from one random term a picture, on many pictures."""
-    protocol, options = subject.protocol, _bound_options(subject, "vlb_random")
-    items = _held_out(subject, "vlb_random", protocol.bound_random_images)
+def vlb_random(context: EvaluationContext) -> list[Result]:
+    """An unbiased estimate of the same bound from one random term per image, on many images."""
+    protocol, options = context.protocol, _bound_options(context, "vlb_random")
+    items = _held_out(context, "vlb_random", protocol.bound_random_images)
 
     def bound(denoiser: Denoiser, x_0: Tensor, times: Tensor, normal: Normal) -> Bound:
         return random_bound(denoiser, x_0, times, normal, num_draws=protocol.bound_random_terms, **options)
 
-    bounds = _on_grid(subject, items, bound)
-    drawn = f"{protocol.bound_random_terms} a picture, in proportion to their share of the log-SNR"
-    return _bound_results("vlb_random", bounds, _grid_protocol(subject, bounds) | {"random_terms": drawn})
+    bounds = _on_grid(context, items, bound)
+    drawn = f"{protocol.bound_random_terms} an image, in proportion to their share of the log-SNR"
+    return _bound_results("vlb_random", bounds, _grid_protocol(context, bounds) | {"random_terms": drawn})
 
 
-def continuous(subject: Subject) -> list[Result]:
-    """The bound in continuous time, an integral over the log-SNR: bits a dimension of pictures, nats a point."""
-    protocol, pictures = subject.protocol, subject.pictures
-    items = _held_out(subject, "continuous_bound", protocol.bound_images if pictures else protocol.num)
-    rows = _ROWS if pictures else _ODE_ROWS["points"]
-    denoiser = _denoiser(subject, min(rows, len(items)))
+def continuous(context: EvaluationContext) -> list[Result]:
+    """The bound in continuous time, an integral over the log-SNR: bits a dimension of images, nats a point."""
+    protocol, is_image = context.protocol, context.makes_images
+    items = _held_out(context, "continuous_bound", protocol.bound_images if is_image else protocol.num)
+    rows = _ROWS if is_image else _ODE_ROWS["points"]
+    denoiser = _denoiser(context, min(rows, len(items)))
     ends = ode_range(denoiser)
-    decoder: Any = "levels" if pictures else "density"
+    decoder: Any = "levels" if is_image else "density"
     bounds = []
     for start in range(0, len(items), rows):
-        x_0 = items[start : start + rows].to(subject.model.module.device)
+        x_0 = items[start : start + rows].to(context.model.module.device)
         normal = _noise(protocol, start, rows, items).numbered
         bounds.append(continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder))
-        subject.observer.progress(start + len(x_0), len(items))
+        context.observer.progress(start + len(x_0), len(items))
     stated = {
         "images": len(items),
-        **_stated(subject),
+        **_stated(context),
         "log_snrs_a_picture": f"{protocol.bound_draws}, stratified evenly over the log-SNR",
         "clean_log_snr": ends[1],
         "noisy_log_snr": ends[0],
-        "decoder": _decoder_words(bounds[0].decoder_std) if pictures else "entropy of the noise left at the clean end",
+        "decoder": _decoder_words(bounds[0].decoder_std) if is_image else "entropy of the noise left at the clean end",
         "precision": "fp32 network, float64 sums",
     }
-    unit = "bits/dim" if pictures else "nats"
+    unit = "bits/dim" if is_image else "nats"
     return [
-        _result(name, bounds[0].bits_per_dim(nats) if pictures else nats, stated, unit)
+        _result(name, bounds[0].bits_per_dim(nats) if is_image else nats, stated, unit)
         for name, nats in _joined([_parts("continuous_bound", bound, bound.diffusion) for bound in bounds]).items()
     ]
 
 
-def _held_out(subject: Subject, metric: str, count: int) -> Tensor:
+def _held_out(context: EvaluationContext, metric: str, count: int) -> Tensor:
     """x_0 of ``count`` held-out items, float32 on the CPU."""
-    need_held_out(subject, metric)
-    items = spread(subject.held_out, count)
+    need_held_out(context, metric)
+    items = spread(context.held_out, count)
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 
 
-def _system(subject: Subject) -> DenoisingModel:
-    return denoising(subject.model.module, "a likelihood or a bound")
+def _model(context: EvaluationContext) -> DenoisingModel:
+    return denoising(context.model.module, "a likelihood or a bound")
 
 
-def _denoiser(subject: Subject, rows: int) -> FixedBatchDenoiser:
-    return FixedBatchDenoiser(_system(subject).denoiser("fp32"), rows)
+def _denoiser(context: EvaluationContext, rows: int) -> FixedBatchDenoiser:
+    return FixedBatchDenoiser(_model(context).denoiser("fp32"), rows)
 
 
 def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:
-    """Row i draws from seed + i, wherever it stands."""
+    """Sample i draws from seed + i, whatever its position."""
     return SeededNoise(range(protocol.seed + start, protocol.seed + min(start + rows, len(items))))
 
 
-def _stated(subject: Subject) -> dict[str, Any]:
+def _stated(context: EvaluationContext) -> dict[str, Any]:
     return {
         "split": "held out",
-        "data_fingerprint": subject.held_out.fingerprint,
+        "data_fingerprint": context.held_out.fingerprint,
         "labels": "none",
-        "weights": subject.model.weights,
+        "weights": context.model.weights,
     }
 
 
-def _bound_options(subject: Subject, metric: str) -> dict[str, Any]:
+def _bound_options(context: EvaluationContext, metric: str) -> dict[str, Any]:
     """Variance and decoder: learned where the model has a variance of its own, and then in the decoder as well."""
-    need_pictures(subject, metric)  # its decoder counts 256 levels
-    system = _system(subject)
-    if subject.protocol.bound_variance is not None:
-        variance = subject.protocol.bound_variance
-    elif _learns_variance(subject):
+    need_images(context, metric)  # its decoder counts 256 levels
+    model = _model(context)
+    if context.protocol.bound_variance is not None:
+        variance = context.protocol.bound_variance
+    elif _learns_variance(context):
         variance = "learned"
     else:
-        variance = "beta" if system.process.knots is not None else "beta_tilde"
+        variance = "beta" if model.process.knots is not None else "beta_tilde"
     return {"variance": variance, "decoder": "reverse" if variance == "learned" else "snr"}
 
 
 @torch.no_grad()
-def _learns_variance(subject: Subject) -> bool:
-    system = _system(subject)
-    x = torch.zeros(1, *system.shape, device=system.device)
-    denoised: Denoised = system.denoiser("fp32")(x, torch.full((1,), 0.5, dtype=torch.float64, device=system.device))
+def _learns_variance(context: EvaluationContext) -> bool:
+    model = _model(context)
+    x = torch.zeros(1, *model.shape, device=model.device)
+    denoised: Denoised = model.denoiser("fp32")(x, torch.full((1,), 0.5, dtype=torch.float64, device=model.device))
     return denoised.variance_mix is not None
 
 
 def _on_grid(
-    subject: Subject, items: Tensor, bound: Callable[[Denoiser, Tensor, Tensor, Normal], Bound]
+    context: EvaluationContext, items: Tensor, bound: Callable[[Denoiser, Tensor, Tensor, Normal], Bound]
 ) -> list[Bound]:
     """The bound of all items on the model's grid, chunk by chunk."""
-    system = _system(subject)
-    denoiser = _denoiser(subject, min(_ROWS, len(items)))
-    times = bound_grid(system.process, system.log_snr_range, subject.protocol.bound_steps).to(system.device)
+    model = _model(context)
+    denoiser = _denoiser(context, min(_ROWS, len(items)))
+    times = bound_grid(model.process, model.log_snr_range, context.protocol.bound_steps).to(model.device)
     bounds = []
     for start in range(0, len(items), 4 * _ROWS):
-        noise = _noise(subject.protocol, start, 4 * _ROWS, items)
-        x_0 = items[start : start + 4 * _ROWS].to(system.device)
+        noise = _noise(context.protocol, start, 4 * _ROWS, items)
+        x_0 = items[start : start + 4 * _ROWS].to(model.device)
         bounds.append(bound(denoiser, x_0, times, noise.numbered))
-        subject.observer.progress(start + len(x_0), len(items))
+        context.observer.progress(start + len(x_0), len(items))
     return bounds
 
 
-def _grid_protocol(subject: Subject, bounds: Sequence[Bound]) -> dict[str, Any]:
-    system = _system(subject)
+def _grid_protocol(context: EvaluationContext, bounds: Sequence[Bound]) -> dict[str, Any]:
+    model = _model(context)
     first = bounds[0]
     return {
         "images": sum(len(bound.prior) for bound in bounds),
-        **_stated(subject),
+        **_stated(context),
         "terms": len(first.times),
-        "grid": "the chain's own knots" if system.process.knots is not None else "even in log-SNR",
+        "grid": "the chain's own knots" if model.process.knots is not None else "even in log-SNR",
         "t_1": float(first.times[0]),
         "variance": first.variance,
         "decoder": _decoder_words(first.decoder_std),

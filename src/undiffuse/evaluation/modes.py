@@ -1,7 +1,7 @@
 """Metric ``modes``: the modes of the data that samples reach, how evenly, and whether the model has collapsed.
 
-Points have the modes that their source is made of. Grey pictures have the classes that the classifier which suits the
-data names; stacks of three have their cube. See ``metrics.modes`` for what is counted and for the verdict.
+Points have the modes that their source is made of. Grey images have the classes of the classifier that suits the data;
+stacks of three have their cube. See ``metrics.modes`` for what is counted and when a model has collapsed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.data.sources.modes import PointModes, known_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
-from undiffuse.evaluation.subject import Subject
+from undiffuse.evaluation.context import EvaluationContext
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import fitting_features, load_features
 from undiffuse.metrics.modes import (
@@ -39,34 +39,34 @@ from undiffuse.metrics.modes import (
     to_details,
 )
 
-#: Real pictures that say what the classifier makes of the data.
-REAL_PICTURES = 1000
+#: Real images that say what the classifier makes of the data.
+REAL_IMAGES = 1000
 
 
-class Ground(NamedTuple):
-    """What modes the data has and how samples are given to them.
+class DataModes(NamedTuple):
+    """The modes of the data, and how samples are assigned to them.
 
     Attributes:
         words: what a mode is.
         shares: (K,) of the data.
         locate: (samples) -> their modes, and the share of good ones among real data.
-        facts: of the protocol.
+        protocol: entries of a result's protocol.
     """
 
     words: str
     shares: Tensor
     locate: Callable[[Tensor], Located]
-    facts: dict[str, Any]
+    protocol: dict[str, Any]
 
 
-def modes(subject: Subject) -> list[Result]:
-    """Modes found, share of good samples and KL of the modes' histogram against the data's, with a verdict."""
-    check_modes(subject)
-    model = subject.model
-    ground = ground_of(source_of(model.config), model.module.shape, model.origin, lambda: subject.train)
-    samples = subject.pictures_made.rows if subject.pictures else subject.samples
-    found = measure_modes(ground.locate(samples), ground.shares)
-    return _results(found, {**ground.facts, "modes": ground.words, "samples": subject.sampling()})
+def modes(context: EvaluationContext) -> list[Result]:
+    """Modes found, share of good samples, KL of the modes' histogram against the data's; whether it collapsed."""
+    check_modes(context)
+    model = context.model
+    known = data_modes(source_of(model.config), model.module.shape, model.origin, lambda: context.train)
+    samples = context.generated_images.rows if context.makes_images else context.samples
+    found = measure_modes(known.locate(samples), known.shares)
+    return _results(found, {**known.protocol, "modes": known.words, "samples": context.sampling()})
 
 
 def mode_counter(
@@ -77,7 +77,7 @@ def mode_counter(
     Args:
         record: the model's ``config.json``.
         shape: of one sample.
-        origin: what is said of the data.
+        origin: names in the data's provenance, which pick the classifier.
         load_train: gives the training items; called when samples are first counted.
     """
     source = source_of(record)
@@ -87,27 +87,29 @@ def mode_counter(
         return None
 
     def count(samples: Tensor) -> Modes:
-        ground = ground_of(source, shape, origin, load_train)
-        return measure_modes(ground.locate(samples), ground.shares)
+        known = data_modes(source, shape, origin, load_train)
+        return measure_modes(known.locate(samples), known.shares)
 
     return count
 
 
-def ground_of(source: SourceConfig, shape: tuple[int, ...], origin: str, load_train: Callable[[], Dataset]) -> Ground:
-    """What modes the data of a source has; see ``check_known``."""
+def data_modes(
+    source: SourceConfig, shape: tuple[int, ...], origin: str, load_train: Callable[[], Dataset]
+) -> DataModes:
+    """The modes of a source's data; see ``check_known``."""
     known = known_modes(source)
-    return point_ground(known) if known is not None else picture_ground(source, shape, origin, load_train)
+    return point_modes(known) if known is not None else image_modes(source, shape, origin, load_train)
 
 
-def check_modes(subject: Subject) -> None:
+def check_modes(context: EvaluationContext) -> None:
     """Refuse data whose modes are not known, before anything is sampled."""
-    check_known(source_of(subject.model.config), subject.model.module.shape, subject.model.origin)
+    check_known(source_of(context.model.config), context.model.module.shape, context.model.origin)
 
 
-def has_modes(subject: Subject) -> bool:
+def has_modes(context: EvaluationContext) -> bool:
     """Whether the modes of the model's data are known."""
     try:
-        check_modes(subject)
+        check_modes(context)
     except UsageError:
         return False
     return True
@@ -141,48 +143,48 @@ def check_known(source: SourceConfig, shape: tuple[int, ...], origin: str) -> No
         )
 
 
-def point_ground(known: PointModes) -> Ground:
+def point_modes(known: PointModes) -> DataModes:
     """Of points: good within 3 standard deviations of the nearest mode."""
     expected = good_of_gaussian(1 if known.words == "circles" else 2)
 
     def locate(points: Tensor) -> Located:
         return located_points(torch.from_numpy(known.distances(points.double().cpu().numpy())), expected)
 
-    facts = {"good": f"within {WITHIN:g} standard deviations of a mode", "std": known.std}
-    return Ground(known.words, even(known.num), locate, facts)
+    protocol = {"good": f"within {WITHIN:g} standard deviations of a mode", "std": known.std}
+    return DataModes(known.words, even(known.num), locate, protocol)
 
 
-def picture_ground(
+def image_modes(
     source: SourceConfig, shape: tuple[int, ...], origin: str, load_train: Callable[[], Dataset]
-) -> Ground:
-    """Of pictures: good where each channel is named with confidence.
+) -> DataModes:
+    """Of images: good where each channel is named with confidence.
 
-    The shares of stacks are the products of those of their digits by the labels; of other pictures, what the classifier
+    The shares of stacks are the products of those of their digits by the labels; of other images, what the classifier
     says of real ones.
     """
     extractor = load_features(fitting_features((1, *shape[1:]), origin))
     train = load_train()
-    real = train.fetch(evenly_spaced(len(train), REAL_PICTURES)).items
+    real = train.fetch(evenly_spaced(len(train), REAL_IMAGES)).items
     labels, sure = named_channels(extractor, real)
     num, stacked = int(extractor.num_classes or 0), isinstance(source, StackedMnistConfig)
     if stacked:
         shares, basis = product_shares(_digits(train, labels), num), "product of the digits' shares"
     else:
-        shares, basis = smoothed(torch.bincount(labels.flatten(), minlength=num)), "classifier on training pictures"
-    facts = {
+        shares, basis = smoothed(torch.bincount(labels.flatten(), minlength=num)), "classifier on training images"
+    protocol = {
         **extractor.protocol(),
         "good": "every channel named with a probability of at least 0.9",
         "data_shares": basis,
-        "reference": "training pictures",
+        "reference": "training images",
         "reference_images": len(real),
         "data_fingerprint": train.fingerprint,
     }
     words = "classes of three channels" if stacked else "classes"
-    return Ground(words, shares, _locating(extractor, float(sure.double().mean())), facts)
+    return DataModes(words, shares, _locating(extractor, float(sure.double().mean())), protocol)
 
 
 def _locating(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], Located]:
-    return lambda pictures: located_images(extractor, pictures, good_of_real)
+    return lambda images: located_images(extractor, images, good_of_real)
 
 
 def _digits(train: Dataset, named: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two sets of pictures, one to judge and one to judge it by, each summed up once for all metrics."""
+"""Two sets of images, generated and real ones, each summarised once for all metrics."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from undiffuse.observer import SILENT, Observer
 
 @dataclass
 class Pair:
-    """Two sets of pictures of one shape.
+    """Two sets of images of one shape.
 
     Args:
-        made: the pictures to judge.
-        held: the real ones that they are judged by.
+        generated_set: the images to evaluate.
+        real_set: the real ones that they are compared with.
         num: of each at most, evenly spaced; ``None`` for all.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the pictures.
+        features: a row of ``metrics.FEATURES``; ``auto`` picks by the images.
         cache: of summaries and results; by default nothing is kept.
-        observer: hears of the pictures read, of those to read.
+        observer: hears of the images read, of those to read.
     Raises:
-        UsageError: points, or pictures of two shapes.
+        UsageError: points, or images of two shapes.
     """
 
-    made: Dataset
-    held: Dataset
+    generated_set: Dataset
+    real_set: Dataset
     num: int | None = None
     features: str = "auto"
     cache: Cache = field(default_factory=lambda: Cache(None))
@@ -47,65 +47,65 @@ class Pair:
     def __post_init__(self) -> None:
         if self.num is not None:
             check_at_least("num", self.num)
-        for dataset in (self.made, self.held):
+        for dataset in (self.generated_set, self.real_set):
             if not dataset.space.is_image:
-                raise UsageError(f"sets of pictures are compared, {dataset.name!r} holds points of {dataset.shape}")
-        if self.made.shape != self.held.shape:
+                raise UsageError(f"sets of images are compared, {dataset.name!r} holds points of {dataset.shape}")
+        if self.generated_set.shape != self.real_set.shape:
             raise UsageError(
-                f"pictures of shape {self.made.shape} and {self.held.shape} (channels, height, width) do not compare; "
-                "bring them to one size and one number of channels"
+                f"images of shape {self.generated_set.shape} and {self.real_set.shape} (channels, height, width) do "
+                "not compare; bring them to one size and one number of channels"
             )
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
-        """The features asked for, or those that fit the real pictures."""
-        origin = " ".join([self.held.name, *self.held.provenance.values(), *self.held.class_names])
-        return pick_features(self.features, self.held.shape, origin)
+        """The requested features, or those that suit the real images."""
+        origin = " ".join([self.real_set.name, *self.real_set.provenance.values(), *self.real_set.class_names])
+        return pick_features(self.features, self.real_set.shape, origin)
 
     @property
     def num_features(self) -> int:
-        """The features of one picture."""
-        return self.extractor.dim or math.prod(self.held.shape)
+        """The features of one image."""
+        return self.extractor.dim or math.prod(self.real_set.shape)
 
     @property
     def num_generated(self) -> int:
-        """How many pictures are judged."""
-        return min(len(self.made), self.num or len(self.made))
+        """How many images are evaluated."""
+        return min(len(self.generated_set), self.num or len(self.generated_set))
 
     @property
     def num_real(self) -> int:
-        """How many real pictures they are judged by."""
-        return min(len(self.held), self.num or len(self.held))
+        """How many real images they are compared with."""
+        return min(len(self.real_set), self.num or len(self.real_set))
 
     @cached_property
     def generated(self) -> SetSummary:
-        """The summary of the pictures to judge."""
-        return summary_of(self.made, self.num_generated, self.extractor, self.cache, self.observer)
+        """The summary of the images to evaluate."""
+        return summary_of(self.generated_set, self.num_generated, self.extractor, self.cache, self.observer)
 
     @cached_property
     def real(self) -> SetSummary:
         """The summary of the real ones."""
-        return summary_of(self.held, self.num_real, self.extractor, self.cache, self.observer)
+        return summary_of(self.real_set, self.num_real, self.extractor, self.cache, self.observer)
 
     def some_generated(self, count: int) -> Tensor:
-        """``count`` of the pictures to judge, evenly spaced over the set."""
-        return spread(self.made, min(count, self.num_generated))
+        """``count`` of the images to evaluate, evenly spaced over the set."""
+        return spread(self.generated_set, min(count, self.num_generated))
 
     def some_real(self, count: int) -> Tensor:
         """``count`` of the real ones, evenly spaced over the set."""
-        return spread(self.held, min(count, self.num_real))
+        return spread(self.real_set, min(count, self.num_real))
 
     def about_generated(self) -> dict[str, Any]:
-        """What a result says about the pictures to judge."""
-        return {"pictures": about_set(self.made, self.num_generated)}
+        """What a result says about the images to evaluate."""
+        return {"pictures": about_set(self.generated_set, self.num_generated)}
 
     def about_real(self) -> dict[str, Any]:
         """What a result says about the real ones."""
-        return {"reference": about_set(self.held, self.num_real), "reference_images": self.num_real}
+        return {"reference": about_set(self.real_set, self.num_real), "reference_images": self.num_real}
 
 
 def about_set(dataset: Dataset, num: int) -> dict[str, Any]:
-    """What a result says of a set of pictures and how many of them were looked at."""
+    """What a result says of a set of images and how many of them were looked at."""
     stated: dict[str, Any] = {key: dataset.provenance.get(key) for key in ("source", "options")}
     stated |= stored_with(dataset.provenance)
     return {"num": num, "of": len(dataset), "set": dataset.name, **stated, "data_fingerprint": dataset.fingerprint}

@@ -1,4 +1,4 @@
-"""What a number depends on beside the data: the version, the commit, the source as it lies here, and the machine."""
+"""What a number depends on other than the data: version, commit, the source as it is on disk, and hardware."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def software() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The machine in a few words, and whether networks on its CPU have our own norms, which round otherwise."""
+    """The hardware in a few words, and whether networks on its CPU use our own norms, which round differently."""
     on_gpu = torch.cuda.is_available()
     gpu = f", {torch.cuda.get_device_name()}" if on_gpu else ""
     norms = ", own norms" if not on_gpu and has_fused_norm() else ""
@@ -44,7 +44,7 @@ def averaging(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source_sha256() -> str:
-    """SHA-256 of the package's modules as they were loaded: numbers of changed code are never taken for new.
+    """SHA-256 of the package's modules as they were loaded: numbers of older code are never taken for those of newer.
 
     A file that is edited while an evaluation runs is no part of what computes, and changes nothing here.
     """
@@ -52,7 +52,7 @@ def source_sha256() -> str:
 
 
 def modules_sha256(package: Path) -> str:
-    """SHA-256 over the names and contents of a package's modules as they lie there, C++ included."""
+    """SHA-256 over the names and contents of a package's modules on disk, C++ included."""
     digest = hashlib.sha256()
     for path in sorted(path for kind in ("*.py", "*.cpp") for path in package.rglob(kind)):
         content = path.read_bytes()
@@ -88,7 +88,7 @@ def _git_folder(path: Path) -> Path:
 
 
 def _commit_of(folder: Path, reference: str) -> str | None:
-    """What a branch stands at: a file of its own, or a line of ``packed-refs``, here or in the main checkout."""
+    """The commit of a branch: a file of its own, or a line of ``packed-refs``, here or in the main checkout."""
     shared = folder / "commondir"
     common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
     for place in (folder, common):

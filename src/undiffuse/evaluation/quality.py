@@ -1,9 +1,9 @@
-"""Quality while training goes on: the same few samples measured again and again, against the training data.
+"""Quality during training: the same few seeds are sampled and measured again and again, against the training data.
 
-Pictures: the squared Fréchet distance over the features that fit the data, or the distance and features that the caller
+Images: the squared Fréchet distance over the features that suit the data, or the distance and features that the caller
 names, with its standard error, as ``evaluate`` would give it for as many samples from the same seeds. Points: the
-sliced Wasserstein distance. Beside it the mean of each channel (coordinate) and the contrast, the standard deviation
-over all values, of samples and of data: a drift of colour or contrast shows there before it shows to the eye. The
+sliced Wasserstein distance. With it come the mean of each channel (coordinate) and the contrast, the standard deviation
+over all values, of samples and of data: a drift of colour or contrast shows there before it is visible. The
 data's side is computed once.
 """
 
@@ -27,20 +27,20 @@ from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.models.saved import Model
 
-#: Training pictures on the data's side, or as many as there are samples.
+#: Training images on the data's side, or as many as there are samples.
 MOST_REAL = 5000
 
 
-class PictureQuality:
-    """A distance, colour and contrast of pictures; call it with chunks of uint8 (B, C, H, W).
+class ImageQuality:
+    """A distance, colour and contrast of images; call it with chunks of uint8 (B, C, H, W).
 
     Args:
         extractor: of the features.
-        train: the training pictures.
+        train: the training images.
         num: samples that will come.
-        distance: from the training pictures; the Fréchet distance by default.
+        distance: from the training images; the Fréchet distance by default.
     Raises:
-        UsageError: fewer samples or training pictures than the distance needs.
+        UsageError: fewer samples or training images than the distance needs.
     """
 
     def __init__(
@@ -102,23 +102,23 @@ class PointQuality:
 
 def quality_measure(
     model: Model, train: Dataset, num: int, features: str = "auto", metric: str = "frechet"
-) -> PictureQuality | PointQuality:
+) -> ImageQuality | PointQuality:
     """What measures ``num`` samples of a model against its training data while it is trained.
 
     Args:
-        features: of pictures, a row of ``metrics.FEATURES``; ``auto`` picks by the data.
+        features: of images, a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         metric: the distance over them, a row of ``SET_DISTANCES``.
     Raises:
-        UsageError: too few samples or training pictures; says how many are needed, and how to go without.
+        UsageError: too few samples or training images; says how many are needed, and how to go without.
     """
     if not train.space.is_image:
         return PointQuality(train, num)
     try:
         extractor = pick_features(features, model.module.shape, model.origin)
-        return PictureQuality(extractor, train, num, set_distance(metric))
+        return ImageQuality(extractor, train, num, set_distance(metric))
     except UsageError as error:
         raise UsageError(
-            f"quality_samples={num} with {len(train)} real pictures cannot be measured ({error}); or say "
+            f"quality_samples={num} with {len(train)} real images cannot be measured ({error}); or say "
             "quality_every_images=0 for no measurements"
         ) from None
 

@@ -1,4 +1,4 @@
-"""The noise schedule of a trained model and where its training looked, as plain arrays to draw.
+"""The noise schedule of a trained model and which noise levels its training draws, as plain arrays to plot.
 
 Over time: alpha, sigma and the log-SNR lambda = 2 log(alpha / sigma). Over the log-SNR: the density p(lambda) of the
 noise levels that training draws, the weight w(lambda) of its loss on ||eps - eps-hat||^2, and p w scaled to one, which
@@ -23,7 +23,7 @@ from undiffuse.models.base import DenoisingModel, GenerativeModel
 
 Values = npt.NDArray[np.float64]
 
-#: Log-SNRs beyond are left out: there x_t is noise, or data, to float32.
+#: Log-SNRs beyond are not shown: there x_t is noise, or data, to float32.
 WIDEST = 20.0
 _TIMES, _LEVELS, _DRAWS = 257, 160, 8192
 _TAIL = 1e-5  # share of the draws at either end that is not shown

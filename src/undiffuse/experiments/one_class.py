@@ -30,8 +30,7 @@ from undiffuse.observer import note, stage
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed, sealed
-from undiffuse.studies.comparing import draw, fetch
-from undiffuse.studies.one_class import (
+from undiffuse.studies.ablations.one_class import (
     SETS,
     Asked,
     Target,
@@ -39,11 +38,12 @@ from undiffuse.studies.one_class import (
     draw_samples,
     markdown,
     measure,
-    other_pictures,
+    other_images,
     row_texts,
     target_of,
 )
-from undiffuse.studies.pictures import PictureSubject
+from undiffuse.studies.images.context import ImageStudyContext
+from undiffuse.studies.images.reference_distances import draw, fetch
 from undiffuse.training.config import RunConfig
 from undiffuse.version import __version__
 from undiffuse.wording import Table
@@ -68,7 +68,7 @@ class Ground:
         self.references: dict[str, Tensor] = {}
         self.others: dict[str, Tensor] = {}
         for name, rows in (("class", own), ("all", torch.arange(len(training)))):
-            compared, others = other_pictures(len(rows), num, seed)
+            compared, others = other_images(len(rows), num, seed)
             self.references[name], self.others[name] = fetch(training, rows[compared]), fetch(training, rows[others])
 
     def targets(self, extractor: FeatureExtractor, num: int, distance: SetDistance) -> dict[str, Target]:
@@ -259,7 +259,7 @@ def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
     def no_data() -> tuple[Dataset, Dataset]:
         raise RunError("samples need no data")
 
-    subject = PictureSubject(model, no_data)
+    subject = ImageStudyContext(model, no_data)
     with stage("sampling") as observer:
         named = class_name if asked.of_class else None
         return draw(subject, num, lambda done: observer.progress(done, num), class_name=named)[0]

@@ -16,7 +16,7 @@ from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
-from undiffuse.evaluation import Protocol, Subject, evaluate
+from undiffuse.evaluation import EvaluationContext, Protocol, evaluate
 from undiffuse.experiments.trainings import Parts, check_study, trained
 from undiffuse.files import write_json, write_text
 from undiffuse.models.base import denoising
@@ -27,7 +27,7 @@ from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.sealed import read_sealed, sealed, without_checksum
-from undiffuse.studies.parameterization import (
+from undiffuse.studies.ablations.parameterization import (
     NUM_STEPS,
     SCHEDULE,
     Cell,
@@ -171,7 +171,7 @@ def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, 
     )
     names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
     with stage("evaluating") as observer:
-        results = evaluate(Subject(model, lambda: training, held_out, protocol, observer), names)["results"]
+        results = evaluate(EvaluationContext(model, lambda: training, held_out, protocol, observer), names)["results"]
     bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])
     return {"quality": _pair(results[0]), "bound": bound, "results": results}
 

@@ -28,7 +28,7 @@ from undiffuse.models.saved import origin_of
 from undiffuse.observer import announce, note
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import read_sealed, sealed
-from undiffuse.studies.small_data import (
+from undiffuse.studies.ablations.small_data import (
     ARMS,
     Arm,
     Budget,

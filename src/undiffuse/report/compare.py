@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.report import contest, curves, figures, measures, pictures, wording
+from undiffuse.report import curves, figures, images, metrics_table, ranking, wording
 from undiffuse.report.figures import RUN_COLOURS, VARIABLES, Chart
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.page import epoch_of, fill, shown_studies, study_note, write_page
@@ -57,7 +57,7 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
             "variables": [VARIABLES[RUN_COLOURS[number % len(RUN_COLOURS)]] for number in range(len(names))],
             "remarks": remarks(materials),
             "overview": overview(materials),
-            **_contest(materials, names),
+            **_ranking(materials, names),
             "metrics": metrics,
             "differences": config_differences([material.record.get("config", {}) for material in materials]),
             "commands": [(one.title, one.reproduce) for one in materials],
@@ -70,17 +70,17 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
     )
 
 
-def _contest(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[str, Any]:
-    judged = contest.contest(materials)
+def _ranking(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[str, Any]:
+    ranked = ranking.rank_runs(materials)
     return {
-        "judged": judged,
-        "judgement": contest.summary(judged, names),
-        "unequal": contest.unequal_training(materials) if judged else "",
+        "ranked": ranked,
+        "ranking": ranking.summary(ranked, names),
+        "unequal": ranking.unequal_training(materials) if ranked else "",
         "collapsed": [
-            f"{one.title} has {told.text}"
+            f"{one.title} has {conclusion.text}"
             for one in materials
-            for told in measures.verdicts_of(one.evaluation)
-            if told.about == "modes" and told.bad
+            for conclusion in metrics_table.conclusions_of(one.evaluation)
+            if conclusion.about == "modes" and conclusion.bad
         ],
     }
 
@@ -123,8 +123,8 @@ def _size(record: Mapping[str, Any]) -> str:
 
 
 def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:
-    """What each run is, a line a fact, a column a run; facts that no run has are left out."""
-    progress = [wording.progress_of(one.record, one.journal) for one in materials]
+    """What each run is, one property a line, one run a column; lines that no run has are left out."""
+    progress = [wording.progress_of(one.record, one.metrics_log) for one in materials]
     rows = [
         ("Recipe", [str(wording.dig(one.record, "config.recipe") or _DASH) for one in materials]),
         ("Data", [str(wording.dig(one.record, "config.data.name") or _DASH) for one in materials]),
@@ -145,13 +145,13 @@ def _doctor_line(findings: Sequence[Mapping[str, Any]] | None) -> str:
     if findings is None:
         return _DASH
     counts = {kind: sum(row.get("severity") == kind for row in findings) for kind in ("problem", "warning", "note")}
-    told = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
-    return ", ".join(told) or "nothing amiss"
+    counted = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    return ", ".join(counted) or "no problem"
 
 
 def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
-    """Every metric that any run was evaluated with, in the order of first sight."""
-    tables = [{metric.name: metric for metric in measures.metrics_of(one.evaluation)} for one in materials]
+    """Every metric that any run was evaluated with, in the order in which they first appear."""
+    tables = [{metric.name: metric for metric in metrics_table.metrics_of(one.evaluation)} for one in materials]
     lines = []
     for name in dict.fromkeys(name for table in tables for name in table):
         found = [table[name] for table in tables if name in table]
@@ -159,7 +159,9 @@ def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
             Cell(table[name].value, table[name].uncertainty) if name in table else Cell(_DASH, "") for table in tables
         ]
         small = ", ".join(text for text in (found[0].unit, found[0].better) if text)
-        lines.append(Line(name, small, cells, found[0].part, contest.unlike([dict(one.protocol) for one in found])))
+        lines.append(
+            Line(name, small, cells, found[0].part, ranking.differing_keys([dict(one.protocol) for one in found]))
+        )
     return lines
 
 
@@ -174,17 +176,17 @@ def config_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 
 
 def _samples(materials: Sequence[ReportMaterial]) -> list[Any]:
-    """A picture a run, ``None`` for one without samples."""
-    budget = pictures.COMPARED_BYTES // len(materials)
-    return [pictures.column(one.samples, f"Samples of {one.title}", _limit(one), budget) for one in materials]
+    """An image a run, ``None`` for one without samples."""
+    budget = images.COMPARED_BYTES // len(materials)
+    return [images.column(one.samples, f"Samples of {one.title}", _limit(one), budget) for one in materials]
 
 
 def _real(materials: Sequence[ReportMaterial]) -> list[Any]:
-    """A picture of each data set that the runs learned from."""
+    """An image of each data set that the runs learned from."""
     firsts = {str(wording.dig(one.record, "data.fingerprint")): one for one in reversed(materials)}
-    budget = pictures.COMPARED_BYTES // (2 * len(firsts))
+    budget = images.COMPARED_BYTES // (2 * len(firsts))
     columns = [
-        pictures.column(one.data, "Real data" if len(firsts) == 1 else f"Real data of {one.title}", _limit(one), budget)
+        images.column(one.data, "Real data" if len(firsts) == 1 else f"Real data of {one.title}", _limit(one), budget)
         for one in materials
         if any(one is first for first in firsts.values())
     ]
@@ -192,18 +194,18 @@ def _real(materials: Sequence[ReportMaterial]) -> list[Any]:
 
 
 def _limit(material: ReportMaterial) -> float:
-    return pictures.limit_of(material.data) if material.points else 0.0
+    return images.limit_of(material.data) if material.points else 0.0
 
 
 def _charts(materials: Sequence[ReportMaterial]) -> dict[str, Any]:
-    journals = [one.journal for one in materials]
+    logs = [one.metrics_log for one in materials]
     epochs = {epoch_of(one.record) for one in materials}
     epoch = epochs.pop() if len(epochs) == 1 else None
     return {
         "losses": [
             (title, chart)
             for title, kind in (("Validation loss, EMA weights", "validation"), ("Training loss", "train"))
-            if (chart := _run_chart(title, [(kind, "loss", rows) for rows in journals], materials, epoch)) is not None
+            if (chart := _run_chart(title, [(kind, "loss", rows) for rows in logs], materials, epoch)) is not None
         ],
         "qualities": _quality_charts(materials, epoch),
         "has_epochs": epoch is not None,
@@ -221,16 +223,16 @@ def _run_chart(
 
 
 def _quality_charts(materials: Sequence[ReportMaterial], epoch: float | None) -> list[tuple[str, Chart]]:
-    keys = dict.fromkeys(key for one in materials for key in curves.quality_metrics(one.journal))
+    keys = dict.fromkeys(key for one in materials for key in curves.quality_metrics(one.metrics_log))
     charts = []
     for key in keys:
         lines = [
-            curves.quality_curve(one.journal, key, one.title, RUN_COLOURS[number % len(RUN_COLOURS)])._replace(
+            curves.quality_curve(one.metrics_log, key, one.title, RUN_COLOURS[number % len(RUN_COLOURS)])._replace(
                 dashed=number >= len(RUN_COLOURS)
             )
             for number, one in enumerate(materials)
         ]
-        title = measures.name_of(key)
+        title = metrics_table.name_of(key)
         chart = figures.chart(lines, f"{title} of all runs over items seen", f"quality-{key}", epoch=epoch)
         charts += [(title, chart)] if chart is not None else []
     return charts

@@ -1,4 +1,4 @@
-"""Which curves a page shows: picked from journals and schedules, with their colours and labels."""
+"""Which curves a page shows: picked from metrics logs and schedules, with their colours and labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from undiffuse.report.figures import DATA, EMA, RAW, RUN_COLOURS, TRAIN, Curve, Values
-from undiffuse.report.measures import name_of
+from undiffuse.report.metrics_table import name_of
 
 if TYPE_CHECKING:
     from undiffuse.evaluation.schedule import Schedule
@@ -32,7 +32,7 @@ def curve(rows: Rows, kind: str, key: str, label: str, colour: str, smooth: bool
 
 
 def loss_curves(rows: Rows) -> list[Curve]:
-    """Training loss and validation loss of the averaged and of the raw weights, as far as the journal has them."""
+    """Training loss and validation loss of the averaged and of the raw weights, as far as the metrics log has them."""
     curves = [
         curve(rows, "train", "loss", "training", TRAIN, smooth=True),
         curve(rows, "validation", "loss_raw", "validation, raw weights", RAW),
@@ -42,7 +42,7 @@ def loss_curves(rows: Rows) -> list[Curve]:
 
 
 def side_curves(rows: Rows) -> dict[str, Curve]:
-    """What else the journal follows, by title."""
+    """What else the metrics log follows, by title."""
     keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
     keys |= {
         "Loss of the generator": "generator_loss",
@@ -51,7 +51,7 @@ def side_curves(rows: Rows) -> dict[str, Curve]:
     }
     plain = ("learning_rate", "p")
     curves = {title: curve(rows, "train", key, title, TRAIN, smooth=key not in plain) for title, key in keys.items()}
-    gap = "Verdict on training data less that on held-out data"
+    gap = "Discriminator logit, training minus held-out data"
     curves[gap] = curve(rows, "validation", "d_real_gap", gap, RAW)
     return {title: one for title, one in curves.items() if len(one.x)}
 

@@ -25,31 +25,31 @@ class ReportMaterial:
 
     Args:
         record: the run's ``config.json``: ``model`` (``shape``, ``class_names``), ``data`` and ``config``.
-        journal: rows of ``metrics.jsonl``; ``kind`` is ``"train"``, ``"validation"`` or ``"quality"``.
+        metrics_log: rows of ``metrics.jsonl``; ``kind`` is ``"train"``, ``"validation"`` or ``"quality"``.
         samples: generated items, (N, C, H, W) uint8 or (N, 2) floats; item i has seed i.
         data: real items of the same kind, best as many of them.
         name: of the run, as its folder is called.
-        augmentation: what training does to some pictures, one sheet (C, height, width) uint8, a column a name of
+        augmentation: what training does to some images, one grid (C, height, width) uint8, a column a name of
             ``augmentation_columns``; ``None`` if it takes them as they are.
         filmstrip: n samples at K times, (K, n, C, H, W) uint8 or (K, n, 2) floats.
         filmstrip_labels: K labels such as ``"t = 0.75"``.
         filmstrip_shows: what a frame is, for the caption.
         evaluation: JSON of ``evaluate``: ``{"results": [{"metric", "value", "uncertainty", "unit", "protocol"}]}``.
-        previews: a folder of pictures that training left.
+        previews: a folder of images that training left.
         schedule: curves of the forward process and of the training loss.
         studies: experiments on the run's model.
-        findings: of the doctor, ``{"severity", "title", "evidence", "advice"}`` each; ``None`` if it was not asked.
+        findings: of the doctor, ``{"severity", "title", "evidence", "advice"}`` each; ``None`` if it did not run.
         reproduce: the command that trains the same run again, or "".
         commands: how to go on, title to command line.
         hardware: what the page was made on, in words.
         version: of this package.
 
     Raises:
-        UsageError: pictures of another type or shape, or labels that do not match the frames.
+        UsageError: images of another type or shape, or labels that do not match the frames.
     """
 
     record: Mapping[str, Any]
-    journal: Sequence[Mapping[str, Any]]
+    metrics_log: Sequence[Mapping[str, Any]]
     samples: Array
     data: Array
     name: str = ""
@@ -81,7 +81,7 @@ class ReportMaterial:
 
     @property
     def points(self) -> bool:
-        """Whether the items are points of the plane and not pictures."""
+        """Whether the items are points of the plane and not images."""
         return bool(self.samples.ndim == 2)
 
     @property
@@ -91,11 +91,11 @@ class ReportMaterial:
 
 
 def _check_items(name: str, items: Array, leading: int) -> None:
-    """Refuse what is neither pictures (..., C, H, W) of bytes nor points (..., 2)."""
+    """Refuse what is neither images (..., C, H, W) of bytes nor points (..., 2)."""
     tail = items.shape[leading:]
-    pictures = items.dtype == np.uint8 and len(tail) == 3 and tail[0] in (1, 3) and min(tail) > 0
+    images = items.dtype == np.uint8 and len(tail) == 3 and tail[0] in (1, 3) and min(tail) > 0
     points = np.issubdtype(items.dtype, np.floating) and tail == (2,)
-    if not pictures and not points:
+    if not images and not points:
         lead = ", ".join("KN"[-leading:]) + ", "
         raise UsageError(
             f"{name} of a report must be uint8 ({lead}C, H, W) with 1 or 3 channels or float ({lead}2); "

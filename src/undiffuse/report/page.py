@@ -8,7 +8,7 @@ from typing import Any
 
 from undiffuse.errors import RunError
 from undiffuse.files import write_text
-from undiffuse.report import curves, figures, measures, pictures, wording
+from undiffuse.report import curves, figures, images, metrics_table, wording
 from undiffuse.report.figures import Chart, Curve
 from undiffuse.report.material import ReportMaterial
 from undiffuse.report.studies import Study
@@ -59,14 +59,17 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
 def _context(material: ReportMaterial) -> dict[str, Any]:
     record, config = material.record, material.record.get("config", {})
-    progress, metrics = wording.progress_of(material.record, material.journal), measures.metrics_of(material.evaluation)
+    progress, metrics = (
+        wording.progress_of(material.record, material.metrics_log),
+        metrics_table.metrics_of(material.evaluation),
+    )
     main = [metric for metric in metrics if not metric.part]
     return {
         "title": material.title,
         "headline": wording.headline(record, progress, [str(metric) for metric in main[:3]]),
         "tiles": _tiles(material, progress, main),
         "metrics": metrics,
-        "verdicts": measures.verdicts_of(material.evaluation),
+        "conclusions": metrics_table.conclusions_of(material.evaluation),
         "findings": findings_of(material.findings),
         "glance": wording.glance(config),
         "settings": list(wording.flattened(config)),
@@ -77,7 +80,7 @@ def _context(material: ReportMaterial) -> dict[str, Any]:
         "items": wording.items_of(record),
         "filmstrip_shows": material.filmstrip_shows,
         "studies": shown_studies([(study, study_note(study, material.evaluation)) for study in material.studies]),
-        **_pictures(material),
+        **_embedded(material),
         **_charts(material),
         **_schedule(material),
     }
@@ -95,7 +98,7 @@ def findings_of(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, 
 
 
 def _tiles(
-    material: ReportMaterial, progress: wording.Progress, metrics: list[measures.Metric]
+    material: ReportMaterial, progress: wording.Progress, metrics: list[metrics_table.Metric]
 ) -> list[tuple[str, str, str]]:
     """Title, figure and small print of the boxes at the top."""
     items = wording.items_of(material.record)
@@ -114,24 +117,26 @@ def _tiles(
     return tiles
 
 
-def _pictures(material: ReportMaterial) -> dict[str, Any]:
-    limit = pictures.limit_of(material.data) if material.points else 0.0
+def _embedded(material: ReportMaterial) -> dict[str, Any]:
+    limit = images.limit_of(material.data) if material.points else 0.0
     labels, strip = list(material.filmstrip_labels), material.filmstrip
     return {
         "points": material.points,
-        "samples": pictures.sheet(material.samples, "Samples of the model", limit) if len(material.samples) else None,
-        "real": pictures.sheet(material.data, "Real data", limit) if len(material.data) else None,
-        "augmentation": pictures.whole(material.augmentation, "Augmented training pictures"),
+        "samples": images.image_grid(material.samples, "Samples of the model", limit)
+        if len(material.samples)
+        else None,
+        "real": images.image_grid(material.data, "Real data", limit) if len(material.data) else None,
+        "augmentation": images.prepared_grid(material.augmentation, "Augmented training images"),
         "augmentation_columns": wording.counted(material.augmentation_columns),
-        "frames": pictures.frames(strip, labels, limit) if strip is not None and strip.shape[1] else [],
-        "previews": pictures.previews(material.previews) if material.previews is not None else [],
+        "frames": images.frames(strip, labels, limit) if strip is not None and strip.shape[1] else [],
+        "previews": images.previews(material.previews) if material.previews is not None else [],
     }
 
 
 def _charts(material: ReportMaterial) -> dict[str, Any]:
-    journal, items = material.journal, wording.items_of(material.record)
-    losses, sides = curves.loss_curves(journal), curves.side_curves(journal)
-    epoch, qualities = epoch_of(material.record), curves.quality_curves(journal)
+    metrics_log, items = material.metrics_log, wording.items_of(material.record)
+    losses, sides = curves.loss_curves(metrics_log), curves.side_curves(metrics_log)
+    epoch, qualities = epoch_of(material.record), curves.quality_curves(metrics_log)
     return {
         "loss": figures.chart(losses, f"Loss over {items} seen", "loss", epoch=epoch),
         "has_validation": any(one.label.startswith("validation") for one in losses),
@@ -140,11 +145,11 @@ def _charts(material: ReportMaterial) -> dict[str, Any]:
             title: figures.chart([one], f"{title} over {items} seen, with standard errors", title, epoch=epoch)
             for title, one in qualities.items()
         },
-        "quality_counts": quality_counts(journal),
+        "quality_counts": quality_counts(metrics_log),
         "has_epochs": epoch is not None,
         "drift": [
             (title, figures.chart(lines, f"{title} over {items} seen", title, figures.MEDIUM, log=False))
-            for title, lines in curves.drift_curves(journal, material.points).items()
+            for title, lines in curves.drift_curves(metrics_log, material.points).items()
         ],
     }
 
@@ -162,9 +167,9 @@ def epoch_of(record: Mapping[str, Any]) -> float | None:
     return float(count) if isinstance(count, int) and count > 0 else None
 
 
-def quality_counts(journal: Sequence[Mapping[str, Any]]) -> str:
+def quality_counts(metrics_log: Sequence[Mapping[str, Any]]) -> str:
     """``200 samples against 1,596 training items``, of the last measurement; "" without any."""
-    row: Mapping[str, Any] = next((row for row in reversed(journal) if row.get("kind") == "quality"), {})
+    row: Mapping[str, Any] = next((row for row in reversed(metrics_log) if row.get("kind") == "quality"), {})
     samples, reference = row.get("samples"), row.get("reference")
     if not isinstance(samples, int) or not isinstance(reference, int):
         return ""
@@ -202,15 +207,15 @@ def study_note(study: Study, evaluation: Mapping[str, Any] | None) -> str:
 
 
 def shown_studies(studies: Sequence[tuple[Study, str]]) -> list[dict[str, Any]]:
-    """Studies with their pictures embedded, all within one budget."""
-    wanted = [(shown.path, f"{study.name}: {shown.title}") for study, _ in studies for shown in study.pictures]
-    embedded = iter(pictures.study_pictures(wanted))
+    """Studies with their figures embedded, all within one budget."""
+    wanted = [(shown.path, f"{study.name}: {shown.title}") for study, _ in studies for shown in study.figures]
+    embedded = iter(images.study_figures(wanted))
     return [
         {
             "name": study.name,
             "summary": study.summary,
             "note": note,
-            "pictures": [(shown, picture) for shown in study.pictures if (picture := next(embedded)) is not None],
+            "figures": [(shown, image) for shown in study.figures if (image := next(embedded)) is not None],
         }
         for study, note in studies
     ]

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from undiffuse.errors import UsageError
 from undiffuse.report.wording import number
 from undiffuse.sealed import read_sealed
-from undiffuse.studies.kept import study_file
+from undiffuse.studies.study_file import study_file
 
-#: Numbers of a picture that are shown with it; all are in ``study.json``.
+#: Numbers of a figure that are shown with it; all are in ``study.json``.
 MOST_NUMBERS = 6
 
 
-class StudyPicture(NamedTuple):
-    """One picture of a study: its file, and what is said of it."""
+class SavedFigure(NamedTuple):
+    """One figure of a study: its file, its title and caption, and some of its numbers."""
 
     path: Path
     title: str
@@ -26,19 +26,19 @@ class StudyPicture(NamedTuple):
 
 
 class Study(NamedTuple):
-    """One study: what it shows, and its pictures.
+    """One study: what it shows, and its figures.
 
     Attributes:
         name: such as ``interpolation``.
         summary: in a line; may be "".
         weights_sha256: of the model that it looked at; "" where the study does not say.
-        pictures: those whose files are there.
+        figures: those whose files are there.
     """
 
     name: str
     summary: str
     weights_sha256: str
-    pictures: list[StudyPicture]
+    figures: list[SavedFigure]
 
 
 def read_study(folder: Path) -> Study:
@@ -49,15 +49,15 @@ def read_study(folder: Path) -> Study:
     """
     path = study_file(folder)
     content = read_sealed(path, "run the study again")
-    pictures = content.get("pictures", {})
+    figures = content.get("pictures", {})
     try:
-        entries = [(str(file), dict(facts)) for file, facts in pictures.items()] if isinstance(pictures, dict) else []
+        entries = [(str(file), dict(values)) for file, values in figures.items()] if isinstance(figures, dict) else []
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); run the study again") from None
     captions = _captions(folder / "README.md")
     shown = [
-        StudyPicture(folder / file, str(facts.get("title") or file), captions.get(file, ""), _numbers(facts))
-        for file, facts in entries
+        SavedFigure(folder / file, str(values.get("title") or file), captions.get(file, ""), _numbers(values))
+        for file, values in entries
         if Path(file).name == file and (folder / file).is_file()
     ]
     model = content.get("model")
@@ -66,23 +66,23 @@ def read_study(folder: Path) -> Study:
 
 
 def _captions(page: Path) -> dict[str, str]:
-    """File name -> the paragraph below its picture, from the study's own page."""
+    """File name -> the paragraph below the figure, from the study's own page."""
     if not page.is_file():
         return {}
     blocks = [block.strip() for block in page.read_text(encoding="utf-8").split("\n\n")]
     pairs = zip(blocks, [*blocks[1:], ""], strict=True)
     return {
-        picture.rsplit("](", 1)[1].removesuffix(")"): text
-        for picture, text in pairs
-        if picture.startswith("![") and picture.endswith(")") and not text.startswith(("#", "!", "Formula: "))
+        figure.rsplit("](", 1)[1].removesuffix(")"): text
+        for figure, text in pairs
+        if figure.startswith("![") and figure.endswith(")") and not text.startswith(("#", "!", "Formula: "))
     }
 
 
-def _numbers(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The first single numbers of a picture, for people."""
+def _numbers(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The first single numbers of a figure, for people."""
     single = [
         (key.replace("_", " "), number(value))
-        for key, value in facts.items()
+        for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     ]
     return single[:MOST_NUMBERS]

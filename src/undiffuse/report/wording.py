@@ -23,12 +23,14 @@ class Progress(NamedTuple):
     loss_raw: float | None
 
 
-def progress_of(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]]) -> Progress:
-    """Images seen, seconds spent and the last validation losses; a model without a journal may say the first itself."""
-    seconds = [row["wall"]["seconds"] for row in journal if "seconds" in row.get("wall", {})]
-    validation = [row for row in journal if row.get("kind") == "validation"]
+def progress_of(record: Mapping[str, Any], metrics_log: Sequence[Mapping[str, Any]]) -> Progress:
+    """Images seen, seconds spent and the last validation losses; the first also from a model's own record."""
+    seconds = [row["wall"]["seconds"] for row in metrics_log if "seconds" in row.get("wall", {})]
+    validation = [row for row in metrics_log if row.get("kind") == "validation"]
     last = validation[-1] if validation else {}
-    return Progress(images_seen(record, journal), max(seconds, default=None), last.get("loss"), last.get("loss_raw"))
+    return Progress(
+        images_seen(record, metrics_log), max(seconds, default=None), last.get("loss"), last.get("loss_raw")
+    )
 
 
 def dig(tree: Any, path: str) -> Any:
@@ -55,9 +57,9 @@ def _what(config: Mapping[str, Any]) -> str:
     named, process = dig(config, "system.name") or "generative", dig(config, "system.process.name")
     kind = "GAN" if named == "gan" else named
     network, predicts = dig(config, "system.network.name"), dig(config, "system.parameterization")
-    game = dig(config, "system.objective.name")
+    objective = dig(config, "system.objective.name")
     parts = {
-        f"{game} game": game,
+        f"{objective} objective": objective,
         f"{process} process": process,
         f"{predicts} prediction": predicts,
         f"{network} network": network,
@@ -76,9 +78,9 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def classes_of(record: Mapping[str, Any]) -> list[str]:
-    """The classes that the model was told; none for a model that was not told those of its data."""
-    told = dig(record, "config.system.class_conditional")
-    return [str(name) for name in dig(record, "model.class_names") or []] if told else []
+    """The classes that the model is conditioned on; none for an unconditional model."""
+    conditional = dig(record, "config.system.class_conditional")
+    return [str(name) for name in dig(record, "model.class_names") or []] if conditional else []
 
 
 def items_of(record: Mapping[str, Any]) -> str:
@@ -87,7 +89,7 @@ def items_of(record: Mapping[str, Any]) -> str:
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether a record's samples are images; not where it does not tell their shape."""
+    """Whether a record's samples are images; not where it does not state their shape."""
     return bool(shape) and Space.of_data(shape).is_image
 
 
@@ -136,7 +138,7 @@ AT_A_GLANCE = {
     "Loss weighting": "system.weighting.name",
     "Time density": "system.time_density.name",
     "Network": "system.network.name",
-    "Game": "system.objective.name",
+    "Objective": "system.objective.name",
     "Generator": "system.generator.name",
     "Discriminator": "system.discriminator.name",
     "Precision": "system.precision",

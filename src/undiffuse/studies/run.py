@@ -1,4 +1,4 @@
-"""A study of pictures from its name to its folder: which models it fits, its plates, its numbers, its page."""
+"""A study of images from its name to its folder: which models it fits, its figures, its numbers, its page."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup, resolve
 from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.canvas import Plate, plain
-from undiffuse.studies.pictures import PictureSubject
+from undiffuse.studies.images.context import ImageStudyContext
+from undiffuse.studies.plots.plot_style import StudyFigure, plain
 from undiffuse.version import __version__
 
 
-def check_images(model: Model, study: str) -> None:
-    """Refuse a study of pictures on a model of points, or one that asks a denoiser on a model without.
+def check_model(model: Model, study: str) -> None:
+    """Refuse a study of images on a model of points, or one that asks a denoiser on a model without.
 
     Raises:
         UsageError: says which study fits.
     """
     if not model.module.space.is_image:
         raise UsageError(
-            f"the study {study!r} is for pictures, this model makes points; 'undiffuse study theory MODEL' fits"
+            f"the study {study!r} is for images, this model makes points; 'undiffuse study theory MODEL' fits"
         )
     if lookup(MODEL_STUDIES, study, "study").denoises:
         denoising(model.module, f"the study {study!r}")
@@ -35,13 +35,13 @@ def check_images(model: Model, study: str) -> None:
 
 def run_study(
     name: str,
-    subject: PictureSubject,
+    context: ImageStudyContext,
     folder: Path,
     options: Any = None,
     facts: Mapping[str, Any] | None = None,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Write a study's pictures, ``study.json`` and ``README.md`` into ``folder``, which exists.
+    """Write a study's images, ``study.json`` and ``README.md`` into ``folder``, which exists.
 
     Args:
         name: a row of ``MODEL_STUDIES``.
@@ -52,26 +52,26 @@ def run_study(
         The content of ``study.json``.
     """
     row = lookup(MODEL_STUDIES, name, "study")
-    check_images(subject.model, name)
+    check_model(context.model, name)
     options = options if options is not None else resolve(row.options)()
-    plates: list[Plate] = resolve(row.run)(subject, options, folder, observer.progress)
+    figures: list[StudyFigure] = resolve(row.run)(context, options, folder, observer.progress)
     result = {
         "study": name,
         "summary": row.summary,
         **(facts or {}),
-        "seed": subject.seed,
+        "seed": context.seed,
         "options": options.model_dump(mode="json"),
         "undiffuse": __version__,
-        "pictures": {plate.file: {"title": plate.title, **plain(plate.numbers)} for plate in plates},
+        "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},
     }
     write_json(folder / "study.json", sealed(result))
-    write_text(folder / "README.md", _page(name, row.summary, plates))
+    write_text(folder / "README.md", _page(name, row.summary, figures))
     return result
 
 
-def _page(name: str, summary: str, plates: Sequence[Plate]) -> str:
+def _page(name: str, summary: str, figures: Sequence[StudyFigure]) -> str:
     lines = [f"# {name}: {summary}", "", "Every number is in [study.json](study.json).", ""]
-    for plate in plates:
-        lines += [f"## {plate.title}", "", f"![{plate.title}]({plate.file})", "", plate.caption, ""]
-        lines += [f"Formula: {plate.formula}.", "", f"Source: {plate.source}.", ""]
+    for figure in figures:
+        lines += [f"## {figure.title}", "", f"![{figure.title}]({figure.file})", "", figure.caption, ""]
+        lines += [f"Formula: {figure.formula}.", "", f"Source: {figure.source}.", ""]
     return "\n".join(lines)

@@ -65,7 +65,7 @@ from undiffuse.limits import check_at_least, check_seed
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES
-from undiffuse.studies.kept import study_file
+from undiffuse.studies.study_file import study_file
 from undiffuse.training.widths import check_width
 
 P = ParamSpec("P")

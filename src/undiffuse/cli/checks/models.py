@@ -29,7 +29,7 @@ _OF_TYPES = ("typing", "collections.abc", "pydantic")
 _LIGHT = (
     *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.config.loader", "undiffuse.augment.config"),
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
-    *("undiffuse.models.options", "undiffuse.studies.written"),
+    *("undiffuse.models.options", "undiffuse.studies.option_parsing"),
 )
 #: Modules with checks of options, which rows call as they begin, and with rules of models and objectives.
 _LIMITS = (

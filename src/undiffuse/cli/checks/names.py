@@ -35,7 +35,7 @@ from undiffuse.models.rules import check_guidance, no_guide
 from undiffuse.observer import SILENT, observing
 from undiffuse.registry import nearest, read_written
 from undiffuse.sealed import read_json
-from undiffuse.studies.written import sampler_words
+from undiffuse.studies.option_parsing import sampler_words
 from undiffuse.zoo import bundled_folder
 
 #: Registries by the word for a row.
@@ -49,7 +49,7 @@ REGISTRIES = {
     "features": "undiffuse.metrics.features:FEATURES",
     "distance": "undiffuse.metrics.set_distance:SET_DISTANCES",
     "distillation method": "undiffuse.recipes.few_step:DISTILLATIONS",
-    "exact distribution": "undiffuse.studies.truth:TRUTHS",
+    "exact distribution": "undiffuse.studies.theory.ground_truth:TRUTHS",
     "public data set": "undiffuse.data.download.sets:SETS",
 }
 #: What the rooms themselves call a row, where that is another word.

@@ -2,7 +2,7 @@
 
 Each is a curve or a set of centres whose mean variance is exactly 1, plus Gaussian noise, so its density is a mixture
 of Gaussians: a sum over centres, or an integral along a curve. ``curve`` functions are public for the one that needs
-that density (``studies.truth``).
+that density (``studies.theory.ground_truth``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+"""What the doctor examines in a run: its model, its metrics log, its checkpoints, its data and some fresh samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.core.space import Space
+from undiffuse.data.audit import evenly_spaced
+from undiffuse.data.dataset import Batch, Dataset
+from undiffuse.data.given import Given
+from undiffuse.errors import UsageError
+from undiffuse.metrics import load_features
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.modes import Modes
+from undiffuse.models.files.weights import WEIGHTS, read_weights
+from undiffuse.models.options import option_rows
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model, load
+from undiffuse.observer import SILENT, Observer
+from undiffuse.seen import images_seen
+from undiffuse.wording import counted
+
+#: Samples tried first, from which the time of the others is estimated.
+_TRIED = 16
+_CHUNK = 500
+
+
+class CheckpointState(NamedTuple):
+    """A checkpoint's name, its size, why it cannot be used, or "", and the settings that the run was computed with."""
+
+    name: str
+    num_bytes: int
+    damage: str
+    settings: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass
+class RunContext:
+    """A run or a saved model to be examined.
+
+    Args:
+        folder: of the run.
+        record: the content of its ``config.json``.
+        load_data: gives (training, held-out) items; called once, by the first check that needs them.
+        metrics_log: the rows of ``metrics.jsonl``.
+        metrics_log_note: what is not sound in that file, or "".
+        checkpoints: the newest first.
+        config_error: why ``config.json`` is not what this version writes, or "".
+        features: a row of ``metrics.FEATURES``, of classes and coverage.
+        num: samples drawn, as far as ``seconds`` allow.
+        seconds: that drawing them may take.
+        seed: of the first sample; sample i has seed + i.
+        device: where to put the model.
+        observer: hears of the samples drawn, of all.
+        count_modes: gives the modes of samples; ``None`` where those of the data are not known.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    load_data: Callable[[], tuple[Dataset, Dataset]]
+    metrics_log: Sequence[Mapping[str, Any]] = ()
+    metrics_log_note: str = ""
+    checkpoints: Sequence[CheckpointState] = ()
+    config_error: str = ""
+    features: str = "pixels"
+    num: int = 256
+    seconds: float = 25.0
+    seed: int = 0
+    device: str = "cpu"
+    observer: Observer = SILENT
+    count_modes: Callable[[Tensor], Modes] | None = None
+    seconds_a_sample: float = field(default=0.0, init=False)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with averaged weights."""
+        return load(self.folder, self.device)
+
+    @cached_property
+    def raw(self) -> dict[str, Tensor] | None:
+        """The weights that training itself moved, where the folder has them."""
+        path = self.folder / WEIGHTS["raw"]
+        return read_weights(path) if path.is_file() else None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of the run."""
+        config: Mapping[str, Any] = self.record["config"]
+        return config
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item."""
+        return tuple(self.record["model"]["shape"])
+
+    @property
+    def images_seen(self) -> int:
+        """In training, by the metrics log or, without one, by the model's own record; 0 where nothing does."""
+        return images_seen(self.record, self.metrics_log)
+
+    @cached_property
+    def data(self) -> tuple[Dataset, Dataset]:
+        """(training, held-out) items."""
+        return self.load_data()
+
+    def rows(self, kind: str) -> list[Mapping[str, Any]]:
+        """The rows of one kind in the metrics log, ``train`` or ``validation``.
+
+        Raises:
+            UsageError: there is no metrics log.
+        """
+        if not self.metrics_log:
+            raise UsageError("the folder has no metrics.jsonl, the metrics log of its training")
+        return [row for row in self.metrics_log if row.get("kind") == kind]
+
+    def need_images(self) -> None:
+        """Refuse a model of points.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if not Space.of_data(self.shape).is_image:
+            raise UsageError("this check is for images, and the model makes points")
+
+    def real(self, count: int, held_out: bool = False) -> Tensor:
+        """``count`` real items, evenly spread over the training or held-out part; fewer where there are fewer."""
+        dataset = self.data[int(held_out)]
+        rows = evenly_spaced(len(dataset), count)
+        parts = [dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, len(rows), _CHUNK)]
+        return torch.cat(parts) if parts else torch.zeros(0, *self.shape, dtype=torch.uint8)
+
+    def batch(self, count: int, held_out: bool = False) -> Batch:
+        """The same with labels, where the model is conditioned on them."""
+        dataset = self.data[int(held_out)]
+        batch = dataset.fetch(evenly_spaced(len(dataset), count))
+        return batch if self.model.class_names else replace(batch, given=Given())
+
+    def draw(self, first: int, count: int, num_steps: int | None = None) -> Tensor:
+        """Samples ``seed + first`` ... as uint8 images or float32 points, classes in turn."""
+        cond = self.model.condition(self.model.classes_of(None, first + count)[first:])
+        seeds = range(self.seed + first, self.seed + first + count)
+        sampled = self.model.module.sample(SampleRequest.of(seeds, steps=num_steps, cond=cond))
+        return self.model.finish(sampled.x)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """``num`` samples with the model's own options, or as many as ``seconds`` allow, at least ``_TRIED``."""
+        parts = [self._timed(0, min(_TRIED, self.num))]
+        allowed = max(_TRIED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
+        while (done := sum(map(len, parts))) < min(allowed, self.num):
+            self.observer.progress(done, allowed)
+            parts.append(self.draw(done, min(64, allowed - done)))
+        return torch.cat(parts)
+
+    def _timed(self, first: int, count: int) -> Tensor:
+        started = time.monotonic()
+        drawn = self.draw(first, count)
+        self.seconds_a_sample = (time.monotonic() - started) / count
+        return drawn
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The features of classes and coverage."""
+        return load_features(self.features)
+
+    @property
+    def sampling(self) -> str:
+        """How the samples were drawn, in words."""
+        facts = self.model.module.sampling_record()
+        way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
+        more = (row.option.words.format(facts[name]) for name, row in option_rows().items() if name in facts)
+        return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"

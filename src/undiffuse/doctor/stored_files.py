@@ -1,0 +1,183 @@
+"""How the files of a set are stored: which cannot be read, which are not read, of what kind and size they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from undiffuse.data.readers.decoding.image import FRAMES, automatic_side
+from undiffuse.data.sources.layout.left_out import LEFT_OUT, PASSED_OVER
+from undiffuse.doctor.data_context import DataContext
+from undiffuse.doctor.findings import Finding
+from undiffuse.doctor.survey import Survey, kinds
+from undiffuse.errors import UsageError
+from undiffuse.wording import counted, some
+
+#: What is done to each kind of file, by Pillow's mode, and which key changes it.
+_TREATED = {
+    "alpha": ("transparency", "laid on data.background, 255 (white) by default: set it, as in data.background=0"),
+    "palette": ("a palette", "read as RGB; nothing to do"),
+    "sixteen": ("16 bits a value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
+    "float": ("floating-point values", "read as 0 (black) to 1 (white): check that this is meant"),
+    "cmyk": ("CMYK (for print)", "without a colour profile their colours shift: convert such files to sRGB"),
+    "lab": ("LAB colours", "converted to sRGB; nothing to do"),
+    "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
+}
+#: Sizes to train at, the largest first; below the last the recipes' networks have no room for their levels.
+_REACHED = (256, 128, 96, 64, 48, 32, 28, 16, 8)
+#: What a set's provenance says of what is not read, and what to call it.
+_LEFT_OUT = {
+    "splits": "parts of the set",
+    "masks": "images and masks",
+    LEFT_OUT: "files left out",
+    PASSED_OVER: "other files",
+    "classes_joined": "classes whose names look the same",
+}
+
+
+def broken(context: DataContext) -> Iterable[Finding]:
+    """Files that cannot be read, each with its reason."""
+    survey = None
+    try:
+        survey = context.survey  # refuses a folder without images
+        context.dataset  # noqa: B018 (read here for the first time)
+    except UsageError as error:
+        yield Finding("problem", "the data cannot be read", str(error), "mend that first: little else can be checked")
+    if survey is None:
+        if "dataset" not in vars(context):
+            return
+        if left_out := context.dataset.provenance.get("skipped"):
+            advice = "fetch them again or delete them; training skips them with data.on_error=skip"
+            yield Finding("problem", "broken files", left_out, advice)
+        return
+    if not survey.broken:
+        yield Finding("ok", "all files can be read", f"{counted(len(survey.entries))} decoded")
+    else:
+        named = [f"{name} ({reason})" for name, reason in survey.broken.items()]
+        total = len(survey.entries) + len(survey.broken)
+        yield Finding(
+            "problem",
+            "broken files",
+            f"{len(named)} of {counted(total, 'file')} cannot be read: {some(named)}",
+            "fetch them again or delete them; training skips them with data.on_error=skip",
+            {"files": survey.broken},
+        )
+    if not survey.broken and (skipped := vars(context)["dataset"].provenance.get("skipped")):
+        advice = "mend them; training skips them with data.on_error=skip"
+        yield Finding("problem", "left out by the reader", skipped, advice)
+
+
+def left_out(context: DataContext) -> Iterable[Finding]:
+    """What lies in the data and is not read: parts for testing, masks, images of other formats, other files."""
+    if "dataset" not in vars(context):
+        return
+    about = context.dataset.provenance
+    for key, title in _LEFT_OUT.items():
+        if key in about:
+            yield Finding("note", title, about[key], "nothing to do if that is meant", {key: about[key]})
+
+
+def incomplete(context: DataContext) -> Iterable[Finding]:
+    """Items without the label or the caption that others have: examined here, and not trained on."""
+    total = len(context.dataset)
+    for key, names in context.lacking.items():
+        yield Finding(
+            "problem",
+            f"{key} that are missing",
+            f"{len(names):,} of {counted(total)} have none, though others have: {some(map(context.short, names))}; "
+            "a training refuses the set as it is",
+            f"give them one; train on all without with data.{key}=none, or leave these out with data.on_error=skip",
+            {"key": key, "items": list(map(context.short, names[:1000])), "count": len(names), "of": total},
+        )
+
+
+def modes(context: DataContext) -> Iterable[Finding]:
+    """How the files are stored, and what becomes of it."""
+    survey = context.survey
+    if survey is None:
+        return
+    found: dict[str, list[str]] = {}
+    for entry in survey.entries:
+        for kind in kinds(entry.mode):
+            found.setdefault(kind, []).append(entry.name)
+    for kind, names in found.items():
+        what, advice = _TREATED[kind]
+        yield _stored(what, names, len(survey.entries), advice, kind)
+    turned = [entry.name for entry in survey.entries if entry.turned]
+    if turned:
+        advice = "turned upright as EXIF says; nothing to do"
+        yield _stored("an EXIF orientation", turned, len(survey.entries), advice, "turned")
+    moving = [entry.name for entry in survey.entries if FRAMES in entry.remarks]
+    if moving:
+        advice = "the first frame alone is read; save the others as files to train on them"
+        yield _stored("several frames", moving, len(survey.entries), advice, "frames")
+    yield from _remarked(survey)
+
+
+def _remarked(survey: Survey) -> Iterator[Finding]:
+    """What else decoding has to say."""
+    said: dict[str, list[str]] = {}
+    for entry in survey.entries:
+        for remark in entry.remarks:
+            if remark != FRAMES:
+                said.setdefault(remark, []).append(entry.name)
+    for remark, names in sorted(said.items()):
+        evidence = f"{len(names):,} of {counted(len(survey.entries))}: {some(names)}"
+        details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
+        yield Finding("note", f"images {remark}", evidence, "nothing to do, if they look right", details)
+
+
+def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:
+    details = {"kind": kind, "count": len(names), "files": names[:1000]}
+    evidence = f"{len(names):,} of {counted(total)}: {some(names)}"
+    return Finding("note", f"files with {what}", evidence, advice, details)
+
+
+def sizes(context: DataContext) -> Iterable[Finding]:
+    """Sizes of the images as found, and as training takes them."""
+    survey = context.survey
+    if survey is None or not survey.entries:
+        shape = "x".join(map(str, context.dataset.shape))
+        yield Finding("ok", "one size", f"{counted(len(context.dataset), 'item')} of {shape}", details={"shape": shape})
+        return
+    counts = Counter((entry.height, entry.width) for entry in survey.entries)
+    sides = sorted(min(size) for size in counts.elements())
+    slanted = sum(count for (height, width), count in counts.items() if height != width)
+    details = {
+        "sizes": {f"{height}x{width}": count for (height, width), count in counts.most_common(20)},
+        "shorter_side": {"smallest": sides[0], "median": sides[len(sides) // 2], "largest": sides[-1]},
+        "not_square": slanted,
+        "reaching": {str(side): sum(s >= side for s in sides) for side in (28, 32, 48, 64, 96, 128, 256)},
+    }
+    if len(counts) == 1:
+        ((height, width),) = counts
+        yield Finding("ok", "one size", f"{counted(len(sides))} of {height}x{width}", details=details)
+    else:
+        yield _mixed_sizes(survey, sides, details)
+    if slanted:
+        longest = max(max(size) / min(size) for size in counts)
+        yield Finding(
+            "note",
+            "images that are not square",
+            f"{slanted:,} of {counted(len(sides))}, the longest {longest:.2g} times as long as wide",
+            "data.fit=crop cuts the centre out (default), data.fit=letterbox keeps all of it between bars",
+            {"not_square": slanted},
+        )
+
+
+def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -> Finding:
+    side = automatic_side(np.array(sides))
+    small = [entry.name for entry in survey.entries if min(entry.height, entry.width) < side]
+    reach = next((size for size in _REACHED if sides[0] >= size), None)
+    advice = f"choose the size yourself: all reach data.size={reach}; or remove the small ones"
+    return Finding(
+        "warning" if len(small) > 0.05 * len(sides) else "note",
+        "images of different sizes",
+        f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the size={side} that would "
+        f"be chosen, {counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
+        f"{': ' + some(small) if small else ''}",
+        advice if reach is not None else "remove the small ones: nothing can be trained at a size that all reach",
+        details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},
+    )

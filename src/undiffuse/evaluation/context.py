@@ -1,0 +1,212 @@
+"""A model and the real images that it is compared with; samples are drawn once, in batches, and not kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import Protocol, spread
+from undiffuse.evaluation.cache import Cache
+from undiffuse.evaluation.gather import in_chunks, summary_of
+from undiffuse.evaluation.image_metrics import summarises
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.reservoir import ReservoirSample
+from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.models.request import SampleRequest
+from undiffuse.models.saved import Model, check_seeds
+from undiffuse.observer import SILENT, Observer
+from undiffuse.samplers.base import Progress
+
+#: Real images that samples are compared with at least, where there are so many.
+REFERENCE_IMAGES = 5000
+
+
+@dataclass
+class EvaluationContext:
+    """A model under evaluation: its samples are compared with its training and held-out images.
+
+    Args:
+        model: trained.
+        load_train: gives the images it learned from; called once, by the first metric that needs them.
+        held_out: images that it never saw.
+        protocol: see there.
+        observer: hears of the samples done, of those requested.
+        cache: of the training images' summary; by default nothing is kept.
+    """
+
+    model: Model
+    load_train: Callable[[], Dataset]
+    held_out: Dataset
+    protocol: Protocol
+    observer: Observer = SILENT
+    cache: Cache = field(default_factory=lambda: Cache(None))
+    seconds: float = 0.0
+    nfe: int = 0
+
+    @cached_property
+    def train(self) -> Dataset:
+        """The images that the model learned from."""
+        return self.load_train()
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the model makes images, not points."""
+        return self.model.module.space.is_image
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any metric has drawn samples yet."""
+        return self.nfe > 0
+
+    @cached_property
+    def _gathered(self) -> SetSummary | ReservoirSample:
+        """The samples' summary, or images alone where there are too many features for one; number i is seed + i."""
+        small = summarises(self.num_features)
+        gathered = SetSummary(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
+        first = 0
+        for batch in in_chunks(self._batches(range(self.protocol.num))):
+            gathered.update(batch, torch.arange(first, first + len(batch)))
+            first += len(batch)
+        return gathered
+
+    @property
+    def generated(self) -> SetSummary:
+        """The summary of the samples; classes in turn where the model is conditional."""
+        assert isinstance(self._gathered, SetSummary)  # see ``check_images``
+        return self._gathered
+
+    @property
+    def generated_images(self) -> ReservoirSample:
+        """The samples themselves, at most 10,000 and 128 MiB of them, by number."""
+        return self._gathered.pixels if isinstance(self._gathered, SetSummary) else self._gathered
+
+    def some_generated(self, count: int) -> Tensor:
+        """``count`` of the samples, or as many as there are."""
+        bank = self.generated_images
+        return bank.reduced(min(count, bank.capacity)).rows
+
+    def some_real(self, count: int) -> Tensor:
+        """``count`` training images, evenly spaced over the set."""
+        return spread(self.train, count)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """float32 points (num, D); images are summed up as they come, see ``generated``."""
+        return torch.cat(list(self._batches(range(self.protocol.num))))
+
+    def again(self, numbers: Sequence[int]) -> Tensor:
+        """The samples with these numbers once more: sample i depends on seed + i and its class alone."""
+        (observer, seconds), self.observer = (self.observer, self.seconds), SILENT
+        try:
+            return torch.cat(list(self._batches(numbers)))
+        finally:
+            self.observer, self.seconds = observer, seconds
+
+    def label_of(self, numbers: Tensor) -> Tensor:
+        """The class (B,) that each of the samples with these numbers is conditioned on."""
+        return numbers % len(self.model.class_names)
+
+    def _batches(self, numbers: Sequence[int]) -> Iterator[Tensor]:
+        """uint8 images (B, C, H, W) or float32 points (B, D), batch by batch."""
+        protocol = self.protocol
+        check_seeds(protocol.seed, protocol.num)
+        names = self.model.class_names
+        for start in range(0, len(numbers), protocol.batch_size):
+            rows = numbers[start : start + protocol.batch_size]
+            request = SampleRequest(
+                [protocol.seed + number for number in rows],
+                protocol.options,
+                prompts=self.model.prompts([names[number % len(names)] for number in rows] if names else []),
+                batch_size=protocol.batch_size,
+                callback=partial(self._report, start, len(numbers)),
+            )
+            started = time.monotonic()
+            sampled = self.model.module.sample(request)
+            self.nfe = sampled.nfe
+            self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
+            self.observer.progress(start + len(rows), len(numbers))
+            yield self.model.finish(sampled.x)
+
+    def _report(self, start: int, total: int, first: int, progress: Progress) -> None:
+        self.observer.progress(start + first + len(progress.x) * (progress.index + 1) / progress.count, total)
+
+    @cached_property
+    def real(self) -> SetSummary:
+        """The summary of training images, evenly spaced over the set."""
+        return summary_of(self.train, self.num_real, self.extractor, self.cache)
+
+    @property
+    def num_generated(self) -> int:
+        """How many samples are drawn."""
+        return self.protocol.num
+
+    @property
+    def num_real(self) -> int:
+        """How many training images they are compared with; read from the model, not from the data."""
+        trained_on: int = self.model.config["data"]["train"]
+        return min(trained_on, max(self.protocol.num, REFERENCE_IMAGES))
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The requested features, or those that suit the data."""
+        return pick_features(self.protocol.features, self.model.module.shape, self.model.origin)
+
+    @property
+    def num_features(self) -> int:
+        """The features of one image."""
+        return self.extractor.dim or math.prod(self.model.module.shape)
+
+    def about_generated(self) -> dict[str, Any]:
+        """What a result says about the samples."""
+        return {"samples": self.sampling()}
+
+    def about_real(self) -> dict[str, Any]:
+        """What a result says about the real images."""
+        return {
+            "reference": "training images",
+            "reference_images": self.num_real,
+            "data_fingerprint": self.train.fingerprint,
+        }
+
+    def sampling(self) -> dict[str, Any]:
+        """How the samples were drawn."""
+        return {
+            "num": self.protocol.num,
+            "seed": self.protocol.seed,
+            **self.model.module.sampling_record(),
+            **self.protocol.options.given_as_json(),
+            "nfe": self.nfe,
+            "weights": self.model.weights,
+            "classes": "in turn" if self.model.class_names else "none",
+        }
+
+
+def _bank_size(shape: Sequence[int]) -> int:
+    return max(1, min(PIXEL_CAPACITY, PIXEL_BYTES // math.prod(shape)))
+
+
+def need_held_out(context: EvaluationContext, metric: str, count: int = 1) -> None:
+    """Refuse a metric that looks at held-out items where there are fewer than ``count``."""
+    if len(context.held_out) < count:
+        what = "images" if context.makes_images else "points"
+        number = f"at least {count} held-out" if count > 1 else "held-out"
+        raise UsageError(
+            f"metric {metric!r} needs {number} {what}, got {len(context.held_out)}: train with a "
+            "data.validation_fraction or give --data"
+        )
+
+
+def need_images(context: EvaluationContext, metric: str) -> None:
+    """Refuse a metric of images on a model of points."""
+    if not context.makes_images:
+        raise UsageError(f"metric {metric!r} is for images, this model makes points; use 'sliced_wasserstein'")

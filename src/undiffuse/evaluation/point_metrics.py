@@ -1,0 +1,29 @@
+"""Metrics of points: the sliced Wasserstein distance."""
+
+from __future__ import annotations
+
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.base import Result, spread
+from undiffuse.evaluation.context import EvaluationContext
+from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_wasserstein_error
+
+
+def sliced(context: EvaluationContext) -> list[Result]:
+    """Mean W_2 of samples and held-out points along fixed directions; the same of training points gives the scale."""
+    if context.makes_images:
+        raise UsageError("metric 'sliced_wasserstein' is for points, this model makes images; use 'frechet'")
+    if len(context.held_out) == 0:
+        raise UsageError("metric 'sliced_wasserstein' needs held-out points: train with a validation_fraction")
+    num = context.protocol.num
+    real, training = spread(context.held_out, num), spread(context.train, num)
+    value = sliced_wasserstein(context.samples, real)
+    stated = {
+        "directions": NUM_DIRECTIONS,
+        "reference": "held-out points",
+        "reference_points": len(real),
+        "data_fingerprint": context.held_out.fingerprint,
+        "samples": context.sampling(),
+    }
+    details = {"training_to_held_out": sliced_wasserstein(training, real), "training_points": len(training)}
+    error = sliced_wasserstein_error(context.samples, real)
+    return [Result("sliced_wasserstein", value, "units of the data", error, "lower", stated, details)]

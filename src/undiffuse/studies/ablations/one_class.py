@@ -1,0 +1,217 @@
+"""Study ``one-class``: one class against several at an equal budget of training.
+
+The same recipe sees the same number of images three times: of one class alone; of all classes; of all classes, each
+with its name. A model of one class spends its whole budget there and has no other to get wrong; a model of all classes
+sees a part of each and shares among them what they have in common. So all are set beside real images of that class
+and of all, and beside fresh real images, which say how good a score can be at that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.metrics.coverage import coverage
+from undiffuse.metrics.extractor import FeatureExtractor
+from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
+from undiffuse.studies.images.context import ImageArray
+from undiffuse.studies.plots import image_grid
+
+NEAREST = 5  # the neighbour that sets the radii of precision and recall
+#: Real images compared with, at most: precision and recall look at all pairs.
+REFERENCES = 2000
+_SHOWN = 12
+#: Of real images of a class a classifier that knows it names so many alike.
+_KNOWN = 0.5
+
+
+class Training(NamedTuple):
+    """One of the trainings.
+
+    Attributes:
+        name: of its folder.
+        words: in tables.
+        one_class: it sees the one class alone.
+        conditional: it is told the class of each image.
+    """
+
+    name: str
+    words: str
+    one_class: bool
+    conditional: bool
+
+
+TRAININGS = (
+    Training("one-class", "one class", True, False),
+    Training("all-classes", "all classes", False, False),
+    Training("all-classes-conditional", "all classes, told which", False, True),
+)
+
+
+class Asked(NamedTuple):
+    """Samples of a training: of the one class (``the class``) or of whatever comes (``anything``)."""
+
+    training: Training
+    of_class: bool
+
+    @property
+    def words(self) -> str:
+        """What was asked for."""
+        return "the class" if self.of_class else "anything"
+
+
+#: Every set of samples; a model that knows no classes cannot be asked for one.
+SETS = (Asked(TRAININGS[0], False), Asked(TRAININGS[1], False), Asked(TRAININGS[2], True), Asked(TRAININGS[2], False))
+
+
+class Target(NamedTuple):
+    """Real images as features (N, D), and as the distance from them sums them up."""
+
+    features: Tensor
+    distance: SetDistance
+    summary: Any
+
+
+def target_of(
+    extractor: FeatureExtractor, images: Tensor, num: int, what: str, distance: SetDistance | None = None
+) -> Target:
+    """What samples are compared with.
+
+    Args:
+        num: samples of each set.
+        what: the images are, for messages.
+        distance: from them; the Fréchet distance by default.
+    Raises:
+        UsageError: fewer images or samples than the distance over these features needs.
+    """
+    distance = distance or FrechetSetDistance()
+    features = extractor.features(images)
+    try:
+        distance.check(min(num, len(features)), features.shape[1], "--metric kernel")
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+    return Target(features, distance, distance.of(features))
+
+
+def scores(samples: Tensor, target: Target) -> dict[str, float]:
+    """The distance with its standard error, precision and recall of features (M, D) against a target."""
+    name, distance = target.distance.name, target.distance
+    estimate = distance.between(distance.of(samples), target.summary)
+    found = coverage(target.features, samples, k=NEAREST)
+    return {
+        name: estimate.value,
+        f"{name}_standard_error": estimate.standard_error,
+        "precision": found.precision,
+        "recall": found.recall,
+    }
+
+
+def class_share(extractor: FeatureExtractor, samples: Tensor, real: Tensor) -> float | None:
+    """Share of samples that the classifier gives to the class that it gives most of ``real`` to.
+
+    ``None`` without a classifier, or where it does not know the class: if it spreads ``real`` over several of its own,
+    as one of ImageNet's classes does with sunflowers, the share would say more of the classifier than of the samples.
+
+    Args:
+        samples, real: uint8 images (N, C, H, W), ``real`` all of one class.
+    """
+    try:
+        named = extractor.classify(real).argmax(1)
+    except UsageError:
+        return None
+    own = int(named.mode().values)
+    if (named == own).double().mean() < _KNOWN:
+        return None
+    return float((extractor.classify(samples).argmax(1) == own).double().mean())
+
+
+def measure(
+    extractor: FeatureExtractor, samples: Tensor, targets: Mapping[str, Target], real_of_class: Tensor
+) -> dict[str, Any]:
+    """All scores of a set of uint8 images against each target, and the share of the class."""
+    features = extractor.features(samples)
+    return {
+        "class_share": class_share(extractor, samples, real_of_class),
+        **{name: scores(features, target) for name, target in targets.items()},
+    }
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """The table and how it was made, as Markdown."""
+    distance = set_distance(facts["metric"])
+    titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short, "precision", "recall")]
+    head = ["trained on", "asked for", "images of the class seen", "named the class", *titles]
+    lines = [
+        "# One class against several at an equal budget",
+        "",
+        f"Data: {facts['data']}; the class: {facts['class']}. {facts['images']:,} images seen by each training of "
+        f"the recipe {facts['recipe']}, seed {facts['seed']}; {facts['samples']} samples of each set; "
+        f"{facts['features']} features, {facts['references_class']:,} and {facts['references_all']:,} real training "
+        "images of the class and of all.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    lines += ["| " + " | ".join(row_texts(row, distance)) + " |" for row in rows]
+    lines += [
+        "",
+        f"Lower {distance.words}s ({_published(distance)}: other features) and higher precision and recall are "
+        "better. A model that cannot be asked for the class is compared with what it makes. The last rows are other "
+        "real images, as many as there are samples: no model should be expected to do better. Numbers after ± are "
+        "standard errors of sampling, not of training again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _published(distance: SetDistance) -> str:
+    """What it is not, for its features are not those of the papers."""
+    return "no FID" if distance.positive else "no KID"
+
+
+def row_texts(row: Mapping[str, Any], distance: SetDistance) -> list[str]:
+    """A row of the table as text."""
+    cells = [row["trained_on"], row["asked_for"], _count(row.get("class_images"))]
+    if row.get("failed"):
+        return [*cells, row["failed"], *[""] * 6]
+    share = row["class_share"]
+    cells.append("–" if share is None else f"{share:.1%}")
+    for name in ("class", "all"):
+        part = row[name]
+        cells += [f"{part[distance.name]:.3g} ± {part[f'{distance.name}_standard_error']:.2g}"]
+        cells += [f"{part['precision']:.2f}", f"{part['recall']:.2f}"]
+    return cells
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{round(value):,}"
+
+
+def draw_samples(path: Path, rows: Sequence[tuple[str, str, ImageArray]]) -> None:
+    """Write an image with a row a set: (label, note, images (N, C, H, W)), of which the first are shown."""
+    table = image_grid.Table(
+        [images[:_SHOWN] for _, _, images in rows],
+        row_labels=[label for label, _, _ in rows],
+        notes=[note for _, note, _ in rows],
+    )
+    image_grid.write([table], path)
+
+
+def other_images(count: int, num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of reference images and of ``num`` others out of ``count``, in a random order by the seed.
+
+    Raises:
+        UsageError: too few images for both.
+    """
+    if count < 2 * num:
+        raise UsageError(
+            f"{count} training images of one kind are too few to set {num} samples beside {num} real images and "
+            f"have {num} others for scale; take --num {max(1, count // 2)} or fewer, or more data"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[num : num + REFERENCES], order[:num]

@@ -1,0 +1,258 @@
+"""Study ``small-data``: one recipe on about 1,000 images, with and without augmentation, measured as it goes.
+
+Against the number of passes over those images stand the distance of samples from images that were held out,
+which a model that merely repeats its training images does not lower, and how much better the model knows its training
+images than held-out ones: of a GAN, by its discriminator's outputs D,
+
+    gap = (E[D(training)] - E[D(held out)]) / (E[D(training)] - E[D(samples)]),
+
+0 where the discriminator cannot tell the two apart and 1 where held-out images look to it like samples (r_v of Karras
+et al. 2020, arXiv:2006.06676, eq. 1); of a model with a loss alone, (held-out - training loss) / held-out loss.
+
+What is spent on measuring is set beforehand: a short trial tells the seconds of a pass and of a sample, and the number
+of samples is the largest that keeps measuring within a fifth of the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from undiffuse.metrics.set_distance import SetDistance, set_distance
+from undiffuse.studies.images.context import ImageArray
+from undiffuse.studies.plots import image_grid, plot_style
+
+#: Share of the seconds of training that measuring may take.
+SHARE = 0.2
+#: Samples beyond which the distance's error gains little.
+MOST_SAMPLES = 2000
+_SPARE = 0.75  # of the share is planned for, as trials are short and validation takes its part
+
+
+class Arm(NamedTuple):
+    """One of the trainings: ``name`` of its folder, and ``words`` in tables."""
+
+    name: str
+    words: str
+    augmented: bool
+
+
+ARMS = (Arm("plain", "no augmentation", False), Arm("augmented", "augmentation", True))
+
+
+class Budget(NamedTuple):
+    """How often is measured, and with how many samples.
+
+    Attributes:
+        epochs: between two measurements.
+        samples: of each.
+        share: of the training's seconds that the trial promises.
+    """
+
+    epochs: int
+    samples: int
+    share: float
+
+
+def budget_of(seconds_an_epoch: float, seconds_a_sample: float, epochs: int, fewest: int) -> Budget:
+    """The most samples whose measurement every ``epochs`` passes stays within its share of the training.
+
+    Where not even ``fewest`` do, they are measured more rarely.
+
+    Args:
+        seconds_an_epoch: of a pass over the data, without measuring.
+        seconds_a_sample: of drawing and measuring a sample.
+        epochs: wanted between two measurements.
+        fewest: that the distance needs.
+    """
+    allowed = _SPARE * SHARE * seconds_an_epoch
+    samples = min(MOST_SAMPLES, int(allowed * epochs / seconds_a_sample))
+    if samples < fewest:
+        samples, epochs = fewest, math.ceil(fewest * seconds_a_sample / allowed)
+    return Budget(epochs, samples, samples * seconds_a_sample / (epochs * seconds_an_epoch))
+
+
+def trial_costs(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> tuple[float, float]:
+    """(seconds of an epoch, seconds of a sample) that a trial's journal tells."""
+    quality = [row for row in journal if row.get("kind") == "quality"][-1]
+    return images_an_epoch / training_rate(journal), quality["wall"]["measuring_seconds"] / quality["samples"]
+
+
+def training_rate(journal: Sequence[Mapping[str, Any]]) -> float:
+    """Images a second of training alone: the median over the journal's windows, the first left out where it can be."""
+    rates = [row["wall"]["images_per_second"] for row in journal if row.get("kind") == "train"]
+    return float(median(rates[1:] or rates))
+
+
+def measuring_share(journal: Sequence[Mapping[str, Any]]) -> float:
+    """What measuring samples took, as a share of the seconds of training without it."""
+    spent = sum(row["wall"]["measuring_seconds"] for row in journal if row.get("kind") == "quality")
+    total = max(float(row["wall"]["seconds"]) for row in journal)
+    return float(spent / (total - spent))
+
+
+def curve(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, Any]]:
+    """Epoch, distance and its error of every measurement."""
+    return [
+        {
+            "epoch": row["images"] / images_an_epoch,
+            "value": row["value"],
+            "standard_error": row["standard_error"],
+            "metric": row["metric"],
+        }
+        for row in journal
+        if row.get("kind") == "quality"
+    ]
+
+
+def gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
+    """Epoch and the discriminator's gap at every validation; none for a model without a discriminator."""
+    found = []
+    for row in journal:
+        if row.get("kind") == "validation" and "d_real_train" in row:
+            reach = row["d_real_train"] - row["d_fake"]
+            if reach != 0:
+                gap = (row["d_real_train"] - row["d_real"]) / reach
+                found.append({"epoch": row["images"] / images_an_epoch, "gap": gap})
+    return found
+
+
+def loss_gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
+    """Epoch and (held-out - training loss) / held-out loss of a model without a discriminator.
+
+    The training loss is the mean over the window of the journal that the validation falls into, so that one gap is as
+    noisy as one window.
+    """
+    train = [row for row in journal if row.get("kind") == "train"]
+    found = []
+    for row in journal:
+        if row.get("kind") == "validation" and "d_real_train" not in row and row["loss_raw"]:
+            own = [one["loss"] for one in train if one["images"] >= row["images"]][:1]
+            found += [
+                {"epoch": row["images"] / images_an_epoch, "gap": (row["loss_raw"] - loss) / row["loss_raw"]}
+                for loss in own
+            ]
+    return found
+
+
+def row_of(arm: Arm, journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> dict[str, Any]:
+    """All that a training's journal says for the study."""
+    measured = curve(journal, images_an_epoch)
+    best = min(measured, key=lambda point: point["value"])
+    return {
+        "arm": arm.name,
+        "words": arm.words,
+        "quality": measured,
+        "best": best,
+        "last": measured[-1],
+        "gaps": gaps(journal, images_an_epoch) or loss_gaps(journal, images_an_epoch),
+        "measuring_share": measuring_share(journal),
+        "seconds": max(row["wall"]["seconds"] for row in journal),
+    }
+
+
+def row_texts(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table as text."""
+    if row.get("failed"):
+        return [row["words"], row["failed"], "", "", ""]
+    gap = f"{row['gaps'][-1]['gap']:.2f}" if row["gaps"] else "–"
+    return [row["words"], _point(row["best"]), _point(row["last"]), gap, f"{row['measuring_share']:.1%}"]
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    return f"{point['value']:.3g} ± {point['standard_error']:.2g} after {point['epoch']:.0f}"
+
+
+def head(distance: SetDistance) -> list[str]:
+    """Above the columns of ``row_texts``."""
+    return ["trained with", f"best {distance.short}, after epochs", "last", "gap at the end", "spent on measuring"]
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """The table and how it was made, as Markdown."""
+    distance = set_distance(facts["metric"])
+    titles = head(distance)
+    lines = [
+        "# Few images, with and without augmentation",
+        "",
+        f"Data: {facts['data']}, {facts['train_items']:,} training images; recipe {facts['recipe']}, "
+        f"{facts['epochs']} epochs, seed {facts['seed']}; augmentation: {', '.join(facts['augmentation'])}. "
+        f"{facts['samples']:,} samples every {facts['every_epochs']} epochs against {facts['reference']:,} held-out "
+        f"images by the {distance.words} over {facts['features']} features.",
+        "",
+        "| " + " | ".join(titles) + " |",
+        "|" + "---|" * len(titles),
+    ]
+    lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]
+    lines += [
+        "",
+        "![Quality and gap against epochs](small_data.png)",
+        "",
+        f"{conclusion(rows)} Numbers after ± are standard errors of sampling, not of training again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers say of the augmentation, where both trainings came to an end."""
+    whole = {row["arm"]: row for row in rows if not row.get("failed")}
+    if len(whole) < len(ARMS):
+        return "Not all trainings came to an end."
+    said = [
+        f"At the {where}, {_compared(whole['plain'][key], whole['augmented'][key])}."
+        for key, where in (("best", "best epoch of each"), ("last", "last epoch"))
+    ]
+    late = [row["words"] for row in whole.values() if surely_above(row["last"], row["best"])]
+    said.append(f"The distance rose again after its best epoch with {' and with '.join(late)}." if late else "")
+    return " ".join(filter(None, said))
+
+
+def _compared(plain: Mapping[str, float], augmented: Mapping[str, float]) -> str:
+    if surely_above(plain, augmented):
+        return "the augmentation lowers the distance"
+    if surely_above(augmented, plain):
+        return "the augmentation raises the distance"
+    return "no difference was found"
+
+
+def surely_above(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    """Whether the 95 % interval of a - b lies above 0."""
+    return a["value"] - b["value"] > 1.96 * math.hypot(a["standard_error"], b["standard_error"])
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDistance, features: str) -> None:
+    """Write ``small_data.png``: the distance and the gap against epochs, a line a training."""
+    figure, (left, right) = plot_style.charts(2)
+    for row, colour in zip(rows, (plot_style.RED, plot_style.BLUE), strict=False):
+        if row.get("failed"):
+            continue
+        epochs, values, errors = (
+            [point[key] for point in row["quality"]] for key in ("epoch", "value", "standard_error")
+        )
+        left.errorbar(epochs, values, yerr=errors, color=colour, marker="o", ms=3, capsize=2, label=row["words"])
+        along = [(point["epoch"], point["gap"]) for point in row["gaps"]]
+        if along:
+            right.plot(*zip(*along, strict=True), color=colour, marker="o", ms=3, label=row["words"])
+    title = f"{distance.words} ({features}) from held-out images"
+    left.set(xlabel="epochs", yscale="log" if distance.positive else "linear", title=title)
+    right.set(xlabel="epochs", title="how much better training images are known than held-out ones")
+    right.axhline(0, color=plot_style.GREY, linewidth=0.8)
+    for axes in (left, right):
+        axes.title.set_fontsize(9.5)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False)
+        plot_style.grid_lines(axes)
+    plot_style.save(figure, path)
+
+
+def draw_samples(path: Path, shown: Sequence[tuple[str, ImageArray]]) -> None:
+    """Write ``samples.png``: of each training its name and samples (N, C, H, W), in two rows."""
+    rows = [row for _, images in shown for row in np.array_split(images, 2)]
+    labels = [text for words, _ in shown for text in (words, "")]
+    image_grid.write([image_grid.Table(rows, row_labels=labels, row_gaps=range(2, len(rows), 2))], path)

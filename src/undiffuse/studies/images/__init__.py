@@ -1,0 +1,1 @@
+"""Studies of a trained model of images, one a module."""

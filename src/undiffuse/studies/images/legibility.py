@@ -1,0 +1,36 @@
+"""How legible single images are, by whatever can be said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from undiffuse.metrics.features import pick_features
+from undiffuse.studies.images.context import ImageArray, ImageStudyContext
+
+
+class Legibility:
+    """One number an image that falls where it looks like nothing: a classifier's confidence, else the contrast."""
+
+    def __init__(self, context: ImageStudyContext) -> None:
+        self.extractor = pick_features("auto", context.shape, context.model.origin)
+        self.classifies = hasattr(self.extractor, "classes")
+
+    @property
+    def name(self) -> str:
+        """What the number is."""
+        return f"confidence of the {self.extractor.name} classifier" if self.classifies else "contrast"
+
+    def __call__(self, images: ImageArray) -> npt.NDArray[np.float64]:
+        """(N,) of uint8 images (N, C, H, W)."""
+        batch = torch.from_numpy(np.ascontiguousarray(images))
+        if not self.classifies:
+            return (batch.double() / 127.5 - 1).flatten(1).std(dim=1).numpy()
+        return self.extractor.classify(batch).double().max(dim=1).values.numpy()
+
+    def labels(self, images: ImageArray) -> npt.NDArray[np.int64] | None:
+        """The classes (N,) that the classifier names, where there is one."""
+        if not self.classifies:
+            return None
+        return self.extractor.classify(torch.from_numpy(np.ascontiguousarray(images))).argmax(dim=1).numpy()

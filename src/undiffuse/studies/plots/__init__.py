@@ -1,0 +1,1 @@
+"""How the studies' figures look: one plot style, and image grids."""

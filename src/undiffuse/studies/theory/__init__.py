@@ -1,0 +1,1 @@
+"""Study ``theory``: a model of points in the plane next to the exact truth."""
