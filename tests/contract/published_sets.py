@@ -246,10 +246,10 @@ def emoji_list(count: int = COUNT) -> list[dict[str, Any]]:
 
 def emoji_files(vendor: str = "twitter") -> dict[str, bytes | str]:
     entries = emoji_list()
-    images = [entry["image"] for entry in entries if entry[f"has_img_{vendor}"]]
-    images += [tone["image"] for tone in entries[0]["skin_variations"].values()]
-    sheet = {f"img/{vendor}/64/{image}": png(place) for place, image in enumerate(images)}
-    return {"emoji.json": json.dumps(entries), "package.json": "{}", "README.md": "x", **sheet}
+    names = [entry["image"] for entry in entries if entry[f"has_img_{vendor}"]]
+    names += [tone["image"] for tone in entries[0]["skin_variations"].values()]
+    images = {f"img/{vendor}/64/{image}": png(place) for place, image in enumerate(names)}
+    return {"emoji.json": json.dumps(entries), "package.json": "{}", "README.md": "x", **images}
 
 
 def emoji(folder: Path) -> Path:

@@ -44,7 +44,7 @@ def images(found: Dataset) -> np.ndarray:
         ((9, 1, 6, 5), "NCHW", lambda array: array),
     ],
 )
-def test_axes_are_told_by_the_channels(tmp_path: Path, shape: tuple[int, ...], axes: str, to_planes: object) -> None:
+def test_axes_follow_from_the_channels(tmp_path: Path, shape: tuple[int, ...], axes: str, to_planes: object) -> None:
     array = noise(*shape)
     np.savez(tmp_path / "set.npz", array)
     for path in (saved(tmp_path / "set.npy", array), tmp_path / "set.npz"):
@@ -66,7 +66,7 @@ def test_the_same_images_have_the_same_hashes_in_either_file(tmp_path: Path) -> 
     assert np.array_equal(images(small), images(load(tmp_path / "set.npz", size=2, channels=1)))
 
 
-def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
+def test_ambiguous_axes_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "set.npy", noise(4, 3, 8, 3))
     with pytest.raises(UsageError, match="4x3x8x3: the channels may be first or last; say it with data\.axes="):
         load(path)
@@ -95,7 +95,7 @@ def test_axes_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
         (np.array(3, dtype=np.uint8), "one number; expected images"),
     ],
 )
-def test_arrays_that_are_no_images_are_told(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_no_images_are_reported(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.savez(tmp_path / "set.npz", images=array)
     for path in (saved(tmp_path / "set.npy", array), tmp_path / "set.npz"):
         with pytest.raises(UsageError, match=message) as caught:
@@ -152,7 +152,7 @@ def test_labels_of_every_usual_name(tmp_path: Path) -> None:
         ({"images": noise(6, 4, 4)}, {"labels": "classes"}, "no array 'classes' for labels"),
     ],
 )
-def test_archives_that_do_not_fit_are_told(
+def test_archives_that_do_not_fit_are_reported(
     tmp_path: Path, arrays: dict[str, np.ndarray], options: dict[str, str], message: str
 ) -> None:
     np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
@@ -183,7 +183,7 @@ def test_pickled_objects_are_refused_and_not_looked_into(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("how", ["empty", "cut magic", "cut header", "cut", "version", "no literal", "code"])
-def test_damaged_arrays_are_told(tmp_path: Path, how: str) -> None:
+def test_damaged_arrays_are_reported(tmp_path: Path, how: str) -> None:
     whole = file_of(noise(9, 8, 8))
     content = {
         "empty": b"",
@@ -202,7 +202,7 @@ def test_damaged_arrays_are_told(tmp_path: Path, how: str) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
-def test_damaged_archives_are_told(tmp_path: Path) -> None:
+def test_damaged_archives_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     np.savez(path, images=noise(9, 8, 8))
     whole = bytearray(path.read_bytes())
@@ -237,7 +237,7 @@ def test_a_mapped_file_stays_on_the_disk_and_is_opened_anew_elsewhere(tmp_path: 
     assert images(found).any()
 
 
-def test_options_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_options_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     path = saved(tmp_path / "set.npy", noise(9, 8, 8))
     with pytest.raises(UsageError, match="holds one array without a name"):
         load(path, labels="y")

@@ -140,16 +140,16 @@ def test_options_that_make_other_images_have_another_place(images: Path) -> None
     assert {place_of(config.model_copy(update=change)) for change in alike} == {place_of(config)}
 
 
-def cut(path: Path) -> None:
+def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize(
     "harm",
     [
-        lambda place: cut(place / PIXELS),
+        lambda place: shorten(place / PIXELS),
         lambda place: (place / "labels.i64").unlink(),
-        lambda place: cut(place / "captions.utf8"),
+        lambda place: shorten(place / "captions.utf8"),
         lambda place: (place / INFO).write_text("{"),
         lambda place: (place / INFO).write_text("[]"),
         lambda place: change_info(place, count=COUNT + 1),

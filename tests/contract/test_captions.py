@@ -1,4 +1,4 @@
-"""Labels and captions of images: beside them, in lists, in the names of folders and files."""
+"""Labels and captions of images: in files next to them, in lists, in the names of folders and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def labels_of(dataset: Dataset) -> list[str] | None:
     return None if dataset.labels is None else [dataset.class_names[label] for label in dataset.labels]
 
 
-def test_text_files_beside_images_are_captions(load: Load) -> None:
+def test_text_files_next_to_images_are_captions(load: Load) -> None:
     found = load(
         {**IMAGES, "a.txt": "a red\n rose ", "b.txt": "\ufeffzwei Blüten", "c.TXT": "three", "README.txt": "x"}
     )
@@ -46,7 +46,7 @@ def test_text_files_beside_images_are_captions(load: Load) -> None:
     assert load({**IMAGES, "a.txt": "x"}, captions="none").captions is None
 
 
-def test_json_files_beside_images_give_captions_and_labels(load: Load) -> None:
+def test_json_files_next_to_images_give_captions_and_labels(load: Load) -> None:
     files = {
         "a.json": '{"caption": "one", "label": "rose"}',
         "b.json": '{"prompt": "two", "class": "daisy"}',
@@ -250,7 +250,7 @@ def test_a_json_file_of_another_kind_called_dataset_is_passed_over(load: Load) -
 
 
 def test_captions_are_described_and_listed_below_the_sheet(load: Load) -> None:
-    plain, told = load(IMAGES), load({**IMAGES, **{f"{name}.txt": f"image {name}" for name in "abc"}})
-    assert describe(told, FolderConfig(path="x"))["captions"] == ["image a", "image b", "image c"]
+    plain, captioned = load(IMAGES), load({**IMAGES, **{f"{name}.txt": f"image {name}" for name in "abc"}})
+    assert describe(captioned, FolderConfig(path="x"))["captions"] == ["image a", "image b", "image c"]
     assert describe(plain, FolderConfig(path="x"))["captions"] == []
-    assert preview_grid(told).height > preview_grid(plain).height + 20
+    assert preview_grid(captioned).height > preview_grid(plain).height + 20

@@ -1,4 +1,4 @@
-"""CelebA and CelebA-HQ: faces in folders and archives, with the lists in them or beside them."""
+"""CelebA and CelebA-HQ: faces in folders and archives, with the lists in them or next to them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_attributes_are_classes_and_captions(tmp_path: Path) -> None:
     assert labels_of(load(tmp_path, attribute="5 o clock shadow")) == [number & 1 for number in range(COUNT)]
 
 
-def test_the_lists_lie_in_or_beside_a_folder_or_an_archive(tmp_path: Path) -> None:
+def test_the_lists_lie_in_or_next_to_a_folder_or_an_archive(tmp_path: Path) -> None:
     files = celeba_files()
     inside = write_zip(tmp_path / "whole.zip", files)
     lists = {name: content for name, content in files.items() if name.endswith(".txt")}
@@ -93,7 +93,7 @@ def test_celeba_hq_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert source_config_for(str(tmp_path / "CelebAMask-HQ" / "CelebA-HQ-img")).name == "celeba"
 
 
-def test_an_attribute_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_attribute_that_is_not_there_is_reported(tmp_path: Path) -> None:
     celeba(tmp_path)
     with pytest.raises(UsageError, match="no attribute 'Smile'; did you mean 'Smiling'"):
         load(tmp_path, attribute="Smile")
@@ -111,7 +111,7 @@ def test_an_attribute_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("12\n", "", "begins with '5_o_Clock_Shadow"),
     ],
 )
-def test_a_damaged_list_is_told(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_damaged_list_is_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = changed(tmp_path, "list_attr_celeba.txt", old, new)
     with pytest.raises(UsageError, match=message) as caught:
         load(path, on_error="skip")
@@ -128,7 +128,7 @@ def test_a_damaged_list_is_told(tmp_path: Path, old: str, new: str, message: str
         ("list_eval_partition.txt", "000004.jpg 0\n", "", r"000004\.jpg: not in list_eval_partition"),
     ],
 )
-def test_a_damaged_line_is_told_or_its_image_skipped(
+def test_a_damaged_line_is_reported_or_its_image_skipped(
     tmp_path: Path, name: str, old: str, new: str, message: str
 ) -> None:
     path = changed(tmp_path, name, old, new)
@@ -159,7 +159,7 @@ def test_two_sets_in_one_folder_are_not_guessed_at(tmp_path: Path) -> None:
         load(write_tree(tmp_path / "other", {"cat.png": encoded(1, "png")}))
 
 
-def test_a_kept_set_follows_the_lists_beside_it(tmp_path: Path) -> None:
+def test_a_kept_set_follows_the_lists_next_to_it(tmp_path: Path) -> None:
     files = celeba_files()
     write_tree(tmp_path / "a", {name: content for name, content in files.items() if name.endswith(".txt")})
     images = {name: content for name, content in files.items() if name.endswith(".jpg")}

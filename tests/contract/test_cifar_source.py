@@ -140,7 +140,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (b"\x14\x00" + bytes(3072), r"label 20; expected 0\.\.19"),
     ],
 )
-def test_damaged_records_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_records_are_reported(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "data_batch_1.bin"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as caught:
@@ -159,7 +159,7 @@ def test_damaged_records_are_told(tmp_path: Path, content: bytes, message: str) 
         ({"labels": [11] * COUNT}, "label 11; expected"),
     ],
 )
-def test_python_batches_of_another_form_are_told(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_python_batches_of_another_form_are_reported(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(Pickle2().of({"data": records(), "labels": [1] * COUNT, **changes}))
     with pytest.raises(UsageError, match=message) as caught:
@@ -167,7 +167,7 @@ def test_python_batches_of_another_form_are_told(tmp_path: Path, changes: dict[s
     assert str(caught.value).startswith(str(path))
 
 
-def test_names_of_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_names_of_classes_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     cifar10_binary(tmp_path)
     (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
     with pytest.raises(UsageError, match=r"batches\.meta\.txt: 2 names of classes; expected 10"):

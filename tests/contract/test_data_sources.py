@@ -142,16 +142,16 @@ def test_a_subset_is_a_data_set(source: tuple[SourceConfig, Dataset]) -> None:
 
 def test_every_source_can_be_described_and_looked_at(source: tuple[SourceConfig, Dataset]) -> None:
     config, dataset = source
-    facts = describe(dataset, config)
-    assert facts["num_looked_at"] <= facts["num_items"]
-    assert facts["num_items"] == len(dataset) == sum(facts["split"].values())
-    assert facts["shape"] == list(dataset.shape) and facts["fingerprint"] == dataset.fingerprint
-    assert not facts["classes"] or sum(facts["classes"].values()) == len(dataset)
-    low, high = facts["value_range"]
-    assert low < high and (facts["kind"] == "points" or (low >= 0 and high <= 255))
-    sheet = preview_grid(dataset, num=9)
-    assert isinstance(sheet, Image.Image) and min(sheet.size) >= 15
-    assert len(set(sheet.convert("L").tobytes())) > 1
+    about = describe(dataset, config)
+    assert about["num_looked_at"] <= about["num_items"]
+    assert about["num_items"] == len(dataset) == sum(about["split"].values())
+    assert about["shape"] == list(dataset.shape) and about["fingerprint"] == dataset.fingerprint
+    assert not about["classes"] or sum(about["classes"].values()) == len(dataset)
+    low, high = about["value_range"]
+    assert low < high and (about["kind"] == "points" or (low >= 0 and high <= 255))
+    grid = preview_grid(dataset, num=9)
+    assert isinstance(grid, Image.Image) and min(grid.size) >= 15
+    assert len(set(grid.convert("L").tobytes())) > 1
 
 
 def test_splits_are_disjoint_and_complete(source: tuple[SourceConfig, Dataset]) -> None:
@@ -235,7 +235,7 @@ def test_idx_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no IDX images of the split 'test'"):
         load_dataset(IdxConfig(path=str(tmp_path), split="test"))
     train = tmp_path / "train-images-idx3-ubyte.gz"
-    with pytest.raises(UsageError, match="no 'test' file lies beside it"):
+    with pytest.raises(UsageError, match="no 'test' file lies next to it"):
         load_dataset(IdxConfig(path=str(train), split="test"))
     write_idx(tmp_path / "t10k-images-idx3-ubyte", some_images(4))
     assert len(load_dataset(IdxConfig(path=str(tmp_path), split="test"))) == 4

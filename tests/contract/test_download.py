@@ -121,11 +121,11 @@ def a_set(*files: Remote, **options: Any) -> PublicSet:
 
 def test_files_come_whole_and_are_not_fetched_again(server: Server, tmp_path: Path) -> None:
     public = a_set(remote(server), remote(server, "b.bin", b"other"), data="a.bin")
-    told: list[tuple[float, float, str]] = []
-    found = get(public, tmp_path / "x" / "y", OnProgress(lambda *row: told.append(row)))
+    reported: list[tuple[float, float, str]] = []
+    found = get(public, tmp_path / "x" / "y", OnProgress(lambda *row: reported.append(row)))
     assert (tmp_path / "x/y/a.bin").read_bytes() == CONTENT and (tmp_path / "x/y/b.bin").read_bytes() == b"other"
     assert found.fetched == ("a.bin", "b.bin") and found.data == str(tmp_path / "x/y/a.bin") and not found.missing
-    assert told[-1] == (5, 5, "b.bin") and (len(CONTENT), len(CONTENT), "a.bin") in told
+    assert reported[-1] == (5, 5, "b.bin") and (len(CONTENT), len(CONTENT), "a.bin") in reported
     assert get(public, tmp_path / "x" / "y").fetched == () and len(server.asked) == 2
 
 
@@ -235,7 +235,7 @@ def test_a_wrong_beginning_is_fetched_anew(server: Server, tmp_path: Path) -> No
     assert (tmp_path / "a.bin").read_bytes() == CONTENT and [asked for _, asked in server.asked] == ["bytes=15-", None]
 
 
-def test_another_size_is_told_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
+def test_another_size_is_reported_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
     found = get(a_set(remote(server, size=5)), tmp_path)
     assert "offers 1048576 bytes, where 5 were published" in found.reason and list(tmp_path.iterdir()) == []
 
@@ -263,7 +263,7 @@ def test_no_network_says_what_is_missing_and_uses_it_when_it_is_there(server: Se
     assert not get(a_set(file, other), tmp_path).missing
 
 
-def test_no_such_host_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_such_host_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def nowhere(*args: object, **options: object) -> None:
@@ -316,7 +316,7 @@ def test_what_has_to_lie_unpacked_is_unpacked_under_our_names(server: Server, tm
     assert get(a_set(file), folder).fetched == ()
 
 
-def test_an_archive_without_the_member_is_told(server: Server, tmp_path: Path) -> None:
+def test_an_archive_without_the_member_is_reported(server: Server, tmp_path: Path) -> None:
     file = remote(server, "c.zip", zipped(tmp_path), unpack=(("inner", "data.mdb"),))
     with pytest.raises(RunError, match=r"c.zip: has no inner"):
         get(a_set(file), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""EMNIST: the mapping beside its IDX files, and its MATLAB files."""
+"""EMNIST: the mapping next to its IDX files, and its MATLAB files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def labels_of(found: Dataset) -> list[int]:
     return found.labels.tolist()
 
 
-def test_the_mapping_beside_idx_files_names_the_classes(tmp_path: Path) -> None:
+def test_the_mapping_next_to_idx_files_names_the_classes(tmp_path: Path) -> None:
     found = load_dataset(IdxConfig(path=str(idx_set(tmp_path, "0 48\n1 65\n2 97\n", [2, 0, 1, 2]))))
     assert found.class_names == ("0", "A", "a") and labels_of(found) == [2, 0, 1, 2]
     assert found.provenance["transposed"] == "yes"
@@ -59,14 +59,14 @@ def test_a_mapping_that_counts_from_one_and_has_two_codes(tmp_path: Path) -> Non
         ("0 48\n5 49\n", "label 2 is not in the mapping of 2"),
     ],
 )
-def test_a_mapping_that_does_not_fit_is_told(tmp_path: Path, mapping: str, message: str) -> None:
+def test_a_mapping_that_does_not_fit_is_reported(tmp_path: Path, mapping: str, message: str) -> None:
     idx_set(tmp_path, mapping, [0, 2])
     with pytest.raises(UsageError, match=message) as caught:
         load_dataset(IdxConfig(path=str(tmp_path)))
     assert str(caught.value).startswith(str(tmp_path)) and "emnist-balanced-" in str(caught.value)
 
 
-def test_a_mapping_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_mapping_that_is_no_text_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x-mapping.txt"
     path.write_bytes(b"\xff\xfe0 48")
     with pytest.raises(UsageError, match="not a text of numbers"):
@@ -103,7 +103,7 @@ def test_both_parts_of_a_matlab_file_upright_with_names(tmp_path: Path, compress
         ({"labels": ["a"] * COUNT}, r"has no field 'labels'"),
     ],
 )
-def test_matlab_files_of_another_content_are_told(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_matlab_files_of_another_content_are_reported(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = tmp_path / "emnist-letters.mat"
     scipy.io.savemat(path, emnist_struct(**changes))
     with pytest.raises(UsageError, match=message) as caught:
@@ -119,7 +119,7 @@ def test_matlab_files_of_another_content_are_told(tmp_path: Path, changes: dict[
         ({"dataset": {"train": {"x": 1}, "mapping": np.eye(2)}}, "has no field 'images'"),
     ],
 )
-def test_matlab_files_without_the_fields_are_told(tmp_path: Path, content: dict[str, object], message: str) -> None:
+def test_matlab_files_without_the_fields_are_reported(tmp_path: Path, content: dict[str, object], message: str) -> None:
     path = tmp_path / "some.mat"
     scipy.io.savemat(path, content)
     with pytest.raises(UsageError, match=message):
@@ -153,7 +153,7 @@ def spoilt(whole: bytes, how: str) -> bytes:
         ("other", r"not a MATLAB 5\.0 file"),
     ],
 )
-def test_damaged_matlab_files_are_told(tmp_path: Path, how: str, message: str) -> None:
+def test_damaged_matlab_files_are_reported(tmp_path: Path, how: str, message: str) -> None:
     path = emnist_mat(tmp_path)
     path.write_bytes(spoilt(path.read_bytes(), how))
     with pytest.raises(UsageError, match=message) as caught:

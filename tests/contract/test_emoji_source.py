@@ -85,7 +85,7 @@ def test_the_largest_images_are_taken(tmp_path: Path) -> None:
     assert len(found) == COUNT and is_of(found, 3, 3)
 
 
-def test_missing_and_damaged_images_are_told_or_skipped(tmp_path: Path) -> None:
+def test_missing_and_damaged_images_are_reported_or_skipped(tmp_path: Path) -> None:
     files = emoji_files()
     lacking = {name: content for name, content in files.items() if not name.endswith("1f603.png")}
     path = write_zip(tmp_path / "a.zip", lacking)
@@ -108,7 +108,7 @@ def test_missing_and_damaged_images_are_told_or_skipped(tmp_path: Path) -> None:
         ("[" * 100_000, "nested too deep|not valid JSON"),
     ],
 )
-def test_a_list_of_another_form_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_list_of_another_form_is_reported(tmp_path: Path, text: str, message: str) -> None:
     path = write_zip(tmp_path / "emoji.zip", {**emoji_files(), "emoji.json": text})
     with pytest.raises(UsageError, match=message) as caught:
         load(path)
@@ -116,7 +116,7 @@ def test_a_list_of_another_form_is_told(tmp_path: Path, text: str, message: str)
 
 
 @pytest.mark.parametrize("change", [{"name": 3}, {"category": None}, {"image": ""}, {"skin_variations": {"x": {}}}])
-def test_an_entry_of_another_form_is_told_or_skipped(tmp_path: Path, change: dict[str, object]) -> None:
+def test_an_entry_of_another_form_is_reported_or_skipped(tmp_path: Path, change: dict[str, object]) -> None:
     entries = emoji_list()
     entries[2] |= change
     path = write_zip(tmp_path / "emoji.zip", {**emoji_files(), "emoji.json": json.dumps([*entries, 7])})
@@ -126,7 +126,7 @@ def test_an_entry_of_another_form_is_told_or_skipped(tmp_path: Path, change: dic
     assert len(found) == COUNT - 1 and "2 files left out" in found.provenance["skipped"]
 
 
-def test_what_is_no_package_is_told(tmp_path: Path) -> None:
+def test_what_is_no_package_is_reported(tmp_path: Path) -> None:
     files = emoji_files()
     no_list = {name: content for name, content in files.items() if name != "emoji.json"}
     with pytest.raises(UsageError, match=r"no emoji\.json; expected the whole"):

@@ -91,11 +91,12 @@ def test_a_split_that_would_hold_out_all_keeps_the_largest_hash() -> None:
 
 def test_captions_go_with_items_subsets_and_fingerprints() -> None:
     points = np.arange(6, dtype=np.float32).reshape(3, 2)
-    plain, told = ArrayDataset("points", points), ArrayDataset("points", points, captions=["one", "", "three ü"])
-    assert plain.fingerprint != told.fingerprint
-    assert told.fingerprint != ArrayDataset("points", points, captions=["one", "x", "three ü"]).fingerprint
-    assert told.fetch([2, 0]).captions == ("three ü", "one") and told.fetch([2]).to("cpu").captions == ("three ü",)
-    part = told.subset([2, 1, 0]).subset([0, 2])
+    plain, captioned = ArrayDataset("points", points), ArrayDataset("points", points, captions=["one", "", "three ü"])
+    assert plain.fingerprint != captioned.fingerprint
+    assert captioned.fingerprint != ArrayDataset("points", points, captions=["one", "x", "three ü"]).fingerprint
+    assert captioned.fetch([2, 0]).captions == ("three ü", "one")
+    assert captioned.fetch([2]).to("cpu").captions == ("three ü",)
+    part = captioned.subset([2, 1, 0]).subset([0, 2])
     assert part.captions == ["three ü", "one"] and part.fetch([1]).captions == ("one",)
     assert plain.subset([0]).captions is None
 
@@ -167,7 +168,7 @@ def held_bytes(config: ZipConfig | TarConfig) -> int:
 
 @pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_a_image_costs_what_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """Beside the pixels, and 30 bytes of name; what a loader has built and dropped on its way does not count."""
+    """Besides the pixels, and 30 bytes of name; what a loader has built and dropped on its way does not count."""
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 100)
     content, held = png(0, side=2), list[int]()
     for count in (100, 100, 500):  # at first, things are imported

@@ -73,7 +73,7 @@ def test_the_first_sixty_thousand_are_for_training(tmp_path: Path) -> None:
         ("thumbnails128x128/00003.png", "two images of the number 00003"),
     ],
 )
-def test_what_is_not_of_the_set_is_told_or_skipped(tmp_path: Path, name: str, message: str) -> None:
+def test_what_is_not_of_the_set_is_reported_or_skipped(tmp_path: Path, name: str, message: str) -> None:
     path = write_zip(tmp_path / "ffhq.zip", {**ffhq_files(), name: png(5)})
     with pytest.raises(UsageError, match=message) as caught:
         load(path)

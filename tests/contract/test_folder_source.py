@@ -125,15 +125,15 @@ def test_grey_with_transparency_stays_grey_on_a_grey_background(tmp_path: Path) 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
 def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, ending: str) -> None:
-    turns = Image.Transpose
+    transposes = Image.Transpose
     stored = {
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_90,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_270,
+        2: transposes.FLIP_LEFT_RIGHT,
+        3: transposes.ROTATE_180,
+        4: transposes.FLIP_TOP_BOTTOM,
+        5: transposes.TRANSPOSE,
+        6: transposes.ROTATE_90,
+        7: transposes.TRANSVERSE,
+        8: transposes.ROTATE_270,
     }
     upright = Image.fromarray(gradient())
     lying = upright.transpose(stored[orientation]) if orientation in stored else upright
@@ -217,8 +217,8 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
     assert load_dataset(FolderConfig(path=str(tmp_path), labels="none")).labels is None
     save_all(tmp_path, {"flowers/rose/wild/1.png": (8, 8)})
     assert load_dataset(FolderConfig(path=str(tmp_path))).labels is None
-    deep = load_dataset(FolderConfig(path=str(tmp_path), labels="folders"))
-    assert deep.labels is not None and deep.labels.tolist() == [0, 0, 1, 1]
+    nested = load_dataset(FolderConfig(path=str(tmp_path), labels="folders"))
+    assert nested.labels is not None and nested.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_one_sub_folder_is_a_class_only_when_asked(tmp_path: Path) -> None:

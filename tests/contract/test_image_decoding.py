@@ -158,7 +158,7 @@ def test_sound_pixels_with_broken_exif_are_read_and_counted(kind: str, tmp_path:
     assert load_dataset(FolderConfig(path=str(tmp_path))).provenance["decoding"] == f"1 image {BROKEN_EXIF}"
 
 
-def test_nothing_beside_the_pixels_of_a_png_stops_it() -> None:
+def test_no_metadata_of_a_png_stops_it() -> None:
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21)))  # more than Pillow unpacks
     profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**21)))
     damaged = png_chunk(b"tEXt", b"Comment\0hello")[:-1] + b"?"
@@ -166,9 +166,9 @@ def test_nothing_beside_the_pixels_of_a_png_stops_it() -> None:
     for chunk in (text, profile, damaged, frames, png_chunk(b"gAMA", b""), png_chunk(b"tIME", b"x")):
         for place in ("before", "after"):
             assert decoded(write_png(LYING, 8, 0, **{place: chunk})).tolist() == LYING.tolist()
-    cut = write_png(LYING, 8, 0, text)
+    shortened = write_png(LYING, 8, 0, text)
     with pytest.raises(UsageError, match="damaged or cut short"):
-        read_image(cut[: cut.index(b"IDAT") + 8])
+        read_image(shortened[: shortened.index(b"IDAT") + 8])
 
 
 def test_no_bit_that_flips_in_a_png_changes_its_pixels_unsaid() -> None:
@@ -277,7 +277,7 @@ def test_numbers_without_a_known_black_and_white_are_refused(kind: str, bits: in
 
 
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_floats_are_from_0_to_1_whatever_else_lies_beside(photometric: int, tmp_path: Path) -> None:
+def test_floats_are_from_0_to_1_whatever_the_other_tags(photometric: int, tmp_path: Path) -> None:
     def tiff(*levels: float) -> bytes:
         return write_tiff([np.array(levels, "<f4").tobytes()], (1, len(levels)), [32], photometric, format=3)
 

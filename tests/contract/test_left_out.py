@@ -33,9 +33,9 @@ def test_numbers_after_a_dot_are_names_and_no_columns(tmp_path: Path) -> None:
     assert sorted(names(tar(tmp_path, scattered))) == sorted(scattered)
     frames = {f"frame.{number:04}.{ending}": png(number) for number in range(3) for ending in ("png",)}
     assert names(tar(tmp_path, frames)) == list(frames)
-    told = {f"frame.{number:04}.{ending}": png(number) if ending == "png" else f"at {number}" for number in range(3)
+    members = {f"frame.{number:04}.{ending}": png(number) if ending == "png" else f"at {number}" for number in range(3)
             for ending in ("png", "txt")}  # fmt: skip
-    assert tar(tmp_path, told).captions == ["at 0", "at 1", "at 2"]
+    assert tar(tmp_path, members).captions == ["at 0", "at 1", "at 2"]
     named = {"St. Mary.png": png(0), "St. Paul.png": png(1)}
     assert names(tar(tmp_path, named)) == list(named)
 
@@ -45,7 +45,7 @@ def test_one_numbered_image_of_a_key_keeps_the_notes_of_the_key(tmp_path: Path) 
     assert tar(tmp_path, files).captions == ["a", "b"]
 
 
-def test_a_mask_beside_each_image_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_mask_next_to_each_image_is_left_out_and_counted(tmp_path: Path) -> None:
     files = {f"{key:04}.{ending}": png(key) for key in range(4) for ending in ("jpg", "seg.png")}
     found = tar(tmp_path, files)
     assert names(found) == [f"{key:04}.jpg" for key in range(4)]
@@ -67,8 +67,8 @@ def test_of_several_images_of_a_sample_one_is_chosen_by_its_column(tmp_path: Pat
         assert found.provenance["left_out"].startswith("2 further images of samples: 0.left.png, 1.left.png")
     with pytest.raises(UsageError, match=r"without an image 'up'; take data.image_column=left\.png or right\.png"):
         tar(tmp_path, pair, image_column="up")
-    told: dict[str, Content] = {"0.input.jpg": png(0), "0.output.jpg": png(1), "0.txt": "make it red"}
-    found = tar(tmp_path, told, image_column="output")
+    members: dict[str, Content] = {"0.input.jpg": png(0), "0.output.jpg": png(1), "0.txt": "make it red"}
+    found = tar(tmp_path, members, image_column="output")
     assert found.captions == ["make it red"] and is_of(found, 0, 1)
     views: dict[str, Content] = {"0.0.png": png(0), "0.1.png": png(1), "0.txt": "both"}
     with pytest.raises(UsageError, match=r"data.image_column=0\.png or 1\.png"):  # whose is the text?
@@ -145,11 +145,11 @@ def test_a_zip_before_a_zip_is_said_and_arrays_that_are_not_read_are_named(tmp_p
     assert load_dataset(source_config_for(str(tmp_path / "x.npz"))).provenance["arrays_not_read"] == "masks"
 
 
-def test_images_and_folders_beside_shards_are_named(tmp_path: Path) -> None:
+def test_images_and_folders_next_to_shards_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "x-0.tar", {"0.png": png(0)})
     write_tree(tmp_path, {"loose.png": png(1), "more/1.png": png(2), "index.json": "{}"})
     about = load_dataset(source_config_for(str(tmp_path))).provenance
-    assert "1 image beside what is read: loose.png" in about["left_out"] and "1 folder beside" in about["left_out"]
+    assert "1 image next to what is read: loose.png" in about["left_out"] and "1 folder next to" in about["left_out"]
     assert about["passed_over"] == "1 file without an image's ending: index.json"
 
 

@@ -92,7 +92,7 @@ def test_lists_and_captions_in_the_encodings_of_windows(load: Load, encoding: st
     assert load({**IMAGES, **notes}).captions == expected
 
 
-def test_a_text_that_is_not_what_its_mark_says_is_told(load: Load) -> None:
+def test_a_text_that_is_not_what_its_mark_says_is_reported(load: Load) -> None:
     for name in ("metadata.jsonl", "metadata.csv"):
         with pytest.raises(UsageError, match=rf"{name}: begins with the mark of a Unicode text and is not one"):
             load({**IMAGES, name: b"\xff\xfea\x00b"})
@@ -115,7 +115,7 @@ def test_metadata_csv(load: Load, delimiter: str) -> None:
     assert inner.captions == ["inner"]
 
 
-def test_a_line_of_a_csv_that_is_damaged_is_told_and_another_table_is_left_alone(load: Load) -> None:
+def test_a_line_of_a_csv_that_is_damaged_is_reported_and_another_table_is_left_alone(load: Load) -> None:
     with pytest.raises(UsageError, match=r"metadata\.csv line 3: 1 values; expected 2: file_name, text"):
         load({**IMAGES, "metadata.csv": "file_name,text\na.png,x\nb.png\nc.png,z\n"})
     with pytest.raises(UsageError, match=r"names d\.png, and there is no such image"):
@@ -137,8 +137,8 @@ def test_names_of_lists_and_notes_are_compared_as_they_look(load: Load, listed: 
     assert found.captions == ["c", "x"] and labels_of(found) == ["u", "v"]
     labels = load({**files, "dataset.json": f'{{"labels": [["{named}", 1], ["x.png", 0]]}}'})
     assert labels_of(labels) == ["1", "0"]
-    beside = load({**files, named[:-4] + ".txt": "c", "x.png.txt": "x"})
-    assert beside.captions == ["c", "x"]
+    captioned = load({**files, named[:-4] + ".txt": "c", "x.png.txt": "x"})
+    assert captioned.captions == ["c", "x"]
 
 
 def test_of_two_names_that_look_the_same_the_very_one_is_meant(load: Load) -> None:
@@ -167,8 +167,8 @@ def zip_of_shift_jis(path: Path, flawed: bool = False) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for number, (holder, name) in enumerate(names.items()):
             member = zipfile.ZipInfo(holder)
-            told = struct.pack("<BL", 1, zlib.crc32(name.encode("shift-jis")) ^ flawed) + name.encode()
-            member.extra = struct.pack("<HHB", 0x9999, 1, 0) + struct.pack("<HH", 0x7075, len(told)) + told
+            utf8_path = struct.pack("<BL", 1, zlib.crc32(name.encode("shift-jis")) ^ flawed) + name.encode()
+            member.extra = struct.pack("<HHB", 0x9999, 1, 0) + struct.pack("<HH", 0x7075, len(utf8_path)) + utf8_path
             archive.writestr(member, png(number))
     content = path.read_bytes()
     for holder, name in names.items():

@@ -89,7 +89,7 @@ def test_several_categories_are_the_classes(tmp_path: Path) -> None:
         load(tmp_path / "tower_train_lmdb", split="val")
 
 
-def test_damaged_values_are_told_or_skipped(tmp_path: Path) -> None:
+def test_damaged_values_are_reported_or_skipped(tmp_path: Path) -> None:
     values = {f"{n:040x}".encode(): encoded(n, "jpeg") for n in range(COUNT)}
     values[f"{5:040x}".encode()] = b"<html>"
     values[f"{7:040x}".encode()] = encoded(7, "jpeg")[:100]
@@ -101,7 +101,7 @@ def test_damaged_values_are_told_or_skipped(tmp_path: Path) -> None:
     assert len(found) == COUNT - 2 and found.provenance["skipped"].startswith("2 files left out")
 
 
-def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+def test_what_is_no_database_is_reported(tmp_path: Path) -> None:
     path = lsun(tmp_path) / "data.mdb"
     whole = path.read_bytes()
     for content, message in [
@@ -151,7 +151,7 @@ def test_a_tree_that_leads_back_to_its_root_ends(tmp_path: Path) -> None:
 def test_changed_pages_give_an_error_of_ours_or_values_within_the_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = database(tmp_path / "x", {rng.bytes(20).hex().encode(): rng.bytes(500) for _ in range(300)}) / "data.mdb"
-    whole, size, told = path.read_bytes(), path.stat().st_size, 0
+    whole, size, reported = path.read_bytes(), path.stat().st_size, 0
     for trial in range(150):
         content = bytearray(whole)
         for page in rng.integers(0, size // 4096, 4):  # the heads of pages, where the pointers are
@@ -161,10 +161,10 @@ def test_changed_pages_give_an_error_of_ours_or_values_within_the_file(tmp_path:
         try:
             found = read_values(FileAt(other))
         except UsageError as error:
-            told += str(error).startswith(str(other))
+            reported += str(error).startswith(str(other))
             continue
         assert len(found.places) < 3000 and (found.places.sum(axis=1) <= size).all()
-    assert told > 20
+    assert reported > 20
 
 
 def test_threads_and_copies_read_the_same(tmp_path: Path) -> None:

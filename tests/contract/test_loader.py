@@ -275,7 +275,7 @@ def test_senseless_options_are_refused(options: dict[str, npt.ArrayLike]) -> Non
 
 
 @pytest.mark.parametrize("workers", [-1, 257, 1.5, True, "many"])
-def test_a_senseless_number_of_workers_is_told_what_would_do(workers: object) -> None:
+def test_a_senseless_number_of_workers_names_what_would_do(workers: object) -> None:
     with pytest.raises(UsageError, match=r"expected auto or a number of processes in 0\.\.256, got") as caught:
         validate(LoaderConfig, {"workers": workers})
     assert "\n" not in str(caught.value)

@@ -93,7 +93,7 @@ def test_the_names_that_datasets_gives(tmp_path: Path, name: str, split: str) ->
     assert len(load_dataset(config)) == COUNT and len(load(tmp_path, split=split)) == COUNT
 
 
-def test_a_missing_shard_is_told_or_skipped(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported_or_skipped(tmp_path: Path) -> None:
     parquet(tmp_path)
     (tmp_path / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(UsageError, match="1 of 2 shards are missing, the first 00000-of-00002"):
@@ -170,7 +170,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.stream.arrow"])
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_row_that_cannot_be_used_is_told_or_skipped(tmp_path: Path, how: str, name: str) -> None:
+def test_a_row_that_cannot_be_used_is_reported_or_skipped(tmp_path: Path, how: str, name: str) -> None:
     changes, message = BROKEN[how]
     path = written(tmp_path / name, table(**changes))
     with pytest.raises(UsageError, match=message) as caught:
@@ -182,7 +182,7 @@ def test_a_row_that_cannot_be_used_is_told_or_skipped(tmp_path: Path, how: str, 
     assert found.provenance["skipped"].startswith(f"1 file left out: {path} row 5")
 
 
-def test_labels_that_do_not_fit_the_names_are_told(tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_the_names_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "set.parquet", table(label=[7] * COUNT))
     with pytest.raises(UsageError, match="label 7, but only 3 names"):
         load(path)
@@ -194,7 +194,7 @@ def test_labels_that_do_not_fit_the_names_are_told(tmp_path: Path) -> None:
     "metadata",
     [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": {"label": {"names": [1]}}}}', b"\xff", b"[" * 9999],
 )
-def test_metadata_of_another_form_is_told(tmp_path: Path, metadata: bytes) -> None:
+def test_metadata_of_another_form_is_reported(tmp_path: Path, metadata: bytes) -> None:
     path = written(tmp_path / "set.parquet", table().replace_schema_metadata({b"huggingface": metadata}))
     with pytest.raises(UsageError, match=r"metadata of Hugging Face|no list of texts") as caught:
         load(path)
@@ -202,7 +202,7 @@ def test_metadata_of_another_form_is_told(tmp_path: Path, metadata: bytes) -> No
 
 
 @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.stream.arrow"])
-def test_damaged_tables_are_told(tmp_path: Path, name: str) -> None:
+def test_damaged_tables_are_reported(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, table())
     whole = path.read_bytes()
     for content in (b"", whole[:3], whole[:50], whole[: len(whole) // 2], b"\x89PNG" * 30):
@@ -386,7 +386,7 @@ def test_splits_are_said_and_known_in_any_case_and_by_what_they_mean(tmp_path: P
     assert len(load_dataset(source_config_for(root).model_copy(update={"split": "all"}))) == 3
 
 
-def test_a_list_beside_images_is_no_table_of_them(tmp_path: Path) -> None:
+def test_a_list_next_to_images_is_no_table_of_them(tmp_path: Path) -> None:
     written(tmp_path / "metadata.parquet", pyarrow.table({"file_name": ["0.png"], "text": ["x"]}))
     (tmp_path / "0.png").write_bytes(png(0))
     found = load_dataset(source_config_for(str(tmp_path)))

@@ -85,12 +85,12 @@ def test_images_and_masks_are_no_classes(load) -> None:  # type: ignore[no-untyp
     assert load(["images/0.png", "masks/0.png"], split="none").class_names == ("images", "masks")
 
 
-def test_masks_beside_their_images_and_in_folders_of_their_own_are_left_out(load) -> None:  # type: ignore[no-untyped-def]
-    beside = ["a/1.png", "a/1_mask.png", "a/1_mask_1.png", "b/2.png", "b/2_Mask.png"]
-    found = load(beside)
+def test_masks_next_to_their_images_and_in_folders_of_their_own_are_left_out(load) -> None:  # type: ignore[no-untyped-def]
+    files = ["a/1.png", "a/1_mask.png", "a/1_mask_1.png", "b/2.png", "b/2_Mask.png"]
+    found = load(files)
     assert len(found) == 2 and labels_of(found) == ["a", "b"] and is_of(found, 1, 3)
-    assert found.provenance["masks"].startswith("3 masks of images beside them left out, as of a/1 (data.split=none")
-    assert len(load(beside, split="none")) == 5
+    assert found.provenance["masks"].startswith("3 masks of images next to them left out, as of a/1 (data.split=none")
+    assert len(load(files, split="none")) == 5
     assert len(load(["a/1.png", "a/face_mask.png", "b/2.png"])) == 3  # a mask of nothing that is there
     folders = load(["test/1.png", "train/0.png", "train_masks/0.png"])
     assert len(folders) == 1 and is_of(folders, 0, 1)
@@ -107,10 +107,10 @@ def test_lists_and_notes_of_other_parts_are_no_errors(tmp_path: Path) -> None:
     assert load_dataset(FolderConfig(path=str(tmp_path / "b"))).captions == ["x", "y"]
 
 
-def test_what_lies_beside_the_parts_is_counted(tmp_path: Path) -> None:
+def test_what_lies_next_to_the_parts_is_counted(tmp_path: Path) -> None:
     write_tree(tmp_path, {"figure.png": png(9), "train/0.png": png(0), "test/0.png": png(1)})
     found = load_dataset(FolderConfig(path=str(tmp_path)))
-    assert len(found) == 1 and found.provenance["splits"].endswith("1 beside them left out")
+    assert len(found) == 1 and found.provenance["splits"].endswith("1 outside them left out")
 
 
 @pytest.mark.parametrize("place", ["x/{}-000.tar", "x/cc3m_{}.0.tar", "x/{}/000.tar", "x/{}-00000-of-00001.tar"])

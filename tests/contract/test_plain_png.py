@@ -49,12 +49,12 @@ def test_what_other_programs_write_is_read_rightly_or_left_to_pillow(mode: str) 
 
 
 @settings(max_examples=300)
-@given(place=st.integers(0, 10**6), value=st.integers(1, 255), cut=st.booleans())
-def test_a_damaged_file_is_never_read(place: int, value: int, cut: bool) -> None:
+@given(place=st.integers(0, 10**6), value=st.integers(1, 255), shortened=st.booleans())
+def test_a_damaged_file_is_never_read(place: int, value: int, shortened: bool) -> None:
     """A flipped bit anywhere, or the end missing."""
     content = bytearray(encode_png(image(3, 6, 6)))
     place %= len(content)
-    if cut:
+    if shortened:
         content = content[:place]
     else:
         content[place] ^= value

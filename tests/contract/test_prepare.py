@@ -23,8 +23,7 @@ from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
 from undiffuse.data.dataset import count_distinct
-from undiffuse.data.prepare import PrepareSettings, prepare
-from undiffuse.data.prepare import progress_log as journal
+from undiffuse.data.prepare import PrepareSettings, prepare, progress_log
 from undiffuse.data.prepare import run as running
 from undiffuse.data.prepare import work as working
 from undiffuse.data.prepare.progress_log import read_rows
@@ -103,7 +102,7 @@ def test_arrays_are_prepared_as_they_are_trained_on(tmp_path: Path) -> None:
     manifest = prepare(config, tmp_path / "out.zip", PrepareSettings(duplicates="keep"), workers=2)
     source, prepared = load_dataset(config), load_dataset(ZipConfig(path=str(tmp_path / "out.zip")))
     assert np.array_equal(all_of(source), all_of(prepared)) and np.array_equal(source.labels, prepared.labels)
-    assert prepared.class_names == ("3", "5") and manifest["pictures"]["classes"] == {"3": 183, "5": 182}
+    assert prepared.class_names == ("3", "5") and manifest["pictures"]["classes"] == {"3": 183, "5": 182}  # data
 
 
 def test_captions_go_along(tmp_path: Path) -> None:
@@ -224,7 +223,7 @@ def test_it_goes_on_and_does_nothing_twice(
     assert leftovers(out.parent) == []
 
 
-@pytest.mark.parametrize(("share", "what"), in_turn([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))
+@pytest.mark.parametrize(("share", "what"), in_turn([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))  # data
 def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, bytes], what: str, share: float) -> None:
     """As a machine that lost its power may leave them."""
     config, out, whole = begun
@@ -235,10 +234,12 @@ def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, b
 
 
 @pytest.mark.parametrize("place", [0, 8, 9, 13, 17, 40, 49])
-def test_a_damaged_journal_is_believed_up_to_the_damage(begun: tuple[SourceConfig, Path, bytes], place: int) -> None:
+def test_a_damaged_progress_log_is_believed_up_to_the_damage(
+    begun: tuple[SourceConfig, Path, bytes], place: int
+) -> None:
     """One bit of the twentieth row: in its key, reason, size, checksum, one of its hashes, or length of text."""
     config, out, whole = begun
-    path = out.with_name(out.name + ".partial.journal")
+    path = out.with_name(out.name + ".partial.journal")  # data
     ends = [end for _, end in read_rows(path)]
     content = bytearray(path.read_bytes())
     content[ends[19] + place] ^= 1
@@ -250,10 +251,10 @@ def test_a_damaged_journal_is_believed_up_to_the_damage(begun: tuple[SourceConfi
 
 def test_rows_are_written_when_their_images_are_on_the_disk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, int]] = []
-    data, rows = many.with_name("out.zip.partial"), many.with_name("out.zip.partial.journal")
-    monkeypatch.setattr(journal, "_COMMIT_ROWS", 40)
+    data, rows = many.with_name("out.zip.partial"), many.with_name("out.zip.partial.journal")  # data
+    monkeypatch.setattr(progress_log, "_COMMIT_ROWS", 40)
     monkeypatch.setattr(
-        journal, "_sync", lambda descriptor: synced.append((data.stat().st_size, len(list(read_rows(rows)))))
+        progress_log, "_sync", lambda descriptor: synced.append((data.stat().st_size, len(list(read_rows(rows)))))
     )
     prepare(config_of(many), many.with_name("out.zip"), workers=1)
     sizes, counts = zip(*synced, strict=True)
@@ -330,7 +331,7 @@ def test_duplicates_are_left_out_and_named(tmp_path: Path) -> None:
     files = {"cat/a.png": png(1, 16), "cat/b.png": png(1, 16), "dog/a.png": png(1, 16), "dog/b.png": png(2, 16)}
     folder = write_tree(tmp_path / "in", files)
     manifest = prepare(config_of(folder), tmp_path / "out.zip", workers=1)
-    assert manifest["dropped"]["reasons"] == {"duplicate": 2} and manifest["pictures"]["classes"] == {
+    assert manifest["dropped"]["reasons"] == {"duplicate": 2} and manifest["pictures"]["classes"] == {  # data
         "cat": 1,
         "dog": 1,
     }
@@ -338,7 +339,7 @@ def test_duplicates_are_left_out_and_named(tmp_path: Path) -> None:
     assert first == f"{folder}/cat/b.png: the same as {folder}/cat/a.png"
     assert second == f"{folder}/dog/a.png: the same as {folder}/cat/a.png, but of class dog"
     keep = prepare(config_of(folder), tmp_path / "all.zip", PrepareSettings(duplicates="keep"), workers=1)
-    assert keep["dropped"]["num"] == 0 and keep["pictures"]["num"] == 4
+    assert keep["dropped"]["num"] == 0 and keep["pictures"]["num"] == 4  # data
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,8 @@ def test_filters_leave_out_and_count(tmp_path: Path, filters: dict[str, float], 
     )
     settings = PrepareSettings(filters=Filters.model_validate(filters))
     manifest = prepare(config_of(folder), tmp_path / "out.zip", settings, workers=1)
-    assert manifest["dropped"]["reasons"] == reasons and manifest["pictures"]["num"] == 5 - sum(reasons.values())
+    assert manifest["dropped"]["reasons"] == reasons
+    assert manifest["pictures"]["num"] == 5 - sum(reasons.values())  # data
 
 
 def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
@@ -369,7 +371,7 @@ def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
         prepare(config_of(mixed), out, workers=1)
     manifest = prepare(config_of(mixed), out, PrepareSettings(on_error="skip"), workers=2, overwrite=True)
     assert manifest["dropped"]["reasons"] == {"smaller than the training size": 1, "unreadable": 1}
-    assert manifest["pictures"]["num"] == 5
+    assert manifest["pictures"]["num"] == 5  # data
     kept = load_dataset(config_of(mixed, on_error="skip"))
     assert np.array_equal(all_of(load_dataset(ZipConfig(path=str(out)))), all_of(kept))
 
@@ -401,12 +403,12 @@ def test_the_manifest_tells_what_was_done(many: Path) -> None:
     with zipfile.ZipFile(out) as archive:
         assert json.loads(archive.read("manifest.json")) == json.loads(json.dumps(manifest))
     assert manifest["source"]["num_pictures"] == 150 and manifest["source"]["location"] == str(many)
-    assert manifest["pictures"]["num"] == 135 and manifest["dropped"]["num"] == 15
+    assert manifest["pictures"]["num"] == 135 and manifest["dropped"]["num"] == 15  # data
     assert manifest["settings"]["size"] == (12, 12) and manifest["settings"]["fit"] == "crop"
     (many / "c0/000.png").write_bytes(png(5000, 16))
     other = prepare(config_of(many), out, workers=1, overwrite=True)
     assert other["source"]["fingerprint"] != manifest["source"]["fingerprint"]
-    assert other["pictures"]["hash"] != manifest["pictures"]["hash"]
+    assert other["pictures"]["hash"] != manifest["pictures"]["hash"]  # data
 
 
 def test_the_archive_knows_where_it_comes_from(tmp_path: Path) -> None:
@@ -564,7 +566,7 @@ def test_a_full_disk_costs_what_was_not_written_yet(many: Path, small_blocks: No
 
     with pytest.raises(RunError, match="no space left"):
         prepare(config_of(many, channels=3), out, workers=1, observer=OnProgress(full))
-    assert leftovers(many.parent) == ["out.zip.partial", "out.zip.partial.journal"]
+    assert leftovers(many.parent) == ["out.zip.partial", "out.zip.partial.journal"]  # data
     prepare(config_of(many, channels=3), out, workers=1)
     prepare(config_of(many, channels=3), fresh := many.with_name("fresh.zip"), workers=1)
     assert out.read_bytes() == fresh.read_bytes()
@@ -608,4 +610,4 @@ def test_an_archive_begun_by_a_version_that_decodes_otherwise_is_not_gone_on_wit
             prepare(config_of(many), out, workers=1)
     with pytest.raises(UsageError, match=r"begun by another version, which decodes .*; add --overwrite"):
         prepare(config_of(many), out, workers=1)
-    assert prepare(config_of(many), out, workers=1, overwrite=True)["pictures"]["num"] == 135
+    assert prepare(config_of(many), out, workers=1, overwrite=True)["pictures"]["num"] == 135  # data

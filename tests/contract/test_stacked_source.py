@@ -42,7 +42,7 @@ def test_channels_are_digits_and_the_class_is_all_three(digits: tuple[Path, np.n
 
 def test_a_stack_is_a_function_of_seed_and_position(digits: tuple[Path, np.ndarray]) -> None:
     folder, _ = digits
-    first, more = stacks(folder), stacks(folder, num_pictures=90)
+    first, more = stacks(folder), stacks(folder, num_pictures=90)  # data
     assert np.array_equal(first.fetch(range(60)).items, more.fetch(range(60)).items)
     assert np.array_equal(first.fetch([7]).items[0], first.fetch([3, 7]).items[1])
     assert first.fingerprint == stacks(folder).fingerprint != stacks(folder, seed=1).fingerprint
@@ -51,7 +51,7 @@ def test_a_stack_is_a_function_of_seed_and_position(digits: tuple[Path, np.ndarr
 
 def test_no_digit_is_on_both_sides_of_the_split(digits: tuple[Path, np.ndarray]) -> None:
     folder, images = digits
-    training, held_out = split_by_content(stacks(folder, validation_fraction=0.3, num_pictures=200), 0.3)
+    training, held_out = split_by_content(stacks(folder, validation_fraction=0.3, num_pictures=200), 0.3)  # data
     assert len(training) > 80 and len(held_out) > 20
     used = [set(which(images, part.fetch(range(len(part))).items.numpy()).flatten()) for part in (training, held_out)]
     assert not used[0] & used[1]

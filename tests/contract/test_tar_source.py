@@ -144,8 +144,8 @@ def test_an_ordinary_archive_of_class_folders(tmp_path: Path) -> None:
     found = load(write_tar(tmp_path / "x.tar", files))
     assert found.class_names == ("cat", "dog") and found.labels is not None and found.labels.tolist() == [0, 1, 1]
     assert load(tmp_path / "x.tar", labels="none").labels is None
-    deep = write_tar(tmp_path / "y.tar", {"a/b/1.png": png(0), "c/d/1.png": png(1)})
-    assert load(deep).labels is None and load(deep, labels="leaf").class_names == ("a/b", "c/d")
+    nested = write_tar(tmp_path / "y.tar", {"a/b/1.png": png(0), "c/d/1.png": png(1)})
+    assert load(nested).labels is None and load(nested, labels="leaf").class_names == ("a/b", "c/d")
 
 
 def add(path: Path, name: str, kind: bytes, target: str = "") -> None:
@@ -346,7 +346,7 @@ def test_members_of_a_sample_need_not_follow_each_other(tmp_path: Path) -> None:
     assert all(is_of(found, item, item) for item in range(4)) and found.class_names == ("0", "1", "2")
 
 
-def test_two_members_of_one_name_beside_each_other_are_refused(tmp_path: Path) -> None:
+def test_two_members_of_one_name_next_to_each_other_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         for content in (png(0), png(1)):

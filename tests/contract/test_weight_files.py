@@ -100,7 +100,7 @@ def test_variable_must_name_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves ``content``; honours a range if told to, and stops after ``most`` bytes."""
+    """Serves ``content``; honours a range if asked to, and stops after ``most`` bytes."""
 
     def __init__(self, *arguments: object, state: dict[str, object]) -> None:
         self.state = state

@@ -22,9 +22,9 @@ def test_a_sheet_of_an_augmentation(tmp_path: Path, undiffuse: CommandLine) -> N
 
 def test_what_the_sheet_refuses(tmp_path: Path, undiffuse: CommandLine) -> None:
     assert "add --sheet FILE" in undiffuse.refused("data", "info", "digits", "--augment", "karras")
-    sheet = ("--sheet", tmp_path / "sheet.png")
-    assert "did you mean 'karras'" in undiffuse.refused("data", "info", "digits", "--augment", "karas", *sheet)
-    assert "shape (2,)" in undiffuse.refused("data", "info", "swissroll", "--augment", "karras", *sheet)
+    option = ("--sheet", tmp_path / "sheet.png")
+    assert "did you mean 'karras'" in undiffuse.refused("data", "info", "digits", "--augment", "karas", *option)
+    assert "shape (2,)" in undiffuse.refused("data", "info", "swissroll", "--augment", "karras", *option)
     assert list(tmp_path.iterdir()) == []
 
 

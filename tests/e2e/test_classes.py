@@ -65,7 +65,7 @@ def test_a_class_is_drawn_by_its_own_name_whatever_that_is(model: Path, undiffus
     assert classes(tmp_path / "turn") == list(NAMES)
 
 
-def test_no_class_is_asked_for_beside_the_names(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_no_class_is_asked_for_with_the_names(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     loaded = package.load(model)
     cond = loaded.condition(loaded.classes_of([3, None, "none"], 4))
     assert cond is not None and cond.label is not None

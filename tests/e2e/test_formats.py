@@ -132,8 +132,8 @@ def test_an_edit_of_the_training_s_part_is_followed_there_and_back(run: Path, un
 
 def test_an_edit_of_the_model_s_part_alone_is_undone_and_said(run: Path, undiffuse: CommandLine) -> None:
     edited(run, _SAMPLING["components.model.config"], 0.5)
-    told = undiffuse.fine("seal", run).out
-    assert "follows config.system: sampling.temperature: 0.5 -> 1.0" in told and temperatures(run) == [1.0, 1.0]
+    out = undiffuse.fine("seal", run).out
+    assert "follows config.system: sampling.temperature: 0.5 -> 1.0" in out and temperatures(run) == [1.0, 1.0]
 
 
 def test_two_places_that_differ_are_not_opened(run: Path) -> None:

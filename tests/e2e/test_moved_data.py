@@ -97,11 +97,11 @@ def test_the_doctor_and_the_report_find_it_too(
     gone = f"no such file or folder: {run.parent / 'before'}"
     assert f"the page shows no real data: {gone}; say where" in without.err
     assert not undiffuse.fine("report", run, "--out", tmp_path / "x.html", "--data", now).err
-    told = {}
+    records = {}
     for name, data in (("without", ()), ("with", ("--data", now))):
         undiffuse.fine("doctor", run, "--num", 16, "--json", tmp_path / f"{name}.json", *data)
-        told[name] = (tmp_path / f"{name}.json").read_text()
-    assert gone in told["without"] and "no such file" not in told["with"]
+        records[name] = (tmp_path / f"{name}.json").read_text()
+    assert gone in records["without"] and "no such file" not in records["with"]
 
 
 def test_options_without_data_to_apply_to_are_refused(

@@ -173,8 +173,8 @@ def test_the_grid_is_of_the_first_so_many(trained: Path, undiffuse: CommandLine,
 
 @pytest.mark.parametrize(("side", "factor"), [(8, 12), (28, 3), (32, 3), (48, 2), (64, 2), (96, 1), (256, 1)])
 def test_images_of_a_grid_are_large_enough_to_see(side: int, factor: int) -> None:
-    sheet = picture_of(np.zeros((4, 3, side, side), dtype=np.uint8), smallest_side=SHOWN_SIDE)
-    assert sheet.shape == (3, *2 * [2 * side * factor + 3])
+    grid = picture_of(np.zeros((4, 3, side, side), dtype=np.uint8), smallest_side=SHOWN_SIDE)
+    assert grid.shape == (3, *2 * [2 * side * factor + 3])
 
 
 def test_progressive_of_more_than_memory_should_hold_is_refused(

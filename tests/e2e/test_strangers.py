@@ -44,7 +44,7 @@ HOSTILE: dict[str, Change] = {
     "wide": at(f"{NETWORK}.channels", 4096),
     "wider": at(f"{NETWORK}.channels", 10**9),
     "widest": at(f"{NETWORK}.channels", 10**400),
-    "deep": at(f"{NETWORK}.num_blocks", 10**9),
+    "nested": at(f"{NETWORK}.num_blocks", 10**9),
     "many levels": at(f"{NETWORK}.multipliers", [1] * 100_000),
     "a wide level": at(f"{NETWORK}.multipliers", [1, 10**12]),
     "a number with an exponent": at(f"{NETWORK}.channels", 1e9),
@@ -116,9 +116,9 @@ def test_a_hostile_configuration_is_one_line(what: str, given: Path, record: dic
 
 
 TEXTS = {
-    "deep": b"[" * 100_000,
-    "deep and closed": b"[" * 5000 + b"]" * 5000,
-    "deep inside": b'{"format_version": 1, "model": {}, "data": {}, "config": ' + b'{"a": ' * 500 + b"1" + b"}" * 501,
+    "nested": b"[" * 100_000,
+    "nested and closed": b"[" * 5000 + b"]" * 5000,
+    "nested inside": b'{"format_version": 1, "model": {}, "data": {}, "config": ' + b'{"a": ' * 500 + b"1" + b"}" * 501,
     "a long number": b'{"format_version": ' + b"9" * 10_000 + b"}",
     "null bytes": b'{"format_version"\x00: 1}',
     "not UTF-8": b'{"format_version": "\xff"}',
@@ -213,5 +213,5 @@ def test_a_weight_file_of_another_size_is_not_read_whole(tmp_path: Path) -> None
 
 
 def test_a_deep_value_on_the_command_line_is_a_text() -> None:
-    deep = "[" * 100_000
-    assert read_value(deep) == deep
+    nested = "[" * 100_000
+    assert read_value(nested) == nested

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak: a model that is told what was done to its images draws them as they were.
+"""Augmentation that does not leak: a model that is conditioned on what was done to its images draws them as they were.
 
 Source: Karras et al. 2022, arXiv:2206.00364, appendix F.2.
 """
@@ -61,7 +61,7 @@ def inputs(count: int = 4) -> tuple[Tensor, Tensor, Condition]:
     return torch.randn(count, *SHAPE, generator=generator), torch.rand(count, generator=generator), cond
 
 
-def told(cond: Condition, label: Tensor) -> Condition:
+def conditioned(cond: Condition, label: Tensor) -> Condition:
     return Condition(label=cond.label, augment=label)
 
 
@@ -82,23 +82,23 @@ def test_no_label_is_all_zeros_and_zeros_are_a_network_without_labels(kind: str)
     expected = without(x, c_noise, cond)
     assert expected.abs().max() > 0
     assert torch.equal(network(x, c_noise, cond), expected)
-    assert torch.equal(network(x, c_noise, told(cond, torch.zeros(4, LABELS))), expected)
+    assert torch.equal(network(x, c_noise, conditioned(cond, torch.zeros(4, LABELS))), expected)
 
 
 @each_network
 def test_every_label_reaches_the_output_of_its_own_row(kind: str) -> None:
     network, (x, c_noise, cond) = network_of(kind, LABELS, trained=True), inputs(LABELS)
-    plain, moved = network(x, c_noise, cond), network(x, c_noise, told(cond, torch.eye(LABELS)))
+    plain, moved = network(x, c_noise, cond), network(x, c_noise, conditioned(cond, torch.eye(LABELS)))
     assert ((moved - plain).flatten(1).abs().amax(dim=1) > 1e-4).all()
     only_third = torch.eye(LABELS) * (torch.arange(LABELS) == 3)[:, None]
-    changed = (network(x, c_noise, told(cond, only_third)) - plain).flatten(1).abs().amax(dim=1)
+    changed = (network(x, c_noise, conditioned(cond, only_third)) - plain).flatten(1).abs().amax(dim=1)
     assert changed.nonzero().tolist() == [[3]]
 
 
 @each_network
 def test_a_network_without_labels_ignores_them(kind: str) -> None:
     network, (x, c_noise, cond) = network_of(kind, 0, trained=True), inputs()
-    assert torch.equal(network(x, c_noise, told(cond, torch.ones(4, LABELS))), network(x, c_noise, cond))
+    assert torch.equal(network(x, c_noise, conditioned(cond, torch.ones(4, LABELS))), network(x, c_noise, cond))
 
 
 def objective_of(num_labels: int, **options: object) -> AnyObjective:
@@ -108,16 +108,16 @@ def objective_of(num_labels: int, **options: object) -> AnyObjective:
     return config.build(SHAPE, ("a", "b"), num_labels)
 
 
-def test_a_dropped_class_leaves_the_augmentation_told() -> None:
-    """Else the model of no class in particular would be told of untouched images where they were turned."""
+def test_a_dropped_class_leaves_the_augmentation_conditioned() -> None:
+    """Else the model of no class in particular would be given untouched images where they were turned."""
     conditioner = objective_of(LABELS, label_dropout=1.0).model.conditioner
     label = torch.rand(5, LABELS)
     given, x_0 = Given(label=torch.tensor([0, 1, 0, 1, 0]), augment=label), torch.zeros(5, *SHAPE)
     kept = conditioner.for_training(given, x_0, StepRandom(0, 0))
     assert kept.label is not None and kept.label.tolist() == [-1] * 5
     assert kept.augment is not None and torch.equal(kept.augment, label)
-    told = objective_of(LABELS, class_conditional=False).model.conditioner.for_training(given, x_0, StepRandom(0, 0))
-    assert told.label is None and told.augment is label
+    built = objective_of(LABELS, class_conditional=False).model.conditioner.for_training(given, x_0, StepRandom(0, 0))
+    assert built.label is None and built.augment is label
 
 
 def test_a_step_on_untouched_images_is_a_step_without_augmentation() -> None:
@@ -201,15 +201,15 @@ def share_upright(trainer: Trainer) -> float:
     return float((degrees_from_upright(x) < 30).double().mean())
 
 
-def test_turned_images_are_learnt_from_and_not_drawn_where_the_network_is_told(tmp_path: Path) -> None:
+def test_turned_images_are_learnt_from_and_not_drawn_where_the_network_is_conditioned(tmp_path: Path) -> None:
     """Of the training images 0.3 + 0.7 / 6 = 42% are within 30 degrees of upright."""
     assert degrees_from_upright(slopes().fetch(range(256)).items.float()).max() < 10
     turning = ["augment.rotate=0.7"]
-    assert share_upright(trained(tmp_path / "told", turning)) >= 0.98
+    assert share_upright(trained(tmp_path / "conditioned", turning)) >= 0.98
     assert share_upright(trained(tmp_path / "untold", [*turning, "augment.condition=false"])) < 0.65
 
 
-def test_a_saved_model_knows_what_it_was_told(tmp_path: Path) -> None:
+def test_a_saved_model_knows_its_conditioning(tmp_path: Path) -> None:
     trainer = trained(tmp_path, ["augment=karras", "num_images=1024"])
     model = load(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["augment_labels"] == [

@@ -119,7 +119,7 @@ def test_points_of_the_data_itself_find_all_its_modes(config: GaussiansConfig, n
 
 def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
     few = counted([250] * 12 + [0] * 13)
-    assert few.collapsed and few.found == 12 and few.verdict.startswith("collapsed: 12 of 25 modes")
+    assert few.collapsed and few.found == 12 and few.summary.startswith("collapsed: 12 of 25 modes")
     uneven = counted([980] + [1] * 9)  # all ten are there, nine by a hair
     assert uneven.found == 10 and uneven.collapsed
     assert not counted([125] * 20 + [0] * 5).collapsed

@@ -91,7 +91,7 @@ def test_groups_go_by_number_not_by_arrival() -> None:
         torch.testing.assert_close(mine.covariance, theirs.covariance, rtol=1e-12, atol=1e-12)
     largest = 2**63 - 1
     assert group_of(torch.tensor([largest]), 10).tolist() == [(largest + largest // 10) % 10]
-    with pytest.raises(UsageError, match="numbers must be int64, one a row"):
+    with pytest.raises(UsageError, match="numbers must be int64, one per row"):
         shuffled.update(rows, torch.arange(89))
 
 
@@ -191,7 +191,7 @@ def test_what_is_refused_changes_nothing() -> None:
         (random_images(2).float(), fresh, "must be uint8"),
         (random_images(2), torch.tensor([500, 500]), "unique in a set, got 500 twice"),
         (random_images(2), torch.tensor([500, 7]), "unique in a set, got 7 twice"),
-        (random_images(2), fresh[:1], "one a row"),
+        (random_images(2), fresh[:1], "one per row"),
     ]:
         with pytest.raises(UsageError, match=message):
             made.update(images, numbers)

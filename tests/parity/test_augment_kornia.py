@@ -1,4 +1,4 @@
-"""Our matrices and our resampling beside kornia's, which does each by functions of its own."""
+"""Our matrices and our resampling against kornia's, which does each by functions of its own."""
 
 from __future__ import annotations
 

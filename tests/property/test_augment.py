@@ -57,7 +57,7 @@ def config_of(**options: object) -> AugmentConfig:
 
 
 def drawn(config: AugmentConfig, images: Tensor, step: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Transformed images and what the network is told."""
+    """Transformed images and what the network is conditioned on."""
     augmentation = Augmentation(config, tuple(images.shape[1:]))
     draws = augmentation.draw(StepRandom(seed, step, stream="augment"), len(images))
     return augmentation(images, draws), augmentation.label(draws)
@@ -81,12 +81,12 @@ def test_each_transformation_changes_about_its_share_of_the_images_and_leaves_th
     images = SMOOTH[torch.arange(1000) % 64]
     out, label = drawn(config_of(**{name: 0.25}), images)
     changed = (out != plain(images)).flatten(1).any(1)
-    told = label.any(1)
+    labelled = label.any(1)
     assert out.dtype == torch.float32 and out.shape == images.shape
     assert out.abs().max() <= 1
-    assert 170 < int(told.sum()) < 330  # five standard deviations
-    assert not bool((changed & ~told).any()), "a change that the network is not told of"
-    assert int((told & ~changed).sum()) <= 2, "an image may be its own image, but hardly ever is"
+    assert 170 < int(labelled.sum()) < 330  # five standard deviations
+    assert not bool((changed & ~labelled).any()), "a change that the network is not conditioned on"
+    assert int((labelled & ~changed).sum()) <= 2, "an image may be its own image, but hardly ever is"
 
 
 @each_part
@@ -158,10 +158,10 @@ def batches(config: RunConfig, step: int) -> Batch:
 @pytest.mark.parametrize("options", [("augment=karras",), ("augment=document", "augment.rotate=1")])
 def test_the_cut_into_micro_batches_changes_nothing(options: tuple[str, ...]) -> None:
     whole = batches(run_config(*options), 3)
-    cut = batches(run_config(*options, "micro_batch_images=12"), 3)
-    assert torch.equal(whole.x_0, cut.x_0)
-    assert whole.given.augment is not None and cut.given.augment is not None
-    assert torch.equal(whole.given.augment, cut.given.augment)
+    parts = batches(run_config(*options, "micro_batch_images=12"), 3)
+    assert torch.equal(whole.x_0, parts.x_0)
+    assert whole.given.augment is not None and parts.given.augment is not None
+    assert torch.equal(whole.given.augment, parts.given.augment)
     assert not torch.equal(whole.x_0, batches(run_config(*options), 4).x_0)
 
 
@@ -176,7 +176,7 @@ def test_random_flip_is_what_it_always_was() -> None:
     assert batches(config, 9).given == Given()
 
 
-def test_the_network_is_told_nothing_unless_it_is_to_be() -> None:
+def test_the_network_is_conditioned_on_nothing_unless_asked() -> None:
     assert batches(run_config("augment=flip"), 0).given.augment is None
     assert batches(run_config("augment=karras", "augment.condition=false"), 0).given.augment is None
     assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))

@@ -28,7 +28,7 @@ class AugmentConfig(ComponentConfig):
     Numbers called a are drawn anew for each image: uniform in [-1, 1], or normal with unit variance.
 
     Args:
-        condition: tell the network what was done to each image, and "nothing" when sampling, so that it learns from
+        condition: give the network what was done to each image, and "nothing" when sampling, so that it learns from
             the transformed images and draws none of them (Karras et al. 2022); no effect on what is done.
         flip, flip_vertical: mirror left to right, top to bottom.
         scale: enlarge by 2^(scale_octaves a), a normal.
@@ -88,7 +88,7 @@ class NoAugmentConfig(AugmentConfig):
 
 
 class FlipConfig(AugmentConfig):
-    """Half of the images mirrored, and the network not told: mirrored images are as good as any."""
+    """Half of the images mirrored, and the network not conditioned on it: mirrored images are as good as any."""
 
     name: Literal["flip"] = "flip"
     condition: bool = False

@@ -15,7 +15,7 @@ from undiffuse.images import grid_of
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Images that a grid is made for to show, one a row.
+#: Rows of a grid: the images that it shows, each in a row.
 GRID_ROWS = 6
 #: Columns of the whole pipeline.
 WHOLE = 5

@@ -1,4 +1,4 @@
-"""What a transformation is made of: the numbers it draws, the matrix they make, and what a network is told of them.
+"""What a transformation is made of: the numbers it draws, the matrix they make, and what conditions a network.
 
 Every number is a function of uniform draws that are given from outside, so that it depends on what those depend on and
 on nothing else. An image's numbers are one row (B, 1 + n): first 1 where it gets the transformation and 0 where not,
@@ -33,7 +33,7 @@ class Part(NamedTuple):
         draws: the kinds of its numbers.
         matrix: numbers (B, 1 + n), strength and (height, width) to (B, 3, 3) in the plane or (B, 4, 4) in colour;
             ``None`` for what is no linear map.
-        label: numbers and strength to what a network is told, (B, L), zero for the identity.
+        label: numbers and strength to what conditions a network, (B, L), zero for the identity.
         num_labels: L.
         strength: the option that holds its strength, or "".
     """

@@ -31,7 +31,7 @@ _MIRROR = Part((), None, _made, 1, "")
 #: Axis of each mirror.
 MIRRORS = {"flip": -1, "flip_vertical": -2}
 
-#: Every transformation, in the order in which they are applied and in which a network is told of them.
+#: Every transformation, in the order in which they are applied and of the numbers that condition a network.
 PARTS: dict[str, Part] = {**dict.fromkeys(MIRRORS, _MIRROR), **GEOMETRY, **COLOUR, "cutout": CUTOUT}
 
 
@@ -65,7 +65,7 @@ class Augmentation:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """A name for each number that a network is told."""
+        """A name for each number that conditions a network."""
         return tuple(
             name if part.num_labels == 1 else f"{name} {number + 1}"
             for name, part in self.parts.items()
@@ -89,9 +89,9 @@ class Augmentation:
         }
 
     def label(self, draws: Draws) -> Tensor:
-        """What a network is told of them, (B, len(label_names)) float32; zero for an image left as it is."""
-        told = [PARTS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
-        return torch.cat(told, dim=1).float() if told else torch.empty(0)
+        """The conditioning vector, (B, len(label_names)) float32; zero for an image left as it is."""
+        labels = [PARTS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
+        return torch.cat(labels, dim=1).float() if labels else torch.empty(0)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Do it.

@@ -44,7 +44,7 @@ def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect
 
 
 def places_needed(backwards: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B,) int64: places a side of each new pixel to look at, so that none of the given pixels is passed over.
+    """(B,) int64: places a side of each new pixel to look at, so that none of the given pixels is skipped.
 
     It is the largest distance in the given image between neighbours of the new one, which is at a corner.
     """

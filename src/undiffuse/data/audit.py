@@ -1,4 +1,4 @@
-"""A look at a data set before anything is trained on it: its facts in a table, its items on one sheet."""
+"""A look at a data set before anything is trained on it: its properties in a table, its items in an image grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOKED_AT = 4096  # items read for the range of values, at least
 _READ_BYTES = 2**26  # or so many bytes of them
 _CHUNK = 512
 _SHOWN = 3  # captions
-_TILE_SIDE = 32  # smaller images are enlarged in whole steps on the sheet
+_TILE_SIDE = 32  # smaller images are enlarged in whole steps in the grid
 _PLOT_SIDE = 512
 _TEXT_SIDE = 12
 
@@ -85,21 +85,21 @@ def preview_grid(dataset: Dataset, num: int = 64) -> Image.Image:
     if not dataset.space.is_image:
         return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
     rows = evenly_spaced(len(dataset), num)
-    sheet = tile(dataset.items(rows))
-    return sheet if dataset.captions is None else _with_captions(sheet, [dataset.captions[row] for row in rows])
+    grid = tile(dataset.items(rows))
+    return grid if dataset.captions is None else _with_captions(grid, [dataset.captions[row] for row in rows])
 
 
-def _with_captions(sheet: Image.Image, captions: list[str]) -> Image.Image:
-    """The sheet with the captions of its first row in a list below."""
+def _with_captions(grid: Image.Image, captions: list[str]) -> Image.Image:
+    """The grid with the captions of its first row in a list below."""
     columns = int(np.ceil(np.sqrt(len(captions))))
     font = ImageFont.load_default(_TEXT_SIDE)
     lines = [f"{number}  {text}" for number, text in enumerate(captions[:columns], start=1)]
-    width = max(sheet.width, min(_PLOT_SIDE, max(math.ceil(font.getlength(line)) for line in lines) + 8))
-    paper = Image.new(sheet.mode, (width, sheet.height + (_TEXT_SIDE + 4) * len(lines) + 4), "white")
-    paper.paste(sheet, (0, 0))
+    width = max(grid.width, min(_PLOT_SIDE, max(math.ceil(font.getlength(line)) for line in lines) + 8))
+    page = Image.new(grid.mode, (width, grid.height + (_TEXT_SIDE + 4) * len(lines) + 4), "white")
+    page.paste(grid, (0, 0))
     for row, line in enumerate(lines):
-        ImageDraw.Draw(paper).text((4, sheet.height + (_TEXT_SIDE + 4) * row), line, fill="black", font=font)
-    return paper
+        ImageDraw.Draw(page).text((4, grid.height + (_TEXT_SIDE + 4) * row), line, fill="black", font=font)
+    return page
 
 
 def tile(images: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
@@ -109,11 +109,11 @@ def tile(images: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
     columns = int(np.ceil(np.sqrt(num)))
     rows = -(-num // columns)
     down, across = height * zoom + gap, width * zoom + gap
-    sheet = np.full((channels, rows * down + gap, columns * across + gap), 128, dtype=np.uint8)
+    grid = np.full((channels, rows * down + gap, columns * across + gap), 128, dtype=np.uint8)
     for index, image in enumerate(images.repeat(zoom, axis=2).repeat(zoom, axis=3)):
         top, left = gap + index // columns * down, gap + index % columns * across
-        sheet[:, top : top + height * zoom, left : left + width * zoom] = image
-    return from_array(sheet)
+        grid[:, top : top + height * zoom, left : left + width * zoom] = image
+    return from_array(grid)
 
 
 def _scatter(points: npt.NDArray[np.float32]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a data set says of the items of a batch, beside the items."""
+"""What a data set says of the items of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from undiffuse.core.per_sample import PerRow, PerSample
 
 @dataclass(frozen=True)
 class Given(PerSample):
-    """Tensors and texts a row; absent is what the set does not say.
+    """Tensors and texts, one per item; absent is what the set does not say.
 
     Args:
         label: (B,) int64, the number of its class.

@@ -32,7 +32,7 @@ class Loader:
         config: how items get to the device.
         device: where batches are wanted; the items of a batch may be there already when it is handed out.
         rank, num_ranks: which part of each batch is this process's.
-        kept: batches handed out last that may be asked for again, beside those to come.
+        kept: batches handed out last that may be asked for again.
 
     Raises:
         UsageError: an empty set, a seed or rank out of range, a set that does not fit where it is to be resident.

@@ -34,7 +34,7 @@ def source_config_for(spec: str) -> SourceConfig:
         return _named(name, path)
     location = Path(spec).expanduser()
     if spec and location.is_dir():
-        return _with_path(next((model for fits, model in FOLDERS if fits(location)), FolderConfig), spec)
+        return _with_path(next((model for recognises, model in FOLDERS if recognises(location)), FolderConfig), spec)
     if spec and location.is_file():
         return _with_path(_kind_of_file(spec, location), spec)
     if names_shards(spec):
@@ -53,8 +53,8 @@ def _named(name: str, path: str) -> SourceConfig:
 
 
 def _kind_of_file(spec: str, location: Path) -> type[SourceConfig]:
-    for fits, model in FILES:
-        if fits(location):
+    for recognises, model in FILES:
+        if recognises(location):
             return model
     packed = location.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
     hint = "unpack it and name the folder" if packed else "name its folder"

@@ -67,7 +67,7 @@ class Prefetcher:
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=pin,
-            worker_init_fn=_settle,
+            worker_init_fn=_start_worker,
             prefetch_factor=prefetch,
             multiprocessing_context=start_method,
             generator=torch.Generator(),  # torch would draw from the global one
@@ -150,7 +150,7 @@ def _as_it_is(found: Any) -> Any:
     return found
 
 
-def _settle(number: int) -> None:
+def _start_worker(number: int) -> None:
     """In a worker: leave it to the training process what to do about a signal sent to the whole group."""
     for signal_number in _TO_THE_GROUP:
         signal.signal(signal_number, signal.SIG_IGN)
@@ -190,8 +190,8 @@ def _explained() -> Iterator[None]:
         if not _is_by_death(error):
             raise
         raise RunError(
-            "a process that loads data was killed, perhaps for want of memory or of room in /dev/shm; free some and go "
-            "on, or load in the training process with loader.workers=0"
+            "a process that loads data was killed, perhaps because memory or /dev/shm ran out; free some and go on, "
+            "or load in the training process with loader.workers=0"
         ) from None
 
 

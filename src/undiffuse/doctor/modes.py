@@ -18,7 +18,7 @@ def modes(context: RunContext) -> Iterable[Finding]:
 def assess_modes(found: Modes) -> Finding:
     """See ``modes``, of counted modes."""
     details = to_details(found)
-    evidence = found.verdict.split(": ", 1)[1]
+    evidence = found.summary.split(": ", 1)[1]
     if found.collapsed:
         advice = (
             "train with another objective (unrolled or relativistic), a lower learning rate, or for longer; the rule "

@@ -1,7 +1,7 @@
 """What a classifier says about a set of images: how sure it is, and how evenly the classes come.
 
 The share of confident images is a proxy for legibility, never a goal: real images do not reach 1 either (the card
-beside the weights says what they reach), and a generator must not be trained or tuned against it.
+of the weights says what they reach), and a generator must not be trained or tuned against it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ et al. 2020 (arXiv:2002.09797), who made them robust against outliers: one stray
 as both papers define them: a row at exactly the radius is inside.
 
 All four depend on the counts. Of two equal distributions, coverage is expected at 1 - ((N-1) ... (N-k)) / ((N+M-1)
-... (N+M-k)), density at 1, and precision and recall at whatever the shape of the data makes of them: set them beside
-the values of two real sets of the same size.
+... (N+M-k)), density at 1, and precision and recall at whatever the shape of the data makes of them: compare them
+with the values of two real sets of the same size.
 
 The standard errors hold the balls fixed. Over disjoint parts of MNIST, where the balls vary too, they were 0.7 to 1.1
 times the spread that was seen for the three shares, and 0.6 times for density.

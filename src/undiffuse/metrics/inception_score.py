@@ -47,7 +47,7 @@ class ScoreTally:
 
     @classmethod
     def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> ScoreTally:
-        """The tally of ``probabilities`` (N, K), numbered from 0 unless told otherwise."""
+        """The tally of ``probabilities`` (N, K), numbered from 0 unless ``numbers`` says otherwise."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
         tally = cls(probabilities.shape[1])

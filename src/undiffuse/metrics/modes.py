@@ -5,7 +5,7 @@ With n samples, p the share of them in each of K modes and q that of the data:
     found = number of modes with at least one sample,   good = share of samples that are of any mode at all,
     KL(p || q) = sum_k p_k ln(p_k / q_k)  nats.
 
-All three depend on n even for perfect samples, so beside each stands what real data of the same size shows: 1,000
+All three depend on n even for perfect samples, so each comes with what real data of the same size shows: 1,000
 draws of n from q, with a fixed seed.
 
 Source: Srivastava et al. 2017, "VEEGAN", arXiv:1705.07761, sec. 4 (points and stacked MNIST); Metz et al. 2016,
@@ -102,7 +102,7 @@ class Modes:
         return few or uneven
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """In a line."""
         said = "collapsed" if self.collapsed else "no collapse found"
         return (
@@ -249,6 +249,6 @@ def product_shares(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def to_details(modes: Modes) -> dict[str, Any]:
-    """All numbers as plain values, with the verdict and its rule."""
+    """All numbers as plain values, with the conclusion and its rule."""
     fields = {key: getattr(modes, key) for key in modes.__dataclass_fields__}
-    return {**fields, "collapsed": modes.collapsed, "verdict": modes.verdict, "rule": RULE}
+    return {**fields, "collapsed": modes.collapsed, "verdict": modes.summary, "rule": RULE}  # data

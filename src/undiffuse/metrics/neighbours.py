@@ -1,7 +1,7 @@
 """Nearest neighbours by Euclidean distance, and what they tell about copying.
 
 A model that repeats its training set makes images nearer to it than real images that it never saw. So the distance
-of each sample to its nearest training image is set beside the same distance for held-out real images.
+of each sample to its nearest training image is compared with the same distance for held-out real images.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _rerank(queries: Tensor, references: Tensor, indices: Tensor, k: int) -> Nei
 
 @dataclass(frozen=True)
 class CopyingSummary:
-    """Distances to the nearest training image: samples beside held-out real images.
+    """Distances to the nearest training image: samples and held-out real images.
 
     Attributes:
         median_samples, median_held_out: medians of the two sets of distances.

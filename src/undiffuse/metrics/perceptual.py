@@ -228,9 +228,9 @@ def load_lpips(path: Path | str | None = None) -> Lpips:
     alexnet = find_weights("alexnet", path)
     if alexnet is None:
         raise UsageError(_missing(path))
-    beside = alexnet.with_name(WEIGHT_FILES["lpips-heads"].name)
+    heads = alexnet.with_name(WEIGHT_FILES["lpips-heads"].name)
     return _from_torch(
-        read_weights("alexnet", alexnet), read_weights("lpips-heads", beside if beside.is_file() else None)
+        read_weights("alexnet", alexnet), read_weights("lpips-heads", heads if heads.is_file() else None)
     )
 
 

@@ -46,7 +46,7 @@ def check_numbers(numbers: Tensor, count: int) -> Tensor:
     """
     if numbers.shape != (count,) or numbers.dtype != torch.int64:
         raise UsageError(
-            f"numbers must be int64 of shape ({count},), one a row, got {numbers.dtype} of {tuple(numbers.shape)}"
+            f"numbers must be int64 of shape ({count},), one per row, got {numbers.dtype} of {tuple(numbers.shape)}"
         )
     numbers = numbers.detach().cpu()
     _refuse_repeats(numbers.sort().values)

@@ -41,7 +41,7 @@ class SetDistance(ABC):
     Attributes:
         name: the row of ``SET_DISTANCES``.
         words: in charts and tables.
-        short: beside a row of images.
+        short: next to images, where there is little room.
         positive: whether it is never below 0, so that a logarithm of it can be drawn.
         formula, source: what a page about it says.
     """

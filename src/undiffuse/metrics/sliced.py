@@ -6,8 +6,8 @@ In one dimension W_2 is the L2 distance of the quantile functions, so it needs n
 "Sliced and Radon Wasserstein Barycenters of Measures"). Here the mean is over W_2 and not over its square: the value is
 in the units of the data. For a cloud and its copy shifted by d in the plane it is 2 |d| / pi.
 
-Of two finite draws from one distribution it is above 0, the less so the more points there are: set it beside the value
-of two real sets of the same size.
+Of two finite draws from one distribution it is above 0, the less so the more points there are: compare it with
+the value of two real sets of the same size.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class GroupedStatistics:
             numbers = torch.arange(self.count, self.count + len(features))
         if numbers.shape != features.shape[:1] or numbers.dtype != torch.int64:
             raise UsageError(
-                f"numbers must be int64, one a row of {tuple(features.shape)}, got {numbers.dtype} of "
+                f"numbers must be int64, one per row of {tuple(features.shape)}, got {numbers.dtype} of "
                 f"{tuple(numbers.shape)}"
             )
         member = group_of(numbers.cpu(), len(self.groups))

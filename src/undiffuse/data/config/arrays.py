@@ -54,7 +54,7 @@ class StackedMnistConfig(ImageConfig):
     name: Literal["stacked_mnist"] = "stacked_mnist"
     path: LocationText
     split: Literal["train", "test"] | None = None
-    num_pictures: int = Field(default=128_000, ge=1, le=100_000_000)
+    num_pictures: int = Field(default=128_000, ge=1, le=100_000_000)  # data
     seed: int = Field(default=0, ge=0, lt=2**64)
 
     @property

@@ -139,6 +139,6 @@ class EncodedConfig(ImageConfig):
         return Path(self.path).expanduser()
 
     @property
-    def read_beside(self) -> tuple[Path, ...]:
+    def companions(self) -> tuple[Path, ...]:
         """Files outside ``location`` that are read too where they are there; a set kept in a cache depends on them."""
         return ()

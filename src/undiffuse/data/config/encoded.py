@@ -18,12 +18,12 @@ class TreeConfig(EncodedConfig):
             training where every folder is called so, and the images alone of ``images`` and ``masks``; ``none`` takes
             every folder as it is.
         labels: where the classes come from. ``metadata``: what ``dataset.json``, ``metadata.jsonl`` or a JSON file
-            beside each image says. ``folders``: a class of each sub-folder of the first level; ``leaf``: of each
+            next to each image says. ``folders``: a class of each sub-folder of the first level; ``leaf``: of each
             deepest folder. ``prefix``: the name of the file before its final ``_`` or ``-`` and number, as in
             ``cat_001.png``. ``none``: no classes. ``auto`` takes ``metadata`` where there are labels in it, else
             ``folders`` where every image lies exactly one level down, in two sub-folders or more that are not mere
             numbers of five digits or more; else none.
-        captions: ``auto`` reads the ``.txt`` or ``.json`` beside each image, else ``metadata.jsonl`` or
+        captions: ``auto`` reads the ``.txt`` or ``.json`` next to each image, else ``metadata.jsonl`` or
             ``metadata.csv``.
     """
 
@@ -35,7 +35,7 @@ class FolderConfig(TreeConfig):
     """A folder of images of any mode and size, searched recursively in sorted order.
 
     Args:
-        path: the folder. Hidden files and folders are passed over.
+        path: the folder. Hidden files and folders are skipped.
     """
 
     name: Literal["folder"] = "folder"
@@ -45,7 +45,7 @@ class ZipConfig(TreeConfig):
     """A zip archive of images, also with the StyleGAN tools' dataset.json, read in place.
 
     Args:
-        path: the archive. Hidden members, links and archives within it are passed over.
+        path: the archive. Hidden members, links and archives within it are skipped.
     """
 
     name: Literal["zip"] = "zip"

@@ -130,8 +130,8 @@ class CelebaConfig(EncodedConfig):
     """CelebA and CelebA-HQ: numbered faces with a list of forty attributes each.
 
     Args:
-        path: the folder that holds the images and the lists, the folder of images with the lists beside it, or
-            ``img_align_celeba.zip`` with the lists in or beside it.
+        path: the folder that holds the images and the lists, the folder of images with the lists next to it, or
+            ``img_align_celeba.zip`` with the lists in or next to it.
         split: of ``list_eval_partition.txt`` or ``.csv``, or ``all``; ``None`` means ``train`` where that list is there
             and has any of the images, else all.
         attribute: the attribute that makes two classes, such as ``Smiling``; none is taken unless named.
@@ -145,8 +145,8 @@ class CelebaConfig(EncodedConfig):
     labels: Literal["auto", "none"] = "auto"
 
     @property
-    def read_beside(self) -> tuple[Path, ...]:
-        """The lists, which may lie beside the folder or archive of images."""
+    def companions(self) -> tuple[Path, ...]:
+        """The lists, which may lie next to the folder or archive of images."""
         return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, *PARTITIONS))
 
 

@@ -31,7 +31,7 @@ _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class UnreachableError(RunError):
-    """A file cannot be had from any of its places, for want of a network or because it is there no more."""
+    """A file cannot be had from any of its places, because there is no network or because it is there no more."""
 
 
 class _CutError(Exception):

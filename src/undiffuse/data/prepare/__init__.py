@@ -1,7 +1,7 @@
 """Images of any source made ready for training once: decoded, fitted, checked for duplicates, and put into one zip.
 
 The archive is of the form that the StyleGAN and EDM tools write: ``00000/img00000000.png`` and so on, not compressed
-any further, with ``dataset.json``; beside it ``metadata.jsonl`` has the captions, ``hashes.bin`` the hashes of the
+any further, with ``dataset.json``; next to it ``metadata.jsonl`` has the captions, ``hashes.bin`` the hashes of the
 images as they were found, and ``manifest.json`` tells what was done. It depends on the source and the settings
 alone: on no clock, on no number of workers, and not on whether it was made in one run.
 

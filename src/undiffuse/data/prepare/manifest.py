@@ -1,4 +1,4 @@
-"""The lists that go into a prepared archive beside its images."""
+"""The lists that go into a prepared archive with its images."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
     captions = originals.captions is not None
     return {
         "fingerprint": found.hexdigest(),
-        "pictures": {"num": num_kept, "classes": counts, "captions": captions, "hash": content.hexdigest()},
+        "pictures": {"num": num_kept, "classes": counts, "captions": captions, "hash": content.hexdigest()},  # data
         "dropped": {"num": sum(reasons.values()), "reasons": dict(sorted(reasons.items())), "first": named},
         **decoding.report,
     }
@@ -128,7 +128,7 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
         "made_by": f"undiffuse {__version__}",
         "source": {**source, "fingerprint": found["fingerprint"], **originals.about},
         "settings": {key: value for key, value in settings.items() if key not in ("format", "decoding", "source")},
-        "pictures": {"channels": settings["channels"], "height": height, "width": width, **found["pictures"]},
+        "pictures": {"channels": settings["channels"], "height": height, "width": width, **found["pictures"]},  # data
         "dropped": found["dropped"],
         **{key: found[key] for key in ("decoding", *STORED.values()) if key in found},
     }
@@ -145,7 +145,7 @@ def write_lists(
         with end.member("metadata.jsonl") as write:
             write_captions(write, originals, rows())
     with end.member("hashes.bin") as write:
-        write_hashes(write, rows(), made["pictures"]["num"])
+        write_hashes(write, rows(), made["pictures"]["num"])  # data
     with end.member("manifest.json") as write:
         write(json.dumps(made, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
     end.write_directory(members(rows()))

@@ -21,7 +21,7 @@ from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
 #: What a prepared archive says of its source.
-_TOLD = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "classes_called")
+_RECORDED = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "classes_called")
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ class Originals(ABC):
     def __init__(self, chosen: Dataset) -> None:
         self.chosen = chosen
         self.labels, self.captions, self.class_names = chosen.labels, chosen.captions, chosen.class_names
-        self.about: dict[str, str] = {key: chosen.provenance[key] for key in _TOLD if key in chosen.provenance}
+        self.about: dict[str, str] = {key: chosen.provenance[key] for key in _RECORDED if key in chosen.provenance}
         self._container, self._state = "", b""
 
     def __len__(self) -> int:

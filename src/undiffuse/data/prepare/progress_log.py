@@ -1,8 +1,8 @@
-"""What has been done so far, a row per image, in a file beside the archive that is being written.
+"""What has been done so far, a row per image, in a file next to the archive that is being written.
 
 A run that was killed goes on from it, and the archive's directory is made of it, so that memory need hold none of it.
 A first line of JSON says what the rows are about; each row ends with its checksum, and the first that is cut or
-damaged ends the journal. A row is written only when the image that it tells of is on the disk.
+damaged ends the log. A row is written only when its image is on the disk.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def read_head(path: Path) -> dict[str, Any] | None:
-    """The first line of a journal; ``None`` where there is none that is whole and as it was written."""
+    """The first line of a log; ``None`` where there is none that is whole and as it was written."""
     try:
         with path.open("rb") as file:
             head = parsed(file.readline(_MAX_HEAD))
@@ -56,7 +56,7 @@ def read_head(path: Path) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
-    """The sound rows of a journal, and where each ends in the file."""
+    """The sound rows of a log, and where each ends in the file."""
     with path.open("rb") as file:
         place = len(file.readline())
         while len(content := file.read(_FIELDS.size)) == _FIELDS.size:
@@ -70,19 +70,19 @@ def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
             yield Row(key, reason, size, crc, pixel_hash, found_hash, text), place
 
 
-class Journal:
-    """The archive's data and the journal of it, growing together.
+class ProgressLog:
+    """The archive's data and the log of what is in it, growing together.
 
     Args:
         data: where the archive is written.
-        path: of the journal.
+        path: of the log.
         head: what its rows are about.
-        data_end, journal_end: where to go on; what stands behind is cut off. 0 starts a journal anew.
+        data_end, log_end: where to go on; what stands behind is cut off. 0 starts a log anew.
     """
 
-    def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, journal_end: int = 0) -> None:
-        self._data, self._file = _open_at(data, data_end), _open_at(path, journal_end)
-        if journal_end == 0:
+    def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, log_end: int = 0) -> None:
+        self._data, self._file = _open_at(data, data_end), _open_at(path, log_end)
+        if log_end == 0:
             self._file.write(json.dumps(sealed(head)).encode() + b"\n")
             self._file.flush()
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()

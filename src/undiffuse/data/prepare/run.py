@@ -21,7 +21,7 @@ from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.prepare import manifest
 from undiffuse.data.prepare.checks import check_archive
 from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
-from undiffuse.data.prepare.progress_log import Journal, Row, read_head, read_rows
+from undiffuse.data.prepare.progress_log import ProgressLog, Row, read_head, read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
@@ -101,7 +101,7 @@ class _Start(NamedTuple):
     head: dict[str, Any]
     num_done: int = 0
     data_end: int = 0
-    journal_end: int = 0
+    log_end: int = 0
 
 
 class _Task:
@@ -117,7 +117,7 @@ class _Task:
         self._config, self._originals, self._out = config, originals, out
         self._settings, self._workers, self._observer = settings, workers, observer
         self._data = out.with_name(out.name + ".partial")
-        self._index = out.with_name(out.name + ".partial.journal")
+        self._index = out.with_name(out.name + ".partial.journal")  # data
         self._seen = SeenHashes(len(originals))
         self._kept = array("I", [0]) * len(originals)  # by the number among the kept
 
@@ -125,12 +125,12 @@ class _Task:
         if overwrite or not self._data.exists():
             self._index.unlink(missing_ok=True)
         start = self._start(overwrite)
-        journal = Journal(self._data, self._index, start.head, start.data_end, start.journal_end)
+        log = ProgressLog(self._data, self._index, start.head, start.data_end, start.log_end)
         try:
-            self._work(start, journal)
-            found = self._finish(start.plan, journal)
+            self._work(start, log)
+            found = self._finish(start.plan, log)
         finally:
-            journal.close()
+            log.close()
         self._data.replace(self._out)
         self._index.unlink()
         return found
@@ -173,9 +173,9 @@ class _Task:
                 )
 
     def _done_already(self) -> tuple[int, int, int]:
-        """How many images need not be done again, and where the archive's data and the journal go on."""
+        """How many images need not be done again, and where the archive's data and the log go on."""
         size = self._data.stat().st_size
-        done = data_end = journal_end = 0
+        done = data_end = log_end = 0
         for row, end in read_rows(self._index):
             grown = data_end + (
                 member_size(manifest.image_name(len(self._seen)), row.size) if row.reason == KEPT else 0
@@ -186,8 +186,8 @@ class _Task:
                 break
             if row.reason == KEPT:
                 self._remember(row.pixel_hash, done)
-            done, data_end, journal_end = done + 1, grown, end
-        return done, data_end, journal_end
+            done, data_end, log_end = done + 1, grown, end
+        return done, data_end, log_end
 
     def _plan(self) -> Plan:
         """As for training: from the headers, unless size and channels are given."""
@@ -210,7 +210,7 @@ class _Task:
             raise UsageError(f"none of the {counted(count, 'image')} can be used; the first: {first_error}")
         return plan_for(config, headers[:num])[0]
 
-    def _work(self, start: _Start, journal: Journal) -> None:
+    def _work(self, start: _Start, log: ProgressLog) -> None:
         bytes_each = 3 * math.prod(start.plan.shape)
         blocks = _blocks(start.num_done, len(self._originals), max(1, min(_BLOCK, _BLOCK_BYTES // bytes_each)))
         work = Work(self._originals, start.plan, self._settings.filters)
@@ -218,13 +218,13 @@ class _Task:
         try:
             for (first, end), made in zip(blocks, results, strict=True):
                 for index, one in enumerate(made, start=first):
-                    self._take(index, one, journal)
+                    self._take(index, one, log)
                 self._observer.progress(end, len(self._originals), "preparing")
         finally:
-            journal.commit()
+            log.commit()
             results.close()  # type: ignore[attr-defined]
 
-    def _take(self, index: int, made: Made, journal: Journal) -> None:
+    def _take(self, index: int, made: Made, log: ProgressLog) -> None:
         if made.reason in FAULTS and self._settings.on_error == "fail":
             raise self._fault(made.text)
         reason, text, number = made.reason, made.text, len(self._seen)
@@ -237,7 +237,7 @@ class _Task:
         row = Row(self._originals.key(index), reason, size, crc, made.pixel_hash, made.found_hash, text)
         if reason == KEPT:
             self._remember(made.pixel_hash, index)
-        journal.add(row, member_bytes(manifest.image_name(number), made.png, crc) if reason == KEPT else b"")
+        log.add(row, member_bytes(manifest.image_name(number), made.png, crc) if reason == KEPT else b"")
 
     def _remember(self, pixel_hash: bytes, index: int) -> None:
         self._kept[len(self._seen)] = index
@@ -253,10 +253,10 @@ class _Task:
         return text
 
     def _fault(self, text: str) -> UsageError:
-        return UsageError(f"{text}; mend or remove it and run again, or pass it over with data.on_error=skip")
+        return UsageError(f"{text}; mend or remove it and run again, or skip it with data.on_error=skip")
 
-    def _finish(self, plan: Plan, journal: Journal) -> dict[str, Any]:
-        journal.commit()
+    def _finish(self, plan: Plan, log: ProgressLog) -> dict[str, Any]:
+        log.commit()
         if not len(self._seen):
             dropped = manifest.summary(self._originals, self._rows())["dropped"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items())
@@ -265,7 +265,7 @@ class _Task:
         settings = {**self._wanted(), **dataclasses.asdict(plan)}
         location = str(getattr(self._config, "location", ""))
         found = manifest.make(self._originals, self._rows(), location, settings)
-        journal.finish(lambda file: manifest.write_lists(file, self._originals, self._rows, found))
+        log.finish(lambda file: manifest.write_lists(file, self._originals, self._rows, found))
         return found
 
     def _rows(self) -> Iterator[Row]:

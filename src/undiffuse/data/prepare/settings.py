@@ -1,4 +1,4 @@
-"""What is to be done to the images beside what their source's configuration says of size and colours."""
+"""What is left out of a prepared set, and what is done about damage."""
 
 from __future__ import annotations
 

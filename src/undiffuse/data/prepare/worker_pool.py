@@ -34,14 +34,14 @@ def in_order(job: Job[R], blocks: Sequence[Block], workers: int) -> Iterator[R]:
     if workers <= 1 or len(blocks) <= 1:
         yield from (job(*block) for block in blocks)
         return
-    crew = _Crew(job, min(workers, len(blocks)))
+    pool = _Pool(job, min(workers, len(blocks)))
     try:
-        yield from crew.results(blocks)
+        yield from pool.results(blocks)
     finally:
-        crew.dismiss()
+        pool.close()
 
 
-class _Crew:
+class _Pool:
     def __init__(self, job: Job[Any], workers: int) -> None:
         # a fork shares the listing with the workers; elsewhere it has to be sent to them
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -89,7 +89,7 @@ class _Crew:
             raise RuntimeError(failure)
         return number, result
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         for line in self._lines:
             line.close()
         for process in self._processes:
@@ -100,7 +100,7 @@ class _Crew:
 
 
 def _lost() -> RunError:
-    return RunError("a worker process was ended, perhaps for want of memory; take fewer with --workers and go on")
+    return RunError("a worker process was ended, perhaps because memory ran out; take fewer with --workers and go on")
 
 
 def _serve(job: Job[Any], line: Connection, inherited: list[Connection]) -> None:

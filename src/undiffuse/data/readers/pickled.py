@@ -1,7 +1,7 @@
 """Reading the pickles of CIFAR's Python layout without unpickling: bytes are interpreted here, and nothing is called.
 
-A pickle is a program for a machine with a stack and a memo. ``pickletools.genops`` cuts it into its instructions; the
-machine here knows those that Python 2's ``cPickle`` used for dictionaries, lists, tuples, texts, whole numbers and
+A pickle is a program for a virtual machine with a stack and a memo. ``pickletools.genops`` splits it into instructions;
+the machine here knows those that Python 2's ``cPickle`` used for dictionaries, lists, tuples, texts, whole numbers and
 arrays of bytes, and stops at any other. The names that a pickle may import are three, and they stand for this
 machine's own rows: no module is looked up, no object is made but dict, list, tuple, str, int and an array of uint8.
 """
@@ -56,7 +56,7 @@ class _RefusedError(Exception):
 
 
 @dataclass
-class _Machine:
+class _VirtualMachine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     bytes_left: int = field(default_factory=lambda: MAX_BYTES)  # for arrays: the memo lets many have one content
@@ -141,55 +141,55 @@ def _filled(state: Any, most: int) -> Any:
     return levels.reshape(shape, order="F" if by_columns else "C")
 
 
-def _global(machine: _Machine, name: str) -> None:
+def _global(vm: _VirtualMachine, name: str) -> None:
     if name not in _ALLOWED:
         raise _RefusedError(
             f"it imports {name[:60].replace(' ', '.')!r}, which no data set needs: it may be meant to do harm"
         )
-    machine.push(_ALLOWED[name])
+    vm.push(_ALLOWED[name])
 
 
-def _pass(machine: _Machine, argument: Any) -> None:
+def _pass(vm: _VirtualMachine, argument: Any) -> None:
     """An instruction that changes nothing."""
 
 
-def _push(machine: _Machine, argument: Any) -> None:
-    machine.push(argument)
+def _push(vm: _VirtualMachine, argument: Any) -> None:
+    vm.push(argument)
 
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+_STEPS: dict[str, Callable[[_VirtualMachine, Any], None]] = {
     "PROTO": _pass,
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": lambda vm, _: vm.push(_MARK),
+    "NONE": lambda vm, _: vm.push(None),
+    "NEWTRUE": lambda vm, _: vm.push(True),
+    "NEWFALSE": lambda vm, _: vm.push(False),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2"), _push),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"), _push),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "LIST": lambda machine, _: machine.push(machine.to_mark()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.to_mark())),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "DICT": lambda machine, _: _dict(machine),
-    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.extend(machine.to_mark()),
-    "SETITEM": lambda machine, _: machine.update([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.update(machine.to_mark()),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda machine, place: machine.keep(place)),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.recall(place)),
+    "EMPTY_LIST": lambda vm, _: vm.push([]),
+    "EMPTY_DICT": lambda vm, _: vm.push({}),
+    "EMPTY_TUPLE": lambda vm, _: vm.push(()),
+    "LIST": lambda vm, _: vm.push(vm.to_mark()),
+    "TUPLE": lambda vm, _: vm.push(tuple(vm.to_mark())),
+    "TUPLE1": lambda vm, _: vm.tuple_of(1),
+    "TUPLE2": lambda vm, _: vm.tuple_of(2),
+    "TUPLE3": lambda vm, _: vm.tuple_of(3),
+    "DICT": lambda vm, _: _dict(vm),
+    "APPEND": lambda vm, _: vm.extend([vm.pop()]),
+    "APPENDS": lambda vm, _: vm.extend(vm.to_mark()),
+    "SETITEM": lambda vm, _: vm.update([vm.pop(), vm.pop()][::-1]),
+    "SETITEMS": lambda vm, _: vm.update(vm.to_mark()),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda vm, place: vm.keep(place)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda vm, place: vm.recall(place)),
     "GLOBAL": _global,
-    "REDUCE": lambda machine, _: machine.call(),
-    "BUILD": lambda machine, _: machine.build(),
+    "REDUCE": lambda vm, _: vm.call(),
+    "BUILD": lambda vm, _: vm.build(),
 }
 
 
-def _dict(machine: _Machine) -> None:
-    values = machine.to_mark()
-    machine.push({})
-    machine.update(values)
+def _dict(vm: _VirtualMachine) -> None:
+    values = vm.to_mark()
+    vm.push({})
+    vm.update(values)
 
 
 def read_pickle(content: bytes, title: str) -> dict[str, Any]:
@@ -216,17 +216,17 @@ def read_pickle(content: bytes, title: str) -> dict[str, Any]:
 
 
 def _run(content: bytes) -> dict[str, Any]:
-    machine = _Machine()
+    vm = _VirtualMachine()
     for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
         if count > MAX_STEPS:
             raise _RefusedError(f"it has more than {MAX_STEPS} instructions")
         if instruction.name == "STOP":
-            found = machine.pop()
+            found = vm.pop()
             if not isinstance(found, dict):
                 raise _RefusedError("it holds no dictionary")
             return found
         step = _STEPS.get(instruction.name)
         if step is None:
             raise _RefusedError(f"it has the instruction {instruction.name}, which CIFAR's files do not have")
-        step(machine, argument)
+        step(vm, argument)
     raise _RefusedError("it has no end")

@@ -63,7 +63,7 @@ class Table:
         opened, self.group_sizes, self.schema = self._attempt(lambda: _opened(path))
         self._kept = opened if keep_open else None
         rows = sum(self.group_sizes)
-        if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # told before room is made for them
+        if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # refused before memory is allocated
             raise self._damaged(f"{rows} rows in {path.stat().st_size} bytes")
 
     def column(self, group: int, name: str) -> Any:

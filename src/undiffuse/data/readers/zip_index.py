@@ -68,7 +68,7 @@ class MemberTable:
             setattr(self, column, taken(getattr(self, column), rows))
 
 
-class _Window:
+class _Buffer:
     """A part of a file that is read from its beginning to its end, a piece of it in memory.
 
     Args:
@@ -97,7 +97,7 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
         UsageError: not a zip archive, cut short, damaged, or one part of several.
     """
     count, start, size, shift = _directory(file)
-    directory, place = _Window(file, start, size), 0
+    directory, place = _Buffer(file, start, size), 0
     for _ in range(count):
         fields = directory.read(place, _ENTRY_FIELDS.size)
         if len(fields) < _ENTRY_FIELDS.size or fields[:4] != _ENTRY:
@@ -186,8 +186,8 @@ def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, 
 def _text(name: bytes, extra: bytes, flags: int) -> str:
     """Many writers use UTF-8 without saying so, or in a field of its own; else it is the code page of the first PCs."""
     try:
-        told = "" if flags & _UTF8 or name.isascii() else _unicode_path(name, extra)
-        text = told or name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
+        unicode_path = "" if flags & _UTF8 or name.isascii() else _unicode_path(name, extra)
+        text = unicode_path or name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
     except UnicodeDecodeError:
         text = name.decode("cp437")
     return text.replace("\\", "/")

@@ -40,7 +40,7 @@ class _Mapped(Dataset):
         options = "as found" if self._as_found else config.options_text
         super().__init__(config.name, shape, (), {**provenance, "options": options})
         self._hashes: Hashes | None = None
-        self.items(np.zeros(1, dtype=np.int64))  # options that do not fit are told now
+        self.items(np.zeros(1, dtype=np.int64))  # options that do not fit are refused now
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -144,8 +144,8 @@ def _labels_name(config: ArraysConfig, archive: Npz, images: str) -> str | None:
     if config.labels not in ("auto", "none") or config.labels == "none" in archive.headers:
         return _known(config.labels, archive, "labels")
     split = config.split
-    beside = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
-    return next((n for n in beside if n in archive.headers and n != images), None) if config.labels == "auto" else None
+    likely = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
+    return next((n for n in likely if n in archive.headers and n != images), None) if config.labels == "auto" else None
 
 
 def _known(name: str, archive: Npz, option: str) -> str:
@@ -170,7 +170,7 @@ def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
     """What the axes of an array are: as said, or by the axis that is 1 or 3 long.
 
     Raises:
-        UsageError: an array that cannot be one of images, or whose axes cannot be told.
+        UsageError: an array that cannot be one of images, or whose axes are ambiguous.
     """
     shape = header.shape
     if len(shape) not in (3, 4) or 0 in shape:

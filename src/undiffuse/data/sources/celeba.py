@@ -2,7 +2,7 @@
 
 Published by Liu, Luo, Wang and Tang ("Deep Learning Face Attributes in the Wild", 2015, arXiv:1411.7766), and as
 CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research alone. The lists, see
-``attributes``, lie beside the folder or archive of images, or in it.
+``attributes``, lie next to the folder or archive of images, or in it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load(config: CelebaConfig) -> Dataset:
 
 
 def _left_out(faces: _Faces) -> LeftOut:
-    """What lies there beside the faces; their lists are no part of it."""
+    """What else lies there; the lists of the faces are no part of it."""
     found, taken = faces.tree.names.left_out, set(faces.images.values())
     for name in faces.tree.names.images:
         if name not in taken:
@@ -93,7 +93,7 @@ def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
 
 
 def _images(tree: Tree) -> dict[str, str]:
-    """Name in the set -> name in the tree, in the order of the numbers; images of other names are passed over."""
+    """Name in the set -> name in the tree, in the order of the numbers; images of other names are skipped."""
     found: dict[str, str] = {}
     for name in tree.names.images:
         basename = name.rpartition("/")[2]
@@ -120,17 +120,17 @@ def _attributes(config: CelebaConfig, tree: Tree, skips: Skips) -> Attributes | 
 
 
 def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
-    """(title, content) of a list in the tree or beside it."""
+    """(title, content) of a list in the tree or next to it."""
     inside = find_list(tree, basename)
     if inside is not None:
         return tree.title_of(inside), tree.read_note(inside, MAX_BYTES)
-    beside = tree.location.resolve().parent / basename
-    if not beside.is_file():
+    path = tree.location.resolve().parent / basename
+    if not path.is_file():
         return None
-    file = FileAt(beside)
+    file = FileAt(path)
     if file.size > MAX_BYTES:
-        raise UsageError(f"{beside}: {file.size} bytes are more than the {MAX_BYTES} that are read of a list")
-    return str(beside), file.read(0, file.size)
+        raise UsageError(f"{path}: {file.size} bytes are more than the {MAX_BYTES} that are read of a list")
+    return str(path), file.read(0, file.size)
 
 
 def _of_split(config: CelebaConfig, tree: Tree, images: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:

@@ -43,7 +43,7 @@ def read_attributes(content: bytes, title: str, take: Take) -> Attributes:
     Args:
         content: of the file.
         title: of the file, for messages.
-        take: is given a line that is not as it should be; the line is passed over if it returns.
+        take: is given a line that is not as it should be; the line is skipped if it returns.
 
     Raises:
         UsageError: another kind of file, or fewer lines than its first says.

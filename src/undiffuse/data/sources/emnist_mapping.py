@@ -1,6 +1,6 @@
 """What EMNIST's labels mean: each label with the code, or the codes, of the character it stands for.
 
-The table is a text beside the IDX files (``emnist-balanced-mapping.txt``: a label and a code, or two, a line) and a
+The table is a text next to the IDX files (``emnist-balanced-mapping.txt``: a label and a code, or two, a line) and a
 matrix in the MATLAB files. Cohen, Afshar, Tapson and van Schaik (2017, arXiv:1702.05373). Where a label has two codes,
 of a capital and of its small letter, the class is called by the last.
 """
@@ -39,7 +39,7 @@ class Mapping(NamedTuple):
 
 
 def find_mapping(images: Path) -> Path | None:
-    """The text of the mapping beside a file of images, or ``None``: ``emnist-balanced-train-images-...`` has
+    """The text of the mapping next to a file of images, or ``None``: ``emnist-balanced-train-images-...`` has
     ``emnist-balanced-mapping.txt``.
     """
     for word in ("-train-", "-test-"):

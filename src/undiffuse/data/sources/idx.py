@@ -2,7 +2,7 @@
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998). EMNIST (Cohen et al., 2017,
 arXiv:1702.05373) stores each image with rows and columns exchanged; it is put upright here, and the mapping file
-beside it names its classes.
+next to it names its classes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EMNIST_CLASSES = {
 
 
 def load(config: IdxConfig) -> Dataset:
-    """The images (1, H, W) of one split, with labels where a label file lies beside them.
+    """The images (1, H, W) of one split, with labels where a label file lies next to them.
 
     Raises:
         UsageError: a file that is missing, damaged, of another type, or counts that disagree.
@@ -99,7 +99,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[int, ...]:
 def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], most: int) -> Bytes:
     expected = math.prod(sizes)
     shape = "x".join(map(str, sizes))
-    if expected > most:  # told before anything is read: a header may claim any number
+    if expected > most:  # refused before anything is read: a header may claim any number
         raise UsageError(
             f"{path}: cut short: its header says {shape} = {expected} bytes and the file has fewer; fetch it again"
         )
@@ -125,7 +125,7 @@ def _images(path: Path) -> Bytes:
 def _labels(path: Path, images: Path, count: int) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Class indices and names; EMNIST's letters are numbered from 1 in the file and from 0 here.
 
-    A mapping file beside the images counts before what is known of sets by their names.
+    A mapping file next to the images takes precedence over what is known of sets by their names.
     """
     labels = read_idx(path).astype(np.int64)
     if labels.ndim != 1:

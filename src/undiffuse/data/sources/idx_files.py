@@ -79,7 +79,7 @@ def _in_folder(folder: Path, split: str) -> Path:
 
 
 def _sibling(path: Path, split: str | None) -> Path:
-    """The file itself, or the file of the other split beside it when that is what is asked for."""
+    """The file itself, or the file of the other split next to it when that one is asked for."""
     match = _NAME.fullmatch(path.name)
     if split is None or match is None or _split_of(match) == split:
         return path
@@ -88,7 +88,7 @@ def _sibling(path: Path, split: str | None) -> Path:
             other = path.with_name(f"{match['set']}{word}{match['kind']}{match['tail']}{ending}")
             if other.is_file():
                 return other
-    raise UsageError(f"{path} is of the split {_split_of(match)!r} and no {split!r} file lies beside it")
+    raise UsageError(f"{path} is of the split {_split_of(match)!r} and no {split!r} file lies next to it")
 
 
 def _labels_of(images: Path) -> Path | None:

@@ -19,7 +19,7 @@ from undiffuse.data.readers.tables import Tables, arrow, is_text, is_texts, plai
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import LabelColumn
-from undiffuse.data.sources.layout.folder_files import add_beside
+from undiffuse.data.sources.layout.folder_files import add_unread
 from undiffuse.data.sources.layout.left_out import Kind, LeftOut
 from undiffuse.data.sources.table_files import find_tables
 from undiffuse.data.storage.encoded import load_encoded
@@ -32,7 +32,7 @@ from undiffuse.registry import nearest
 MAX_IMAGE_BYTES = 2**28
 _TYPE_SHOWN = 40  # letters of a type in a message
 _IMAGES, _LABELS, _CAPTIONS = (
-    ("image", "img", "jpg", "png", "picture"),
+    ("image", "img", "jpg", "png", "picture"),  # data
     ("label", "labels", "class"),
     ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
 )
@@ -105,7 +105,7 @@ def load(config: ParquetConfig) -> Dataset:
     skips, left_out = Skips(config.on_error), LeftOut()
     found = find_tables(config.location, config.split, skips.take)
     if config.location.is_dir():
-        add_beside(left_out, config.location, [*found.paths, *found.others])
+        add_unread(left_out, config.location, [*found.paths, *found.others])
     tables = Tables(_sound(found.paths, skips))
     columns = _columns(config, tables)
     if not len(tables):

@@ -79,14 +79,14 @@ def load(config: StackedMnistConfig) -> Dataset:
             f"{config.path} has {base.num_classes} classes, stacks are of at most {MOST_CLASSES}; take digits"
         )
     held_out = base.hashes()[:, :8].copy().view(">u8")[:, 0] < np.uint64(int(config.validation_fraction * 2**64))
-    triples = draw_triples(held_out, config.num_pictures, config.seed)
-    facts = {
+    triples = draw_triples(held_out, config.num_pictures, config.seed)  # data
+    provenance = {
         "source": f"stacks of three of {base.provenance['source']}",
         "labels": base.provenance["labels"],
         "licence": base.provenance["licence"],
         "options": f"num_pictures={config.num_pictures} seed={config.seed} digits={base.provenance['options']}",
     }
-    return StackedDataset(config.name, base, triples, facts)
+    return StackedDataset(config.name, base, triples, provenance)
 
 
 def draw_triples(held_out: npt.NDArray[np.bool_], num: int, seed: int) -> Indices:

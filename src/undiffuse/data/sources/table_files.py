@@ -72,8 +72,8 @@ def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set
         return set(counts)
     name = split or TRAIN
     alike = [
-        {found for found in counts if fits(found)}
-        for fits in (
+        {found for found in counts if matches(found)}
+        for matches in (
             lambda found: found == name,
             lambda found: found.casefold() == name.casefold(),
             lambda found: means(found, name),

@@ -21,7 +21,7 @@ from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, OpenedEa
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes
-from undiffuse.data.sources.layout.folder_files import add_beside
+from undiffuse.data.sources.layout.folder_files import add_unread
 from undiffuse.data.sources.layout.left_out import LeftOut
 from undiffuse.data.sources.layout.metadata import MAX_NOTE_BYTES, Said, caption_text, parse_json, said_in
 from undiffuse.data.sources.layout.parts import Folders, take_files
@@ -199,7 +199,7 @@ def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, 
     location = config.location
     paths = find_shards(location)
     if location.is_dir():
-        add_beside(left_out, location, paths)
+        add_unread(left_out, location, paths)
     if names_each(location):
         return paths, {}
     chosen, remark = take_files(paths, config.split, location)

@@ -65,8 +65,8 @@ def cache_root() -> Path:
 def place_of(config: EncodedConfig) -> Path:
     """The folder that the set of this configuration is kept in, there or not."""
     root = cache_root() if config.cache in ("auto", "none") else Path(config.cache).expanduser()
-    facts = config.model_dump(mode="json", exclude=_NOT_OF_THE_KEY) | {"path": str(config.location.absolute())}
-    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogateescape"), digest_size=10)
+    options = config.model_dump(mode="json", exclude=_NOT_OF_THE_KEY) | {"path": str(config.location.absolute())}
+    digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode("utf-8", "surrogateescape"), digest_size=10)
     return root / digest.hexdigest()
 
 
@@ -74,7 +74,7 @@ def stamp_of(config: EncodedConfig) -> str:
     """Changes with the names, sizes and times of the files read, and with what decodes them; opens no file."""
     location = config.location
     total = 0
-    for root in [*([location] if location.exists() else find_shards(location)), *config.read_beside]:
+    for root in [*([location] if location.exists() else find_shards(location)), *config.companions]:
         for name, status in _files_below(root):
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum does not mind the order, so that a folder of millions need not be sorted in memory
@@ -163,7 +163,7 @@ class Store:
         """Put the set in its place.
 
         Args:
-            dataset: what is to be told of the images: hashes, labels, captions, names.
+            dataset: what else is kept of the images: hashes, labels, captions, names.
 
         Returns:
             the set as it is kept now, or ``dataset`` where it could not be.

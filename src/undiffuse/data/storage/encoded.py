@@ -1,7 +1,7 @@
 """Encoded image files, wherever they lie, as a data set: decoded once into memory where they fit, else when fetched.
 
 A format says where its files lie (``EncodedFiles``) and which labels and captions they have; all else is done here. A
-image costs 16 bytes of hash and some numbers beside its pixels, whatever it was read from.
+image costs 16 bytes of hash and some numbers besides its pixels, whatever it was read from.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def load_encoded(
         labels: (N,) class index of each file, or ``None``.
         class_names: one name a class.
         captions: one text a file, or ``None``.
-        provenance: what is to be said of them beside their source, licence and options; may say these too.
+        provenance: what is recorded of them besides their source, licence and options; may replace these too.
         skips: what the reader has left out already.
 
     Raises:
@@ -219,8 +219,8 @@ def _decode(
     plan: Plan, files: EncodedFiles, rows: Indices, skips: Skips, store: Store | None, decoding: Remarks
 ) -> tuple[Pixels | None, Hashes, Indices]:
     """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
-    fits = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
-    array = np.empty((len(rows), *plan.shape), dtype=np.uint8) if fits else None
+    in_memory = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
+    array = np.empty((len(rows), *plan.shape), dtype=np.uint8) if in_memory else None
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0

@@ -29,7 +29,7 @@ from undiffuse.sealed import is_changed, read_json, sealed
 INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
 CHECKS = "pixels.crc32"
 FORMAT = 2
-_FACTS = {
+_INFO_TYPES = {
     "stamp": str,
     "name": str,
     "count": int,
@@ -162,8 +162,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             raise UsageError(f"{folder / INFO}: damaged: it does not match its checksum")
         if info["format"] != FORMAT:
             raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
-        if any(not isinstance(info[key], kind) for key, kind in _FACTS.items()):
-            raise UsageError(f"{folder / INFO}: damaged: its facts are of other kinds")
+        if any(not isinstance(info[key], kind) for key, kind in _INFO_TYPES.items()):
+            raise UsageError(f"{folder / INFO}: damaged: its values are of other types")
         expected = info["count"] * math.prod(info["shape"])
         fixed = {PIXELS: expected, HASHES: info["count"] * HASH_BYTES, CHECKS: info["count"] * 4}
         for name, size in {**info["bytes"], **fixed}.items():

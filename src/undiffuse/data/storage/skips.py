@@ -12,7 +12,7 @@ class _RefusedError(UsageError):
     """What is not to be skipped, with the advice of how it might be."""
 
     def __init__(self, error: UsageError) -> None:
-        super().__init__(f"{error}; mend or remove it, or pass it over with data.on_error=skip")
+        super().__init__(f"{error}; mend or remove it, or skip it with data.on_error=skip")
         self._reason = str(error)
 
     @property

@@ -1,6 +1,6 @@
 """Many short texts (names, captions) in one buffer: a million of them cost their bytes and five more each.
 
-As Python strings they would cost about sixty bytes each beside their own, and a dictionary of them a hundred more.
+As Python strings they would cost about sixty bytes each besides their own, and a dictionary of them a hundred more.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from undiffuse.data.readers.decoding.depth import Deep, rounded, to_eight_bits
+from undiffuse.data.readers.decoding.depth import HighDepth, rounded, to_eight_bits
 
 BROKEN = "with a broken colour profile, colours left as stored"
 UNFIT = "with a colour profile that does not fit how they are stored, colours left as stored"
@@ -49,7 +49,7 @@ class Profile(NamedTuple):
     transform: ImageCms.ImageCmsTransform
 
 
-def to_srgb(pixels: Image.Image | Deep, content: bytes) -> tuple[Image.Image, str]:
+def to_srgb(pixels: Image.Image | HighDepth, content: bytes) -> tuple[Image.Image, str]:
     """The image with 8 bits in sRGB, and what is to be said of it; nothing where its profile changes nothing.
 
     Args:
@@ -68,8 +68,8 @@ def to_srgb(pixels: Image.Image | Deep, content: bytes) -> tuple[Image.Image, st
     return _converted(pixels, profile), f"converted from {profile.name} to sRGB"
 
 
-def _eight_bits(pixels: Image.Image | Deep) -> Image.Image:
-    return to_eight_bits(pixels) if isinstance(pixels, Deep) else pixels
+def _eight_bits(pixels: Image.Image | HighDepth) -> Image.Image:
+    return to_eight_bits(pixels) if isinstance(pixels, HighDepth) else pixels
 
 
 def _stored_mode(mode: str) -> str:
@@ -121,11 +121,11 @@ def _name(profile: Any) -> str:
     return name[:_MOST_NAME] or _NO_NAME
 
 
-def _converted(pixels: Image.Image | Deep, profile: Profile) -> Image.Image:
-    if isinstance(pixels, Deep):
+def _converted(pixels: Image.Image | HighDepth, profile: Profile) -> Image.Image:
+    if isinstance(pixels, HighDepth):
         alpha = rounded(pixels)[..., -1] if pixels.mode.endswith("A") else None
         levels = pixels.levels if alpha is None else pixels.levels[..., :-1]
-        return _of_deep(pixels._replace(levels=levels), alpha, profile)
+        return _of_high_depth(pixels._replace(levels=levels), alpha, profile)
     plain = _with_mode(pixels)
     alpha = np.asarray(plain)[..., -1] if plain.mode.endswith("A") else None
     colours = plain.convert(profile.mode) if alpha is not None else plain
@@ -159,19 +159,19 @@ def _grey_table(profile: Profile) -> Bytes:
     return np.asarray(ImageCms.applyTransform(ramp, profile.transform))[0, :, 1]
 
 
-def _of_deep(deep: Deep, alpha: Bytes | None, profile: Profile) -> Image.Image:
+def _of_high_depth(high: HighDepth, alpha: Bytes | None, profile: Profile) -> Image.Image:
     if profile.mode == "L":
-        place = np.rint(deep.levels[..., 0] * (65535 / deep.white)).astype(np.uint16)
+        place = np.rint(high.levels[..., 0] * (65535 / high.white)).astype(np.uint16)
         return _joined(Image.fromarray(_grey_table(profile)[place]), alpha)
     if profile.mode == "CMYK":
-        return cast(Image.Image, ImageCms.applyTransform(to_eight_bits(deep), profile.transform))
-    rows = max(1, _BLOCK // deep.levels.shape[1])
-    starts = range(0, len(deep.levels), rows)
-    parts = [_deep_colours(deep.levels[at : at + rows] * np.float32(255 / deep.white), profile) for at in starts]
+        return cast(Image.Image, ImageCms.applyTransform(to_eight_bits(high), profile.transform))
+    rows = max(1, _BLOCK // high.levels.shape[1])
+    starts = range(0, len(high.levels), rows)
+    parts = [_high_depth_colours(high.levels[at : at + rows] * np.float32(255 / high.white), profile) for at in starts]
     return _joined(Image.fromarray(np.concatenate(parts)), alpha)
 
 
-def _deep_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
+def _high_depth_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
     """(H, W, 3) of levels between those that the transform knows: along each axis on the line to the next one."""
 
     def at(whole: Bytes) -> npt.NDArray[np.float32]:

@@ -27,7 +27,7 @@ _NATIVE = "L" if sys.byteorder == "little" else "B"
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-class Deep(NamedTuple):
+class HighDepth(NamedTuple):
     """Levels that do not fit into 8 bits.
 
     Attributes:
@@ -41,7 +41,7 @@ class Deep(NamedTuple):
     mode: str
 
 
-def read_levels(image: Image.Image, reopen: Callable[[], Image.Image], png: Png | None) -> Image.Image | Deep:
+def read_levels(image: Image.Image, reopen: Callable[[], Image.Image], png: Png | None) -> Image.Image | HighDepth:
     """The pixels of an image that was opened: as it is where 8 bits hold them, else its levels.
 
     Args:
@@ -57,28 +57,28 @@ def read_levels(image: Image.Image, reopen: Callable[[], Image.Image], png: Png 
     if image.format == "TIFF":
         return _of_tiff(image, reopen)
     image.load()
-    return _of_grey(image) if _is_deep_grey(image.mode) else image
+    return _of_grey(image) if _is_high_depth_grey(image.mode) else image
 
 
-def to_eight_bits(deep: Deep) -> Image.Image:
+def to_eight_bits(high: HighDepth) -> Image.Image:
     """Each level as the nearest of 0..255."""
-    return Image.fromarray(rounded(deep).squeeze(-1) if deep.mode == "L" else rounded(deep), deep.mode)
+    return Image.fromarray(rounded(high).squeeze(-1) if high.mode == "L" else rounded(high), high.mode)
 
 
-def rounded(deep: Deep) -> npt.NDArray[np.uint8]:
+def rounded(high: HighDepth) -> npt.NDArray[np.uint8]:
     """(H, W, C)."""
-    levels = deep.levels
-    if levels.dtype == np.uint16 and deep.white == _WHITE_16:  # v / 257 to the nearest, in whole numbers
+    levels = high.levels
+    if levels.dtype == np.uint16 and high.white == _WHITE_16:  # v / 257 to the nearest, in whole numbers
         return np.asarray((levels.astype(np.uint32) * 255 + 32895) >> 16, dtype=np.uint8)
-    return np.asarray(np.rint(levels * (255 / deep.white)), dtype=np.uint8)
+    return np.asarray(np.rint(levels * (255 / high.white)), dtype=np.uint8)
 
 
-def _is_deep_grey(mode: str) -> bool:
+def _is_high_depth_grey(mode: str) -> bool:
     return mode in ("I", "F") or mode.startswith("I;")
 
 
-def _of_grey(image: Image.Image, white: float = _WHITE_16) -> Deep:
-    """Of a loaded image in one of Pillow's modes of one deep channel."""
+def _of_grey(image: Image.Image, white: float = _WHITE_16) -> HighDepth:
+    """Of a loaded image in one of Pillow's modes of one channel of more than 8 bits."""
     levels = np.asarray(image)
     if image.mode == "F":
         white = 1.0
@@ -90,16 +90,16 @@ def _of_grey(image: Image.Image, white: float = _WHITE_16) -> Deep:
     elif levels.min() < 0 or levels.max() > white:
         raise UsageError(f"levels {levels.min()}..{levels.max()} are outside 0..{white:g}; save them with 16 bits")
     levels = levels if levels.dtype.kind == "f" else levels.astype(np.uint16)  # also in this machine's byte order
-    return Deep(levels[..., None], white, "L")
+    return HighDepth(levels[..., None], white, "L")
 
 
-def _of_png(image: Image.Image, reopen: Callable[[], Image.Image], png: Png) -> Image.Image | Deep:
+def _of_png(image: Image.Image, reopen: Callable[[], Image.Image], png: Png) -> Image.Image | HighDepth:
     transparent = image.info.pop("transparency", None) if png.depth != 8 and png.colour_type in (0, 2) else None
     if png.depth != 16:
         image.load()
         return image if transparent is None else _with_transparent(image, transparent, png.depth)
-    deep = _of_png_16(image, reopen, png.colour_type)
-    return deep if transparent is None else _with_alpha(deep, transparent)
+    high = _of_png_16(image, reopen, png.colour_type)
+    return high if transparent is None else _with_alpha(high, transparent)
 
 
 def _with_transparent(image: Image.Image, transparent: int, depth: int) -> Image.Image:
@@ -109,41 +109,41 @@ def _with_transparent(image: Image.Image, transparent: int, depth: int) -> Image
     return grey
 
 
-def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_type: int) -> Deep:
+def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_type: int) -> HighDepth:
     if colour_type == 0:
         image.load()
         return _of_grey(image)
     if colour_type == 4:  # four bytes a pixel, which Pillow reads as RGBA: both of the level, both of the opacity
         _retiled(image, lambda raw: "RGBA").load()
         both = np.asarray(image)
-        return Deep(_joined(both[..., ::2], both[..., 1::2]), _WHITE_16, "LA")
+        return HighDepth(_joined(both[..., ::2], both[..., 1::2]), _WHITE_16, "LA")
     return _both_bytes(image, reopen)
 
 
-def _with_alpha(deep: Deep, transparent: int | tuple[int, ...]) -> Deep:
+def _with_alpha(high: HighDepth, transparent: int | tuple[int, ...]) -> HighDepth:
     """Transparent wherever the levels are these."""
-    opaque = (deep.levels != np.array(transparent, dtype=np.uint16)).any(axis=-1, keepdims=True)
+    opaque = (high.levels != np.array(transparent, dtype=np.uint16)).any(axis=-1, keepdims=True)
     alpha = np.where(opaque, np.uint16(_WHITE_16), np.uint16(0))
-    levels = np.concatenate([deep.levels, alpha], axis=-1)
-    return Deep(levels, deep.white, _MODES[levels.shape[-1]])
+    levels = np.concatenate([high.levels, alpha], axis=-1)
+    return HighDepth(levels, high.white, _MODES[levels.shape[-1]])
 
 
-def _of_tiff(image: Any, reopen: Callable[[], Image.Image]) -> Image.Image | Deep:
+def _of_tiff(image: Any, reopen: Callable[[], Image.Image]) -> Image.Image | HighDepth:
     tags = dict(image.tag_v2)
     bits, negative = max(tags.get(_TIFF_BITS, (1,))), tags.get(_TIFF_PHOTOMETRIC, 0) == _MIN_IS_WHITE
     _refuse_signed(tags, bits)
     _refuse_planes(tags, len(image.getbands()), bits)
     if image.mode in ("RGB", "RGBA", "CMYK") and bits == 16:
         associated = _ASSOCIATED in tags.get(_TIFF_EXTRA, ())
-        deep = _both_bytes(image, reopen, (lambda raw: raw.replace("RGBa;", "RGBA;")) if associated else str)
-        return _unassociated(deep) if associated else deep
+        high = _both_bytes(image, reopen, (lambda raw: raw.replace("RGBa;", "RGBA;")) if associated else str)
+        return _unassociated(high) if associated else high
     if _TIFF_COLOURS in tags and image.mode in ("P", "PA"):
         image.palette = ImagePalette.raw("RGB;L", _palette(tags[_TIFF_COLOURS]))
     image.load()
-    if not _is_deep_grey(image.mode):
+    if not _is_high_depth_grey(image.mode):
         return cast(Image.Image, image)
-    deep = _of_grey(image, 2**bits - 1 if bits < 16 else _WHITE_16)
-    return deep._replace(levels=np.asarray(deep.white - deep.levels, deep.levels.dtype)) if negative else deep
+    high = _of_grey(image, 2**bits - 1 if bits < 16 else _WHITE_16)
+    return high._replace(levels=np.asarray(high.white - high.levels, high.levels.dtype)) if negative else high
 
 
 def _palette(levels: tuple[int, ...]) -> bytes:
@@ -168,14 +168,16 @@ def _refuse_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
         )
 
 
-def _unassociated(deep: Deep) -> Deep:
+def _unassociated(high: HighDepth) -> HighDepth:
     """Colours that were multiplied by their opacity, divided by it again."""
-    alpha = deep.levels[..., 3:].astype(np.float32)
-    colours = np.minimum(np.rint(deep.levels[..., :3] * (_WHITE_16 / np.maximum(alpha, 1))), _WHITE_16)
-    return deep._replace(levels=np.concatenate([colours.astype(np.uint16), deep.levels[..., 3:]], axis=-1))
+    alpha = high.levels[..., 3:].astype(np.float32)
+    colours = np.minimum(np.rint(high.levels[..., :3] * (_WHITE_16 / np.maximum(alpha, 1))), _WHITE_16)
+    return high._replace(levels=np.concatenate([colours.astype(np.uint16), high.levels[..., 3:]], axis=-1))
 
 
-def _both_bytes(image: Image.Image, reopen: Callable[[], Image.Image], as_stored: Callable[[str], str] = str) -> Deep:
+def _both_bytes(
+    image: Image.Image, reopen: Callable[[], Image.Image], as_stored: Callable[[str], str] = str
+) -> HighDepth:
     """Of a file with colours of 16 bits.
 
     Args:
@@ -184,7 +186,7 @@ def _both_bytes(image: Image.Image, reopen: Callable[[], Image.Image], as_stored
     _retiled(image, as_stored).load()
     with reopen() as again:
         _retiled(again, lambda raw: _other_order(as_stored(raw))).load()
-        return Deep(_joined(np.asarray(image), np.asarray(again)), _WHITE_16, image.mode)
+        return HighDepth(_joined(np.asarray(image), np.asarray(again)), _WHITE_16, image.mode)
 
 
 def _joined(upper: npt.NDArray[np.uint8], lower: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:

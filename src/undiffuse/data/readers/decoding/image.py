@@ -20,10 +20,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from undiffuse.data.readers.decoding.colour import to_srgb
-from undiffuse.data.readers.decoding.depth import Deep, read_levels
+from undiffuse.data.readers.decoding.depth import HighDepth, read_levels
 from undiffuse.data.readers.decoding.opening import Opened, opened
 from undiffuse.data.readers.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
-from undiffuse.data.readers.decoding.remarks import DEEP, TRANSPARENT
+from undiffuse.data.readers.decoding.remarks import HIGH_DEPTH, TRANSPARENT
 from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
@@ -31,13 +31,13 @@ Colour = int | tuple[int, int, int]
 #: Counts up whenever some file comes to other pixels than before: what was decoded earlier and kept is decoded anew.
 DECODING = 2
 
-BROKEN_EXIF = "with EXIF that cannot be read, passed over"
+BROKEN_EXIF = "with EXIF that cannot be read, skipped"
 FRAMES = "of several frames, of which the first is read"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
 _GREY_PNG = (0, 4)  # colour types
 _SMALLEST = 8  # side in pixels of what one would train on
-_REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: not told apart by eye
+_REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: no eye sees it
 
 
 class Header(NamedTuple):
@@ -123,12 +123,12 @@ def decode_image(source: Path | bytes, background: Colour = 255, title: str = ""
         image, mode, several = found.image, found.image.mode, _has_frames(found)
         orientation, broken_exif = orientation_of(image, found.png)
         levels = read_levels(image, found.again, found.png)
-        profile, told = found.colours()
+        profile, described = found.colours()
         converted, remark = to_srgb(levels, profile)
-        stored = (TRANSPARENT if _shows_through(converted) else "", DEEP if isinstance(levels, Deep) else "")
+        stored = (TRANSPARENT if _shows_through(converted) else "", HIGH_DEPTH if isinstance(levels, HighDepth) else "")
         flat = _flat(upright(converted, orientation), background)
         exif = BROKEN_EXIF if broken_exif or found.broken_exif else ""
-        remarks = (*stored, told, remark, exif, FRAMES if several else "")
+        remarks = (*stored, described, remark, exif, FRAMES if several else "")
         return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
 
 
@@ -215,9 +215,9 @@ def _letterbox(image: Image.Image, size: tuple[int, int], upscale: bool, backgro
         image = image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
     ground = rgb_of(background)
     fill = ground if image.mode == "RGB" else Image.new("RGB", (1, 1), ground).convert("L").getpixel((0, 0))
-    canvas = Image.new(image.mode, (width, height), cast(Any, fill))
-    canvas.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-    return canvas
+    letterboxed = Image.new(image.mode, (width, height), cast(Any, fill))
+    letterboxed.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return letterboxed
 
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:

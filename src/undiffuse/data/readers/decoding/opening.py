@@ -1,4 +1,4 @@
-"""Opening one image file: safely, with a message that begins with its title, and whatever stands beside its pixels."""
+"""Opening one image file: safely, with messages that begin with its title, and its metadata with its pixels."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _opened(file: BinaryIO, header_only: bool) -> Opened:
     is_heic = heic.is_heic(start) and heic.is_installed()
     try:
         return Opened(Image.open(file, formats=_formats(is_heic)), file, None, False)
-    except Exception:  # AVIF's decoder judges EXIF before it gives any pixels
+    except Exception:  # AVIF's decoder checks EXIF before it gives any pixels
         file.seek(0)
         content = file.read() if start[4:8] == b"ftyp" else b""
         plain = io.BytesIO(_AVIF_EXIF.sub(rb"\1free", content))

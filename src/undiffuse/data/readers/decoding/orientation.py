@@ -33,7 +33,7 @@ def orientation_of(image: Image.Image, png: Png | None) -> tuple[int, bool]:
 
     Args:
         image: just opened, or loaded.
-        png: what the file says beside its pixels, where it is a PNG.
+        png: the chunks of the file, where it is a PNG.
     """
     said = list(_said(image, png))
     found = next((value for value in said if value in _TURNS or value == UPRIGHT), UPRIGHT)

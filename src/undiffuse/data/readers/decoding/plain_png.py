@@ -1,4 +1,4 @@
-"""PNG files of the plainest kind, which need no decoder: 8-bit grey or RGB, rows unfiltered, nothing beside the pixels.
+"""PNG files of the plainest kind, which need no decoder: 8-bit grey or RGB, rows unfiltered, no metadata.
 
 ``data prepare`` writes such; any viewer reads them. Layout after the PNG specification (ISO/IEC 15948), sections 5 and
 11; a row is one byte, the number of its filter (0 for none), and then its pixels.
@@ -36,7 +36,7 @@ def read_plain_png(content: bytes, shape: tuple[int, int, int]) -> Pixels | None
     if header[:3] != (width, height, 8) or _CHANNELS.get(header[3]) != channels or any(header[4:]):
         return None
     if struct.unpack_from(">I", content, _DATA_AT)[0] != len(content) - _DATA_AT - 12 - len(_END):
-        return None  # more than one chunk of data, or others beside
+        return None  # more than one chunk of data, or other chunks
     row = 1 + width * channels
     unpacked = _unpacked(content[_DATA_AT + 8 : -len(_END) - 4], height * row)
     rows = np.frombuffer(unpacked, dtype=np.uint8).reshape(-1, row)

@@ -1,4 +1,4 @@
-"""A PNG file cut into what its pixels need and what is said beside them.
+"""A PNG file split into the chunks that its pixels need and those of its metadata.
 
 Pillow gets the pixels' chunks alone. So what stands in the others can neither stop a sound image from being read nor be
 seen by one part of the code and missed by another: EXIF may lie behind the pixels, where Pillow looks only once it has
@@ -17,7 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = struct.Struct(">I4s")
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-_TOLD = frozenset({b"eXIf", b"iCCP", b"cICP", b"acTL"}) | _TEXTS
+_METADATA = frozenset({b"eXIf", b"iCCP", b"cICP", b"acTL"}) | _TEXTS
 _MOST = 2**24  # bytes of one chunk that is not pixels, packed and unpacked; more is an attack
 _XMP = b"XML:com.adobe.xmp"
 _RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
@@ -55,9 +55,9 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
     A file that is cut short, or no PNG inside, gives pixels that are so too: Pillow will say what is wrong with them.
 
     Raises:
-        UsageError: pixels that do not match their checksum, which Pillow passes over.
+        UsageError: pixels that do not match their checksum, which Pillow ignores.
     """
-    pixels, told = [file.read(len(SIGNATURE))], _Told()
+    pixels, metadata = [file.read(len(SIGNATURE))], _Metadata()
     at_pixels = False
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         length, kind = _HEAD.unpack(head)
@@ -65,17 +65,17 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
             pixels += [] if at_pixels else [head]  # as far as Pillow reads to know the size
             at_pixels = True
             file.seek(length + 4, 1)
-        elif kind in _PIXELS or not kind[0] & 0x20:  # a critical one that is not known is Pillow's to judge
+        elif kind in _PIXELS or not kind[0] & 0x20:  # a critical one that is not known is left to Pillow
             pixels += [] if at_pixels else [head, _whole(kind, length, file.read(length + 4))]
-        elif kind in _TOLD and length <= _MOST:
-            told.take(kind, file.read(length), file.read(4))
+        elif kind in _METADATA and length <= _MOST:
+            metadata.take(kind, file.read(length), file.read(4))
         else:
             file.seek(length + 4, 1)
         if kind == b"IEND":
             break
     start = b"".join(pixels[:3])
     depth, colour_type = start[24:26] if len(start) > 25 else (0, 0)
-    return told.png(b"".join(pixels), depth, colour_type)
+    return metadata.png(b"".join(pixels), depth, colour_type)
 
 
 def _whole(kind: bytes, length: int, rest: bytes) -> bytes:
@@ -87,7 +87,7 @@ def _whole(kind: bytes, length: int, rest: bytes) -> bytes:
     return rest
 
 
-class _Told:
+class _Metadata:
     """What the chunks say that are not pixels; of two of a kind the first."""
 
     def __init__(self) -> None:

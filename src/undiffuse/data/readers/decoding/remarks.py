@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from undiffuse.wording import counted
 
 #: What images were stored with that 8 bits of grey or RGB do not hold, as it goes on after "12 images".
-TRANSPARENT, DEEP = "with transparency, laid on data.background", "of more than 8 bits a value, each rounded to 8"
+TRANSPARENT, HIGH_DEPTH = "with transparency, laid on data.background", "of more than 8 bits a value, each rounded to 8"
 #: Such remarks stand in a set's provenance under keys of their own: two sets that differ in them do not compare unsaid.
-STORED = {TRANSPARENT: "transparency", DEEP: "bit_depth"}
+STORED = {TRANSPARENT: "transparency", HIGH_DEPTH: "bit_depth"}
 
 _MOST = 8  # kinds that are named
 

@@ -1,4 +1,4 @@
-"""What is written about images in files beside them: a caption, a label.
+"""Captions and labels of images, from the files next to them.
 
 For each image the nearest word counts: its caption is that of the ``.txt`` file of its name (``x.txt`` or
 ``x.png.txt``), else of the ``.json`` file of its name, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its
@@ -95,7 +95,7 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     remarks = dict(parts.remarks)
     if config.labels == "metadata" and not notes.labelled:
         raise UsageError(
-            f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file beside a "
+            f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file next to an "
             "image gives a label; take another, data.labels=folders, leaf, prefix or none"
         )
     if config.labels in ("folders", "leaf") or (config.labels == "auto" and not notes.decided):
@@ -187,7 +187,7 @@ class _Notes:
         for row in sorted(lists, key=self._rank_of_list):
             self._was_read[row] = self._read_list(self._others[row], place_of)
         for ending in (".json", ".txt"):
-            self._read_beside(ending)
+            self._read_sidecars(ending)
 
     def _rank_of_list(self, row: int) -> tuple[int, int, str]:
         name = self._others[row]
@@ -238,7 +238,7 @@ class _Notes:
         self.decided, self.class_names = True, found.class_names
         return found.labels
 
-    def _read_beside(self, ending: str) -> None:
+    def _read_sidecars(self, ending: str) -> None:
         """Files of the images' own names; another such file among them lacks its image."""
         if not self._wants_captions and ending != ".json":
             return

@@ -53,8 +53,8 @@ def folder_classes(images: Sequence[str], labels: str, location: Path) -> Iterat
         return None
     loose = next((name for name in images if name.count("/") <= depth), None)
     if loose is not None:
-        told = f"labels={labels}, but {readable(loose)} lies in no sub-folder"
-        raise UsageError(f"{location}: {told}; move it or take data.labels=none")
+        problem = f"labels={labels}, but {readable(loose)} lies in no sub-folder"
+        raise UsageError(f"{location}: {problem}; move it or take data.labels=none")
     last = None if labels == "leaf" else depth + 1
     return ("/".join(name.split("/")[:-1][depth:last]) for name in images)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from undiffuse.data.readers.decoding import heic
 from undiffuse.data.readers.text import readable
-from undiffuse.data.sources.layout.left_out import FOLDER_AGAIN, FOLDER_BESIDE, HIDDEN, IMAGE_BESIDE, LeftOut, kind_of
+from undiffuse.data.sources.layout.left_out import FOLDER_AGAIN, HIDDEN, UNREAD_FOLDER, UNREAD_IMAGE, LeftOut, kind_of
 from undiffuse.data.sources.layout.within import sources_within
 from undiffuse.data.storage.string_array import StringArray, sorted_rows
 from undiffuse.errors import UsageError
@@ -114,8 +114,8 @@ def _is_new(folder: Path, seen: set[str]) -> bool:
     return new
 
 
-def add_beside(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
-    """What lies directly in a folder beside the files of it that are known, and the folders that these lie in."""
+def add_unread(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
+    """What lies directly in a folder and is neither one of the files that are read nor a folder of them."""
     known = {name for path in taken for name in (path, path.parent)}
     for path in sorted(folder.iterdir()):
         if path in known:
@@ -123,6 +123,6 @@ def add_beside(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
         if path.name.startswith("."):
             left_out.add(HIDDEN, path.name)
         elif path.is_dir():
-            left_out.add(FOLDER_BESIDE, path.name)
+            left_out.add(UNREAD_FOLDER, path.name)
         else:
-            left_out.add(IMAGE_BESIDE if is_image_file(path.name) else kind_of(path.name), path.name)
+            left_out.add(UNREAD_IMAGE if is_image_file(path.name) else kind_of(path.name), path.name)

@@ -3,8 +3,8 @@
 Read are ``metadata.jsonl`` as Hugging Face's ``imagefolder`` has it (one object a line: ``file_name``, relative to the
 file's own folder, and any of ``caption``/``text``/``prompt`` and ``label``/``class``), ``metadata.csv`` of the same
 columns (separated by commas, semicolons or tabs), and the ``dataset.json`` of the StyleGAN and EDM tools: ``{"labels":
-[["00000/img00000000.png", 3], ...]}`` with ``null`` for no labels. Beside the labels, ``"class_names"`` may list the
-classes' names, which those tools pass over. UTF-16 is read where a mark at the beginning says so.
+[["00000/img00000000.png", 3], ...]}`` with ``null`` for no labels. With the labels, ``"class_names"`` may list the
+classes' names, which those tools ignore. UTF-16 is read where a mark at the beginning says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from undiffuse.data.readers.text import as_utf8
 from undiffuse.errors import UsageError
 
 METADATA, METADATA_CSV, DATASET = "metadata.jsonl", "metadata.csv", "dataset.json"
-MAX_NOTE_BYTES = 2**20  # of a text beside one image
+MAX_NOTE_BYTES = 2**20  # of a text next to one image
 MAX_LIST_BYTES = 2**29  # of a list of all images
 _CAPTION_KEYS = ("caption", "text", "prompt")
 _LABEL_KEYS = ("label", "class")
@@ -127,7 +127,7 @@ def read_metadata(content: bytes, folder: str, title: str, take: Callable[[Usage
         content: of the file.
         folder: it lies in, relative to the root; ``""`` for the root.
         title: of the file in messages.
-        take: is given what is wrong with a line; the line is passed over if it returns.
+        take: is given what is wrong with a line; the line is skipped if it returns.
     """
     for number, line in enumerate(_utf8(content, title).splitlines(), start=1):
         where = f"{title} line {number}"

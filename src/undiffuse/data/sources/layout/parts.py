@@ -25,8 +25,10 @@ _WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation", "holdout", "heldout"), VALIDATION),
     **dict.fromkeys(("test", "testing", "tst"), TEST),
 }
-_FILLERS = frozenset({"set", "data", "images", "image", "imgs", "img", "split", "photos", "pictures", ""})
-_IMAGES = frozenset({"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "rgb"})
+_FILLERS = frozenset({"set", "data", "images", "image", "imgs", "img", "split", "photos", "pictures", ""})  # data
+_IMAGES = frozenset(
+    {"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "rgb"}
+)  # data
 _MASKS = frozenset(
     {
         "mask",
@@ -46,7 +48,7 @@ _MASKS = frozenset(
     }
 )
 _TOKEN = re.compile(rf"(?P<word>{'|'.join(_WORDS)})(?P<filler>set|data|images)?(?P<year>\d*)(?P<domain>[a-d]?)")
-_MASK_BESIDE = re.compile(  # what ends in a mask's word, and the image that it is of
+_MASK_FILE = re.compile(  # what ends in a mask's word, and the image that it is of
     r"(?P<stem>.*[^/])[-_. ](masks?|seg|segmentation|gt|groundtruth|trimap|matte)([-_. ]?\d+)?\.[^./]+", re.IGNORECASE
 )
 _DEEPEST = 4  # levels of folders that are looked at
@@ -170,9 +172,9 @@ class Folders:
         self._asked, self._location = asked, location
         self._instead: dict[tuple[int, str], str] = {}  # what a folder of a level counts for in the path to a class
         self.remarks: dict[str, str] = {}
-        self._has_masks_beside = False
+        self._has_mask_files = False
         if asked != NONE:
-            self._find_masks_beside(images)
+            self._find_mask_files(images)
             self._take_part()
             self._take_images()
             if "splits" not in self.remarks:
@@ -184,11 +186,11 @@ class Folders:
     @property
     def all_taken(self) -> bool:
         """Whether every image is taken, by its own path."""
-        return not self._instead and not self._has_masks_beside
+        return not self._instead and not self._has_mask_files
 
     def takes(self, image: str) -> bool:
-        """Whether an image lies in a folder that is taken, and is no mask of one beside it."""
-        is_mask = self._has_masks_beside and _MASK_BESIDE.fullmatch(image) is not None
+        """Whether an image lies in a folder that is taken, and is no mask of one next to it."""
+        is_mask = self._has_mask_files and _MASK_FILE.fullmatch(image) is not None
         return image.rpartition("/")[0] in self._kept and not is_mask
 
     def class_path(self, image: str) -> str:
@@ -203,7 +205,7 @@ class Folders:
                 continue
             found = take_parts(counts, self._asked, self._location)
             if found is not None:
-                self.remarks["splits"] = found.remark + (f"; {loose:,} beside them left out" if loose else "")
+                self.remarks["splits"] = found.remark + (f"; {loose:,} outside them left out" if loose else "")
                 rests = {part.rest for name in found.names if (part := part_of(name))}
                 for name in counts:
                     part = part_of(name)
@@ -225,18 +227,18 @@ class Folders:
                 self._keep(level, images)
                 return
 
-    def _find_masks_beside(self, images: Sequence[str]) -> None:
-        """Masks that lie beside their images, ``x.png`` and ``x_mask.png``: all that are called so must have theirs."""
-        matches = filter(None, map(_MASK_BESIDE.fullmatch, images))
+    def _find_mask_files(self, images: Sequence[str]) -> None:
+        """Masks next to their images, ``x.png`` and ``x_mask.png``: all that are called so must have one."""
+        matches = filter(None, map(_MASK_FILE.fullmatch, images))
         owners = Counter(match["stem"] for match in matches)
         if not owners:
             return
         there = {stem for name in images if (stem := name.rpartition(".")[0]) in owners}
         if len(there) == len(owners):
-            self._has_masks_beside = True
+            self._has_mask_files = True
             shown = readable(next(iter(owners)))
             self.remarks["masks"] = (
-                f"{owners.total():,} masks of images beside them left out, as of {shown} (data.split=none takes all)"
+                f"{owners.total():,} masks of images next to them left out, as of {shown} (data.split=none takes all)"
             )
 
     @property

@@ -66,7 +66,7 @@ def has_tables(folder: Path) -> bool:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is called a table; a list of what is said of images that lie beside it is none."""
+    """Whether a file is called a table; a list of metadata of images that lie next to it is none."""
     name = path.name.lower()
     return path.suffix.lower() in TABLES and name != "metadata.parquet" and name[0] != "." and path.is_file()
 
@@ -103,7 +103,7 @@ def looks_like_emoji(path: Path) -> bool:
 
 
 def has_celeba(folder: Path) -> bool:
-    """Whether a folder has CelebA's or CelebA-HQ's list of attributes, or is one of images beside it."""
+    """Whether a folder has CelebA's or CelebA-HQ's list of attributes, or is one of images next to it."""
     places = (folder, folder.parent) if folder.name in ("img_align_celeba", "CelebA-HQ-img") else (folder,)
     return (folder / "img_align_celeba").is_dir() or any(
         (place / name).is_file() for place in places for name in ATTRIBUTE_LISTS
@@ -136,7 +136,7 @@ def looks_like_ffhq(path: Path) -> bool:
 
 
 def _is_cifar_folder(folder: Path) -> bool:
-    """Folders of the CIFAR kind have a data batch, or files called train and test beside lists of names."""
+    """Folders of the CIFAR kind have a data batch, or files called train and test with lists of names."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     if any(re.fullmatch(r"(data|test)_batch.*", name) and Path(name).suffix in ("", ".bin") for name in names):
         return True

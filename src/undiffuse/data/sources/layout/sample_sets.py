@@ -126,9 +126,9 @@ def _odd_values(record: Mapping[str, Any]) -> Iterator[str]:
         return
     for key in sorted(set().union(*rows) - _OWN):
         (usual, _), *_ = Counter(repr(row.get(key)) for row in rows).most_common(1)
-        told = [("", record), *((f"images[{number}].", row) for number, row in enumerate(rows))]
+        records = [("", record), *((f"images[{number}].", row) for number, row in enumerate(rows))]
         yield from (
-            f"{where}{key}: {usual} -> {said.get(key)!r}" for where, said in told if repr(said.get(key)) != usual
+            f"{where}{key}: {usual} -> {said.get(key)!r}" for where, said in records if repr(said.get(key)) != usual
         )
     for number, row in enumerate(rows):
         if row.get("file") != f"{number:06d}.png":

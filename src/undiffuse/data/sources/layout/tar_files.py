@@ -118,7 +118,7 @@ def _first_expanded(text: str) -> list[str]:
     before, after = text[: match.start()], text[match.end() :]
     if "{" in before:
         raise UsageError(f"{text}: braces within braces; name the shards by a pattern without")
-    return [before + choice + after for choice in _choices(match["inside"], text)]
+    return [before + option + after for option in _choices(match["inside"], text)]
 
 
 def _choices(inside: str, text: str) -> list[str]:

@@ -151,8 +151,8 @@ def _is_of_names(group: Members) -> bool:
     if any("." in ending and not _middle(ending) for ending in images):
         return False
     has_plain = any("." not in ending for ending in images)
-    told = any(map(_middle, images)) and (len(images) > 1 or any(map(_middle, notes)) or not notes)
-    return told and (has_plain or all(map(_middle, notes)))
+    has_columns = any(map(_middle, images)) and (len(images) > 1 or any(map(_middle, notes)) or not notes)
+    return has_columns and (has_plain or all(map(_middle, notes)))
 
 
 def _sample(key: str, group: Members) -> Sample:

@@ -44,11 +44,11 @@ def _found(folder: Path) -> Iterator[Path]:
             looked_at += 1
             if looked_at > _MOST_LOOKED_AT:
                 return
-            if place != folder and any(fits(place) for fits, _ in FOLDERS):
+            if place != folder and any(recognises(place) for recognises, _ in FOLDERS):
                 yield place
                 continue
             likely = (path for path in files if path.name.lower().endswith(_ENDINGS))
-            yield from (path for path in likely if any(fits(path) for fits, _ in FILES))
+            yield from (path for path in likely if any(recognises(path) for recognises, _ in FILES))
             below += inner
         level = below
 
