@@ -68,7 +68,7 @@ def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -
     with_guide = asked.record({**sampling_record(own), "autoguidance": 1.5})
     said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
     assert with_guide.keys() == option_rows().keys() and with_guide[name] == said
-    assert asked.said() == {name: SAID[name]}
+    assert asked.given() == {name: SAID[name]}
     json.dumps(with_guide, allow_nan=False)
 
 

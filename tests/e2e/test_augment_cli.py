@@ -42,7 +42,7 @@ def test_an_augmented_run_says_what_grey_images_go_without_and_shows_the_rest(
     options = ("system.sampling.num_steps=2", "augment=document", "augment.hue=0.5", "augment.tilt_degrees=10")
     outcome = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", out)
     said = " ".join((outcome.out + outcome.err).split())
-    assert "colour, hue, saturation left out, the pictures are grey" in said
+    assert "colour, hue, saturation left out, the images are grey" in said
     labels = json.loads((out / "config.json").read_text())["model"]["augment_labels"]
     assert {"flip", "tilt 2", "cutout 3"} < set(labels) and not [name for name in labels if name.startswith("hue")]
     undiffuse.fine("sample", out, "-n", 2, "--out", tmp_path / "samples")

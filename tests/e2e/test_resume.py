@@ -372,9 +372,9 @@ def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pyt
     heard: list[str] = []
     config = digits("compile=true")
     trainer = Trainer(config, *split_data(config), tmp_path / "run", observer=Listening())
-    monkeypatch.setattr(trainer.objective.model, "compile_networks", lambda: "passed over")
+    monkeypatch.setattr(trainer.objective.model, "compile_networks", lambda: "skipped")
     trainer.run(stop_after_seconds=0)
-    assert heard == ["passed over"]
+    assert heard == ["skipped"]
 
 
 def test_raw_weights_can_be_loaded(half_done: Path) -> None:

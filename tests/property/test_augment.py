@@ -201,7 +201,7 @@ def test_a_grey_image_is_treated_as_a_colour_image_with_equal_channels(name: str
 
 def test_points_and_two_mirrors_are_refused() -> None:
     points = ArrayDataset("points", np.zeros((5, 2), dtype=np.float32))
-    with pytest.raises(UsageError, match="random_flip=true is for pictures"):
+    with pytest.raises(UsageError, match="random_flip=true is for images"):
         Augmenter(run_config("random_flip=true"), points)
     with pytest.raises(UsageError, match="augment=none"):
         Augmenter(run_config("augment=karras"), points)

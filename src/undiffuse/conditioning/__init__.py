@@ -1,1 +1,1 @@
-"""What a user or a data set says, made into tensors: the only place that knows words and files."""
+"""Conditions: what a user or a data set says as tensors; the only room that knows words and files."""

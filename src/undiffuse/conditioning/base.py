@@ -1,4 +1,4 @@
-"""What turns the sayings of data and users into the condition that a network is told."""
+"""The contract of what turns labels and prompts into the condition of a network."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Given(Protocol):
 
 
 class Conditioner(nn.Module):
-    """Fills every field of a condition that its spec knows, so that rows of any wishes can be joined.
+    """Fills every field of a condition that its spec knows, so that samples of any prompts can be joined.
 
     Args:
-        spec: what the network is told.
+        spec: what the network is conditioned on.
     """
 
     def __init__(self, spec: ConditionSpec) -> None:
@@ -40,13 +40,25 @@ class Conditioner(nn.Module):
 
     @property
     def policy(self) -> DropPolicy:
-        """What becomes of each field where a row is made unconditional."""
+        """What becomes of each field where a sample is made unconditional."""
         return {**DROP, **self.spec.drop}
 
     @abstractmethod
     def for_training(self, given: Given, x_0: Tensor, rng: StepRandom) -> Condition:
-        """What the network is told of a training batch x_0 (B, ...), some rows of which without their wishes."""
+        """The condition of a training batch, dropped for some samples as guidance needs it.
+
+        Args:
+            given: what the data set says of the B items.
+            x_0: clean data (B, *shape) in [-1, 1].
+            rng: of the step and micro-batch.
+        """
 
     @abstractmethod
     def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
-        """What the network is told of wishes, and of what guidance leads away from; both on the CPU."""
+        """The condition of prompts, and the one that guidance leads away from; both on the CPU.
+
+        Args:
+            prompts: one a sample.
+        Raises:
+            UsageError: a prompt that the model does not know.
+        """

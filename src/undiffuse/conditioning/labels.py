@@ -18,11 +18,11 @@ from undiffuse.registry import nearest
 
 
 class LabelConditioner(Conditioner):
-    """The class of each row, and how its training image was transformed.
+    """The class of each sample, and how its training image was transformed.
 
     Args:
         spec: see ``Conditioner``.
-        dropout: share of the training rows that are told no class.
+        dropout: share of the training samples that are given no class.
     """
 
     def __init__(self, spec: ConditionSpec, dropout: float = 0.0) -> None:
@@ -30,11 +30,11 @@ class LabelConditioner(Conditioner):
         self.dropout = dropout
 
     def for_training(self, given: Given, x_0: Tensor, rng: StepRandom) -> Condition:
-        told = Condition(
+        condition = Condition(
             label=given.label if self.spec.class_names else None,
             augment=given.augment if self.spec.num_augment else None,
         )
-        return told.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
+        return condition.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
 
     def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
         if not self.spec.class_names:

@@ -1,4 +1,4 @@
-"""What is wanted of one sample, in a user's words."""
+"""What a user wants of one sample, in words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sample's wish.
+    """What one sample is conditioned on.
 
     Args:
         class_name: None for no class in particular.
-        negative: what guidance is to lead away from; None for what the model says without being told.
+        negative: what guidance is to lead away from; None for the unconditional model.
     """
 
     class_name: str | None = None

@@ -1,4 +1,4 @@
-"""The contract of what is sampled: whatever evaluates, serves or teaches by a model knows no more of it."""
+"""The contract of generative models: all that evaluation, serving and distillation know of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from undiffuse.models.request import SampleRequest, sampled
 from undiffuse.samplers.base import Sampled
 from undiffuse.samplers.plan import Plan, run
 
-#: (name of a network in the model, its denoiser) -> the denoiser that batches what it is asked.
+#: (name of a network in the model, its denoiser) -> the denoiser that batches its evaluations.
 Batching = Callable[[str, Denoiser], Denoiser]
 
 
@@ -31,8 +31,8 @@ class GenerativeModel(nn.Module):
 
     Attributes:
         space: of the data and of samples.
-        class_names: of the labels it is told; empty for none.
-        conditioner: makes what the networks are told.
+        class_names: of the labels that it is conditioned on; empty for none.
+        conditioner: makes what the networks are conditioned on.
         parts: by the names of their attributes, those that are frozen.
     """
 
@@ -58,16 +58,21 @@ class GenerativeModel(nn.Module):
         """How samples are made for these options.
 
         Args:
-            batching: what becomes of each network by its name in the model; by default it is evaluated in blocks of
-                one size. A serving engine puts its hub here, below all guidance.
+            options: that a request gives; the model's defaults take the place of the others.
+            batching: what becomes of each network by its name in the model; by default it is evaluated in batches of
+                one fixed size. A serving engine puts its hub here, below all guidance.
+        Returns:
+            The stages of sampling, what a record says of them, and what a user should know.
         Raises:
             UsageError: options that the model cannot serve.
         """
         raise NotImplementedError
 
     def sample(self, request: SampleRequest) -> Sampled:
-        """Samples (B, *shape), images in [-1, 1], and the evaluations that the dearest cost.
+        """Samples (B, *shape), images in [-1, 1], and the NFE of the sample that took most.
 
+        Args:
+            request: seeds, options and conditions; B is its number of seeds.
         Raises:
             UsageError: what the model cannot serve.
             RunError: samples that are not finite.
@@ -83,7 +88,7 @@ class GenerativeModel(nn.Module):
         return sampled(made)
 
     def sampling_record(self) -> dict[str, Any]:
-        """How it samples unless asked otherwise, as plain values for a result's protocol."""
+        """How it samples by default, as plain values for a result's protocol."""
         return {}
 
     def compile_networks(self) -> str:
@@ -116,42 +121,60 @@ class DenoisingModel(GenerativeModel):
 
     @abstractmethod
     def sampling_denoiser(self) -> Denoiser:
-        """The denoiser that samples are made with: in blocks of one size, cut to the range of pictures if so set."""
+        """The denoiser that samples are made with: in batches of one size, x_0-hat clipped to [-1, 1] if so set."""
 
     def unguided_denoiser(self) -> Denoiser:
         """The same without any guidance."""
         return self.sampling_denoiser()
 
     def teaching_denoiser(self) -> Denoiser:
-        """``sampling_denoiser`` for whole batches of a student's, whose rows need not be apart from each other."""
+        """``sampling_denoiser`` for whole batches of a student's, whose samples need not be kept apart."""
         return self.sampling_denoiser()
 
 
 class OneStepGenerator(GenerativeModel):
-    """A model that turns a latent into a sample in one go, as a generator does; ``sample`` decodes its seeds' own."""
+    """A model that maps a latent to a sample in one evaluation, as the generator of a GAN does.
+
+    ``sample`` decodes the latents of its seeds.
+    """
 
     @abstractmethod
     def latents(self, seeds: Sequence[int]) -> Tensor:
-        """What samples of these seeds come from: draws of N(0, I), float32 (B, ...); row i depends on seed i alone."""
+        """Latents z ~ N(0, I), float32 (B, ...), of these seeds; latent i depends on seed i alone.
+
+        Args:
+            seeds: B of them.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
-        """Samples (B, *shape) on the device of latents (B, ...), pictures in [-1, 1]; no row depends on another."""
+        """Samples (B, *shape) of latents, on their device, images in [-1, 1]; none depends on another of the batch.
+
+        Args:
+            latents: (B, ...), as ``latents`` gives them.
+            cond: labels (B,) and the like; None for none.
+        """
 
 
 class AdversarialModel(OneStepGenerator):
-    """A generator that learned from a discriminator, which is kept with it."""
+    """A generator that was trained against a discriminator, which is kept with it."""
 
     @abstractmethod
     def discriminator_logits(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
-        """The discriminator's raw outputs (B,) on data or samples as they are, in evaluation mode; more: more real."""
+        """The discriminator's logits (B,), in evaluation mode; larger means more real.
+
+        Args:
+            x_0: data or samples (B, *shape), images in [-1, 1].
+            cond: labels (B,) and the like; None for none.
+        """
 
 
 def denoising(model: GenerativeModel, what: str) -> DenoisingModel:
     """``model`` as one with a denoiser.
 
     Args:
-        what: is asked of it, for the message, such as "metric 'nll'".
+        model: of whatever kind.
+        what: needs a denoiser, for the message, such as "metric 'nll'".
     Raises:
         UsageError: it has none.
     """
@@ -161,5 +184,14 @@ def denoising(model: GenerativeModel, what: str) -> DenoisingModel:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as the nearest of 256 levels; values outside are clipped."""
+    """Images in [-1, 1] as the nearest of 256 levels: round(127.5 (x + 1)), clipped to [0, 255].
+
+    Args:
+        x: (..., C, H, W), of any float type.
+    Returns:
+        uint8, of the same shape.
+    Example:
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 1.5])).tolist()
+        [0, 128, 255, 255]
+    """
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

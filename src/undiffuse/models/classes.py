@@ -22,9 +22,11 @@ _INSTEAD = "no class in particular is asked for with --no-class, and in Python w
 
 
 def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
-    """The classes in turn that ``asked`` names; all of them if it names none.
+    """The classes in turn that a request names; all of them if it names none.
 
     Args:
+        asked: one name for all samples, several in turn (``None`` among them for no class), or ``None`` for all in
+            turn.
         known: the model's own names.
     Raises:
         UsageError: an unknown class, or any class of a model without.
@@ -39,7 +41,14 @@ def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
 
 
 def find_class(name: ClassName, known: Sequence[str]) -> str | None:
-    """The one of the ``known`` classes that ``name`` is, or ``None`` for no class in particular."""
+    """The one of the ``known`` classes that ``name`` is, or ``None`` for no class in particular.
+
+    Args:
+        name: as the user wrote it: a text, or a whole number for a class that is called by a number.
+        known: the model's own names.
+    Raises:
+        UsageError: no such class; the nearest is named.
+    """
     if name is None:
         return None
     text = name if isinstance(name, str) else str(operator.index(name)) if _is_number(name) else repr(name)

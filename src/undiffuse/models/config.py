@@ -15,8 +15,9 @@ class ModelConfig(ComponentConfig):
         """A fresh model, its weights drawn from torch's global generator.
 
         Args:
-            shape: of one example.
+            shape: of one example, (C, H, W) or (D,).
             class_names: of the data's labels.
-            num_augment_labels: numbers that say how a training image was transformed; 0 where none are told.
+            num_augment_labels: numbers that say how a training image was transformed; 0 where the network is not
+                conditioned on any.
         """
         raise NotImplementedError

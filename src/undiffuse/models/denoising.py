@@ -1,4 +1,4 @@
-"""Models of one denoising network under one process, whatever it learned by, sampled by their own defaults."""
+"""Models of one denoising network under one process, whatever the loss that trained it."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.plan import Plan
 
-#: What a model without a guide asks of it.
+#: Options of sampling without a guide.
 _UNGUIDED = {"autoguidance": 1.0, "autoguidance_interval": None}
 
 
 class DenoisingConfig(ComponentConfig):
-    """What is said of such a model, and so by whatever trains one.
+    """Configuration of such a model, and so of whatever trains one.
 
     Args:
         process: a row of ``PROCESSES`` with its options.
         parameterization: what the network predicts.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: tell the network the class of each picture; data without classes is refused. ``auto`` tells
-            it where the data has classes, and is settled for good before training.
-        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        class_conditional: condition the network on the class of each image; data without classes is refused. ``auto``
+            conditions it where the data has classes, which is decided for good before training.
+        label_dropout: share of the training samples without their label, so that the model also learns without one.
         sampling: defaults.
     """
 
@@ -67,7 +67,11 @@ class DenoisingConfig(ComponentConfig):
     sampling: SamplingConfig = SamplingConfig()
 
     def finalized(self, class_names: Sequence[str]) -> Self:
-        """``auto`` as yes or no; without classes there is no guidance by them either."""
+        """The same with ``auto`` decided; without classes there is no guidance by them either.
+
+        Args:
+            class_names: of the data's labels.
+        """
         if self.class_conditional != "auto":
             return self
         changed: dict[str, Any] = {"class_conditional": bool(class_names)}
@@ -77,16 +81,16 @@ class DenoisingConfig(ComponentConfig):
 
     @property
     def predicts_variance(self) -> bool:
-        """Whether the network also says the variance of the reverse step."""
+        """Whether the network also predicts the variance of the reverse step."""
         return False
 
     @property
     def needs_target_time(self) -> bool:
-        """Whether the network is told the time that a mean velocity reaches to."""
+        """Whether the network is conditioned on the time that a mean velocity reaches to."""
         return False
 
     @model_validator(mode="after")
-    def _samples_somehow(self) -> Self:
+    def _check_sampling(self) -> Self:
         process: Process = build(PROCESSES, self.process)
         Parameterization(self.parameterization, process)
         if make_sampler(self.sampling.sampler).needs_learned_variance and not self.predicts_variance:
@@ -103,10 +107,10 @@ class DenoisingModelConfig(DenoisingConfig, ModelConfig):
     """A model of one network, see ``DenoisingConfig``.
 
     Args:
-        learned_variance: the network also says the variance of the reverse step.
-        target_time: the network is told the time that a mean velocity reaches to.
+        learned_variance: the network also predicts the variance of the reverse step.
+        target_time: the network is conditioned on the time that a mean velocity reaches to.
         guide: an earlier state of the network is kept for autoguidance.
-        trained_density: where in time it was trained; it is asked for nothing beyond. None for all of time.
+        trained_density: where in time it was trained; it is evaluated nowhere beyond. None for all of time.
     """
 
     name: Literal["denoising"] = "denoising"
@@ -132,8 +136,8 @@ class NetworkModel(DenoisingModel):
 
     Args:
         config: see ``DenoisingModelConfig``.
-        shape: of one example.
-        class_names: of the data's labels; kept where the model is told them.
+        shape: of one example, (C, H, W) or (D,).
+        class_names: of the data's labels; kept where the model is conditioned on them.
         num_augment_labels: numbers that say how a training image was transformed.
     Raises:
         UsageError: ``class_conditional`` on data without classes.
@@ -175,8 +179,9 @@ class NetworkModel(DenoisingModel):
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """From the noisiest to the cleanest of what it was trained on, as far as can be asked for; infinite where that
-        reaches an end; see ``sampling_log_snr_range``.
+        """From the noisiest to the cleanest level of its training, as far as the network can be evaluated there.
+
+        Infinite where that reaches an end; see ``sampling_log_snr_range``.
         """
         ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
         if self._density is not None:
@@ -189,14 +194,19 @@ class NetworkModel(DenoisingModel):
         return self.guide is not None and int(self.guide_seen) > 0
 
     def take_guide(self, network: nn.Module, images: int) -> None:
-        """Keep a network as it is after so many images as the guide."""
+        """Keep a network as it is now as the guide of autoguidance.
+
+        Args:
+            network: whose weights are copied.
+            images: seen in training until now.
+        """
         assert self.guide is not None
         self.guide.load_state_dict(network.state_dict())
         self.guide_seen.fill_(images)
 
     @property
     def clips(self) -> bool:
-        """Whether x_0-hat is cut to the range of pictures."""
+        """Whether x_0-hat is clipped to the range of images."""
         return self.config.sampling.clip_x_0 and self.space.value_range is not None
 
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
@@ -204,11 +214,19 @@ class NetworkModel(DenoisingModel):
         return self.denoiser_of(self.network, precision)
 
     def threaded_denoiser(self) -> NetworkDenoiser:
-        """The same, batches split over threads (``compute.threaded_batch``) where possible: differentiable once."""
+        """The same on a threaded batch where the network allows it (``compute.threaded_batch``): differentiable
+        once.
+        """
         return self.denoiser_of(threaded(self.network))
 
     def denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
-        """Another network of the same kind, under the same process and parameterization."""
+        """Another network of the same kind, under the same process and parameterization.
+
+        Args:
+            network: takes and gives what the model's own does.
+            precision: of its arithmetic, ``fp32`` or ``bf16``; the configured one by default.
+            keeps: whether the denoiser gives the features that later steps may reuse, see ``samplers.feature_caching``.
+        """
         autocast = compute_dtype(precision or self.config.precision, self.device)
         kind = FeatureCachingDenoiser if keeps else NetworkDenoiser
         return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
@@ -288,16 +306,19 @@ class NetworkModel(DenoisingModel):
         Raises:
             UsageError: asked for, without a guide.
         """
-        wanted, said = asked.over(self.config.sampling).auto(), asked.said()
+        wanted, given = asked.over(self.config.sampling).auto(), asked.given()
         if self.guide_taken:
             return wanted
-        if said.get("autoguidance", 1) == 1 and "autoguidance_interval" not in said:
+        if given.get("autoguidance", 1) == 1 and "autoguidance_interval" not in given:
             return GuidanceWeight()
         raise no_guide(wanted.scale)
 
     def guided_denoiser(self, classifier_free: GuidanceWeight, auto: GuidanceWeight) -> Denoiser:
         """``sampling_denoiser`` with other guidance.
 
+        Args:
+            classifier_free: weight and interval of classifier-free guidance.
+            auto: weight and interval of autoguidance; without effect while there is no guide.
         Raises:
             UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
         """
@@ -315,7 +336,11 @@ class NetworkModel(DenoisingModel):
         return Autoguided(network, self.denoiser_of(threaded(self.guide)), *auto)
 
     def clipped(self, denoiser: Denoiser) -> Denoiser:
-        """``denoiser`` with its x_0-hat cut to the range of pictures, where this model samples so."""
+        """``denoiser`` with its x_0-hat clipped to the range of images, where this model samples so.
+
+        Args:
+            denoiser: under any guidance.
+        """
         values = self.space.value_range
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
 
@@ -330,7 +355,7 @@ class NetworkModel(DenoisingModel):
     def compile_networks(self) -> str:
         if uses_fused_norm(self.network, self.config.precision):
             return (
-                "compile=true was passed over: uncompiled, this network has the norms of our own and is faster; "
+                "compile=true was skipped: uncompiled, this network has the norms of our own and is faster; "
                 "UNDIFFUSE_COMPUTE=fused=off compiles it all the same"
             )
         compile_in_place(self.network)

@@ -1,4 +1,4 @@
-"""What sampling asks of a network: features to reuse."""
+"""Feature caching: the features of a network that sampling reuses between steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from undiffuse.samplers.feature_caching import with_feature_caching
 
 
 def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tuple[int, ...]) -> Sampler:
-    """``sampler`` with features of ``network`` reused, see ``samplers.feature_caching``.
+    """``sampler`` with features of ``network`` reused between steps, see ``samplers.feature_caching``.
 
+    Args:
+        sampler: with steps of its own.
+        every: so many steps the whole network is evaluated once.
+        network: of the model.
+        shape: of one sample, (C, H, W).
     Raises:
         UsageError: a network that has none to reuse.
     """
@@ -29,7 +34,14 @@ def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tup
 
 
 def check_without_guidance(every: int, scales: Mapping[str, float]) -> None:
-    """Refuse guidance, whose two evaluations would need reused features each."""
+    """Refuse guidance, whose two evaluations would need cached features each.
+
+    Args:
+        every: so many steps the whole network is evaluated once.
+        scales: of each kind of guidance, by the name of its option; 1 is none.
+    Raises:
+        UsageError: names the first that is at work.
+    """
     for name, scale in scales.items():
         if scale != 1:
             raise UsageError(

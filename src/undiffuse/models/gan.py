@@ -35,14 +35,14 @@ Parameters = Mapping[str, Tensor]
 
 
 class GanPartsConfig(ComponentConfig):
-    """What is said of such a model, and so by what trains one.
+    """Configuration of such a model, and so of what trains one.
 
     Args:
         generator, discriminator: their networks.
         latent_size: numbers, drawn from N(0, I), that an example is made from.
         precision: of the networks' arithmetic.
-        class_conditional: tell both networks the class of each image; data without classes is refused.
-        label_dropout: share of the rows without their label, so that samples of no class in particular can be had.
+        class_conditional: condition both networks on the class of each image; data without classes is refused.
+        label_dropout: share of the training samples without their label, so that samples of no class can be drawn.
     """
 
     generator: Annotated[ComponentConfig, Component(GENERATOR_CONFIGS, "generator")] = DCGANGeneratorConfig()
@@ -63,7 +63,7 @@ class GanModelConfig(GanPartsConfig, ModelConfig):
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> GanModel:
         if num_augment_labels:
             raise UsageError(
-                "augment.condition=true tells a network what was done to each picture, and a GAN's takes no such "
+                "augment.condition=true tells a network what was done to each image, and a GAN's takes no such "
                 "labels; say augment.condition=false, or system.augment to transform data and samples alike"
             )
         return GanModel(self, shape, class_names)
@@ -73,8 +73,9 @@ class GanModel(AdversarialModel):
     """See ``GanPartsConfig``.
 
     Args:
-        shape: of one example.
-        class_names: of the data's labels; kept where the networks are told them.
+        config: of both networks.
+        shape: of one example, (C, H, W) or (D,).
+        class_names: of the data's labels; kept where the networks are conditioned on them.
     Raises:
         UsageError: ``class_conditional`` on data without classes.
     """
@@ -104,10 +105,15 @@ class GanModel(AdversarialModel):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
-        """Samples in blocks of one fixed size, in evaluation mode: no row depends on another or on their number.
+        """Samples in batches of one fixed size, in evaluation mode: none depends on another or on their number.
 
+        Args:
+            latents: (B, latent_size).
+            cond: labels (B,); None for no class.
+        Returns:
+            (B, *shape), images in [-1, 1].
         Raises:
-            UsageError: no class for a generator that knows pictures with a class alone.
+            UsageError: no class for a generator that was trained with a class for every image.
             RunError: samples that are not finite.
         """
         cond = self._asked(cond)
@@ -136,7 +142,7 @@ class GanModel(AdversarialModel):
         label = cond.label if cond is not None else None
         if not self.config.label_dropout and (label is None or bool((label < 0).any())):
             raise UsageError(
-                "this GAN was trained with the class of every picture and makes none of no class in particular; name "
+                "this GAN was trained with the class of every image and makes none of no class in particular; name "
                 f"a class ({', '.join(self.class_names[:4])}, ...) or train with system.label_dropout above 0"
             )
         return Condition() if label is None else Condition(label=label.to(self.device))
@@ -156,7 +162,12 @@ class GanModel(AdversarialModel):
         return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
     def generate(self, z: Tensor, cond: Condition) -> Tensor:
-        """Samples (B, *shape) of latents (B, latent_size), in the mode that the generator is in."""
+        """Samples (B, *shape) in the mode that the generator is in.
+
+        Args:
+            z: latents (B, latent_size).
+            cond: labels (B,), or nothing.
+        """
         with self._precision(self.config.precision):
             made: Tensor = self.generator(z, cond)
         return made.to(z.dtype)
@@ -164,7 +175,14 @@ class GanModel(AdversarialModel):
     def discriminate(
         self, x: Tensor, cond: Condition, theta: Parameters | None = None, precision: str | None = None
     ) -> Tensor:
-        """The discriminator's outputs (B,), by its own parameters or by others, which leave its buffers as they are."""
+        """The discriminator's logits (B,), by its own parameters or by others, which leave its buffers as they are.
+
+        Args:
+            x: data or samples (B, *shape), images in [-1, 1].
+            cond: labels (B,), or nothing.
+            theta: parameters in the place of its own, by name; None for its own.
+            precision: of the arithmetic, ``fp32`` or ``bf16``; the configured one by default.
+        """
         with self._precision(precision or self.config.precision):
             if theta is None:
                 own: Tensor = self.discriminator(x, cond)
@@ -184,6 +202,6 @@ class GanModel(AdversarialModel):
 
 def _check_plain(options: SamplingOptions) -> None:
     """Refuse a request that asks for any kind of denoising."""
-    for name, value in options.said().items():
-        if value != option_rows()[name].unsaid or option_rows()[name].kept:
+    for name, value in options.given().items():
+        if value != option_rows()[name].default or option_rows()[name].kept:
             raise UsageError(f"a GAN makes a sample in one go, without {name}={value!r}; leave it out")

@@ -18,6 +18,8 @@ def initial_images(given: Any, space: Space, num: int) -> Tensor | None:
     Args:
         given: one image or several: uint8 tensors or arrays (C, H, W), (H, W, C), (H, W) of grey or (N, C, H, W), or
             Pillow images.
+        space: of the model.
+        num: of the samples that begin from them.
     Raises:
         UsageError: of another size or type, or for a model that makes no images.
     Example:

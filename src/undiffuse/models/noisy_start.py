@@ -1,4 +1,4 @@
-"""Where sampling begins: the noisiest level that a model can be asked for, and what is said of one with signal left."""
+"""Where sampling begins: the noisiest level that a model was trained on, and a note where signal is left there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ _DEVIATION = 0.5
 
 
 def sampling_log_snr_range(parameterization: Parameterization, ends: Tensor) -> tuple[float, float]:
-    """(smallest, largest) log-SNR that can be asked for: those of training's ``ends``, its last and first time.
+    """(smallest, largest) log-SNR at which a denoiser may be evaluated: those of training's last and first time.
 
-    Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), it stops at
-    sigma / alpha = 80.
+    Where the parameterization says nothing about x_0 at the noisy end (``eps`` divides by alpha = 0), the range stops
+    at sigma / alpha = 80.
+
+    Args:
+        parameterization: of the network, under its process.
+        ends: (2,), the last and the first time of training, float64.
     """
     low, high = parameterization.process.log_snr(ends).tolist()
     row = torch.stack(parameterization(ends[:1])[:4])
@@ -33,6 +37,7 @@ def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
     """``denoiser`` under another process, and a line on where sampling starts if that is not at its prior.
 
     Args:
+        denoiser: under the process that it was trained under.
         spec: a row of ``PROCESSES`` with options, such as ``ve:sigma_max=80``.
     """
     process = make_process(spec)
@@ -42,11 +47,13 @@ def transferred(denoiser: Denoiser, spec: str) -> tuple[Denoiser, str]:
 
 
 def signal_at_start(process: Process, time: float, spec: str | None, images: bool) -> str:
-    """Told where samples begin as noise alone though the process leaves signal there that they would need.
+    """What to say where samples begin as noise alone though the process leaves signal there; "" for nothing.
 
     Args:
-        spec: the process as it was asked for, if it was.
-        images: whether they are, or points, which are taken to be of unit variance about 0.
+        process: that sampling goes back through.
+        time: where it begins, in [0, 1].
+        spec: the process as the request names it, if it does.
+        images: whether the data are images, or points, which are taken to be of unit variance about 0.
     """
     deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
     start = terminal_noise(process, time)

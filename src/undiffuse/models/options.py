@@ -1,4 +1,4 @@
-"""The options of sampling, each stated once: what it may hold, what it means, how it is said.
+"""The options of sampling, each stated once: what it may hold, what it means, how it is given.
 
 The flags of the command line, the keywords of Python, what ``config.json`` keeps of a model, what ``samples.json`` and
 results say, and the reference pages follow from here (ADR 0052): a new option is a field, its use and its test.
@@ -41,9 +41,9 @@ class Option:
         name: of the flag, the keyword and the record, where the field has another.
         kind: of the rows that its text names, such as ``sampler``; empty for what is no name.
         title: under which a report lists a model's own at a glance; empty where it does not.
-        words: how a reader of a result is told of it, such as ``temperature {}``; empty for not at all.
+        words: how a result's page mentions it, such as ``temperature {}``; empty for not at all.
         of_image: whether it is of an image to begin from, which measuring has none of.
-        unsaid: what a record has where neither the request nor the model says anything; by default what the field has.
+        default: what a record has where neither the request nor the model gives it; the field's default if left out.
     """
 
     help: str
@@ -52,7 +52,7 @@ class Option:
     title: str = ""
     words: str = ""
     of_image: bool = False
-    unsaid: Any = ...
+    default: Any = ...
 
 
 class GuidanceWeight(NamedTuple):
@@ -63,13 +63,13 @@ class GuidanceWeight(NamedTuple):
 
 
 class SamplingConfig(FrozenModel):
-    """How a model samples unless told otherwise: the options that ``config.json`` keeps.
+    """A model's defaults of sampling: the options that ``config.json`` keeps.
 
     Args:
         sampler: ``name`` or ``name:option=value``.
         num_steps: of the time grid.
         grid: a row of ``GRIDS``, with options after a colon; ``through:knots=...`` is one tuned for this model.
-        clip_x_0: cut each x_0-hat of an image to [-1, 1]; points are never cut.
+        clip_x_0: clip each x_0-hat of an image to [-1, 1]; points are never clipped.
         temperature: the noise that sampling begins with is multiplied by it; training always has 1.
         guidance: weight of classifier-free guidance; 1 is none.
         guidance_interval: (smallest, largest) log-SNR that is guided; everywhere by default.
@@ -84,20 +84,20 @@ class SamplingConfig(FrozenModel):
             kind="sampler",
             title="Sampler",
             words="{}",
-            unsaid=None,
+            default=None,
         ),
     ] = "heun"
     num_steps: Annotated[
         int,
         AfterValidator(check_num_steps),
-        Option("steps of the time grid", name="steps", title="Sampling steps", unsaid=None),
+        Option("steps of the time grid", name="steps", title="Sampling steps", default=None),
     ] = 10
     grid: Annotated[
         str,
         Option(
             "time grid: uniform, quadratic, log_snr, angle, karras or karras:rho=5",
             kind="time grid",
-            unsaid=None,
+            default=None,
         ),
     ] = "log_snr"
     clip_x_0: bool = True
@@ -143,7 +143,7 @@ class SamplingConfig(FrozenModel):
 
 
 class SamplingOptions(SamplingConfig):
-    """What a request says of how to sample; whatever it leaves unsaid is the model's own.
+    """The options that a request gives; the model's defaults take the place of the others.
 
     Args:
         process: sample under another one than the model was trained under, ``name`` or ``name:option=value``.
@@ -159,7 +159,7 @@ class SamplingOptions(SamplingConfig):
         Option(
             "sample under another process, ve, ve:sigma_max=80, ...; the model's own by default",
             kind="process",
-            unsaid="the model's own",
+            default="the model's own",
         ),
     ] = None
     strength: Annotated[
@@ -178,33 +178,33 @@ class SamplingOptions(SamplingConfig):
     ] = 1
 
     @classmethod
-    def of(cls, **said: Any) -> SamplingOptions:
-        """The options that are said, by the names they are said with; ``None`` says nothing.
+    def of(cls, **options: Any) -> SamplingOptions:
+        """The options that are given, by the names they are given with; ``None`` leaves one to the model.
 
         Raises:
             UsageError: an unknown name, or a value that an option cannot have.
         """
         known = option_rows()
-        for name in said:
+        for name in options:
             if name not in known:
                 raise KeywordError(f"sampling has no option {name!r}; {nearest(name, known)}")
-        fields = {known[name].field: value for name, value in said.items() if value is not None}
+        fields = {known[name].field: value for name, value in options.items() if value is not None}
         try:
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_explained(error)) from None
 
-    def said(self) -> dict[str, Any]:
-        """What this request says, by the names it is said with."""
+    def given(self) -> dict[str, Any]:
+        """The options that this request gives, by the names they are given with."""
         rows = option_rows().items()
         return {name: getattr(self, row.field) for name, row in rows if row.field in self.model_fields_set}
 
     def given_as_json(self) -> dict[str, Any]:
         """The same as JSON has it."""
-        return {name: written(value) for name, value in self.said().items()}
+        return {name: as_json(value) for name, value in self.given().items()}
 
     def over(self, own: SamplingConfig) -> SamplingOptions:
-        """``own`` with what this request says in its place."""
+        """``own`` with the options that this request gives in their place."""
         base = own if isinstance(own, SamplingOptions) else SamplingOptions(**dict(own))
         return base.model_copy(update={field: getattr(self, field) for field in self.model_fields_set})
 
@@ -214,11 +214,11 @@ class SamplingOptions(SamplingConfig):
         Args:
             own: the model's own options, see ``sampling_record``.
         """
-        found = {name: row.unsaid for name, row in option_rows().items()}
+        found = {name: row.default for name, row in option_rows().items()}
         found |= {name: own[name] for name, row in option_rows().items() if row.kept and name in own}
         found |= self.given_as_json()
         if found["autoguidance"] == 1:
-            found["autoguidance_interval"] = None  # nothing was asked within it
+            found["autoguidance_interval"] = None  # it has no effect
         return found
 
 
@@ -234,35 +234,35 @@ class OptionRow(NamedTuple):
         option: see there.
         type: of its value: ``str``, ``int``, ``float`` or ``LogSNRInterval``.
         kept: whether a model has its own.
-        unsaid: see ``Option``.
+        default: see ``Option``.
     """
 
     field: str
     option: Option
     type: Any
     kept: bool
-    unsaid: Any
+    default: Any
 
 
 @cache
 def option_rows() -> dict[str, OptionRow]:
-    """Every option that a request may set, by the name it is said with."""
+    """Every option that a request may set, by the name it is given with."""
     rows = {}
     for field, info in SamplingOptions.model_fields.items():
         for option in (one for one in info.metadata if isinstance(one, Option)):
-            unsaid = info.default if option.unsaid is ... else option.unsaid
+            default = info.default if option.default is ... else option.default
             kept = field in SamplingConfig.model_fields
-            rows[option.name or field] = OptionRow(field, option, _type_of(info.annotation), kept, unsaid)
+            rows[option.name or field] = OptionRow(field, option, _type_of(info.annotation), kept, default)
     return rows
 
 
 def sampling_record(sampling: SamplingConfig) -> dict[str, Any]:
     """A model's own options, by name, but for those that have no effect."""
     own = {name: getattr(sampling, row.field) for name, row in option_rows().items() if row.kept}
-    return {name: written(value) for name, value in own.items() if value != option_rows()[name].unsaid}
+    return {name: as_json(value) for name, value in own.items() if value != option_rows()[name].default}
 
 
-def written(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value as JSON has it: an interval is the text ``-3,inf``, for JSON knows no infinity."""
     return ",".join(map(_exact, value)) if isinstance(value, tuple) else value
 

@@ -56,20 +56,31 @@ def own_state(model: GenerativeModel) -> dict[str, Tensor]:
 def load_own(model: GenerativeModel, tensors: Mapping[str, Tensor]) -> None:
     """Put back what ``own_state`` gave.
 
+    Args:
+        model: whose weights are filled; its parts stay as they are.
+        tensors: by name, of any shape that the model has for it.
     Raises:
         RuntimeError: other tensors than the model has.
     """
-    if told := mismatch(own_state(model), tensors):
-        raise RuntimeError(told)
+    if difference := mismatch(own_state(model), tensors):
+        raise RuntimeError(difference)
     model.load_state_dict(tensors, strict=False)
 
 
 def mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """In what the names of tensors differ, in words; "" where they are the same."""
+    """In what the names of tensors differ, in words; "" where they are the same.
+
+    Args:
+        own: that are needed, by name.
+        given: that there are, by name.
+    Example:
+        >>> import torch
+        >>> mismatch({"weight": torch.zeros(1)}, {"bias": torch.zeros(1)})
+        '1 lacking, such as weight; 1 unknown, such as bias'
+    """
     lacks, others = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    told = [(lacks, "lacking"), (others, "unknown")]
-    said = [f"{len(names)} {what}, such as {names[0]}" for names, what in told if names]
-    return "; ".join(said)
+    kinds = [(lacks, "lacking"), (others, "unknown")]
+    return "; ".join(f"{len(names)} {what}, such as {names[0]}" for names, what in kinds if names)
 
 
 def averaged_copy(model: M) -> M:

@@ -1,4 +1,4 @@
-"""A student of progressive distillation: a model that takes as many steps as it has learned to make do with."""
+"""A student of progressive distillation, which takes fewer steps from one stage of its training to the next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProgressiveModelConfig(DenoisingConfig, ModelConfig):
     """Such a student, see ``DenoisingConfig``.
 
     Args:
-        start_steps: of the first student; what it learns from makes twice as many.
+        start_steps: of the first student; its teacher takes twice as many.
     """
 
     name: Literal["progressive"] = "progressive"
@@ -33,7 +33,14 @@ class ProgressiveModelConfig(DenoisingConfig, ModelConfig):
 
 
 class ProgressiveModel(NetworkModel):
-    """See ``ProgressiveModelConfig``."""
+    """A network that takes ever fewer steps, see ``ProgressiveModelConfig``.
+
+    Args:
+        config: of the network and of the first student's steps.
+        shape: of one example, (C, H, W) or (D,).
+        class_names: of the data's labels; kept where the model is conditioned on them.
+        num_augment_labels: numbers that say how a training image was transformed.
+    """
 
     student_steps: Tensor  #: of the student it is now; 0 while it is none yet
 
@@ -51,7 +58,7 @@ class ProgressiveModel(NetworkModel):
 
     @property
     def present_steps(self) -> int:
-        """What it samples in unless asked otherwise: the steps of the student it is now, or of the first teacher."""
+        """Its default number of steps: that of the student it is now, or of the first teacher."""
         return max(int(self.student_steps) or 2 * self.start_steps, self.config.sampling.num_steps)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:

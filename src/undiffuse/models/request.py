@@ -1,4 +1,4 @@
-"""What is asked of a model: seeds, options, conditions, and who is told."""
+"""A request for samples: seeds, options, conditions, and callbacks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SampleRequest:
 
     Args:
         seeds: one an image; image i depends on seeds[i] alone.
-        options: how; what they leave unsaid is the model's own.
-        cond: one row a seed, where it is at hand.
+        options: how; the model's defaults take the place of those that are not given.
+        cond: one condition a seed, where it is at hand.
         batch_size: images in memory at a time; changes no bit of any image.
         callback: sees every step of every batch: (number of the batch's first image, progress).
         take: is given each batch when it is done, (number of its first image, samples), which are then kept no
@@ -44,7 +44,7 @@ class SampleRequest:
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", whole("batch_size", self.batch_size))
-        if self.images is not None and "strength" not in self.options.said():
+        if self.images is not None and "strength" not in self.options.given():
             raise UsageError(
                 "an image to begin from needs a strength, from 0, that image, to 1, noise alone; such as 0.6"
             )
@@ -66,19 +66,36 @@ class SampleRequest:
         take: Callable[[int, Sampled], None] | None = None,
         images: Tensor | None = None,
         prompts: Sequence[Prompt] | None = None,
-        **said: Any,
+        **options: Any,
     ) -> SampleRequest:
-        """A request whose options are keywords, by the names they are said with; see ``SamplingOptions.of``."""
-        return cls(seeds, SamplingOptions.of(**said), cond, batch_size, callback, take, images, prompts)
+        """A request whose options are keywords, by the names they are given with; see ``SamplingOptions.of``.
+
+        Args:
+            seeds: one an image, B of them.
+            cond: one condition a seed, where it is at hand.
+            batch_size: images in memory at a time.
+            callback: sees every step of every batch: (number of the batch's first image, progress).
+            take: is given each batch when it is done, which is then kept no longer.
+            images: x_0 (B, C, H, W) in [-1, 1] to begin from; None for noise alone.
+            prompts: one a seed, in words; instead of ``cond``.
+            **options: each by its name, such as ``steps=20``.
+        Raises:
+            UsageError: an option that there is not, a value that it cannot have, or other numbers of prompts than
+                seeds.
+        Example:
+            >>> SampleRequest.of(range(4), steps=20, guidance=2.0).options.given()
+            {'steps': 20, 'guidance': 2.0}
+        """
+        return cls(seeds, SamplingOptions.of(**options), cond, batch_size, callback, take, images, prompts)
 
     def asks(self) -> list[Ask]:
         """One for each seed."""
         rows = range(len(self.seeds))
-        told: Sequence[Any] = self.prompts if self.prompts is not None else [None] * len(rows)
+        given: Sequence[Any] = self.prompts if self.prompts is not None else [None] * len(rows)
         if self.cond is not None:
-            told = [self.cond.select(slice(row, row + 1)) for row in rows]
+            given = [self.cond.select(slice(row, row + 1)) for row in rows]
         images = [None] * len(rows) if self.images is None else list(self.images)
-        return [Ask(self.seeds[row], prompt=told[row], image=images[row]) for row in rows]
+        return [Ask(self.seeds[row], prompt=given[row], image=images[row]) for row in rows]
 
     @property
     def taker(self) -> Callable[[int, SamplerOutput], None] | None:
@@ -88,5 +105,5 @@ class SampleRequest:
 
 
 def sampled(made: SamplerOutput) -> Sampled:
-    """What a run has made, with the evaluations of the row that took most."""
+    """Samples of a run with the NFE of the sample that took most."""
     return Sampled(made.x, max_nfe(made.nfe), made.note, max_nfe(made.partial_nfe))

@@ -12,8 +12,12 @@ from undiffuse.errors import UsageError
 
 
 def check_guidance(scale: float, class_conditional: bool, label_dropout: float) -> None:
-    """Refuse guidance of a model that does not know both what a class looks like and what all do.
+    """Refuse guidance of a model that was not trained both with classes and without.
 
+    Args:
+        scale: of classifier-free guidance; 1 is none.
+        class_conditional: whether the model is conditioned on classes.
+        label_dropout: share of its training samples without their label.
     Raises:
         UsageError: says why, and what would do.
     """
@@ -29,7 +33,7 @@ def check_guidance(scale: float, class_conditional: bool, label_dropout: float) 
 
 
 def no_guide(weight: float) -> UsageError:
-    """Autoguidance is asked of a model that has no guide, or not yet."""
+    """The error of autoguidance of a model that has no guide, or not yet."""
     return UsageError(
         f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or "
         "has not seen so many yet; leave it out"
@@ -37,10 +41,10 @@ def no_guide(weight: float) -> UsageError:
 
 
 def check_guiding(config: Any) -> None:
-    """Refuse defaults of sampling that guide by what the model is not taught.
+    """Refuse defaults of sampling that guide by what the model is not trained for.
 
     Raises:
-        UsageError: says what would have to be taught.
+        UsageError: says what it would have to be trained for.
     """
     check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout)
     if config.sampling.autoguidance != 1 and not _keeps_guide(config):

@@ -42,7 +42,14 @@ class Samples(Tensor):
 
     @classmethod
     def of(cls, x: Tensor, shared: Mapping[str, Any], seeds: range, classes: Sequence[str | None]) -> Samples:
-        """These samples with what is recorded of all of them, costs among it."""
+        """These samples with what is recorded of all of them, costs among it.
+
+        Args:
+            x: uint8 images (N, C, H, W) or float32 points (N, D), on the CPU.
+            shared: what ``samples.json`` says of all of them.
+            seeds: N of them.
+            classes: of each, ``None`` for no class in particular; empty for a model without classes.
+        """
         samples = x.detach().as_subclass(cls)
         samples.seeds, samples.classes, samples._shared = seeds, list(classes), dict(shared)
         return samples
@@ -56,7 +63,7 @@ class Samples(Tensor):
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``samples.json`` says: model, sampler, costs, and a row a sample."""
+        """What ``samples.json`` says: model, sampler, costs, and an entry per sample."""
         return whole_record(self._shared, self.seeds, self.classes, not self._are_images)
 
     @property
@@ -74,6 +81,7 @@ class Samples(Tensor):
         """Write the files of ``undiffuse sample``: images or ``samples.npy``, ``grid.png`` and ``samples.json``.
 
         Args:
+            folder: where; it is made if it is not there.
             overwrite: replace samples that are there.
         Raises:
             UsageError: something stands there, nothing can be written there, or there are no samples.

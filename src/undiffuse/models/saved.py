@@ -108,25 +108,27 @@ class Model:
         Args:
             num: at least 1.
             options: each a keyword of its own, see ``models.options``.
+            seed: of the first sample, from 0 on; sample i depends on ``seed + i`` alone.
             class_name: one for all, such as ``3`` or ``"cat"``, or several in turn; ``[None]`` for no class in
                 particular. All classes in turn by default.
-            image: to begin from with a ``strength`` below 1, of the model's own size: a uint8 tensor or array
-                (C, H, W), a Pillow image, or several, in turn.
+            image: to begin from with a ``strength`` below 1, of the model's own size: a uint8 tensor or array (C, H,
+                W), a Pillow image, or several, in turn.
+            batch_size: samples in memory at a time; changes no bit of any of them.
             progress: show how far it has come, on standard error, where it takes more than two seconds; by default
                 unless ``UNDIFFUSE_PROGRESS=off``.
         Returns:
-            uint8 (num, C, H, W) for pictures, float32 (num, D) for points, on the CPU: a tensor with ``.images``,
+            uint8 (num, C, H, W) for images, float32 (num, D) for points, on the CPU: a tensor with ``.images``,
             ``.save(folder)``, ``.seeds``, ``.classes`` and ``.record``, which a notebook shows as a grid.
         Raises:
             UsageError: an unknown sampler, grid or class, or a number that makes no sense.
         """
         seeds, names = check_seeds(seed, num), self.classes_of(class_name, num)
 
-        def told(first: int, step: Progress) -> None:
+        def report(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
         images = initial_images(image, self.module.space, num)
-        request = SampleRequest(seeds, options, None, batch_size, told, images=images, prompts=self.prompts(names))
+        request = SampleRequest(seeds, options, None, batch_size, report, images=images, prompts=self.prompts(names))
         with Counter("sampling", progress) as counter:
             sampled = self.module.sample(request)
         if sampled.note:
@@ -136,7 +138,11 @@ class Model:
         return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **about, **costs}, seeds, names)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Samples at the edge: uint8 pictures or float32 points, on the CPU."""
+        """Samples as they are given out: uint8 images or float32 points, on the CPU.
+
+        Args:
+            x: (N, *shape), images in [-1, 1].
+        """
         return (to_uint8(x) if self.module.space.is_image else x.float()).cpu()
 
     def classes_of(self, asked: Classes, num: int) -> list[str | None]:
@@ -145,6 +151,7 @@ class Model:
         Args:
             asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
                 ``None`` asks for a sample of no class in particular.
+            num: of the samples.
         Returns:
             Names of classes, and ``None`` for those of no class.
         Raises:
@@ -157,11 +164,11 @@ class Model:
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
     def prompts(self, names: Sequence[str | None]) -> list[Prompt] | None:
-        """What the rows with these class names want, ``None`` for no class; nothing for an empty list."""
+        """The prompts of samples of these classes, ``None`` for no class; nothing for an empty list."""
         return [Prompt(name) for name in names] or None
 
     def condition(self, names: Sequence[str | None]) -> Condition | None:
-        """Labels of the rows with these class names, ``None`` for no class; nothing for an empty list."""
+        """Labels of samples of these classes, ``None`` for no class; nothing for an empty list."""
         if not names:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
@@ -169,7 +176,12 @@ class Model:
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:
-    """What is said of data in one text: all that its configuration holds, such as name and path, and its classes."""
+    """What is recorded of data in one text: all that its configuration holds, such as name and path, and its classes.
+
+    Args:
+        data: the part ``config.data`` of a record.
+        class_names: of the data.
+    """
     return " ".join([*map(str, data.values()), *class_names])
 
 
@@ -235,8 +247,13 @@ def build_for_weights(
 ) -> GenerativeModel:
     """The model of a read ``config.json``, which is never larger than the file that holds its weights.
 
+    Args:
+        record: a read ``config.json``.
+        header: of the weights file.
+        file: that file, next to ``config.json``.
+        denoiser: of a model that was saved around one from elsewhere.
     Raises:
-        UsageError: the two do not fit each other, or no model can be built.
+        UsageError: the two do not match each other, or no model can be built.
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
@@ -306,6 +323,8 @@ def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser 
     """Write the folder of a model around a denoiser from elsewhere; ``load(out, denoiser=...)`` opens it again.
 
     Args:
+        model: around the denoiser.
+        out: the folder.
         about: what it is, in a few words.
     """
     folder = Path(out).expanduser()

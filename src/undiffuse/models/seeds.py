@@ -12,6 +12,9 @@ MOST_SAMPLES = 1_000_000
 def check_seeds(seed: int, num: int) -> range:
     """Seeds ``seed`` ... ``seed + num - 1``.
 
+    Args:
+        seed: of the first sample, from 0 to 2**64 - num.
+        num: of the samples, at least 1.
     Raises:
         UsageError: no sample is asked for, too many, or a seed that 64 bits do not hold.
     """

@@ -41,11 +41,11 @@ class DenoisingStage:
     Args:
         space: of what it makes.
         sampler: that moves its rows.
-        network: in blocks, or in whatever else batches what is asked of it.
+        network: on fixed batches, or in whatever else batches its evaluations.
         options: of all rows, unless an ask says otherwise.
         guide: the worse model of autoguidance, batched likewise; None where there is none.
         process: that rows move under; None for the network's own.
-        clips: cut each x_0-hat to the range of the space.
+        clips: clip each x_0-hat to the range of the space.
         conditioner: of prompts; None where asks bring their conditions, or none.
         check: refuses options that the model cannot serve.
         device: of the network.
@@ -66,7 +66,11 @@ class DenoisingStage:
     gradients: bool = False
 
     def bind(self, rows: Rows) -> Denoiser:
-        """The network told and guided as each row asks, cut to the range of the space, under the stage's process."""
+        """The network, conditioned and guided per sample, its x_0-hat clipped, under the stage's process.
+
+        Args:
+            rows: with their conditions and guidance.
+        """
         denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
         if isinstance(auto, AutoguidanceWeights) and self.guide is not None and auto.at_work:
             assert auto.weight is not None and auto.low is not None and auto.high is not None
@@ -93,7 +97,7 @@ class DenoisingStage:
         index = [
             len(grid) - 1 - _steps_taken(ask, options) for ask, grid, options in zip(asks, grids, wanted, strict=True)
         ]
-        condition, negative = (told.to(self.device) for told in conditions_of(asks, self.conditioner))
+        condition, negative = (one.to(self.device) for one in conditions_of(asks, self.conditioner))
         return begin(
             self._begun(asks, wanted, grids, index, moving.process),
             grids,
@@ -130,13 +134,18 @@ class DenoisingStage:
         return rows.x
 
     def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        """The same asks with what was made."""
+        """The same asks with what this stage has made.
+
+        Args:
+            made: samples (B, *space.shape).
+            asks: one for each.
+        """
         return with_previous(made, asks)
 
     def _wanted(self, ask: Ask) -> SamplingOptions:
         if ask.options is None:
             return self.options
-        for name, value in ask.options.said().items():
+        for name, value in ask.options.given().items():
             if name in OF_THE_PLAN and value != getattr(self.options, name):
                 raise UsageError(f"all rows of a plan have the same {name}; make another plan for {value!r}")
         wanted: SamplingOptions = ask.options.over(self.options)
@@ -202,7 +211,7 @@ class GeneratorStage:
         latents: seeds -> (B, ...).
         decode: (latents, condition or None) -> samples.
         conditioner: of prompts.
-        check: refuses options, of which a generator obeys none.
+        check: refuses options, of which a generator knows none.
         check_condition: refuses what it cannot make.
     """
 
@@ -211,7 +220,7 @@ class GeneratorStage:
     decode: Callable[[Tensor, Condition | None], Tensor]
     conditioner: Conditioner | None = None
     check: Callable[[SamplingOptions], None] = lambda options: None
-    check_condition: Callable[[Condition], object] = lambda told: None
+    check_condition: Callable[[Condition], object] = lambda condition: None
     sampler: None = None
     gradients: bool = False
 
@@ -220,15 +229,15 @@ class GeneratorStage:
         raise UsageError("a generator makes samples in one go and has no denoiser")
 
     def start(self, asks: Sequence[Ask]) -> Rows:
-        """Latents, which have arrived."""
+        """Latents, which need no step."""
         for ask in asks:
             if ask.options is not None:
                 self.check(ask.options)
             if ask.image is not None:
                 raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
-        seeds, (told, _) = [ask.seed for ask in asks], conditions_of(asks, self.conditioner)
-        self.check_condition(told)
-        rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=told)
+        seeds, (condition, _) = [ask.seed for ask in asks], conditions_of(asks, self.conditioner)
+        self.check_condition(condition)
+        rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=condition)
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
     def advance(self, rows: Rows) -> Rows:
@@ -240,26 +249,34 @@ class GeneratorStage:
         return self.decode(rows.x, None if rows.condition.empty else rows.condition)
 
     def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        """The same asks with what was made."""
+        """The same asks with what this stage has made.
+
+        Args:
+            made: samples (B, *space.shape).
+            asks: one for each.
+        """
         return with_previous(made, asks)
 
 
 def conditions_of(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
-    """What the rows are told, and what guidance leads them away from; nothing where no ask says anything.
+    """The conditions of samples, and those that guidance leads away from; nothing where no ask has any.
 
     Args:
-        asks: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one row each, or nothing.
+        asks: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one sample each, or nothing.
+        conditioner: of prompts; None where asks bring their conditions, or none.
+    Raises:
+        UsageError: a prompt that the conditioner does not know, or conditions for some of the asks alone.
     """
-    said = [ask.prompt for ask in asks]
+    prompts = [ask.prompt for ask in asks]
     if conditioner is None:
-        return _ready(said, DROP)
-    if not any(isinstance(prompt, Condition) for prompt in said):
-        return conditioner.asked([prompt if prompt is not None else Prompt() for prompt in said])
+        return _ready(prompts, DROP)
+    if not any(isinstance(prompt, Condition) for prompt in prompts):
+        return conditioner.asked([prompt if prompt is not None else Prompt() for prompt in prompts])
     parts = [
         _ready([prompt], conditioner.policy)
         if isinstance(prompt, Condition)
         else conditioner.asked([prompt if prompt is not None else Prompt()])
-        for prompt in said
+        for prompt in prompts
     ]
     return Condition.join([wanted for wanted, _ in parts]), Condition.join([negative for _, negative in parts])
 
@@ -271,29 +288,20 @@ def _ready(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[
         return Condition(), Condition()
     if len(given) < len(conditions):
         raise UsageError(f"{len(given)} of {len(conditions)} rows bring a condition; give one with each, or with none")
-    told = Condition.join(given)
-    return told, told.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
+    joined = Condition.join(given)
+    return joined, joined.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
 
 
 def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
     scale, low, high = _numbers(weights)
-    told, untold = condition.tensors(), negative.tensors()
+    wanted, unwanted = condition.tensors(), negative.tensors()
     differs = (
-        torch.stack([(told[name] != untold[name]).reshape(len(weights), -1).any(1) for name in told])
+        torch.stack([(wanted[name] != unwanted[name]).reshape(len(weights), -1).any(1) for name in wanted])
         if len(weights)
         else scale
     )
     scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)  # nothing to be led away from
     return replace(guidance_of([(condition, scale)], len(weights), negative=negative), low=low, high=high)
-
-
-def _differ(wanted: Condition, negative: Condition, count: int) -> Tensor:
-    """Which rows are told another thing with than without, (B,) on the CPU."""
-    untold, differ = negative.tensors(), torch.zeros(count, dtype=torch.bool)
-    for name, value in wanted.tensors().items():
-        if count:
-            differ |= (value != untold[name]).reshape(count, -1).any(1).cpu()
-    return differ
 
 
 def _numbers(weights: Sequence[GuidanceWeight]) -> list[Tensor]:

@@ -47,8 +47,8 @@ class WrappedModel(DenoisingModel):
     Args:
         denoiser: of any origin; ``Denoiser.wrap`` makes one of a function.
         space: of its data.
-        class_names: of the labels that it is told, in its condition's ``label``; -1 is no class.
-        sampling: how it samples unless told otherwise.
+        class_names: of the labels that it is conditioned on, in its condition's ``label``; -1 is no class.
+        sampling: its defaults.
     Example:
         >>> import torch
         >>> from undiffuse.core.processes import FlowProcess

@@ -1,4 +1,4 @@
-"""The contract of what is trained: a model and the loss that teaches it, which whatever trains knows no more of."""
+"""The contract of objectives: a model and its loss, which is all that the trainer knows of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=GenerativeModel)
 
 
 class TrainingBatch(Protocol):
-    """What an objective is given: clean data in [-1, 1] and what is known about each row."""
+    """What an objective is given: clean data in [-1, 1] and what is known about each sample."""
 
     @property
     def x_0(self) -> Tensor: ...
@@ -34,10 +34,14 @@ class TrainingBatch(Protocol):
 
 
 class LossReport(NamedTuple):
-    """The scalar to minimise, its part from each row ``(B,)``, and the rows' times ``(B,)`` where they have any.
+    """The loss of one micro-batch of B samples.
 
-    ``metrics`` are means () of other things over the rows, by name, that belong into the journal. ``records`` is what
-    the objective is told again by ``absorb`` when all micro-batches of the turn are done.
+    Attributes:
+        loss: () to minimise.
+        per_sample: each sample's part of it, (B,).
+        t: the samples' times (B,) in [0, 1]; None where they have none.
+        metrics: means () of other things over the samples, by name, for the metrics log.
+        records: what ``absorb`` is given when all micro-batches of the phase are done.
     """
 
     loss: Tensor
@@ -51,8 +55,8 @@ class Phase(NamedTuple):
     """A part of a step with an optimizer of its own.
 
     Args:
-        name: of the optimizer, in the journal and in checkpoints.
-        modules: that it moves; what of them asks for no gradient stands still.
+        name: of the optimizer, in the metrics log and in checkpoints.
+        modules: that it moves; what of them needs no gradient stands still.
         every: it comes once in so many steps.
     """
 
@@ -86,11 +90,17 @@ class Objective(nn.Module, Generic[M]):
 
     @abstractmethod
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
-        """The loss of one micro-batch."""
+        """The loss of one micro-batch.
+
+        Args:
+            batch: clean data x_0 (B, *shape) in [-1, 1] and what is known about each sample.
+            phase: name of the phase that is due.
+            rng: of the step and micro-batch, from which all draws come.
+        """
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """In order; the first comes in every step, and the journal's loss is its own."""
+        """In order; the first comes in every step, and its loss is the one of the metrics log."""
         return (Phase("main", (self.model,)),)
 
     def phases_due(self, step: int) -> tuple[Phase, ...]:
@@ -103,7 +113,7 @@ class Objective(nn.Module, Generic[M]):
 
     @contextmanager
     def learning(self, phase: Phase) -> Iterator[None]:
-        """What other phases move asks for no gradient in here: it would be computed for nothing."""
+        """Let the parameters of other phases need no gradient: it would be computed for nothing."""
         own = {id(parameter) for parameter in phase.parameters()}
         others = [p for other in self.phases for p in other.parameters() if id(p) not in own]
         for parameter in others:
@@ -116,8 +126,8 @@ class Objective(nn.Module, Generic[M]):
 
     @property
     def loss_available(self) -> bool:
-        """Whether its loss says how well it knows an image, and can be taken here and now: not where that needs a
-        teacher that is gone.
+        """Whether its loss says how well it fits an image, and can be taken here and now: not where a teacher is
+        missing.
         """
         return True
 
@@ -130,22 +140,32 @@ class Objective(nn.Module, Generic[M]):
         return other
 
     def begin(self, device: torch.device) -> None:
-        """Called once, on ``device``, before the first step and before a checkpoint is read: fetch what only training
-        needs, such as a teacher, and begin from its weights.
+        """Fetch what only training needs, such as a teacher, and begin from its weights.
+
+        Called once, before the first step and before a checkpoint is read.
+
+        Args:
+            device: of the run.
         """
 
     def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
         """Called each time that the optimizer of this phase has moved.
 
         Args:
+            phase: its name.
             records: of the micro-batches' reports, in their order.
         """
 
     def after_step(self, average: M, images: int) -> None:
-        """Called after each optimizer step, with the averaged model and the images seen so far."""
+        """Called after each optimizer step.
+
+        Args:
+            average: the averaged model.
+            images: seen so far.
+        """
 
     def state(self) -> dict[str, Tensor]:
-        """What training changes beside the model, by name; checkpoints keep it."""
+        """What training changes besides the model, by name; checkpoints keep it."""
         models = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
         tensors = self.state_dict(keep_vars=True).items()
         own = [(name, value) for name, value in tensors if not name.startswith("model.") and id(value) not in models]
@@ -157,10 +177,10 @@ class Objective(nn.Module, Generic[M]):
         Raises:
             UsageError: other tensors than it has.
         """
-        if told := mismatch(self.state(), tensors):
+        if difference := mismatch(self.state(), tensors):
             raise UsageError(
-                f"a checkpoint does not fit this run: of its training state {told}; put back the one that belongs "
-                "to it, or start anew in another --out"
+                f"a checkpoint does not fit this run: of its training state {difference}; put back the one that "
+                "belongs to it, or start anew in another --out"
             )
         self.load_state_dict(tensors, strict=False)
 
@@ -182,10 +202,14 @@ AnyObjective = Objective[Any]
 
 
 class ObjectiveConfig(ComponentConfig):
-    """Configuration of an objective, which says of what a model is made for it, and builds itself around one."""
+    """Configuration of an objective, which names the model made for it and builds itself around one."""
 
     def finalized(self, class_names: Sequence[str]) -> Self:
-        """The same with everything said that it leaves to the data's classes."""
+        """The same with everything decided that it leaves to the data's classes.
+
+        Args:
+            class_names: of the data's labels.
+        """
         return self
 
     def component(self) -> ModelConfig:
@@ -200,9 +224,10 @@ class ObjectiveConfig(ComponentConfig):
         """A fresh objective and model, their weights drawn from torch's global generator.
 
         Args:
-            shape: of one example.
+            shape: of one example, (C, H, W) or (D,).
             class_names: of the data's labels.
-            num_augment_labels: numbers that say how a training image was transformed; 0 where none are told.
+            num_augment_labels: numbers that say how a training image was transformed; 0 where the network is not
+                conditioned on any.
         """
         config = self.finalized(class_names)
         return config.around(config.component().build(shape, class_names, num_augment_labels))
@@ -211,11 +236,13 @@ class ObjectiveConfig(ComponentConfig):
 C = TypeVar("C", bound=ModelConfig)
 
 
-def model_config_from(kind: type[C], trained: ObjectiveConfig, **told: Any) -> C:
+def model_config_from(kind: type[C], trained: ObjectiveConfig, **other: Any) -> C:
     """A model's configuration of the options that it shares with what trains it.
 
     Args:
-        told: options of the model that go by other names there.
+        kind: class of the model's configuration.
+        trained: configuration of the objective.
+        **other: options of the model that have another name there.
     """
     shared = (kind.model_fields.keys() & type(trained).model_fields.keys()) - {"name"}
-    return kind.model_validate({**{key: getattr(trained, key) for key in shared}, **told})
+    return kind.model_validate({**{key: getattr(trained, key) for key in shared}, **other})

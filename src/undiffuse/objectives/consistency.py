@@ -76,8 +76,8 @@ class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
         time_density: where in time a training step looks.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: tell the network the class of each picture; data without classes is refused.
-        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        class_conditional: condition the network on the class of each image; data without classes is refused.
+        label_dropout: share of the training samples without their label, so that the model also learns without one.
         sampling: defaults.
     """
 
@@ -130,7 +130,12 @@ def _check_boundary(parameterization: Parameterization) -> None:
 
 
 class ConsistencyObjective(Objective[NetworkModel]):
-    """See ``ConsistencyConfig``."""
+    """The consistency loss, see ``ConsistencyConfig``.
+
+    Args:
+        model: that learns.
+        config: of the loss; its options of the model are those of ``model``.
+    """
 
     seen: Tensor  #: images of whole steps
 
@@ -169,7 +174,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         x_s = self._below(x_0, eps, x_t, t, s, cond)
         denoiser = self.model.threaded_denoiser()
         with torch.no_grad(), rng.layers():  # the same dropout as below
-            x_0_s = self._cut(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
+            x_0_s = self._clipped(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
         target = consistency_target(self.model.process, x_t, t, x_s, s, x_0_s, end)
         with rng.layers():
             difference = denoiser(x_t, t, cond).x_0 - target
@@ -200,7 +205,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         return time_grid(name, self.model.process, num_steps, self.model.log_snr_range)
 
     def _below(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
-        """x_s on the path of x_t: by a step of the teacher's ODE, or with the same picture and noise."""
+        """x_s on the path of x_t: by a step of the teacher's ODE, or with the same image and noise."""
         if self._teacher is None:
             return self.model.process.diffuse(x_0, eps, s)
         denoiser = denoiser_under(self._teacher.on(x_0.device).teaching_denoiser(), self.model.process)
@@ -211,7 +216,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
                 CountingDenoiser(denoiser, cond), x_t, steps, (), NoiseSource()
             )[0]
 
-    def _cut(self, x_0: Tensor) -> Tensor:
+    def _clipped(self, x_0: Tensor) -> Tensor:
         return x_0.clamp(-1, 1) if self.model.clips else x_0
 
     def _weight(self, t: Tensor, s: Tensor) -> Tensor:

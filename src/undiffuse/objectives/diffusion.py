@@ -1,4 +1,4 @@
-"""A diffusion model of pictures or points: a network, a forward process, a weighted denoising loss."""
+"""A diffusion model of images or points: a network, a forward process, a weighted denoising loss."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
         weighting: of the denoising loss over noise levels.
         objective: ``denoising``, the weighted error of x_0-hat; ``variational``, the bound itself; ``hybrid``, the
             denoising loss plus the bound, which then moves the learned variance alone (Nichol & Dhariwal 2021).
-        learned_variance: the network also says the variance of the reverse step, for ``ancestral:variance=learned``,
-            which such a model samples by unless told otherwise; ``hybrid`` and ``variational`` train it.
+        learned_variance: the network also predicts the variance of the reverse step, for
+            ``ancestral:variance=learned``, which such a model samples by unless ``sampling`` says otherwise; ``hybrid``
+            and ``variational`` train it.
         bound_weight: of the bound in ``hybrid``, on bits a dimension.
         time_density: where in time a training step looks.
         time_draws: the uniform numbers of a micro-batch: ``independent``; ``stratified``, one in each of B equal
@@ -49,8 +50,8 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
             ``importance``: knots in proportion to the size of their last losses, weighted to the same mean.
         network: its architecture.
         precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: tell the network the class of each picture; data without classes is refused.
-        label_dropout: share of the rows trained without their label, so that the model also knows none.
+        class_conditional: condition the network on the class of each image; data without classes is refused.
+        label_dropout: share of the training samples without their label, so that the model also learns without one.
         guide_images: keep the averaged network as it is after so many images as a guide for ``sampling.autoguidance``;
             a tenth of the run or less. ``null`` keeps none; until it is reached samples go unguided.
         sampling: defaults.
@@ -85,8 +86,8 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
         return self
 
     def component(self) -> DenoisingModelConfig:
-        told = {"guide": self.guide_images is not None, "trained_density": self.time_density}
-        return model_config_from(DenoisingModelConfig, self, **told)
+        other = {"guide": self.guide_images is not None, "trained_density": self.time_density}
+        return model_config_from(DenoisingModelConfig, self, **other)
 
     def around(self, model: GenerativeModel) -> DiffusionObjective:
         assert isinstance(model, NetworkModel)
@@ -94,7 +95,12 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class DiffusionObjective(Objective[NetworkModel]):
-    """See ``DiffusionConfig``."""
+    """The weighted denoising loss, the bound, or both, see ``DiffusionConfig``.
+
+    Args:
+        model: that learns.
+        config: of the loss; its options of the model are those of ``model``.
+    """
 
     def __init__(self, model: NetworkModel, config: DiffusionConfig) -> None:
         super().__init__(model)
@@ -130,7 +136,7 @@ class DiffusionObjective(Objective[NetworkModel]):
         return LossReport(rows.mean(), rows.detach(), t, records=records)
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """Losses of the rows, ``(B,)``."""
+        """Losses per sample, (B,)."""
         denoiser, levels = self.model.threaded_denoiser(), self.model.space.levels
         if self.config.objective == "variational":
             return variational_loss(denoiser, x_0, eps, t, cond, levels)

@@ -107,7 +107,12 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class DistributionMatchingObjective(Objective[NetworkModel]):
-    """See ``DistributionMatchingConfig``."""
+    """Matching by a fake score, and the adversarial loss where there is one; see ``DistributionMatchingConfig``.
+
+    Args:
+        model: the student.
+        config: of the losses; its options of the model are those of ``model``.
+    """
 
     def __init__(self, model: NetworkModel, config: DistributionMatchingConfig) -> None:
         super().__init__(model)

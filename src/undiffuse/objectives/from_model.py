@@ -1,4 +1,4 @@
-"""The objective that an opened model was trained with, for whoever asks for its loss."""
+"""The objective that a loaded model was trained with, for its loss."""
 
 from __future__ import annotations
 

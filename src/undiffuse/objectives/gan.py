@@ -2,7 +2,7 @@
 
 A step of the trainer shows the discriminator fresh data and fresh samples and moves it; every ``discriminator_steps``
 steps the generator moves as well. So each image seen is one that the discriminator saw for the first time in its epoch,
-and a GAN's images, seconds and quality stand beside those of a diffusion model.
+and a GAN's images, seconds and quality compare with those of a diffusion model.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
 """
@@ -38,16 +38,16 @@ class GanConfig(GanPartsConfig, ObjectiveConfig):
     """See the registries for the rows of each component; what is the model's is in ``GanPartsConfig``.
 
     Args:
-        objective: what the two play for, with the discriminator's penalties.
+        objective: of both networks, with the discriminator's penalties.
         discriminator_steps: of each step of the generator.
-        unrolled_steps: of the discriminator that the generator looks ahead (Metz et al. 2016); 0 for the plain game.
+        unrolled_steps: of the discriminator that the generator looks ahead (Metz et al. 2016); 0 for the plain GAN.
             They follow the objective's loss alone, without its penalties and its clipping.
         unrolled_rate: learning rate of those.
         unrolled_rule: their optimizer, ``adam`` from fresh averages or plain ``sgd``.
         diff_augment: steps of DiffAugment that data and samples go through before the discriminator, such as
             ``["colour", "translation", "cutout"]``.
-        augment: transformations that both go through, a row of ``AUGMENTATIONS``; there is nothing to tell the
-            networks of them, so ``condition`` has no effect.
+        augment: transformations that both go through, a row of ``AUGMENTATIONS``; the networks
+            are not conditioned on them, so ``condition`` has no effect.
         adaptive: steer the probabilities of ``augment`` by the discriminator's overfitting (ADA); ``null`` for not.
             It needs an objective whose outputs say "real" by their sign, such as ``non_saturating`` or ``hinge``.
         precision: of the networks' arithmetic; penalties and the steps that pay them are in fp32.
@@ -80,7 +80,12 @@ class GanConfig(GanPartsConfig, ObjectiveConfig):
 
 
 class GanObjective(Objective[GanModel]):
-    """See ``GanConfig``."""
+    """The losses of generator and discriminator, see ``GanConfig``.
+
+    Args:
+        model: that learns.
+        config: of the losses; its options of the networks are those of ``model``.
+    """
 
     train_validation_metrics = ("d_real",)
 
@@ -99,7 +104,7 @@ class GanObjective(Objective[GanModel]):
 
     @torch.no_grad()
     def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
-        """Cut the discriminator's weights where the objective says so, and steer the augmentation."""
+        """Clip the discriminator's weights where the objective says so, and steer the augmentation."""
         if phase != DISCRIMINATOR:
             return
         if (clip := self._adversarial.clip) is not None:

@@ -1,7 +1,7 @@
-"""What a discriminator sees instead of pictures as they are, so that it cannot learn few of them by heart.
+"""What a discriminator sees instead of images as they are, so that it cannot memorise few of them.
 
 Data and samples go through the same transformations, each with its own numbers, and gradients reach the generator
-through them; so what is made need not be transformed, as long as some pictures are left alone (Karras et al. 2020).
+through them; so what is made need not be transformed, as long as some images are left alone (Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 
-#: Data whose verdicts make one look of adaptive augmentation: four batches of 64, as in the paper.
-_LOOK_IMAGES = 256
+#: Images whose logits make one estimate of adaptive augmentation: four batches of 64, as in the paper.
+_ESTIMATE_IMAGES = 256
 
 
 class DiscriminatorAugment(nn.Module):
@@ -41,7 +41,7 @@ class DiscriminatorAugment(nn.Module):
     ) -> None:
         super().__init__()
         if policy and not Space.of_data(shape).is_image:
-            raise UsageError(f"system.diff_augment is for pictures, got examples of shape {shape}; say []")
+            raise UsageError(f"system.diff_augment is for images, got examples of shape {shape}; say []")
         if adaptive is not None and not config.any:
             raise UsageError("system.adaptive steers system.augment, which does nothing; say system.augment=document")
         self._pipeline = Augmentation(config, shape) if config.any else None
@@ -52,11 +52,17 @@ class DiscriminatorAugment(nn.Module):
 
     @property
     def p(self) -> Tensor | None:
-        """By which probabilities are multiplied; ``None`` where nothing adapts."""
+        """() by which probabilities are multiplied; ``None`` where nothing adapts."""
         return self.adaptive.p if self.adaptive is not None else None
 
     def forward(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
-        """x (B, ...) transformed; ``what`` keeps the numbers of data and of each turn's samples apart."""
+        """x transformed, for the discriminator.
+
+        Args:
+            x: images (B, C, H, W) in [-1, 1].
+            rng: of the step and micro-batch.
+            what: keeps the draws of data and of each phase's samples apart.
+        """
         source = rng.branch(what)
         if self._pipeline is not None:
             scale = 1.0 if self.p is None else float(self.p)
@@ -67,7 +73,11 @@ class DiscriminatorAugment(nn.Module):
 
     @torch.no_grad()
     def record(self, real: Tensor) -> None:
-        """Count the signs of the discriminator's outputs (B,) on training data."""
+        """Count the signs of the discriminator's logits on training data.
+
+        Args:
+            real: logits (B,).
+        """
         if self.adaptive is not None:
             self.sign_sum += real.sign().double().sum()
             self.sign_count += len(real)
@@ -76,7 +86,7 @@ class DiscriminatorAugment(nn.Module):
     def update_p(self) -> None:
         """Move p once enough has been counted."""
         count = int(self.sign_count) if self.adaptive is not None else 0
-        if self.adaptive is not None and count >= _LOOK_IMAGES:
+        if self.adaptive is not None and count >= _ESTIMATE_IMAGES:
             self.adaptive.update(self.sign_sum / count, count)
             self.sign_sum.zero_()
             self.sign_count.zero_()

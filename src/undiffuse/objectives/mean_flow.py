@@ -1,7 +1,7 @@
-"""MeanFlow: a network that says the mean velocity between any two times, so that a sample takes one evaluation, or few.
+"""MeanFlow: a network that predicts the mean velocity between any two times, so that a sample takes one step, or few.
 
 Without a teacher it learns from data alone, by a derivative. With one, the teacher's ODE goes the first part of the way
-and the student's own mean velocity the rest, and the student begins from the teacher's weights. It can be asked for the
+and the student's own mean velocity the rest, and the student begins from the teacher's weights. It predicts the
 velocity itself as well, so every other sampler draws from it too.
 
 Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447.
@@ -46,9 +46,9 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
             du/dt is noise.
         teacher_step: the longest part of the way that the teacher goes, by one step of Heun's method.
         time_density: of both times, of which the later one becomes t.
-        equal_share: of the rows whose two times are one, which learn the velocity itself.
+        equal_share: of the samples whose two times are one, which learn the velocity itself.
         loss_power: of the adaptive loss; 0 is the squared error.
-        loss_floor: added to the squared error of a row before that power.
+        loss_floor: added to the squared error of a sample before that power.
     """
 
     name: Literal["mean_flow"] = "mean_flow"
@@ -79,7 +79,12 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class MeanFlowObjective(Objective[NetworkModel]):
-    """See ``MeanFlowConfig``."""
+    """The mean velocity's error, see ``MeanFlowConfig``.
+
+    Args:
+        model: that learns.
+        config: of the loss; its options of the model are those of ``model``.
+    """
 
     def __init__(self, model: NetworkModel, config: MeanFlowConfig) -> None:
         super().__init__(model)
@@ -136,19 +141,19 @@ class MeanFlowObjective(Objective[NetworkModel]):
         rows = (s < t).nonzero().flatten()
         if len(rows) == 0:
             return velocity
-        x, later, earlier, told = x_t[rows], t[rows], s[rows], cond.select(rows)
+        x, later, earlier, selected = x_t[rows], t[rows], s[rows], cond.select(rows)
         # one half-precision rounding moves a derivative by more than it is
         denoiser = self.model.denoiser("fp32" if self._teacher is None else None)
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return denoiser.output(x, t, told, Evaluation(target_time=s))
+            return denoiser.output(x, t, selected, Evaluation(target_time=s))
 
         with _without_dropout(self.model.network):
             if self._teacher is None:
                 target = derivative_target(u, x, later, earlier, velocity[rows])
             else:
                 middle = torch.maximum(earlier, later - self.config.teacher_step * rng.uniform(len(t), "middle")[rows])
-                first = heun_velocity(lambda x, m: self._velocity(x, m, told), x, later, middle, velocity[rows])
+                first = heun_velocity(lambda x, m: self._velocity(x, m, selected), x, later, middle, velocity[rows])
                 target = split_target(u, x, later, middle, earlier, first)
         return velocity.index_copy(0, rows, target)
 

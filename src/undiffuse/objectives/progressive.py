@@ -49,7 +49,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
         stage_images: images that each student sees; the last goes on to the end of the run.
         weighting: of the error of x_0-hat.
         time_density: of the stage without a teacher.
-        sampling: its grid is the one distilled on; the number of steps is the present student's unless asked otherwise.
+        sampling: its grid is the one distilled on; the number of steps is by default the present student's.
     Raises:
         UsageError: steps that are no power of two apart, a grid whose every second knot is not the grid of half the
             steps, or a parameterization that says too little of x_0 where sampling begins.
@@ -105,7 +105,12 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class ProgressiveObjective(Objective[ProgressiveModel]):
-    """See ``ProgressiveConfig``."""
+    """The error of one step of the student against two of its teacher, see ``ProgressiveConfig``.
+
+    Args:
+        model: that learns.
+        config: of the stages; its options of the model are those of ``model``.
+    """
 
     def __init__(self, model: ProgressiveModel, config: ProgressiveConfig) -> None:
         super().__init__(model)

@@ -85,7 +85,7 @@ SIGNED = ("minmax", "non_saturating", "hinge")
 
 
 def check_adversarial(config: Any) -> None:
-    """Refuse what an adversarial objective does not go with.
+    """Refuse settings that an adversarial objective does not go with.
 
     Raises:
         UsageError: says which, and what would do.
@@ -99,11 +99,11 @@ def check_adversarial(config: Any) -> None:
         )
     if has_penalties(objective) and getattr(config.discriminator, "norm", "none") == "batch":
         raise UsageError(
-            f"objective={objective.name} penalises the slope at each picture by itself, which batch norm ties to the "
+            f"objective={objective.name} penalises the slope at each image by itself, which batch norm ties to the "
             "others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
         )
 
 
 def has_penalties(objective: Any) -> bool:
-    """Whether the discriminator pays for steep slopes under this row's options."""
+    """Whether the discriminator has gradient penalties under this row's options."""
     return any(getattr(objective, name, 0.0) > 0 for name in ("r1", "r2", "penalty"))

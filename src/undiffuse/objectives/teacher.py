@@ -70,7 +70,7 @@ class LazyTeacher:
         self._loaded: DenoisingModel | None = None
 
     def available(self) -> bool:
-        """Whether it lies where it is named, with the weights that are named."""
+        """Whether it is where it is named, with the weights that are named."""
         try:
             self.on(torch.device("cpu") if self._loaded is None else self._loaded.device)
         except UsageError:
@@ -87,21 +87,29 @@ class LazyTeacher:
 def check_compatible(teacher: DenoisingModel, student: DenoisingModel) -> None:
     """Refuse a teacher of other data.
 
+    Args:
+        teacher: that is learned from.
+        student: that learns.
     Raises:
-        UsageError: examples of another shape, or classes that the teacher was not told.
+        UsageError: examples of another shape, or classes that the teacher was not conditioned on.
     """
     if teacher.shape != student.shape:
         raise UsageError(f"the teacher makes examples of shape {teacher.shape}, the student of {student.shape}")
     if student.class_names and teacher.class_names != student.class_names:
         known = ", ".join(teacher.class_names) or "none"
         raise UsageError(
-            f"the student is told the classes {', '.join(student.class_names)}, the teacher {known}; use the teacher's "
-            "data or say system.class_conditional=false"
+            f"the student is conditioned on the classes {', '.join(student.class_names)}, the teacher on {known}; use "
+            "its data or say system.class_conditional=false"
         )
 
 
 def denoiser_under(denoiser: Denoiser, process: Process) -> Denoiser:
-    """A teacher's denoiser for x_t of ``process``; itself where that is its own process."""
+    """A teacher's denoiser for x_t of ``process``; itself where that is its own process.
+
+    Args:
+        denoiser: of the teacher, under the process that it was trained under.
+        process: of the student.
+    """
     t = torch.linspace(0, 1, 9, dtype=torch.float64)
     same = torch.equal(_table(process, t), _table(denoiser.process, t))
     return denoiser if same else TransferredDenoiser(denoiser, process)
@@ -112,10 +120,13 @@ def _table(process: Process, t: Tensor) -> Tensor:
 
 
 def check_start(parameterization: str, process: Process) -> None:
-    """Refuse what cannot make a sample of pure noise in one step.
+    """Refuse a parameterization that cannot make a sample of pure noise in one step.
 
+    Args:
+        parameterization: a row of ``PARAMETERIZATIONS``.
+        process: that it is under.
     Raises:
-        UsageError: a parameterization that says too little of x_0 there, such as ``eps``.
+        UsageError: it says too little of x_0 there, such as ``eps``.
     """
     c_out = float(Parameterization(parameterization, process)(torch.ones(1, dtype=torch.float64)).c_out.abs())
     if not c_out <= _LARGEST_COEFFICIENT:
@@ -126,13 +137,21 @@ def check_start(parameterization: str, process: Process) -> None:
 
 
 def copy_of(network: nn.Module, *, learns: bool = False) -> nn.Module:
-    """A copy of ``network``, frozen and in evaluation mode unless it learns."""
+    """A copy of ``network``, frozen and in evaluation mode unless it learns.
+
+    Args:
+        network: which stays as it is.
+        learns: whether the copy needs gradients and is in training mode.
+    """
     return copy.deepcopy(network).requires_grad_(learns).train(learns)
 
 
 def init_as(student: NetworkModel, model: DenoisingModel) -> None:
-    """Let ``student`` have the weights of a model of its kind.
+    """Initialise ``student`` with the weights of a model of its kind.
 
+    Args:
+        student: whose weights are overwritten.
+        model: of the same data, network, process and parameterization.
     Raises:
         UsageError: other data, another network, process or parameterization.
     """
@@ -149,7 +168,15 @@ def init_as(student: NetworkModel, model: DenoisingModel) -> None:
 
 @torch.no_grad()
 def init_from(student: nn.Module, teacher: nn.Module) -> int:
-    """Copy every weight and buffer that both have under one name and in one shape; returns how many."""
+    """Copy every weight and buffer that both have under one name and in one shape; returns how many.
+
+    Args:
+        student: whose weights are overwritten.
+        teacher: that they are copied from.
+    Example:
+        >>> init_from(nn.Linear(2, 3), nn.Linear(2, 3)), init_from(nn.Linear(2, 3), nn.Linear(4, 3))
+        (2, 1)
+    """
     theirs = teacher.state_dict()
     taken = 0
     for name, own in student.state_dict().items():

@@ -68,7 +68,7 @@ RECIPES = {
         "unrolled GAN on eight Gaussians on a ring: it holds them all", "adversarial:unrolled_gan_rings"
     ),
     "dcgan-bedroom64": Recipe(
-        "DCGAN at 64x64 on any folder of pictures, the network of the LSUN bedroom pictures",
+        "DCGAN at 64x64 on any folder of images, the network of the LSUN bedrooms",
         "adversarial:dcgan_bedroom64",
     ),
     "ddpm-bedroom64": Recipe(
@@ -76,22 +76,22 @@ RECIPES = {
         "large:ddpm_bedroom64",
     ),
     "ddpm-church48": Recipe(
-        "DDPM at 48x48 on any folder of pictures, the network of the LSUN church report", "large:ddpm_church48"
+        "DDPM at 48x48 on any folder of images, the network of the LSUN church report", "large:ddpm_church48"
     ),
     "ddpm-cifar10": Recipe(
-        "DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour pictures", "large:ddpm_cifar10"
+        "DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour images", "large:ddpm_cifar10"
     ),
     "ddpmpp-cifar10": Recipe(
-        "VP SDE with Song et al.'s DDPM++ (61.8M), on a folder of 32x32 colour pictures", "large:ddpmpp_cifar10"
+        "VP SDE with Song et al.'s DDPM++ (61.8M), on a folder of 32x32 colour images", "large:ddpmpp_cifar10"
     ),
     "edm-cifar10": Recipe(
-        "EDM with Karras et al.'s 55.7M-parameter network, on a folder of 32x32 colour pictures", "large:edm_cifar10"
+        "EDM with Karras et al.'s 55.7M-parameter network, on a folder of 32x32 colour images", "large:edm_cifar10"
     ),
     "dit-cifar10": Recipe(
-        "flow matching with the transformer DiT-S/2 (32.5M), on a folder of 32x32 colour pictures", "large:dit_cifar10"
+        "flow matching with the transformer DiT-S/2 (32.5M), on a folder of 32x32 colour images", "large:dit_cifar10"
     ),
     "ncsnpp-ffhq256": Recipe(
-        "VE SDE with NCSN++ (65.6M) at 256x256, on FFHQ or any folder of pictures", "large:ncsnpp_ffhq256"
+        "VE SDE with NCSN++ (65.6M) at 256x256, on FFHQ or any folder of images", "large:ncsnpp_ffhq256"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Recipes for generative adversarial networks, beside those of diffusion on the same data.
+"""Recipes for generative adversarial networks, next to those of diffusion on the same data.
 
 The seconds of a GAN's step go to two networks, and one step of WGAN-GP's generator comes after five of its critic; so a
 comparison belongs at equal seconds of training.
@@ -88,7 +88,7 @@ def r3gan_fashion() -> RunConfig:
 
 
 def dcgan_bedroom64() -> RunConfig:
-    """DCGAN as its paper has it for LSUN bedrooms at 64 x 64, on any folder of pictures: 1024 channels at 4 x 4."""
+    """DCGAN as its paper has it for LSUN bedrooms at 64 x 64, on any folder of images: 1024 channels at 4 x 4."""
     return bedroom64(
         "dcgan-bedroom64",
         GanConfig(

@@ -1,7 +1,7 @@
 """One recipe for each family on MNIST-format files, all alike but for what makes the family: same network, same
-optimizer, same number of pictures, so that what differs between their samples is the family's doing.
+optimizer, same number of images, so that what differs between their samples is the family's doing.
 
-The pictures are in [-1, 1], twice the range of the papers; so are noise levels here: the largest distance between two
+The images are in [-1, 1], twice the range of the papers; so are noise levels here: the largest distance between two
 digits is 32, which is sigma_max (Song & Ermon 2020, technique 1), and sigma_min is 0.02.
 """
 
@@ -90,9 +90,9 @@ def edm_mnist() -> RunConfig:
 
 
 def flow_mnist() -> RunConfig:
-    """Flow matching on MNIST-format files: ten minutes on two cores, with more pictures than the others see.
+    """Flow matching on MNIST-format files: ten minutes on two cores, with more images than the others see.
 
-    It attends at the bottom only: at equal seconds attention beside every block gained nothing.
+    It attends at the bottom only: at equal seconds attention after every block gained nothing.
     """
     return _longer(_mnist("flow-mnist", _flow()))
 
@@ -118,7 +118,7 @@ def edm_fashion() -> RunConfig:
 
 
 def _longer(config: RunConfig) -> RunConfig:
-    """As many pictures as two cores see in ten minutes."""
+    """As many images as two cores see in ten minutes."""
     return config.model_copy(update={"num_images": 280_000, "preview_every_images": 70_000})
 
 

@@ -139,9 +139,9 @@ def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int
     Its target has no derivative, so the teacher's time features do. One step learns last; with Muon, which serves the
     other methods, it stayed far behind Adam's on points in the plane.
     """
-    told = _of_the_teacher(run) | {"process": row(PROCESSES, "flow"), "parameterization": "flow"}
+    options = _of_the_teacher(run) | {"process": row(PROCESSES, "flow"), "parameterization": "flow"}
     system = MeanFlowConfig(
-        **told,
+        **options,
         teacher=teacher,
         equal_share=0.25,
         time_density=row(TIME_DENSITIES, "uniform"),
@@ -157,11 +157,11 @@ def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int 
     The student moves at a fifth of the fake score's rate, which has to keep up with it: at equal rates its samples get
     specks and faint strokes.
     """
-    told = _of_the_teacher(run)
-    if told["process"].name != "flow":  # uniform times suit the flow; what suits others their own training says
-        told |= {key: getattr(run.system, key) for key in ("time_density", "weighting") if hasattr(run.system, key)}
+    options = _of_the_teacher(run)
+    if options["process"].name != "flow":  # uniform times suit the flow; what suits others their own training says
+        options |= {key: getattr(run.system, key) for key in ("time_density", "weighting") if hasattr(run.system, key)}
     system = DistributionMatchingConfig(
-        **told,
+        **options,
         teacher=teacher,
         sampling=_sampling(run, "consistency", steps, "angle"),
     )
@@ -176,7 +176,7 @@ def _of_the_teacher(run: RunConfig) -> dict[str, Any]:
 
 
 def _sampling(run: RunConfig, sampler: str, steps: int, grid: str) -> SamplingConfig:
-    """In these steps; cut and as cool as the teacher's samples are."""
+    """In these steps; clipped and at the temperature of the teacher's samples."""
     teacher: SamplingConfig = run.system.sampling  # type: ignore[attr-defined]
     kept = {"clip_x_0": teacher.clip_x_0, "temperature": teacher.temperature}
     return SamplingConfig(sampler=sampler, num_steps=steps, grid=grid, **kept)

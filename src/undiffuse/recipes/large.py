@@ -1,4 +1,4 @@
-"""Recipes at the size of the papers, for colour pictures and for machines with a GPU."""
+"""Recipes at the size of the papers, for colour images and for machines with a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def halflife(decay: float, batch_images: int) -> int:
 
 
 def _cifar10(recipe: str, system: ComponentConfig, *, random_flip: bool = True, **more: Any) -> RunConfig:
-    """32x32 colour pictures, mirrored at random, with rare looks at how it goes."""
+    """32x32 colour images, mirrored at random, with rare validation."""
     return RunConfig(
         recipe=recipe,
         data=FolderConfig(path="data/cifar10", size=32, channels=3, validation_fraction=0.02),
@@ -69,8 +69,8 @@ def ddpmpp_cifar10() -> RunConfig:
 def edm_cifar10() -> RunConfig:
     """Karras et al. 2022, arXiv:2206.00364, table 7: EDM, unconditional, 200M images in batches of 512.
 
-    With their augmentation, of which the network is told so that samples show none of it, and 13% dropout: they keep
-    such long training from learning pictures by heart.
+    With their augmentation, which the network is conditioned on so that samples show none of it, and 13% dropout: they
+    keep such long training from memorising images.
     """
     return _cifar10(
         "edm-cifar10",
@@ -85,10 +85,10 @@ def edm_cifar10() -> RunConfig:
 
 
 def dit_cifar10() -> RunConfig:
-    """DiT-S with patches of 2 on pixels: 256 tokens, as many as DiT has on latents of 256x256 pictures.
+    """DiT-S with patches of 2 on pixels: 256 tokens, as many as DiT has on latents of 256x256 images.
 
     Trained by flow matching (as SiT, Ma et al. 2024, arXiv:2401.08740) with the optimizer of Peebles & Xie 2023,
-    arXiv:2212.09748: AdamW at 1e-4 without decay, 400k steps of 256 images, EMA of 0.9999 a step. For pictures in
+    arXiv:2212.09748: AdamW at 1e-4 without decay, 400k steps of 256 images, EMA of 0.9999 a step. For images in
     folders of their class add ``system.class_conditional=true``.
     """
     sampling = SamplingConfig(sampler="heun", num_steps=25, grid="uniform")
@@ -107,7 +107,7 @@ def ncsnpp_ffhq256() -> RunConfig:
 
     The paper's noise levels, 0.01 to 348, are for pixels in [0, 1]. Ours are in [-1, 1], twice as far apart, so the
     levels double; the network is shown the same numbers. As there, it sees x_t itself and not scaled to unit variance.
-    Half of the pictures are turned by up to 10 degrees, and the network is told by how much.
+    Half of the images are turned by up to 10 degrees, and the network is conditioned on by how much.
     """
     process = row(PROCESSES, "ve", sigma_min=0.02, sigma_max=696.0)
     sampling = SamplingConfig(sampler="pc:r=0.075", num_steps=2000, grid="uniform")
@@ -130,7 +130,7 @@ def ncsnpp_ffhq256() -> RunConfig:
 
 
 def ddpm_bedroom64() -> RunConfig:
-    """The diffusion beside ``dcgan-bedroom64``: the same data, images and as many parameters (15.0M to its 15.4M).
+    """The diffusion next to ``dcgan-bedroom64``: the same data, images and as many parameters (15.0M to its 15.4M).
 
     DDPM with the linear schedule, at half resolution as all small recipes here, so that equal seconds are a fair race.
     """

@@ -1,4 +1,4 @@
-"""About how long a training takes, told before anything is measured: what its recipe is known to take, scaled.
+"""About how long a training takes, before anything is measured: what its recipe is known to take, scaled.
 
 Reads nothing and imports no torch. ``undiffuse train --dry-run`` measures it.
 """
@@ -24,29 +24,29 @@ _FREE = (
 )
 
 
-def how_long(recipe: RunConfig, asked: RunConfig, side: int, machine: Hardware) -> str:
+def how_long(recipe: RunConfig, asked: RunConfig, side: int, hardware: Hardware) -> str:
     """In words, how long ``asked`` takes; empty where nothing is known.
 
     Images seen and pixels of an image scale it; of another network, batch or number format it is not known.
 
     Args:
         recipe: what the run began as.
-        asked: the same with what the data, the machine and the user say.
+        asked: the same with what the data, the hardware and the user say.
         side: pixels of the square to train on, where ``asked`` says no size.
     """
     if recipe.recipe not in _KNOWN:
         return ""
     if changed := _changed(recipe, asked):
         return f"how long it takes with another {some(changed)} is measured by --dry-run"
-    if machine.gpu:
+    if hardware.gpu:
         whole = asked.num_images == GPU_TIMES * recipe.num_images
         return f"on a GPU it sees {GPU_TIMES} times the images of an hour on two cores" if whole else ""
     minutes, known_side = _KNOWN[recipe.recipe]
     height, width = getattr(asked.data, "target", None) or (side, side)
     minutes *= asked.num_images / recipe.num_images * height * width / known_side**2
-    if machine.cores == 1:
+    if hardware.cores == 1:
         return f"{roughly(2 * minutes)} on one core"
-    return f"{roughly(minutes)} on two cores" + (f", less on these {machine.cores}" if machine.cores > 2 else "")
+    return f"{roughly(minutes)} on two cores" + (f", less on these {hardware.cores}" if hardware.cores > 2 else "")
 
 
 def roughly(minutes: float) -> str:

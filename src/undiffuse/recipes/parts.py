@@ -20,7 +20,7 @@ def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:
 
 
 def bedroom64(recipe: str, system: ComponentConfig, **more: Any) -> RunConfig:
-    """LSUN bedrooms at 64x64, or any folder of pictures, at equal images for all that learn from them."""
+    """LSUN bedrooms at 64x64, or any folder of images, at equal images for all that learn from them."""
     return RunConfig(
         recipe=recipe,
         data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),

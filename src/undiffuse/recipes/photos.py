@@ -19,7 +19,7 @@ from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 GUIDANCE = 3.0
 
 _NETWORK = UNetConfig(channels=48, multipliers=(1, 2, 2), num_blocks=1, patch_size=2, attention_levels=())
-#: Rare and mild, and told to the network, so that few images can be looked at often and no sample is turned or cut.
+#: Rare and mild, and the network is conditioned on it, so that few images can be seen often and no sample is turned.
 _AUGMENT = NoAugmentConfig(scale=0.12, rotate=0.12, rotate_degrees=20.0, stretch=0.12, translate=0.12)
 
 

@@ -1,7 +1,7 @@
 """Recipes for points in the plane: every family of diffusion on one Swiss roll, a minute or two each on one core.
 
 They share data, network, optimizer and length, and differ in the process, in what the network predicts, and in how the
-loss weighs noise levels; so what they draw can be compared, and ``undiffuse study theory`` sets each beside the truth.
+loss weighs noise levels; so their samples can be compared, and ``undiffuse study theory`` compares each with the truth.
 """
 
 from __future__ import annotations

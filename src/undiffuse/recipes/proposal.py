@@ -1,4 +1,4 @@
-"""Which recipe fits data and machine: a recipe's name with the reasons. Reads nothing and imports no torch."""
+"""Which recipe fits data and hardware: a recipe's name with the reasons. Reads nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OF_FEW = ("random_flip=false", "augment=document")
 
 #: Grey images up to this side are taken for digits, letters and their kin, which ``flow-mnist`` is made for.
 _SMALL_GREY = 32
-#: Fewer images than this are soon known by heart; ``augment=document`` is made for about so many.
+#: Fewer images than this are soon memorised; ``augment=document`` is made for about so many.
 _FEW = 1_000
 #: Of images without this side the recipes for photographs can make nothing; they are enlarged to it.
 SMALLEST_SIDE = 8
@@ -79,8 +79,8 @@ class Proposal(NamedTuple):
     of_overrides: Mapping[str, str] = MappingProxyType({})
 
 
-def propose(data: DataSummary, machine: Hardware) -> Proposal:
-    """The recipe to begin with on this data and this machine.
+def propose(data: DataSummary, hardware: Hardware) -> Proposal:
+    """The recipe to begin with on this data and this hardware.
 
     Example:
         >>> propose(DataSummary("folder", side=96, smallest=96, num_items=3670, num_classes=5), Hardware(2)).recipe
@@ -94,7 +94,7 @@ def propose(data: DataSummary, machine: Hardware) -> Proposal:
         return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own",))
     if data.grey and data.side <= _SMALL_GREY:
         return _small_grey(data)
-    return _photographs(data, machine)
+    return _photographs(data, hardware)
 
 
 def _small_grey(data: DataSummary) -> Proposal:
@@ -104,8 +104,8 @@ def _small_grey(data: DataSummary) -> Proposal:
     return Proposal(recipe, overrides, (what,))
 
 
-def _photographs(data: DataSummary, machine: Hardware) -> Proposal:
-    size, why = _recipe_size(data, machine)
+def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
+    size, why = _recipe_size(data, hardware)
     side = data.side if data.asked else max(min(size, data.side), SMALLEST_SIDE)
     overrides, of_overrides = [], {}
     if side != size:
@@ -118,19 +118,17 @@ def _photographs(data: DataSummary, machine: Hardware) -> Proposal:
             of_overrides[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
     if data.num_items - data.unreadable < _FEW:
         overrides += OF_FEW
-        of_overrides[overrides[-1]] = (
-            f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from learning them by heart"
-        )
-    elif machine.gpu:
+        of_overrides[overrides[-1]] = f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from memorising them"
+    elif hardware.gpu:
         overrides.append(f"num_images={GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
     return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), of_overrides)
 
 
-def _recipe_size(data: DataSummary, machine: Hardware) -> tuple[int, list[str]]:
+def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]:
     """The largest size that the images reach and one core can bear, and why it is not a larger one."""
     sizes = sorted(IMAGES_OF_AN_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
-    if reached == sizes[0] and machine.cores == 1 and not machine.gpu and not data.asked:
+    if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.asked:
         return sizes[1], [f"{sizes[1]}x{sizes[1]}, for there is one core; photos-{reached} sees half as many images"]
     return reached, []
 

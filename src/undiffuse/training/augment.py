@@ -1,4 +1,4 @@
-"""What is done to training pictures between the data and the loss, by counter-based draws."""
+"""Augmentation of training images between the data and the loss, by counter-based draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from undiffuse.training.config import RunConfig
 
 
 def flip_some(batch: Batch, rng: StepRandom) -> Batch:
-    """Mirror each picture left to right with probability 1/2."""
+    """Mirror each image left to right with probability 1/2."""
     flip = (rng.uniform(len(batch), "flip") < 0.5).reshape(-1, 1, 1, 1)
     return replace(batch, items=torch.where(flip, batch.items.flip(-1), batch.items))
 
@@ -22,7 +22,7 @@ def flip_some(batch: Batch, rng: StepRandom) -> Batch:
 class Augmenter:
     """``random_flip`` and ``augment`` of a run.
 
-    What happens to a picture is a function of the run's seed, the step and the picture's place in the step's batch;
+    What happens to an image is a function of the run's seed, the step and the image's place in the step's batch;
     neither the device nor the cut into micro-batches changes it. (``random_flip`` is older and draws by micro-batch.)
 
     Args:
@@ -38,21 +38,21 @@ class Augmenter:
             said, instead = (
                 ("random_flip=true", "random_flip=false") if config.random_flip else ("augment", "augment=none")
             )
-            raise UsageError(f"{said} is for pictures, items of {dataset.name} are points; say {instead}")
+            raise UsageError(f"{said} is for images, items of {dataset.name} are points; say {instead}")
         self.config = config
         self._augmentation = Augmentation(config.augment, dataset.shape) if asked else None
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the numbers that the network is told; none where it is told nothing."""
-        told = self._augmentation is not None and self.config.augment.condition
-        return self._augmentation.label_names if told and self._augmentation is not None else ()
+        """Names of the numbers that the network is conditioned on; none where there are none."""
+        conditioned = self._augmentation is not None and self.config.augment.condition
+        return self._augmentation.label_names if conditioned and self._augmentation is not None else ()
 
     @property
     def note(self) -> str:
         """What was asked for and is not done, in a line; "" for nothing."""
         names = self._augmentation.left_out if self._augmentation is not None else []
-        return f"augment: {', '.join(names)} left out, the pictures are grey" if names else ""
+        return f"augment: {', '.join(names)} left out, the images are grey" if names else ""
 
     def __call__(self, batch: Batch, rng: StepRandom, step: int, micro_batch: int) -> Batch:
         """The micro-batch transformed: float in [-1, 1] where ``augment`` asks for anything.

@@ -1,4 +1,4 @@
-"""The model card that lies beside the weights."""
+"""The model card next to the weights."""
 
 from __future__ import annotations
 

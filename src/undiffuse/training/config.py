@@ -28,7 +28,7 @@ class OptimizerConfig(FrozenModel):
         warmup_images: linear rise from 0 over so many images.
         decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
             ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
-        clip_norm: the gradient's norm is cut to this; ``null`` for never.
+        clip_norm: the gradient's norm is clipped to this; ``null`` for never.
     """
 
     name: Literal["adam", "adamw", "muon"] = "adam"
@@ -86,15 +86,15 @@ class RunConfig(FrozenModel):
             is drawn by micro-batch, so this is part of the result.
         loader: how items get to the device; no part of the result, so it may differ when a run is resumed.
         compile: let torch compile the networks, where they are not faster without.
-        random_flip: mirror half of the pictures left to right, without a word to the network.
-        augment: transformations of the training pictures, a row of ``AUGMENTATIONS`` with its options.
+        random_flip: mirror half of the images left to right; the network is not conditioned on it.
+        augment: transformations of the training images, a row of ``AUGMENTATIONS`` with its options.
         log_every_images, validate_every_images, preview_every_images: 0 for never.
-        validation_images: how many held-out pictures the validation loss looks at, with fixed noise.
-        preview_samples: pictures in a preview.
+        validation_images: how many held-out images the validation loss is taken of, with fixed noise.
+        preview_samples: images in a preview.
         quality_every_images: samples are measured so often against the training data; 0 for never.
         quality_samples: how many are drawn for it, from the same seeds each time; more take longer and say more.
         quality_reference: what samples are measured against: the ``training`` data, or what was ``held_out`` of it,
-            which a model that repeats its training pictures does not come near.
+            which a model that repeats its training images does not come near.
         train_items: train on so many items of the training part at most, chosen by content; ``null`` for all.
         checkpoint_every_images, checkpoint_every_seconds: 0 for never; there is always one at the end.
         keep_checkpoints: the newest k are kept.
@@ -140,7 +140,7 @@ class RunConfig(FrozenModel):
     def _mirrored_once(self) -> Self:
         if self.random_flip and self.augment.flip > 0:
             raise UsageError(
-                f"random_flip=true and augment.flip={self.augment.flip} both mirror pictures; say random_flip=false "
+                f"random_flip=true and augment.flip={self.augment.flip} both mirror images; say random_flip=false "
                 "or augment.flip=0"
             )
         return self

@@ -19,8 +19,8 @@ _BEGINS_WITH = ("config.json", "metrics.jsonl", BOARD)
 def is_unbegun(run: Path) -> bool:
     """Whether a run has come to nothing that could be gone on with or looked at: it broke down, or was killed, at once.
 
-    Beside its configuration there are no checkpoint, no weights and no row of the journal; what it may have left is the
-    evidence of a number that was not finite.
+    Apart from its configuration there are no checkpoint, no weights and no row of the metrics log; what it may have
+    left is the evidence of a number that was not finite.
     """
     try:
         read_config(run)
@@ -41,10 +41,10 @@ def _is_nothing(path: Path) -> bool:
 def files_of_parts(run: Path) -> tuple[str, ...]:
     """Names of the files that a model's frozen parts lie in; none where ``config.json`` does not say it well."""
     try:
-        told = components_of(read_config(run))
+        components = components_of(read_config(run))
     except UsageError:
         return ()
-    return tuple(entry.weights for name, entry in told.items() if name != MAIN and entry.weights is not None)
+    return tuple(entry.weights for name, entry in components.items() if name != MAIN and entry.weights is not None)
 
 
 def take_back(run: Path) -> None:

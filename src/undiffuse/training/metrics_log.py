@@ -1,4 +1,4 @@
-"""The run's journal: one JSON object a line in ``metrics.jsonl``, and TensorBoard's files on request.
+"""The metrics log of a run: one JSON object a line in ``metrics.jsonl``, and TensorBoard's files on request.
 
 What depends on the clock sits under the key ``wall``, and in ``crc32``, the checksum of a row; all else is the same in
 a resumed run as in one that never stopped. Rows are numbered, so that one that is missing is missed.
@@ -22,7 +22,7 @@ _NAME, _DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"
 
 
 class Rows(NamedTuple):
-    """What a journal holds.
+    """What a metrics log holds.
 
     Attributes:
         rows: those that are sound, in order.
@@ -98,12 +98,12 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All sound rows of a run's journal."""
+    """All sound rows of a run's metrics log."""
     return read_rows(folder).rows
 
 
 def read_rows(folder: Path) -> Rows:
-    """A run's journal, line by line; a line that is not sound is counted and left out."""
+    """A run's metrics log, line by line; a line that is not sound is counted and left out."""
     path = folder / _NAME
     if not path.is_file():
         return Rows([])
@@ -145,7 +145,7 @@ def _gaps(rows: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
 
 
 def check_board(wanted: bool) -> None:
-    """Refuse before any work a journal that cannot be written.
+    """Refuse before any work a metrics log that cannot be written.
 
     Raises:
         UsageError: TensorBoard's files are wanted and their writer is not installed.

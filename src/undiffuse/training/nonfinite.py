@@ -107,7 +107,7 @@ class Evidence:
         first_bad_layer: or what is known of the cause.
         names: of the training items concerned, as their data set calls them.
         indices: their numbers in the data set.
-        items: themselves as the loss saw them, pictures (B, C, H, W), uint8 or float32 in [-1, 1], or points (B, D).
+        items: themselves as the loss saw them, images (B, C, H, W), uint8 or float32 in [-1, 1], or points (B, D).
         tensors: saved as they are, among them ``x_0`` (B, ...).
     """
 

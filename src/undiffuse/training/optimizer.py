@@ -40,7 +40,7 @@ class Optimizers:
         return torch.nn.utils.get_total_norm(gradients)
 
     def clip(self, phase: str, norm: Tensor) -> None:
-        """Cut a gradient of this finite norm to ``clip_norm``."""
+        """Clip a gradient of this finite norm to ``clip_norm``."""
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters[phase], self.config.clip_norm, norm)
 

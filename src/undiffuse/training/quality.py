@@ -20,16 +20,16 @@ from undiffuse.models.request import SampleRequest
 
 #: Seed of the first sample drawn at any time in training.
 FIRST_SEED = 0
-#: Samples in memory at a time: whole blocks of the networks that draw them.
-_PICTURES, _POINTS = 256, 1024
+#: Samples in memory at a time: whole batches of the networks that draw them.
+_IMAGES, _POINTS = 256, 1024
 _POINTS_SHOWN = 2000
 
 
 class Measure(Protocol):
     """Tells how good samples are.
 
-    Called with finished samples chunk by chunk, uint8 pictures (B, C, H, W) or float32 points (B, D) on the CPU, of
-    which it keeps no more than it needs; returns plain values for a row of the journal, ``metric`` (its name) and
+    Called with finished samples chunk by chunk, uint8 images (B, C, H, W) or float32 points (B, D) on the CPU, of
+    which it keeps no more than it needs; returns plain values for a row of the metrics log, ``metric`` (its name) and
     ``value`` among them.
     """
 
@@ -37,9 +37,9 @@ class Measure(Protocol):
 
 
 def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
-    """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 pictures or float32 points on the CPU."""
+    """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 images or float32 points on the CPU."""
     points = not model.space.is_image
-    chunk = _POINTS if points else _PICTURES
+    chunk = _POINTS if points else _IMAGES
     for start in range(0, count, chunk):
         numbers = torch.arange(start, min(start + chunk, count))
         seeds = [FIRST_SEED + number for number in numbers.tolist()]
@@ -47,9 +47,9 @@ def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
         yield (x.float() if points else to_uint8(x)).cpu()
 
 
-def save_preview(path: Path, model: GenerativeModel, num_pictures: int) -> None:
-    """A PNG of the first samples: so many pictures, or a cloud of points."""
-    count = num_pictures if model.space.is_image else _POINTS_SHOWN
+def save_preview(path: Path, model: GenerativeModel, num_images: int) -> None:
+    """A PNG of the first samples: so many images, or a cloud of points."""
+    count = num_images if model.space.is_image else _POINTS_SHOWN
     save_png(path, picture_of(torch.cat(list(draw_samples(model, count))).numpy()))
 
 

@@ -47,7 +47,7 @@ from undiffuse.training.validation import validation_loss, validation_means
 
 
 def finalized(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """``config`` with everything said that its objective leaves to the data's classes, as it is written and trained."""
+    """``config`` with all decided that its objective leaves to the data's classes, as it is written and trained."""
     assert isinstance(config.system, ObjectiveConfig)
     return config.model_copy(update={"system": config.system.finalized(class_names)})
 
@@ -57,11 +57,11 @@ class Trainer:
 
     Args:
         config: the run's.
-        train: pictures to learn from.
-        validation: held-out pictures; may be empty.
+        train: images to learn from.
+        validation: held-out images; may be empty.
         folder: where everything goes.
         device: where to compute.
-        observer: hears of each step, of the rows of the journal, and what is worth a line.
+        observer: hears of each step, of the rows of the metrics log, and what is worth a line.
         measure: of the quality of samples, every ``quality_every_images``; without one none is measured.
     """
 
@@ -221,19 +221,19 @@ class Trainer:
             self._written = write_record(self.folder, self.record)
             if self.augmenter.note:
                 self.observer.message(self.augmenter.note)
-        journal = MetricsLog(self.folder, self.images, self.config.tensorboard)
-        if journal.note:
-            self.observer.message(journal.note)
+        log = MetricsLog(self.folder, self.images, self.config.tensorboard)
+        if log.note:
+            self.observer.message(log.note)
         if self.config.compile and (note := self.objective.model.compile_networks()):
             self.observer.message(note)
         started = self._mark = self._saved_at = time.monotonic()
         self._seconds_before = self._seconds
         try:
-            if self.step and not journal.has("quality", self.images):  # stopped between checkpoint and measurement
-                self._measure_quality(journal)
+            if self.step and not log.has("quality", self.images):  # stopped between checkpoint and measurement
+                self._measure_quality(log)
             while self.step < self.config.num_steps:
                 self._one_step()
-                self._after_step(journal)
+                self._after_step(log)
                 self.observer.progress(self.images, self.config.num_images)
                 spent = time.monotonic() - started
                 if self._stop_requested or (stop_after_seconds is not None and spent >= stop_after_seconds):
@@ -242,7 +242,7 @@ class Trainer:
                 self._save()
         finally:
             self.loader.close()
-            journal.close()
+            log.close()
         return self.step >= self.config.num_steps
 
     def _fresh_objective(self) -> AnyObjective:
@@ -360,18 +360,18 @@ class Trainer:
             ),
         )
 
-    def _after_step(self, journal: MetricsLog) -> None:
+    def _after_step(self, log: MetricsLog) -> None:
         config = self.config
         if self._due(config.log_every_images):
-            self._log(journal)
+            self._write_row(log)
         if self.ema.posthoc is not None and self._due(self.ema.posthoc.snapshot_every_images):
             save_snapshot(self.folder, self.ema.posthoc, self.images)
         if self._due(config.validate_every_images):
-            self._validate(journal)
+            self._validate(log)
         late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
         if self._due(config.checkpoint_every_images) or late or self.step == config.num_steps:
             self._save()
-        self._measure_quality(journal)  # after the checkpoint: some samplers take long, and nothing may be lost
+        self._measure_quality(log)  # after the checkpoint: some samplers take long, and nothing may be lost
         if self._due(config.preview_every_images):
             path = self.folder / "previews" / f"images_{self.images:012d}.png"
             save_preview(path, self.ema.average, config.preview_samples)
@@ -393,20 +393,20 @@ class Trainer:
         self._mark = now
         return self._seconds
 
-    def _log(self, journal: MetricsLog) -> None:
+    def _write_row(self, log: MetricsLog) -> None:
         values = {"step": self.step, **self._accumulator.means(), "learning_rate": self.optimizers.learning_rate}
         seconds = self._spend()
         rate = self._accumulator.steps * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
         self._seconds_before = seconds
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
         self._accumulator = MetricAccumulator()
-        journal.write("train", self.images, values, wall)
+        log.write("train", self.images, values, wall)
         if wait_policy.busy() and not self._said_busy:
             self._said_busy = True
             self.observer.message("others use this machine too: training goes on with its share of the processor")
         self.observer.row("train", {"images": self.images, **values, **wall})
 
-    def _validate(self, journal: MetricsLog) -> None:
+    def _validate(self, log: MetricsLog) -> None:
         count = min(self.config.validation_images, len(self.validation))
         if count == 0:
             return
@@ -419,10 +419,10 @@ class Trainer:
             known = validation_means(self.objective, learned, min(count, len(learned)), self.config.seed, self.device)
             values |= {f"{name}_train": known[name] for name in self.objective.train_validation_metrics}
             values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.train_validation_metrics}
-        journal.write("validation", self.images, values, self._wall())
+        log.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
-    def _measure_quality(self, journal: MetricsLog) -> None:
+    def _measure_quality(self, log: MetricsLog) -> None:
         """Measure samples of the averaged weights if that is due; what cannot be sampled leaves no row."""
         if self.measure is None or not self._due(self.config.quality_every_images):
             return
@@ -434,7 +434,7 @@ class Trainer:
             return
         wall = {**self._wall(), "measuring_seconds": round(self._seconds - before, 3)}
         self._seconds_before += self._seconds - before  # the rate of training is not slower for it
-        journal.write("quality", self.images, values, wall)
+        log.write("quality", self.images, values, wall)
         self.observer.row("quality", {"images": self.images, **values})
 
     def _posthoc_tensors(self) -> dict[str, Tensor]:

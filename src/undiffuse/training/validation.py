@@ -1,4 +1,4 @@
-"""The validation loss: held-out pictures, the same ones with the same times and noise at every look."""
+"""The validation loss: of held-out images, always the same ones with the same times and noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BATCH = 128
 
 
 def validation_loss(objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device) -> float:
-    """Mean loss of the first ``count`` pictures of ``dataset``, see ``validation_means``."""
+    """Mean loss of the first ``count`` images of ``dataset``, see ``validation_means``."""
     return validation_means(objective, dataset, count, seed, device)["loss"]
 
 
@@ -21,14 +21,14 @@ def validation_loss(objective: AnyObjective, dataset: Dataset, count: int, seed:
 def validation_means(
     objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss, and means of the loss's metrics, of the first ``count`` pictures of ``dataset``, each at one time.
+    """Mean loss, and means of the loss's metrics, of the first ``count`` images of ``dataset``, each at one time.
 
-    Times are drawn as in training: spread evenly over each 128 pictures where the objective stratifies them, otherwise
+    Times are drawn as in training: spread evenly over each 128 images where the objective stratifies them, otherwise
     independently.
 
     Args:
         objective: around the raw model or the averaged one.
-        seed: of the run; times and noise depend on it and the picture's number alone.
+        seed: of the run; times and noise depend on it and the image's number alone.
     """
     totals = {"loss": 0.0}
     with in_evaluation(objective):

@@ -71,12 +71,12 @@ def components_of(record: Mapping[str, Any]) -> dict[str, ComponentEntry]:
     said = model_options_of_training(training_section(record))
     if record["format_version"] == 1:
         return {MAIN: ComponentEntry(config=said, weights=_MAIN_WEIGHTS)}
-    told = record.get("components")
-    if not isinstance(told, Mapping) or MAIN not in told or len(told) > _MOST_COMPONENTS:
+    listed = record.get("components")
+    if not isinstance(listed, Mapping) or MAIN not in listed or len(listed) > _MOST_COMPONENTS:
         raise UsageError("config.json lacks components.model; it is damaged or not from undiffuse")
-    if strange := [name for name in told if not name.isidentifier() or len(name) > _LONGEST_NAME]:
+    if strange := [name for name in listed if not name.isidentifier() or len(name) > _LONGEST_NAME]:
         raise UsageError(f"a component is called by the name of an attribute, got {shown(strange[0])}")
-    found = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in told.items()}
+    found = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in listed.items()}
     main = found[MAIN]
     if main.config is None or main.weights != _MAIN_WEIGHTS or main.sha256 is not None:
         raise UsageError(f"components.model must have a config and the weights {_MAIN_WEIGHTS}; config.json is damaged")
@@ -122,14 +122,15 @@ def synchronised(record: Mapping[str, Any], component: ComponentConfig) -> tuple
     """A record whose ``components.model`` is what ``config.system`` makes it, and what of it changed.
 
     Args:
-        component: what that is.
+        record: a read ``config.json``; it stays as it is.
+        component: what ``config.system`` makes the model.
     """
     made = copy.deepcopy(dict(record))
-    told = made.get("components")
-    if not isinstance(told, dict) or not isinstance(told.get(MAIN), dict):
+    listed = made.get("components")
+    if not isinstance(listed, dict) or not isinstance(listed.get(MAIN), dict):
         return made, []
-    before, after = told[MAIN].get("config"), component.model_dump(mode="json")
-    told[MAIN]["config"] = after
+    before, after = listed[MAIN].get("config"), component.model_dump(mode="json")
+    listed[MAIN]["config"] = after
     return made, list(changes(before if isinstance(before, dict) else {}, after))
 
 
@@ -145,17 +146,28 @@ def _check_consistent(component: Mapping[str, Any], said: Mapping[str, Any]) -> 
 
 def main_component(config: ComponentConfig) -> dict[str, Any]:
     """The entry of the model itself, whose weights training writes anew."""
-    facts = ComponentEntry(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
-    return facts.model_dump(mode="json")
+    entry = ComponentEntry(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
+    return entry.model_dump(mode="json")
 
 
 def part_component(weights: str | None, sha256: str | None, source: str | None) -> dict[str, Any]:
-    """The entry of a part."""
+    """The entry of a part.
+
+    Args:
+        weights: name of its file; None where it is fetched.
+        sha256: of that file, or of what is fetched.
+        source: where it came from; None for what was made here.
+    """
     return ComponentEntry(weights=weights, sha256=sha256, source=source).model_dump(mode="json")
 
 
 def with_sampling(record: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose model has other defaults of sampling, wherever it says them."""
+    """A record whose model has other defaults of sampling, wherever it says them.
+
+    Args:
+        record: a read ``config.json``; it stays as it is.
+        changed: options of ``SamplingConfig`` by their keys, with the new values.
+    """
     made = copy.deepcopy(dict(record))
     places = [made["config"]["system"], *([made["components"][MAIN]["config"]] if "components" in made else [])]
     for place in places:
@@ -169,7 +181,7 @@ def weights_of_format_1(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_of_format_1(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's tensors as they are named since: what was training's alone is told from the model's."""
+    """A checkpoint's tensors by the names of format 2: what belongs to training alone is separated from the model's."""
     moved: dict[str, Any] = {}
     for name, value in tensors.items():
         part, rest = name.split(".", 1)

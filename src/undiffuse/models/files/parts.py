@@ -21,6 +21,8 @@ def save_parts(folder: Path, model: GenerativeModel, dtype: torch.dtype | None =
     """Write the parts of a model that have a file of their own, once; returns the entries of all in ``components``.
 
     Args:
+        folder: of the model.
+        model: whose parts are written.
         dtype: of their numbers in the file; as they are by default.
     """
     entries = {}
@@ -40,17 +42,22 @@ def _as_type(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 def load_parts(model: GenerativeModel, record: Mapping[str, Any], folder: Path) -> None:
     """Put the weights of parts that have a file of their own into a model.
 
+    Args:
+        model: with parts as they were built.
+        record: its read ``config.json``.
+        folder: where that and the files are.
     Raises:
         UsageError: one is not there, or not the one that ``config.json`` names; or it names what is no part.
     """
     freeze_parts(model)
-    told = components_of(record)
-    if others := sorted(told.keys() - {MAIN} - model.parts.keys()):
+    components = components_of(record)
+    if others := sorted(components.keys() - {MAIN} - model.parts.keys()):
         raise UsageError(f"{folder / 'config.json'} names the component {others[0]!r}, which this model does not have")
     for name, _, module in stored_parts(model):
-        if name not in told or told[name].weights is None or told[name].sha256 is None:
+        entry = components.get(name)
+        if entry is None or entry.weights is None or entry.sha256 is None:
             raise UsageError(f"{folder / 'config.json'} names no weights of the part {name!r}; it is damaged")
-        _fill(module, folder / str(told[name].weights), str(told[name].sha256))
+        _fill(module, folder / entry.weights, entry.sha256)
 
 
 def _fill(module: nn.Module, file: Path, stated: str) -> None:
@@ -65,9 +72,16 @@ def _fill(module: nn.Module, file: Path, stated: str) -> None:
 
 
 def shapes_of_parts(record: Mapping[str, Any], folder: Path) -> list[tuple[int, ...]]:
-    """Of the tensors in the files of parts, each file once; the model's own is none of them."""
-    told = components_of(record)
-    named = {entry.weights for name, entry in told.items() if name != MAIN and entry.weights} - set(WEIGHTS.values())
+    """Shapes of the tensors in the files of parts, each file once; the model's own is none of them.
+
+    Args:
+        record: a read ``config.json``.
+        folder: where the files are.
+    Raises:
+        UsageError: a file that the record names is not there.
+    """
+    entries = (entry for name, entry in components_of(record).items() if name != MAIN)
+    named = {entry.weights for entry in entries if entry.weights} - set(WEIGHTS.values())
     files = [folder / name for name in sorted(named)]
     for file in files:
         if not file.is_file():

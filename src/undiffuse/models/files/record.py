@@ -43,7 +43,7 @@ class ModelSection(BaseModel):
     Args:
         shape: of a sample, (C, H, W) or (D,).
         class_names: of the data.
-        augment_labels: names of the transformations that the network is told.
+        augment_labels: names of the transformations that the network is conditioned on.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -73,7 +73,14 @@ class DataSection(BaseModel):
 
 
 def check_format(version: object, what: str) -> None:
-    """Refuse a layout that this version does not know."""
+    """Refuse a layout that this version does not know.
+
+    Args:
+        version: the value of ``format_version`` in the file.
+        what: the file is called in the message.
+    Raises:
+        NewerFormatError: a later version wrote it.
+    """
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise NewerFormatError(
             f"{what} has format_version {version!r}, this undiffuse reads up to {FORMAT_VERSION}; upgrade undiffuse"
@@ -116,7 +123,12 @@ def _check_size(shape: list[int], path: Path) -> None:
 
 
 def changed_data_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which part of two sections ``data`` is not the same, in words; "" where neither is, so far as both say."""
+    """Which part of two sections ``data`` is not the same, in words; "" where neither is, so far as both say.
+
+    Args:
+        before: the section ``data`` as it was recorded.
+        now: the section of the data as they are.
+    """
     if before["fingerprint"] != now["fingerprint"]:
         return "data"
     known = all(section.get("validation_fingerprint") is not None for section in (before, now))
@@ -146,7 +158,9 @@ def check_belongs(folder: Path, record: Mapping[str, Any], kept: Mapping[str, An
     """Refuse a ``config.json`` that is sound, but not the one that weights or a checkpoint were saved with.
 
     Args:
-        kept: the copy that they hold; none in those of earlier versions.
+        folder: of the model or run, for the message.
+        record: its read ``config.json``.
+        kept: the copy that weights or checkpoint hold; none in those of earlier versions.
         what: they are, for the message.
     Raises:
         UsageError: another configuration, which nobody has accepted.
@@ -162,12 +176,24 @@ def _accepted(record: Mapping[str, Any]) -> set[str]:
 
 
 def differences(record: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for what differs in a record from a copy that was kept of it."""
+    """``key: old -> new`` for what differs in a record from a copy that was kept of it.
+
+    Args:
+        record: a read ``config.json``.
+        kept: the copy that weights or a checkpoint hold, see ``result_record``.
+    """
     return list(changes(kept, result_record(record)))
 
 
 def changed(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | None, since: str) -> UsageError:
-    """The complaint about a configuration that was changed: what differs, and both ways out."""
+    """The complaint about a configuration that was changed: what differs, and both ways out.
+
+    Args:
+        folder: of the model or run.
+        record: its read ``config.json``.
+        kept: the copy that weights or a checkpoint hold; None where there is none.
+        since: what it was changed after, such as "it was written".
+    """
     differs = differences(record, kept) if kept is not None else []
     more = f"; and {len(differs) - _SHOWN_CHANGES} more" if len(differs) > _SHOWN_CHANGES else ""
     named = f" ({'; '.join(differs[:_SHOWN_CHANGES])}{more})" if differs else ""
@@ -179,7 +205,12 @@ def changed(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | N
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``config.json`` with its checksum; returns what was written."""
+    """Write ``config.json`` with its checksum; returns what was written.
+
+    Args:
+        folder: of the model or run, which is there.
+        record: all sections.
+    """
     written = sealed(record)
     write_json(folder / "config.json", written)
     return written
@@ -189,10 +220,11 @@ def accept(folder: Path, kept: Sequence[Mapping[str, Any]], record: Mapping[str,
     """Take ``config.json`` as it stands for what is meant.
 
     Args:
-        record: as it is to stand; by default as it does.
+        folder: of the model or run.
         kept: all copies that weights and checkpoints hold.
+        record: as it is to stand; by default as it does.
     Returns:
-        What differs from the first of them.
+        What differs from the first of the copies.
     Raises:
         UsageError: it is no configuration.
     """
@@ -205,7 +237,12 @@ def accept(folder: Path, kept: Sequence[Mapping[str, Any]], record: Mapping[str,
 
 
 def restore(folder: Path, kept: Mapping[str, Any]) -> None:
-    """Put back a copy; where data lie and how they are loaded is taken from ``config.json``, if it can be read."""
+    """Put back a copy; where data lie and how they are loaded is taken from ``config.json``, if it can be read.
+
+    Args:
+        folder: of the model or run.
+        kept: the copy that weights or a checkpoint hold.
+    """
     record = copy.deepcopy(dict(kept))
     with contextlib.suppress(UsageError):
         now = read_record(folder)

@@ -29,6 +29,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
     """Write weights in one piece, with a checksum inside; returns the file's SHA-256.
 
     Args:
+        path: of the file, ``.safetensors``.
+        tensors: by name, on any device; tied ones are written one by one.
         record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
     """
     on_cpu = {name: value.detach().cpu().contiguous() for name, value in _apart(tensors).items()}

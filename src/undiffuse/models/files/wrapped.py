@@ -21,6 +21,9 @@ NAME = "wrapped"
 def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
     """The model that a read ``config.json`` describes, around a denoiser without its weights yet.
 
+    Args:
+        record: a read ``config.json``.
+        denoiser: from elsewhere, freshly made.
     Raises:
         UsageError: a model of ours, whose denoiser is its own.
     """
@@ -32,7 +35,12 @@ def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
 
 
 def record_of(model: WrappedModel, about: str) -> dict[str, Any]:
-    """The ``config.json`` of such a model."""
+    """The ``config.json`` of such a model.
+
+    Args:
+        model: around a denoiser from elsewhere.
+        about: what it is, in a few words; the record's ``recipe``.
+    """
     config = WrappedConfig(space=model.space, sampling=model.sampling)
     return {
         "format_version": FORMAT_VERSION,
@@ -44,7 +52,12 @@ def record_of(model: WrappedModel, about: str) -> dict[str, Any]:
 
 
 def card_of(model: WrappedModel, about: str) -> str:
-    """Its model card: what it is, and how it is opened."""
+    """Its model card: what it is, and how it is opened.
+
+    Args:
+        model: around a denoiser from elsewhere.
+        about: what it is, in a few words; the title.
+    """
     size = "×".join(map(str, model.shape))
     return (
         f"# {about}\n\nA denoiser that was written elsewhere, for {size}. "
@@ -53,7 +66,13 @@ def card_of(model: WrappedModel, about: str) -> str:
 
 
 def write_folder(model: WrappedModel, out: Path, about: str) -> None:
-    """``config.json``, weights and card in one piece."""
+    """``config.json``, weights and card in one piece.
+
+    Args:
+        model: around a denoiser from elsewhere.
+        out: the folder; nothing half-written stands there.
+        about: what it is, in a few words.
+    """
     with replacing(out) as folder:
         folder.mkdir()
         save_weights(folder / WEIGHTS["ema"], model.state_dict(), write_record(folder, record_of(model, about)))

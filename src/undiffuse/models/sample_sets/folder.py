@@ -1,8 +1,8 @@
-"""A folder of samples that is filled as they are made, and gone on with where a killed command left it.
+"""A folder of samples that is filled as they are made, and continued where a killed command left it.
 
-The files gather in a hidden folder beside the set's own, ``.NAME.REQUEST.partial``, whose name holds a hash of all that
-decides what the samples are; with the last one it becomes the set. A file stands there under its own name only when it
-is whole, so that what is there need not be made again: sample i depends on seed i alone.
+The files gather in a hidden folder next to the set's own, ``.NAME.REQUEST.partial``, whose name holds a hash of all
+that decides what the samples are; with the last one it becomes the set. A file stands there under its own name only
+when it is whole, so that what is there need not be made again: sample i depends on seed i alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from undiffuse.images import SHOWN_SIDE, fill_png, picture_of
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.sample_sets.record import write_record
 
-#: Images in ``grid.png`` unless told otherwise: one of all is large and shows nothing.
+#: Images in ``grid.png`` by default: one of all is large and shows nothing.
 SHOWN = 256
 #: So many files are synced before the folder is on its way.
 _MANY = 1000
@@ -83,8 +83,13 @@ class SampleSet:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def take(self, numbers: Sequence[int], samples: npt.NDArray[Any], nfe: int, partial_nfe: int) -> None:
-        """Write samples (B, *shape) with these numbers, and what they cost.
+        """Write samples with these numbers, and what they cost.
 
+        Args:
+            numbers: B of them, ascending.
+            samples: uint8 images (B, C, H, W) or float32 points (B, D).
+            nfe: of the sample that took most.
+            partial_nfe: those of it that reused features.
         Raises:
             UsageError, RunError: it cannot be written.
         """
@@ -164,7 +169,15 @@ class SampleSet:
 
 
 def in_fixed_batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """``numbers`` in runs of at most ``size``."""
+    """``numbers`` in runs of at most ``size``.
+
+    Args:
+        numbers: in their order.
+        size: of a run, at least 1.
+    Example:
+        >>> list(in_fixed_batches([0, 1, 2], 2))
+        [[0, 1], [2]]
+    """
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 

@@ -1,4 +1,4 @@
-"""What is said of samples beside them: in ``samples.json``, and of those that Python holds."""
+"""What is recorded of samples, in ``samples.json`` and with those that Python holds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ class SampledModel(Protocol):
 
 
 def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]:
-    """What all samples of a request have in common, but for what they cost, which is known when they are made."""
+    """What all samples of a request have in common, but for what they cost, which is known when they are made.
+
+    Args:
+        model: that makes them.
+        request: with the options that it gives.
+    """
     return {
         "model": model.path.resolve().name,
         "model_sha256": model.weights_sha256,
@@ -51,10 +56,11 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
 def whole_record(
     shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> dict[str, Any]:
-    """The content of ``samples.json``, with a row a sample.
+    """The content of ``samples.json``, with an entry per sample.
 
     Args:
         shared: the same of all, costs among it.
+        seeds: one a sample.
         names: of their classes; none for a model without.
         points: whether the samples are rows of ``samples.npy`` instead of images in files.
     """
@@ -64,7 +70,15 @@ def whole_record(
 def write_record(
     path: Path, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> None:
-    """``whole_record`` as sealed JSON in a file, written row by row: of many samples it would fill the memory."""
+    """``whole_record`` as sealed JSON in a file, written entry by entry: of many samples it would fill the memory.
+
+    Args:
+        path: of the file.
+        shared: the same of all, costs among it.
+        seeds: one a sample.
+        names: of their classes; none for a model without.
+        points: whether the samples are rows of ``samples.npy`` instead of images in files.
+    """
 
     def rows() -> Iterator[dict[str, Any]]:
         return _rows(shared, seeds, names, points)
