@@ -12,6 +12,7 @@ import typer
 from doc_pages import ROOT, pages
 from pydantic import BaseModel
 
+from undiffuse.api import VERBS
 from undiffuse.augment.adaptive import AdaptiveConfig
 from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig
 from undiffuse.cli.main import app
@@ -79,6 +80,7 @@ def test_pages_hold_no_path_of_one_machine(page: Path) -> None:
     ("page", "names"),
     [
         ("docs/reference/recipes.md", [*RECIPES]),
+        ("docs/guides/python.md", [*VERBS]),
         ("docs/guides/training.md", [*PROCESSES, *PARAMETERIZATIONS, *WEIGHTINGS, *TIME_DENSITIES, *NETWORK_CONFIGS]),
         ("docs/guides/training.md", [*RunConfig.model_fields, *OptimizerConfig.model_fields, *EMAConfig.model_fields]),
         ("docs/guides/training.md", [*OBJECTIVE_CONFIGS, *DiffusionConfig.model_fields, *SamplingConfig.model_fields]),
