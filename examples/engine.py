@@ -13,7 +13,7 @@ import torch
 import undiffuse
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.models.options import SamplingOptions
-from undiffuse.samplers.plan import Ask, Plan, advance_some
+from undiffuse.samplers.plan import Plan, Request, advance_some
 from undiffuse.samplers.rows import Rows
 
 
@@ -22,7 +22,7 @@ class Engine:
 
     def __init__(self, plan: Plan) -> None:
         (self.stage,) = plan.stages
-        self.waiting: list[Ask] = []
+        self.waiting: list[Request] = []
         self.moving: Rows | None = None
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ def main() -> None:
     prompt = Prompt(class_name="3")
     engine = Engine(model.module.plan(SamplingOptions.of(sampler="dpmpp_2m_sde")))
     made: dict[int, torch.Tensor] = {}
-    coming = [Ask(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(asked)]
+    coming = [Request(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(asked)]
     while len(made) < len(asked):
         engine.waiting, coming = coming[:1], coming[1:]  # one more comes at every step
         made |= engine.step()

@@ -95,7 +95,7 @@ def test_joined_rows_come_apart_again() -> None:
     assert Condition.join([Condition(), Condition()]).empty
 
 
-def test_rows_that_are_told_different_things_do_not_join() -> None:
+def test_samples_with_different_conditions_do_not_join() -> None:
     with pytest.raises(UsageError, match="only some of the rows have 'tokens'"):
         Condition.join([Condition(label=torch.zeros(1, dtype=torch.int64)), full()])
     with pytest.raises(UsageError, match=r"'images\.control'"):

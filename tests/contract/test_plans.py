@@ -33,7 +33,7 @@ from undiffuse.models.wrapped import WrappedModel
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import FixedBatchDenoiser
-from undiffuse.samplers.plan import Ask, Plan, SamplerOutput, jump_back, run
+from undiffuse.samplers.plan import Plan, Request, SamplerOutput, jump_back, run
 from undiffuse.samplers.rows import Rows
 
 PROCESS = FlowProcess()
@@ -69,8 +69,10 @@ class Conditional(Denoiser):
 class Link(DenoisingStage):
     """A stage that tells the next one what it has made."""
 
-    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        return [replace(ask, prompt=Condition(embedding=one[None])) for ask, one in zip(asks, made, strict=True)]
+    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
+        return [
+            replace(request, prompt=Condition(embedding=one[None])) for request, one in zip(requests, made, strict=True)
+        ]
 
 
 def cascade(sampler: str, streams: Sequence[int]) -> tuple[Tensor, ...]:
@@ -87,7 +89,7 @@ def cascade(sampler: str, streams: Sequence[int]) -> tuple[Tensor, ...]:
         Noted(point_space(1), make_sampler(sampler), Conditional(gain, std), options(steps=20), stream=stream)
         for (gain, std), stream in zip(parts, streams, strict=True)
     ]
-    run(Plan(tuple(stages)), [Ask(seed) for seed in range(NUM)], batch_size=NUM)
+    run(Plan(tuple(stages)), [Request(seed) for seed in range(NUM)], batch_size=NUM)
     x_1, x_2, x_3 = (x.double()[:, 0] for x in made)
     return x_1 / 0.5, (x_2 - x_1) / 0.4, (x_3 + 0.5 * x_2) / 0.3
 
@@ -115,13 +117,13 @@ def test_two_terms_are_the_conjunction_of_two_gaussians() -> None:
         def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
             assert cond is not None and cond.pooled is not None
             broad, narrow = (Conditional(1.0, s)(x_t, t, cond).x_0 for s in (prior, std))
-            return Denoised(torch.where(cond.pooled > 0, narrow, broad))  # the negative is not told what is wanted
+            return Denoised(torch.where(cond.pooled > 0, narrow, broad))  # the negative has no condition
 
-    def told(mean: float) -> Condition:
+    def condition_on(mean: float) -> Condition:
         return Condition(embedding=torch.full((2, 1), mean).double(), pooled=torch.ones(2, 1))
 
     negative = Condition(embedding=torch.zeros(2, 1).double(), pooled=torch.zeros(2, 1))
-    guidance = guidance_of([(told(1.0), 1.0), (told(0.2), 1.0)], 2, negative=negative)
+    guidance = guidance_of([(condition_on(1.0), 1.0), (condition_on(0.2), 1.0)], 2, negative=negative)
     t, x = torch.full((2,), 1e-4, dtype=torch.float64), torch.tensor([[0.9], [-0.4]], dtype=torch.float64)
     said = Guided(Prior(1.0, 1.0), guidance)(x, t)
     alpha, sigma = PROCESS.alpha(t)[:, None], PROCESS.sigma(t)[:, None]
@@ -133,12 +135,12 @@ def test_two_terms_are_the_conjunction_of_two_gaussians() -> None:
 
 
 def test_rows_with_more_terms_and_with_fewer_are_joined() -> None:
-    def told(count: int, mean: float) -> Condition:
+    def condition_on(count: int, mean: float) -> Condition:
         return Condition(embedding=torch.full((count, 1), mean).double())
 
-    one = guidance_of([(told(2, 1.0), 3.0)], 2)
-    two = guidance_of([(told(1, 1.0), 1.5), (told(1, -2.0), 0.7)], 1)
-    none = guidance_of([(told(1, 1.0), 1.0)], 1)
+    one = guidance_of([(condition_on(2, 1.0), 3.0)], 2)
+    two = guidance_of([(condition_on(1, 1.0), 1.5), (condition_on(1, -2.0), 0.7)], 1)
+    none = guidance_of([(condition_on(1, 1.0), 1.0)], 1)
     joined = Guidance.join([one, two, none])
     x, t = torch.linspace(-1, 1, 4).double()[:, None], torch.linspace(0.2, 0.8, 4).double()
     together = Guided(Conditional(1.0, 0.3), joined)(x, t)
@@ -181,7 +183,7 @@ class Measuring(DenoisingStage):
 
 def test_a_stage_may_follow_gradients_through_its_denoiser() -> None:
     stage = Measuring(point_space(1), make_sampler("heun"), Conditional(0.0, 0.5), options(steps=40))
-    x = run(Plan((stage,)), [Ask(seed) for seed in range(NUM)], batch_size=NUM).x.double()
+    x = run(Plan((stage,)), [Request(seed) for seed in range(NUM)], batch_size=NUM).x.double()
     precision = 1 / 0.5**2 + 1 / 0.25**2
     assert abs(float(x.mean()) - 0.6 / 0.25**2 / precision) < 4 * precision**-0.5 / math.sqrt(NUM)
     assert abs(float(x.std()) * precision**0.5 - 1) < 0.05
@@ -234,7 +236,7 @@ def test_jumps_back_bring_what_is_unknown_into_agreement_with_what_is_known() ->
         stage = Inpainting(
             point_space(2), make_sampler("dpmpp_2m_sde"), Correlated(), options(steps=30), jump=jump, rounds=rounds
         )
-        return float(run(Plan((stage,)), [Ask(seed) for seed in range(600)], batch_size=600).x[:, 1].mean())
+        return float(run(Plan((stage,)), [Request(seed) for seed in range(600)], batch_size=600).x[:, 1].mean())
 
     wanted = CORRELATION * KNOWN
     without, with_jumps = mean(0, 0), mean(3, 6)
@@ -243,7 +245,7 @@ def test_jumps_back_bring_what_is_unknown_into_agreement_with_what_is_known() ->
 
 def test_a_jump_back_is_the_forward_process() -> None:
     stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=10))
-    rows = stage.start([Ask(seed) for seed in range(NUM)])
+    rows = stage.start([Request(seed) for seed in range(NUM)])
     for _ in range(5):
         rows = stage.advance(rows)
     back = jump_back(rows, stage, stage.network, 1, stream=7)
@@ -274,12 +276,12 @@ def system() -> NetworkModel:
     return built.eval()
 
 
-def told(label: int) -> Condition:
+def condition_on(label: int) -> Condition:
     return Condition(label=torch.tensor([label]))
 
 
 class Hub:
-    """Evaluates together what greenlets ask of the same network at the same time."""
+    """Evaluates in one batch what greenlets need of the same network at the same time."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, int, int]] = []
@@ -337,8 +339,8 @@ def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(s
 
     def work(number: int) -> Callable[[], SamplerOutput]:
         plan = system.plan(SamplingOptions.of(**asked[number]), hub.batching)
-        asks = [Ask(10 * number + row, told(row % 2)) for row in range(3)]
-        return lambda: run(plan, asks)
+        requests = [Request(10 * number + row, condition_on(row % 2)) for row in range(3)]
+        return lambda: run(plan, requests)
 
     mixed = hub.run([work(number) for number in range(len(asked))])
     for number, said in enumerate(asked):
@@ -357,24 +359,27 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkMod
         {"steps": 6, "guidance": 1.5, "guidance_interval": (-2.0, 2.0)},
     ]
     own = {"sampler": "dpmpp_2m_sde"}
-    asks = [Ask(seed, told(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(asked)]
-    together = run(system.plan(SamplingOptions.of(**own)), asks)
+    requests = [Request(seed, condition_on(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(asked)]
+    together = run(system.plan(SamplingOptions.of(**own)), requests)
     for seed, said in enumerate(asked):
-        alone = system.sample(SampleRequest.of([seed], cond=told(seed % 2), **own, **said))
+        alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **said))
         assert torch.equal(together.x[seed], alone.x[0]), said
         assert int(together.nfe[seed]) == alone.nfe
     with pytest.raises(UsageError, match="all rows of a plan have the same sampler"):
         run(
             system.plan(),
-            [Ask(0, told(0), SamplingOptions.of(sampler="heun")), Ask(1, told(0), SamplingOptions.of(sampler="ddim"))],
+            [
+                Request(0, condition_on(0), SamplingOptions.of(sampler="heun")),
+                Request(1, condition_on(0), SamplingOptions.of(sampler="ddim")),
+            ],
         )
 
 
 def test_an_adaptive_solver_costs_a_row_the_same_in_any_company(system: NetworkModel) -> None:
     plan = system.plan(SamplingOptions.of(sampler="rk45", steps=2))
-    asks = [Ask(seed, told(seed % 2), SamplingOptions.of(guidance=1.0 + seed)) for seed in range(4)]
-    together = run(plan, asks)
-    alone = [run(plan, [ask]) for ask in asks]
+    requests = [Request(seed, condition_on(seed % 2), SamplingOptions.of(guidance=1.0 + seed)) for seed in range(4)]
+    together = run(plan, requests)
+    alone = [run(plan, [request]) for request in requests]
     assert torch.equal(together.x, torch.cat([one.x for one in alone]))
     assert together.nfe.tolist() == [int(one.nfe) for one in alone] and len(set(together.nfe.tolist())) > 1
 
@@ -384,7 +389,7 @@ def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
     stage = DenoisingStage(
         point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=2), process=process
     )
-    rows = stage.advance(stage.start([Ask(0)]))
+    rows = stage.advance(stage.start([Request(0)]))
     assert not torch.equal(rows.x, rows.x_0)
     rows = stage.advance(rows)
     assert torch.equal(rows.x, rows.x_0) and bool(rows.arrived.all())
@@ -394,8 +399,8 @@ def test_rows_join_midway(system: NetworkModel) -> None:
     said = {"sampler": "unipc", "steps": 6, "guidance": 2.0}
     stage = system.plan(SamplingOptions.of(**said)).stages[0]
     with torch.no_grad():
-        rows = stage.advance(stage.advance(stage.start([Ask(1, told(0)), Ask(2, told(1))])))
-        rows = Rows.join([rows, stage.start([Ask(3, told(1))])])
+        rows = stage.advance(stage.advance(stage.start([Request(1, condition_on(0)), Request(2, condition_on(1))])))
+        rows = Rows.join([rows, stage.start([Request(3, condition_on(1))])])
         made: dict[int, Tensor] = {}
         while len(rows):
             rows = stage.advance(rows)
@@ -421,7 +426,7 @@ def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: NetworkModel
     with pytest.raises(SamplingStoppedError, match="after 2 of 4 steps"):
         run(
             system.plan(SamplingOptions.of(sampler="euler", steps=4)),
-            [Ask(seed, told(0)) for seed in range(4)],
+            [Request(seed, condition_on(0)) for seed in range(4)],
             batch_size=2,
             take=lambda first, made: taken.append(len(made.x)),
             stop=stop,
@@ -433,7 +438,7 @@ def from_image(strength: float, seeds: Sequence[int], x_0: float = 0.7, steps: i
     stage = DenoisingStage(
         point_space(1), make_sampler("heun"), Conditional(0.0, 0.5, 0.1), options(steps=steps, strength=strength)
     )
-    return run(Plan((stage,)), [Ask(seed, image=torch.tensor([x_0])) for seed in seeds], batch_size=len(seeds)).x
+    return run(Plan((stage,)), [Request(seed, image=torch.tensor([x_0])) for seed in seeds], batch_size=len(seeds)).x
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 0.75])
@@ -452,7 +457,7 @@ def test_from_an_image_noise_is_added_and_taken_away_again(strength: float) -> N
 def test_strength_has_both_its_ends() -> None:
     assert torch.equal(from_image(0.0, range(3)), torch.full((3, 1), 0.7))
     stage = DenoisingStage(point_space(1), make_sampler("heun"), Conditional(0.0, 0.5, 0.1), options(steps=60))
-    assert torch.equal(from_image(1.0, range(3)), run(Plan((stage,)), [Ask(seed) for seed in range(3)]).x)
+    assert torch.equal(from_image(1.0, range(3)), run(Plan((stage,)), [Request(seed) for seed in range(3)]).x)
 
 
 def test_a_strength_needs_an_image_that_fits(system: NetworkModel) -> None:
@@ -465,9 +470,9 @@ def test_a_strength_needs_an_image_that_fits(system: NetworkModel) -> None:
 def test_rows_that_begin_from_images_and_from_noise_go_together() -> None:
     mixture = GaussianMixture.ring(3).denoiser(PROCESS)
     stage = DenoisingStage(point_space(2), make_sampler("dpmpp_2m"), FixedBatchDenoiser(mixture, 8), options(steps=10))
-    asks = [Ask(0), Ask(1, options=SamplingOptions.of(strength=0.4), image=torch.ones(2)), Ask(2)]
-    together = run(Plan((stage,)), asks)
-    alone = [run(Plan((stage,)), [ask]) for ask in asks]
+    requests = [Request(0), Request(1, options=SamplingOptions.of(strength=0.4), image=torch.ones(2)), Request(2)]
+    together = run(Plan((stage,)), requests)
+    alone = [run(Plan((stage,)), [request]) for request in requests]
     assert torch.equal(together.x, torch.cat([one.x for one in alone]))
     assert together.nfe.tolist() == [10, 4, 10]
 
@@ -481,8 +486,8 @@ class Elsewhere(Denoiser):
         self.theirs = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Any = None) -> Denoised:
-        told = torch.cat([x_t.flatten(1), t[:, None].to(x_t.dtype)], dim=1)
-        return Denoised(self.theirs(told).reshape(x_t.shape))
+        inputs = torch.cat([x_t.flatten(1), t[:, None].to(x_t.dtype)], dim=1)
+        return Denoised(self.theirs(inputs).reshape(x_t.shape))
 
 
 def test_a_stranger_s_denoiser_is_sampled_saved_and_opened_again(tmp_path: Path) -> None:
@@ -509,38 +514,38 @@ class Wider(Elsewhere):
 
 
 def test_terms_hold_what_they_are_given() -> None:
-    guidance = guidance_of([(told(0), 1.0)], 1)
+    guidance = guidance_of([(condition_on(0), 1.0)], 1)
     assert guidance.does_nothing and isinstance(guidance.terms[0], Term)
-    assert not guidance_of([(told(0), 2.0)], 1).does_nothing
+    assert not guidance_of([(condition_on(0), 2.0)], 1).does_nothing
 
 
 @pytest.mark.parametrize("name", ["process", "reuse", "sampler"])
 def test_what_is_bound_may_be_said_again_and_not_changed(system: NetworkModel, name: str) -> None:
     own = {"process": "vp", "reuse": 1, "sampler": "euler"}
     stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
-    stage.start([Ask(0, told(0), SamplingOptions.of(**{name: own[name]}))])
+    stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: own[name]}))])
     other = {"process": "ve", "reuse": 2, "sampler": "heun"}[name]
     with pytest.raises(UsageError, match=f"the same {name}; make another plan for {other!r}"):
-        stage.start([Ask(0, told(0), SamplingOptions.of(**{name: other}))])
+        stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: other}))])
 
 
 @pytest.mark.parametrize("sampler", ["heun", "edm:s_churn=4", "pc", "annealed_langevin", "unipc", "rk45"])
 def test_a_row_costs_in_any_company_what_it_costs_alone(system: NetworkModel, sampler: str) -> None:
     plan = system.plan(SamplingOptions.of(sampler=sampler))
-    asks = [Ask(seed, told(0), SamplingOptions.of(steps=steps)) for seed, steps in enumerate((3, 6, 2))]
-    together, alone = run(plan, asks), [run(plan, [ask]) for ask in asks]
+    requests = [Request(seed, condition_on(0), SamplingOptions.of(steps=steps)) for seed, steps in enumerate((3, 6, 2))]
+    together, alone = run(plan, requests), [run(plan, [request]) for request in requests]
     assert torch.equal(together.x, torch.cat([one.x for one in alone]))
     assert together.nfe.tolist() == [int(one.nfe) for one in alone]
 
 
 def test_a_row_that_fails_is_known_and_takes_no_other_with_it(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2)).stages[0]
-    rows = stage.start([Ask(0, told(0)), Ask(1, told(0))])
+    rows = stage.start([Request(0, condition_on(0)), Request(1, condition_on(0))])
     rows = replace(rows, x=torch.stack([rows.x[0], torch.full_like(rows.x[1], torch.nan)]))
     with torch.no_grad():
         rows = stage.advance(stage.advance(rows))
         assert rows.failed.tolist() == [False, True]
-        alone = run(Plan((stage,)), [Ask(0, told(0))]).x
+        alone = run(Plan((stage,)), [Request(0, condition_on(0))]).x
         assert torch.equal(stage.finish(rows.select(~rows.failed)), alone)
         with pytest.raises(RunError, match="1 of 2 samples are not finite with sampler euler"):
             stage.finish(rows)
@@ -562,12 +567,12 @@ def test_an_adaptive_solver_gives_up_a_row_and_takes_no_other_with_it() -> None:
     model = WrappedModel(Rough(), Space.of_data((2,)), ("smooth", "rough"))
     plan = model.plan(SamplingOptions.of(sampler="rk45:rtol=0.01", steps=3))
     stage = plan.stages[0]
-    rows = stage.start([Ask(0, told(0)), Ask(1, told(1)), Ask(2, told(0))])
+    rows = stage.start([Request(0, condition_on(0)), Request(1, condition_on(1)), Request(2, condition_on(0))])
     with torch.no_grad():
         while not bool(rows.arrived.all()):
             rows = stage.advance(rows)
     assert rows.failed.tolist() == [False, True, False]
-    alone = [run(plan, [Ask(seed, told(0))]) for seed in (0, 2)]
+    alone = [run(plan, [Request(seed, condition_on(0))]) for seed in (0, 2)]
     assert torch.equal(stage.finish(rows.select(~rows.failed)), torch.cat([one.x for one in alone]))
     assert rows.nfe[~rows.failed].tolist() == [int(one.nfe) for one in alone]
     with pytest.raises(RunError, match="got stuck in 1 of 3 samples with sampler rk45; raise its tolerance"):
@@ -576,13 +581,18 @@ def test_an_adaptive_solver_gives_up_a_row_and_takes_no_other_with_it() -> None:
 
 def test_rows_that_say_nothing_join_those_that_say_something(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2, guidance=2.0)).stages[0]
-    asks = [Ask(0), Ask(1, Prompt("a")), Ask(2, told(1)), Ask(3, Prompt("b", negative=Prompt("a")))]
+    requests = [
+        Request(0),
+        Request(1, Prompt("a")),
+        Request(2, condition_on(1)),
+        Request(3, Prompt("b", negative=Prompt("a"))),
+    ]
     with torch.no_grad():
-        together = Rows.join([stage.start([ask]) for ask in asks])
-        at_once = stage.start(asks)
+        together = Rows.join([stage.start([request]) for request in requests])
+        at_once = stage.start(requests)
         for _ in range(2):
             together, at_once = stage.advance(together), stage.advance(at_once)
-        alone = [run(Plan((stage,)), [ask]) for ask in asks]
+        alone = [run(Plan((stage,)), [request]) for request in requests]
     assert torch.equal(together.x, at_once.x) and torch.equal(together.x, torch.cat([one.x for one in alone]))
     assert together.nfe.tolist() == [2, 4, 4, 4]  # no class is led away from nothing
 
@@ -591,7 +601,7 @@ def test_rows_of_one_term_and_of_two_join_and_weights_stay_on_the_cpu() -> None:
     stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(1.0, 0.5), options(steps=2))
     one, two = (
         replace(
-            stage.start([Ask(seed)]),
+            stage.start([Request(seed)]),
             guidance={"classifier_free": guidance_of([(Condition(embedding=torch.ones(1, 1)), 2.0)] * count, 1)},
         )
         for seed, count in ((0, 1), (1, 2))
@@ -607,24 +617,24 @@ def test_rows_of_one_term_and_of_two_join_and_weights_stay_on_the_cpu() -> None:
 def test_rows_that_bring_a_condition_are_not_mistaken_for_those_that_do_not() -> None:
     stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(1.0, 0.5), options(steps=2))
     with pytest.raises(UsageError, match="1 of 2 rows bring a condition"):
-        stage.start([Ask(0, Condition(embedding=torch.ones(1, 1))), Ask(1)])
+        stage.start([Request(0, Condition(embedding=torch.ones(1, 1))), Request(1)])
 
 
 def test_what_is_taken_is_kept_no_longer(system: NetworkModel) -> None:
-    made = run(system.plan(SamplingOptions.of(steps=1)), [Ask(0, told(0))], take=lambda first, part: None)
+    made = run(system.plan(SamplingOptions.of(steps=1)), [Request(0, condition_on(0))], take=lambda first, part: None)
     assert made.x.untyped_storage().nbytes() == 0
 
 
 def test_an_image_is_the_first_stage_s_alone() -> None:
-    seen: list[Ask] = []
+    seen: list[Request] = []
 
     class Seeing(DenoisingStage):
-        def start(self, asks: Sequence[Ask]) -> Rows:
-            seen.extend(asks)
-            return super().start(asks)
+        def start(self, requests: Sequence[Request]) -> Rows:
+            seen.extend(requests)
+            return super().start(requests)
 
     stages = [Seeing(point_space(1), make_sampler("euler"), Conditional(0.0, 0.5), options(steps=2)) for _ in range(2)]
-    run(Plan(tuple(stages)), [Ask(0, None, SamplingOptions.of(strength=0.5), torch.zeros(1))])
+    run(Plan(tuple(stages)), [Request(0, None, SamplingOptions.of(strength=0.5), torch.zeros(1))])
     assert seen[0].image is not None and seen[1].image is None and seen[1].options is None
     assert seen[1].previous is not None
 
@@ -633,7 +643,7 @@ def test_a_generator_obeys_no_option_and_says_so_at_once() -> None:
     gan = undiffuse.load("mnist").module  # a stage of a generator needs no network here
     stage = GeneratorStage(gan.space, lambda seeds: torch.zeros(len(seeds), 2), lambda z, cond: z, check=refuse)
     with pytest.raises(UsageError, match="none of that"):
-        stage.start([Ask(0, None, SamplingOptions.of(steps=3))])
+        stage.start([Request(0, None, SamplingOptions.of(steps=3))])
 
 
 def refuse(options: SamplingOptions) -> None:
@@ -650,8 +660,8 @@ def test_strength_0_is_the_image_under_every_process_and_little_is_one_step() ->
             process=make_process(process),
         )
         for strength, steps in ((0.0, 0), (0.01, 1), (0.05, 1), (0.25, 3), (1.0, 10)):
-            ask = Ask(0, None, SamplingOptions.of(strength=strength), torch.full((1,), 0.7))
-            made = run(Plan((stage,)), [ask])
+            request = Request(0, None, SamplingOptions.of(strength=strength), torch.full((1,), 0.7))
+            made = run(Plan((stage,)), [request])
             assert made.nfe.tolist() == [steps], (process, strength)
             assert strength or torch.equal(made.x, torch.full((1, 1), 0.7))
 
@@ -660,6 +670,6 @@ def test_a_request_says_as_much_of_each_seed() -> None:
     with pytest.raises(UsageError, match="3 images for 1 seeds"):
         SampleRequest.of([0], strength=0.5, images=torch.zeros(3, 2))
     with pytest.raises(UsageError, match="1 rows of label for 2 seeds"):
-        SampleRequest.of([0, 1], cond=told(0))
+        SampleRequest.of([0, 1], cond=condition_on(0))
     with pytest.raises(UsageError, match="needs a strength"):
         SampleRequest.of([0], images=torch.zeros(1, 2))

@@ -21,7 +21,7 @@ from undiffuse.objectives.diffusion import DiffusionConfig, DiffusionObjective
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "undiffuse"
 LATENT = Space.latent((4, 8, 8))
-#: Axes of arrays in files of others, which are told by their number alone.
+#: Axes of arrays in files of others, which are known by their number alone.
 RAW_ARRAYS = ("core/space.py", "data/sources/arrays.py")
 
 
@@ -84,9 +84,9 @@ def test_the_bound_of_a_latent_has_no_levels() -> None:
 
 
 def test_nobody_tells_an_image_by_the_number_of_axes() -> None:
-    told = re.compile(r"len\([\w.]*shape\) *[!=]= *[13]\b")
+    pattern = re.compile(r"len\([\w.]*shape\) *[!=]= *[13]\b")
     files = [path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in RAW_ARRAYS]
-    assert [f"{path.name}: {found.group()}" for path in files for found in told.finditer(path.read_text())] == []
+    assert [f"{path.name}: {found.group()}" for path in files for found in pattern.finditer(path.read_text())] == []
 
 
 def test_spaces_need_no_torch() -> None:

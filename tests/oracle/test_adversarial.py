@@ -73,7 +73,7 @@ def test_losses_stay_finite_far_out(name: str) -> None:
     assert bool(torch.isfinite(objective.generator(far, far.flip(0))).all())
 
 
-class Game:
+class LinearGan:
     """D(x) = sigmoid(w x + b) and G(z) = a z + c on numbers, with the gradients that the documents write out."""
 
     def __init__(self) -> None:
@@ -87,13 +87,13 @@ class Game:
 
 def test_the_stochastic_gradient_of_the_discriminator() -> None:
     # Goodfellow et al. 2014, algorithm 1: ascend grad 1/m sum [log D(x) + log(1 - D(G(z)))]
-    game = Game()
-    ours = torch.autograd.grad(OBJECTIVES["minmax"]().discriminator(*game.outputs()).mean(), [game.w, game.b])
+    gan = LinearGan()
+    ours = torch.autograd.grad(OBJECTIVES["minmax"]().discriminator(*gan.outputs()).mean(), [gan.w, gan.b])
     with torch.no_grad():
-        real, fake = (1 / (1 + torch.exp(-y)) for y in game.outputs())
-        made = game.a * game.z + game.c
+        real, fake = (1 / (1 + torch.exp(-y)) for y in gan.outputs())
+        made = gan.a * gan.z + gan.c
         # d log D / dy = 1 - D and d log(1 - D) / dy = -D
-        ascent = [((1 - real) * game.x - fake * made).mean(), ((1 - real) - fake).mean()]
+        ascent = [((1 - real) * gan.x - fake * made).mean(), ((1 - real) - fake).mean()]
     for gradient, by_hand in zip(ours, ascent, strict=True):
         assert math.isclose(float(gradient), -float(by_hand), rel_tol=1e-12)
 
@@ -101,11 +101,11 @@ def test_the_stochastic_gradient_of_the_discriminator() -> None:
 def test_the_stochastic_gradient_of_the_generator() -> None:
     # descend grad 1/m sum log(1 - D(G(z))); in practice ascend that of log D(G(z))
     for name, slope in (("minmax", lambda d: -d), ("non_saturating", lambda d: -(1 - d))):
-        game = Game()
-        ours = torch.autograd.grad(OBJECTIVES[name]().generator(*game.outputs()).mean(), [game.a, game.c])
+        gan = LinearGan()
+        ours = torch.autograd.grad(OBJECTIVES[name]().generator(*gan.outputs()).mean(), [gan.a, gan.c])
         with torch.no_grad():
-            fake = 1 / (1 + torch.exp(-game.outputs()[1]))
-            by_hand = [(slope(fake) * game.w * game.z).mean(), (slope(fake) * game.w).mean()]
+            fake = 1 / (1 + torch.exp(-gan.outputs()[1]))
+            by_hand = [(slope(fake) * gan.w * gan.z).mean(), (slope(fake) * gan.w).mean()]
         for gradient, value in zip(ours, by_hand, strict=True):
             assert math.isclose(float(gradient), float(value), rel_tol=1e-12)
 
@@ -213,7 +213,7 @@ def test_projection_discriminator_is_its_formula() -> None:
     assert torch.allclose(plain(phi, Condition(label=label)), plain.linear(phi)[:, 0])
 
 
-# A game in which everything is known: L_D(theta, phi) = 1/2 a theta^2 - b theta phi, the generator minimises
+# GAN dynamics in which everything is known: L_D(theta, phi) = 1/2 a theta^2 - b theta phi, the generator minimises
 # theta^k phi. One step takes theta to (1 - eta a) theta + eta b phi, so that
 # theta^k = q^k theta^0 + (1 - q^k) b phi / a with q = 1 - eta a.
 A, B, ETA = 0.8, 1.7, 0.1
@@ -231,7 +231,7 @@ def quadratic(phi: Tensor, num_steps: int, rule: str = "sgd") -> Tensor:
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 7])
-def test_unrolling_a_quadratic_game_in_closed_form(num_steps: int) -> None:
+def test_unrolling_quadratic_dynamics_in_closed_form(num_steps: int) -> None:
     phi = torch.tensor(-1.1, dtype=torch.float64, requires_grad=True)
     theta, q = quadratic(phi, num_steps), (1 - ETA * A) ** num_steps
     assert math.isclose(float(theta.detach()), q * 0.6 + (1 - q) * B * -1.1 / A, rel_tol=1e-12)

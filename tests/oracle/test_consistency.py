@@ -103,7 +103,7 @@ def test_the_exact_function_is_its_own_target(name: str, segments: int) -> None:
         torch.testing.assert_close(f, PathsOfGaussian(DATA, process)(x_t, t).x_0, rtol=1e-9, atol=1e-9)
 
 
-def test_at_the_clean_end_the_target_is_the_picture_whatever_the_network_says() -> None:
+def test_at_the_clean_end_the_target_is_the_image_whatever_the_network_predicts() -> None:
     process, x_0, eps = FlowProcess(), points(4), points(4, 1)
     t, zero = torch.full((4,), 0.3, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
     said = torch.full_like(x_0, torch.nan)
@@ -156,7 +156,7 @@ def test_the_angles_of_the_grid_are_even(name: str) -> None:
 
 
 class Recording(PathsOfGaussian):
-    """The exact function, or the exact denoiser, noting the labels that it is told."""
+    """The exact function, or the exact denoiser, recording the labels that it is given."""
 
     def __init__(self, process: Process, for_consistency_models: bool) -> None:
         super().__init__(DATA, process)

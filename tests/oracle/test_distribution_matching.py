@@ -1,4 +1,4 @@
-"""Distribution matching on Gaussians, whose scores are known, and its two turns."""
+"""Distribution matching on Gaussians, whose scores are known, and its two due."""
 
 from __future__ import annotations
 
@@ -154,8 +154,8 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
 
 def test_the_student_comes_as_often_as_asked() -> None:
     student = system(fake_score_steps=3)
-    turns = [[phase.name for phase in student.phases_due(step)] for step in range(4)]
-    assert turns == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
+    due = [[phase.name for phase in student.phases_due(step)] for step in range(4)]
+    assert due == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
 
 
 class Asked(Denoiser):

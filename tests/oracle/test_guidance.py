@@ -53,11 +53,11 @@ def test_it_is_the_paper_s_formula_row_by_row() -> None:
     x, t = rows(4)
     scale, cond = torch.tensor([0.0, 1.0, 2.0, 3.5], dtype=torch.float64), labels(0, 1, 0, 1)
     model = TwoClasses()
-    told, untold = model(x, t, cond).x_0, model(x, t, labels(-1, -1, -1, -1)).x_0
-    expected = untold + scale[:, None] * (told - untold)
+    conditional, unconditional = model(x, t, cond).x_0, model(x, t, labels(-1, -1, -1, -1)).x_0
+    expected = unconditional + scale[:, None] * (conditional - unconditional)
     denoised = ClassifierFree(model, scale)(x, t, cond)
     assert torch.allclose(denoised.x_0, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(denoised.x_0[1], told[1])
+    assert torch.equal(denoised.x_0[1], conditional[1])
     assert torch.equal(denoised.variance_mix, x)  # the conditional side's
 
 

@@ -347,7 +347,7 @@ def objective_of(shape: tuple[int, ...] = (2,), **changes: Any) -> DiffusionObje
 
 
 def step_of(objective: DiffusionObjective, batch: Batch, rng: StepRandom) -> LossReport:
-    """The loss of a step, which the objective is told of."""
+    """The loss of a step, which the objective records."""
     report: LossReport = objective(batch, "main", rng)
     objective.absorb("main", [report.records])
     return report
@@ -358,7 +358,7 @@ def batch_of(rows: int, shape: tuple[int, ...] = (2,)) -> Batch:
     return Batch(x_0, Given(), torch.arange(rows))
 
 
-def test_it_samples_by_its_variance_unless_told_otherwise() -> None:
+def test_it_samples_by_its_variance_unless_another_is_chosen() -> None:
     config = validate(DiffusionConfig, LEARNED)
     assert config.sampling.sampler == "ancestral:variance=learned"
     assert validate(DiffusionConfig, json.loads(config.model_dump_json())) == config

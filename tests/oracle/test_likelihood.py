@@ -1,4 +1,4 @@
-"""Likelihood by the probability-flow ODE against closed forms, and the bounds beside it: float64, no training."""
+"""Likelihood by the probability-flow ODE against closed forms, and the bounds on it: float64, no training."""
 
 from __future__ import annotations
 
@@ -263,8 +263,8 @@ def test_decoding_undoes_encoding(process_name: str) -> None:
     encoded = invert(denoiser, x_0, **FINE)
     assert torch.allclose(generate(denoiser, encoded.x, **FINE).x, x_0, atol=1e-4)
     latent = drawn(GaussianMixture(torch.zeros(1, 2), torch.ones(1)), 16)
-    pictures = generate(denoiser, latent, **FINE).x
-    assert torch.allclose(invert(denoiser, pictures, **FINE).x, latent, atol=1e-3)
+    images = generate(denoiser, latent, **FINE).x
+    assert torch.allclose(invert(denoiser, images, **FINE).x, latent, atol=1e-3)
 
 
 def test_the_latent_is_where_the_likelihood_ends() -> None:
@@ -273,7 +273,7 @@ def test_the_latent_is_where_the_likelihood_ends() -> None:
     assert torch.allclose(likelihood.latent, invert(denoiser, x_0, rtol=1e-8, atol=1e-9).x, atol=1e-6)
 
 
-def test_a_sampler_takes_a_latent_back_to_its_picture() -> None:
+def test_a_sampler_takes_a_latent_back_to_its_image() -> None:
     process, ends = PROCESSES["ve"](), (-6.0, 6.0)
     denoiser, x_0 = GAUSSIAN.denoiser(process), drawn(GAUSSIAN, 4)
     latent = invert(denoiser, x_0, log_snr_range=ends, **FINE).x

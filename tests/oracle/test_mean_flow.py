@@ -143,7 +143,7 @@ def test_a_model_without_mean_velocities_takes_a_ddim_step() -> None:
     assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
-def test_labels_stay_told_beside_the_time_to_reach() -> None:
+def test_labels_are_kept_with_the_target_time() -> None:
     seen: list[tuple[Condition | None, Any]] = []
 
     class Watching(Exact):

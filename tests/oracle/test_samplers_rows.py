@@ -29,7 +29,7 @@ DATA = GaussianMixture.ring(8)
 
 @dataclass
 class Request:
-    """One picture being made by a server: its seed, its grid, the tick at which it joins, where it is."""
+    """One image being sampled by a server: its seed, its grid, the tick at which it joins, where it is."""
 
     seed: int
     times: Tensor
@@ -148,25 +148,25 @@ def unet() -> torch.nn.Module:
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 @pytest.mark.parametrize("spec", ["heun", "ancestral"])
-def test_blocks_make_pictures_independent_of_the_batch_size(
+def test_fixed_batches_make_images_independent_of_the_batch_size(
     unet: torch.nn.Module, spec: str, autocast: torch.dtype | None
 ) -> None:
     process = FlowProcess()
     denoiser = NetworkDenoiser(unet, Parameterization("flow", process), autocast=autocast)
     times, labels = time_grid("uniform", process, 3), torch.tensor([0, 1, 2, -1, 0, 1, 2])
 
-    def pictures(rows: list[int]) -> Tensor:
+    def images(rows: list[int]) -> Tensor:
         cond = Condition(label=labels[rows])
         result = sample(
             FixedBatchDenoiser(denoiser, 4), make_sampler(spec), times, shape=(1, 8, 8), seeds=rows, cond=cond
         )
         return result.x
 
-    together = pictures(list(range(7)))
+    together = images(list(range(7)))
     assert bool(together.isfinite().all())
     assert float(together.std(0).mean()) > 0.1
     for rows in ([0], [3, 1], [6, 5, 4], [2, 6, 0, 4, 5]):
-        assert torch.equal(pictures(rows), together[rows])
+        assert torch.equal(images(rows), together[rows])
 
 
 def test_blocks_keep_a_learned_variance() -> None:

@@ -143,7 +143,7 @@ def gaps(name: str, process: Process, make_noise: type[SeededNoise]) -> list[flo
 
 
 @pytest.mark.parametrize(("process_name", "name"), in_turn(PROCESSES, ["euler_maruyama", "reverse_diffusion"]))
-def test_finer_grids_approach_one_picture_on_one_path_and_not_with_fresh_noise(name: str, process_name: str) -> None:
+def test_finer_grids_approach_one_image_on_one_path_and_not_with_fresh_noise(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     assert make_sampler(name).needs_brownian
     first, second, third = gaps(name, process, SeededNoise)

@@ -16,7 +16,7 @@ from undiffuse.core.processes import PROCESSES, EDMProcess
 from undiffuse.samplers.langevin import langevin
 
 R = 0.16
-#: As many dimensions as a CIFAR-10 picture has, with data that fill 60 of them.
+#: As many dimensions as a CIFAR-10 image has, with data that fill 60 of them.
 DIMENSIONS, FILLED = 3072, 60
 
 
@@ -32,7 +32,7 @@ def per_row_corrector(score: Tensor, x: Tensor, z: Tensor, r: float) -> Tensor:
 
 @pytest.mark.parametrize("log_snr", [-4.0, 0.0, 4.0])
 @pytest.mark.parametrize("process_name", ["vp", "ve", "ncsn", "sub_vp", "flow"])
-def test_on_a_large_batch_of_pictures_the_two_agree_to_a_few_percent(process_name: str, log_snr: float) -> None:
+def test_on_a_large_batch_of_images_the_two_agree_to_a_few_percent(process_name: str, log_snr: float) -> None:
     process, generator = PROCESSES[process_name](), torch.Generator().manual_seed(0)
     variance = torch.zeros(DIMENSIONS, dtype=torch.float64)
     variance[:FILLED] = 1
@@ -69,7 +69,7 @@ def test_norms_of_single_rows_bias_small_dimensions_and_ours_do_not(dimensions: 
     assert abs(settled_second_moment("ours", dimensions, 2000) - expected) < 4 * standard_error
 
 
-def test_with_one_row_of_a_picture_the_norms_do_no_harm() -> None:
+def test_with_one_sample_of_an_image_the_norms_do_no_harm() -> None:
     expected = 1 / (1 - 0.3**2)
     standard_error = expected * (2 / DIMENSIONS) ** 0.5
     for corrector in ("per row", "ours"):

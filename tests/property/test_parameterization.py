@@ -394,7 +394,7 @@ def test_beyond_the_trained_range_the_nearest_trained_noise_is_taken() -> None:
     assert moved.log_snr_range == (-2.0, 2.0)
     t = torch.tensor([1.0, 1e-6, 0.0], dtype=torch.float64)
     eps_or_x_0 = torch.tensor([[0.5, -1.0]], dtype=torch.float64).expand(3, 2)
-    size = torch.tensor([80.0, 1.0, 1.0], dtype=torch.float64)  # x is all noise, or all picture
+    size = torch.tensor([80.0, 1.0, 1.0], dtype=torch.float64)  # x is all noise, or all image
     assert bool(moved(size[:, None] * eps_or_x_0, t).x_0.isfinite().all())
     (x, t_own) = seen[0]
     assert moved.denoiser.process.log_snr(t_own).tolist() == pytest.approx([-2.0, 2.0, 2.0])

@@ -81,7 +81,7 @@ class GenerativeModel(nn.Module):
         self.eval()
         try:
             made = run(
-                plan, request.asks(), batch_size=request.batch_size, callback=request.callback, take=request.taker
+                plan, request.requests(), batch_size=request.batch_size, callback=request.callback, take=request.taker
             )
         finally:
             self.train(was_training)

@@ -14,7 +14,7 @@ from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, whole
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled, max_nfe
-from undiffuse.samplers.plan import Ask, SamplerOutput
+from undiffuse.samplers.plan import Request, SamplerOutput
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class SampleRequest:
         """
         return cls(seeds, SamplingOptions.of(**options), cond, batch_size, callback, take, images, prompts)
 
-    def asks(self) -> list[Ask]:
+    def requests(self) -> list[Request]:
         """One for each seed."""
         rows = range(len(self.seeds))
         given: Sequence[Any] = self.prompts if self.prompts is not None else [None] * len(rows)
         if self.cond is not None:
             given = [self.cond.select(slice(row, row + 1)) for row in rows]
         images = [None] * len(rows) if self.images is None else list(self.images)
-        return [Ask(self.seeds[row], prompt=given[row], image=images[row]) for row in rows]
+        return [Request(self.seeds[row], prompt=given[row], image=images[row]) for row in rows]
 
     @property
     def taker(self) -> Callable[[int, SamplerOutput], None] | None:

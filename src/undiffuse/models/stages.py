@@ -24,7 +24,7 @@ from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler, stall_message
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.plan import Ask, with_previous
+from undiffuse.samplers.plan import Request, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import counted
 
@@ -42,11 +42,11 @@ class DenoisingStage:
         space: of what it makes.
         sampler: that moves its rows.
         network: on fixed batches, or in whatever else batches its evaluations.
-        options: of all rows, unless an ask says otherwise.
+        options: of all rows, unless a request says otherwise.
         guide: the worse model of autoguidance, batched likewise; None where there is none.
         process: that rows move under; None for the network's own.
         clips: clip each x_0-hat to the range of the space.
-        conditioner: of prompts; None where asks bring their conditions, or none.
+        conditioner: of prompts; None where requests bring their conditions, or none.
         check: refuses options that the model cannot serve.
         device: of the network.
         stream: of the noise, the number of the stage.
@@ -86,25 +86,26 @@ class DenoisingStage:
             denoiser = ClippedDenoiser(denoiser, *self.space.value_range)  # what guidance has pushed beyond, too
         return denoiser if self.process is None else TransferredDenoiser(denoiser, self.process)
 
-    def start(self, asks: Sequence[Ask]) -> Rows:
+    def start(self, requests: Sequence[Request]) -> Rows:
         """Rows at the first times of their grids: noise, or an image with as much of it as its strength says.
 
         Raises:
             UsageError: options that the model or the plan cannot serve.
         """
-        wanted = [self._wanted(ask) for ask in asks]
+        wanted = [self._wanted(request) for request in requests]
         grids, moving = self._grids(wanted), self._under(self.network)
         index = [
-            len(grid) - 1 - _steps_taken(ask, options) for ask, grid, options in zip(asks, grids, wanted, strict=True)
+            len(grid) - 1 - _steps_taken(request, options)
+            for request, grid, options in zip(requests, grids, wanted, strict=True)
         ]
-        condition, negative = (one.to(self.device) for one in conditions_of(asks, self.conditioner))
+        condition, negative = (one.to(self.device) for one in conditions_of(requests, self.conditioner))
         return begin(
-            self._begun(asks, wanted, grids, index, moving.process),
+            self._begun(requests, wanted, grids, index, moving.process),
             grids,
             self.sampler,
-            [ask.seed for ask in asks],
+            [request.seed for request in requests],
             stream=self.stream,
-            asks=asks,
+            requests=requests,
             index=index,
             condition=condition,
             guidance=self._guidance(wanted, condition, negative),
@@ -124,7 +125,7 @@ class DenoisingStage:
         if bad and self.sampler.adaptive:
             raise RunError(stall_message(len(bad), len(rows), self.sampler))
         if bad:
-            options = self._wanted(rows.asks[bad[0]])
+            options = self._wanted(rows.requests[bad[0]])
             heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
             raise RunError(
                 f"{len(bad)} of {len(rows)} samples are not finite with sampler {self.sampler.name}, "
@@ -133,22 +134,22 @@ class DenoisingStage:
             )
         return rows.x
 
-    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        """The same asks with what this stage has made.
+    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
+        """The same requests with what this stage has made.
 
         Args:
             made: samples (B, *space.shape).
-            asks: one for each.
+            requests: one for each.
         """
-        return with_previous(made, asks)
+        return with_previous(made, requests)
 
-    def _wanted(self, ask: Ask) -> SamplingOptions:
-        if ask.options is None:
+    def _wanted(self, request: Request) -> SamplingOptions:
+        if request.options is None:
             return self.options
-        for name, value in ask.options.given().items():
+        for name, value in request.options.given().items():
             if name in OF_THE_PLAN and value != getattr(self.options, name):
                 raise UsageError(f"all rows of a plan have the same {name}; make another plan for {value!r}")
-        wanted: SamplingOptions = ask.options.over(self.options)
+        wanted: SamplingOptions = request.options.over(self.options)
         self.check(wanted)
         return wanted
 
@@ -160,24 +161,24 @@ class DenoisingStage:
 
     def _begun(
         self,
-        asks: Sequence[Ask],
+        requests: Sequence[Request],
         wanted: Sequence[SamplingOptions],
         grids: Sequence[Tensor],
         index: Sequence[int],
         process: Process,
     ) -> Tensor:
         """alpha x_0 + sigma eps of rows that begin from an image, ``start_std`` eps of the others."""
-        like = torch.empty(len(asks), *self.space.shape, device=self.device)
-        noise = SeededNoise([ask.seed for ask in asks], stream=self.stream).prior(like)
+        like = torch.empty(len(requests), *self.space.shape, device=self.device)
+        noise = SeededNoise([request.seed for request in requests], stream=self.stream).prior(like)
         spread, keep, images = [], [], torch.zeros_like(like)
-        for row, (ask, options, grid, first) in enumerate(zip(asks, wanted, grids, index, strict=True)):
-            time, begins = float(grid[first]), ask.image is not None and options.strength < 1
+        for row, (request, options, grid, first) in enumerate(zip(requests, wanted, grids, index, strict=True)):
+            time, begins = float(grid[first]), request.image is not None and options.strength < 1
             alone = begins and first == options.num_steps  # the image itself, whatever noise the process ends with
             sigma = 0.0 if alone else _at(process.sigma, time) if begins else process.start_std(time)
             spread.append(options.temperature * sigma)
             keep.append(1.0 if alone else _at(process.alpha, time) if begins else 0.0)
-            if begins and ask.image is not None:
-                images[row] = self._image(ask.image)
+            if begins and request.image is not None:
+                images[row] = self._image(request.image)
         x = per_row(torch.tensor(spread, dtype=torch.float64), like) * noise
         if not any(keep):
             return x
@@ -228,16 +229,18 @@ class GeneratorStage:
         """There is none."""
         raise UsageError("a generator makes samples in one go and has no denoiser")
 
-    def start(self, asks: Sequence[Ask]) -> Rows:
+    def start(self, requests: Sequence[Request]) -> Rows:
         """Latents, which need no step."""
-        for ask in asks:
-            if ask.options is not None:
-                self.check(ask.options)
-            if ask.image is not None:
+        for request in requests:
+            if request.options is not None:
+                self.check(request.options)
+            if request.image is not None:
                 raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
-        seeds, (condition, _) = [ask.seed for ask in asks], conditions_of(asks, self.conditioner)
+        seeds, (condition, _) = [request.seed for request in requests], conditions_of(requests, self.conditioner)
         self.check_condition(condition)
-        rows = begin(self.latents(seeds), [torch.zeros(1)] * len(asks), None, seeds, asks=asks, condition=condition)
+        rows = begin(
+            self.latents(seeds), [torch.zeros(1)] * len(requests), None, seeds, requests=requests, condition=condition
+        )
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
     def advance(self, rows: Rows) -> Rows:
@@ -248,26 +251,26 @@ class GeneratorStage:
         """The samples of the latents."""
         return self.decode(rows.x, None if rows.condition.empty else rows.condition)
 
-    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
-        """The same asks with what this stage has made.
+    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
+        """The same requests with what this stage has made.
 
         Args:
             made: samples (B, *space.shape).
-            asks: one for each.
+            requests: one for each.
         """
-        return with_previous(made, asks)
+        return with_previous(made, requests)
 
 
-def conditions_of(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
-    """The conditions of samples, and those that guidance leads away from; nothing where no ask has any.
+def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
+    """The conditions of samples, and those that guidance leads away from; nothing where no request has any.
 
     Args:
-        asks: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one sample each, or nothing.
-        conditioner: of prompts; None where asks bring their conditions, or none.
+        requests: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one sample each, or nothing.
+        conditioner: of prompts; None where requests bring their conditions, or none.
     Raises:
-        UsageError: a prompt that the conditioner does not know, or conditions for some of the asks alone.
+        UsageError: a prompt that the conditioner does not know, or conditions for some of the requests alone.
     """
-    prompts = [ask.prompt for ask in asks]
+    prompts = [request.prompt for request in requests]
     if conditioner is None:
         return _ready(prompts, DROP)
     if not any(isinstance(prompt, Condition) for prompt in prompts):
@@ -282,7 +285,7 @@ def conditions_of(asks: Sequence[Ask], conditioner: Conditioner | None) -> tuple
 
 
 def _ready(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[Condition, Condition]:
-    """Conditions that asks bring, one row each, and what guidance makes of them."""
+    """Conditions that requests bring, one row each, and what guidance makes of them."""
     given = [condition for condition in conditions if condition is not None]
     if not given:
         return Condition(), Condition()
@@ -310,9 +313,9 @@ def _numbers(weights: Sequence[GuidanceWeight]) -> list[Tensor]:
     return list(rows.reshape(-1, 3).unbind(1))
 
 
-def _steps_taken(ask: Ask, options: SamplingOptions) -> int:
+def _steps_taken(request: Request, options: SamplingOptions) -> int:
     """The last so many steps of its grid; at least one, unless it is the image itself that is asked for."""
-    if ask.image is None and options.strength != 1:
+    if request.image is None and options.strength != 1:
         raise UsageError(f"strength {options.strength:g} is of an image to begin from, and there is none; leave it out")
     return max(math.ceil(options.strength), math.floor(options.strength * options.num_steps + 0.5))
 

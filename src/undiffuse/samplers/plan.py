@@ -25,7 +25,7 @@ from undiffuse.samplers.rows import Rows, put_back
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """A request for one sample.
 
     Args:
@@ -64,7 +64,7 @@ class Stage(Protocol):
     def bind(self, rows: Rows) -> Denoiser:
         """The denoiser of these samples, with the condition and guidance of each."""
 
-    def start(self, asks: Sequence[Ask]) -> Rows:
+    def start(self, requests: Sequence[Request]) -> Rows:
         """Samples at their first time."""
 
     def advance(self, rows: Rows) -> Rows:
@@ -73,12 +73,12 @@ class Stage(Protocol):
     def finish(self, rows: Rows) -> Tensor:
         """The stage's output for samples that have arrived, ``(B, *space.shape)``."""
 
-    def for_next_stage(self, made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
         """The same requests for the next stage.
 
         Args:
             made: (B, ...) the output of this stage.
-            asks: the requests that it answered.
+            requests: that it answered, one per sample.
         """
 
 
@@ -114,7 +114,7 @@ def never() -> bool:
 @torch.no_grad()
 def run(
     plan: Plan,
-    asks: Sequence[Ask],
+    requests: Sequence[Request],
     *,
     batch_size: int = 64,
     callback: Callable[[int, Progress], None] | None = None,
@@ -125,7 +125,7 @@ def run(
 
     Args:
         plan: of the model.
-        asks: one request per sample.
+        requests: one request per sample.
         batch_size: samples in memory at a time; changes no bit of any.
         callback: called after every step of every batch: (number of the batch's first sample, progress).
         take: called with each finished batch, (number of its first sample, samples), which is then not kept: the
@@ -138,9 +138,9 @@ def run(
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     parts = []
-    for first in range(0, len(asks), batch_size):
+    for first in range(0, len(requests), batch_size):
         on_step = None if callback is None else _counting_from(first, callback)
-        part = _run_batch(plan, asks[first : first + batch_size], on_step, stop)
+        part = _run_batch(plan, requests[first : first + batch_size], on_step, stop)
         if take is not None:
             take(first, part)
             part = part._replace(x=part.x.new_empty(0, *part.x.shape[1:]))
@@ -157,17 +157,17 @@ def _counting_from(first: int, callback: Callable[[int, Progress], None]) -> Cal
 
 
 def _run_batch(
-    plan: Plan, asks: Sequence[Ask], on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]
+    plan: Plan, requests: Sequence[Request], on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]
 ) -> SamplerOutput:
-    nfe = partial_nfe = torch.zeros(len(asks), dtype=torch.int64)
+    nfe = partial_nfe = torch.zeros(len(requests), dtype=torch.int64)
     for number, stage in enumerate(plan.stages):
-        rows = _arrived(stage, stage.start(asks), on_step, stop)
+        rows = _arrived(stage, stage.start(requests), on_step, stop)
         made = stage.finish(rows)
         if on_step is not None and number == len(plan.stages) - 1 and not bool(rows.nfe.any() and rows.count.any()):
             on_step(Progress(0, 1, made, made))  # no sample had a step to take
         nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
         if number < len(plan.stages) - 1:
-            asks = stage.for_next_stage(made, asks)
+            requests = stage.for_next_stage(made, requests)
     return SamplerOutput(made, nfe, partial_nfe, plan.note)
 
 
@@ -201,14 +201,16 @@ def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
     return put_back(rows, stage.advance(rows.select(which)), which)
 
 
-def with_previous(made: Tensor, asks: Sequence[Ask]) -> list[Ask]:
+def with_previous(made: Tensor, requests: Sequence[Request]) -> list[Request]:
     """The requests with a stage's output, and without what was that stage's own: its image and its options.
 
     Args:
         made: (B, ...) the output of the stage.
-        asks: the requests that it answered.
+        requests: that it answered, one per sample.
     """
-    return [replace(ask, previous=one, image=None, options=None) for ask, one in zip(asks, made, strict=True)]
+    return [
+        replace(request, previous=one, image=None, options=None) for request, one in zip(requests, made, strict=True)
+    ]
 
 
 def jump_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:

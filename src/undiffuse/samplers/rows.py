@@ -29,7 +29,7 @@ class Rows(PerSample):
         memory: what its sampler carries from step to step.
         seeds: of its noise.
         stream: (B,) int64 of its noise, see ``SeededNoise``.
-        asks: the requests.
+        requests: one per sample, as the stage was given them.
         nfe: (B,) int64, NFE so far; ``partial_nfe`` evaluations that took cached features.
         condition: what the network is conditioned on; empty for an unconditional one.
         guidance: of each kind, by name, as the stage binds it.
@@ -44,7 +44,7 @@ class Rows(PerSample):
     memory: Memory
     seeds: PerRow[int]
     stream: Tensor
-    asks: PerRow[Any]
+    requests: PerRow[Any]
     nfe: Tensor
     partial_nfe: Tensor
     x_0: Tensor
@@ -88,7 +88,7 @@ def begin(
     seeds: Sequence[int],
     *,
     stream: int = 0,
-    asks: Sequence[Any] = (),
+    requests: Sequence[Any] = (),
     index: Sequence[int] | None = None,
     condition: Condition | None = None,
     guidance: Mapping[str, PerSample] | None = None,
@@ -101,7 +101,7 @@ def begin(
         sampler: that will move them; None for samples that have arrived.
         seeds: one per sample.
         stream: of the noise of all.
-        asks: the requests, one per sample; by default none is known.
+        requests: one per sample; by default None each.
         index: the step of its grid that a sample begins with; 0 by default.
         condition: of the samples; None is unconditional.
         guidance: of each kind, by name.
@@ -124,7 +124,7 @@ def begin(
         memory=sampler.init(x) if sampler is not None else (),
         seeds=PerRow(seeds),
         stream=zeros + stream,
-        asks=PerRow(asks or [None] * len(x)),
+        requests=PerRow(requests or [None] * len(x)),
         nfe=zeros.to(device),
         partial_nfe=zeros.to(device),
         x_0=x,
