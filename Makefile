@@ -1,7 +1,6 @@
-# Every command does the set-up that it needs, make demo and make test too; make install and
-# make setup do nothing else. TORCH_INDEX
-# names a package index to take torch from, such as one with CPU or CUDA builds; by default pip's own configuration
-# decides.
+# Every command does the set-up that it needs, make demo and make test too; make install and make setup do nothing
+# else. TORCH_INDEX names a package index to take torch from, such as one with CPU or CUDA builds; by default pip's own
+# configuration decides.
 
 PYTHON ?= python3
 VENV := .venv
