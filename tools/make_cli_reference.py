@@ -45,7 +45,8 @@ def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def section(name: str, command: Any) -> str:
     """One command: what it does, how it is called, its arguments and options."""
     context = command.context_class(command, info_name=name)
-    records = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "help"]
+    found = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "help"]
+    records = [record for record in found if record is not None]  # a hidden option has none
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     lines = [f"## {name}", "", command.help.strip(), "", f"    {usage}", ""]
     if records:

@@ -36,6 +36,8 @@ def _as_listed(name: str) -> str:
 def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """A function of the front door, which answers a keyword that it does not have with the nearest one.
 
+    What the function lists as ``earlier_keywords`` it takes as well.
+
     Raises:
         KeywordError: from the function that is returned.
     """
@@ -44,7 +46,7 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def called(*arguments: P.args, **keywords: P.kwargs) -> R:
         for key in keywords:
-            if key not in known:
+            if key not in known and key not in getattr(function, "earlier_keywords", ()):
                 raise KeywordError(f"{function.__name__}() has no argument {key!r}; {nearest(key, known)}")
         return function(*arguments, **keywords)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import undiffuse
 from undiffuse.cli.checks import lines
 from undiffuse.cli.checks.sampling_options import flags
 from undiffuse.cli.main import main
-from undiffuse.errors import UsageError
+from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.models.options import LogSNRInterval, SamplingConfig, SamplingOptions, option_rows, sampling_record
 from undiffuse.models.saved import Model
 
@@ -31,7 +32,7 @@ SAID: dict[str, Any] = {name: {float: 0.5, int: 2, str: "x"}.get(row.type) for n
     "autoguidance": 1.5,
     "autoguidance_interval": (-float("inf"), 2.0),
     "process": "vp",
-    "reuse": 2,
+    "cache_interval": 2,
     "strength": 0.4,
 }
 
@@ -67,9 +68,27 @@ def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -
     assert all(getattr(asked.over(own), key) == getattr(own, key) for key in others)
     with_guide = asked.record({**sampling_record(own), "autoguidance": 1.5})
     said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
-    assert with_guide.keys() == option_rows().keys() and with_guide[name] == said
+    key = option_rows()[name].key
+    assert with_guide.keys() == {row.key for row in option_rows().values()} and with_guide[key] == said
     assert asked.given() == {name: SAID[name]}
     json.dumps(with_guide, allow_nan=False)
+
+
+def test_an_option_is_read_by_its_earlier_name_and_recorded_by_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Files, fingerprints and unfinished sample sets of earlier versions stay what they are."""
+    now = SamplingOptions.of(cache_interval=2)
+    assert SamplingOptions.of(reuse=2) == now == SamplingOptions.model_validate({"reuse": 2})  # data
+    assert now.given_as_json() == {"reuse": 2} and now.given() == {"cache_interval": 2}  # data
+    assert now.record({})["reuse"] == 2 and "cache_interval" not in now.record({})  # data
+    with pytest.raises(UsageError, match="reuse is the earlier name of cache_interval; give it once"):  # data
+        SamplingOptions.of(reuse=2, cache_interval=3)  # data
+    model = undiffuse.load("mnist-1step")
+    with pytest.warns(UsageWarning, match="the option reuse is called cache_interval now"):  # data
+        earlier = model.sample(1, reuse=1)  # type: ignore[call-arg]  # data
+    assert torch.equal(earlier, model.sample(1, cache_interval=1))
+    with pytest.raises(SystemExit):
+        main(["sample", "mnist-1step", "--reuse", "0", "--out", "nowhere"])  # data
+    assert "at least 1, got 0" in capsys.readouterr().err
 
 
 def test_nothing_said_leaves_everything_to_the_model() -> None:
@@ -90,7 +109,7 @@ def test_nothing_said_leaves_everything_to_the_model() -> None:
         ({"guidance_interval": (4, 3)}, "LO < HI, got 4,3"),
         ({"autoguidance": float("inf")}, "autoguidance must be a number from 0 on, got inf"),
         ({"strength": 1.5}, "from 0, the image itself, to 1, noise alone, got 1.5"),
-        ({"reuse": 0}, "at least 1, got 0"),
+        ({"cache_interval": 0}, "at least 1, got 0"),
         ({"sampler": 3}, "sampler: .*string, got 3"),
         ({"num_steps": 3}, "no option 'num_steps'; did you mean 'steps'"),
     ],

@@ -519,12 +519,12 @@ def test_terms_hold_what_they_are_given() -> None:
     assert not guidance_of([(condition_on(0), 2.0)], 1).does_nothing
 
 
-@pytest.mark.parametrize("name", ["process", "reuse", "sampler"])
+@pytest.mark.parametrize("name", ["process", "cache_interval", "sampler"])
 def test_what_is_bound_may_be_said_again_and_not_changed(system: NetworkModel, name: str) -> None:
-    own = {"process": "vp", "reuse": 1, "sampler": "euler"}
+    own = {"process": "vp", "cache_interval": 1, "sampler": "euler"}
     stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
     stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: own[name]}))])
-    other = {"process": "ve", "reuse": 2, "sampler": "heun"}[name]
+    other = {"process": "ve", "cache_interval": 2, "sampler": "heun"}[name]
     with pytest.raises(UsageError, match=f"the same {name}; make another plan for {other!r}"):
         stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: other}))])
 

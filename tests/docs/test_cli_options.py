@@ -33,7 +33,7 @@ PROMISED = {
     "sample": [
         *("MODEL", "-n", "--num", "--sampler", "--steps", "--grid", "--seed", "--batch-size", "--class"),
         *("--process", "--weights", "--progressive", "--out", "--device", "--overwrite"),
-        *("--guidance", "--guidance-interval", "--autoguidance", "--reuse"),
+        *("--guidance", "--guidance-interval", "--autoguidance", "--cache-interval"),
         *("--autoguidance-interval", "--temperature"),
     ],
     "distill": [

@@ -303,7 +303,7 @@ def test_without_a_guide_autoguidance_is_refused(
     )
     told = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
     assert "needs a model with a guide" in told
-    assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--reuse", 2)
+    assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--cache-interval", 2)
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.refused(*train)
     undiffuse.fine(*train, "system.guide_images=30000")
@@ -317,13 +317,16 @@ def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine
     assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 
 
-def test_reuse_is_counted_and_refused_where_senseless(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_feature_caching_is_counted_and_refused_where_senseless(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
-    told = undiffuse.fine(*common, tmp_path / "a", "--reuse", 2).out
+    told = undiffuse.fine(*common, tmp_path / "a", "--cache-interval", 2).out
     assert "2 network evaluations and 2 of its finest level each" in told
     record = json.loads((tmp_path / "a" / "samples.json").read_text())
-    assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)
-    undiffuse.fine(*common, tmp_path / "b", "--reuse", 1)
+    assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)  # data
+    earlier = undiffuse.fine(*common, tmp_path / "earlier", "--reuse", 2)  # data
+    assert "--reuse is called --cache-interval now" in earlier.err  # data
+    assert (tmp_path / "earlier" / "samples.json").read_bytes() == (tmp_path / "a" / "samples.json").read_bytes()
+    undiffuse.fine(*common, tmp_path / "b", "--cache-interval", 1)
     assert json.loads((tmp_path / "b" / "samples.json").read_text())["partial_nfe"] == 0
-    assert "at least 1" in undiffuse.refused(*common, tmp_path / "x", "--reuse", 0)
-    assert "does not go together" in undiffuse.refused(*common, tmp_path / "x", "--reuse", 2, "--guidance", 2)
+    assert "at least 1" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 0)
+    assert "does not go together" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 2, "--guidance", 2)

@@ -239,7 +239,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
         ("--sampler", "heun"),
         ("--grid", "uniform"),
         ("--process", "ve"),
-        ("--reuse", 2),
+        ("--cache-interval", 2),
     )
     for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance-interval", "-3,4")):
         line = undiffuse.refused("sample", model, "-n", 1, *option, "--out", tmp_path / "no")

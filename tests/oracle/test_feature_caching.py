@@ -1,4 +1,4 @@
-"""Feature reuse: what is reused is what was computed, row by row, and what it costs is counted."""
+"""Feature caching: what is reused is what was computed, row by row, and what it costs is counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROCESS = FlowProcess()
 
 
 class Slow(Denoiser):
-    """x_0-hat = x / 2 + features, which are t at the last whole evaluation: closed form of what reuse gives."""
+    """x_0-hat = x / 2 + features, which are t at the last whole evaluation: closed form of what caching gives."""
 
     process = PROCESS
 
@@ -141,7 +141,7 @@ def system(*overrides: str) -> NetworkModel:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_bit_depends_on_the_batch(precision: str) -> None:
     model = system(f"system.precision={precision}")
-    request = SampleRequest.of(seeds=range(19), steps=4, sampler="unipc", reuse=2)
+    request = SampleRequest.of(seeds=range(19), steps=4, sampler="unipc", cache_interval=2)
     whole = model.sample(request)
     assert (whole.nfe, whole.partial_nfe) == (2, 2)
     assert not torch.equal(
@@ -154,10 +154,10 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "asked", "said"),
     [
-        ((), {"reuse": 0}, "at least 1, got 0"),
-        ((), {"reuse": 2, "sampler": "rk45"}, "chooses its own"),
-        ((), {"reuse": 2, "guidance": 3.0}, "does not go together with guidance 3"),
-        (("system.network.multipliers=[1]",), {"reuse": 2}, "needs a U-Net of several levels"),
+        ((), {"cache_interval": 0}, "at least 1, got 0"),
+        ((), {"cache_interval": 2, "sampler": "rk45"}, "chooses its own"),
+        ((), {"cache_interval": 2, "guidance": 3.0}, "does not go together with guidance 3"),
+        (("system.network.multipliers=[1]",), {"cache_interval": 2}, "needs a U-Net of several levels"),
     ],
 )
 def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dict[str, object], said: str) -> None:
@@ -167,6 +167,6 @@ def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dic
 
 @pytest.mark.parametrize("strength", [0.25, 0.5])
 def test_a_row_that_begins_midway_has_features_of_its_own(strength: float) -> None:
-    model, options = system(), SamplingOptions.of(steps=4, sampler="euler", reuse=4, strength=strength)
+    model, options = system(), SamplingOptions.of(steps=4, sampler="euler", cache_interval=4, strength=strength)
     made = model.sample(SampleRequest([0, 1], options, images=torch.zeros(2, *model.shape)))
     assert (made.nfe, made.partial_nfe) == (1, round(4 * strength) - 1)  # the first of its steps is whole

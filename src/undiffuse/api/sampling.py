@@ -84,10 +84,9 @@ def sample(
     where = Path(out).expanduser() if out is not None else None
     if where is not None:
         check_results(where, SAMPLES, overwrite=False)
-    said = {name: getattr(options, name) for name in options.model_fields_set}
     with observing(observer, cancel):
         loaded = opened(model, device, weights)
-        samples = loaded.sample(num, seed=seed, class_name=class_name, batch_size=batch_size, **said)
+        samples = loaded.sample(num, seed=seed, class_name=class_name, batch_size=batch_size, **options.given())
         if where is not None:
             samples.save(where)
         return samples

@@ -11,7 +11,8 @@ import typer
 
 from undiffuse.cli import completion
 from undiffuse.cli.checks.names import REGISTRIES
-from undiffuse.cli.checks.sampling_options import Flag, flags, read_options
+from undiffuse.cli.checks.sampling_options import Flag, earlier_flags, flags, read_options
+from undiffuse.observer import note
 
 R = TypeVar("R")
 #: The parameter of a command that stands for all of them.
@@ -21,12 +22,16 @@ _PARAMETER = "options"
 def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
     """A command whose parameter ``options`` is given as flags; what no flag says is the model's own.
 
-    A command without a parameter ``image`` has none of the flags that are of one.
+    A command without a parameter ``image`` has none of the flags that are of one. A flag's name of earlier versions is
+    hidden and says the name of now.
     """
 
     @wraps(function)
     def called(*arguments: Any, **values: Any) -> R:
-        typed = {name: values.pop(name) for name in flags() if name in values}
+        typed = {name: values.pop(name) for name in (*flags(), *earlier_flags()) if name in values}
+        for old, flag in earlier_flags().items():
+            if typed.get(old) is not None:
+                note(f"{flag.said_before} is called {flag.said} now")
         return function(*arguments, **values, **{_PARAMETER: read_options(typed)})
 
     hints = get_type_hints(function, localns={"SamplingOptions": object}, include_extras=True)
@@ -34,7 +39,8 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         alone = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        parameters += [_parameter(flag) for flag in known] if parameter.name == _PARAMETER else [alone]
+        own = [_parameter(flag) for flag in known] + [_earlier_parameter(flag) for flag in known if flag.earlier]
+        parameters += own if parameter.name == _PARAMETER else [alone]
     called.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
@@ -45,3 +51,9 @@ def _parameter(flag: Flag) -> inspect.Parameter:
     shown = typer.Option(help=flag.help, metavar=None if flag.type else "LO,HI", autocompletion=complete)
     annotation: Any = Annotated[(flag.type or str) | None, shown]
     return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _earlier_parameter(flag: Flag) -> inspect.Parameter:
+    shown = typer.Option(help=f"the earlier name of {flag.said}", hidden=True)
+    annotation: Any = Annotated[(flag.type or str) | None, shown]
+    return inspect.Parameter(flag.earlier, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

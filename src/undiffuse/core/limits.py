@@ -56,7 +56,7 @@ def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 def check_cache_interval(every: int) -> int:
     """Refuse an interval of feature caching below 1."""
     if every < 1:
-        raise UsageError(f"reuse must be a whole number of at least 1, got {every}; 1 reuses nothing")
+        raise UsageError(f"cache_interval must be a whole number of at least 1, got {every}; 1 caches nothing")
     return every
 
 

@@ -176,5 +176,5 @@ class RunContext:
         """How the samples were drawn, in words."""
         facts = self.model.module.sampling_record()
         way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
-        more = (row.option.words.format(facts[name]) for name, row in option_rows().items() if name in facts)
+        more = (row.option.words.format(facts[row.key]) for row in option_rows().values() if row.key in facts)
         return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"

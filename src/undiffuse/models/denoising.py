@@ -239,8 +239,8 @@ class NetworkModel(DenoisingModel):
             raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
         self._check_guided(wanted)
         network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
-        if wanted.reuse != 1:
-            sampler = caching_sampler(sampler, wanted.reuse, self.network, self.shape)
+        if wanted.cache_interval != 1:
+            sampler = caching_sampler(sampler, wanted.cache_interval, self.network, self.shape)
             network, guide = self.denoiser_of(self.network, keeps=True), None
         stage = DenoisingStage(
             self.space,
@@ -274,8 +274,10 @@ class NetworkModel(DenoisingModel):
         check_guidance(wanted.guidance, bool(self.config.class_conditional), self.config.label_dropout)
         if wanted.autoguidance != 1 and not self.guide_taken:
             raise no_guide(wanted.autoguidance)
-        if wanted.reuse != 1:
-            check_without_guidance(wanted.reuse, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance})
+        if wanted.cache_interval != 1:
+            check_without_guidance(
+                wanted.cache_interval, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance}
+            )
 
     def _note(self, stage: DenoisingStage, wanted: SamplingOptions) -> str:
         """What a user should know of where sampling begins."""

@@ -27,8 +27,8 @@ def caching_sampler(sampler: Sampler, every: int, network: nn.Module, shape: tup
     cached_features_shape = shape_of(shape) if shape_of is not None else None
     if cached_features_shape is None:
         raise UsageError(
-            f"reuse={every} needs a U-Net of several levels whose output does not grow level by level, and this model "
-            "has another network; leave it out"
+            f"cache_interval={every} needs a U-Net of several levels whose output does not grow level by level, and "
+            "this model has another network; leave it out"
         )
     return with_feature_caching(sampler, every, cached_features_shape)
 
@@ -45,5 +45,6 @@ def check_without_guidance(every: int, scales: Mapping[str, float]) -> None:
     for name, scale in scales.items():
         if scale != 1:
             raise UsageError(
-                f"reuse={every} does not go together with {name} {scale:g}; say {name} 1 or leave reuse out"
+                f"cache_interval={every} does not go together with {name} {scale:g}; say {name} 1 or leave "
+                "cache_interval out"
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from textwrap import fill
 from typing import Any, TypeVar
 
-from undiffuse.models.options import SamplingOptions, option_rows
+from undiffuse.errors import UsageWarning
+from undiffuse.models.options import SamplingOptions, earlier_names, option_rows
 
 R = TypeVar("R")
 #: The parameter that stands for all of them, in the signature and in the docstring's ``Args``.
@@ -18,17 +20,22 @@ PARAMETER = "options"
 def takes_options(function: Callable[..., R]) -> Callable[..., R]:
     """``function`` whose parameter ``options`` is given as one keyword an option; ``None`` is the model's own.
 
+    An option's name of earlier versions is a keyword too, which says the name of now in a ``UsageWarning``.
+
     Raises:
         UsageError: from the function that is returned, for a value that an option cannot have.
     """
 
     @wraps(function)
     def called(*arguments: Any, **keywords: Any) -> R:
-        said = {name: keywords.pop(name) for name in option_rows() if name in keywords}
-        return function(*arguments, **keywords, **{PARAMETER: SamplingOptions.of(**said)})
+        given = {name: keywords.pop(name) for name in (*option_rows(), *earlier_names()) if name in keywords}
+        for old in given.keys() & earlier_names().keys():
+            warnings.warn(f"the option {old} is called {earlier_names()[old]} now", UsageWarning, stacklevel=3)
+        return function(*arguments, **keywords, **{PARAMETER: SamplingOptions.of(**given)})
 
     called.__signature__ = _expanded(inspect.signature(function))  # type: ignore[attr-defined]
     called.__doc__ = _documented(function.__doc__ or "")
+    called.earlier_keywords = tuple(earlier_names())  # type: ignore[attr-defined]
     return called
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, ValidationError
 
@@ -43,6 +43,7 @@ class Option:
         title: under which a report lists a model's own at a glance; empty where it does not.
         words: how a result's page mentions it, such as ``temperature {}``; empty for not at all.
         of_image: whether it is of an image to begin from, which measuring has none of.
+        earlier: name of the flag and the keyword in earlier versions, still read; in records it stays (ADR 0061).
         default: what a record has where neither the request nor the model gives it; the field's default if left out.
     """
 
@@ -52,6 +53,7 @@ class Option:
     title: str = ""
     words: str = ""
     of_image: bool = False
+    earlier: str = ""
     default: Any = ...
 
 
@@ -149,7 +151,7 @@ class SamplingOptions(SamplingConfig):
         process: sample under another one than the model was trained under, ``name`` or ``name:option=value``.
         strength: how far from an image sampling begins, from 0, the image itself, to 1, noise alone: the last so large
             a share of the grid's steps is taken.
-        reuse: evaluate the whole network every so many steps only, see ``samplers.feature_caching``.
+        cache_interval: evaluate the whole network every so many steps only, see ``samplers.feature_caching``.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # an interval may have no end; the checks see to the rest
@@ -171,20 +173,23 @@ class SamplingOptions(SamplingConfig):
             of_image=True,
         ),
     ] = 1.0
-    reuse: Annotated[
+    cache_interval: Annotated[
         int,
         AfterValidator(check_cache_interval),
-        Option("evaluate a U-Net's coarse levels every so many steps only: faster, not the same"),
+        Option("evaluate a U-Net's coarse levels every so many steps only: faster, not the same", earlier="reuse"),
     ] = 1
+    renamed_keys: ClassVar = {"reuse": "cache_interval"}  # data
 
     @classmethod
     def of(cls, **options: Any) -> SamplingOptions:
         """The options that are given, by the names they are given with; ``None`` leaves one to the model.
 
+        Args:
+            **options: by their names now or in earlier versions.
         Raises:
             UsageError: an unknown name, or a value that an option cannot have.
         """
-        known = option_rows()
+        known, options = option_rows(), _named_now(options)
         for name in options:
             if name not in known:
                 raise KeywordError(f"sampling has no option {name!r}; {nearest(name, known)}")
@@ -200,8 +205,8 @@ class SamplingOptions(SamplingConfig):
         return {name: getattr(self, row.field) for name, row in rows if row.field in self.model_fields_set}
 
     def given_as_json(self) -> dict[str, Any]:
-        """The same as JSON has it."""
-        return {name: as_json(value) for name, value in self.given().items()}
+        """The same as records have it: plain values by the keys of files."""
+        return {option_rows()[name].key: as_json(value) for name, value in self.given().items()}
 
     def over(self, own: SamplingConfig) -> SamplingOptions:
         """``own`` with the options that this request gives in their place."""
@@ -214,8 +219,8 @@ class SamplingOptions(SamplingConfig):
         Args:
             own: the model's own options, see ``sampling_record``.
         """
-        found = {name: row.default for name, row in option_rows().items()}
-        found |= {name: own[name] for name, row in option_rows().items() if row.kept and name in own}
+        found = {row.key: row.default for row in option_rows().values()}
+        found |= {row.key: own[row.key] for row in option_rows().values() if row.kept and row.key in own}
         found |= self.given_as_json()
         if found["autoguidance"] == 1:
             found["autoguidance_interval"] = None  # it has no effect
@@ -231,6 +236,7 @@ class OptionRow(NamedTuple):
 
     Attributes:
         field: its name in the model.
+        key: its name in records.
         option: see there.
         type: of its value: ``str``, ``int``, ``float`` or ``LogSNRInterval``.
         kept: whether a model has its own.
@@ -238,6 +244,7 @@ class OptionRow(NamedTuple):
     """
 
     field: str
+    key: str
     option: Option
     type: Any
     kept: bool
@@ -252,14 +259,34 @@ def option_rows() -> dict[str, OptionRow]:
         for option in (one for one in info.metadata if isinstance(one, Option)):
             default = info.default if option.default is ... else option.default
             kept = field in SamplingConfig.model_fields
-            rows[option.name or field] = OptionRow(field, option, _type_of(info.annotation), kept, default)
+            name = option.name or field
+            rows[name] = OptionRow(field, option.earlier or name, option, _type_of(info.annotation), kept, default)
     return rows
 
 
 def sampling_record(sampling: SamplingConfig) -> dict[str, Any]:
-    """A model's own options, by name, but for those that have no effect."""
-    own = {name: getattr(sampling, row.field) for name, row in option_rows().items() if row.kept}
-    return {name: as_json(value) for name, value in own.items() if value != option_rows()[name].default}
+    """A model's own options, by the keys of records, but for those that have no effect."""
+    own = [(row, getattr(sampling, row.field)) for row in option_rows().values() if row.kept]
+    return {row.key: as_json(value) for row, value in own if value != row.default}
+
+
+@cache
+def earlier_names() -> dict[str, str]:
+    """Names that options had in earlier versions -> their names now."""
+    return {row.option.earlier: name for name, row in option_rows().items() if row.option.earlier}
+
+
+def _named_now(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their names now.
+
+    Raises:
+        UsageError: one under both of its names.
+    """
+    for old, new in earlier_names().items():
+        if options.get(old) is not None and options.get(new) is not None:
+            raise UsageError(f"{old} is the earlier name of {new}; give it once, as {new}")
+    late = {new: options[old] for old, new in earlier_names().items() if options.get(old) is not None}
+    return {name: value for name, value in options.items() if name not in earlier_names()} | late
 
 
 def as_json(value: Any) -> Any:

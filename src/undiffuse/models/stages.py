@@ -31,7 +31,7 @@ from undiffuse.wording import counted
 #: Names of a stage's two guidances, as rows carry them.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
 #: Options in which all rows of a plan are alike, for they say what is bound and who moves.
-OF_THE_PLAN = ("sampler", "process", "reuse")
+OF_THE_PLAN = ("sampler", "process", "cache_interval")
 
 
 @dataclass(frozen=True)

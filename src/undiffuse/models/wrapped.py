@@ -114,6 +114,6 @@ class WrappedModel(DenoisingModel):
             raise UsageError(
                 f"guidance {wanted.guidance:g} needs a model with classes, this one has none; leave it out"
             )
-        for name, value in (("autoguidance", wanted.autoguidance), ("reuse", wanted.reuse)):
+        for name, value in (("autoguidance", wanted.autoguidance), ("cache_interval", wanted.cache_interval)):
             if value != 1:
                 raise UsageError(f"{name} {value:g} needs a model that was trained here; leave it out")

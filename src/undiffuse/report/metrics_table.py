@@ -54,7 +54,7 @@ GIST = {  # what of a protocol a reader wants without asking, and how it is said
     "terms": "{} terms",
     "variance": "variance {}",
     "samples.num": "{} samples",
-    **{f"samples.{name}": row.option.words for name, row in option_rows().items() if row.option.words},
+    **{f"samples.{row.key}": row.option.words for row in option_rows().values() if row.option.words},
     "samples.nfe": "{} NFE",
     "reference_images": "{} real images",
     "held_out_images": "{} held-out images",

@@ -25,6 +25,7 @@ class Flag(NamedTuple):
         kind: of the rows that it names; empty for what is no name.
         help: a line.
         of_image: whether it is of an image to begin from.
+        earlier: name of the parameter in earlier versions; empty where it had no other.
     """
 
     name: str
@@ -32,11 +33,17 @@ class Flag(NamedTuple):
     kind: str
     help: str
     of_image: bool = False
+    earlier: str = ""
 
     @property
     def said(self) -> str:
         """As it is typed."""
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def said_before(self) -> str:
+        """As it was typed in earlier versions."""
+        return f"--{self.earlier.replace('_', '-')}"
 
 
 @cache
@@ -46,15 +53,22 @@ def flags() -> dict[str, Flag]:
     return {flag.name: flag for flag in found if flag is not None}
 
 
+@cache
+def earlier_flags() -> dict[str, Flag]:
+    """Flags by the names that they had in earlier versions, where those are others."""
+    return {flag.earlier: flag for flag in flags().values() if flag.earlier}
+
+
 def check_options(values: Mapping[str, Any]) -> None:
     """Refuse options of sampling, by name and as typed, of which some row or value is none.
 
     Raises:
         UsageError: as the model of the options or what they name would.
     """
-    asked = {name: value for name, value in values.items() if name in flags() and value is not None}
+    known = flags() | earlier_flags()
+    asked = {name: value for name, value in values.items() if name in known and value is not None}
     for name, value in asked.items():
-        if kind := flags()[name].kind:
+        if kind := known[name].kind:
             check_spec(kind, value)
     if asked:
         read_options(asked)
@@ -66,7 +80,8 @@ def read_options(typed: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: a value that an option cannot have.
     """
-    read = {name: _read(flags()[name], value) for name, value in typed.items()}
+    known = flags() | earlier_flags()
+    read = {name: _read(known[name], value) for name, value in typed.items()}
     from undiffuse.models.options import SamplingOptions
 
     return SamplingOptions.of(**read)
@@ -85,6 +100,11 @@ def _flag(field: str, option: Option) -> Flag | None:
             plain = re.findall(r"\bstr|int|float|LogSNRInterval\b", ast.unparse(kind))[0]
             text = ast.literal_eval(calls[0].args[0])
             return Flag(
-                words.get("name", field), _TYPES.get(plain), words.get("kind", ""), text, words.get("of_image", False)
+                words.get("name", field),
+                _TYPES.get(plain),
+                words.get("kind", ""),
+                text,
+                words.get("of_image", False),
+                words.get("earlier", ""),
             )
     return None
