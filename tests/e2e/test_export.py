@@ -317,7 +317,9 @@ def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine
     assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 
 
-def test_feature_caching_is_counted_and_refused_where_senseless(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_feature_caching_is_counted_and_refused_where_senseless(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
     common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
     told = undiffuse.fine(*common, tmp_path / "a", "--cache-interval", 2).out
     assert "2 network evaluations and 2 of its finest level each" in told
