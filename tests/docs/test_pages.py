@@ -165,17 +165,3 @@ def test_the_page_of_recipes_is_current() -> None:
     made = runpy.run_path(str(ROOT / "tools" / "make_recipe_page.py"))
     written = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
     assert written == made["page"](), "run: python tools/make_recipe_page.py"
-
-
-def test_readme_is_short() -> None:
-    """What there is, how to begin, six results: all else has a page of its own that the README links to."""
-    assert len((ROOT / "README.md").read_bytes()) <= 8_000
-
-
-def test_readme_needs_no_more_than_four_commands_for_images_of_ones_own() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"## Your own images\n\n```console\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    lines = [line.split("#")[0].strip() for line in block[1].splitlines()]
-    sampled = next(number for number, line in enumerate(lines, 1) if line.startswith("undiffuse sample"))
-    assert sampled <= 4 and len(lines) <= 5
