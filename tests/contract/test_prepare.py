@@ -18,7 +18,7 @@ from image_bytes import png_chunk, write_png, write_profile
 from image_files import jsonl, pixels, png, write_tree, write_zip
 from PIL import Image
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
@@ -223,7 +223,9 @@ def test_it_goes_on_and_does_nothing_twice(
     assert leftovers(out.parent) == []
 
 
-@pytest.mark.parametrize(("share", "what"), in_turn([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))  # data
+@pytest.mark.parametrize(
+    ("share", "what"), sparse_product([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"])
+)  # data
 def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, bytes], what: str, share: float) -> None:
     """As a machine that lost its power may leave them."""
     config, out, whole = begun

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import PROCESSES, FlowProcess
@@ -43,7 +43,7 @@ def test_it_states_its_facts(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "process_name", "dtype"), in_turn(SAMPLERS, PROCESSES, [torch.float32, torch.float64])
+    ("name", "process_name", "dtype"), sparse_product(SAMPLERS, PROCESSES, [torch.float32, torch.float64])
 )
 def test_shape_dtype_determinism_and_no_nan_from_end_to_end(name: str, process_name: str, dtype: torch.dtype) -> None:
     x = draw(name, process_name, [3, 5, 8], dtype=dtype)
@@ -61,7 +61,7 @@ OTHERS = [name for name in PROCESSES if name != NO_SIGNAL]
 
 @pytest.mark.parametrize(
     ("name", "process_name", "grid"),
-    [*in_turn(SAMPLERS, OTHERS, GRIDS), *in_turn(SAMPLERS, [NO_SIGNAL], GRIDS, every=1)],
+    [*sparse_product(SAMPLERS, OTHERS, GRIDS), *sparse_product(SAMPLERS, [NO_SIGNAL], GRIDS, every=1)],
 )
 @pytest.mark.parametrize("num_steps", [1, pytest.param(2, marks=pytest.mark.slow), 12])
 def test_it_survives_every_grid(name: str, process_name: str, grid: str, num_steps: int) -> None:

@@ -13,7 +13,7 @@ from command_line import CommandLine, child, no_leftovers
 from PIL import Image
 
 import undiffuse as package
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.errors import UsageError
 from undiffuse.models.request import SampleRequest
@@ -31,7 +31,9 @@ def blocks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("blocks_of_8")
-@pytest.mark.parametrize(("sampler", "kind"), in_turn(["dpmpp_2m", "ancestral", "heun"], ["trained", "trained_bf16"]))
+@pytest.mark.parametrize(
+    ("sampler", "kind"), sparse_product(["dpmpp_2m", "ancestral", "heun"], ["trained", "trained_bf16"])
+)
 def test_any_batch_size_gives_the_same_bytes(
     kind: str, sampler: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 from exact_moments import marginal, output_moments
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -80,7 +80,9 @@ def test_the_chain_at_one_level_settles_at_the_closed_form(process_name: str, lo
     assert bool((biased_std(process, t[0], r) <= std / math.sqrt(1 - r**2)).all())  # the bound of the module's text
 
 
-@pytest.mark.parametrize(("process_name", "predictor"), in_turn(A_FEW, ["reverse_diffusion", "euler", "ancestral"]))
+@pytest.mark.parametrize(
+    ("process_name", "predictor"), sparse_product(A_FEW, ["reverse_diffusion", "euler", "ancestral"])
+)
 def test_many_corrections_leave_the_closed_form_bias_and_nothing_of_the_predictor(
     process_name: str, predictor: str
 ) -> None:
@@ -91,7 +93,7 @@ def test_many_corrections_leave_the_closed_form_bias_and_nothing_of_the_predicto
     assert torch.allclose(std, biased_std(process, times[-1], 0.3), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "process_name"), in_turn(["pc", "annealed_langevin"], PROCESSES, every=3))
+@pytest.mark.parametrize(("name", "process_name"), sparse_product(["pc", "annealed_langevin"], PROCESSES, every=3))
 def test_with_enough_corrections_the_bias_falls_with_r_squared(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     times = times_to(process, -1.0, 2)
@@ -100,7 +102,9 @@ def test_with_enough_corrections_the_bias_falls_with_r_squared(name: str, proces
     assert 3.9 < coarse / fine < 4.7
 
 
-@pytest.mark.parametrize(("name", "process_name"), in_turn(["pc:r=0.2", "annealed_langevin:r=0.2"], PROCESSES, every=3))
+@pytest.mark.parametrize(
+    ("name", "process_name"), sparse_product(["pc:r=0.2", "annealed_langevin:r=0.2"], PROCESSES, every=3)
+)
 def test_more_corrections_forget_a_wrong_start(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     times = times_to(process, 1.0, 6)
@@ -163,7 +167,7 @@ class Torch(NoiseSource):
 STEPS = {"pc:predictor=heun,r=0.05": 60, "annealed_langevin:r=0.3,corrections=20": 40}
 
 
-@pytest.mark.parametrize(("spec", "process_name"), in_turn(STEPS, ["vp", "ve"]))
+@pytest.mark.parametrize(("spec", "process_name"), sparse_product(STEPS, ["vp", "ve"]))
 def test_on_a_mixture_modes_weights_and_moments_are_right(spec: str, process_name: str) -> None:
     num_steps = STEPS[spec]
     mixture = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.09, 0.09]), torch.tensor([0.3, 0.7]))

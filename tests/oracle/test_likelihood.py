@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
@@ -66,7 +66,7 @@ def latent_of_gaussian(x_0: Tensor, process: Process, ends: tuple[float, float])
 # --- the density ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("process_name", "data_name"), in_turn(TRIED, DATA))
+@pytest.mark.parametrize(("process_name", "data_name"), sparse_product(TRIED, DATA))
 def test_with_the_exact_trace_the_mean_is_that_of_the_closed_form(process_name: str, data_name: str) -> None:
     data, process = DATA[data_name], TRIED[process_name]()
     x_0 = drawn(data, 64)

@@ -10,7 +10,7 @@ import torch
 from exact_moments import SPECS
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.denoiser import Denoiser, NetworkDenoiser
@@ -74,7 +74,7 @@ def advance(denoiser: Denoiser, sampler: Sampler, active: list[Request]) -> None
         row.done += 1
 
 
-@pytest.mark.parametrize(("spec", "process_name"), in_turn(SPECS, PROCESSES, every=3))
+@pytest.mark.parametrize(("spec", "process_name"), sparse_product(SPECS, PROCESSES, every=3))
 def test_rows_that_come_and_go_get_what_they_get_alone(spec: str, process_name: str) -> None:
     process, sampler = PROCESSES[process_name](), make_sampler(spec)
     denoiser = DATA.denoiser(process)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, DiscreteVP, FlowProcess
@@ -142,7 +142,7 @@ def gaps(name: str, process: Process, make_noise: type[SeededNoise]) -> list[flo
     return [float((fine - coarse).square().mean().sqrt()) for coarse, fine in pairwise(runs)]
 
 
-@pytest.mark.parametrize(("process_name", "name"), in_turn(PROCESSES, ["euler_maruyama", "reverse_diffusion"]))
+@pytest.mark.parametrize(("process_name", "name"), sparse_product(PROCESSES, ["euler_maruyama", "reverse_diffusion"]))
 def test_finer_grids_approach_one_image_on_one_path_and_not_with_fresh_noise(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     assert make_sampler(name).needs_brownian

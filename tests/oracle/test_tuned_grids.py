@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, VESDE, FlowProcess, make_process
@@ -28,7 +28,7 @@ def trials(process: Process, count: int = 48) -> tuple[Trial, Trial]:
 
 
 @pytest.mark.parametrize(
-    ("process_name", "name"), in_turn(["flow", "vp", "edm"], ["unipc", "dpmpp_2m", "heun", "euler"], every=2)
+    ("process_name", "name"), sparse_product(["flow", "vp", "edm"], ["unipc", "dpmpp_2m", "heun", "euler"], every=2)
 )
 def test_it_is_closer_than_every_named_grid_on_seeds_it_did_not_see(name: str, process_name: str) -> None:
     tuned = tune_grid(*trials(make_process(process_name)), make_sampler(name), 6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from processes_to_try import PROCESSES_TO_TRY, Warped, away_from_knots, processes, smallest_log_snr, times
 from torch import Tensor
 
-from turns import in_turn
+from sparse_product import sparse_product
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import (
@@ -250,7 +250,7 @@ def test_neighbouring_knots_keep_their_digits(make) -> None:  # type: ignore[no-
 
 @pytest.mark.parametrize(
     ("power", "name", "spec"),
-    in_turn(
+    sparse_product(
         [0.5, 2.0],
         ["vp", "edm", "flow", "ddpm_linear"],
         [*SAMPLERS, "ddim:eta=0.5", "ancestral:variance=beta"],

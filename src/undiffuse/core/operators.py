@@ -25,13 +25,27 @@ class Backend(Protocol):
     """Another way to compute these operators, equal up to rounding."""
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """``x`` (B, C, H, W), in the memory layout that this backend computes in."""
+        """A feature map in the memory layout that this backend computes in.
+
+        Args:
+            x: (B, C, H, W).
+        """
         ...
 
     def group_norm(
         self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None, silu: bool
     ) -> Tensor | None:
-        """See ``group_norm``; None leaves this call to torch."""
+        """See the function ``group_norm``; None leaves this call to torch.
+
+        Args:
+            x: (B, C, H, W).
+            groups: of neighbouring channels; divides C.
+            weight: (C,), or (B, C) for a scale per sample.
+            bias: (C,), or (B, C) like ``weight``.
+            eps: added to the variance, above 0.
+            shift: (B, C), added to every pixel before the norm; None for 0.
+            silu: apply SiLU at the end.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""Large products in turn: each pair of values in the fast suite, and every cell by ``-m slow``."""
+"""Sparse products of parameters: each pair of values in the fast suite, and every cell by ``-m slow``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 
-def in_turn(*axes: Iterable[Any], every: int | None = None) -> list[Any]:
+def sparse_product(*axes: Iterable[Any], every: int | None = None) -> list[Any]:
     """The cells of a product, for ``pytest.mark.parametrize``; of each row along the last axis all but one are slow.
 
-    The values of the last axis take turns: a cell is fast where its places add up to a multiple of the axis's length.
+    The values of the last axis alternate: a cell is fast where its places add up to a multiple of that axis's length.
     So every combination of the other axes comes up once, and a value of one of them meets each value of the last where
     yet another axis is as long as the last.
 
