@@ -16,7 +16,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation import spread
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics import (
-    ClassTally,
+    ClassAccumulator,
     FrechetEstimate,
     GroupedStatistics,
     KernelEstimate,
@@ -67,7 +67,7 @@ class Judge:
             features, tally = self.extractor.features(images), None
         else:
             features, probabilities = self.extractor.features_and_probabilities(images)
-            tally = ClassTally.of(probabilities)
+            tally = ClassAccumulator.of(probabilities)
         if self.statistics is None:
             estimate: FrechetEstimate | KernelEstimate = kernel_distance(features, self.real)
         else:

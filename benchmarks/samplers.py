@@ -23,7 +23,7 @@ import torch
 from undiffuse.api.reference_data import real_data
 from undiffuse.evaluation import hardware, spread
 from undiffuse.files import write_json
-from undiffuse.metrics import ClassTally, FeatureExtractor, GroupedStatistics, frechet_estimate
+from undiffuse.metrics import ClassAccumulator, FeatureExtractor, GroupedStatistics, frechet_estimate
 from undiffuse.metrics.features import pick_features
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
@@ -82,7 +82,7 @@ def measure(model: Model, cell: Cell, num: int, extractor: FeatureExtractor, rea
     except Exception as error:  # a cell that cannot be drawn is a result of its own
         return {**cell._asdict(), "error": " ".join(str(error).split())}
     estimate = frechet_estimate(GroupedStatistics.of(extractor.features(images)), real)
-    tally = ClassTally()
+    tally = ClassAccumulator()
     if extractor.name != "pixels":
         tally.update(extractor.classify(images))
     return {

@@ -27,13 +27,13 @@ from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import split_data
 from undiffuse.augment.differentiable import STEPS
-from undiffuse.augment.pipeline import PARTS
+from undiffuse.augment.pipeline import TRANSFORMATIONS
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom, derived_seed
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.load import load_dataset
 from undiffuse.data.registry import SOURCE_CONFIGS
-from undiffuse.data.storage.encoded import Plan
+from undiffuse.data.storage.encoded import Preprocessing
 from undiffuse.networks import NETWORK_CONFIGS, build_network
 from undiffuse.networks.gan import DISCRIMINATOR_CONFIGS, GENERATOR_CONFIGS, build_discriminator, build_generator
 from undiffuse.objectives.teacher import TeacherConfig
@@ -52,7 +52,7 @@ _POINTS = ("system.network.width=8", "system.network.num_blocks=1", "data.num_po
 _LEVELS = ("system.network.multipliers=[1,2]", "system.network.attention_levels=[]")
 _GAN = ("system.generator.width=8", "system.discriminator.width=8", "data.num_points=80")
 #: Every transformation that there is, each now and then; those of colour need some.
-_AUGMENTED = tuple(f"augment.{name}=0.5" for name in PARTS)
+_AUGMENTED = tuple(f"augment.{name}=0.5" for name in TRANSFORMATIONS)
 _ALL_BUT_FLIPPED = tuple(option for option in _AUGMENTED if not option.startswith("augment.flip="))
 _GAN_AUGMENTED = (
     *("data.channels=3", "system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=8"),
@@ -284,7 +284,7 @@ def _add_keys(model: BaseModel, section: str, found: dict[str, set[str]]) -> Non
 
 def _of_fingerprints() -> dict[str, Any]:
     """What is said of the options of a set, where its fingerprint and results say it."""
-    plan = Plan((8, 8), 1, "crop", False, 0)
+    plan = Preprocessing((8, 8), 1, "crop", False, 0)
     options = {"images as found": ImageConfig(name="x").options_text, "images": plan.options_text}
     for name in ("digits", "swissroll", "rings", "gaussians", "gaussian_ring"):
         options[name] = load_dataset(SOURCE_CONFIGS[name](name=name)).provenance["options"]

@@ -22,7 +22,7 @@ from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.data.storage import cache as cache_module
 from undiffuse.data.storage import encoded
-from undiffuse.data.storage.cache import cache_root, open_kept, place_of, stamp_of
+from undiffuse.data.storage.cache import cache_folder_of, cache_root, open_cached, stamp_of
 from undiffuse.data.storage.mapped import CHECKS, INFO, PIXELS, MappedSet, MappedStringArray, write_info, write_strings
 from undiffuse.errors import UsageError
 
@@ -95,7 +95,7 @@ def test_a_large_set_is_decoded_once(kind: str, images: Path, monkeypatch: pytes
         assert isinstance(kept, MappedSet) and not kept.decodes
         assert same(kept, plain)
         assert kept.captions is not None and sorted(kept.captions)[1] == "image № 1"
-    assert [path.name for path in cache_root().iterdir()] == [place_of(config).name]
+    assert [path.name for path in cache_root().iterdir()] == [cache_folder_of(config).name]
 
 
 def test_views_of_a_kept_set_are_those_of_the_set(images: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_set_that_was_changed_is_decoded_anew_in_the_same_place(images: Path, 
     config = FolderConfig(path=str(images))
     load_dataset(config)
     change(images)  # type: ignore[operator]
-    assert open_kept(config) is None
+    assert open_cached(config) is None
     fresh = load_dataset(config)
     assert same(fresh, load_dataset(config.model_copy(update={"cache": "none"})))
     assert isinstance(fresh, MappedSet) and len(list(cache_root().iterdir())) == 1
@@ -134,10 +134,10 @@ def test_a_set_that_was_changed_is_decoded_anew_in_the_same_place(images: Path, 
 def test_options_that_make_other_images_have_another_place(images: Path) -> None:
     config = FolderConfig(path=str(images))
     others = [{"size": 4}, {"channels": 1}, {"labels": "none"}, {"captions": "none"}, {"fit": "letterbox"}]
-    places = {place_of(config.model_copy(update=change)) for change in [{}, *others, {"on_error": "skip"}]}
+    places = {cache_folder_of(config.model_copy(update=change)) for change in [{}, *others, {"on_error": "skip"}]}
     assert len(places) == 7
     alike = [{"validation_fraction": 0.5}, {"classes": ("a",)}, {"cache": "none"}]
-    assert {place_of(config.model_copy(update=change)) for change in alike} == {place_of(config)}
+    assert {cache_folder_of(config.model_copy(update=change)) for change in alike} == {cache_folder_of(config)}
 
 
 def shorten(path: Path) -> None:
@@ -164,11 +164,11 @@ def shorten(path: Path) -> None:
 def test_a_damaged_one_is_built_anew(images: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
     config = FolderConfig(path=str(images))
     sound = load_dataset(config).fingerprint
-    harm(place_of(config))  # type: ignore[operator]
+    harm(cache_folder_of(config))  # type: ignore[operator]
     caplog.clear()
-    assert open_kept(config) is None and "built anew" in caplog.text
+    assert open_cached(config) is None and "built anew" in caplog.text
     assert load_dataset(config).fingerprint == sound
-    assert open_kept(config) is not None
+    assert open_cached(config) is not None
 
 
 def flip(path: Path, byte: int) -> None:
@@ -180,7 +180,7 @@ def flip(path: Path, byte: int) -> None:
 def test_a_bit_that_flips_in_a_kept_set_is_never_silent(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = FolderConfig(path=str(images))
     load_dataset(config)
-    sound, place = load_dataset(config.model_copy(update={"cache": "none"})), place_of(config)
+    sound, place = load_dataset(config.model_copy(update={"cache": "none"})), cache_folder_of(config)
     names = sorted(path.name for path in place.iterdir())
     assert len(names) == 9
     for name in names:
@@ -230,14 +230,14 @@ def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
 
         def close(self) -> None: ...
 
-    made = cache_module.Store.__init__
+    made = cache_module.CacheWriter.__init__
 
-    def with_full_disk(self: cache_module.Store, *arguments: object) -> None:
+    def with_full_disk(self: cache_module.CacheWriter, *arguments: object) -> None:
         made(self, *arguments)  # type: ignore[arg-type]
         self._pixels.close()
         self._pixels = Full()  # type: ignore[assignment]
 
-    monkeypatch.setattr(cache_module.Store, "__init__", with_full_disk)
+    monkeypatch.setattr(cache_module.CacheWriter, "__init__", with_full_disk)
     config = FolderConfig(path=str(images))
     dataset = load_dataset(config)
     assert dataset.decodes and "No space left" in caplog.text and not list(cache_root().iterdir())
@@ -260,7 +260,7 @@ def test_a_file_added_while_the_set_is_read_makes_it_anew(images: Path, monkeypa
     assert len(load_dataset(config)) == COUNT
     again = load_dataset(config)
     assert len(again) == COUNT + 1 and isinstance(again, MappedSet)
-    assert open_kept(config) is not None
+    assert open_cached(config) is not None
 
 
 def test_a_place_that_cannot_be_written_to(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,7 +301,7 @@ def test_a_damaged_image_leaves_nothing_behind_and_a_skipped_one_is_reported_aga
 def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(images: Path) -> None:
     config = FolderConfig(path=str(images))
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    name = place_of(config).name
+    name = cache_folder_of(config).name
     theirs = cache_root() / f".{name}.{os.getppid()}.pixels.tmp"
     for path in (cache_root() / f".{name}.{dead.stdout.strip()}.pixels.tmp", theirs):
         path.mkdir(parents=True)

@@ -109,7 +109,7 @@ def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
     path = tmp_path / f"set.{form}"
     writers[form](path, OTHERS)
     found = load_dataset(source_config_for(str(path)))
-    aloud, quiet = found.provenance["left_out"], found.provenance["passed_over"]
+    warned, quiet = found.provenance["left_out"], found.provenance["passed_over"]
     for said in (
         "1 HEIC image: IMG_1.HEIC (pip install",
         "1 image of a format that is not read: ",
@@ -117,18 +117,18 @@ def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
         "1 video: walk.mp4",
         "1 archive",
     ):
-        assert said in aloud
+        assert said in warned
     assert "2 files without an image's ending" in quiet and "README.md" in quiet and "Thumbs.db" in quiet
     assert "2 hidden files or folders" in quiet and ".DS_Store" in quiet
-    assert [record.message for record in caplog.records] == [f"{path}: {aloud}"]
+    assert [record.message for record in caplog.records] == [f"{path}: {warned}"]
 
 
 def test_a_few_names_are_kept_of_however_many() -> None:
     found = LeftOut()
     for number in range(1234):
         found.add(FURTHER, f"{number}.png")
-    assert found.text(aloud=True).startswith("1,234 further images of samples: 0.png, 1.png, 10.png and 1,231 more (")
-    assert found.text(aloud=False) == ""
+    assert found.text(warned=True).startswith("1,234 further images of samples: 0.png, 1.png, 10.png and 1,231 more (")
+    assert found.text(warned=False) == ""
 
 
 def test_a_zip_before_a_zip_is_said_and_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -203,4 +203,4 @@ def test_a_folder_is_walked_from_its_top_and_links_are_followed_once(tmp_path: P
     (tmp_path / "root/d.png").symlink_to("d.png")
     names = list_names(tmp_path / "root")
     assert names.images == ["0.jpg", "a/2.png", "b/1.PNG", "d.png"] and names.others == ["c/x.txt"]
-    assert names.left_out.text(aloud=False).startswith("1 hidden file or folder: .hidden.png; 2 links to folders")
+    assert names.left_out.text(warned=False).startswith("1 hidden file or folder: .hidden.png; 2 links to folders")

@@ -8,7 +8,7 @@ import pytest
 from image_files import Content, is_of, jsonl, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, load_dataset, source_config_for
-from undiffuse.data.sources.layout.parts import are_parts, part_of
+from undiffuse.data.sources.layout.splits import are_splits, split_of
 from undiffuse.errors import UsageError
 
 WRITERS = {"folder": write_tree, "zip": write_zip, "tar": write_tar}
@@ -141,6 +141,6 @@ NO_PARTS = [
 
 
 def test_what_names_of_parts_are() -> None:
-    assert all(are_parts(names.split()) for names in [*PARTS, "hold-out training", "trainA testA trainB"])
-    assert not any(are_parts(names.split()) for names in [*NO_PARTS, "testing-train test"])
-    assert part_of("trainer") is None and part_of("protest") is None
+    assert all(are_splits(names.split()) for names in [*PARTS, "hold-out training", "trainA testA trainB"])
+    assert not any(are_splits(names.split()) for names in [*NO_PARTS, "testing-train test"])
+    assert split_of("trainer") is None and split_of("protest") is None

@@ -217,7 +217,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     path.write_bytes(content[: entry + 24] + struct.pack("<L", 500) + content[entry + 28 :])
     with pytest.raises(UsageError, match=r"bomb\.png: damaged or cut short"):
         load(path)
-    monkeypatch.setattr("undiffuse.data.sources.layout.captions.MAX_NOTE_BYTES", 100)
+    monkeypatch.setattr("undiffuse.data.sources.layout.captions.MAX_SIDECAR_BYTES", 100)
     path = write_zip(tmp_path / "notes.zip", {**IMAGES, "0.txt": "x" * 101})
     with pytest.raises(UsageError, match=r"0\.txt: 101 bytes are more than the 100 that are read of a text"):
         load(path)

@@ -27,7 +27,7 @@ from undiffuse.doctor.samples import assess_classes, assess_colours, assess_satu
 from undiffuse.doctor.weights import assess_ema, assess_ema_loss, assess_weights
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
-from undiffuse.metrics.classification import ClassTally
+from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.neighbours import copying_summary
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.wording import some
@@ -315,9 +315,9 @@ def test_collapsed_samples() -> None:
 
 
 def test_missing_and_uneven_classes() -> None:
-    def tally(counts: list[int]) -> ClassTally:
+    def tally(counts: list[int]) -> ClassAccumulator:
         labels = torch.repeat_interleave(torch.arange(10), torch.tensor(counts))
-        return ClassTally.of(torch.eye(10)[labels])
+        return ClassAccumulator.of(torch.eye(10)[labels])
 
     true = tally([100] * 10)
     assert assess_classes(tally([25] * 10), true).severity == "ok"

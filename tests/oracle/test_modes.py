@@ -19,7 +19,7 @@ from undiffuse.evaluation.modes import check_known
 from undiffuse.metrics import load_features
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import (
-    Located,
+    ModeAssignments,
     Modes,
     even,
     good_of_gaussian,
@@ -37,7 +37,7 @@ POINTS = (GaussiansConfig(num_points=20_000), GaussianRingConfig(num_points=20_0
 def counted(counts: list[int], shares: Tensor | None = None, good_of_real: float = 1.0) -> Modes:
     """Of samples that are all of some mode."""
     tally = torch.tensor(counts)
-    located = Located(tally, tally, int(tally.sum()), good_of_real, good_of_real)
+    located = ModeAssignments(tally, tally, int(tally.sum()), good_of_real, good_of_real)
     return measure_modes(located, even(len(counts)) if shares is None else shares)
 
 
@@ -96,7 +96,7 @@ def test_what_real_data_of_the_same_size_shows_is_the_coupon_collectors(num: int
     found = counted([num] + [0] * (modes - 1))
     assert found.real_found == pytest.approx(modes * (1 - (1 - 1 / modes) ** num), rel=0.01)
     tally = torch.tensor([num] + [0] * (modes - 1))
-    thinned = measure_modes(Located(tally, torch.zeros(modes), 0, 0.5, 0.5), even(modes))
+    thinned = measure_modes(ModeAssignments(tally, torch.zeros(modes), 0, 0.5, 0.5), even(modes))
     assert thinned.real_found == pytest.approx(modes * (1 - (1 - 0.5 / modes) ** num), rel=0.015)
 
 
@@ -128,13 +128,15 @@ def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
 
 
 def test_noise_is_not_called_collapsed_but_is_of_no_mode() -> None:
-    located = Located(torch.full((8,), 100), torch.full((8,), 1), 8, 0.99, 0.99)
+    located = ModeAssignments(torch.full((8,), 100), torch.full((8,), 1), 8, 0.99, 0.99)
     assert assess_modes(measure_modes(located, even(8))).severity == "warning"
 
 
 def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:
     tally = torch.full((1000,), 1)
-    of_all, of_good = (measure_modes(Located(tally, tally, 500, 0.5, sound), even(1000)) for sound in (1.0, 0.5))
+    of_all, of_good = (
+        measure_modes(ModeAssignments(tally, tally, 500, 0.5, sound), even(1000)) for sound in (1.0, 0.5)
+    )
     assert of_all.real_found == pytest.approx(1000 * (1 - 0.999**1000), abs=2)  # as images are counted
     assert of_good.real_found == pytest.approx(1000 * (1 - 0.9995**1000), abs=2)  # as points are
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics import ClassTally, copying_summary, nearest_neighbours
+from undiffuse.metrics import ClassAccumulator, copying_summary, nearest_neighbours
 
 
 def images(num: int, seed: int, size: int = 6) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_bad_rows_are_refused() -> None:
 def test_tally_counts() -> None:
     rows = [[0.95, 0.05, 0], [0.9, 0, 0.1], [0.5, 0.3, 0.2], [0.0, 0.0, 1.0]]
     probabilities = torch.tensor(rows, dtype=torch.float64)
-    tally = ClassTally.of(probabilities)
+    tally = ClassAccumulator.of(probabilities)
     assert tally.histogram == [3, 0, 1]
     assert tally.confident_share == 0.75
     assert tally.confident_share_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
@@ -79,25 +79,25 @@ def test_tally_counts() -> None:
 
 
 def test_balance_at_its_ends() -> None:
-    assert ClassTally.of(torch.eye(10)).balance == pytest.approx(1)
-    one = ClassTally.of(torch.eye(10)[[3, 3, 3]])
+    assert ClassAccumulator.of(torch.eye(10)).balance == pytest.approx(1)
+    one = ClassAccumulator.of(torch.eye(10)[[3, 3, 3]])
     assert one.balance == 0 and one.classes_covered == 1
 
 
 def test_merged_tallies_equal_one_pass() -> None:
     probabilities = torch.randn(57, 10, generator=torch.Generator().manual_seed(0)).mul(4).softmax(1)
-    whole, merged = ClassTally.of(probabilities), ClassTally()
+    whole, merged = ClassAccumulator.of(probabilities), ClassAccumulator()
     for part in probabilities.split([1, 0, 20, 36]):
-        merged = merged.merge(ClassTally.of(part))
+        merged = merged.merge(ClassAccumulator.of(part))
     assert merged.to_dict() == whole.to_dict()
 
 
 def test_tally_refuses_what_are_no_probabilities() -> None:
     with pytest.raises(UsageError, match=r"\(B, 10\), got \(2, 3\)"):
-        ClassTally().update(torch.ones(2, 3))
+        ClassAccumulator().update(torch.ones(2, 3))
     with pytest.raises(UsageError, match="sum to 1"):
-        ClassTally.of(torch.ones(2, 10))
+        ClassAccumulator.of(torch.ones(2, 10))
     with pytest.raises(UsageError, match="sum to 1"):
-        ClassTally.of(torch.full((2, 10), math.nan))
+        ClassAccumulator.of(torch.full((2, 10), math.nan))
     with pytest.raises(UsageError, match="at least 1 image"):
-        _ = ClassTally().confident_share
+        _ = ClassAccumulator().confident_share

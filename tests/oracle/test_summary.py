@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics import FeatureExtractor, GroupedStatistics, SetSummary, frechet_estimate, load_features, summary
-from undiffuse.metrics.colour import ColourTally
+from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.statistics import group_of
 
 NUMBERS = torch.arange(230)
@@ -221,7 +221,7 @@ def test_summaries_that_do_not_belong_together_are_refused() -> None:
 def test_levels_against_torch() -> None:
     images = random_images(40, channels=3, seed=5)
     images[:, 1] //= 3
-    tally = ColourTally(3)
+    tally = ColourAccumulator(3)
     for part in images.split(7):
         tally.update(part)
     values = images.double().transpose(0, 1).flatten(1)
@@ -234,13 +234,13 @@ def test_levels_against_torch() -> None:
 
 
 def test_flat_grey_has_no_contrast_and_noise_of_two_levels_has_the_binomial() -> None:
-    flat, two = ColourTally(1), ColourTally(1)
+    flat, two = ColourAccumulator(1), ColourAccumulator(1)
     flat.update(torch.full((3, 1, 5, 5), 77, dtype=torch.uint8))
     two.update(torch.tensor([0, 0, 0, 255], dtype=torch.uint8).reshape(1, 1, 2, 2))
     assert (flat.mean, flat.contrast, flat.share_at_0) == ([77.0], 0.0, 0.0)
     assert two.contrast == pytest.approx(255 * math.sqrt(3) / 4) and two.share_at_0 == 0.75
     assert flat.merge(two).histogram.sum() == 79
     with pytest.raises(UsageError, match="1 and 3 channels"):
-        flat.merge(ColourTally(3))
+        flat.merge(ColourAccumulator(3))
     with pytest.raises(UsageError, match="at least 1 image"):
-        _ = ColourTally(2).share_at_0
+        _ = ColourAccumulator(2).share_at_0

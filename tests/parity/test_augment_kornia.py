@@ -10,7 +10,7 @@ from kornia import enhance, geometry
 from torch import Tensor
 
 from undiffuse.augment import Augmentation, NoAugmentConfig
-from undiffuse.augment.warp import places_needed, warp
+from undiffuse.augment.warp import supersampling_factor, warp
 
 GENERATOR = torch.Generator().manual_seed(0)
 #: Four images in [0.2, 0.8], smooth enough that resampling them says something.
@@ -97,7 +97,7 @@ def test_a_tilted_image_is_a_projection_of_its_corners() -> None:
 def test_warp_equals_kornia_for_any_projective_map() -> None:
     rows = ((1.1, 0.15, 2.0), (-0.2, 1.05, -1.5), (0.002, -0.003, 1.0))
     map_ = torch.tensor([rows] * 4, dtype=torch.float64)
-    assert bool((places_needed(torch.linalg.inv(map_), (21, 27)) == 1).all())
+    assert bool((supersampling_factor(torch.linalg.inv(map_), (21, 27)) == 1).all())
     assert_same_inside(warp(X, map_), theirs(in_pixels(*rows)))
 
 

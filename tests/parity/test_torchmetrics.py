@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from undiffuse.metrics import GaussianStatistics, ScoreTally, frechet_distance, kernel_distance
+from undiffuse.metrics import GaussianStatistics, InceptionScoreAccumulator, frechet_distance, kernel_distance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -70,4 +70,4 @@ def test_inception_score(num: int, num_classes: int, sharpness: float) -> None:
     )
     theirs = InceptionScore(feature=AsTheyAre(num_classes), splits=1).set_dtype(torch.float64)
     theirs.update(logits)
-    assert ScoreTally.of(logits.softmax(1)).score == pytest.approx(float(theirs.compute()[0]), rel=1e-6)
+    assert InceptionScoreAccumulator.of(logits.softmax(1)).score == pytest.approx(float(theirs.compute()[0]), rel=1e-6)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.augment import AUGMENTATIONS, Augmentation, AugmentConfig, NoAugmentConfig
-from undiffuse.augment.config import TRANSFORMATIONS
+from undiffuse.augment.config import TRANSFORMATION_NAMES
 from undiffuse.augment.grid import GRID_ROWS, WHOLE, augmentation_grid, grid_columns
-from undiffuse.augment.parts import KINDS
-from undiffuse.augment.pipeline import PARTS
-from undiffuse.augment.warp import places_needed, warp
+from undiffuse.augment.pipeline import TRANSFORMATIONS
+from undiffuse.augment.transformation import KINDS
+from undiffuse.augment.warp import supersampling_factor, warp
 from undiffuse.config import validate
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import ArrayDataset, Batch
@@ -31,7 +31,7 @@ from undiffuse.training.config import RunConfig
 IMAGES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 BATCH = Batch(IMAGES, Given(label=torch.arange(1000)), torch.arange(1000))
 SMOOTH = torch.nn.functional.interpolate(IMAGES[:64].float(), (12, 16), mode="bicubic").clamp(0, 255).byte()
-each_part = pytest.mark.parametrize("name", PARTS)
+each_transformation = pytest.mark.parametrize("name", TRANSFORMATIONS)
 OCTAVES = ("scale", "stretch", "contrast", "saturation")
 
 
@@ -68,13 +68,13 @@ def plain(images: Tensor) -> Tensor:
 
 
 def test_the_options_are_the_parts() -> None:
-    assert set(PARTS) == set(TRANSFORMATIONS)
-    strengths = {part.strength for part in PARTS.values()} - {""}
-    assert set(AugmentConfig.model_fields) == {*PARTS, *strengths, "name", "condition", "padding"}
-    assert all(kind in KINDS for part in PARTS.values() for kind in part.draws)
+    assert set(TRANSFORMATIONS) == set(TRANSFORMATION_NAMES)
+    strengths = {part.strength for part in TRANSFORMATIONS.values()} - {""}
+    assert set(AugmentConfig.model_fields) == {*TRANSFORMATIONS, *strengths, "name", "condition", "padding"}
+    assert all(kind in KINDS for part in TRANSFORMATIONS.values() for kind in part.draws)
 
 
-@each_part
+@each_transformation
 def test_each_transformation_changes_about_its_share_of_the_images_and_leaves_the_others_bit_for_bit(
     name: str,
 ) -> None:
@@ -89,9 +89,9 @@ def test_each_transformation_changes_about_its_share_of_the_images_and_leaves_th
     assert int((labelled & ~changed).sum()) <= 2, "an image may be its own image, but hardly ever is"
 
 
-@each_part
+@each_transformation
 def test_the_label_is_zero_for_probability_zero_and_a_function_of_the_numbers_drawn(name: str) -> None:
-    part = PARTS[name]
+    part = TRANSFORMATIONS[name]
     augmentation = Augmentation(config_of(**{name: 1.0}), (3, 8, 8))
     nothing = torch.zeros(5, 1 + len(part.draws), dtype=torch.float64)
     assert not bool(augmentation.label({name: nothing}).any())
@@ -104,10 +104,10 @@ def test_the_label_is_zero_for_probability_zero_and_a_function_of_the_numbers_dr
         assert distances.min() > 0, "two different draws look the same to the network"
 
 
-@each_part
+@each_transformation
 def test_numbers_are_uniform_from_minus_one_to_one_or_normal_and_independent(name: str) -> None:
     numbers = Augmentation(config_of(**{name: 1.0}), (3, 8, 8)).draw(StepRandom(0, 0), 4000)[name][:, 1:]
-    for kind, column in zip(PARTS[name].draws, numbers.T, strict=True):
+    for kind, column in zip(TRANSFORMATIONS[name].draws, numbers.T, strict=True):
         expected = {"uniform": stats.uniform(-1, 2), "normal": stats.norm()}[kind]
         assert stats.kstest(column.numpy(), expected.cdf).pvalue > 1e-4
     if numbers.shape[1] > 1:
@@ -185,7 +185,7 @@ def test_the_network_is_conditioned_on_nothing_unless_asked() -> None:
 def test_grey_images_get_what_makes_sense_and_the_rest_is_named() -> None:
     augmentation = Augmentation(AUGMENTATIONS["document"](), (1, 8, 8))
     assert augmentation.left_out == ["colour", "hue", "saturation"]
-    assert {"brightness", "contrast"} < set(augmentation.parts)
+    assert {"brightness", "contrast"} < set(augmentation.transformations)
     note = Augmenter(run_config("augment=document"), ArrayDataset("grey", SMOOTH[:, :1].numpy())).note
     assert "colour, hue, saturation" in note and "grey" in note
     assert Augmenter(run_config("augment=document"), ArrayDataset("images", SMOOTH.numpy())).note == ""
@@ -252,11 +252,11 @@ def test_the_border_is_reflected_or_repeated() -> None:
 @pytest.mark.parametrize(("factor", "places"), [(2.0, 1), (1.0, 1), (0.85, 1), (0.5, 2), (0.3, 4), (0.05, 4)])
 def test_shrinking_looks_at_as_many_places_as_it_passes_over(factor: float, places: int) -> None:
     maps = maps_of([[factor, 0, 0], [0, factor, 0], [0, 0, 1]])
-    assert int(places_needed(torch.linalg.inv(maps), (20, 30))) == places
+    assert int(supersampling_factor(torch.linalg.inv(maps), (20, 30))) == places
     turned = torch.linalg.inv(maps) @ maps_of([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
-    assert int(places_needed(turned, (20, 30))) == places
+    assert int(supersampling_factor(turned, (20, 30))) == places
     for one_way in ([[factor, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, factor, 0], [0, 0, 1]]):
-        assert int(places_needed(torch.linalg.inv(maps_of(one_way)), (20, 30))) == places
+        assert int(supersampling_factor(torch.linalg.inv(maps_of(one_way)), (20, 30))) == places
 
 
 def test_stripes_fade_when_they_are_shrunk_instead_of_turning_coarse() -> None:
@@ -286,7 +286,7 @@ def test_the_product_of_all_maps_is_resampled_once() -> None:
 
 
 def test_the_strengths_are_in_the_units_of_their_names() -> None:
-    augmentation = Augmentation(config_of(**dict.fromkeys(PARTS, 1.0)), (3, 20, 40))
+    augmentation = Augmentation(config_of(**dict.fromkeys(TRANSFORMATIONS, 1.0)), (3, 20, 40))
 
     def matrix(name: str, *numbers: float) -> Tensor:
         return augmentation._matrix(name, torch.tensor([[1.0, *numbers]], dtype=torch.float64), (20, 40))[0]
@@ -302,7 +302,10 @@ def test_the_strengths_are_in_the_units_of_their_names() -> None:
     depth = 20 * np.sin(np.radians(25))
     assert right[0] / right[2] == pytest.approx(20 * np.cos(np.radians(25)) * 80 / (80 + depth))
     assert right[1] / right[2] == pytest.approx(10 * 80 / (80 + depth))
-    colours = {name: matrix(name, *[1.0] * len(PARTS[name].draws)) for name in ("brightness", "contrast", "saturation")}
+    colours = {
+        name: matrix(name, *[1.0] * len(TRANSFORMATIONS[name].draws))
+        for name in ("brightness", "contrast", "saturation")
+    }
     red, grey = torch.tensor([0.5, 0.0, 0.0, 1.0]).double(), torch.tensor([0.3, 0.3, 0.3, 1.0]).double()
     assert torch.allclose((colours["brightness"] @ red)[:3], red[:3] + 0.2)
     assert torch.allclose((colours["contrast"] @ red)[:3], red[:3] * 2**0.5)
@@ -323,7 +326,7 @@ def test_a_hole_has_its_share_and_its_place() -> None:
 
 
 def test_gradients_flow_through_the_pipeline() -> None:
-    everything = dict.fromkeys(PARTS, 1.0)
+    everything = dict.fromkeys(TRANSFORMATIONS, 1.0)
     augmentation = Augmentation(config_of(**everything, contrast_octaves=0.01, brightness_shift=0.01), (3, 4, 4))
     draws = augmentation.draw(StepRandom(1, 0), 2)
     x = 0.05 * torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -344,7 +347,11 @@ def test_the_grid_has_a_column_a_name_and_a_row_an_image() -> None:
     images = SMOOTH[:GRID_ROWS]
     config = AUGMENTATIONS["karras"]()
     columns = grid_columns(config, tuple(images.shape[1:]))
-    assert columns == ["as it is", *Augmentation(config, tuple(images.shape[1:])).parts, *["all together"] * WHOLE]
+    assert columns == [
+        "as it is",
+        *Augmentation(config, tuple(images.shape[1:])).transformations,
+        *["all together"] * WHOLE,
+    ]
     grid = augmentation_grid(images, config, seed=1, smallest_side=16)
     assert grid.dtype == np.uint8 and grid.shape == (3, GRID_ROWS * (12 + 2) + 2, len(columns) * (16 + 2) + 2)
     assert np.array_equal(grid[:, 2:14, 2:18], images[0].numpy())

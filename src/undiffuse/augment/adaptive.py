@@ -19,7 +19,7 @@ class AdaptiveConfig(FrozenModel):
 
     Args:
         target: mean sign of the discriminator's output on real training images, 0 where it cannot tell them from
-            made ones and 1 where it always can.
+            generated ones and 1 where it always can.
         speed_images: images in which the probability moves from 0 to 1 at most.
         start: the probability at first.
     """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from undiffuse.augment.parts import Part, all_drawn, first, matrices, turn
+from undiffuse.augment.transformation import Transformation, all_numbers, matrices, one_number, rotation_label
 
 Size = tuple[int, int]
 
@@ -70,12 +70,12 @@ def _saturation(numbers: Tensor, octaves: float, size: Size) -> Tensor:
     return spread(torch.exp2(octaves * numbers[:, 1]), LUMA)
 
 
-COLOUR: dict[str, Part] = {
-    "brightness": Part(("normal",), _brightness, first, 1, "brightness_shift"),
-    "contrast": Part(("normal",), _contrast, first, 1, "contrast_octaves"),
-    "colour": Part(("normal", "normal", "normal"), _colour, all_drawn, 3, "colour_shift"),
-    "hue": Part(("uniform",), _hue, turn, 2, "hue_degrees"),
-    "saturation": Part(("normal",), _saturation, first, 1, "saturation_octaves"),
+COLOUR: dict[str, Transformation] = {
+    "brightness": Transformation(("normal",), _brightness, one_number, 1, "brightness_shift"),
+    "contrast": Transformation(("normal",), _contrast, one_number, 1, "contrast_octaves"),
+    "colour": Transformation(("normal", "normal", "normal"), _colour, all_numbers, 3, "colour_shift"),
+    "hue": Transformation(("uniform",), _hue, rotation_label, 2, "hue_degrees"),
+    "saturation": Transformation(("normal",), _saturation, one_number, 1, "saturation_octaves"),
 }
 #: What grey images do without.
 NOT_FOR_GREY = ("colour", "hue", "saturation")

@@ -16,7 +16,7 @@ Acute = Annotated[float, Field(gt=0, le=60)]
 
 
 #: Names of all transformations, which are the options that hold their probabilities.
-TRANSFORMATIONS = (
+TRANSFORMATION_NAMES = (
     *("flip", "flip_vertical", "scale", "rotate", "stretch", "translate", "shear", "tilt"),
     *("brightness", "contrast", "colour", "hue", "saturation", "cutout"),
 )
@@ -78,7 +78,7 @@ class AugmentConfig(ComponentConfig):
     @property
     def any(self) -> bool:
         """Is any transformation asked for?"""
-        return any(getattr(self, name) > 0 for name in TRANSFORMATIONS)
+        return any(getattr(self, name) > 0 for name in TRANSFORMATION_NAMES)
 
 
 class NoAugmentConfig(AugmentConfig):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.augment.parts import Part
+from undiffuse.augment.transformation import Transformation
 
 
 def _label(numbers: Tensor, share: float) -> Tensor:
@@ -16,7 +16,7 @@ def _label(numbers: Tensor, share: float) -> Tensor:
 
 
 #: Whether there is one, and its centre from (-1, -1), the upper left corner, to (1, 1).
-CUTOUT = Part(("uniform", "uniform"), None, _label, 3, "cutout_share")
+CUTOUT = Transformation(("uniform", "uniform"), None, _label, 3, "cutout_share")
 
 
 def cut_out(x: Tensor, numbers: Tensor, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""DiffAugment: the same kinds of transformation on real and on made images, with gradients through them.
+"""DiffAugment: the same kinds of transformation on real and on generated images, with gradients through them.
 
 Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv:2006.10738, section 3.3.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from undiffuse.augment.parts import Uniforms
+from undiffuse.augment.transformation import Uniforms
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
@@ -20,7 +20,7 @@ def _across(u: Tensor) -> Tensor:
     return u[:, None, None, None]
 
 
-def brightness_saturation_contrast(x: Tensor, u: Tensor) -> Tensor:
+def random_colour(x: Tensor, u: Tensor) -> Tensor:
     """Add U(-1/2, 1/2); scale by U(0, 2) about each pixel's mean; scale by U(1/2, 3/2) about the image's mean."""
     x = x + _across(u[:, 0] - 0.5)
     pixel = x.mean(dim=1, keepdim=True)
@@ -29,7 +29,7 @@ def brightness_saturation_contrast(x: Tensor, u: Tensor) -> Tensor:
     return torch.lerp(image, x, _across(u[:, 2] + 0.5))
 
 
-def translated(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
+def random_translation(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
     """Move by whole pixels, up to ``share`` of each side either way; zeros come in."""
     for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
         side = x.shape[axis]
@@ -43,7 +43,7 @@ def translated(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
     return x
 
 
-def with_hole(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
+def random_cutout(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
     """A rectangle of ``share`` of each side at zero, its centre uniform over the pixels."""
     inside = torch.ones((), dtype=torch.bool, device=x.device)
     for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
@@ -64,9 +64,9 @@ class Step(NamedTuple):
 
 
 STEPS: dict[str, Step] = {
-    "colour": Step(brightness_saturation_contrast, 3),
-    "translation": Step(translated, 2),
-    "cutout": Step(with_hole, 2),
+    "colour": Step(random_colour, 3),
+    "translation": Step(random_translation, 2),
+    "cutout": Step(random_cutout, 2),
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.augment.parts import Part, all_drawn, first, matrices, turn
+from undiffuse.augment.transformation import Transformation, all_numbers, matrices, one_number, rotation_label
 
 Size = tuple[int, int]
 
@@ -72,11 +72,11 @@ def _tilt(numbers: Tensor, degrees: float, size: Size) -> Tensor:
     return about_x @ about_y
 
 
-GEOMETRY: dict[str, Part] = {
-    "scale": Part(("normal",), _scale, first, 1, "scale_octaves"),
-    "rotate": Part(("uniform",), _rotate, turn, 2, "rotate_degrees"),
-    "stretch": Part(("normal", "uniform"), _stretch, _stretch_label, 2, "stretch_octaves"),
-    "translate": Part(("normal", "normal"), _translate, all_drawn, 2, "translate_share"),
-    "shear": Part(("uniform",), _shear, first, 1, "shear_degrees"),
-    "tilt": Part(("uniform", "uniform"), _tilt, all_drawn, 2, "tilt_degrees"),
+GEOMETRY: dict[str, Transformation] = {
+    "scale": Transformation(("normal",), _scale, one_number, 1, "scale_octaves"),
+    "rotate": Transformation(("uniform",), _rotate, rotation_label, 2, "rotate_degrees"),
+    "stretch": Transformation(("normal", "uniform"), _stretch, _stretch_label, 2, "stretch_octaves"),
+    "translate": Transformation(("normal", "normal"), _translate, all_numbers, 2, "translate_share"),
+    "shear": Transformation(("uniform",), _shear, one_number, 1, "shear_degrees"),
+    "tilt": Transformation(("uniform", "uniform"), _tilt, all_numbers, 2, "tilt_degrees"),
 }

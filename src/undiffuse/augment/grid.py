@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.augment.config import AugmentConfig
-from undiffuse.augment.pipeline import PARTS, Augmentation, Draws
+from undiffuse.augment.pipeline import TRANSFORMATIONS, Augmentation, Draws
 from undiffuse.images import grid_of
 
 Bytes = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ def grid_columns(config: AugmentConfig, shape: tuple[int, ...]) -> list[str]:
         config: an augmentation.
         shape: (C, H, W) of the images.
     """
-    return ["as it is", *Augmentation(config, shape).parts, *["all together"] * WHOLE]
+    return ["as it is", *Augmentation(config, shape).transformations, *["all together"] * WHOLE]
 
 
 def augmentation_grid(images: Tensor, config: AugmentConfig, seed: int = 0, smallest_side: int = 48) -> Bytes:
@@ -58,9 +58,9 @@ def augmentation_grid(images: Tensor, config: AugmentConfig, seed: int = 0, smal
 def _alone(augmentation: Augmentation, count: int) -> Iterator[Draws]:
     """Each transformation for all images, up and down in turn."""
     either = 1.0 - 2.0 * (torch.arange(count, dtype=torch.float64) % 2)
-    for name in augmentation.parts:
+    for name in augmentation.transformations:
         reach = 0.5 if name == "cutout" else 1.0  # its numbers are a place, and not at the border
-        numbers = [reach * either.roll(index // 2) for index in range(len(PARTS[name].draws))]
+        numbers = [reach * either.roll(index // 2) for index in range(len(TRANSFORMATIONS[name].draws))]
         yield {name: torch.stack([torch.ones_like(either), *numbers], dim=1)}
 
 

@@ -15,7 +15,7 @@ from undiffuse.augment.colour import COLOUR, NOT_FOR_GREY, recolour
 from undiffuse.augment.config import AugmentConfig
 from undiffuse.augment.cutout import CUTOUT, cut_out
 from undiffuse.augment.geometry import GEOMETRY
-from undiffuse.augment.parts import Part, Uniforms, drawn
+from undiffuse.augment.transformation import Transformation, Uniforms, draw_numbers
 from undiffuse.augment.warp import warp
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
@@ -27,12 +27,12 @@ def _made(numbers: Tensor, strength: float) -> Tensor:
     return numbers[:, :1]
 
 
-_MIRROR = Part((), None, _made, 1, "")
+_MIRROR = Transformation((), None, _made, 1, "")
 #: Axis of each mirror.
 MIRRORS = {"flip": -1, "flip_vertical": -2}
 
 #: Every transformation, in the order in which they are applied and of the numbers that condition a network.
-PARTS: dict[str, Part] = {**dict.fromkeys(MIRRORS, _MIRROR), **GEOMETRY, **COLOUR, "cutout": CUTOUT}
+TRANSFORMATIONS: dict[str, Transformation] = {**dict.fromkeys(MIRRORS, _MIRROR), **GEOMETRY, **COLOUR, "cutout": CUTOUT}
 
 
 class Augmentation:
@@ -42,8 +42,8 @@ class Augmentation:
         config: probabilities and strengths.
         shape: (C, H, W) of an image, C 1 or 3.
     Attributes:
-        parts: those with a probability above zero, less those that are not for grey images where they are grey.
-        left_out: names of the latter.
+        transformations: those with a probability above zero; of grey images without those that need colour.
+        left_out: names of those that grey images go without.
     Raises:
         UsageError: not the shape of an image.
     Example:
@@ -59,22 +59,22 @@ class Augmentation:
                 "leave it out (augment=none)"
             )
         self.config, self.shape = config, tuple(shape)
-        asked = [name for name in PARTS if getattr(config, name) > 0]
+        asked = [name for name in TRANSFORMATIONS if getattr(config, name) > 0]
         self.left_out = [name for name in asked if shape[0] == 1 and name in NOT_FOR_GREY]
-        self.parts = {name: PARTS[name] for name in asked if name not in self.left_out}
+        self.transformations = {name: TRANSFORMATIONS[name] for name in asked if name not in self.left_out}
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """A name for each number that conditions a network."""
         return tuple(
             name if part.num_labels == 1 else f"{name} {number + 1}"
-            for name, part in self.parts.items()
+            for name, part in self.transformations.items()
             for number in range(part.num_labels)
         )
 
     def strength(self, name: str) -> float:
         """Of one transformation; 1 for those that have none."""
-        option = PARTS[name].strength
+        option = TRANSFORMATIONS[name].strength
         return float(getattr(self.config, option)) if option else 1.0
 
     def draw(self, rng: Uniforms, count: int, scale: float = 1.0) -> Draws:
@@ -85,12 +85,13 @@ class Augmentation:
             scale: all probabilities are multiplied by it, as adaptive augmentation does; in [0, 1].
         """
         return {
-            name: drawn(name, part, scale * getattr(self.config, name), rng, count) for name, part in self.parts.items()
+            name: draw_numbers(name, part, scale * getattr(self.config, name), rng, count)
+            for name, part in self.transformations.items()
         }
 
     def label(self, draws: Draws) -> Tensor:
         """The conditioning vector, (B, len(label_names)) float32; zero for an image left as it is."""
-        labels = [PARTS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
+        labels = [TRANSFORMATIONS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
         return torch.cat(labels, dim=1).float() if labels else torch.empty(0)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
@@ -112,7 +113,7 @@ class Augmentation:
         return cut_out(x, draws["cutout"], self.config.cutout_share) if "cutout" in draws else x
 
     def _mapped(
-        self, x: Tensor, draws: Draws, parts: Mapping[str, Part], make: Callable[[Tensor, Tensor], Tensor]
+        self, x: Tensor, draws: Draws, parts: Mapping[str, Transformation], make: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         """The rows that get any of ``parts`` under the product of their matrices, cut to [-1, 1]; the others as is."""
         chosen = {name: numbers for name, numbers in draws.items() if name in parts}
@@ -127,6 +128,6 @@ class Augmentation:
         return x.index_copy(0, rows, make(x[rows], product).clamp(-1, 1))
 
     def _matrix(self, name: str, numbers: Tensor, size: tuple[int, int]) -> Tensor:
-        matrix = PARTS[name].matrix
+        matrix = TRANSFORMATIONS[name].matrix
         assert matrix is not None
         return matrix(numbers, self.strength(name), size)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 #: Places a side inside a new pixel, at most: enough to shrink to a quarter.
-MOST_PLACES = 4
+MAX_SUPERSAMPLING = 4
 #: Shrinking by less than this needs no more than one place.
 _NEGLIGIBLE = 0.25
 _PADDING = {"reflect": "reflection", "edge": "border"}
@@ -32,7 +32,7 @@ def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect
     """
     size = (x.shape[-2], x.shape[-1])
     backwards = torch.linalg.inv(maps)
-    places = places_needed(backwards, size)
+    places = supersampling_factor(backwards, size)
     out = x
     for count in sorted(set(places.tolist())):
         rows = (places == count).nonzero()[:, 0]
@@ -43,8 +43,8 @@ def warp(x: Tensor, maps: Tensor, padding: Literal["reflect", "edge"] = "reflect
     return out
 
 
-def places_needed(backwards: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B,) int64: places a side of each new pixel to look at, so that none of the given pixels is skipped.
+def supersampling_factor(backwards: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B,) int64: points along each side of a new pixel to sample, so that none of the given pixels is skipped.
 
     It is the largest distance in the given image between neighbours of the new one, which is at a corner.
     """
@@ -56,7 +56,7 @@ def places_needed(backwards: Tensor, size: tuple[int, int]) -> Tensor:
         (_moved(corners + step, backwards) - here).norm(dim=2).amax(dim=1)
         for step in torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     ]
-    return torch.maximum(*steps).sub(_NEGLIGIBLE).ceil().clamp(1, MOST_PLACES).long()
+    return torch.maximum(*steps).sub(_NEGLIGIBLE).ceil().clamp(1, MAX_SUPERSAMPLING).long()
 
 
 def _moved(points: Tensor, maps: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undiffuse.api.outputs import check_out
 from undiffuse.cli.terminal import say, size_in_bytes
-from undiffuse.data.download import SETS, Gotten, PublicSet, Remote, get
+from undiffuse.data.download import SETS, DownloadResult, PublicSet, Remote, get
 from undiffuse.errors import RunError, UsageError
 from undiffuse.observer import stage
 from undiffuse.registry import lookup
@@ -42,7 +42,7 @@ def get_set(name: str, out: Path | None) -> None:
         say(f"note: {public.hint}")
 
 
-def _refuse_missing(name: str, public: PublicSet, folder: Path, found: Gotten) -> None:
+def _refuse_missing(name: str, public: PublicSet, folder: Path, found: DownloadResult) -> None:
     """Say which file to put where, a line each, and end with the line that says why."""
     say(f"to be put into {folder}:")
     for file in found.missing:

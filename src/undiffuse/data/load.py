@@ -5,7 +5,7 @@ from __future__ import annotations
 from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, of_classes
 from undiffuse.data.registry import SOURCES
-from undiffuse.data.storage.cache import open_kept, stamped
+from undiffuse.data.storage.cache import open_cached, stamped
 from undiffuse.data.storage.listing import listing
 from undiffuse.errors import UsageError
 from undiffuse.registry import resolve
@@ -43,7 +43,7 @@ def _read(config: SourceConfig) -> Dataset:
 
 def _read_encoded(config: EncodedConfig) -> Dataset:
     """The set from the cache of decoded images, where it is there."""
-    if (kept := open_kept(config)) is not None:
+    if (kept := open_cached(config)) is not None:
         return kept
     with stamped(config):
         return _read(config)

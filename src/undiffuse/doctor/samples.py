@@ -13,7 +13,7 @@ from undiffuse.doctor.duplicates import thumbnails
 from undiffuse.doctor.findings import Finding, percent
 from undiffuse.doctor.run_context import RunContext
 from undiffuse.errors import UsageError
-from undiffuse.metrics.classification import ClassTally
+from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.coverage import coverage as coverage_of
 from undiffuse.samplers import make_sampler
 from undiffuse.wording import counted, some
@@ -205,14 +205,14 @@ def classes(context: RunContext) -> Iterable[Finding]:
     yield assess_classes(sampled, true)
 
 
-def _tally(context: RunContext, images: Tensor) -> ClassTally:
-    tally = ClassTally()
+def _tally(context: RunContext, images: Tensor) -> ClassAccumulator:
+    tally = ClassAccumulator()
     for chunk in torch.split(images, _CHUNK):
         tally.update(context.extractor.classify(chunk))
     return tally
 
 
-def assess_classes(sampled: ClassTally, true: ClassTally) -> Finding:
+def assess_classes(sampled: ClassAccumulator, true: ClassAccumulator) -> Finding:
     """See ``classes``, of two tallies."""
     present = (true.counts > 0.02 * true.count).nonzero()[:, 0].tolist()
     missing = [index for index in present if int(sampled.counts[index]) == 0]

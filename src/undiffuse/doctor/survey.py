@@ -11,10 +11,10 @@ from pathlib import Path
 from undiffuse.cores import num_cores
 from undiffuse.data.config import FolderConfig
 from undiffuse.data.readers.decoding.image import decode_image, without_warnings
-from undiffuse.data.sources.folder import FolderNotes
+from undiffuse.data.sources.folder import FolderSidecars
 from undiffuse.data.sources.layout.folder_files import list_names
-from undiffuse.data.sources.layout.parts import Folders
 from undiffuse.data.sources.layout.sample_sets import without_grids
+from undiffuse.data.sources.layout.splits import Folders
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
@@ -54,7 +54,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
         UsageError: no such folder, or no picture's name in it.
     """
     root = config.location
-    images = without_grids(FolderNotes(root), list_names(root), Skips("skip"))[0].images
+    images = without_grids(FolderSidecars(root), list_names(root), Skips("skip"))[0].images
     names = list(filter(Folders(images, config.split, root).takes, images))
     entries, broken = [], {}
     with without_warnings(), closing(_inspected(root, names, config)) as inspected:

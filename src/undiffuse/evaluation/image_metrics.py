@@ -10,11 +10,11 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, Result
-from undiffuse.metrics.classification import ClassTally
+from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.coverage import coverage
 from undiffuse.metrics.distances import check_enough, frechet_estimate
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.inception_score import ScoreTally
+from undiffuse.metrics.inception_score import InceptionScoreAccumulator
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.perceptual import load_lpips
 from undiffuse.metrics.reservoir import ReservoirSample
@@ -145,7 +145,7 @@ def inception_score(sets: Sets) -> list[Result]:
     return [Result(name, scored.score, "classes", scored.standard_error, "higher", stated, details)]
 
 
-def _tally(score: ScoreTally | None) -> ScoreTally:
+def _tally(score: InceptionScoreAccumulator | None) -> InceptionScoreAccumulator:
     if score is None:
         raise UsageError("these features have no classes; take --features handwriting, fashion or inception")
     return score
@@ -155,7 +155,7 @@ def classes(sets: Sets) -> list[Result]:
     """Share of images that a classifier names with confidence, and how evenly it names the classes."""
     check_images(sets, "classes")
     tally = sets.generated.classes
-    assert isinstance(tally, ClassTally)
+    assert isinstance(tally, ClassAccumulator)
     stated = {**_stated(sets, real=False), "confident_from": tally.confident}
     details, share, error = tally.to_dict(), tally.confident_share, tally.confident_share_error
     return [

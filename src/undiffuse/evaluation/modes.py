@@ -26,7 +26,7 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import fitting_features, load_features
 from undiffuse.metrics.modes import (
     WITHIN,
-    Located,
+    ModeAssignments,
     Modes,
     even,
     good_of_gaussian,
@@ -55,7 +55,7 @@ class DataModes(NamedTuple):
 
     words: str
     shares: Tensor
-    locate: Callable[[Tensor], Located]
+    locate: Callable[[Tensor], ModeAssignments]
     protocol: dict[str, Any]
 
 
@@ -147,7 +147,7 @@ def point_modes(known: PointModes) -> DataModes:
     """Of points: good within 3 standard deviations of the nearest mode."""
     expected = good_of_gaussian(1 if known.words == "circles" else 2)
 
-    def locate(points: Tensor) -> Located:
+    def locate(points: Tensor) -> ModeAssignments:
         return located_points(torch.from_numpy(known.distances(points.double().cpu().numpy())), expected)
 
     protocol = {"good": f"within {WITHIN:g} standard deviations of a mode", "std": known.std}
@@ -183,7 +183,7 @@ def image_modes(
     return DataModes(words, shares, _locating(extractor, float(sure.double().mean())), protocol)
 
 
-def _locating(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], Located]:
+def _locating(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], ModeAssignments]:
     return lambda images: located_images(extractor, images, good_of_real)
 
 

@@ -20,7 +20,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import CHUNK, spread
-from undiffuse.metrics.colour import ColourTally
+from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
@@ -66,8 +66,8 @@ class ImageQuality:
             "data_contrast": self._real_colour.contrast,
         }
 
-    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[Any, ColourTally]:
-        summary, colour = self.distance.summary(self._dim), ColourTally(num_channels)
+    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[Any, ColourAccumulator]:
+        summary, colour = self.distance.summary(self._dim), ColourAccumulator(num_channels)
         for chunk in chunks:
             summary.update(self.extractor.features(chunk))
             colour.update(chunk)

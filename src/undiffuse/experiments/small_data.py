@@ -175,7 +175,7 @@ def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budg
 
 
 def _fewest(extractor: FeatureExtractor, shape: tuple[int, ...], distance: SetDistance) -> int:
-    return max(_LEAST, distance.fewest(extractor.dim or int(np.prod(shape))))
+    return max(_LEAST, distance.min_images(extractor.dim or int(np.prod(shape))))
 
 
 class _Measuring(NamedTuple):

@@ -9,11 +9,11 @@ from undiffuse.metrics.features import FEATURES, load_features
 from undiffuse.registry import resolve
 
 if TYPE_CHECKING:
-    from undiffuse.metrics.classification import ClassTally
-    from undiffuse.metrics.colour import ColourTally
+    from undiffuse.metrics.classification import ClassAccumulator
+    from undiffuse.metrics.colour import ColourAccumulator
     from undiffuse.metrics.coverage import Coverage, expected_coverage
     from undiffuse.metrics.distances import FrechetEstimate, check_enough, frechet_distance, frechet_estimate
-    from undiffuse.metrics.inception_score import ScoreTally
+    from undiffuse.metrics.inception_score import InceptionScoreAccumulator
     from undiffuse.metrics.kernel import KernelEstimate, kernel_distance
     from undiffuse.metrics.neighbours import (
         CopyingSummary,
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURES",
-    "ClassTally",
-    "ColourTally",
+    "ClassAccumulator",
+    "ColourAccumulator",
     "CopyingSummary",
     "Coverage",
     "FeatureExtractor",
     "FrechetEstimate",
     "GaussianStatistics",
     "GroupedStatistics",
+    "InceptionScoreAccumulator",
     "KernelEstimate",
     "Neighbours",
     "ReservoirSample",
-    "ScoreTally",
     "SetSummary",
     "check_enough",
     "check_images",
@@ -58,11 +58,11 @@ __all__ = [
 #: What lives where. The function ``coverage`` is not lifted here: its module already has that name.
 _HOMES = {
     "reservoir": ("ReservoirSample",),
-    "classification": ("ClassTally",),
-    "colour": ("ColourTally",),
+    "classification": ("ClassAccumulator",),
+    "colour": ("ColourAccumulator",),
     "coverage": ("Coverage", "expected_coverage"),
     "distances": ("FrechetEstimate", "check_enough", "frechet_distance", "frechet_estimate"),
-    "inception_score": ("ScoreTally",),
+    "inception_score": ("InceptionScoreAccumulator",),
     "kernel": ("KernelEstimate", "kernel_distance"),
     "neighbours": ("CopyingSummary", "Neighbours", "copying_summary", "nearest_neighbours", "summarise_copying"),
     "pixels": ("check_images", "resize_images"),

@@ -32,14 +32,14 @@ def check_probabilities(probabilities: Tensor, num_classes: int) -> Tensor:
     return probabilities
 
 
-class ClassTally:
+class ClassAccumulator:
     """Counts over class probabilities, batch by batch; memory is the number of classes.
 
     Args:
         num_classes: K.
         confident: the probability from which an image counts as named.
     Example:
-        >>> tally = ClassTally.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
+        >>> tally = ClassAccumulator.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
         >>> tally.confident_share, tally.histogram, tally.classes_covered
         (0.5, [1, 1], 2)
     """
@@ -52,7 +52,7 @@ class ClassTally:
         self.confident_counts = torch.zeros(num_classes, dtype=torch.int64)
 
     @classmethod
-    def of(cls, probabilities: Tensor, confident: float = CONFIDENT) -> ClassTally:
+    def of(cls, probabilities: Tensor, confident: float = CONFIDENT) -> ClassAccumulator:
         """The tally of ``probabilities`` (B, K)."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
@@ -74,11 +74,11 @@ class ClassTally:
         self.counts += torch.bincount(label, minlength=num_classes)
         self.confident_counts += torch.bincount(label[best >= self.confident], minlength=num_classes)
 
-    def merge(self, other: ClassTally) -> ClassTally:
+    def merge(self, other: ClassAccumulator) -> ClassAccumulator:
         """The tally of both sets of images; neither operand changes."""
         if len(other.counts) != len(self.counts) or other.confident != self.confident:
             raise UsageError("cannot merge tallies of different classes or confidence levels")
-        merged = ClassTally(len(self.counts), self.confident)
+        merged = ClassAccumulator(len(self.counts), self.confident)
         merged.counts = self.counts + other.counts
         merged.confident_counts = self.confident_counts + other.confident_counts
         return merged
@@ -89,7 +89,7 @@ class ClassTally:
         return {"counts": self.counts, "confident_counts": self.confident_counts, "confident": confident}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassTally:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassAccumulator:
         """The tally that ``tensors()`` came from."""
         tally = cls(len(tensors["counts"]), float(tensors["confident"]))
         tally.counts = tensors["counts"].clone()

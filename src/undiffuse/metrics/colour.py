@@ -17,13 +17,13 @@ from undiffuse.metrics.pixels import check_images
 LEVELS = 256
 
 
-class ColourTally:
+class ColourAccumulator:
     """A histogram of the levels 0..255 a channel, in whole numbers: no sum is ever rounded.
 
     Args:
         num_channels: C.
     Example:
-        >>> tally = ColourTally(1)
+        >>> tally = ColourAccumulator(1)
         >>> tally.update(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
         >>> tally.mean, tally.contrast, tally.share_at_255
         ([127.5], 127.5, 0.5)
@@ -40,11 +40,11 @@ class ColourTally:
         for index, channel in enumerate(images.cpu().unbind(1)):
             self.histogram[index] += torch.bincount(channel.flatten(), minlength=LEVELS)
 
-    def merge(self, other: ColourTally) -> ColourTally:
+    def merge(self, other: ColourAccumulator) -> ColourAccumulator:
         """The tally of both sets of images; neither operand changes."""
         if len(other.histogram) != len(self.histogram):
             raise UsageError(f"cannot merge tallies of {len(self.histogram)} and {len(other.histogram)} channels")
-        merged = ColourTally(len(self.histogram))
+        merged = ColourAccumulator(len(self.histogram))
         merged.histogram = self.histogram + other.histogram
         return merged
 
@@ -88,7 +88,7 @@ class ColourTally:
         return {"histogram": self.histogram}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> ColourTally:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ColourAccumulator:
         """The tally that ``tensors()`` came from."""
         tally = cls(len(tensors["histogram"]))
         tally.histogram = tensors["histogram"].clone()

@@ -25,14 +25,14 @@ from undiffuse.metrics.statistics import group_of
 NUM_SPLITS = 10
 
 
-class ScoreTally:
+class InceptionScoreAccumulator:
     """Sums over class probabilities in ``num_splits`` splits by number; memory is num_splits * K.
 
     Args:
         num_classes: K.
         num_splits: of the field's protocol and of the jackknife.
     Example:
-        >>> tally = ScoreTally(2)
+        >>> tally = InceptionScoreAccumulator(2)
         >>> tally.update(torch.eye(2).repeat(50, 1), torch.arange(100))
         >>> round(tally.score, 6)
         2.0
@@ -46,7 +46,7 @@ class ScoreTally:
         self.negative_entropy_sums = torch.zeros(num_splits, dtype=torch.float64)
 
     @classmethod
-    def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> ScoreTally:
+    def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> InceptionScoreAccumulator:
         """The tally of ``probabilities`` (N, K), numbered from 0 unless ``numbers`` says otherwise."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
@@ -67,12 +67,12 @@ class ScoreTally:
         self.probability_sums.index_add_(0, split, probabilities)
         self.negative_entropy_sums.index_add_(0, split, torch.special.xlogy(probabilities, probabilities).sum(1))
 
-    def merge(self, other: ScoreTally) -> ScoreTally:
+    def merge(self, other: InceptionScoreAccumulator) -> InceptionScoreAccumulator:
         """The tally of both sets of images; neither operand changes."""
         if other.probability_sums.shape != self.probability_sums.shape:
             raise UsageError("cannot merge score tallies of different classes or splits")
         num_splits, num_classes = self.probability_sums.shape
-        merged = ScoreTally(num_classes, num_splits)
+        merged = InceptionScoreAccumulator(num_classes, num_splits)
         merged.counts = self.counts + other.counts
         merged.probability_sums = self.probability_sums + other.probability_sums
         merged.negative_entropy_sums = self.negative_entropy_sums + other.negative_entropy_sums
@@ -148,7 +148,7 @@ class ScoreTally:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> ScoreTally:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> InceptionScoreAccumulator:
         """The tally that ``tensors()`` came from."""
         num_splits, num_classes = tensors["probability_sums"].shape
         tally = cls(num_classes, num_splits)

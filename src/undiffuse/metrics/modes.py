@@ -42,7 +42,7 @@ _DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Located:
+class ModeAssignments:
     """The modes of some samples.
 
     Attributes:
@@ -112,7 +112,7 @@ class Modes:
         )
 
 
-def measure_modes(located: Located, shares: Tensor) -> Modes:
+def measure_modes(located: ModeAssignments, shares: Tensor) -> Modes:
     """Modes found, good samples and evenness of n samples.
 
     Args:
@@ -187,12 +187,12 @@ def even(num_modes: int) -> Tensor:
     return torch.full((num_modes,), 1 / num_modes, dtype=torch.float64)
 
 
-def located_points(distances: Tensor, good_of_real: float) -> Located:
+def located_points(distances: Tensor, good_of_real: float) -> ModeAssignments:
     """Points by their distances (B, K) from the modes in standard deviations: good, and sound, within ``WITHIN``."""
     nearest, mode = distances.double().min(1)
     good, num = nearest <= WITHIN, distances.shape[1]
     sound = torch.bincount(mode[good], minlength=num)
-    return Located(torch.bincount(mode, minlength=num), sound, int(good.sum()), good_of_real, good_of_real)
+    return ModeAssignments(torch.bincount(mode, minlength=num), sound, int(good.sum()), good_of_real, good_of_real)
 
 
 def good_of_gaussian(dimensions: int) -> float:
@@ -200,7 +200,7 @@ def good_of_gaussian(dimensions: int) -> float:
     return math.erf(WITHIN / math.sqrt(2)) if dimensions == 1 else -math.expm1(-(WITHIN**2) / 2)
 
 
-def located_images(extractor: FeatureExtractor, images: Tensor, good_of_real: float = 1.0) -> Located:
+def located_images(extractor: FeatureExtractor, images: Tensor, good_of_real: float = 1.0) -> ModeAssignments:
     """Images by what a classifier of grey ones names each of their channels: K = num_classes ** channels.
 
     Every image counts towards the mode that is most probable, as in the literature; it is good where each of its
@@ -216,7 +216,7 @@ def located_images(extractor: FeatureExtractor, images: Tensor, good_of_real: fl
     for channel in range(labels.shape[1]):
         code = code * num + labels[:, channel]
     counts = torch.bincount(code, minlength=num ** labels.shape[1])
-    return Located(counts, counts, int(sure.sum()), good_of_real, sound_of_real=1.0)
+    return ModeAssignments(counts, counts, int(sure.sum()), good_of_real, sound_of_real=1.0)
 
 
 def named_channels(extractor: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ SET_DISTANCES: dict[str, str] = {
 }
 
 
-class Apart(NamedTuple):
+class DistanceEstimate(NamedTuple):
     """A distance with its standard error, over both sets of images, and how many were on either side."""
 
     value: float
@@ -54,7 +54,7 @@ class SetDistance(ABC):
     source: ClassVar[str]
 
     @abstractmethod
-    def fewest(self, dim: int) -> int:
+    def min_images(self, dim: int) -> int:
         """Images that are needed on each side for ``dim`` features."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class SetDistance(ABC):
         """An empty set of ``dim`` features: its ``update`` takes rows (N, D)."""
 
     @abstractmethod
-    def between(self, a: Any, b: Any) -> Apart:
+    def between(self, a: Any, b: Any) -> DistanceEstimate:
         """The distance of two summaries.
 
         Raises:
@@ -96,7 +96,7 @@ class FrechetSetDistance(SetDistance):
     formula = "d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)"
     source = "metrics.distances.frechet_estimate"
 
-    def fewest(self, dim: int) -> int:
+    def min_images(self, dim: int) -> int:
         return max(dim + 1, 2 * GROUPS)
 
     def check(self, count: int, dim: int, other: str | None = None) -> None:
@@ -112,11 +112,11 @@ class FrechetSetDistance(SetDistance):
 
         return GroupedStatistics(dim, GROUPS)
 
-    def between(self, a: GroupedStatistics, b: GroupedStatistics) -> Apart:
+    def between(self, a: GroupedStatistics, b: GroupedStatistics) -> DistanceEstimate:
         from undiffuse.metrics.distances import frechet_estimate
 
         found = frechet_estimate(a, b)
-        return Apart(found.value, found.standard_error, found.num_a, found.num_b)
+        return DistanceEstimate(found.value, found.standard_error, found.num_a, found.num_b)
 
 
 class _Rows:
@@ -145,23 +145,23 @@ class KernelSetDistance(SetDistance):
     formula = "MMD^2 = mean k(a, a') + mean k(b, b') - 2 mean k(a, b),  k(x, y) = (x.y / D + 1)^3"
     source = "metrics.kernel.kernel_distance"
 
-    def fewest(self, dim: int) -> int:
+    def min_images(self, dim: int) -> int:
         from undiffuse.metrics.kernel import MINIMUM
 
         return MINIMUM
 
     def check(self, count: int, dim: int, other: str | None = None) -> None:
-        if count < (needed := self.fewest(dim)):
+        if count < (needed := self.min_images(dim)):
             raise UsageError(f"a kernel distance needs at least {needed} images on each side, got {count}; make more")
 
     def summary(self, dim: int) -> _Rows:
         return _Rows()
 
-    def between(self, a: _Rows, b: _Rows) -> Apart:
+    def between(self, a: _Rows, b: _Rows) -> DistanceEstimate:
         from undiffuse.metrics.kernel import kernel_distance
 
         found = kernel_distance(a.all, b.all)
-        return Apart(found.value, found.standard_error, found.num_a, found.num_b)
+        return DistanceEstimate(found.value, found.standard_error, found.num_a, found.num_b)
 
 
 def set_distance(name: str) -> SetDistance:

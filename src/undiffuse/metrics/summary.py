@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics.classification import ClassTally, check_probabilities
-from undiffuse.metrics.colour import ColourTally
+from undiffuse.metrics.classification import ClassAccumulator, check_probabilities
+from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.extractor import FeatureExtractor
-from undiffuse.metrics.inception_score import ScoreTally
+from undiffuse.metrics.inception_score import InceptionScoreAccumulator
 from undiffuse.metrics.pixels import check_images
 from undiffuse.metrics.reservoir import ReservoirSample, check_numbers
 from undiffuse.metrics.statistics import GroupedStatistics, check_features
@@ -38,9 +38,9 @@ class _Parts:
     statistics: GroupedStatistics
     features: ReservoirSample
     pixels: ReservoirSample
-    colour: ColourTally
-    classes: ClassTally | None
-    score: ScoreTally | None
+    colour: ColourAccumulator
+    classes: ClassAccumulator | None
+    score: InceptionScoreAccumulator | None
 
 
 class SetSummary:
@@ -86,17 +86,17 @@ class SetSummary:
         return self._known().pixels
 
     @property
-    def colour(self) -> ColourTally:
+    def colour(self) -> ColourAccumulator:
         """Levels of all pixels."""
         return self._known().colour
 
     @property
-    def classes(self) -> ClassTally | None:
+    def classes(self) -> ClassAccumulator | None:
         """Class shares, or None where the extractor has no classes."""
         return self._known().classes
 
     @property
-    def score(self) -> ScoreTally | None:
+    def score(self) -> InceptionScoreAccumulator | None:
         """The inception score's sums, or None where the extractor has no classes."""
         return self._known().score
 
@@ -186,9 +186,9 @@ _HOLDERS: dict[str, Any] = {
     "statistics": GroupedStatistics,
     "features": ReservoirSample,
     "pixels": ReservoirSample,
-    "colour": ColourTally,
-    "classes": ClassTally,
-    "score": ScoreTally,
+    "colour": ColourAccumulator,
+    "classes": ClassAccumulator,
+    "score": InceptionScoreAccumulator,
 }
 
 
@@ -229,9 +229,9 @@ def _fresh_parts(shape: tuple[int, int, int], features: Tensor, probabilities: T
         statistics=GroupedStatistics(dim),
         features=ReservoirSample(FEATURE_CAPACITY),
         pixels=ReservoirSample(pixel_capacity),
-        colour=ColourTally(shape[0]),
-        classes=None if probabilities is None else ClassTally(probabilities.shape[1]),
-        score=None if probabilities is None else ScoreTally(probabilities.shape[1]),
+        colour=ColourAccumulator(shape[0]),
+        classes=None if probabilities is None else ClassAccumulator(probabilities.shape[1]),
+        score=None if probabilities is None else InceptionScoreAccumulator(probabilities.shape[1]),
     )
 
 

@@ -1,6 +1,6 @@
 """Public data sets fetched from their publishers: what lies where, and getting it whole."""
 
-from undiffuse.data.download.get import Gotten, get
+from undiffuse.data.download.get import DownloadResult, get
 from undiffuse.data.download.sets import SETS, PublicSet, Remote
 
-__all__ = ["SETS", "Gotten", "PublicSet", "Remote", "get"]
+__all__ = ["SETS", "DownloadResult", "PublicSet", "Remote", "get"]

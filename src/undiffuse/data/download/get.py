@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Gotten:
+class DownloadResult:
     """What came of it.
 
     Args:
@@ -36,7 +36,7 @@ class Gotten:
 
 
 @writes_to("folder")
-def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Gotten:
+def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> DownloadResult:
     """Have all files of a set in ``folder``, each of the size and checksum that are known of it.
 
     Raises:
@@ -66,7 +66,7 @@ def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Gotten:
             fetched.append(remote.name)
         for member, name in remote.unpack:
             _unpack(target, member, folder / name)
-    return Gotten(str(folder / public.data), tuple(fetched), tuple(missing), reason)
+    return DownloadResult(str(folder / public.data), tuple(fetched), tuple(missing), reason)
 
 
 def _is_unpacked(remote: Remote, folder: Path) -> bool:

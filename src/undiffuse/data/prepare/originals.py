@@ -24,7 +24,7 @@ KEY_BYTES = 8
 _RECORDED = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "classes_called")
 
 
-class Found(NamedTuple):
+class FoundImage(NamedTuple):
     """An image in mode ``L`` or ``RGB``, the 16 bytes that stand for it in its source's ``hashes``, and remarks."""
 
     image: Image.Image
@@ -64,7 +64,7 @@ class Originals(ABC):
         """
 
     @abstractmethod
-    def read(self, index: int) -> Found:
+    def read(self, index: int) -> FoundImage:
         """The image, upright.
 
         Raises:
@@ -111,11 +111,11 @@ class EncodedOriginals(Originals):
         row = self._row(index)
         return read_header(self._files.source(row), self._background, self.title(index))
 
-    def read(self, index: int) -> Found:
+    def read(self, index: int) -> FoundImage:
         row = self._row(index)
         found = decode_image(self._files.source(row), self._background, self.title(index))
         leading = self._files.split_hash(row)
-        return Found(found.image, leading + content_hash(found.image)[len(leading) :], found.remarks)
+        return FoundImage(found.image, leading + content_hash(found.image)[len(leading) :], found.remarks)
 
 
 class ArrayOriginals(Originals):
@@ -133,9 +133,9 @@ class ArrayOriginals(Originals):
         channels, height, width = self.chosen.shape
         return Header(height, width, channels == 1)
 
-    def read(self, index: int) -> Found:
+    def read(self, index: int) -> FoundImage:
         pixels = self.chosen.items(np.array([index]))[0]
-        return Found(from_array(pixels), hash_item(pixels.tobytes()))
+        return FoundImage(from_array(pixels), hash_item(pixels.tobytes()))
 
 
 def open_originals(config: SourceConfig) -> Originals:

@@ -24,11 +24,11 @@ from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_ori
 from undiffuse.data.prepare.progress_log import ProgressLog, Row, read_head, read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
-from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, Look, Made, Work
+from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, HeaderScan, PrepareBlocks, PreparedImage
 from undiffuse.data.prepare.worker_pool import Block, in_order
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
 from undiffuse.data.readers.decoding.image import DECODING
-from undiffuse.data.storage.encoded import Plan, plan_for
+from undiffuse.data.storage.encoded import Preprocessing, preprocessing_for
 from undiffuse.errors import UsageError
 from undiffuse.files import explained
 from undiffuse.observer import SILENT, Observer
@@ -97,7 +97,7 @@ def _refuse_itself(source: Path, out: Path) -> None:
 class _Start(NamedTuple):
     """Where to go on."""
 
-    plan: Plan
+    plan: Preprocessing
     head: dict[str, Any]
     num_done: int = 0
     data_end: int = 0
@@ -189,15 +189,15 @@ class _Task:
             done, data_end, log_end = done + 1, grown, end
         return done, data_end, log_end
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> Preprocessing:
         """As for training: from the headers, unless size and channels are given."""
         config = self._config
         if config.target is not None and config.channels is not None:
-            return Plan(config.target, config.channels, config.fit, config.upscale, config.background)
+            return Preprocessing(config.target, config.channels, config.fit, config.upscale, config.background)
         count = 1 if isinstance(self._originals, ArrayOriginals) else len(self._originals)
         headers, first_error = np.empty((count, 3), dtype=np.int32), ""
         blocks, num = _blocks(0, count, _BLOCK), 0
-        for (_, end), found in zip(blocks, in_order(Look(self._originals), blocks, self._workers), strict=True):
+        for (_, end), found in zip(blocks, in_order(HeaderScan(self._originals), blocks, self._workers), strict=True):
             for header in found:
                 if not isinstance(header, str):
                     headers[num] = header
@@ -208,12 +208,12 @@ class _Task:
             self._observer.progress(end, count, "looking")
         if num == 0:
             raise UsageError(f"none of the {counted(count, 'image')} can be used; the first: {first_error}")
-        return plan_for(config, headers[:num])[0]
+        return preprocessing_for(config, headers[:num])[0]
 
     def _work(self, start: _Start, log: ProgressLog) -> None:
         bytes_each = 3 * math.prod(start.plan.shape)
         blocks = _blocks(start.num_done, len(self._originals), max(1, min(_BLOCK, _BLOCK_BYTES // bytes_each)))
-        work = Work(self._originals, start.plan, self._settings.filters)
+        work = PrepareBlocks(self._originals, start.plan, self._settings.filters)
         results = in_order(work, blocks, self._workers)
         try:
             for (first, end), made in zip(blocks, results, strict=True):
@@ -224,7 +224,7 @@ class _Task:
             log.commit()
             results.close()  # type: ignore[attr-defined]
 
-    def _take(self, index: int, made: Made, log: ProgressLog) -> None:
+    def _take(self, index: int, made: PreparedImage, log: ProgressLog) -> None:
         if made.reason in FAULTS and self._settings.on_error == "fail":
             raise self._fault(made.text)
         reason, text, number = made.reason, made.text, len(self._seen)
@@ -255,7 +255,7 @@ class _Task:
     def _fault(self, text: str) -> UsageError:
         return UsageError(f"{text}; mend or remove it and run again, or skip it with data.on_error=skip")
 
-    def _finish(self, plan: Plan, log: ProgressLog) -> dict[str, Any]:
+    def _finish(self, plan: Preprocessing, log: ProgressLog) -> dict[str, Any]:
         log.commit()
         if not len(self._seen):
             dropped = manifest.summary(self._originals, self._rows())["dropped"]
@@ -276,8 +276,8 @@ def _blocks(start: int, end: int, size: int) -> list[Block]:
     return [(first, min(first + size, end)) for first in range(start, end, size)]
 
 
-def _plan_of(values: dict[str, Any]) -> Plan:
+def _plan_of(values: dict[str, Any]) -> Preprocessing:
     """A plan out of JSON, where pairs are lists."""
     background = values["background"]
     ground = tuple(background) if isinstance(background, list) else background
-    return Plan(**{**values, "size": tuple(values["size"]), "background": ground})
+    return Preprocessing(**{**values, "size": tuple(values["size"]), "background": ground})

@@ -13,7 +13,7 @@ from undiffuse.data.dataset import HASH_BYTES, hash_item
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.data.readers.decoding.image import Header, fit_image, to_array, with_channels, without_warnings
-from undiffuse.data.storage.encoded import Plan
+from undiffuse.data.storage.encoded import Preprocessing
 from undiffuse.errors import UsageError
 
 KEPT, UNREADABLE, TOO_SMALL, SHORT_SIDE, LONG_ASPECT, LOW_CONTRAST, DUPLICATE, NO_CAPTION = range(8)
@@ -40,7 +40,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2}  # grey, RGB
 
 
-class Made(NamedTuple):
+class PreparedImage(NamedTuple):
     """What became of one image.
 
     Args:
@@ -58,7 +58,7 @@ class Made(NamedTuple):
     text: str = ""
 
 
-class Work:
+class PrepareBlocks:
     """All that is done to images, in blocks of them.
 
     Args:
@@ -67,38 +67,38 @@ class Work:
         filters: which are wanted.
     """
 
-    def __init__(self, originals: Originals, plan: Plan, filters: Filters) -> None:
+    def __init__(self, originals: Originals, plan: Preprocessing, filters: Filters) -> None:
         self._originals, self._plan, self._filters = originals, plan, filters
 
-    def __call__(self, start: int, end: int) -> list[Made]:
+    def __call__(self, start: int, end: int) -> list[PreparedImage]:
         """What becomes of the images from ``start`` to ``end`` - 1."""
         with without_warnings():
             return [self._make(index) for index in range(start, end)]
 
-    def _make(self, index: int) -> Made:
+    def _make(self, index: int) -> PreparedImage:
         if self._originals.captions is not None and not self._originals.captions[index].strip():
-            return Made(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
+            return PreparedImage(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
             image, found_hash, remarks = self._originals.read(index)
         except UsageError as error:
-            return Made(UNREADABLE, text=str(error))
+            return PreparedImage(UNREADABLE, text=str(error))
         reason = unwanted(self._filters, image.height, image.width)
         if reason != KEPT:
             text = f"{self._originals.title(index)}: {image.height}x{image.width} (height x width)"
-            return Made(reason, found_hash=found_hash, text=text)
+            return PreparedImage(reason, found_hash=found_hash, text=text)
         plan = self._plan
         try:
             fitted = fit_image(image, plan.size, plan.fit, plan.upscale, plan.background)
         except UsageError as error:
-            return Made(TOO_SMALL, found_hash=found_hash, text=f"{self._originals.title(index)}: {error}")
+            return PreparedImage(TOO_SMALL, found_hash=found_hash, text=f"{self._originals.title(index)}: {error}")
         pixels = to_array(with_channels(fitted, plan.channels))
         if self._filters.min_contrast and pixels.std() < self._filters.min_contrast:
             text = f"{self._originals.title(index)}: a contrast of {pixels.std():.2f}"
-            return Made(LOW_CONTRAST, found_hash=found_hash, text=text)
-        return Made(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(remarks))
+            return PreparedImage(LOW_CONTRAST, found_hash=found_hash, text=text)
+        return PreparedImage(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(remarks))
 
 
-class Look:
+class HeaderScan:
     """The headers of blocks of images, for choosing size and channels."""
 
     def __init__(self, originals: Originals) -> None:

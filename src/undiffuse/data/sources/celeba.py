@@ -20,7 +20,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.sources.celeba_lists import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.sources.layout.left_out import NOT_OF_THE_SET, LeftOut
-from undiffuse.data.sources.layout.parts import chosen_remark
+from undiffuse.data.sources.layout.splits import chosen_remark
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
@@ -123,7 +123,7 @@ def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
     """(title, content) of a list in the tree or next to it."""
     inside = find_list(tree, basename)
     if inside is not None:
-        return tree.title_of(inside), tree.read_note(inside, MAX_BYTES)
+        return tree.title_of(inside), tree.read_sidecar(inside, MAX_BYTES)
     path = tree.location.resolve().parent / basename
     if not path.is_file():
         return None

@@ -19,7 +19,7 @@ MAX_BYTES = 2**28  # of one file; the largest is 155 MB
 
 
 class Store(ABC):
-    """Named files of a folder or an archive; the names have no folders."""
+    """SplitName files of a folder or an archive; the names have no folders."""
 
     location: Path
     names: list[str]

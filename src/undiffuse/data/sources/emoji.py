@@ -104,7 +104,7 @@ def _listed(tree: Tree, vendor: str, skips: Skips) -> Iterator[Emoji]:
     if name is None:
         raise UsageError(f"{tree.location}: no emoji.json; expected the whole emoji-datasource package")
     title = tree.title_of(name)
-    entries = parse_json(tree.read_note(name, MAX_BYTES), title)
+    entries = parse_json(tree.read_sidecar(name, MAX_BYTES), title)
     if not isinstance(entries, list):
         raise UsageError(f"{title}: no list of emoji; expected emoji-datasource's")
     for number, entry in enumerate(entries):

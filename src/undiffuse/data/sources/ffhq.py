@@ -12,7 +12,7 @@ import re
 
 from undiffuse.data.config import FfhqConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources.layout.parts import chosen_remark
+from undiffuse.data.sources.layout.splits import chosen_remark
 from undiffuse.data.sources.layout.tree import open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips

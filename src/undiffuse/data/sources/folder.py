@@ -7,7 +7,7 @@ from pathlib import Path
 from undiffuse.data.config import FolderConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.text import readable
-from undiffuse.data.sources.layout.captions import NoteReader, annotate
+from undiffuse.data.sources.layout.captions import SidecarReader, annotate
 from undiffuse.data.sources.layout.folder_files import list_names
 from undiffuse.data.sources.layout.sample_sets import without_grids
 from undiffuse.data.storage.encoded import load_encoded
@@ -45,7 +45,7 @@ class FolderFiles(EncodedFiles):
         return self.location / self._names[index]
 
 
-class FolderNotes(NoteReader):
+class FolderSidecars(SidecarReader):
     """Small files below a folder."""
 
     def __init__(self, root: Path) -> None:
@@ -54,7 +54,7 @@ class FolderNotes(NoteReader):
     def title_of(self, name: str) -> str:
         return readable(self._prefix + name)
 
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         path, title = self.location / name, self.title_of(name)
         try:
             if not path.is_file():
@@ -81,7 +81,7 @@ def load(config: FolderConfig) -> Dataset:
             too large or smaller than the training size, or lacks what others have; the message names the file.
     """
     root, skips = config.location, Skips(config.on_error)
-    reader = FolderNotes(root)
+    reader = FolderSidecars(root)
     names, _ = without_grids(reader, list_names(root), skips)
     found = annotate(reader, names, config, skips)
     files = FolderFiles(root, names.images.select(found.rows))

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from undiffuse.data.sources.layout.parts import ALL, TRAIN, means
 from undiffuse.data.sources.layout.published_files import TABLES, is_table, table_folders
+from undiffuse.data.sources.layout.splits import ALL, TRAIN, means
 from undiffuse.errors import UsageError
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")

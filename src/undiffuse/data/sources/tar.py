@@ -23,8 +23,14 @@ from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes
 from undiffuse.data.sources.layout.folder_files import add_unread
 from undiffuse.data.sources.layout.left_out import LeftOut
-from undiffuse.data.sources.layout.metadata import MAX_NOTE_BYTES, Said, caption_text, parse_json, said_in
-from undiffuse.data.sources.layout.parts import Folders, take_files
+from undiffuse.data.sources.layout.metadata import (
+    MAX_SIDECAR_BYTES,
+    Annotation,
+    annotation_in,
+    caption_text,
+    parse_json,
+)
+from undiffuse.data.sources.layout.splits import Folders, take_shards
 from undiffuse.data.sources.layout.tar_files import find_shards, names_each
 from undiffuse.data.sources.layout.tar_sample_sets import NotingRecords, sample_sets_in, samples_alone
 from undiffuse.data.sources.layout.tar_samples import (
@@ -136,20 +142,20 @@ def _scattered(headers: Iterable[Member]) -> frozenset[str]:
         return frozenset()
 
 
-def _said(shard: Place, notes: Members) -> Said:
+def _said(shard: Place, notes: Members) -> Annotation:
     """Class and caption of a sample; ``.cls`` and ``.txt`` count before ``.json``."""
-    said, texts = Said(None, None), dict[str, bytes]()
+    said, texts = Annotation(None, None), dict[str, bytes]()
     for ending in NOTES:
         for member in notes.get(ending, []):
             title = readable(f"{shard.path}!{member.name}")
-            if member.size > MAX_NOTE_BYTES or ending in texts:
+            if member.size > MAX_SIDECAR_BYTES or ending in texts:
                 what = "is there twice" if ending in texts else f"has {member.size} bytes; expected a short text"
                 raise UsageError(f"{title}: {what}")
             texts[ending] = shard.read(member.offset, member.size)
     base = readable(f"{shard.path}!")
     if "json" in texts:
         title = base + readable(notes["json"][0].name)
-        said = said_in(parse_json(texts["json"], title), title)
+        said = annotation_in(parse_json(texts["json"], title), title)
     if "txt" in texts:
         said = said._replace(caption=caption_text(texts["txt"], base + readable(notes["txt"][0].name)))
     if "cls" in texts:
@@ -176,7 +182,7 @@ def load(config: TarConfig) -> Dataset:
             samples.add_shard(len(shards) - 1, shard)
     if not len(samples.names):
         skips.refuse_nothing_left(0, skips.count) if skips.count else None
-        found = samples.left_out.text(aloud=True) or samples.left_out.text(aloud=False) or "no files"
+        found = samples.left_out.text(warned=True) or samples.left_out.text(warned=False) or "no files"
         where = readable(str(config.location))
         raise UsageError(f"{where}: no image in the shards ({found}); expected members such as 000001.jpg")
     table = np.frombuffer(samples.places, dtype=np.int64).reshape(-1, 3)
@@ -202,7 +208,7 @@ def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, 
         add_unread(left_out, location, paths)
     if names_each(location):
         return paths, {}
-    chosen, remark = take_files(paths, config.split, location)
+    chosen, remark = take_shards(paths, config.split, location)
     return chosen, {"splits": remark} if remark else {}
 
 

@@ -27,7 +27,7 @@ from undiffuse.data.readers.zip_index import (
     has_another_before,
     read_entries,
 )
-from undiffuse.data.sources.layout.captions import NoteReader, annotate
+from undiffuse.data.sources.layout.captions import SidecarReader, annotate
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, refuse_without_images
 from undiffuse.data.sources.layout.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.sources.layout.metadata import parse_json
@@ -127,7 +127,7 @@ class Members:
         self.table.arrange(rows)
 
 
-class ZipNotes(NoteReader):
+class ZipSidecars(SidecarReader):
     """Small members of an archive."""
 
     def __init__(self, file: FileAt, members: Members) -> None:
@@ -136,7 +136,7 @@ class ZipNotes(NoteReader):
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         row, title, table = self._members.row_of(name), self.title_of(name), self._members.table
         if row is None:
             raise UsageError(f"{title}: no such member")
@@ -215,7 +215,7 @@ def load(config: ZipConfig) -> Dataset:
     names = index.names
     nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
     refuse_without_images(names, config.location, "archive", nested)
-    reader = ZipNotes(file, index.others)
+    reader = ZipSidecars(file, index.others)
     names, kept = without_grids(reader, names, skips)
     found = annotate(reader, names, config, skips)
     hashes, prepared = _original_hashes(file, index), _prepared(file, index)

@@ -62,7 +62,7 @@ def cache_root() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "undiffuse" / "data"
 
 
-def place_of(config: EncodedConfig) -> Path:
+def cache_folder_of(config: EncodedConfig) -> Path:
     """The folder that the set of this configuration is kept in, there or not."""
     root = cache_root() if config.cache in ("auto", "none") else Path(config.cache).expanduser()
     options = config.model_dump(mode="json", exclude=_NOT_OF_THE_KEY) | {"path": str(config.location.absolute())}
@@ -98,19 +98,19 @@ def _stamped_now(config: EncodedConfig) -> tuple[Path, str] | None:
     if config.cache == "none":
         return None
     try:
-        return place_of(config), stamp_of(config)
+        return cache_folder_of(config), stamp_of(config)
     except (OSError, UndiffuseError):
         return None
 
 
 def _stamp_to_keep(config: EncodedConfig) -> str:
     place, stamp = _STAMPED.get() or (None, "")
-    return stamp if place == place_of(config) else stamp_of(config)
+    return stamp if place == cache_folder_of(config) else stamp_of(config)
 
 
-def open_kept(config: EncodedConfig) -> Dataset | None:
+def open_cached(config: EncodedConfig) -> Dataset | None:
     """The set as it is kept, or ``None`` where it is not, or not any more."""
-    place = place_of(config)
+    place = cache_folder_of(config)
     if config.cache == "none" or not (place / INFO).is_file():
         return None
     try:
@@ -131,7 +131,7 @@ def tell(location: Path, provenance: Mapping[str, str]) -> None:
             _log.warning("%s: %s", location, provenance[key])
 
 
-class Store:
+class CacheWriter:
     """Takes the images of a set one by one as they are decoded, under a temporary name.
 
     A disk that is full or fails while it is filled costs the cache and not the set.
@@ -142,7 +142,7 @@ class Store:
     """
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
-        self.place, self._config, self._stamp = place_of(config), config, _stamp_to_keep(config)
+        self.place, self._config, self._stamp = cache_folder_of(config), config, _stamp_to_keep(config)
         self._folder = temporary_beside(self.place).with_suffix(".pixels.tmp")
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")
@@ -204,7 +204,7 @@ class Store:
 
 
 @contextmanager
-def keeping(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory: bool) -> Iterator[Store | None]:
+def caching(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory: bool) -> Iterator[CacheWriter | None]:
     """Where to put the images of a set as they are decoded, or ``None`` where they are not to be kept on disk.
 
     Args:
@@ -226,15 +226,15 @@ def keeping(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory:
             store.discard()
 
 
-def _store_for(config: EncodedConfig, count: int, needed: int) -> Store | None:
-    place = place_of(config)
+def _store_for(config: EncodedConfig, count: int, needed: int) -> CacheWriter | None:
+    place = cache_folder_of(config)
     remove_leftovers_of(place)
     share = SHARE_OF_FREE if config.cache == "auto" else 1.0
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(place.parent).free
         problem = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free" if needed > share * free else ""
-        store = None if problem else Store(config, count)
+        store = None if problem else CacheWriter(config, count)
     except OSError as error:
         store, problem = None, error.strerror or str(error)
     if problem and config.cache != "auto":

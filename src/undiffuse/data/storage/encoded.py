@@ -34,7 +34,7 @@ from undiffuse.data.readers.decoding.image import (
 )
 from undiffuse.data.readers.decoding.plain_png import read_plain_png
 from undiffuse.data.readers.decoding.remarks import Remarks
-from undiffuse.data.storage.cache import Store, keeping, tell
+from undiffuse.data.storage.cache import CacheWriter, caching, tell
 from undiffuse.data.storage.encoded_files import EncodedFiles, Titles
 from undiffuse.data.storage.listing import FileListing, only_lists
 from undiffuse.data.storage.skips import Skips
@@ -52,7 +52,7 @@ Pixels = npt.NDArray[np.uint8]
 R = TypeVar("R")
 
 
-class LookedAt(NamedTuple):
+class DecodedItem(NamedTuple):
     """One image as it is made, the hash of it as it was found, and what is to be said of its file."""
 
     pixels: Pixels
@@ -61,7 +61,7 @@ class LookedAt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Preprocessing:
     """What every image is made into."""
 
     size: tuple[int, int]
@@ -87,14 +87,14 @@ class Plan:
         plain = self._plain(source)
         return self._made(source, files.title(index))[0] if plain is None else plain
 
-    def looked_at(self, files: EncodedFiles, index: int) -> LookedAt:
+    def decode(self, files: EncodedFiles, index: int) -> DecodedItem:
         """The same, with the hash of the image as found and the remarks of its decoder."""
         source = files.source(index)
         plain = self._plain(source)
         pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
         leading = files.split_hash(index)
         digest = content_hash(from_array(pixels) if found is None else found.image)
-        return LookedAt(pixels, leading + digest[len(leading) :], () if found is None else found.remarks)
+        return DecodedItem(pixels, leading + digest[len(leading) :], () if found is None else found.remarks)
 
     def _plain(self, source: Path | bytes) -> Pixels | None:
         """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""
@@ -145,7 +145,7 @@ def load_encoded(
     with without_warnings():
         plan, rows, remarks = _make_plan(config, files, skips)
         size = math.prod(plan.shape)
-        with keeping(config, len(rows), size, len(rows) * size <= MAX_BYTES_IN_MEMORY) as store:
+        with caching(config, len(rows), size, len(rows) * size <= MAX_BYTES_IN_MEMORY) as store:
             decoding = Remarks()
             array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
             about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **remarks})
@@ -158,8 +158,8 @@ def load_encoded(
     return ArrayDataset(config.name, array, kept_labels, class_names, about, hashes, Titles(files, rows), texts)
 
 
-def _about(plan: Plan, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[str, str]:
-    """A set's provenance; what a person should know of is said aloud too."""
+def _about(plan: Preprocessing, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[str, str]:
+    """A set's provenance; what a person should know of is logged too."""
     about = {
         "source": str(files.location),
         "licence": "not stated: that of the images",
@@ -170,13 +170,15 @@ def _about(plan: Plan, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[
     return about
 
 
-def _make_plan(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[Plan, Indices, dict[str, str]]:
+def _make_plan(
+    config: EncodedConfig, files: EncodedFiles, skips: Skips
+) -> tuple[Preprocessing, Indices, dict[str, str]]:
     """The plan, the files whose headers could be read, and a remark where the size was chosen here."""
     if config.target is not None and config.channels is not None:  # nothing to learn from the headers
-        plan = Plan(config.target, config.channels, config.fit, config.upscale, config.background)
+        plan = Preprocessing(config.target, config.channels, config.fit, config.upscale, config.background)
         return plan, np.arange(len(files)), {}
     headers, rows = _headers(config, files, skips)
-    plan, remarks = plan_for(config, headers)
+    plan, remarks = preprocessing_for(config, headers)
     return plan, rows, remarks
 
 
@@ -196,13 +198,13 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
     return headers[readable], np.flatnonzero(readable)
 
 
-def plan_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tuple[Plan, dict[str, str]]:
+def preprocessing_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tuple[Preprocessing, dict[str, str]]:
     """Training size and channels for these images, and a remark where the size was chosen here."""
     channels = config.channels or (1 if headers[:, 2].all() else 3)
     sizes = np.unique(headers[:, :2], axis=0)
     if config.target is not None or len(sizes) == 1:
         size = config.target or (int(sizes[0, 0]), int(sizes[0, 1]))
-        return Plan(size, channels, config.fit, config.upscale, config.background), {}
+        return Preprocessing(size, channels, config.fit, config.upscale, config.background), {}
     shorter = headers[:, :2].min(axis=1)
     side = automatic_side(shorter)
     smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
@@ -212,11 +214,11 @@ def plan_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tuple[Plan,
         f"the images differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
         f"taking data.size={side}, which {reach:,} of {count:,} reach{others}; set it to choose another"
     )
-    return Plan((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
+    return Preprocessing((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
 
 
 def _decode(
-    plan: Plan, files: EncodedFiles, rows: Indices, skips: Skips, store: Store | None, decoding: Remarks
+    plan: Preprocessing, files: EncodedFiles, rows: Indices, skips: Skips, store: CacheWriter | None, decoding: Remarks
 ) -> tuple[Pixels | None, Hashes, Indices]:
     """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
     in_memory = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
@@ -224,8 +226,8 @@ def _decode(
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
-    looked_at = _threaded(lambda row: plan.looked_at(files, row), rows, _block(plan))
-    with Counter(f"decoding {files.location.name}") as counter, closing(looked_at) as results:
+    decoded = _threaded(lambda row: plan.decode(files, row), rows, _block(plan))
+    with Counter(f"decoding {files.location.name}") as counter, closing(decoded) as results:
         for position, result in enumerate(results):
             counter.progress(position, len(rows))
             if isinstance(result, UsageError):
@@ -251,7 +253,7 @@ class _Lazy(Dataset):
     def __init__(
         self,
         name: str,
-        plan: Plan,
+        plan: Preprocessing,
         files: EncodedFiles,
         rows: Indices,
         labels: Indices | None,
@@ -314,5 +316,5 @@ def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Genera
                 yield from done
 
 
-def _block(plan: Plan) -> int:
+def _block(plan: Preprocessing) -> int:
     return max(1, min(_MAX_BLOCK, _MAX_BLOCK_BYTES // math.prod(plan.shape)))

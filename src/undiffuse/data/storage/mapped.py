@@ -116,7 +116,7 @@ class MappedSet(Dataset):
 
 
 class MappedStringArray(StringArray):
-    """StringArray in a mapped buffer, or a selection of them.
+    """Texts in a mapped buffer, or a selection of them.
 
     Args:
         buffer: all of them.

@@ -25,19 +25,19 @@ from undiffuse.data.sources.layout.left_out import Kind
 from undiffuse.data.sources.layout.metadata import (
     DATASET,
     MAX_LIST_BYTES,
-    MAX_NOTE_BYTES,
+    MAX_SIDECAR_BYTES,
     METADATA,
     METADATA_CSV,
+    Annotation,
     Line,
-    Said,
+    annotation_in,
     caption_text,
     parse_json,
     read_dataset_json,
     read_metadata,
     read_metadata_csv,
-    said_in,
 )
-from undiffuse.data.sources.layout.parts import Folders
+from undiffuse.data.sources.layout.splits import Folders
 from undiffuse.data.storage.skips import Skips
 from undiffuse.data.storage.string_array import StringArray, StringIndex
 from undiffuse.errors import UsageError
@@ -52,13 +52,13 @@ _TABLES = frozenset({METADATA, DATASET, "metadata.json", "manifest.json", "packa
 EARLIER_CAPTION = Kind("caption of an image that has a later one", "captions of images that have a later one")
 
 
-class NoteReader(ABC):
+class SidecarReader(ABC):
     """Where the small texts among some images are read from: a folder, or an archive of one."""
 
     location: Path
 
     @abstractmethod
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         """The content of the file of this name.
 
         Raises:
@@ -70,7 +70,7 @@ class NoteReader(ABC):
         """What to call the file in a message."""
 
 
-class Annotated(NamedTuple):
+class AnnotatedFiles(NamedTuple):
     """The images that are kept, by their place in the listing, and what is known of them."""
 
     rows: Indices
@@ -80,7 +80,7 @@ class Annotated(NamedTuple):
     unread: StringArray  # names of other files that tell nothing of an image
 
 
-def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips) -> Annotated:
+def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Skips) -> AnnotatedFiles:
     """Labels and captions of listed images, as the configuration asks for them.
 
     An image without the caption or label that others have, and a caption or label without its image, is given to
@@ -91,7 +91,7 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     """
     parts = Folders(names.images, config.split, reader.location)
     chosen = np.fromiter(map(parts.takes, names.images), np.bool_) if not parts.all_taken else None
-    notes = _Notes(reader, names, config, skips, chosen)
+    notes = _Annotations(reader, names, config, skips, chosen)
     remarks = dict(parts.remarks)
     if config.labels == "metadata" and not notes.labelled:
         raise UsageError(
@@ -112,7 +112,7 @@ def annotate(reader: NoteReader, names: Names, config: TreeConfig, skips: Skips)
     classes = notes.column.classes(notes.codes, notes.class_names, reader.location)
     labels = classes.labels if classes.labels is None or len(rows) == len(names.images) else classes.labels[rows]
     remarks |= notes.column.remarks
-    return Annotated(rows, Classes(labels, classes.names), captions, remarks, notes.unread)
+    return AnnotatedFiles(rows, Classes(labels, classes.names), captions, remarks, notes.unread)
 
 
 def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
@@ -123,11 +123,16 @@ def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
             yield error
 
 
-class _Notes:
+class _Annotations:
     """What is found, by the image's place in the listing: -1 where nothing is."""
 
     def __init__(
-        self, reader: NoteReader, names: Names, config: TreeConfig, skips: Skips, chosen: npt.NDArray[np.bool_] | None
+        self,
+        reader: SidecarReader,
+        names: Names,
+        config: TreeConfig,
+        skips: Skips,
+        chosen: npt.NDArray[np.bool_] | None,
     ) -> None:
         self._reader, self._images, self._skips, self._left_out = reader, names.images, skips, names.left_out
         count = len(names.images)
@@ -197,7 +202,7 @@ class _Notes:
         """Take up what a list says; ``False`` where it is a file of another kind."""
         folder, _, basename = name.rpartition("/")
         title = self._reader.title_of(name)
-        lines = self._lines(basename, self._reader.read_note(name, MAX_LIST_BYTES), folder, title)
+        lines = self._lines(basename, self._reader.read_sidecar(name, MAX_LIST_BYTES), folder, title)
         listed = _Listed(len(self._images)) if lines is not None else None
         for line in lines or ():
             place = self._place(line.image, place_of)
@@ -263,17 +268,17 @@ class _Notes:
             return
         title = self._reader.title_of(name)
         try:
-            content = self._reader.read_note(name, MAX_NOTE_BYTES)
+            content = self._reader.read_sidecar(name, MAX_SIDECAR_BYTES)
             if name.lower().endswith(".txt"):
-                said = Said(caption_text(content, title), None)
+                said = Annotation(caption_text(content, title), None)
             else:
-                said = said_in(parse_json(content, title), title)
+                said = annotation_in(parse_json(content, title), title)
         except UsageError as error:
             self._reject(place, error)
         else:
             self._note(place, said, title)
 
-    def _note(self, place: int, said: Said, title: str) -> None:
+    def _note(self, place: int, said: Annotation, title: str) -> None:
         if self._wants_captions and said.caption is not None:
             self.caption_of[place] = len(self.captions)
             self.captions.append(said.caption)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from undiffuse.data.dataset import Indices
 from undiffuse.data.readers.text import composed, readable
-from undiffuse.data.sources.layout.parts import common_depth
+from undiffuse.data.sources.layout.splits import common_depth
 from undiffuse.errors import UsageError
 
 Label = int | str

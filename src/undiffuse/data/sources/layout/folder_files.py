@@ -88,7 +88,7 @@ def refuse_without_images(names: Names, location: Path, noun: str, advice: str =
     if names.images:
         return
     names.left_out.add_others(names.others)
-    parts = [text for aloud in (True, False) if (text := names.left_out.text(aloud, advice=not advice))]
+    parts = [text for warned in (True, False) if (text := names.left_out.text(warned, advice=not advice))]
     expected = f"expected {', '.join(sorted(EXTENSIONS))}"
     raise UsageError(
         f"{readable(str(location))}: no images in this {noun} ({'; '.join(parts) or 'no files'}); {advice or expected}"

@@ -1,8 +1,8 @@
 """What a reader finds and does not take, counted and named by kind: one account for all sources.
 
-What may be missed (images of a format that is not read, further images of a sample, archives within) is said aloud when
-a set is opened, under ``left_out`` of its provenance; what nobody misses (texts, hidden files) stands under
-``passed_over`` and is shown by ``data info`` alone. What is wrong with the data is an error, see ``encoded.Skips``.
+What may be missed (images of a format that is not read, further images of a sample, archives within) is warned of
+when a set is opened, under ``left_out`` of its provenance; what nobody misses (texts, hidden files) stands
+under ``passed_over`` and is shown by ``data info`` alone. What is wrong with the data is an error, see ``skips``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Kind(NamedTuple):
     Args:
         one, several: what they are.
         advice: what to do, if anything.
-        aloud: whether it is said when a set is opened.
+        warned: whether a warning names it when a set is opened.
     """
 
     one: str
     several: str
     advice: str = ""
-    aloud: bool = True
+    warned: bool = True
 
 
 OTHER_FORMAT = Kind("image of a format that is not read", "images of formats that are not read", "convert to PNG")
@@ -46,9 +46,9 @@ REPEATED = Kind("file of a name that comes again later", "files of names that co
 UNREAD_IMAGE = Kind("image next to what is read", "images next to what is read", "folder:PATH reads images alone")
 UNREAD_FOLDER = Kind("folder next to what is read", "folders next to what is read", "name it alone to read it")
 NOT_OF_THE_SET = Kind("image that is none of the set's", "images that are none of the set's", "folder:PATH takes all")
-FOLDER_AGAIN = Kind("link to a folder that is read already", "links to folders that are read already", aloud=False)
-OTHER = Kind("file without an image's ending", "files without an image's ending", aloud=False)
-HIDDEN = Kind("hidden file or folder", "hidden files or folders", aloud=False)
+FOLDER_AGAIN = Kind("link to a folder that is read already", "links to folders that are read already", warned=False)
+OTHER = Kind("file without an image's ending", "files without an image's ending", warned=False)
+HIDDEN = Kind("hidden file or folder", "hidden files or folders", warned=False)
 LINK = Kind("link", "links", "links in archives are not followed")
 
 _OTHER_FORMATS = frozenset(
@@ -123,15 +123,15 @@ class LeftOut:
         """How many there are of a kind."""
         return self._counts.get(kind, 0)
 
-    def text(self, aloud: bool, advice: bool = True) -> str:
-        """What is said aloud, or what is not: each kind with its count, some names and what to do about it."""
-        kinds = sorted((kind for kind in self._counts if kind.aloud == aloud), key=lambda kind: kind.several)
+    def text(self, warned: bool, advice: bool = True) -> str:
+        """What is warned of, or what is not: each kind with its count, some names and what to do about it."""
+        kinds = sorted((kind for kind in self._counts if kind.warned == warned), key=lambda kind: kind.several)
         return "; ".join(self._of_kind(kind, advice) for kind in kinds)
 
     @property
     def remarks(self) -> dict[str, str]:
         """For a set's provenance."""
-        texts = {LEFT_OUT: self.text(aloud=True), PASSED_OVER: self.text(aloud=False)}
+        texts = {LEFT_OUT: self.text(warned=True), PASSED_OVER: self.text(warned=False)}
         return {key: text for key, text in texts.items() if text}
 
     def _of_kind(self, kind: Kind, with_advice: bool) -> str:

@@ -21,14 +21,14 @@ from undiffuse.data.readers.text import as_utf8
 from undiffuse.errors import UsageError
 
 METADATA, METADATA_CSV, DATASET = "metadata.jsonl", "metadata.csv", "dataset.json"
-MAX_NOTE_BYTES = 2**20  # of a text next to one image
+MAX_SIDECAR_BYTES = 2**20  # of a text next to one image
 MAX_LIST_BYTES = 2**29  # of a list of all images
 _CAPTION_KEYS = ("caption", "text", "prompt")
 _LABEL_KEYS = ("label", "class")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # which JSON can say and no text can hold; two make a whole one
 
 
-class Said(NamedTuple):
+class Annotation(NamedTuple):
     """What a record says of one image; ``None`` where it says nothing."""
 
     caption: str | None
@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
     number: int
     image: str
-    said: Said
+    said: Annotation
 
 
 class DatasetJson(NamedTuple):
@@ -105,7 +105,7 @@ def caption_text(content: bytes, title: str) -> str:
     return text
 
 
-def said_in(record: object, title: str) -> Said:
+def annotation_in(record: object, title: str) -> Annotation:
     """Caption and label in one JSON object.
 
     Raises:
@@ -117,7 +117,7 @@ def said_in(record: object, title: str) -> Said:
     if not isinstance(caption, str | None):
         raise UsageError(f"{title}: its caption is {_kind(caption)}; expected a text")
     caption = " ".join(caption.split()) if caption else None
-    return Said(caption or None, next((record[key] for key in _LABEL_KEYS if record.get(key) is not None), None))
+    return Annotation(caption or None, next((record[key] for key in _LABEL_KEYS if record.get(key) is not None), None))
 
 
 def read_metadata(content: bytes, folder: str, title: str, take: Callable[[UsageError], None]) -> Iterator[Line]:
@@ -134,7 +134,7 @@ def read_metadata(content: bytes, folder: str, title: str, take: Callable[[Usage
         try:
             if line.strip():
                 record = parse_json(line, where, once=True)
-                said = said_in(record, where)
+                said = annotation_in(record, where)
                 yield Line(number, place_of(record.get("file_name"), folder, where), said)
         except UsageError as error:
             take(error)
@@ -180,7 +180,7 @@ def _csv_lines(
             record: dict[str, object] = {key: value for key, value in zip(columns, row, strict=True) if value}
             if numbers and label_of in record:
                 record[label_of] = int(str(record[label_of])[:20])
-            yield Line(number, place_of(record.get("file_name"), folder, where), said_in(record, where))
+            yield Line(number, place_of(record.get("file_name"), folder, where), annotation_in(record, where))
         except csv.Error as error:
             take(UsageError(f"{where}: not a line of a table ({error})"))
         except UsageError as error:
@@ -229,7 +229,7 @@ def _entries(labels: object, folder: str, title: str) -> Iterator[Line]:
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise UsageError(f'{title}: its labels are not of the form [["name.png", 3], ...]; mend it')
-        yield Line(number, place_of(pair[0], folder, title), Said(None, pair[1]))
+        yield Line(number, place_of(pair[0], folder, title), Annotation(None, pair[1]))
 
 
 def place_of(name: object, folder: str, title: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from undiffuse.data.config.published import ATTRIBUTE_LISTS
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.sources.layout.parts import are_parts, part_of
+from undiffuse.data.sources.layout.splits import are_splits, split_of
 from undiffuse.data.sources.layout.tar_files import BLOCK, has_checksum
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
 from undiffuse.errors import UsageError
@@ -74,9 +74,9 @@ def is_table(path: Path) -> bool:
 def table_folders(folder: Path) -> list[Path]:
     """Where tables are looked for: here, in ``data``, and in the folder of each split, as it is saved or called."""
     saved = {path.parent for path in folder.glob("*/dataset_info.json")}
-    inner = [path for path in folder.iterdir() if path.is_dir() and part_of(path.name) is not None]
+    inner = [path for path in folder.iterdir() if path.is_dir() and split_of(path.name) is not None]
     named = {path for path in inner if any(map(is_table, itertools.islice(path.iterdir(), _LOOKED_AT)))}
-    named = named if are_parts(path.name for path in named) else set()
+    named = named if are_splits(path.name for path in named) else set()
     return [folder, *(place for place in (folder / "data",) if place.is_dir()), *sorted(saved | named)]
 
 

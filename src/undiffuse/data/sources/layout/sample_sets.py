@@ -1,4 +1,4 @@
-"""Sample sets, as ``undiffuse sample`` writes them, among the files of a source: their sheets are no samples.
+"""Sample sets, as ``undiffuse sample`` writes them, among the files of a source: their grids are no samples.
 
 ``samples.json`` says of each image how it was made. It bears on no pixel, but a set whose record was changed is not
 measured as if nothing had happened.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from undiffuse.data.dataset import Indices
-from undiffuse.data.sources.layout.captions import NoteReader
+from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.folder_files import Names
 from undiffuse.data.sources.layout.left_out import Kind
 from undiffuse.data.storage.skips import Skips
@@ -23,7 +23,7 @@ from undiffuse.sealed import CHECKSUM, is_changed, parsed
 
 RECORD, FIRST = "samples.json", "000000.png"
 SHEETS = frozenset({"grid.png", "progressive.png"})
-SHEET = Kind("sheet of samples", "sheets of samples", aloud=False)
+SHEET = Kind("sheet of samples", "sheets of samples", warned=False)
 
 #: Half a million rows; more are not parsed for a checksum.
 _MOST_BYTES = 2**28
@@ -36,8 +36,8 @@ _NAMED = 3
 _log = logging.getLogger("undiffuse.data")
 
 
-def without_grids(reader: NoteReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
-    """The listing without the sheets of the sample sets in it, and the places of the images that are kept.
+def without_grids(reader: SidecarReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
+    """The listing without the grids of the sample sets in it, and the places of the images that are kept.
 
     Raises:
         UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
@@ -55,7 +55,7 @@ def without_grids(reader: NoteReader, names: Names, skips: Skips) -> tuple[Names
     return names._replace(images=names.images.select(every[kept])), every[kept]
 
 
-def sound_sets(reader: NoteReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
+def sound_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
     """The folders, with their slash, that hold a sample set.
 
     Args:
@@ -77,7 +77,7 @@ def sound_sets(reader: NoteReader, images: Iterable[str], recorded: Set[str], sk
 
 
 def is_grid(name: str, sets: Set[str]) -> bool:
-    """Whether an image is a sheet of one of the sample sets in these folders."""
+    """Whether an image is a grid of one of the sample sets in these folders."""
     folder, file = split_name(name)
     return file in SHEETS and folder in sets
 
@@ -88,14 +88,14 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash, file
 
 
-def _is_sound(reader: NoteReader, name: str) -> bool:
+def _is_sound(reader: SidecarReader, name: str) -> bool:
     """Whether the record is one of ours, as it was written.
 
     Raises:
         UsageError: it is damaged, or was changed.
     """
     try:
-        content = reader.read_note(name, _MOST_BYTES)
+        content = reader.read_sidecar(name, _MOST_BYTES)
     except UsageError as error:
         _log.warning("%s; it is not compared with its checksum", error)
         return True

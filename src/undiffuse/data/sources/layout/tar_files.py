@@ -11,7 +11,7 @@ import re
 import zlib
 from pathlib import Path
 
-from undiffuse.data.sources.layout.parts import are_parts, part_of
+from undiffuse.data.sources.layout.splits import are_splits, split_of
 from undiffuse.errors import UsageError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -48,9 +48,9 @@ def shards_in(folder: Path) -> list[Path]:
     direct = _shards_directly_in(folder)
     if direct:
         return direct
-    named = sorted(path for path in folder.iterdir() if path.is_dir() and part_of(path.name) is not None)
+    named = sorted(path for path in folder.iterdir() if path.is_dir() and split_of(path.name) is not None)
     inner = {path: found for path in named if (found := _shards_directly_in(path))}
-    return [path for found in inner.values() for path in found] if are_parts(path.name for path in inner) else []
+    return [path for found in inner.values() for path in found] if are_splits(path.name for path in inner) else []
 
 
 def _shards_directly_in(folder: Path) -> list[Path]:

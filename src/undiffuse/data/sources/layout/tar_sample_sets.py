@@ -1,4 +1,4 @@
-"""Sample sets packed into tar shards, whose sheets and record are no samples of their own; see ``sample_sets``."""
+"""Sample sets packed into tar shards, whose grids and record are no samples of their own; see ``sample_sets``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from undiffuse.data.readers.tar_index import Member, Place
 from undiffuse.data.readers.text import readable
-from undiffuse.data.sources.layout.captions import NoteReader
+from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.left_out import LeftOut
 from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_grid, sound_sets, split_name
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
 
-class _ShardNotes(NoteReader):
+class _ShardNotes(SidecarReader):
     """Members of a shard that are read whole, by their names without ``./``."""
 
     def __init__(self, shard: Place, members: Mapping[str, Member]) -> None:
@@ -22,7 +22,7 @@ class _ShardNotes(NoteReader):
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         member = self._members[name]
         if member.size > most:
             raise UsageError(
@@ -68,7 +68,7 @@ def sample_sets_in(
 
 
 def samples_alone(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
-    """Members, their names cleaned, without the sheets and records of sample sets."""
+    """Members, their names cleaned, without the grids and records of sample sets."""
     for member in members:
         if is_grid(member.name, sets):
             left_out.add(SHEET, member.name)

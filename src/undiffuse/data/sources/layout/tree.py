@@ -15,13 +15,13 @@ import numpy as np
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.tar_index import MemoryAt, Place, read_members
 from undiffuse.data.readers.text import composed, readable
-from undiffuse.data.sources.folder import FolderFiles, FolderNotes
+from undiffuse.data.sources.folder import FolderFiles, FolderSidecars
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, list_names
 from undiffuse.data.sources.layout.left_out import HIDDEN, LINK, REPEATED, LeftOut
 from undiffuse.data.sources.layout.tar_files import looks_like_tar
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
 from undiffuse.data.sources.tar import TarFiles
-from undiffuse.data.sources.zip import ZipIndex, ZipNotes, zip_files
+from undiffuse.data.sources.zip import ZipIndex, ZipSidecars, zip_files
 from undiffuse.data.storage import encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
@@ -38,7 +38,7 @@ class Tree(Protocol):
     def title_of(self, name: str) -> str:
         """What to call a file in a message."""
 
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         """The content of a file of at most ``most`` bytes."""
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
@@ -67,7 +67,7 @@ def open_tree(location: Path, skips: Skips, what: str) -> Tree:
     raise UsageError(f"{location}: neither a folder nor a zip or tar archive; expected {what}")
 
 
-class _FolderTree(FolderNotes):
+class _FolderTree(FolderSidecars):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.names = list_names(root)
@@ -76,7 +76,7 @@ class _FolderTree(FolderNotes):
         return FolderFiles(self.location, StringArray(kept))
 
 
-class _ZipTree(ZipNotes):
+class _ZipTree(ZipSidecars):
     def __init__(self, file: FileAt, skips: Skips) -> None:
         index = ZipIndex(file, skips)
         super().__init__(file, index.others)
@@ -110,7 +110,7 @@ class _TarTree:
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_note(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, most: int) -> bytes:
         offset, size = self._where[name]
         if size > most:
             raise UsageError(f"{self.title_of(name)}: {size} bytes are more than the {most} that are read of it")

@@ -26,7 +26,7 @@ class Uniforms(Protocol):
         """``(count,)`` float64 in (0, 1), the same whenever asked for the same purpose."""
 
 
-class Part(NamedTuple):
+class Transformation(NamedTuple):
     """One transformation.
 
     Args:
@@ -45,24 +45,24 @@ class Part(NamedTuple):
     strength: str
 
 
-def drawn(name: str, part: Part, probability: float, rng: Uniforms, count: int) -> Tensor:
+def draw_numbers(name: str, part: Transformation, probability: float, rng: Uniforms, count: int) -> Tensor:
     """The numbers of ``count`` images, (count, 1 + n) float64."""
     coin = (rng.uniform(count, name) < probability).double()
     numbers = [KINDS[kind](rng.uniform(count, f"{name} {index}")) for index, kind in enumerate(part.draws)]
     return coin[:, None] * torch.stack([torch.ones_like(coin), *numbers], dim=1)
 
 
-def first(numbers: Tensor, strength: float) -> Tensor:
+def one_number(numbers: Tensor, strength: float) -> Tensor:
     """The label of what draws one number: that number."""
     return numbers[:, 1:2]
 
 
-def all_drawn(numbers: Tensor, strength: float) -> Tensor:
+def all_numbers(numbers: Tensor, strength: float) -> Tensor:
     """The label of what draws several numbers: all of them."""
     return numbers[:, 1:]
 
 
-def turn(numbers: Tensor, strength: float) -> Tensor:
+def rotation_label(numbers: Tensor, strength: float) -> Tensor:
     """The label of a rotation by ``strength`` degrees a: (cos - 1, sin), which joins where the circle does."""
     angle = torch.deg2rad(strength * numbers[:, 1])
     return torch.stack([angle.cos() - 1, angle.sin()], dim=1)

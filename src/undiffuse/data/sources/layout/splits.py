@@ -55,14 +55,14 @@ _DEEPEST = 4  # levels of folders that are looked at
 _NAMED = 8
 
 
-class Named(NamedTuple):
+class SplitName(NamedTuple):
     """What the name of a folder or file says: which part, and what else."""
 
     role: str
     rest: str
 
 
-def part_of(name: str) -> Named | None:
+def split_of(name: str) -> SplitName | None:
     """The part that a name tells of, or ``None`` where it tells of none or of several."""
     folded = re.sub(r"(hold|held)[-_ ]out", r"\1out", name.casefold())
     tokens = re.split(r"[-_. ]+", folded)
@@ -72,20 +72,20 @@ def part_of(name: str) -> Named | None:
     ((at, match),) = matches
     others = [token for place, token in enumerate(tokens) if place != at and not token.isdecimal()]
     rest = [match["domain"], *(token for token in others if token not in _FILLERS)]
-    return Named(_WORDS[match["word"]], "-".join(filter(None, rest)))
+    return SplitName(_WORDS[match["word"]], "-".join(filter(None, rest)))
 
 
 def means(name: str, asked: str) -> bool:
     """Whether a name is that of the part that is asked for, by what both mean: ``val`` is ``validation``."""
-    found, role = part_of(name), _WORDS.get(asked.casefold())
+    found, role = split_of(name), _WORDS.get(asked.casefold())
     return found is not None and found.role == role
 
 
-def are_parts(names: Iterable[str]) -> bool:
+def are_splits(names: Iterable[str]) -> bool:
     """Whether names are those of the parts of one set: all tell of a part, of two or more, and else say the same."""
     rests: dict[str, set[str]] = {}
     for name in names:
-        found = part_of(name)
+        found = split_of(name)
         if found is None:
             return False
         rests.setdefault(found.role, set()).add(found.rest)
@@ -93,14 +93,14 @@ def are_parts(names: Iterable[str]) -> bool:
     return len(rests) > 1 and all(rest <= largest for rest in rests.values())
 
 
-class Taken(NamedTuple):
+class TakenSplit(NamedTuple):
     """The names that are taken, and what to say of it."""
 
     names: frozenset[str]
     remark: str
 
 
-def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, noun: str = "images") -> Taken | None:
+def take_split(counts: Mapping[str, int], asked: str | None, location: Path, noun: str = "images") -> TakenSplit | None:
     """Which of the names are those of the part that is wanted; ``None`` where they are no parts, or none is wanted.
 
     Args:
@@ -112,7 +112,7 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
     Raises:
         UsageError: no part for training among them, or not the one that is asked for.
     """
-    if asked == NONE or not (are_parts(counts) or (asked and _wanted(counts, asked))):
+    if asked == NONE or not (are_splits(counts) or (asked and _wanted(counts, asked))):
         return None
     wanted = frozenset(counts) if asked == ALL else _wanted(counts, asked or TRAIN)
     if not wanted:
@@ -123,7 +123,7 @@ def take_parts(counts: Mapping[str, int], asked: str | None, location: Path, nou
     left = f", {_listed(others)} left out" if others else ""
     as_classes = "; with data.split=none the names are classes" if noun == "images" else ""
     advice = f"{_choices(others or counts)} takes others{as_classes}"
-    return Taken(wanted, f"{noun} by part: {taken}{left} ({advice})")
+    return TakenSplit(wanted, f"{noun} by part: {taken}{left} ({advice})")
 
 
 def _wanted(counts: Mapping[str, int], asked: str) -> frozenset[str]:
@@ -140,7 +140,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _choices(counts: Mapping[str, int]) -> str:
-    roles = dict.fromkeys(found.role for name in sorted(counts) if (found := part_of(name)))
+    roles = dict.fromkeys(found.role for name in sorted(counts) if (found := split_of(name)))
     return "data.split=" + " or ".join([*(roles or map(readable, sorted(counts)[:_NAMED])), ALL])
 
 
@@ -160,11 +160,11 @@ class Folders:
 
     Args:
         images: the names of all images, with slashes.
-        asked: see ``take_parts``; ``none`` takes all.
+        asked: see ``take_split``; ``none`` takes all.
         location: for messages.
 
     Raises:
-        UsageError: as ``take_parts``.
+        UsageError: as ``take_split``.
     """
 
     def __init__(self, images: Sequence[str], asked: str | None, location: Path) -> None:
@@ -203,12 +203,12 @@ class Folders:
         for level, counts, loose in self._levels():
             if loose and not self._asked and level > self._common:
                 continue
-            found = take_parts(counts, self._asked, self._location)
+            found = take_split(counts, self._asked, self._location)
             if found is not None:
                 self.remarks["splits"] = found.remark + (f"; {loose:,} outside them left out" if loose else "")
-                rests = {part.rest for name in found.names if (part := part_of(name))}
+                rests = {part.rest for name in found.names if (part := split_of(name))}
                 for name in counts:
-                    part = part_of(name)
+                    part = split_of(name)
                     self._instead[level, name] = part.rest if part and len(rests) > 1 else ""
                 self._keep(level, found.names)
                 return
@@ -278,16 +278,16 @@ def _is_of_pairs(name: str) -> bool:
     return _plain(name) in _IMAGES | _MASKS
 
 
-def take_files(paths: Sequence[Path], asked: str | None, location: Path) -> tuple[list[Path], str]:
+def take_shards(paths: Sequence[Path], asked: str | None, location: Path) -> tuple[list[Path], str]:
     """The shards of the part that is wanted, by their names or folders, and what to say of it; all without parts.
 
     Raises:
-        UsageError: as ``take_parts``.
+        UsageError: as ``take_split``.
     """
     by_name = {path: re.sub(r"[-_ .]*\d+$", "", path.name.partition(".")[0]) for path in paths}
     by_folder = {path: path.parent.name for path in paths}
-    names = by_folder if are_parts(by_folder.values()) and not are_parts(by_name.values()) else by_name
-    found = take_parts(Counter(names.values()), asked, location, "shards")
+    names = by_folder if are_splits(by_folder.values()) and not are_splits(by_name.values()) else by_name
+    found = take_split(Counter(names.values()), asked, location, "shards")
     if found is None:
         return list(paths), ""
     return [path for path in paths if names[path] in found.names], found.remark
