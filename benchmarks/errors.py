@@ -63,7 +63,7 @@ NAMES = {
     "how near": "doctor digits --near 2",
     "no workers": "data prepare digits --out new.zip --workers 0",
     "too few points": "study theory exact:rings --num 3",
-    "no pictures to study": "study small-data --data digits --pictures 0",
+    "no pictures to study": "study small-data --data digits --images 0",
     "an option at odds": "doctor digits --num 3",
     "nothing to train on": "train",
     "nothing to go on with": "train flow-mnist --resume",

@@ -1,8 +1,8 @@
-"""One process at a time writes to a place: whoever comes second is told who is there.
+"""One process at a time writes to a place: whoever comes second learns who is there.
 
-A claim is a lock on ``.NAME.lock`` beside the place. The system releases it when its process ends, however it ends, and
-processes that it forked do not inherit it. Where the file system or the platform knows no locks, one line says so and
-nothing is guarded. Any room may import this module.
+A claim is a lock on ``.NAME.lock`` next to the place. The system releases it when its process ends, however it ends,
+and processes that it forked do not inherit it. Where the file system or the platform knows no locks, one line says so
+and nothing is guarded. Any room may import this module.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _LOOKING = threading.Lock()
 def claimed(path: Path | None) -> Iterator[bool]:
     """Keep ``path``, a file or folder that is written, there yet or not, from all other writers until the block ends.
 
-    What dead writers have left beside it is removed. Folders above it that were not there are made, and removed again
+    What dead writers have left next to it is removed. Folders above it that were not there are made, and removed again
     where they stay empty. Of no path there is nothing to keep.
 
     Gives:
@@ -221,7 +221,7 @@ def _fcntl() -> ModuleType | None:
 
 
 def _lock_file(place: Path) -> Path:
-    """Beside the place; inside of a folder that stands where nothing else can be written, such as a mount."""
+    """Next to the place; inside of a folder that stands where nothing else can be written, such as a mount."""
     if place.is_dir() and (not place.name or not os.access(place.parent, os.W_OK)):
         return place / LOCK_ENDING
     return place.with_name(f".{place.name}{LOCK_ENDING}")
@@ -267,14 +267,14 @@ def _sign(descriptor: int, since: str) -> None:
     """Say in the file who holds it; a disk that is full keeps nobody from holding it."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
-        told = {"pid": os.getpid(), "host": platform.node(), "since": since}
-        os.pwrite(descriptor, json.dumps(told).encode(), 0)
+        holder = {"pid": os.getpid(), "host": platform.node(), "since": since}
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
     try:
-        told = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {int(told['pid'])} on {str(told['host'])!s}, since {str(told['since'])!s}"
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {int(holder['pid'])} on {str(holder['host'])!s}, since {str(holder['since'])!s}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

@@ -52,7 +52,7 @@ class ComponentConfig(FrozenModel):
     name: str
 
     def check_row(self) -> None:
-        """Refuse what the row would refuse as it is built, where that can be told without it.
+        """Refuse what the row would refuse as it is built, where that can be seen without it.
 
         Raises:
             UsageError: options that the row does not take together.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import RunError, UndiffuseError, UsageError
-from undiffuse.leftovers import aside, is_temporary, remove, temporary_beside
+from undiffuse.leftovers import aside, is_temporary, remove, temporary_next_to
 
 #: How the name of a lock ends, see ``claims``.
 LOCK_ENDING = ".lock"
@@ -24,7 +24,7 @@ _log = logging.getLogger("undiffuse")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write a file or fill a folder at; synced and renamed when the block ends.
+    """A temporary name next to ``path`` to write a file or fill a folder at; synced and renamed when the block ends.
 
     A link to a file gives way to the new file, and what it leads to is left alone: a folder that came from elsewhere
     may hold links to anywhere. A link to a folder is followed.
@@ -34,12 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
         UsageError: the folder may not be written to.
     """
     asked, path = path, real_place(path)
-    temporary = temporary_beside(path)
+    temporary = temporary_next_to(path)
     try:
         with explained(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _settle(temporary, path)
+            _finalize(temporary, path)
     finally:
         remove(temporary)
 
@@ -54,7 +54,7 @@ def put_in_place(folder: Path, path: Path) -> None:
         UsageError: the place may not be written to.
     """
     with explained(path):
-        _settle(folder, real_place(path))
+        _finalize(folder, real_place(path))
 
 
 def real_place(path: Path) -> Path:
@@ -79,7 +79,7 @@ def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
         return RunError(f"no space left to write {path}; free some and go on: nothing half-written was kept")
     if code == errno.EIO:
         return RunError(f"the disk failed while writing {path}; look after it, then go on")
-    if code not in _REFUSALS or (code == errno.ENOENT and not _is_beside(error, path)):
+    if code not in _REFUSALS or (code == errno.ENOENT and not _is_next_to(error, path)):
         return None
     return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place")
 
@@ -97,7 +97,7 @@ _REFUSALS = {
 }
 
 
-def _is_beside(error: Exception, path: Path) -> bool:
+def _is_next_to(error: Exception, path: Path) -> bool:
     """Whether what was missing is where ``path`` is written, and not something that was read on the way."""
     name, folder = getattr(error, "filename", None), path.resolve().parent
     if not isinstance(name, str | os.PathLike):
@@ -211,7 +211,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _settle(filled: Path, path: Path) -> None:
+def _finalize(filled: Path, path: Path) -> None:
     _sync(filled)
     _put_in_place(filled, path)
     _sync_entry(path.parent)
@@ -233,7 +233,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _exchange(temporary: Path, path: Path) -> None:
-    before = aside(temporary_beside(path))
+    before = aside(temporary_next_to(path))
     path.replace(before)
     try:
         temporary.replace(path)

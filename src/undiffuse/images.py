@@ -1,4 +1,4 @@
-"""From arrays to pictures one can look at. Any room may import this module; Pillow comes in when one is made."""
+"""From arrays to images one can look at. Any room may import this module; Pillow comes in when one is made."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def to_image(array: Bytes) -> Image:
 
 
 def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_side: int = 48) -> Bytes:
-    """Pictures side by side as one (C, H, W): (N, C, H, W) in rows of ``columns``, near a square by default.
+    """Images side by side as one (C, H, W): (N, C, H, W) in rows of ``columns``, near a square by default.
 
-    Small pictures are enlarged by a whole factor to about ``smallest_side`` pixels, each pixel a square.
+    Small images are enlarged by a whole factor to about ``smallest_side`` pixels, each pixel a square.
     """
     count, channels, height, width = images.shape
     columns = columns or _columns(count)
@@ -38,20 +38,20 @@ def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_si
     factor = _factor(height, width, smallest_side)
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
     cell_h, cell_w = height * factor + gap, width * factor + gap
-    sheet = np.full((channels, rows * cell_h + gap, columns * cell_w + gap), 128, dtype=np.uint8)
+    grid = np.full((channels, rows * cell_h + gap, columns * cell_w + gap), 128, dtype=np.uint8)
     for index, image in enumerate(images):
         top, left = (index // columns) * cell_h + gap, (index % columns) * cell_w + gap
-        sheet[:, top : top + cell_h - gap, left : left + cell_w - gap] = image
-    return sheet
+        grid[:, top : top + cell_h - gap, left : left + cell_w - gap] = image
+    return grid
 
 
-def images_in(sheet: Bytes, shape: tuple[int, int, int], count: int) -> Bytes:
-    """The first ``count`` images (N, C, H, W) of a sheet that ``grid_of`` made of so many by its defaults."""
+def images_in(grid: Bytes, shape: tuple[int, int, int], count: int) -> Bytes:
+    """The first ``count`` images (N, C, H, W) of a grid that ``grid_of`` made of so many by its defaults."""
     _, height, width = shape
     factor, columns = _factor(height, width), _columns(count)
     cells = [divmod(index, columns) for index in range(count)]
     corners = [(row * (height * factor + 1) + 1, column * (width * factor + 1) + 1) for row, column in cells]
-    return np.stack([sheet[:, y : y + height * factor : factor, x : x + width * factor : factor] for y, x in corners])
+    return np.stack([grid[:, y : y + height * factor : factor, x : x + width * factor : factor] for y, x in corners])
 
 
 def _columns(count: int) -> int:
@@ -63,15 +63,15 @@ def _factor(height: int, width: int, smallest_side: int = 48) -> int:
 
 
 def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) -> Bytes:
-    """Points (N, 2) as a grey picture (1, side, side) of how many fall on each pixel of [-limit, limit]^2."""
+    """Points (N, 2) as a grey image (1, side, side) of how many fall on each pixel of [-limit, limit]^2."""
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=side, range=[[-limit, limit]] * 2)
     shade = np.sqrt(counts / max(counts.max(), 1))[::-1]
-    picture: Bytes = (255 - 255 * shade).astype(np.uint8)[None]
-    return picture
+    image: Bytes = (255 - 255 * shade).astype(np.uint8)[None]
+    return image
 
 
-def picture_of(samples: npt.NDArray[Any], columns: int | None = None, smallest_side: int = 48) -> Bytes:
-    """One picture of a batch of samples: a grid of pictures, see there, or the density of points."""
+def image_of(samples: npt.NDArray[Any], columns: int | None = None, smallest_side: int = 48) -> Bytes:
+    """One image of a batch of samples: a grid of images, see there, or the density of points."""
     return grid_of(samples, columns, smallest_side=smallest_side) if samples.ndim == 4 else density_of(samples)
 
 

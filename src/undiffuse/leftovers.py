@@ -1,7 +1,7 @@
 """Temporary names that say who writes under them, and removing what dead processes have left.
 
-A temporary file or folder lies beside what it will become, ``.NAME.PROCESS-THREAD@MACHINE.tmp``. It is a leftover when
-its process is no more; of a process on another machine nothing is known, and its files are left for a day. Any room may
+A temporary file or folder lies next to what it will become, ``.NAME.PROCESS-THREAD@HOST.tmp``. It is a leftover when
+its process is no more; of a process on another host nothing is known, and its files are left for a day. Any room may
 import this module.
 """
 
@@ -19,7 +19,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-_NAME = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:-\d+)?(?:@(?P<machine>[0-9a-f]{8}))?(?:\.[a-z]+)?\.tmp")
+_NAME = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:-\d+)?(?:@(?P<host>[0-9a-f]{8}))?(?:\.[a-z]+)?\.tmp")
 #: What stood at a place while the new is put there; a process that dies in between has removed it from its place.
 _ASIDE = ".old.tmp"
 #: A process that began so much later than a file was last changed has its number from one that is no more.
@@ -27,9 +27,9 @@ _CLOCKS_AGREE_SECONDS = 60.0
 _UNTOUCHED_SECONDS = 24 * 3600.0
 
 
-def temporary_beside(path: Path) -> Path:
-    """A name beside ``path`` that no other thread of no other process on no other machine takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}@{_machine()}.tmp")
+def temporary_next_to(path: Path) -> Path:
+    """A name next to ``path`` that no other thread of no other process on no other host takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}@{_host()}.tmp")
 
 
 def aside(temporary: Path) -> Path:
@@ -47,7 +47,7 @@ def remove_leftovers(folder: Path) -> None:
     for root, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             if _NAME.fullmatch(name):
-                _settle(Path(root, name))
+                _finalize(Path(root, name))
         folders[:] = [name for name in folders if not _NAME.fullmatch(name)]
 
 
@@ -55,7 +55,7 @@ def remove_leftovers_of(path: Path) -> None:
     """Delete the leftovers of whoever wrote ``path``."""
     for found in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
         if (match := _NAME.fullmatch(found.name)) and match["name"] == path.name:
-            _settle(found)
+            _finalize(found)
 
 
 def remove(path: Path) -> None:
@@ -66,7 +66,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _settle(path: Path) -> None:
+def _finalize(path: Path) -> None:
     """Remove a leftover, or put it back where its process had just made room for what it did not come to put there."""
     with contextlib.suppress(OSError):  # another process may be removing it too, or it may not be ours to remove
         match = _NAME.fullmatch(path.name)
@@ -81,7 +81,7 @@ def _settle(path: Path) -> None:
 
 def _is_left(path: Path, match: re.Match[str]) -> bool:
     changed = path.lstat().st_mtime
-    if os.name != "posix" or (match["machine"] or _machine()) != _machine():
+    if os.name != "posix" or (match["host"] or _host()) != _host():
         return time.time() - changed > _UNTOUCHED_SECONDS
     return not _lives(int(match["process"]), changed)
 
@@ -109,8 +109,8 @@ def _began(process: int) -> float | None:
 
 
 @cache
-def _machine() -> str:
-    """8 hex digits of a host; containers, where processes are numbered anew, count as machines."""
+def _host() -> str:
+    """8 hex digits of a host; containers, where processes are numbered anew, count as hosts."""
     try:
         numbering = str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -79,7 +79,7 @@ def amount(done: float, total: float) -> str:
     return f"{done:.0f} of {total:.0f}" if whole else f"{100 * done / max(total, 1e-9):.0f}%"
 
 
-def facts(done: float, total: float, left: float | None) -> str:
+def status(done: float, total: float, left: float | None) -> str:
     """``3 of 8  12 s left``."""
     return f"{amount(done, total)}  {duration(left)} left" if left is not None else amount(done, total)
 
@@ -126,12 +126,12 @@ class Counter(Silent):
         if not self._shown or now - self._began < patience or now - self._last < every:
             return
         self._last = now
-        text = f"{self._what}  {facts(done, total, left)}"
+        text = f"{self._what}  {status(done, total, left)}"
         if not self._line:
             self._write(f"{text}\n")
             return
         filled = round(_BAR * min(done / max(total, 1e-9), 1))
-        text = f"{self._what}  {'━' * filled}{'─' * (_BAR - filled)}  {facts(done, total, left)}"
+        text = f"{self._what}  {'━' * filled}{'─' * (_BAR - filled)}  {status(done, total, left)}"
         self._write(f"\r{text}{' ' * max(self._width - len(text), 0)}")
         self._width = len(text)
 

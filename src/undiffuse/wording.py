@@ -16,8 +16,8 @@ NAMED = 3
 _PLAIN = re.compile(r"[\w@%+:,./=~-]+", re.ASCII)
 
 
-def counted(count: int, noun: str = "picture") -> str:
-    """``1 picture``, ``1,200 pictures``, ``2 classes``, ``3 copies``."""
+def counted(count: int, noun: str = "image") -> str:
+    """``1 image``, ``1,200 images``, ``2 classes``, ``3 copies``."""
     return f"{count:,} {noun if count == 1 else plural(noun)}"
 
 

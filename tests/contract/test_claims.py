@@ -21,7 +21,7 @@ from undiffuse import claims, leftovers
 from undiffuse.claims import HeldError, claimed, new_folder
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, write_text
-from undiffuse.leftovers import remove_leftovers, temporary_beside
+from undiffuse.leftovers import remove_leftovers, temporary_next_to
 
 if not hasattr(os, "fork"):
     pytest.skip("needs a system that forks", allow_module_level=True)
@@ -224,7 +224,7 @@ def test_own_temporaries_are_no_leftovers(tmp_path: Path) -> None:
     with replacing(tmp_path / "x") as temporary:
         temporary.write_text("x")
         remove_leftovers(tmp_path)
-        assert temporary == temporary_beside(tmp_path / "x") and temporary.exists()
+        assert temporary == temporary_next_to(tmp_path / "x") and temporary.exists()
 
 
 def test_a_link_to_a_file_gives_way_and_one_to_a_folder_is_followed(

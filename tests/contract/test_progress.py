@@ -25,7 +25,7 @@ from undiffuse.doctor.data_context import DataContext
 from undiffuse.doctor.findings import Finding, examine
 from undiffuse.experiments.trainings import Parts
 from undiffuse.observer import OnProgress, observing
-from undiffuse.progress import Counter, Estimate, facts
+from undiffuse.progress import Counter, Estimate, status
 from undiffuse.samplers.inversion import generate, invert
 from undiffuse.samplers.likelihood import log_likelihood
 from undiffuse.training.config import PosthocConfig
@@ -49,7 +49,7 @@ def test_what_is_left_follows_from_what_was_done() -> None:
     assert estimate.left(20, 100, now=0) is None  # done before: a run that goes on
     assert estimate.left(40, 100, now=10) == 30
     assert estimate.left(0, 50, now=20) is None  # the next piece of work
-    assert facts(3, 8, 75) == "3 of 8  1 min 15 s left" and facts(0.42, 1, None) == "42%"
+    assert status(3, 8, 75) == "3 of 8  1 min 15 s left" and status(0.42, 1, None) == "42%"
 
 
 def told(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:

@@ -15,7 +15,7 @@ from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
 from undiffuse.api.training import split_data, train_run
 from undiffuse.cli.terminal import Terminal
 from undiffuse.doctor.noise import assess_noise, neighbour_correlation
-from undiffuse.images import grid_of, images_in, picture_of, save_png
+from undiffuse.images import grid_of, image_of, images_in, save_png
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
@@ -88,10 +88,10 @@ def test_a_preview_that_looks_like_the_data_is_passed_over(tmp_path: Path, capsy
     config = digits("num_images=64", "preview_every_images=64")
     training, _ = split_data(config)
     (preview := tmp_path / "previews" / "images_000000000064.png").parent.mkdir()
-    save_png(preview, picture_of(training.fetch(range(16)).items.numpy()))
+    save_png(preview, image_of(training.fetch(range(16)).items.numpy()))
     tell_of_noise(config, training, tmp_path)
     assert not said(capsys)
-    save_png(preview, picture_of(np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)))
+    save_png(preview, image_of(np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)))
     tell_of_noise(config, training, tmp_path)
     assert "more than noise" in said(capsys)
 

@@ -14,7 +14,7 @@ from undiffuse.studies import MODEL_STUDIES, STUDIES
 
 PROMISED = {
     "": [
-        *("demo", "train", "sample", "evaluate", "compare", "encode", "report", "doctor"),
+        *("demo", "train", "sample", "evaluate", "compare", "invert", "report", "doctor"),
         *("distill", "export", "ema", "seal", "models", "recipes", "samplers", "data", "study"),
         *("--debug", "--version", "--install-completion", "--show-completion"),
     ],
@@ -65,7 +65,7 @@ PROMISED = {
         *("--process", "--weights", "--device", "--no-cache"),
     ],
     "compare": ["A", "B", "KEY=VALUE", "--metrics", "--num", "--counts", "--features", "--size", "--out", "--no-cache"],
-    "encode": [
+    "invert": [
         "MODEL",
         "SRC",
         "KEY=VALUE",
@@ -85,7 +85,7 @@ PROMISED = {
         "--device",
     ],
     "study small-data": [
-        *("KEY=VALUE", "--data", "--recipe", "--augment", "--pictures", "--epochs", "--every", "--out", "--seed"),
+        *("KEY=VALUE", "--data", "--recipe", "--augment", "--images", "--epochs", "--every", "--out", "--seed"),
         "--device",
     ],
     **{
@@ -111,7 +111,7 @@ PROMISED = {
     "samplers": [],
     "data": ["list", "info", "prepare", "get"],
     "data list": [],
-    "data info": ["SRC", "KEY=VALUE", "--sheet", "--augment", "--recipe"],
+    "data info": ["SRC", "KEY=VALUE", "--grid", "--augment", "--recipe"],
     "data prepare": [
         *("SRC", "KEY=VALUE", "--out", "--size", "--fit", "--channels", "--background", "--upscale", "--classes"),
         *("--filter", "--keep-duplicates", "--on-error", "--workers", "--overwrite"),

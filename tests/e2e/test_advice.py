@@ -41,10 +41,10 @@ REACH: dict[str, set[str] | list[str]] = {
     "api/distilling.py": ["distill", "train"],
     "api/examining.py": {"doctor"},
     "cli/checks/data.py": ["data info", "evaluate"],
-    "api/numbers.py": [
-        *("doctor", "encode", "export", "data prepare", "study parameterization", "study small-data"),
+    "api/arguments.py": [
+        *("doctor", "invert", "export", "data prepare", "study parameterization", "study small-data"),
     ],
-    "api/inverting.py": {"encode"},
+    "api/inverting.py": {"invert"},
     "api/evaluating.py": {"evaluate"},
     "api/exporting.py": {"export"},
     "cli/download.py": ["data get", "train"],
@@ -56,7 +56,7 @@ REACH: dict[str, set[str] | list[str]] = {
         "distill",
         "export",
         "evaluate",
-        "encode",
+        "invert",
         "report",
         "doctor",
         "study neighbours",
@@ -80,7 +80,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "evaluation/__init__.py": {"evaluate"},
     "evaluation/image_metrics.py": {"evaluate", "compare"},
     "evaluation/context.py": {"evaluate"},
-    "files.py": {"sample", "encode", "export", "ema"},
+    "files.py": {"sample", "invert", "export", "ema"},
     "models/classes.py": {"sample"},
     "models/saved.py": ["sample", "train"],
     "report/ranking.py": ["train"],
@@ -88,7 +88,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "training/trainer.py": {"train", "distill"},
 }
 #: Of a file that is not in the table some command at least must know it.
-EVERY = ["demo", "train", "distill", "export", "ema", "sample", "evaluate", "compare", "encode", "report", "doctor"]
+EVERY = ["demo", "train", "distill", "export", "ema", "sample", "evaluate", "compare", "invert", "report", "doctor"]
 #: Options of other programs, and what looks like one.
 NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "--raw", "--run"}
 #: Of these files only the names of our own are looked at: variables of style sheets and of pages.

@@ -41,20 +41,20 @@ COMMANDS = {
     "distill": ("distill", "MODEL", "--method", "mean_flow", "--out", "OUT"),
     "demo": ("demo", "--out", "OUT"),
     "sample": ("sample", "MODEL", "-n", "1", "--out", "OUT"),
-    "encode": ("encode", "MODEL", "digits", "-n", "1", "--out", "OUT"),
+    "invert": ("invert", "MODEL", "digits", "-n", "1", "--out", "OUT"),
     "export": ("export", "MODEL", "--out", "OUT"),
     "evaluate": ("evaluate", "MODEL", "--metrics", "classes", "--num", "8", "--out", "OUT"),
     "compare": ("compare", "digits", "digits", "--num", "8", "--out", "OUT"),
     "report": ("report", "MODEL", "--out", "OUT"),
     "doctor": ("doctor", "MODEL", "--json", "OUT"),
     "prepare": ("data", "prepare", "digits", "--out", "OUT.zip"),
-    "info": ("data", "info", "digits", "--sheet", "OUT"),
+    "info": ("data", "info", "digits", "--grid", "OUT"),
     "get": ("data", "get", "mnist", "--out", "OUT"),
     "study": ("study", "levels", "MODEL", "--out", "OUT"),
     "theory": ("study", "theory", "exact:rings", "--out", "OUT"),
     "parameterization": ("study", "parameterization", "--images", "16", "--num", "1", "--out", "OUT"),
     "one-class": ("study", "one-class", "--data", "digits", "--images", "16", "--num", "2", "--out", "OUT"),
-    "small-data": ("study", "small-data", "--data", "digits", "--pictures", "8", "--epochs", "1", "--out", "OUT"),
+    "small-data": ("study", "small-data", "--data", "digits", "--images", "8", "--epochs", "1", "--out", "OUT"),
 }
 
 

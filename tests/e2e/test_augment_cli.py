@@ -11,18 +11,18 @@ from PIL import Image
 
 
 def test_a_sheet_of_an_augmentation(tmp_path: Path, undiffuse: CommandLine) -> None:
-    outcome = undiffuse.fine("data", "info", "digits", "--augment", "karras", "--sheet", tmp_path / "sheet.png")
+    outcome = undiffuse.fine("data", "info", "digits", "--augment", "karras", "--grid", tmp_path / "sheet.png")
     assert "as it is, flip, flip_vertical, scale, rotate" in " ".join(outcome.out.split())
     with Image.open(tmp_path / "sheet.png") as image:
         levels = np.asarray(image)
     assert levels.shape == (6 * (64 + 2) + 2, 12 * (64 + 2) + 2)
-    undiffuse.fine("data", "info", "digits", "--sheet", tmp_path / "plain.png")
+    undiffuse.fine("data", "info", "digits", "--grid", tmp_path / "plain.png")
     assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "sheet.png").read_bytes()
 
 
 def test_what_the_sheet_refuses(tmp_path: Path, undiffuse: CommandLine) -> None:
-    assert "add --sheet FILE" in undiffuse.refused("data", "info", "digits", "--augment", "karras")
-    option = ("--sheet", tmp_path / "sheet.png")
+    assert "add --grid FILE" in undiffuse.refused("data", "info", "digits", "--augment", "karras")
+    option = ("--grid", tmp_path / "sheet.png")
     assert "did you mean 'karras'" in undiffuse.refused("data", "info", "digits", "--augment", "karas", *option)
     assert "shape (2,)" in undiffuse.refused("data", "info", "swissroll", "--augment", "karras", *option)
     assert list(tmp_path.iterdir()) == []

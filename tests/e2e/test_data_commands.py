@@ -38,7 +38,7 @@ def test_prepare_then_look(undiffuse: CommandLine, images: Path, tmp_path: Path)
     options = ("--size", "32", "--classes", "class0,class2", "--filter", "min_side=10", "--workers", "1")
     said = undiffuse.fine("data", "prepare", images, *options, "--out", out)
     assert "40 of 32x32, RGB" in said.out and "undiffuse data info" in said.out
-    looked = undiffuse.fine("data", "info", out, "--sheet", tmp_path / "sheet.png")
+    looked = undiffuse.fine("data", "info", out, "--grid", tmp_path / "sheet.png")
     assert "40 images of shape (3, 32, 32)" in looked.out and "class0: 20" in looked.out
     assert (tmp_path / "sheet.png").is_file()
     trained = undiffuse.fine("train", "ddpm-digits", "--data", out, *NARROW, "--dry-run", "--device", "cpu")

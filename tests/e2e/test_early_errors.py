@@ -111,7 +111,7 @@ WRONG: dict[str, str] = {
     "demo --device tpu": "cuda",
     "data info nowhere": "nowhere",
     "data info digits size_=3": "size",
-    "data info digits --augment kars --sheet x.png": "karras",
+    "data info digits --augment kars --grid x.png": "karras",
     "data prepare nowhere --out x.zip": "nowhere",
     "data get mnst": "mnist",
     "study theory exact:swisroll": "swissroll",

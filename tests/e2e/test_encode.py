@@ -1,4 +1,4 @@
-"""``undiffuse encode``: latents in a file, and the way back beside the originals."""
+"""``undiffuse invert``: latents in a file, and the way back beside the originals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def encoded(undiffuse: CommandLine, model: Path, source: str, out: Path, *options: object) -> dict:  # type: ignore[type-arg]
-    outcome = undiffuse.fine("encode", model, source, "--out", out, "-n", 3, *options)
+    outcome = undiffuse.fine("invert", model, source, "--out", out, "-n", 3, *options)
     record = json.loads((out / "encode.json").read_text())
     assert f"{record['roundtrip_rms']:.2g}" in outcome.out
     return record  # type: ignore[no-any-return]
@@ -41,7 +41,7 @@ def test_heun_takes_the_steps_it_is_told(trained_points: Path, undiffuse: Comman
 
 def test_what_cannot_be_done_is_refused(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     def refused(*options: object, source: str = "digits", out: Path = tmp_path / "x") -> str:
-        return undiffuse.refused("encode", trained, source, "--out", out, *options)
+        return undiffuse.refused("invert", trained, source, "--out", out, *options)
 
     assert "rk45" in refused("--sampler", "rk4")
     assert "--steps" in refused("--steps", 5)
@@ -66,6 +66,6 @@ def test_pictures_of_another_size_are_fitted_to_the_model(
     assert np.load(tmp_path / "out" / "latents.npy").shape == (3, 1, 8, 8)
     pixels[..., 2] = 255  # the others were grey, if stored in three channels
     Image.fromarray(pixels).save(tmp_path / "pictures" / "blue.png")
-    call = ("encode", trained, tmp_path / "pictures", "--sampler", "heun", "--steps", 2, "--out", tmp_path / "blue")
+    call = ("invert", trained, tmp_path / "pictures", "--sampler", "heun", "--steps", 2, "--out", tmp_path / "blue")
     assert "say data.channels=1 to judge in grey" in undiffuse.refused(*call)
     undiffuse.fine(*call, "data.channels=1")

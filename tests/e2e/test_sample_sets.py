@@ -20,7 +20,7 @@ from undiffuse.api import sampling
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.doctor.survey import survey_folder
 from undiffuse.files import json_text
-from undiffuse.images import SHOWN_SIDE, picture_of
+from undiffuse.images import SHOWN_SIDE, image_of
 from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.models.sample_sets import folder as sample_set
 from undiffuse.models.sample_sets.folder import SampleSet
@@ -173,7 +173,7 @@ def test_the_grid_is_of_the_first_so_many(trained: Path, undiffuse: CommandLine,
 
 @pytest.mark.parametrize(("side", "factor"), [(8, 12), (28, 3), (32, 3), (48, 2), (64, 2), (96, 1), (256, 1)])
 def test_images_of_a_grid_are_large_enough_to_see(side: int, factor: int) -> None:
-    grid = picture_of(np.zeros((4, 3, side, side), dtype=np.uint8), smallest_side=SHOWN_SIDE)
+    grid = image_of(np.zeros((4, 3, side, side), dtype=np.uint8), smallest_side=SHOWN_SIDE)
     assert grid.shape == (3, *2 * [2 * side * factor + 3])
 
 

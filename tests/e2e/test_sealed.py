@@ -76,7 +76,7 @@ def test_all_that_read_it_refuse_it(run: Path, undiffuse: CommandLine, tmp_path:
         ("export", run, "--out", tmp_path / "out"),
         ("report", run, "--out", tmp_path / "out.html"),
         ("train", "--resume", "--out", run),
-        ("encode", run, "digits", "--out", tmp_path / "out"),
+        ("invert", run, "digits", "--out", tmp_path / "out"),
     ]
     for command in commands:
         line = undiffuse.refused(*command)

@@ -113,7 +113,7 @@ def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.Mon
     def study(**measured: str) -> dict[str, Any]:
         overrides = (*TINY, "data.validation_fraction=0.1", "validation_images=100")  # more than are trained on
         return small_data.small_data("digits", out, recipe="dcgan-mnist", overrides=overrides, augmentation=(),
-                                     pictures=64, epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
+                                     images=64, epochs=2, every=1, seed=0, device="cpu", **measured)  # fmt: skip
 
     result = study()
     assert [row["arm"] for row in result["rows"]] == ["plain", "augmented"]
@@ -136,13 +136,13 @@ def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
     common: dict[str, Any] = {"recipe": "dcgan-mnist", "overrides": TINY, "augmentation": (), "seed": 0,
                               "device": "cpu"}  # fmt: skip
     with pytest.raises(UsageError, match="--epochs must be at least 1"):
-        small_data.small_data("digits", tmp_path, pictures=10, epochs=0, every=1, **common)
+        small_data.small_data("digits", tmp_path, images=10, epochs=0, every=1, **common)
     with pytest.raises(UsageError, match="ask for fewer"):
-        small_data.small_data("digits", tmp_path, pictures=10_000, epochs=1, every=1, **common)
+        small_data.small_data("digits", tmp_path, images=10_000, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match=r"holds out \d+; say data\.validation_fraction=0\.2, .* --metric kernel"):
-        small_data.small_data("digits", tmp_path, pictures=10, epochs=1, every=1, **common)
+        small_data.small_data("digits", tmp_path, images=10, epochs=1, every=1, **common)
     with pytest.raises(UsageError, match="makes points"):
-        small_data.small_data("rings", tmp_path, pictures=10, epochs=1, every=1, **common)
+        small_data.small_data("rings", tmp_path, images=10, epochs=1, every=1, **common)
 
 
 def test_epochs_are_counted_in_words() -> None:

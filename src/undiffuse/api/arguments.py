@@ -102,9 +102,9 @@ def check_trainings(images: int | None, samples: int, seed: int, fewest_samples:
     check_seed(seed, TRAINING_SEED_BITS)
 
 
-def check_passes(pictures: int, epochs: int, every: int) -> None:
+def check_passes(images: int, epochs: int, every: int) -> None:
     """Refuse a study of little data on none, or that never measures."""
-    check_counts({"--pictures": pictures, "--epochs": epochs, "--every": every})
+    check_counts({"--images": images, "--epochs": epochs, "--every": every})
 
 
 def check_solver(name: str) -> None:

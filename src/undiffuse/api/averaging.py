@@ -39,8 +39,8 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
         found = reconstruct(run, posthoc.sigma_rel, sigma_rel, observer)
     model = load(run, "cpu")
     model.module.load_state_dict({**model.module.state_dict(), **found.tensors})
-    facts = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}
-    export_model(dataclasses.replace(model, config={**model.config, "averaging": facts}), out, overwrite=overwrite)
+    averaging = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}
+    export_model(dataclasses.replace(model, config={**model.config, "averaging": averaging}), out, overwrite=overwrite)
     _correct_card(out / "model_card.md", sigma_rel, found)
     _say_how_near(found)
     return out

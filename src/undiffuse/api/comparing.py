@@ -1,4 +1,4 @@
-"""``undiffuse compare``: one set of pictures against another, whatever made them, into a table and a JSON file."""
+"""``undiffuse compare``: one set of images against another, whatever made them, into a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from undiffuse.registry import lookup
 from undiffuse.sealed import sealed
 from undiffuse.wording import command
 
-Pictures = str | Path | Dataset | Tensor | npt.NDArray[Any]
+Images = str | Path | Dataset | Tensor | npt.NDArray[Any]
 
 
 def compare(
-    pictures: Pictures,
-    reference: Pictures,
+    images: Images,
+    reference: Images,
     metrics: Sequence[str] = (),
     *,
     num: int | None = None,
@@ -51,13 +51,13 @@ def compare(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Measure ``pictures`` against ``reference``.
+    """Measure ``images`` against ``reference``.
 
     Args:
-        pictures: to judge: uint8 (N, C, H, W), a data set, or what ``undiffuse compare`` takes as A.
-        reference: real pictures, likewise; where both are read from files, the former are brought to their shape.
+        images: to measure: uint8 (N, C, H, W), a data set, or what ``undiffuse compare`` takes as A.
+        reference: real images, likewise; where both are read from files, the former are brought to their shape.
         metrics: rows of ``PAIR_METRICS``; by default those that the sets are large enough for.
-        num: pictures of each set at most, evenly spaced.
+        num: images of each set at most, evenly spaced.
         features: a row of ``metrics.FEATURES``, or ``auto``.
         size: bring both to this size first (of sets that are read from files).
         use_cache: take results and summaries from the user's cache, and keep new ones in it.
@@ -68,21 +68,21 @@ def compare(
     Returns:
         ``results`` with the protocol of each, and what was compared.
     Raises:
-        UsageError: pictures that cannot be read or do not fit each other, or too few of them for a metric.
+        UsageError: images that cannot be read or do not fit each other, or too few of them for a metric.
     """
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
     where = Path(out).expanduser() if out is not None else None
     check_file(where, "comparison.json")
     with observing(observer, cancel), claimed(where), stage("comparing") as heard:
-        made, held = load_pair(pictures, reference, size, options)
-        result = _compared(Pair(made, held, num, features, Cache.of_user(use_cache), heard), metrics)
+        made, held = load_pair(images, reference, size, options)
+        result = _measured(Pair(made, held, num, features, Cache.of_user(use_cache), heard), metrics)
         if where is not None:
             write_json(where, sealed(result))
         return result
 
 
-def _compared(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
+def _measured(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     names, left_out = (list(metrics), "") if metrics else default_pair_metrics(pair)
     if left_out:
         note(left_out)
@@ -91,7 +91,7 @@ def _compared(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
 
 @writes_to("out")
 def compare_to_file(
-    pictures: str,
+    images: str,
     reference: str,
     metrics: Sequence[str],
     *,
@@ -106,17 +106,17 @@ def compare_to_file(
     """Compare, and write ``out`` where one is named.
 
     Args:
-        counts: also measure so many pictures of each set; ``by_count`` in the result.
+        counts: also measure so many images of each set; ``by_count`` in the result.
     """
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
     check_file(out, "comparison.json")
-    made, held = load_pair(pictures, reference, size, options)
+    made, held = load_pair(images, reference, size, options)
     cache = Cache.of_user(use_cache)
     _check_counts(counts, made, held)
     with stage("comparing") as observer:
-        result = _compared(Pair(made, held, num, features, cache, observer), metrics)
-        by_count = [_compared(Pair(made, held, count, features, cache, observer), metrics) for count in counts]
+        result = _measured(Pair(made, held, num, features, cache, observer), metrics)
+        by_count = [_measured(Pair(made, held, count, features, cache, observer), metrics) for count in counts]
     if by_count:
         result["by_count"] = [
             {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
@@ -129,60 +129,60 @@ def compare_to_file(
 def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:
     fewest = min(len(made), len(held))
     if counts and counts[-1] > fewest:
-        raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} pictures; ask for fewer")
+        raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} images; ask for fewer")
 
 
 def load_pair(
-    pictures: Pictures, reference: Pictures, size: int | str | None = None, options: Sequence[str] = ()
+    images: Images, reference: Images, size: int | str | None = None, options: Sequence[str] = ()
 ) -> tuple[Dataset, Dataset]:
     """Both sets, the first brought to the size of the second where it is read from files.
 
     Raises:
-        UsageError: unreadable, points, pictures that would have to be enlarged, or a grey set beside a coloured one.
+        UsageError: unreadable, points, images that would have to be enlarged, or a grey set with a coloured one.
     """
-    made, held = _fitted_pair(pictures, reference, size, options)
+    made, held = _fitted_pair(images, reference, size, options)
     stored = [stored_with(dataset.provenance) for dataset in (made, held)]
-    tell_of_storage(_called(pictures, "the images"), stored[0], _called(reference), stored[1])
+    tell_of_storage(_called(images, "the images"), stored[0], _called(reference), stored[1])
     return made, held
 
 
 def _fitted_pair(
-    pictures: Pictures, reference: Pictures, size: int | str | None, options: Sequence[str]
+    images: Images, reference: Images, size: int | str | None, options: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
-    named = [source_config_for(str(given)) for given in (pictures, reference) if isinstance(given, str | Path)]
+    named = [source_config_for(str(given)) for given in (images, reference) if isinstance(given, str | Path)]
     refuse_unknown(named, options)
     held = _dataset(reference, size, options)
     if not held.space.is_image:
-        raise UsageError(f"pictures are compared, {_called(reference)} holds points; name a set of pictures")
-    made = _dataset(pictures, None, options)
-    if made.shape == held.shape or not isinstance(pictures, str | Path):
+        raise UsageError(f"images are compared, {_called(reference)} holds points; name a set of images")
+    made = _dataset(images, None, options)
+    if made.shape == held.shape or not isinstance(images, str | Path):
         return made, held
     if not made.space.is_image:
-        raise UsageError(f"pictures are compared, {pictures} holds points; name a set of pictures")
+        raise UsageError(f"images are compared, {images} holds points; name a set of images")
     if made.shape[0] != held.shape[0] and (has_colour(made) or has_colour(held)):
-        _refuse_other_colours(pictures, made, reference, held)
-    _refuse_enlarging(str(pictures), made, _called(reference), held)
-    tell_of_resizing(str(pictures), made.shape[1:], _called(reference), held.shape[1:])
+        _refuse_other_colours(images, made, reference, held)
+    _refuse_enlarging(str(images), made, _called(reference), held)
+    tell_of_resizing(str(images), made.shape[1:], _called(reference), held.shape[1:])
     options = [*options, f"channels={held.shape[0]}"]  # nothing is lost by it, as was just seen
-    own = known_options(source_config_for(str(pictures)), [option for option in options if not _is_size(option)])
-    return fitted_data(str(pictures), held.shape, _called(reference), options=own), held
+    own = known_options(source_config_for(str(images)), [option for option in options if not _is_size(option)])
+    return fitted_data(str(images), held.shape, _called(reference), options=own), held
 
 
-def _refuse_other_colours(pictures: str | Path, made: Dataset, reference: Pictures, held: Dataset) -> None:
+def _refuse_other_colours(images: str | Path, made: Dataset, reference: Images, held: Dataset) -> None:
     """A reference that was handed over as an array stays as it is; of a file, either may be asked for if it can be."""
     if not isinstance(reference, str | Path):
         ways = [held.shape[0]]
     else:
-        grey = pictures if made.shape[0] == 1 else reference
+        grey = images if made.shape[0] == 1 else reference
         ways = [1, *([3] if isinstance(source_config_for(str(grey)), ImageConfig) else [])]
-    refuse_other_colours(str(pictures), made.shape[0], _called(reference), held.shape[0], ways)
+    refuse_other_colours(str(images), made.shape[0], _called(reference), held.shape[0], ways)
 
 
 def _is_size(option: str) -> bool:
     return read_option(option)[0] == "size"
 
 
-def _dataset(given: Pictures, size: int | str | None, options: Sequence[str]) -> Dataset:
+def _dataset(given: Images, size: int | str | None, options: Sequence[str]) -> Dataset:
     if isinstance(given, Dataset):
         return given
     if isinstance(given, str | Path):
@@ -192,29 +192,29 @@ def _dataset(given: Pictures, size: int | str | None, options: Sequence[str]) ->
     import torch
 
     images = check_images(torch.as_tensor(given))
-    return ArrayDataset("pictures", images.numpy())
+    return ArrayDataset("images", images.numpy())
 
 
 def _refuse_run(given: str | Path) -> None:
-    """A run's previews are grids of samples: as a folder of pictures they would give numbers that mean nothing."""
+    """A run's previews are grids of samples: as a folder of images they would give numbers that mean nothing."""
     folder = Path(given).expanduser()
     if (folder / "config.json").is_file() and (folder / WEIGHTS["ema"]).is_file():
         raise UsageError(
-            f"{given} is a run, and sets of pictures are compared; measure it with: {command('evaluate', given)}, or "
-            f"draw pictures first with: {command('sample', given)}"
+            f"{given} is a run, and sets of images are compared; measure it with: {command('evaluate', given)}, or "
+            f"draw images first with: {command('sample', given)}"
         )
 
 
-def _refuse_enlarging(pictures: str, made: Dataset, reference: str, held: Dataset) -> None:
+def _refuse_enlarging(images: str, made: Dataset, reference: str, held: Dataset) -> None:
     """Say what to do where A is smaller than B; the data's own message speaks of a training."""
     (height, width), (other_height, other_width) = made.shape[1:], held.shape[1:]
     if height < other_height or width < other_width:
         raise UsageError(
-            f"the pictures of {pictures} are {height}x{width} (height x width), those of {reference} "
+            f"the images of {images} are {height}x{width} (height x width), those of {reference} "
             f"{other_height}x{other_width}; bring both to one size that needs no enlarging: "
             f"--size {min(height, other_height)}x{min(width, other_width)}"
         )
 
 
-def _called(given: Pictures, otherwise: str = "the reference") -> str:
+def _called(given: Images, otherwise: str = "the reference") -> str:
     return str(given) if isinstance(given, str | Path) else otherwise

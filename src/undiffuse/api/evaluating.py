@@ -93,7 +93,7 @@ def evaluate_to_file(
     """Evaluate, and write ``out`` where one is named.
 
     Args:
-        data: held-out pictures from another source, or where the model's own lie now; by default those of its run.
+        data: held-out images from another source, or where the model's own lie now; by default those of its run.
         use_cache: take results from the user's cache where they are there, and keep new ones in it.
         options: ``key=value`` of the source that ``data`` names.
     """
@@ -127,10 +127,10 @@ def _defaults(subject: EvaluationContext) -> list[str]:
 
 
 def _draw_closest(result: Mapping[str, Any], subject: EvaluationContext, path: Path) -> None:
-    """The samples nearest to a training picture, each above that picture."""
+    """The samples nearest to a training image, each above that image."""
     for row in result["results"]:
         if closest := row["details"].get("closest"):
             samples = subject.again([pair["seed"] - subject.protocol.seed for pair in closest]).numpy()
             training = subject.train.fetch([pair["training_item"] for pair in closest]).items.numpy()
             save_png(path, grid_of(np.concatenate([samples, training]), columns=len(closest)))
-            announce(f"samples above their nearest training pictures: {path}")
+            announce(f"samples above their nearest training images: {path}")

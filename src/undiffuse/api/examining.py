@@ -1,4 +1,4 @@
-"""``undiffuse doctor``: what is wrong with a set of pictures or with a run, and what to do about it."""
+"""``undiffuse doctor``: what is wrong with a set of images or with a run, and what to do about it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def doctor(
 
     Args:
         subject: a run folder, a model folder, a bundled model's name, or anything that names data.
-        against: data that ``subject`` must share nothing with; of a run, pictures to take as held out.
+        against: data that ``subject`` must share nothing with; of a run, images to take as held out.
         options: ``key=value`` of the data, and of what ``against`` names.
         recipe: of data, look at it as this recipe reads it.
         data: of a run, where the data it was trained on lies now.
@@ -159,8 +159,10 @@ def _data(subject: str, against: str | None, options: Sequence[str], recipe: str
     """Nothing is read yet, but a name that stands for nothing is refused."""
     config, other = source_config_for(subject), None
     if against is not None:
-        beside = source_config_for(against)
-        other = DataContext(against, configured(as_recipe_reads(beside, recipe), known_options(beside, options)))
+        other_source = source_config_for(against)
+        other = DataContext(
+            against, configured(as_recipe_reads(other_source, recipe), known_options(other_source, options))
+        )
     location = getattr(config, "location", None)
     if location is not None and not location.exists():
         raise UsageError(f"no such file or folder: {location}; check the path")
@@ -179,13 +181,13 @@ def _run(
     if options and against is None:
         raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
     folder = find_model(name)
-    record, journal = read_record(folder), read_rows(folder)
+    record, log = read_record(folder), read_rows(folder)
     subject = RunContext(
         folder=folder,
         record=record,
         load_data=lambda: _real(subject, against, options, data),
-        metrics_log=journal.rows,
-        metrics_log_note=journal.note,
+        metrics_log=log.rows,
+        metrics_log_note=log.note,
         checkpoints=_checkpoints(folder),
         config_error=_config_error(folder),
         num=num or 256,

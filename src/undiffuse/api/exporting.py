@@ -134,7 +134,7 @@ def export_model(
     if tuned is not None:
         chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
         record = with_sampling(record, chosen)
-        record["tuning"] = _facts(tuned, seeds, kept)
+        record["tuning"] = _tuning_record(tuned, seeds, kept)
     if temperature is not None:
         record = with_sampling(record, {"temperature": kept})
     with replacing(out) as folder:
@@ -217,7 +217,7 @@ def _trial(model: Model, system: DenoisingModel, seed: int, count: int, temperat
     return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)
 
 
-def _facts(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str, Any]:
+def _tuning_record(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str, Any]:
     return {
         "sampler": tuned.sampler,
         "steps": tuned.num_steps,

@@ -1,4 +1,4 @@
-"""``--image``: pictures that sampling begins from, brought to the model's size as its data were."""
+"""``--image``: images that sampling begins from, brought to the model's size as its data were."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, An
     """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
 
     Args:
-        source: a picture file, a folder, or what else names data.
+        source: a image file, a folder, or what else names data.
     Raises:
         UsageError: nothing that can be read, or a model that makes no images.
     """

@@ -1,4 +1,4 @@
-"""``undiffuse encode``: pictures to their latents along the probability-flow ODE, and back again."""
+"""The verb ``invert``: images to their latents along the probability-flow ODE, and back again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.files import replacing, write_json
-from undiffuse.images import grid_of, picture_of, save_png
+from undiffuse.images import grid_of, image_of, save_png
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, Tell, announce, observing, stage
@@ -29,7 +29,7 @@ from undiffuse.samplers.inversion import invert as invert_rows
 from undiffuse.sealed import sealed
 from undiffuse.wording import counted
 
-#: Pictures followed at a time, and shown in ``roundtrip.png``.
+#: Images followed at a time, and shown in ``roundtrip.png``.
 _ROWS, _SHOWN = 16, 16
 _DEFAULT_STEPS = 50
 
@@ -117,9 +117,7 @@ def invert_to_folder(
     rows = evenly_spaced(len(dataset), num)
     items = dataset.fetch(rows).x_0
     if num_steps is not None:
-        announce(
-            f"{counted(len(rows), 'item')}, {2 * num_steps} network evaluations each, and as many for the way back"
-        )
+        announce(f"{counted(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
     latents, back, nfe = _there_and_back(model, items, num_steps)
     error = (back - items).double()
     record = {
@@ -142,7 +140,7 @@ def invert_to_folder(
         folder.mkdir()
         _write(folder, model.finish(items).numpy(), model.finish(back).numpy(), latents.numpy(), record)
     announce(
-        f"{counted(len(rows), 'latent')} in {out} ({nfe:g} network evaluations each); back and forth loses "
+        f"{counted(len(rows), 'latent')} in {out} ({nfe:g} NFE each); back and forth loses "
         f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
     )
     return record
@@ -167,7 +165,7 @@ def _denoiser(model: Model, rows: int) -> FixedBatchDenoiser:
 
 
 def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
-    """Latents, what they decode to, and the mean evaluations of encoding."""
+    """Latents, what they decode to, and the mean NFE of the inversion."""
     denoiser = _denoiser(model, min(_ROWS, len(items)))
     latents, back, nfe = [], [], []
     with stage("encoding and decoding") as observer:
@@ -199,6 +197,6 @@ def _write(
         shown = np.concatenate([originals[:_SHOWN], back[:_SHOWN]])
         save_png(folder / "roundtrip.png", grid_of(shown, columns=min(_SHOWN, len(originals))))
     else:
-        clouds = np.stack([picture_of(originals), picture_of(back)])
+        clouds = np.stack([image_of(originals), image_of(back)])
         save_png(folder / "roundtrip.png", grid_of(clouds, columns=1))
     write_json(folder / "encode.json", sealed(record))

@@ -15,7 +15,7 @@ from undiffuse.files import check_folder_to_be, check_own_folder, check_writable
 from undiffuse.models.sample_sets.files import OWN_FILES
 
 #: The sheet that the demo puts into its folder before there is a run.
-BUNDLED_SHEET = "bundled.png"
+BUNDLED_GRID = "bundled.png"
 
 
 class Results(NamedTuple):
@@ -105,7 +105,7 @@ def check_no_other(out: Path) -> None:
     check_folder_to_be(out)
     if (out / "config.json").is_file() or not out.is_dir():
         return
-    if any(not is_passing(path) and path.name != BUNDLED_SHEET for path in out.iterdir()):
+    if any(not is_passing(path) and path.name != BUNDLED_GRID for path in out.iterdir()):
         raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
 
 

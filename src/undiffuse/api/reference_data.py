@@ -1,4 +1,4 @@
-"""The real data beside a model: its own, wherever that lies now, and other data brought to the model's shape."""
+"""The real data of a model: its own, wherever that lies now, and other data brought to the model's shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from undiffuse.training.config import RunConfig
 
 _CHUNK = 512
 _COLOURS = {1: "grey", 3: "coloured"}
-_BROUGHT = {1: "judge in grey", 3: "repeat what is grey in three channels"}
+_BROUGHT = {1: "compare in grey", 3: "repeat what is grey in three channels"}
 
 
 def real_data(
@@ -144,7 +144,7 @@ def has_colour(dataset: Dataset) -> bool:
 
 
 def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: Sequence[int]) -> None:
-    """Grey beside coloured is judged in one of the two only where the user says so.
+    """Grey and coloured images are compared in one of the two only where the user says so.
 
     Args:
         ways: numbers of channels that both can be brought to.

@@ -53,7 +53,7 @@ def report(
     Args:
         runs: a run folder, a model folder or a bundled name, or several.
         out: the page; ``report.html`` in the run's folder, or ``comparison.html`` here for several.
-        studies: folders of more studies to show than those that are found beside a run.
+        studies: folders of more studies to show than those that are found next to a run.
         device: ``cpu``, ``cuda`` or ``auto``.
         data: where the data that the runs were trained on lies now; by default where it lay.
         observer: hears of progress.
@@ -79,15 +79,15 @@ def _report(
         with stage("sampling") as observer:
             materials = []
             for number, (model, name) in enumerate(zip(models, names, strict=True)):
-                shown, told = asked if number == 0 else [], partial(_told, observer.progress, number, len(models))
+                shown, tell = asked if number == 0 else [], partial(_tell_share, observer.progress, number, len(models))
                 single = len(models) == 1
-                materials.append(_material(model, name, shown, single=single, moved_to=data, tell=told))
+                materials.append(_material(model, name, shown, single=single, moved_to=data, tell=tell))
         if len(materials) == 1:
             return write_report(path, materials[0])
         return write_comparison(path, materials)
 
 
-def _told(tell: Tell, number: int, total: int, share: float) -> None:
+def _tell_share(tell: Tell, number: int, total: int, share: float) -> None:
     """A share of the samples of one of several models is made."""
     tell(number + share, total)
 
@@ -95,7 +95,7 @@ def _told(tell: Tell, number: int, total: int, share: float) -> None:
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
     with stage("sampling") as observer:
-        material = _material(model, _name(model), [], single=True, tell=partial(_told, observer.progress, 0, 1))
+        material = _material(model, _name(model), [], single=True, tell=partial(_tell_share, observer.progress, 0, 1))
     return write_report(model.path / "report.html", material)
 
 
@@ -116,7 +116,7 @@ def _material(
     results = results_folder(model.path)
     return ReportMaterial(
         record=model.config,
-        metrics_log=_journal(model.path),
+        metrics_log=_metrics_log(model.path),
         samples=samples,
         data=data,
         name=name,
@@ -136,8 +136,8 @@ def _material(
     )
 
 
-def _journal(run: Path) -> list[dict[str, Any]]:
-    """The sound rows of a run's journal; that there are others is said."""
+def _metrics_log(run: Path) -> list[dict[str, Any]]:
+    """The sound rows of a run's metrics log; that there are others is said."""
     found = read_rows(run)
     if found.note:
         note(f"{run}: {found.note}")
@@ -156,19 +156,19 @@ def _name(model: Model) -> str:
 
 
 def found_studies(run: Path) -> list[Study]:
-    """Studies of a run: in its own folder ``studies``, and called after it in ``studies`` beside it or here.
+    """Studies of a run: in its own folder ``studies``, and called after it in ``studies`` next to it or here.
 
     A damaged one is left out, with a note.
     """
     run = run.resolve()
     own = sorted(run.glob("studies/*/study.json"))
-    beside = [
+    elsewhere = [
         path
         for folder in (run.parent, Path.cwd())
         for path in sorted(folder.glob("studies/*/study.json"))
         if path.parent.name.endswith(f"-{run.name}")
     ]
-    folders = dict.fromkeys(path.parent.resolve() for path in (*own, *beside))
+    folders = dict.fromkeys(path.parent.resolve() for path in (*own, *elsewhere))
     studies = []
     for folder in folders:
         try:
@@ -179,7 +179,7 @@ def found_studies(run: Path) -> list[Study]:
 
 
 def _real(model: Model, count: int, moved_to: str | None) -> Any:
-    """Training items to show beside the samples; none where an exported model came without its data."""
+    """Training items to show with the samples; none where an exported model came without its data."""
     try:
         return spread(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
@@ -238,11 +238,11 @@ def _commands(model: Model) -> dict[str, str]:
     run = spoken_name(model.path)
     points = not model.module.space.is_image
     commands = {
-        f"sample 64 {'points' if points else 'pictures'}": command("sample", run, "-n", 64),
+        f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),
-        "set it beside another run": command("report", run, "OTHER"),
+        "compare it with another run": command("report", run, "OTHER"),
         "train on MNIST-format files": "undiffuse train flow-mnist --data FOLDER",
-        "train on your own pictures": "undiffuse train --data FOLDER",
+        "train on your own images": "undiffuse train --data FOLDER",
     }
     if isinstance(model.module, DenoisingModel):
         commands["see the denoising"] = command("sample", run, "-n", 8, "--progressive")

@@ -17,7 +17,7 @@ from undiffuse.wording import command
 def reproducing_command(record: Mapping[str, Any]) -> str:
     """``undiffuse train RECIPE key=value ...`` that gives the configuration of a ``config.json`` again.
 
-    Tried out before it is told: "" where the recipe is not known, or no such command gives the same configuration.
+    Tried out before it is said: "" where the recipe is not known, or no such command gives the same configuration.
     """
     try:
         wanted = validate(RunConfig, record["config"])

@@ -1,4 +1,4 @@
-"""``undiffuse sample``: numbered pictures, a grid, and a record of how each was made."""
+"""``undiffuse sample``: numbered images, a grid, and a record of how each was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from undiffuse.api.outputs import SAMPLES, check_results
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
-from undiffuse.images import fill_png, picture_of
+from undiffuse.images import fill_png, image_of
 from undiffuse.models.classes import Classes
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
@@ -31,7 +31,7 @@ from undiffuse.samplers.base import Progress, Sampled, Sampler
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
-#: Pictures and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all pictures.
+#: Images and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all images.
 _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
 
 #: Bytes of them that are held in memory at most.
@@ -111,7 +111,7 @@ def sample_to_folder(
 
     Args:
         options: how; what they leave unsaid is the model's own.
-        image: a picture file or data, whose images are begun from in turn.
+        image: a image file or data, whose images are begun from in turn.
         shown: images in ``grid.png``, the first so many.
     Returns:
         ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
@@ -221,12 +221,12 @@ class _History:
         self._steps.setdefault(progress.index, {})[first] = x_0
 
     def write(self, path: Path) -> None:
-        """``progressive.npz`` and, beside it, ``progressive.png``."""
+        """``progressive.npz`` and, next to it, ``progressive.png``."""
         _write_progress(path.parent, self._steps)
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
-    """x_0-hat over time: all of it as an array, a selection as a picture (a row a sample, time to the right)."""
+    """x_0-hat over time: all of it as an array, a selection as a image (a row a sample, time to the right)."""
     frames = np.stack(
         [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
     )
@@ -234,7 +234,7 @@ def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -
     moments = np.unique(np.linspace(0, len(frames) - 1, _SHOWN_MOMENTS).round().astype(int))
     if frames.ndim == 5:
         shown = frames[moments][:, :_SHOWN_ROWS].swapaxes(0, 1)
-        fill_png(folder / "progressive.png", picture_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
+        fill_png(folder / "progressive.png", image_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
     else:
-        clouds = np.stack([picture_of(frames[moment]) for moment in moments])
-        fill_png(folder / "progressive.png", picture_of(clouds, len(moments)))
+        clouds = np.stack([image_of(frames[moment]) for moment in moments])
+        fill_png(folder / "progressive.png", image_of(clouds, len(moments)))

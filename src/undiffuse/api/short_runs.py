@@ -19,7 +19,7 @@ from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import PREVIEWS
 
-#: Images of the data that samples are laid beside.
+#: Images of the data that samples are compared with.
 _LOOKED_AT = 256
 
 
@@ -45,7 +45,7 @@ def _why_too_short(config: RunConfig) -> str:
 
 
 def tell_of_noise(config: RunConfig, training: Dataset, run: Path) -> None:
-    """A note where the last preview of a run is little more than noise, told by its neighbouring pixels."""
+    """A note where the last preview of a run is little more than noise, as seen by its neighbouring pixels."""
     shown = _last_preview(config, training, run)
     if shown is None:
         return
@@ -59,15 +59,15 @@ def tell_of_noise(config: RunConfig, training: Dataset, run: Path) -> None:
 
 
 def _last_preview(config: RunConfig, training: Dataset, run: Path) -> Bytes | None:
-    """The images of the sheet that was drawn at the end, (N, C, H, W)."""
+    """The images of the grid that was drawn at the end, (N, C, H, W)."""
     from PIL import Image
 
     path = run / PREVIEWS / f"images_{config.num_steps * config.batch_images:012d}.png"
     if not config.preview_every_images or not training.space.is_image or not path.is_file():
         return None
     channels, height, width = training.shape
-    with Image.open(path) as sheet:
-        array = np.asarray(sheet.convert("L" if channels == 1 else "RGB"))
+    with Image.open(path) as grid:
+        array = np.asarray(grid.convert("L" if channels == 1 else "RGB"))
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return images_in(array, (channels, height, width), config.preview_samples)
 

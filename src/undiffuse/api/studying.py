@@ -1,4 +1,4 @@
-"""``undiffuse study``: experiments on theory, each into a folder of pictures and one JSON of all numbers."""
+"""``undiffuse study``: experiments on theory, each into a folder of images and one JSON of all numbers."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def study(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """One study of a trained model of pictures; returns the content of ``study.json``.
+    """One study of a trained model of images; returns the content of ``study.json``.
 
     Args:
         name: a row of ``studies.MODEL_STUDIES``.
         model: a run folder, a model folder or a bundled name.
-        out: folder of the pictures, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
+        out: folder of the images, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
         options: of the study, as ``key=value``.
         seed: of the first of the random numbers.
         weights: ``ema`` or ``raw``.
@@ -110,14 +110,14 @@ def _study(
     subject = ImageStudyContext(loaded, lambda: own_data(loaded, data), seed)
     with claimed(folder), replacing(folder) as temporary, stage(name) as observer:
         temporary.mkdir(parents=True)
-        result = run_study(name, subject, temporary, chosen, _facts(loaded), observer)
-    for file, picture in result["pictures"].items():
-        announce(f"{picture['title']}: {folder / file}")
+        result = run_study(name, subject, temporary, chosen, _model_record(loaded), observer)
+    for file, image in result["pictures"].items():  # data
+        announce(f"{image['title']}: {folder / file}")
     announce(f"study: {folder / 'README.md'}")
     return result
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def _model_record(model: Model) -> dict[str, Any]:
     return {
         "model": {"path": model.path.resolve().name, "weights": model.weights, "weights_sha256": model.weights_sha256},
         "recipe": model.config["config"]["recipe"],
@@ -128,19 +128,19 @@ def _facts(model: Model) -> dict[str, Any]:
 def theory(
     model: str, out: Path | None, *, process: str | None, num: int, seed: int, weights: str, device: str
 ) -> dict[str, Any]:
-    """Set a model of points, or an exact denoiser, beside the truth; returns the content of ``study.json``.
+    """Set a model of points, or an exact denoiser, with the truth; returns the content of ``study.json``.
 
     Raises:
-        UsageError: no such model or source, a model of pictures, or a folder that holds something else.
+        UsageError: no such model or source, a model of images, or a folder that holds something else.
     """
     check_points(num, seed)
     if model.startswith(EXACT):
-        subject, facts = _exact(model, process or "vp", num, seed)
+        subject, record = _exact(model, process or "vp", num, seed)
         folder = out or Path("studies") / f"theory-{model.removeprefix(EXACT)}-exact"
     else:
         refuse_process(process)
         loaded = load(model, device, weights)
-        subject, facts = _trained(loaded, model, num, seed)
+        subject, record = _trained(loaded, model, num, seed)
         folder = out or study_folder("theory", loaded.path)
     check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
     with claimed(folder), replacing(folder) as temporary, stage("drawing") as bar:
@@ -150,7 +150,7 @@ def theory(
             bar.progress(done, total)
             announce(f"{done + 1} of {total}: {name}")
 
-        result = study_theory(subject, temporary, facts, OnProgress(tell))
+        result = study_theory(subject, temporary, record, OnProgress(tell))
     announce(f"study: {folder / 'README.md'}")
     return result
 
@@ -187,10 +187,10 @@ def _trained(model: Model, name: str, num: int, seed: int) -> tuple[TheoryContex
         num,
         seed,
     )
-    facts = {
+    own = {
         "model": {"path": model.path.resolve().name, "weights": model.weights, "weights_sha256": model.weights_sha256},
         "process": record["system"]["process"],
         "data": record["data"],
         "exact": False,
     }
-    return subject, facts
+    return subject, own

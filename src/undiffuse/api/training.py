@@ -234,20 +234,20 @@ def _train(
     if not finished:
         because = f" ({cancel.cause})" if cancel.requested else ""
         again = command("train", "--resume", "--out", out)
-        told = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
+        text = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
         if cancel.requested:
-            raise StoppedError(told, cancel.number)
-        announce(told)
+            raise StoppedError(text, cancel.number)
+        announce(text)
     return finished
 
 
 def _refuse_several_processes() -> None:
     """Each would train the same run by itself."""
     for name in _NUMBERS_OF_PROCESSES:
-        told = os.environ.get(name, "1")
-        if told.isdecimal() and int(told) > 1:
+        count = os.environ.get(name, "1")
+        if count.isdecimal() and int(count) > 1:
             raise UsageError(
-                f"started as {told} processes ({name}={told}), and a run trains in one; start one process, without "
+                f"started as {count} processes ({name}={count}), and a run trains in one; start one process, without "
                 f"torchrun or the like, or say {name}=1"
             )
 
@@ -303,7 +303,7 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
 
 
 def _refuse_other_data(trainer: Trainer, out: Path) -> None:
-    """Where the data lie, and in what kind of file, is no part of a run; what they are is told by their fingerprint."""
+    """Where the data lie, and in what kind of file, is no part of a run; their fingerprint says what they are."""
     record, now = read_config(out), trainer.record
     if part := changed_data_part(record["data"], now["data"]):
         lines = differences(record["config"]["data"], now["config"]["data"])

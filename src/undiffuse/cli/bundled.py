@@ -1,4 +1,4 @@
-"""``undiffuse models``: the models that come with the installation; and a sheet of fresh samples of each."""
+"""``undiffuse models``: the models that come with the installation; and a grid of fresh samples of each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from undiffuse.images import Bytes
 
-#: Samples of each model on the sheet, and the side of a sample's cell.
+#: Samples of each model on the grid, and the side of a sample's cell.
 _SHOWN, _SIDE = 16, 96
-#: Of the names beside the rows, in pixels.
+#: Of the names next to the rows, in pixels.
 _TEXT = 18
 
 
@@ -53,7 +53,7 @@ def list_models(name: str | None, as_json: bool) -> None:
 
 def _line(model: Bundled) -> str:
     card = model.card
-    facts = [
+    parts = [
         f"{card.title}, {'×'.join(map(str, model.shape))}",
         counted(len(model.class_names), "class") if model.class_names else "no classes",
         f"{counted(card.evaluations, 'evaluation')}",
@@ -61,7 +61,7 @@ def _line(model: Bundled) -> str:
         f"{model.num_bytes / 1e6:.1f} MB",
         f"{card.licence}, data: {', '.join(one.licence for one in card.sets)}",
     ]
-    return "; ".join(filter(None, facts))
+    return "; ".join(filter(None, parts))
 
 
 def _row(model: Bundled) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def save_bundled_sheet(path: Path, device: str = "auto", seed: int = 0) -> list[str]:
-    """Write a picture with a row of fresh samples for each bundled model, its name beside it; returns the names.
+def save_bundled_grid(path: Path, device: str = "auto", seed: int = 0) -> list[str]:
+    """Write a image with a row of fresh samples for each bundled model, its name with it; returns the names.
 
     Raises:
         UsageError: no model is bundled.
@@ -86,21 +86,21 @@ def save_bundled_sheet(path: Path, device: str = "auto", seed: int = 0) -> list[
     if not names:
         raise UsageError("no models are bundled with this installation; put the package's folder zoo back")
     rows = [_cells(load(name, device).sample(_SHOWN, seed=seed).numpy()) for name in names]
-    sheet = _labelled(grid_of(np.concatenate(rows), columns=_SHOWN, smallest_side=_SIDE), names)
+    grid = _labelled(grid_of(np.concatenate(rows), columns=_SHOWN, smallest_side=_SIDE), names)
     with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+        grid.save(temporary, format="PNG", optimize=True)
     return names
 
 
-def _labelled(sheet: Bytes, names: Sequence[str]) -> Image:
-    """The sheet with the name of each row's model at its left."""
+def _labelled(grid: Bytes, names: Sequence[str]) -> Image:
+    """The grid with the name of each row's model at its left."""
     from PIL import Image, ImageDraw, ImageFont
 
     from undiffuse.images import to_image
 
     font = ImageFont.load_default(_TEXT)
     left = math.ceil(max(font.getlength(name) for name in names)) + _TEXT
-    drawn = to_image(sheet)
+    drawn = to_image(grid)
     paper = Image.new("RGB", (left + drawn.width, drawn.height), "white")
     paper.paste(drawn, (left, 0))
     row_height = drawn.height / len(names)
@@ -111,7 +111,7 @@ def _labelled(sheet: Bytes, names: Sequence[str]) -> Image:
 
 
 def _cells(samples: Bytes) -> Bytes:
-    """Pictures of any size and number of channels in the middle of colour cells, enlarged by a whole factor."""
+    """Images of any size and number of channels in the middle of colour cells, enlarged by a whole factor."""
     count, (height, width) = len(samples), samples.shape[2:]
     factor = max(1, _SIDE // max(height, width))
     enlarged = samples.repeat(factor, axis=2).repeat(factor, axis=3)[:, :, :_SIDE, :_SIDE]

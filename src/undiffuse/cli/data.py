@@ -17,7 +17,7 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="a source's name, a folder of pictures, an archive or another file of them",
+        help="a source's name, a folder of images, an archive or another file of them",
         autocompletion=completion.data,
     ),
 ]
@@ -40,16 +40,16 @@ def data_list() -> None:
 def data_info(
     source: SourceArgument,
     options: SourceOptions = None,
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet of 64 items here (PNG)")] = None,
+    grid: Annotated[Path | None, typer.Option(help="write a contact grid of 64 items here (PNG)")] = None,
     augment: Annotated[
-        str | None, typer.Option(help="the sheet shows this augmentation instead: flip, document or karras")
+        str | None, typer.Option(help="the grid shows this augmentation instead: flip, document or karras")
     ] = None,
     recipe: RecipeReadsOption = None,
 ) -> None:
     """Say what is in a data set: counts, shape, classes, split, fingerprint."""
     from undiffuse.cli.data_info import show_data
 
-    show_data(source, sheet, augment, options or [], recipe)
+    show_data(source, grid, augment, options or [], recipe)
 
 
 @data_app.command("prepare")
@@ -63,27 +63,27 @@ def data_prepare(
     ] = None,
     fit: Annotated[str | None, typer.Option(help="crop cuts the centre out, letterbox keeps all in bars")] = None,
     channels: Annotated[
-        int | None, typer.Option(help="1 (grey) or 3 (RGB); grey if all pictures are, by default")
+        int | None, typer.Option(help="1 (grey) or 3 (RGB); grey if all images are, by default")
     ] = None,
     background: Annotated[
         str | None, typer.Option(help="level or [r,g,b] under transparency and in bars; 255 by default")
     ] = None,
-    upscale: Annotated[bool, typer.Option("--upscale", help="enlarge pictures below --size")] = False,
+    upscale: Annotated[bool, typer.Option("--upscale", help="enlarge images below --size")] = False,
     classes: Annotated[str | None, typer.Option(help="keep these alone, such as daisy,roses")] = None,
     filters: Annotated[
         list[str] | None,
         typer.Option("--filter", help="min_side=64, max_aspect=2, min_contrast=4; repeat for several"),
     ] = None,
     keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="keep pictures that come out the same in every pixel")
+        bool, typer.Option("--keep-duplicates", help="keep images that come out the same in every pixel")
     ] = False,
     on_error: Annotated[
-        str, typer.Option(help="a picture that cannot be read or is too small: fail, or skip and count it")
+        str, typer.Option(help="a image that cannot be read or is too small: fail, or skip and count it")
     ] = "fail",
     workers: Annotated[int | None, typer.Option(help="processes; all cores by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the archive, or one begun otherwise")] = False,
 ) -> None:
-    """Make any source into one archive of pictures of one size, with labels, captions and a manifest.
+    """Make any source into one archive of images of one size, with labels, captions and a manifest.
 
     Stopped or killed, the same command goes on where it was. Any tool that reads StyleGAN's and EDM's zip reads it.
     """

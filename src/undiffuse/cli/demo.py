@@ -1,4 +1,4 @@
-"""``undiffuse demo``: what the bundled models make, then the main job from end to end on pictures that come along."""
+"""``undiffuse demo``: what the bundled models make, then the main job from end to end on images that come along."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from undiffuse.api.evaluating import evaluate_to_file
 from undiffuse.api.loading import load
-from undiffuse.api.outputs import BUNDLED_SHEET
+from undiffuse.api.outputs import BUNDLED_GRID
 from undiffuse.api.reporting import report_run
 from undiffuse.api.training import check_folder, train_run
 from undiffuse.claims import writes_to
-from undiffuse.cli.bundled import save_bundled_sheet
+from undiffuse.cli.bundled import save_bundled_grid
 from undiffuse.cli.tables import results_table
 from undiffuse.cli.terminal import say
 from undiffuse.evaluation import Protocol
@@ -33,8 +33,8 @@ def run_demo(out: Path, device: str) -> None:
     resume = (out / "config.json").is_file() and read_config(out)["config"]["recipe"] == RECIPE
     config = get_recipe(RECIPE)
     check_folder(config, out, resume)
-    names = save_bundled_sheet(out / BUNDLED_SHEET, device)
-    say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_SHEET}")
+    names = save_bundled_grid(out / BUNDLED_GRID, device)
+    say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_GRID}")
     if not train_run(config, out, resume=resume, device=device):
         return
     model = load(out, device)

@@ -26,7 +26,7 @@ def distill(
     start: Annotated[
         str | None, typer.Option(help="another model that the student begins as, such as a student of few steps")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="other pictures than those the model was trained on")] = None,
+    data: Annotated[str | None, typer.Option(help="other images than those the model was trained on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
     stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,

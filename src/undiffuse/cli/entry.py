@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from undiffuse.cli.renamed import renamed
 from undiffuse.cli.visible import visible
 from undiffuse.errors import UndiffuseError
 
@@ -22,7 +23,9 @@ def begin(run: Callable[[list[str]], int], arguments: list[str] | None = None) -
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # understood anywhere on the line
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments, notes = renamed([argument for argument in arguments if argument != "--debug"])
+    for note in notes:
+        _print_error(f"note: {note}")
     sys.exit(_refused(arguments, debug) or _ran(run, arguments, debug))
 
 
@@ -83,6 +86,10 @@ def _complain(error: BaseException, code: int, debug: bool, text: str | None = N
     if debug:
         raise error
     line = visible(" ".join((text if text is not None else str(error)).split()))
-    with contextlib.suppress(OSError):  # whoever read it is gone
-        print(f"undiffuse: {line}", file=sys.stderr, flush=True)
+    _print_error(f"undiffuse: {line}")
     return code
+
+
+def _print_error(line: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read it is gone
+        print(line, file=sys.stderr, flush=True)

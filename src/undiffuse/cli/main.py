@@ -94,7 +94,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="a folder of pictures or MNIST-format files, or a source's name", autocompletion=completion.data
+            help="a folder of images or MNIST-format files, or a source's name", autocompletion=completion.data
         ),
     ] = None,
     file: Annotated[
@@ -153,18 +153,18 @@ def sample(
     *,
     options: SamplingOptions,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no bit of any")] = 64,
+    batch_size: Annotated[int, typer.Option(help="images at a time; changes no bit of any")] = 64,
     class_name: Annotated[
         list[str] | None,
         typer.Option("--class", help="class to draw; repeat for several in turn", autocompletion=completion.classes),
     ] = None,
     no_class: Annotated[
-        bool, typer.Option("--no-class", help="draw no class in particular; beside --class, in turn with it")
+        bool, typer.Option("--no-class", help="draw no class in particular; with --class, in turn with it")
     ] = False,
     image: Annotated[
         str | None,
         typer.Option(
-            help="a picture, or a folder or other data taken in turn, to begin from; with --strength",
+            help="a image, or a folder or other data taken in turn, to begin from; with --strength",
             autocompletion=completion.data,
         ),
     ] = None,
@@ -200,8 +200,8 @@ app.command()(compare)
 
 
 @app.command()
-@checked("encode")
-def encode(
+@checked("invert")
+def invert(
     model: ModelArgument,
     source: Annotated[
         str,
@@ -218,7 +218,7 @@ def encode(
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Turn pictures into their latents by the probability-flow ODE, and back, to see what is lost."""
+    """Turn images into their latents by the probability-flow ODE, and back, to see what is lost."""
     from undiffuse.api import inverting, loading
 
     inverting.invert_to_folder(
@@ -268,7 +268,7 @@ def samplers() -> None:
     rows = {name: make_sampler(name) for name in SAMPLERS}
     list_rows(
         {
-            name: f"order {row.order}, up to {row.max_nfe_per_step} evaluations a step, "
+            name: f"order {row.order}, up to {row.max_nfe_per_step} NFE per step, "
             f"{'stochastic' if row.stochastic else 'deterministic'}, {row.source}"
             for name, row in rows.items()
         }

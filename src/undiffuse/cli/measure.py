@@ -53,11 +53,11 @@ def evaluate(
     options: SamplingOptions,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
-    bound_images: Annotated[int, typer.Option(help="held-out pictures for vlb and continuous_bound")] = 64,
-    bound_random_images: Annotated[int, typer.Option(help="held-out pictures for vlb_random")] = 10_000,
-    likelihood_images: Annotated[int, typer.Option(help="held-out pictures for nll")] = 64,
-    likelihood_probes: Annotated[int, typer.Option(help="random vectors a picture that nll's trace is taken with")] = 1,
-    batch_size: Annotated[int, typer.Option(help="pictures at a time; changes no number")] = 256,
+    bound_images: Annotated[int, typer.Option(help="held-out images for vlb and continuous_bound")] = 64,
+    bound_random_images: Annotated[int, typer.Option(help="held-out images for vlb_random")] = 10_000,
+    likelihood_images: Annotated[int, typer.Option(help="held-out images for nll")] = 64,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors a image that nll's trace is taken with")] = 1,
+    batch_size: Annotated[int, typer.Option(help="images at a time; changes no number")] = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
     no_cache: NoCacheOption = False,
     weights: WeightsOption = "ema",
@@ -91,15 +91,15 @@ def evaluate(
 
 @checked("compare")
 def compare(
-    pictures: Annotated[
+    images: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="pictures to judge: a folder, an MNIST-format file, ...", autocompletion=completion.data
+            metavar="A", help="images to measure: a folder, an MNIST-format file, ...", autocompletion=completion.data
         ),
     ],
     reference: Annotated[
         str,
-        typer.Argument(metavar="B", help="the real pictures that they are judged by", autocompletion=completion.data),
+        typer.Argument(metavar="B", help="the real images that they are compared with", autocompletion=completion.data),
     ],
     options: DataOptions = None,
     metrics: Annotated[
@@ -110,7 +110,7 @@ def compare(
             autocompletion=completion.several(REGISTRIES["pair metric"]),
         ),
     ] = None,
-    num: Annotated[int | None, typer.Option(help="pictures of each set at most, evenly spaced; all by default")] = None,
+    num: Annotated[int | None, typer.Option(help="images of each set at most, evenly spaced; all by default")] = None,
     counts: Annotated[
         str | None, typer.Option(help="measure at several counts, such as 250,500,1000: how biased is a metric?")
     ] = None,
@@ -121,14 +121,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="JSON file; none by default")] = None,
     no_cache: NoCacheOption = False,
 ) -> None:
-    """Measure a set of pictures, whatever made it, against real ones."""
+    """Measure a set of images, whatever made it, against real ones."""
     names = named_metrics(metrics)
     at_counts = parse_counts(counts)
     from undiffuse.api import comparing
     from undiffuse.cli.tables import print_by_count, results_table
 
     result = comparing.compare_to_file(
-        pictures,
+        images,
         reference,
         names,
         num=num,
@@ -139,7 +139,7 @@ def compare(
         use_cache=not no_cache,
         options=options or [],
     )
-    results_table(result, f"{pictures} against {reference}")
+    results_table(result, f"{images} against {reference}")
     if "by_count" in result:
         print_by_count(result)
 
@@ -173,16 +173,14 @@ def doctor(
         str,
         typer.Argument(
             metavar="DATA|RUN",
-            help="a folder of pictures, MNIST-format files, a source's name, or a run",
+            help="a folder of images, MNIST-format files, a source's name, or a run",
             autocompletion=completion.subjects,
         ),
     ],
     options: DataOptions = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            help="data that must share no picture with it, such as a test set", autocompletion=completion.data
-        ),
+        typer.Option(help="data that must share no image with it, such as a test set", autocompletion=completion.data),
     ] = None,
     recipe: RecipeReadsOption = None,
     data: Annotated[

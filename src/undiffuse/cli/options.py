@@ -32,7 +32,7 @@ FeaturesOption = Annotated[
 MetricOption = Annotated[
     str,
     typer.Option(
-        help="distance over the features: frechet, or kernel, which takes few pictures",
+        help="distance over the features: frechet, or kernel, which takes few images",
         autocompletion=completion.rows(REGISTRIES["distance"]),
     ),
 ]
@@ -51,7 +51,7 @@ RecipeReadsOption = Annotated[
     str | None,
     typer.Option(help="read the data as this recipe does, see 'undiffuse recipes'", autocompletion=completion.recipes),
 ]
-SeedOption = Annotated[int, typer.Option(help="seed of the first picture; picture i has seed + i")]
+SeedOption = Annotated[int, typer.Option(help="seed of the first image; image i has seed + i")]
 
 
 def list_rows(rows: dict[str, str]) -> None:

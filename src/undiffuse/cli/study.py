@@ -50,7 +50,7 @@ def study_theory(
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model beside the exact truth."""
+    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model with the exact truth."""
     from undiffuse.api import studying
     from undiffuse.cli.tables import print_theory
 
@@ -85,7 +85,7 @@ def study_parameterization(
 def study_one_class(
     data: Annotated[
         str,
-        typer.Option(help="a source of pictures with classes, some hundreds of each", autocompletion=completion.data),
+        typer.Option(help="a source of images with classes, some hundreds of each", autocompletion=completion.data),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
@@ -128,7 +128,7 @@ def study_one_class(
 @checked("study small-data")
 def study_small_data(
     data: Annotated[
-        str, typer.Option(help="a source of pictures, more than are trained on", autocompletion=completion.data)
+        str, typer.Option(help="a source of images, more than are trained on", autocompletion=completion.data)
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
@@ -139,7 +139,7 @@ def study_small_data(
     augment: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the augmented training; what suits the recipe")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="to train on")] = 1000,
+    images: Annotated[int, typer.Option(help="to train on")] = 1000,
     epochs: Annotated[int, typer.Option(help="passes over them")] = 100,
     every: Annotated[int, typer.Option(help="epochs between two measurements, more where they cost too much")] = 10,
     features: FeaturesOption = "auto",
@@ -148,7 +148,7 @@ def study_small_data(
     seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a recipe on few pictures, with and without augmentation, and measure quality and overfitting as it goes."""
+    """Train a recipe on few images, with and without augmentation, and measure quality and overfitting as it goes."""
     from undiffuse.experiments import small_data
 
     result = small_data.small_data(
@@ -157,7 +157,7 @@ def study_small_data(
         recipe=recipe,
         overrides=overrides or [],
         augmentation=augment or [],
-        pictures=pictures,
+        images=images,
         epochs=epochs,
         every=every,
         features=features,

@@ -29,7 +29,7 @@ _OF_THE_SOURCE = {
     "masks": "masks",
     "classes_joined": "classes joined",
 }
-_SHOWN = 5  # pictures left out that are named on the terminal
+_SHOWN = 5  # images left out that are named on the terminal
 
 
 def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
@@ -40,9 +40,9 @@ def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> No
         value = "–" if result["value"] is None else f"{result['value']:.4g}"
         rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
     table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
-    told = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]
-    for about, verdict in sorted({(row.get("about", "copying"), row["verdict"]) for row in told}):
-        say(f"{about}: {verdict}")
+    said = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]  # data
+    for about, text in sorted({(row.get("about", "copying"), row["verdict"]) for row in said}):  # data
+        say(f"{about}: {text}")
     if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
         say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
 
@@ -53,7 +53,7 @@ def print_by_count(result: Mapping[str, Any]) -> None:
     names = [row["metric"] for row in result["results"] if row["value"] is not None]
     values = [{row["metric"]: row["value"] for row in part["results"]} for part in parts]
     rows = [[name, *[f"{found[name]:.4g}" if name in found else "–" for found in values]] for name in names]
-    table("by the number of pictures on each side", ["metric", *[str(part["num"]) for part in parts]], rows)
+    table("by the number of images on each side", ["metric", *[str(part["num"]) for part in parts]], rows)
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
@@ -118,35 +118,35 @@ def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What was written into an archive, and what was left out."""
-    pictures, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]
+    images, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]  # data
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
     size = out.stat().st_size
     settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
     rows = [
-        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'], 'item')}"],
-        ["written", f"{pictures['num']} of {pictures['height']}x{pictures['width']}, {_colours(pictures)}"],
-        ["classes", _classes(pictures["classes"])],
-        ["captions", "yes" if pictures["captions"] else "none"],
+        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'], 'item')}"],  # data
+        ["written", f"{images['num']} of {images['height']}x{images['width']}, {_colours(images)}"],
+        ["classes", _classes(images["classes"])],
+        ["captions", "yes" if images["captions"] else "none"],
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
         *[[key.replace("_", " "), manifest[key]] for key in ("decoding", *STORED.values()) if key in manifest],
-        ["size", f"{size / 2**20:.1f} MiB, {size / pictures['num']:.0f} bytes a picture"],
+        ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes a image"],
         ["settings", json.dumps(settings)],
-        ["hash of all", pictures["hash"]],
+        ["hash of all", images["hash"]],
     ]
     table(str(out), ["", ""], rows)
-    look = command("data", "info", out, "--sheet", "sheet.png")
+    look = command("data", "info", out, "--grid", "grid.png")
     say(f"done: {out}; next: {look}, or train with --data {quoted(out)}")
 
 
-def _colours(pictures: Mapping[str, Any]) -> str:
-    return "grey" if pictures["channels"] == 1 else "RGB"
+def _colours(images: Mapping[str, Any]) -> str:
+    return "grey" if images["channels"] == 1 else "RGB"
 
 
 def _classes(counts: Mapping[str, int]) -> str:
     if len(counts) > _MOST_CLASSES:
-        return f"{len(counts)} of {min(counts.values())} to {max(counts.values())} pictures"
+        return f"{len(counts)} of {min(counts.values())} to {max(counts.values())} images"
     return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
 
@@ -157,21 +157,21 @@ def _without(location: str, text: str) -> str:
 
 def print_theory(result: Mapping[str, Any]) -> None:
     """Distances and divergences of a model of points from the truth."""
-    pictures = result["pictures"]
+    images = result["pictures"]  # data
     rows = [
         [row["sampler"], str(row["steps"]), str(row["nfe"] or "–"), _number(row["distance"]), row.get("note", "")]
-        for row in pictures["samplers.png"]["rows"]
+        for row in images["samplers.png"]["rows"]
     ]
-    floor = pictures["samplers.png"]["floor"]
+    floor = images["samplers.png"]["floor"]
     title = f"{result['subject']}: sliced Wasserstein distance from the truth; exact draws have {floor:.3g}"
     table(title, ["sampler", "steps", "evaluations", "distance", ""], rows)
-    if "fisher.png" in pictures:
+    if "fisher.png" in images:
         levels = [
             [_number(row["ratio"]), _number(row["fisher"]), _number(row["denoising_loss"]), _number(row["loss_floor"])]
-            for row in pictures["fisher.png"]["levels"]
+            for row in images["fisher.png"]["levels"]
         ]
         table("score against the truth", ["r = sigma / alpha", "Fisher divergence", "loss", "its floor"], levels)
-    if (numbers := pictures.get("likelihood.png")) is not None:
+    if (numbers := images.get("likelihood.png")) is not None:
         say(_likelihood_line(numbers))
 
 

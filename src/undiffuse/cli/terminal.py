@@ -14,14 +14,14 @@ from undiffuse.cli.signals import stopping
 from undiffuse.cli.visible import visible
 from undiffuse.errors import UsageWarning
 from undiffuse.observer import Observer, OnProgress, Silent, cancellation
-from undiffuse.progress import Counter, Estimate, duration, facts, is_off, under_way
+from undiffuse.progress import Counter, Estimate, duration, is_off, status, under_way
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
-#: Of a training without a row of its journal: on a terminal, elsewhere.
+#: Of a training without a row of its metrics log: on a terminal, elsewhere.
 _SECONDS_BETWEEN_CHANGES, _SECONDS_BETWEEN_STEPS = 0.5, 60.0
 
 
@@ -74,11 +74,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console().print(drawn)
 
 
-def _bar(facts: str, *, shown: bool, transient: bool = False, to: Console | None = None) -> Progress:
-    """A bar between what is done and the facts about it."""
+def _bar(status: str, *, shown: bool, transient: bool = False, to: Console | None = None) -> Progress:
+    """A bar between what is done and the status about it."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(facts)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(status)
     return Progress(*columns, console=to or console(), disable=not shown, transient=transient)
 
 
@@ -88,10 +88,10 @@ class TrainingView:
     def __init__(self, num_images: int, images: int = 0) -> None:
         self.num_images, self.first, self.started = num_images, images, time.monotonic()
         self.live = console().is_terminal
-        self.bar = _bar("{task.percentage:>3.0f}%  {task.fields[facts]}", shown=self.live)
-        self.task = self.bar.add_task("training", total=num_images, completed=images, facts="")
+        self.bar = _bar("{task.percentage:>3.0f}%  {task.fields[status]}", shown=self.live)
+        self.task = self.bar.add_task("training", total=num_images, completed=images, status="")
         self.measured = {"validation": "", "quality": ""}
-        self.numbers, self.told = "", self.started
+        self.numbers, self.shown_at = "", self.started
 
     def __enter__(self) -> TrainingView:
         self.bar.start()
@@ -102,7 +102,7 @@ class TrainingView:
             self.bar.stop()
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the journal."""
+        """A row of the metrics log."""
         if kind == "validation":
             self.measured["validation"] = f"  validation {values['loss']:.4f}"
             return
@@ -116,16 +116,16 @@ class TrainingView:
     def progress(self, done: float, total: float, part: str = "") -> None:
         """A step was made; between the rows of a slow run, this shows that it goes on, and how fast."""
         now = time.monotonic()
-        if is_off() or now - self.told < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
+        if is_off() or now - self.shown_at < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
             return
         self._show(int(done), (done - self.first) / max(now - self.started, 1e-9))
 
     def _show(self, images: int, rate: float) -> None:
-        self.told = time.monotonic()
-        average = (images - self.first) / max(self.told - self.started, 1e-9)
+        self.shown_at = time.monotonic()
+        average = (images - self.first) / max(self.shown_at - self.started, 1e-9)
         left = duration(max(self.num_images - images, 0) / max(average, 1e-9))
         text = f"{rate:{'.0f' if rate >= 10 else '.2g'}} images/s{self.numbers}  {left} left"
-        self.bar.update(self.task, completed=images, facts=text)
+        self.bar.update(self.task, completed=images, status=text)
         if not self.live:
             console().print(f"{images:>9} images  {text}", soft_wrap=True)
 
@@ -152,12 +152,12 @@ def counting(what: str) -> Iterator[Observer]:
 
     estimate = Estimate()
     to = Console(stderr=True, highlight=False)
-    with under_way() as outermost, _bar("{task.fields[facts]}", shown=outermost, transient=True, to=to) as bar:
-        task = bar.add_task(what, total=1, facts="")
+    with under_way() as outermost, _bar("{task.fields[status]}", shown=outermost, transient=True, to=to) as bar:
+        task = bar.add_task(what, total=1, status="")
 
         def tell(done: float, total: float, part: str) -> None:
             left = estimate.left(done, total)
-            bar.update(task, completed=done, total=max(total, 1e-9), facts=facts(done, total, left))
+            bar.update(task, completed=done, total=max(total, 1e-9), status=status(done, total, left))
 
         yield OnProgress(tell)
 
@@ -165,12 +165,12 @@ def counting(what: str) -> Iterator[Observer]:
 class Working(Silent):
     """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
 
-    def __init__(self, unit: str = "pictures", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
+    def __init__(self, unit: str = "images", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
         self._unit, self._amount = unit, amount
         self._live = console().is_terminal
-        self._bar = _bar("{task.fields[facts]}", shown=self._live, transient=True)
-        self._task = self._bar.add_task("", total=1, facts="")
-        self._what, self._first, self._began, self._told = "", 0.0, 0.0, 0.0
+        self._bar = _bar("{task.fields[status]}", shown=self._live, transient=True)
+        self._task = self._bar.add_task("", total=1, status="")
+        self._what, self._first, self._began, self._shown_at = "", 0.0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -183,15 +183,15 @@ class Working(Silent):
         now = time.monotonic()
         if part != self._what:  # the first call of a piece of work says where it goes on
             self._bar.start()  # not before: a process that is forked under a running bar may wait for its lock
-            self._what, self._first, self._began, self._told = part, done, now, now
+            self._what, self._first, self._began, self._shown_at = part, done, now, now
         rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
         left = f"  {duration((total - done) / rate)} left" if rate else ""
         of = f"{self._amount(done)} of {self._amount(total)} {self._unit}".rstrip()
-        facts = f"{of}  {self._amount(rate)}/s{left}"
-        self._bar.update(self._task, description=part, completed=done, total=max(total, 1), facts=facts)
-        if not self._live and now - self._told > _SECONDS_BETWEEN_LINES:
-            self._told = now
-            console().print(f"{part}  {facts}", soft_wrap=True, markup=False)
+        status = f"{of}  {self._amount(rate)}/s{left}"
+        self._bar.update(self._task, description=part, completed=done, total=max(total, 1), status=status)
+        if not self._live and now - self._shown_at > _SECONDS_BETWEEN_LINES:
+            self._shown_at = now
+            console().print(f"{part}  {status}", soft_wrap=True, markup=False)
 
 
 class Terminal(Silent):

@@ -52,7 +52,7 @@ _SHOWN = 12
 
 
 class Ground:
-    """The real pictures of a study: those compared with, and others for scale; of the class and of all."""
+    """The real images of a study: those compared with, and others for scale; of the class and of all."""
 
     def __init__(self, training: Dataset, class_name: str, num: int, seed: int) -> None:
         labels = training.labels
@@ -68,15 +68,14 @@ class Ground:
         self.references: dict[str, Tensor] = {}
         self.others: dict[str, Tensor] = {}
         for name, rows in (("class", own), ("all", torch.arange(len(training)))):
-            compared, others = other_images(len(rows), num, seed)
-            self.references[name], self.others[name] = fetch(training, rows[compared]), fetch(training, rows[others])
+            measured, others = other_images(len(rows), num, seed)
+            self.references[name], self.others[name] = fetch(training, rows[measured]), fetch(training, rows[others])
 
     def targets(self, extractor: FeatureExtractor, num: int, distance: SetDistance) -> dict[str, Target]:
-        """The real pictures as features."""
-        whose = {"class": "real pictures of the class", "all": "real pictures of all"}
+        """The real images as features."""
+        whose = {"class": "real images of the class", "all": "real images of all"}
         return {
-            name: target_of(extractor, pictures, num, whose[name], distance)
-            for name, pictures in self.references.items()
+            name: target_of(extractor, images, num, whose[name], distance) for name, images in self.references.items()
         }
 
 
@@ -98,7 +97,7 @@ def one_class(
     """Train what is not trained yet, measure every set, write ``table.md``, ``samples.png`` and ``study.json``.
 
     Args:
-        data: a source of pictures with classes.
+        data: a source of images with classes.
         out: a folder; a study that was interrupted there goes on where it was.
         class_name: the one class; the data's first by default.
         recipe, overrides: what is trained; its data, budget, seed and classes are the study's.
@@ -114,13 +113,13 @@ def one_class(
     check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
     source = source_config_for(data)
     if not isinstance(source, ImageConfig):
-        raise UsageError(f"the study 'one-class' is for pictures with classes, {source.name!r} makes points")
+        raise UsageError(f"the study 'one-class' is for images with classes, {source.name!r} makes points")
     measure = features, set_distance(metric)
     study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
     rows, shown = study.measured()
     asked_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
-    facts = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.facts()}
-    return _write(out, facts, rows, shown)
+    record = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.record()}
+    return _write(out, record, rows, shown)
 
 
 @dataclass(frozen=True)
@@ -138,22 +137,22 @@ class _Study:
     device: str
 
     def measured(self) -> tuple[list[dict[str, Any]], list[tuple[str, str, Any]]]:
-        """The rows of the table, and those of the picture: what each is, what stands beside it, its pictures."""
+        """The rows of the table, and those of the image: what each is, what stands next to it, its images."""
         rows: list[dict[str, Any]] = []
         shown = [self._real_shown("class", "of the class")]
         parts = Parts("set", len(SETS))
         for asked in SETS:
             parts.begin(f"trained on {asked.training.words}, asked for {asked.words}")
-            row, pictures = self.measured_set(asked)
+            row, images = self.measured_set(asked)
             rows.append(row)
-            if pictures is not None:
+            if images is not None:
                 label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
-                shown.append((label, _note(row, self.distance), pictures))
+                shown.append((label, _note(row, self.distance), images))
         rows += [self.real_row(name) for name in ("class", "all")]
         return rows, [*shown, self._real_shown("all", "of all")]
 
-    def facts(self) -> dict[str, Any]:
-        """What ``study.json`` says of the real pictures and the measure."""
+    def record(self) -> dict[str, Any]:
+        """What ``study.json`` says of the real images and the measure."""
         return {
             "features": self.extractor.name,
             "metric": self.distance.name,
@@ -164,7 +163,7 @@ class _Study:
         }
 
     def measured_set(self, asked: Asked) -> tuple[dict[str, Any], Any]:
-        """Numbers of one set, and a few of its pictures; a training that breaks down is a result, and says so."""
+        """Numbers of one set, and a few of its images; a training that breaks down is a result, and says so."""
         config = _of_training(self.base, asked.training, self.class_name)
         name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
         path, row = self.out / "cells" / f"{name}.json", self._row(asked, config)
@@ -182,15 +181,15 @@ class _Study:
         return row, few
 
     def real_row(self, name: str) -> dict[str, Any]:
-        """Other real pictures of the ``class`` or of ``all``, as many as there are samples."""
+        """Other real images of the ``class`` or of ``all``, as many as there are samples."""
         scored = self._scores(self.ground.others[name])
-        return {"trained_on": "real pictures", "asked_for": "the class" if name == "class" else "all", **scored}
+        return {"trained_on": "real images", "asked_for": "the class" if name == "class" else "all", **scored}
 
     def _real_shown(self, name: str, words: str) -> tuple[str, str, Any]:
         return f"real,\n{words}", "", self.ground.others[name][:_SHOWN].numpy()
 
-    def _scores(self, pictures: Tensor) -> dict[str, Any]:
-        return measure(self.extractor, pictures, self.targets, self.ground.references["class"])
+    def _scores(self, images: Tensor) -> dict[str, Any]:
+        return measure(self.extractor, images, self.targets, self.ground.references["class"])
 
     def _row(self, asked: Asked, config: RunConfig) -> dict[str, Any]:
         """What a set is, by which a finished one is known again."""
@@ -230,7 +229,7 @@ def _study(
 def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
     """The training on all classes without their names; the others differ in what ``Training`` says alone.
 
-    No samples are guided, for a model that was told no classes cannot be, and all are to be drawn alike.
+    No samples are guided, for a model that knows no classes cannot be, and all are to be drawn alike.
     """
     chosen = get_recipe(recipe)
     unguided = ["system.sampling.guidance=1"] if hasattr(chosen.system, "sampling") else []
@@ -277,18 +276,18 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _note(row: dict[str, Any], distance: SetDistance) -> str:
-    """What stands beside a row of samples."""
+    """What stands next to a row of samples."""
     to_class, to_all = row["class"][distance.name], row["all"][distance.name]
     return f"{distance.short}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
 
 
 def _write(
-    out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[tuple[str, str, Any]]
+    out: Path, record: dict[str, Any], rows: list[dict[str, Any]], shown: list[tuple[str, str, Any]]
 ) -> dict[str, Any]:
-    result = {**facts, "rows": rows}
+    result = {**record, "rows": rows}
     draw_samples(out / "samples.png", shown)
     write_json(out / "study.json", sealed(result))
-    write_text(out / "table.md", markdown(rows, facts))
+    write_text(out / "table.md", markdown(rows, record))
     return result
 
 

@@ -41,7 +41,7 @@ from undiffuse.version import __version__
 from undiffuse.wording import Table
 
 _BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
-_IMAGES = {"pictures": 30_000, "points": 500_000}
+_IMAGES = {"images": 30_000, "points": 500_000}
 
 
 @writes_to("out")
@@ -71,7 +71,7 @@ def parameterization(
     check_study(out, images=images, samples=samples, seed=seed)
     source = configured(source_config_for(data or "digits"), options)
     points = not load_dataset(source).space.is_image
-    images = images if images is not None else _IMAGES["points" if points else "pictures"]
+    images = images if images is not None else _IMAGES["points" if points else "images"]
     rows = []
     configure = partial(_configuration, source, points, images, seed)
     parts = Parts("cell", len(cells()))
@@ -79,7 +79,7 @@ def parameterization(
         parts.begin(cell.name)
         rows.append(_cell(cell, configure(cell), out, samples, device, points))
         write_json(out / "cells" / f"{cell.name}.json", sealed(rows[-1]))
-    facts = {
+    record = {
         "study": "parameterization",
         "data": source.name,
         "images": images,
@@ -90,9 +90,9 @@ def parameterization(
         "bound": "bound, nats" if points else "bound, bits/dim",
         "undiffuse": __version__,
     }
-    result = {**facts, "cells": rows}
+    result = {**record, "cells": rows}
     write_json(out / "study.json", sealed(result))
-    write_text(out / "table.md", markdown(rows, facts))
+    write_text(out / "table.md", markdown(rows, record))
     return result
 
 

@@ -1,4 +1,4 @@
-"""``undiffuse study small-data``: trains a recipe on few pictures, with and without augmentation."""
+"""``undiffuse study small-data``: trains a recipe on few images, with and without augmentation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def small_data(
     recipe: str,
     overrides: Sequence[str],
     augmentation: Sequence[str],
-    pictures: int,
+    images: int,
     epochs: int,
     every: int,
     features: str = "auto",
@@ -72,11 +72,11 @@ def small_data(
     """Train what is not trained yet; write ``table.md``, ``small_data.png``, ``samples.png`` and ``study.json``.
 
     Args:
-        data: a source of pictures, with as many more to hold out.
+        data: a source of images, with as many more to hold out.
         out: a folder; a study that was interrupted there goes on where it was.
         recipe, overrides: what is trained; its data, budget and seed are the study's.
         augmentation: overrides of the augmented training; by default what suits the recipe.
-        pictures: to train on.
+        images: to train on.
         epochs: passes over them.
         every: epochs between two measurements; more where measuring would take more than a fifth of the training.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
@@ -84,28 +84,28 @@ def small_data(
     Returns:
         The content of ``study.json``.
     Raises:
-        UsageError: senseless numbers, too few pictures, or a folder that holds something else.
+        UsageError: senseless numbers, too few images, or a folder that holds something else.
     """
     check_study(out, images=None, samples=1, seed=seed)
-    check_passes(pictures, epochs, every)
+    check_passes(images, epochs, every)
     source = source_config_for(data)
     if not isinstance(source, ImageConfig):
-        raise UsageError(f"the study 'small-data' is for pictures, {source.model_dump()['name']!r} makes points")
-    base = _configuration(recipe, overrides, source, pictures, epochs, seed)
+        raise UsageError(f"the study 'small-data' is for images, {source.model_dump()['name']!r} makes points")
+    base = _configuration(recipe, overrides, source, images, epochs, seed)
     chosen = list(augmentation) or default_augmentation(base)
     training, held_out = split_data(base)
-    if len(training) < pictures:
-        raise UsageError(f"--pictures {pictures}: the data has {len(training)} training pictures; ask for fewer")
+    if len(training) < images:
+        raise UsageError(f"--images {images}: the data has {len(training)} training images; ask for fewer")
     extractor = pick_features(features, training.shape, origin_of(base.data.model_dump(), training.class_names))
     distance = set_distance(metric)
     measuring = _Measuring(extractor.name, distance, _fewest(extractor, training.shape, distance))
     if len(held_out) < measuring.fewest:
         other = ", or say --metric kernel" if distance.positive else ""
         raise UsageError(
-            f"samples are measured against held-out pictures, at least {measuring.fewest} of them, and the data holds "
-            f"out {len(held_out)}; say data.validation_fraction=0.2, or give more pictures{other}"
+            f"samples are measured against held-out images, at least {measuring.fewest} of them, and the data holds "
+            f"out {len(held_out)}; say data.validation_fraction=0.2, or give more images{other}"
         )
-    budget = _budget(base, out, pictures, every, measuring, device)
+    budget = _budget(base, out, images, every, measuring, device)
     announce(
         f"measuring {counted(budget.samples, 'sample')} every {counted(budget.epochs, 'epoch')}, "
         f"{budget.share:.0%} of the training's time"
@@ -114,16 +114,16 @@ def small_data(
     parts = Parts("training", len(ARMS))
     for arm in ARMS:
         parts.begin(arm.words)
-        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, pictures), out, measuring, device)
+        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, images), out, measuring, device)
         rows.append(row)
         shown += [(arm.words, samples)] if samples is not None else []
-    facts = {
+    record = {
         "study": "small-data",
         "data": base.data.name,
         "recipe": recipe,
         "overrides": list(overrides),
         "augmentation": chosen,
-        "train_items": pictures,
+        "train_items": images,
         "epochs": epochs,
         "every_epochs": budget.epochs,
         "samples": budget.samples,
@@ -135,7 +135,7 @@ def small_data(
         "seed": seed,
         "undiffuse": __version__,
     }
-    return _write(out, facts, rows, shown)
+    return _write(out, record, rows, shown)
 
 
 def default_augmentation(config: RunConfig) -> list[str]:
@@ -146,11 +146,11 @@ def default_augmentation(config: RunConfig) -> list[str]:
 
 
 def _configuration(
-    recipe: str, overrides: Sequence[str], source: SourceConfig, pictures: int, epochs: int, seed: int
+    recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, epochs: int, seed: int
 ) -> RunConfig:
     shared = [
-        f"train_items={pictures}",
-        f"num_images={pictures * epochs}",
+        f"train_items={images}",
+        f"num_images={images * epochs}",
         f"seed={seed}",
         "preview_every_images=0",
         "quality_reference=held_out",
@@ -158,12 +158,12 @@ def _configuration(
         "checkpoint_every_images=0",
     ]
     config = apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
-    # the gap sets as many training pictures beside the held-out ones
-    return config.model_copy(update={"validation_images": min(config.validation_images, pictures)})
+    # the gap sets as many training images with the held-out ones
+    return config.model_copy(update={"validation_images": min(config.validation_images, images)})
 
 
-def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, pictures: int) -> RunConfig:
-    every = budget.epochs * pictures
+def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, images: int) -> RunConfig:
+    every = budget.epochs * images
     own = [
         *(augmentation if arm.augmented else []),
         f"quality_every_images={every}",
@@ -187,7 +187,7 @@ class _Measuring(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """As the journal names it."""
+        """As the metrics log names it."""
         return f"{self.distance.name}_{self.features}"
 
     @property
@@ -204,7 +204,7 @@ class _Planned(FrozenModel):
     share: float
 
 
-def _budget(base: RunConfig, out: Path, pictures: int, every: int, measuring: _Measuring, device: str) -> Budget:
+def _budget(base: RunConfig, out: Path, images: int, every: int, measuring: _Measuring, device: str) -> Budget:
     """From a short trial of the plain training; kept, for another trial would say a little other."""
     path = out / "runs" / "budget.json"
     if path.is_file():
@@ -214,17 +214,17 @@ def _budget(base: RunConfig, out: Path, pictures: int, every: int, measuring: _M
         if kept["every"] == every and kept["config"] == base.model_dump(mode="json"):
             return Budget(**_Planned.model_validate(kept["budget"]).model_dump())
     announce("a short trial, to see what a pass and a sample cost")
-    trial, images = out / "runs" / "trial", _TRIAL_STEPS * base.batch_images
+    trial, seen = out / "runs" / "trial", _TRIAL_STEPS * base.batch_images
     shutil.rmtree(trial, ignore_errors=True)
     own = [
-        f"num_images={images}",
-        f"quality_every_images={2 * images}",
+        f"num_images={seen}",
+        f"quality_every_images={2 * seen}",
         f"quality_samples={measuring.fewest}",
-        f"log_every_images={images // _TRIAL_LOGS}",
+        f"log_every_images={seen // _TRIAL_LOGS}",
         "validate_every_images=0",
     ]
     train_run(apply_overrides(base, own), trial, device=device, measured_by=measuring.made)
-    budget = budget_of(*trial_costs(read_metrics(trial), pictures), every, measuring.fewest)
+    budget = budget_of(*trial_costs(read_metrics(trial), images), every, measuring.fewest)
     shutil.rmtree(trial)
     planned = {"every": every, "metric": measuring.metric, "budget": budget._asdict()}
     write_json(path, sealed({**planned, "config": base.model_dump(mode="json")}))
@@ -244,14 +244,14 @@ def _arm(arm: Arm, config: RunConfig, out: Path, measuring: _Measuring, device: 
     return row_of(arm, read_metrics(run), config.train_items), samples
 
 
-def _write(out: Path, facts: dict[str, Any], rows: list[dict[str, Any]], shown: list[Any]) -> dict[str, Any]:
-    result = {**facts, "rows": rows, "conclusion": conclusion(rows)}
-    distance = set_distance(facts["metric"])
-    draw_curves(out / "small_data.png", rows, distance, facts["features"])
+def _write(out: Path, record: dict[str, Any], rows: list[dict[str, Any]], shown: list[Any]) -> dict[str, Any]:
+    result = {**record, "rows": rows, "conclusion": conclusion(rows)}
+    distance = set_distance(record["metric"])
+    draw_curves(out / "small_data.png", rows, distance, record["features"])
     if shown:
         draw_samples(out / "samples.png", shown)
     write_json(out / "study.json", sealed(result))
-    write_text(out / "table.md", markdown(rows, facts))
+    write_text(out / "table.md", markdown(rows, record))
     return result
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
 from undiffuse.files import check_own_folder
-from undiffuse.images import SHOWN_SIDE, picture_of, to_image
+from undiffuse.images import SHOWN_SIDE, image_of, to_image
 from undiffuse.models.sample_sets.files import OWN_FILES
 from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
 from undiffuse.models.sample_sets.record import whole_record
@@ -122,7 +122,7 @@ class Samples(Tensor):
             return None
         file = io.BytesIO()
         shown = self.numpy()[:SHOWN] if self._are_images else self.numpy()
-        to_image(picture_of(shown, smallest_side=SHOWN_SIDE)).save(file, format="PNG")
+        to_image(image_of(shown, smallest_side=SHOWN_SIDE)).save(file, format="PNG")
         return file.getvalue()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
-from undiffuse.images import picture_of, save_png
+from undiffuse.images import image_of, save_png
 from undiffuse.models.base import to_uint8
 from undiffuse.sealed import sealed
 
@@ -136,7 +136,7 @@ def stop(folder: Path, evidence: Evidence) -> None:
         write_json(temporary / "report.json", sealed(report))
         if evidence.items.ndim == 4:
             items = evidence.items if evidence.items.dtype == torch.uint8 else to_uint8(evidence.items)
-            save_png(temporary / "images.png", picture_of(items.numpy()))
+            save_png(temporary / "images.png", image_of(items.numpy()))
     shown = ", ".join(evidence.names[:8]) + (f" and {len(evidence.names) - 8} more" if len(evidence.names) > 8 else "")
     raise NonFiniteError(
         f"{evidence.what} at step {evidence.step} ({evidence.images_seen} images seen); first bad layer: "

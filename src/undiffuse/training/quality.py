@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.condition import Condition
-from undiffuse.images import picture_of, save_png
+from undiffuse.images import image_of, save_png
 from undiffuse.models.base import GenerativeModel, to_uint8
 from undiffuse.models.request import SampleRequest
 
@@ -50,7 +50,7 @@ def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
 def save_preview(path: Path, model: GenerativeModel, num_images: int) -> None:
     """A PNG of the first samples: so many images, or a cloud of points."""
     count = num_images if model.space.is_image else _POINTS_SHOWN
-    save_png(path, picture_of(torch.cat(list(draw_samples(model, count))).numpy()))
+    save_png(path, image_of(torch.cat(list(draw_samples(model, count))).numpy()))
 
 
 def _classes(model: GenerativeModel, numbers: Tensor) -> Condition | None:

@@ -24,7 +24,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
     Args:
         config: the recipe's.
         overrides: ``optimizer.learning_rate=2e-4``, ``system.process.name=vp``; values are JSON or plain words.
-        data: replaces the recipe's source; the recipe's picture options stay where the new source knows them.
+        data: replaces the recipe's source; the recipe's image options stay where the new source knows them.
     Raises:
         UsageError: an unknown key (the nearest is named), or a value of the wrong type or range.
     """

@@ -49,7 +49,7 @@ def parse_counts(text: str | None) -> list[int]:
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
     counts = [int(word) if word.isdecimal() else 0 for word in words]
     if (text is not None and not counts) or min(counts, default=1) < 1 or counts != sorted(set(counts)):
-        raise UsageError(f"--counts must be rising numbers of pictures such as 250,500,1000, got {text!r}")
+        raise UsageError(f"--counts must be rising numbers of images such as 250,500,1000, got {text!r}")
     return counts
 
 

@@ -88,10 +88,10 @@ def _put_section(
             values[head] = one.value
     names = [one for one in own if one.path[1:] == ("name",) or (len(one.path) == 1 and isinstance(one.value, str))]
     if names and named and isinstance(values[head], dict):
-        told: list[str] = []
-        _rename(_component(field), values, head, names[-1], told)
+        given: list[str] = []
+        _rename(_component(field), values, head, names[-1], given)
         rated = any(one.path[1:] == ("learning_rate",) for one in own)  # the user has chosen: nothing to say
-        notes += [note for note in told if not (rated and "learning_rate" in note)]
+        notes += [note for note in given if not (rated and "learning_rate" in note)]
     inner = [one for one in own if len(one.path) > 1 and not (named and one.path[1:] == ("name",))]
     if not inner:
         return
@@ -122,7 +122,7 @@ def _rename(component: Component | None, values: dict[str, Any], head: str, aske
         return
     if component is None:  # one model for all names, such as the optimizer's: every key is known
         values[head] = {**old, "name": name}
-        notes += _told_of_rate(old, name, key)
+        notes += _note_of_rate(old, name, key)
         return
     if not isinstance(name, str) or name not in component.registry:
         try:
@@ -133,7 +133,7 @@ def _rename(component: Component | None, values: dict[str, Any], head: str, aske
     values[head] = {**_carried(component, name, said, key, notes), "name": name}
 
 
-def _told_of_rate(old: Mapping[str, Any], name: str, key: str) -> list[str]:
+def _note_of_rate(old: Mapping[str, Any], name: str, key: str) -> list[str]:
     """A learning rate means something else to another optimizer."""
     if "learning_rate" not in old:
         return []
@@ -155,14 +155,14 @@ def _carried(component: Component, name: str, said: Mapping[str, Any], key: str,
 
 
 def _together(component: Component, name: str, taken: dict[str, Any]) -> dict[str, Any]:
-    """Without the first option that the row takes alone but not beside the others; without all if that is none."""
-    if _fits(component, name, taken):
+    """Without the first option that the row takes alone but not with the others; without all if that is none."""
+    if _is_compatible(component, name, taken):
         return taken
     parts = [{key: value for key, value in taken.items() if key != left} for left in taken]
-    return next((part for part in parts if _fits(component, name, part)), {})
+    return next((part for part in parts if _is_compatible(component, name, part)), {})
 
 
-def _fits(component: Component, name: str, options: Mapping[str, Any]) -> bool:
+def _is_compatible(component: Component, name: str, options: Mapping[str, Any]) -> bool:
     """Whether a row has nothing to say against these options; what else it needs may be said yet."""
     try:
         component.model(name).model_validate({"name": name, **options})

@@ -57,13 +57,13 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
         UsageError: keys or values that the data or the recipe do not have, or nothing in the data that can be used.
     """
     options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
-    facts = data_facts(configured(source, options))
+    summary = data_facts(configured(source, options))
     here = Hardware(cores=hardware("cpu").threads, gpu=pick_device(device) != "cpu")
-    proposal = propose(facts, here)
+    proposal = propose(summary, here)
     whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
     config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)
     because = [why for override, why in proposal.of_overrides.items() if override in whole]
-    reasons = [*proposal.reasons, *because, how_long(recipe, config, facts.side, here)]
+    reasons = [*proposal.reasons, *because, how_long(recipe, config, summary.side, here)]
     typed = command("train", proposal.recipe, "--data", data, *whole)
     return config, f"{proposal.recipe} fits: {'; '.join(filter(None, reasons))}\nthe same as: {typed}"
 
@@ -76,7 +76,7 @@ def data_facts(config: SourceConfig) -> DataSummary:
     """
     found = list_source(config) if isinstance(config, ImageConfig) else load_dataset(config)
     num_items, num_classes = _counts(found, getattr(config, "classes", ()))
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "source": config.name,
         "num_items": num_items,
         "num_classes": num_classes,
@@ -84,8 +84,8 @@ def data_facts(config: SourceConfig) -> DataSummary:
         "as_files": isinstance(found, FileListing),
     }
     if not isinstance(found, FileListing) and not found.space.is_image:
-        return DataSummary(points=True, **told)
-    return DataSummary(**told, **_image_facts(found, config))
+        return DataSummary(points=True, **summary)
+    return DataSummary(**summary, **_image_facts(found, config))
 
 
 def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:

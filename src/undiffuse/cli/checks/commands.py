@@ -1,4 +1,4 @@
-"""What each command can be told at once that it was given wrongly, by the names of its parameters.
+"""What each command can be refused at once that it was given wrongly, by the names of its parameters.
 
 A row is asked twice: before the parser is imported, with what ``lines`` makes of the words, and by the command itself,
 which may have been given what only the parser understands. Nothing here may import torch.
@@ -49,11 +49,11 @@ from undiffuse.cli.checks import names
 from undiffuse.cli.checks.configuration import check_file_with, check_proposed, check_resumed_with
 from undiffuse.cli.checks.data import (
     check_augmentation,
+    check_augmentation_grid,
     check_data,
     check_pair,
     check_prepare_settings,
     check_said_of,
-    check_sheet,
     check_source,
 )
 from undiffuse.cli.checks.lines import read
@@ -70,7 +70,7 @@ from undiffuse.training.widths import check_width
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Texts = Sequence[str] | None
+Words = Sequence[str] | None
 NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -116,7 +116,7 @@ def _demo(out: str | Path = "runs/demo", device: str = "auto") -> None:
 
 def _train(
     recipe: str | None = None,
-    overrides: Texts = None,
+    overrides: Words = None,
     data: str | None = None,
     file: str | Path | None = None,
     out: str | Path | None = None,
@@ -148,7 +148,7 @@ def _train(
 
 def _distill(
     model: str,
-    overrides: Texts = None,
+    overrides: Words = None,
     steps: int = 2,
     method: str = "consistency",
     start: str | None = None,
@@ -211,7 +211,7 @@ def _sample(
     flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
     batch_size: int = 64,
-    class_name: Texts = None,
+    class_name: Words = None,
     shown: int = 1,
     image: str | None = None,
     out: str | Path | None = None,
@@ -241,7 +241,7 @@ def _sample(
 
 def _evaluate(
     model: str,
-    data_options: Texts = None,
+    data_options: Words = None,
     data: str | None = None,
     metrics: str | None = None,
     num: int = 1000,
@@ -272,9 +272,9 @@ def _evaluate(
 
 
 def _compare(
-    pictures: str,
+    images: str,
     reference: str,
-    options: Texts = None,
+    options: Words = None,
     metrics: str | None = None,
     num: int | None = None,
     counts: str | None = None,
@@ -288,15 +288,15 @@ def _compare(
     parse_counts(counts)
     if num is not None:
         check_at_least("num", num)
-    check_pair((pictures, reference), options or [], size)
+    check_pair((images, reference), options or [], size)
     check_file(out, "comparison.json")
 
 
-def _encode(
+def _invert(
     model: str,
     source: str,
     out: str | Path,
-    options: Texts = None,
+    options: Words = None,
     num: int = 16,
     sampler: str = ADAPTIVE,
     steps: int | None = None,
@@ -328,7 +328,7 @@ def _report(
 
 def _doctor(
     subject: str,
-    options: Texts = None,
+    options: Words = None,
     against: str | None = None,
     data: str | None = None,
     recipe: str | None = None,
@@ -358,28 +358,28 @@ def _models(name: str | None = None) -> None:
 
 def _data_info(
     source: str,
-    options: Texts = None,
-    sheet: str | Path | None = None,
+    options: Words = None,
+    grid: str | Path | None = None,
     augment: str | None = None,
     recipe: str | None = None,
 ) -> None:
     names.check_recipe(recipe)
     check_augmentation(augment)
-    check_sheet(augment, sheet)
-    check_file(sheet, "sheet.png", "--sheet")
+    check_augmentation_grid(augment, grid)
+    check_file(grid, "grid.png", "--grid")
     check_source(source, options or [])
 
 
 def _data_prepare(
     source: str,
     out: str | Path,
-    options: Texts = None,
+    options: Words = None,
     size: str | None = None,
     fit: str | None = None,
     channels: int | None = None,
     background: str | None = None,
     classes: str | None = None,
-    filters: Texts = None,
+    filters: Words = None,
     on_error: str = "fail",
     workers: int | None = None,
     overwrite: bool = False,
@@ -412,7 +412,7 @@ def _theory(
 
 
 def _parameterization(
-    options: Texts = None,
+    options: Words = None,
     data: str | None = None,
     out: str | Path = "studies/parameterization",
     images: int | None = None,
@@ -428,7 +428,7 @@ def _parameterization(
 
 def _one_class(
     data: str,
-    overrides: Texts = None,
+    overrides: Words = None,
     recipe: str = "flow-mnist",
     images: int = 30_000,
     num: int = 500,
@@ -447,10 +447,10 @@ def _one_class(
 
 def _small_data(
     data: str,
-    overrides: Texts = None,
+    overrides: Words = None,
     recipe: str = "dcgan-mnist",
-    augment: Texts = None,
-    pictures: int = 1000,
+    augment: Words = None,
+    images: int = 1000,
     epochs: int = 100,
     every: int = 10,
     features: str = "auto",
@@ -464,14 +464,14 @@ def _small_data(
     names.check_training_study(recipe, overrides or [], data, device)
     names.check_overrides(augment or [], recipe, data)
     check_trainings(None, 1, seed)
-    check_passes(pictures, epochs, every)
+    check_passes(images, epochs, every)
     check_study_folder(out)
 
 
 def _model_study(study: str) -> Callable[..., None]:
     def check(
         model: str,
-        options: Texts = None,
+        options: Words = None,
         out: str | Path | None = None,
         data: str | None = None,
         seed: int = 0,
@@ -498,7 +498,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "sample": _sample,
     "evaluate": _evaluate,
     "compare": _compare,
-    "encode": _encode,
+    "invert": _invert,
     "report": _report,
     "doctor": _doctor,
     "models": _models,

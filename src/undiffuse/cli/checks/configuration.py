@@ -30,7 +30,7 @@ def said_by_recipes() -> dict[str, dict[str, Any]]:
 def check_configuration(
     values: Mapping[str, Any], overrides: Sequence[str], data: str | None = None, what: str = "config"
 ) -> None:
-    """Refuse what the configuration itself will refuse, as far as it can be told without the mathematics.
+    """Refuse what the configuration itself will refuse, as far as it can be known without the mathematics.
 
     Args:
         values: what is overridden, see ``said_by_recipes``.

@@ -65,10 +65,10 @@ def check_augmentation(name: str | None) -> None:
         raise UsageError(f"unknown augmentation {name!r}; {nearest(name, known)}")
 
 
-def check_sheet(augment: str | None, sheet: str | Path | None) -> None:
+def check_augmentation_grid(augment: str | None, grid: str | Path | None) -> None:
     """Refuse an augmentation that there is nothing to show on."""
-    if augment is not None and sheet is None:
-        raise UsageError(f"--augment {augment} is shown on a sheet; add --sheet FILE")
+    if augment is not None and grid is None:
+        raise UsageError(f"--augment {augment} is shown on a grid; add --grid FILE")
 
 
 def check_said_of(data: str | None, options: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undiffuse.api.arguments import EXACT, refuse_process
-from undiffuse.api.loading import check_device as check_device  # beside the others, for the commands
+from undiffuse.api.loading import check_device as check_device  # next to the others, for the commands
 from undiffuse.api.loading import find_model, names_run
 from undiffuse.cli.checks.configuration import check_configuration, names_system, said_by_recipes
 from undiffuse.cli.checks.data import check_data

@@ -1,6 +1,6 @@
 """What modules define, read from their text: names, options and defaults, for which nothing need be imported.
 
-Rows of the registries lie beside the mathematics, and importing that costs seconds; a misspelt name is answered from
+Rows of the registries lie next to the mathematics, and importing that costs seconds; a misspelt name is answered from
 here at once. The modules themselves stay the only place where anything is listed (ADR 0040).
 """
 

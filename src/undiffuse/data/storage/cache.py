@@ -42,7 +42,7 @@ from undiffuse.data.storage.mapped import (
 )
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
-from undiffuse.leftovers import remove_leftovers_of, temporary_beside
+from undiffuse.leftovers import remove_leftovers_of, temporary_next_to
 from undiffuse.version import __version__
 
 #: What a set may take unasked of the free space of the disk.
@@ -143,7 +143,7 @@ class CacheWriter:
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
         self.place, self._config, self._stamp = cache_folder_of(config), config, _stamp_to_keep(config)
-        self._folder = temporary_beside(self.place).with_suffix(".pixels.tmp")
+        self._folder = temporary_next_to(self.place).with_suffix(".pixels.tmp")
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")
         self._checks = array("I")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from undiffuse.core.space import Space
 from undiffuse.files import explained, put_in_place
-from undiffuse.images import SHOWN_SIDE, fill_png, picture_of
+from undiffuse.images import SHOWN_SIDE, fill_png, image_of
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.sample_sets.record import write_record
 
@@ -119,7 +119,7 @@ class SampleSet:
                 stray.unlink()
             if self.points:
                 self._finish_points()
-            fill_png(self.folder / "grid.png", picture_of(self._for_grid(), smallest_side=SHOWN_SIDE))
+            fill_png(self.folder / "grid.png", image_of(self._for_grid(), smallest_side=SHOWN_SIDE))
             for file, write in (more or {}).items():
                 write(self.folder / file)
             record = self.folder / "samples.json"
