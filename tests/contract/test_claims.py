@@ -64,7 +64,7 @@ def dead_number() -> int:
 
 def named(path: Path, process: int, machine: str | None = None) -> Path:
     """The temporary of ``path`` that a process would write."""
-    return path.with_name(f".{path.name}.{process}-1@{machine or leftovers._machine()}.tmp")
+    return path.with_name(f".{path.name}.{process}-1@{machine or leftovers._host()}.tmp")
 
 
 def test_the_second_is_told_who_is_there_until_that_one_dies(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "cli/checks/data.py": ["data info", "evaluate"],
     "api/arguments.py": [
         *("doctor", "invert", "export", "data prepare", "study parameterization", "study small-data"),
+        "study theory",
     ],
     "api/inverting.py": {"invert"},
     "api/evaluating.py": {"evaluate"},

@@ -97,7 +97,7 @@ def test_values_by_count(undiffuse: CommandLine, tmp_path: Path) -> None:
 
 def test_the_size_and_channels_of_the_reference(undiffuse: CommandLine, tmp_path: Path) -> None:
     large = write_pictures(tmp_path / "large", noise(20, 0, 12, 12, 3))
-    assert "data.channels=1 to judge in grey" in undiffuse.refused("compare", large, "digits")
+    assert "data.channels=1 to compare in grey" in undiffuse.refused("compare", large, "digits")
     grey = ("--metrics", "kernel", "--num", 20, "data.channels=1")
     record = compared(undiffuse, tmp_path / "x.json", large, "digits", *grey)
     assert "size=8x8" in str(record["pictures"]["options"]) or "size=(8, 8)" in str(record["pictures"]["options"])
@@ -197,7 +197,7 @@ def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path
     assert "points" in undiffuse.refused("compare", "swissroll", "digits", *call)
     assert "points" in undiffuse.refused("compare", few, "swissroll", *call)
     assert "--counts" in undiffuse.refused("compare", few, "digits", "--counts", "20,10", *call)
-    assert "8 pictures" in undiffuse.refused("compare", few, "digits", "--counts", "5,10", *call)
+    assert "8 images" in undiffuse.refused("compare", few, "digits", "--counts", "5,10", *call)
     assert "num" in undiffuse.refused("compare", few, "digits", "--num", 0, *call)
     assert "--metrics" in undiffuse.refused("compare", few, "digits", "--metrics", " ", *call)
     assert "size" in undiffuse.refused("compare", few, "digits", "--size", "huge", *call)

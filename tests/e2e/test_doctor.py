@@ -166,7 +166,7 @@ def test_images_without_a_caption_are_looked_at_too(undiffuse: CommandLine, tmp_
     assert found["exact duplicates"]["details"]["extra"] == 2
     (group,) = found["exact duplicates"]["details"]["groups"]
     assert [name[-6:] for name in group] == ["20.png", "21.png", "39.png"]
-    assert found["very few images"]["evidence"].startswith("40 pictures")
+    assert found["very few images"]["evidence"].startswith("40 images")
     out = undiffuse.fine("doctor", subject).out
     assert out.splitlines()[0].startswith(f"{subject}: 1 problem, ") and " in 40 of 40 items; " in out
 
@@ -193,7 +193,7 @@ def test_equal_content_is_found_among_all_and_a_part_is_never_taken_for_the_whol
     monkeypatch.setattr("undiffuse.doctor.dataset_size.MOST", 4)
     found = examined(undiffuse, tmp_path / "many", out=tmp_path / "found.json")
     assert found["exact duplicates"]["details"]["groups"] == [["01.png", "02.png"]]
-    assert found["no near-duplicates"]["evidence"].startswith("4 pictures")
+    assert found["no near-duplicates"]["evidence"].startswith("4 images")
     assert " in 4 of 30 items; " in undiffuse.fine("doctor", tmp_path / "many").out
     shutil.copytree(tmp_path / "many", tmp_path / "again")
     against = examined(undiffuse, tmp_path / "many", "--against", tmp_path / "again", out=tmp_path / "found.json")

@@ -124,7 +124,7 @@ def train(
         >>> images = run.load().sample(16)  # doctest: +SKIP
     """
     if resume and out is None:
-        raise UsageError("resume=True needs out, the folder of the run to resume")
+        raise UsageError("resuming needs the folder of the run, out")
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
         asked = _asked(recipe, overrides, data, where, resume, device, config)
