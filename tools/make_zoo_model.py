@@ -49,10 +49,10 @@ from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES, Bundled, Card, Measured, 
 
 ROOT = Path(__file__).resolve().parents[1]
 TERMS = (
-    "The file holds numbers and no pictures. Whoever holds that weights inherit the terms of their data should treat "
+    "The file holds numbers and no images. Whoever holds that weights inherit the terms of their data should treat "
     "it as under those"
 )
-#: Rows of the sample sheet, and its columns where a model has no classes or many.
+#: Rows of the grid of samples, and its columns where a model has no classes or many.
 ROWS, COLUMNS = 6, 12
 #: Where the tables of the pages begin and end.
 BEGIN, END = "<!-- made by tools/make_zoo_model.py: {name} -->", "<!-- end: {name} -->"
@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument(
         "--sampling", action="append", default=[], help="KEY=VALUE of its own way to sample; repeatable"
     )
-    parser.add_argument("--images", type=int, help="seen in training; the journal's, or else the configuration's")
+    parser.add_argument(
+        "--images", type=int, help="seen in training; those of the metrics log, or else the configuration's"
+    )
     parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
     parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
     parser.add_argument("--data-path", help="what config.json calls the data; data/ and its last part by default")
@@ -97,7 +99,7 @@ def make(asked: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         model = in_bfloat16(original, Path(scratch) / asked.name)
         metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
-        sheet, evaluations = sampled_sheet(model)
+        grid, evaluations = sampled_grid(model)
         record = portable_record(original.config, asked.data_path)
         card = card_of(asked, model, record, sets, metrics, evaluations)
         record["card"] = card.model_dump(mode="json")
@@ -111,7 +113,7 @@ def make(asked: argparse.Namespace) -> Path:
             shutil.copyfile(model.path / WEIGHTS["ema"], place / WEIGHTS["ema"])
             write_record(place, record)
             (place / "model_card.md").write_text(card_text(asked.name, card, record), encoding="utf-8")
-            fill_png(place / "samples.png", sheet)
+            fill_png(place / "samples.png", grid)
             check_sizes(asked.name, place)
     return folder
 
@@ -125,8 +127,8 @@ def card_of(
     evaluations: int,
 ) -> Card:
     """What is said of the model: what was asked for, and what the model and its run say themselves."""
-    facts = model.module.sampling_record()
-    if "autoguidance" in facts:
+    sampling = model.module.sampling_record()
+    if "autoguidance" in sampling:
         raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
     licences = "; ".join(one.licence for one in sets)
     return Card(
@@ -137,13 +139,13 @@ def card_of(
         command=asked.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
         images=asked.images or images_seen(asked.run, record),
         parameters=sum(value.numel() for value in model.module.parameters()),
-        sampler=str(facts["sampler"]),
-        steps=facts["steps"],
-        grid=str(facts["grid"]),
+        sampler=str(sampling["sampler"]),
+        steps=sampling["steps"],
+        grid=str(sampling["grid"]),
         evaluations=evaluations,
-        temperature=facts.get("temperature", 1.0),
-        guidance=facts.get("guidance", 1.0),
-        guidance_interval=facts.get("guidance_interval", ""),
+        temperature=sampling.get("temperature", 1.0),
+        guidance=sampling.get("guidance", 1.0),
+        guidance_interval=sampling.get("guidance_interval", ""),
         metrics=metrics,
         weights_sha256=model.weights_sha256,
         made_with=f"undiffuse {__version__}, torch {torch.__version__}",
@@ -212,7 +214,7 @@ def in_bfloat16(model: Model, folder: Path) -> Model:
 
 
 def measured(model: Model, num: int, metrics: Sequence[str], features: str) -> tuple[Measured, ...]:
-    """Results on these very weights, against the pictures that the run learned from."""
+    """Results on these very weights, against the images that the run learned from."""
     protocol = Protocol(num=num, features=features)
     result = evaluate_to_file(model, protocol, metrics, None, model.path / "evaluation.json")
     return tuple(
@@ -228,14 +230,14 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
     """What a number was measured on, in a few words."""
     samples, real = protocol.get("samples"), protocol.get("reference_images", protocol.get("training_images"))
     held_out = protocol.get("held_out_images", protocol.get("tested"))
-    facts = [
+    parts = [
         samples and f"{samples['num']:,} samples of seeds from {samples['seed']}, classes {samples['classes']}",
-        real and f"{real:,} training pictures",
-        held_out and f"{held_out:,} held-out pictures",
+        real and f"{real:,} training images",
+        held_out and f"{held_out:,} held-out images",
         protocol.get("extractor") and f"{protocol['extractor']} features",
         protocol.get("classifier"),
     ]
-    return ", ".join(filter(None, facts)) or "see docs/guides/evaluation.md"
+    return ", ".join(filter(None, parts)) or "see docs/guides/evaluation.md"
 
 
 def portable_record(record: Mapping[str, Any], data_path: str | None = None) -> dict[str, Any]:
@@ -269,7 +271,7 @@ def _is_local(text: str) -> bool:
     return PurePath(text).is_absolute() or text.startswith("~")
 
 
-def sampled_sheet(model: Model) -> tuple[Any, int]:
+def sampled_grid(model: Model) -> tuple[Any, int]:
     """Samples of consecutive seeds, a column a class, and the evaluations that each cost."""
     num_classes = len(model.class_names)
     columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
@@ -280,7 +282,7 @@ def sampled_sheet(model: Model) -> tuple[Any, int]:
 
 
 def images_seen(run: Path, record: Mapping[str, Any]) -> int:
-    """The last count in the run's journal; without one what the configuration asked for."""
+    """The last count in the run's metrics log; without one what the configuration asked for."""
     return int(max((row["images"] for row in read_metrics(run)), default=record["config"]["num_images"]))
 
 

@@ -1,4 +1,4 @@
-"""Every bundled model: loads, samples what its sheet shows, says what it is, and is small enough to ship."""
+"""Every bundled model: loads, samples what its grid of samples shows, says what it is, and is small enough to ship."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_a_folder_holds_what_it_should(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_samples_what_its_sheet_shows(name: str) -> None:
-    """Sample i depends on seed i and its class, so the sheet's first pictures come again, but for rounding."""
+def test_it_samples_what_its_grid_shows(name: str) -> None:
+    """Sample i depends on seed i and its class, so the grid's first images come again, but for rounding."""
     model = undiffuse.load(name, "cpu")
     columns = len(model.class_names) if 5 <= len(model.class_names) <= 16 else 12
     samples = model.module.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
@@ -63,14 +63,14 @@ def test_it_samples_what_its_sheet_shows(name: str) -> None:
     assert (card.sampler, card.grid, card.steps) == (facts["sampler"], facts["grid"], facts["steps"])
     assert card.temperature == facts.get("temperature", 1.0)
     drawn = model.finish(samples.x).numpy().astype(float)
-    shown = sheet_pictures(bundled_models()[name] / "samples.png", drawn.shape[1:], columns)[:4]
+    shown = grid_images(bundled_models()[name] / "samples.png", drawn.shape[1:], columns)[:4]
     apart = np.abs(drawn - drawn[::-1]).mean()
     assert apart > 5
     assert np.abs(drawn - shown).mean() < 0.1 * apart
 
 
-def sheet_pictures(path: Path, shape: tuple[int, ...], columns: int) -> np.ndarray[Any, Any]:
-    """The top row of a sheet of ``grid_of``, (columns, C, H, W)."""
+def grid_images(path: Path, shape: tuple[int, ...], columns: int) -> np.ndarray[Any, Any]:
+    """The top row of a grid of ``grid_of``, (columns, C, H, W)."""
     with Image.open(path) as image:
         pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(float)
     marked = grid_of(np.zeros((columns, *shape), dtype=np.uint8), columns=columns)

@@ -40,12 +40,12 @@ class Measured(FrozenModel):
 
 
 class TrainedOn(FrozenModel):
-    """A set of pictures that a model learned from, and on what terms its publishers give it.
+    """A set of images that a model learned from, and on what terms its publishers give it.
 
     Args:
         name: as in ``undiffuse data get``.
         about: the set in a few words.
-        licence: of the pictures.
+        licence: of the images.
         url: where they were published.
     """
 
@@ -60,16 +60,16 @@ class Card(FrozenModel):
 
     Args:
         title: what it makes, in a few words.
-        sets: of pictures that it was trained on.
+        sets: of images that it was trained on.
         licence: of the weights.
         terms: what a user should know about the data's terms.
         command: that trains it again, and what was done then.
         images: that training saw.
         parameters: of the network.
-        sampler, steps, grid: that it samples by unless asked otherwise.
-        evaluations: of the network that a sample then costs.
+        sampler, steps, grid: that it samples by as a default.
+        evaluations: NFE of such a sample.
         temperature: that it samples at.
-        guidance: by its classes, unless asked otherwise; 1 is none.
+        guidance: by its classes, as a default; 1 is none.
         guidance_interval: log-SNRs that are guided; everywhere where it is empty.
         metrics: measured on the weights as they ship.
         weights_sha256: of ``model.safetensors``.
@@ -97,7 +97,7 @@ class Card(FrozenModel):
     @property
     def headline(self) -> str:
         """The first metric in a few words; empty where none was taken."""
-        return written(self.metrics[0]) if self.metrics else ""
+        return metric_text(self.metrics[0]) if self.metrics else ""
 
 
 class Bundled(FrozenModel):
@@ -128,18 +128,18 @@ def bundled(name: str) -> Bundled:
     """
     folder = bundled_folder(name)
     record = read_sealed(folder / "config.json", "reinstall undiffuse")
-    told = bool(record["config"]["system"].get("class_conditional"))
+    conditional = bool(record["config"]["system"].get("class_conditional"))
     return Bundled(
         name=name,
         folder=folder,
         shape=tuple(record["model"]["shape"]),
-        class_names=tuple(record["model"]["class_names"]) if told else (),
+        class_names=tuple(record["model"]["class_names"]) if conditional else (),
         num_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         card=validate(Card, record.get("card", {}), f"{name}: card"),
     )
 
 
-def written(measured: Measured) -> str:
+def metric_text(measured: Measured) -> str:
     """``frechet 0.31 ± 0.02``."""
     value = "none" if measured.value is None else f"{measured.value:.3g}"
     error = "" if measured.uncertainty is None else f" ± {measured.uncertainty:.2g}"
@@ -149,15 +149,15 @@ def written(measured: Measured) -> str:
 def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
     """``model_card.md``: the card, the data's fingerprint and the processes from the rest of ``config.json``."""
     model, data, config = record["model"], record["data"], record["config"]
-    told = config["system"].get("class_conditional")
+    conditional = config["system"].get("class_conditional")
     rows = {
-        "makes": " × ".join(map(str, model["shape"])) + " pictures (channels × height × width)",
-        "classes": ", ".join(model["class_names"]) if told else "none",
+        "makes": " × ".join(map(str, model["shape"])) + " images (channels × height × width)",
+        "classes": ", ".join(model["class_names"]) if conditional else "none",
         "trained on": "; ".join(f"{one.about} ({one.url})" for one in card.sets),
         "licence of the data": "; ".join(f"{one.name}: {one.licence}" for one in card.sets),
-        "licence of the weights": f"{card.licence}. {card.terms}",
-        "training pictures": f"{data['train']:,}, {data['validation']:,} held out; fingerprint `{data['fingerprint']}`",
-        "seen in training": f"{card.images:,} pictures, seed {config['seed']}",
+        "licence of the weights": f"{card.licence}. {_reworded(card.terms)}",
+        "training images": f"{data['train']:,}, {data['validation']:,} held out; fingerprint `{data['fingerprint']}`",
+        "seen in training": f"{card.images:,} images, seed {config['seed']}",
         "system": f"{config['system']['name']}, recipe `{config['recipe']}`",
         "parameters": f"{card.parameters:,}, bfloat16 in the file, float32 when read",
         "samples by": _way(card),
@@ -181,7 +181,7 @@ def _way(card: Card) -> str:
     within = f" within log-SNR {card.guidance_interval}" if card.guidance_interval else ""
     guidance = f", guidance {card.guidance:g}{within}" if card.guidance != 1 else ""
     way = f"`{card.sampler}`, {counted(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
-    return f"{way}: {counted(card.evaluations, 'evaluation')}"
+    return f"{way}: NFE {card.evaluations}"
 
 
 def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
@@ -189,8 +189,14 @@ def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
         return ["Not measured.", ""]
     lines = ["Measured on these weights:", "", "| metric | value | better | protocol |", "|---|---|---|---|"]
     for one in metrics:
-        value = written(one).removeprefix(f"{one.metric} ")
+        value = metric_text(one).removeprefix(f"{one.metric} ")
         lines.append(
-            f"| {one.metric} | {value}{f' ({one.unit})' if one.unit else ''} | {one.better} | {one.protocol} |"
+            f"| {one.metric} | {value}{f' ({_reworded(one.unit)})' if one.unit else ''} | {one.better} | "
+            f"{_reworded(one.protocol)} |"
         )
     return [*lines, ""]
+
+
+def _reworded(text: str) -> str:
+    """A text of a card as it is written today: those of earlier cards, which stay as they are, say "picture"."""  # data
+    return text.replace("picture", "image")  # data
