@@ -14,7 +14,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets: ``UNDIFFUSE_TEST_DATA``, or ``shared/data`` beside the repository."""
+    """The folder of real data sets: ``UNDIFFUSE_TEST_DATA``, or ``shared/data`` next to the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("UNDIFFUSE_TEST_DATA", default))
     if not folder.is_dir():
@@ -42,7 +42,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def few_rows() -> Iterator[None]:
-    """Blocks of 8 rows for the bundled models, of which tests ask a few pictures: 64 would be filled up for nothing."""
+    """Batches of 8 for the bundled models, of which tests draw a few images: 64 would be padded for nothing."""
     from torch import nn
 
     from undiffuse.models import denoising

@@ -21,18 +21,18 @@ GIVEN = Given(
 )
 
 
-def test_a_share_of_the_rows_is_told_no_class_and_none_loses_what_was_done_to_it() -> None:
-    told = LabelConditioner(SPEC, 0.25).for_training(GIVEN, X_0, StepRandom(0, 7))
-    assert told.label is not None and told.augment is not None
-    dropped = told.label == -1
+def test_a_share_of_the_samples_is_given_no_class_and_none_loses_what_was_done_to_it() -> None:
+    condition = LabelConditioner(SPEC, 0.25).for_training(GIVEN, X_0, StepRandom(0, 7))
+    assert condition.label is not None and condition.augment is not None
+    dropped = condition.label == -1
     assert 70 < int(dropped.sum()) < 130
-    assert torch.equal(told.label[~dropped], GIVEN.label[~dropped])  # type: ignore[index]
-    assert torch.equal(told.augment, GIVEN.augment)  # type: ignore[arg-type]
+    assert torch.equal(condition.label[~dropped], GIVEN.label[~dropped])  # type: ignore[index]
+    assert torch.equal(condition.augment, GIVEN.augment)  # type: ignore[arg-type]
     again = LabelConditioner(SPEC, 0.25).for_training(GIVEN, X_0, StepRandom(0, 7))
-    assert torch.equal(again.label, told.label)  # type: ignore[arg-type]
+    assert torch.equal(again.label, condition.label)  # type: ignore[arg-type]
 
 
-def test_a_model_is_told_what_its_spec_knows_and_no_more() -> None:
+def test_a_model_is_conditioned_on_what_its_spec_knows_and_no_more() -> None:
     assert LabelConditioner(UNCONDITIONAL).for_training(GIVEN, X_0, StepRandom(0, 0)).empty
     only = LabelConditioner(ConditionSpec(num_augment=2)).for_training(GIVEN, X_0, StepRandom(0, 0))
     assert list(only.tensors()) == ["augment"]
@@ -43,8 +43,8 @@ def test_a_model_is_told_what_its_spec_knows_and_no_more() -> None:
 
 def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
     spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
-    told = LabelConditioner(spec, 1.0).for_training(GIVEN, X_0, StepRandom(0, 0))
-    assert torch.equal(told.label, GIVEN.label)  # type: ignore[arg-type]
+    condition = LabelConditioner(spec, 1.0).for_training(GIVEN, X_0, StepRandom(0, 0))
+    assert torch.equal(condition.label, GIVEN.label)  # type: ignore[arg-type]
 
 
 def test_rows_of_any_wishes_have_the_same_fields() -> None:
@@ -62,8 +62,8 @@ def test_rows_of_any_wishes_have_the_same_fields() -> None:
 def test_a_negative_of_one_row_changes_no_other_s() -> None:
     spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
     alone = LabelConditioner(spec).asked([Prompt("cat")])[1].label
-    beside = LabelConditioner(spec).asked([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
-    assert alone is not None and beside is not None and beside.tolist() == [*alone.tolist(), 1]
+    several = LabelConditioner(spec).asked([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
+    assert alone is not None and several is not None and several.tolist() == [*alone.tolist(), 1]
 
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""What a dry run says of the cost, on a machine whose clock is ours."""
+"""What a dry run says of the cost, on a hardware whose clock is ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from undiffuse.training import cost
 from undiffuse.training.cost import Cost, measured_cost
 
 
-class Machine:
+class Hardware:
     """A trainer on two equal cores: a call costs ``call`` seconds, each image ``image``, a move ``move``."""
 
     def __init__(
@@ -43,51 +43,51 @@ class Machine:
         self.calls.append(what)
 
 
-def measured(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Cost:
-    monkeypatch.setattr(time, "process_time", lambda: machine.processor)
-    monkeypatch.setattr(time, "perf_counter", lambda: machine.clock)
+def measured(hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> Cost:
+    monkeypatch.setattr(time, "process_time", lambda: hardware.processor)
+    monkeypatch.setattr(time, "perf_counter", lambda: hardware.clock)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    found: Any = measured_cost(machine)  # type: ignore[arg-type]
+    found: Any = measured_cost(hardware)  # type: ignore[arg-type]
     return found  # type: ignore[no-any-return]
 
 
 def test_whole_steps_where_they_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(128, 128, call=0.2, image=0.001, move=0.05)
-    found = measured(machine, monkeypatch)
+    hardware = Hardware(128, 128, call=0.2, image=0.001, move=0.05)
+    found = measured(hardware, monkeypatch)
     assert found.of_images(128) == pytest.approx(0.2 + 0.128 + 0.05)  # one image times 128 would be 25.7 s
     assert found.spread(128) == pytest.approx((0.378, 0.378)) and found.alone(128) == pytest.approx(0.378)
-    assert machine.calls.count("step") == len(found.seconds) + 1 and "steps of 128 images" in found.measured
+    assert hardware.calls.count("step") == len(found.seconds) + 1 and "steps of 128 images" in found.measured
 
 
 def test_micro_batches_and_the_optimizer_where_a_step_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(128, 16, call=0.4, image=0.05, move=0.3)
-    found = measured(machine, monkeypatch)
+    hardware = Hardware(128, 16, call=0.4, image=0.05, move=0.3)
+    found = measured(hardware, monkeypatch)
     assert found.of_images(128) == pytest.approx(8 * (0.4 + 0.8) + 0.3)
-    assert "micro-batches of 16 images, 8 to a step" in found.measured and "step" not in machine.calls
+    assert "micro-batches of 16 images, 8 to a step" in found.measured and "step" not in hardware.calls
 
 
 def test_as_many_images_as_do_not_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(64, 64, call=0.2, image=1.0, move=0.5)
-    found = measured(machine, monkeypatch)
+    hardware = Hardware(64, 64, call=0.2, image=1.0, move=0.5)
+    found = measured(hardware, monkeypatch)
     assert found.of_images(64) == pytest.approx(64 * (0.2 + 4) / 4 + 0.5)
-    assert "4 images of the 64" in found.measured and max(map(machine.calls.count, ("micro 16", "micro 64"))) == 0
+    assert "4 images of the 64" in found.measured and max(map(hardware.calls.count, ("micro 16", "micro 64"))) == 0
 
 
 def test_one_long_micro_batch_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(1, 1, call=500, image=0, move=1)
-    found = measured(machine, monkeypatch)
+    hardware = Hardware(1, 1, call=500, image=0, move=1)
+    found = measured(hardware, monkeypatch)
     assert len(found.seconds) == 1 and found.of_images(1) == pytest.approx(501)
-    assert machine.calls == ["micro 1", "micro 1", "move", "move"]
+    assert hardware.calls == ["micro 1", "micro 1", "move", "move"]
 
 
 def test_the_measuring_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(32, 32, call=0.1, image=0.01, move=0.1)
-    measured(machine, monkeypatch)
-    assert machine.processor < 2 * cost._SECONDS
+    hardware = Hardware(32, 32, call=0.1, image=0.01, move=0.1)
+    measured(hardware, monkeypatch)
+    assert hardware.processor < 2 * cost._SECONDS
 
 
 def test_a_busy_machine_costs_time_and_no_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measured(Machine(8, 8, call=0.1, image=0.01, move=0.02, late=5), monkeypatch)
+    found = measured(Hardware(8, 8, call=0.1, image=0.01, move=0.02, late=5), monkeypatch)
     assert found.of_images(8) == pytest.approx(5 * 0.2) and found.alone(8) == pytest.approx(0.2)
 
 

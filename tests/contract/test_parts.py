@@ -179,8 +179,8 @@ def test_an_objective_leaves_its_model_in_the_mode_it_is_in() -> None:
 
 def test_a_frozen_part_is_stored_once_and_comes_back(run: Path) -> None:
     record = json.loads((run / "config.json").read_text())
-    facts = record["components"]["codec"]
-    assert facts["source"] == "a paper" and facts["weights"] == "codec.safetensors" and facts["config"] is None
+    entry = record["components"]["codec"]
+    assert entry["source"] == "a paper" and entry["weights"] == "codec.safetensors" and entry["config"] is None
     opened, again = load(run).module, load(run, weights="raw").module
     codec, other = opened.get_submodule("codec"), again.get_submodule("codec")
     assert torch.equal(codec[0].weight, other[0].weight)  # type: ignore[arg-type]

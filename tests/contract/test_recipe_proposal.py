@@ -1,4 +1,4 @@
-"""Data and machine to a recipe: the choice as a pure function, and what is found out about data for it."""
+"""Data and hardware to a recipe: the choice as a pure function, and what is found out about data for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOWERS = DataSummary("zip", side=96, smallest=96, num_items=3670, num_classes=5
 
 
 @pytest.mark.parametrize(
-    ("data", "machine", "recipe", "overrides"),
+    ("data", "hardware", "recipe", "overrides"),
     [
         (FLOWERS, LAPTOP, "photos-64", ()),
         (FLOWERS._replace(side=64, smallest=64), LAPTOP, "photos-64", ()),
@@ -59,8 +59,10 @@ FLOWERS = DataSummary("zip", side=96, smallest=96, num_items=3670, num_classes=5
         (DataSummary("rings", points=True, num_items=10_000), LAPTOP, "flow-swissroll", ()),
     ],
 )
-def test_facts_give_a_recipe(data: DataSummary, machine: Hardware, recipe: str, overrides: tuple[str, ...]) -> None:
-    proposal = propose(data, machine)
+def test_a_summary_of_the_data_gives_a_recipe(
+    data: DataSummary, hardware: Hardware, recipe: str, overrides: tuple[str, ...]
+) -> None:
+    proposal = propose(data, hardware)
     assert (proposal.recipe, proposal.overrides) == (recipe, overrides)
     assert proposal.recipe in RECIPES and proposal.reasons
     apply_overrides(get_recipe(recipe), overrides)  # nothing that the recipe does not know
@@ -73,7 +75,7 @@ def test_the_reason_names_what_was_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "overrides", "machine", "told"),
+    ("recipe", "overrides", "hardware", "expected"),
     [
         ("photos-64", [], LAPTOP, "about an hour on two cores"),
         ("photos-64", ["seed=1", "optimizer.learning_rate=1e-3"], LAPTOP, "about an hour on two cores"),
@@ -99,10 +101,12 @@ def test_the_reason_names_what_was_found() -> None:
         ("flow-swissroll", [], LAPTOP, ""),
     ],
 )
-def test_how_long_follows_what_the_user_says(recipe: str, overrides: list[str], machine: Hardware, told: str) -> None:
+def test_how_long_follows_what_the_user_says(
+    recipe: str, overrides: list[str], hardware: Hardware, expected: str
+) -> None:
     begun = get_recipe(recipe)
-    said = how_long(begun, apply_overrides(begun, overrides), 28, machine)
-    assert told in said and bool(told) is bool(said)
+    said = how_long(begun, apply_overrides(begun, overrides), 28, hardware)
+    assert expected in said and bool(expected) is bool(said)
 
 
 def test_the_user_has_the_last_word() -> None:
@@ -149,7 +153,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_facts_of_a_folder(photos: Path) -> None:
+def test_summary_of_a_folder(photos: Path) -> None:
     found = data_facts(source_config_for(str(photos)))
     assert found == DataSummary(
         "folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos), as_files=True
@@ -167,7 +171,7 @@ def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "expected"),
     [
         ([], "augment=document"),
         (["random_flip=true"], "augment=document"),
@@ -177,12 +181,12 @@ def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: P
     ],
 )
 def test_a_reason_falls_with_what_it_is_for(
-    said: list[str], told: str, photos: Path, capsys: pytest.CaptureFixture[str]
+    said: list[str], expected: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = said in ([], ["random_flip=true"], ["data.upscale=true"])
     configure(None, said, str(photos), None, False)
     first = capsys.readouterr().out.partition("the same as")[0]
-    assert (told in first) is kept
+    assert (expected in first) is kept
 
 
 def test_images_of_next_to_no_pixels_are_enlarged_to_what_can_be_trained() -> None:
@@ -191,7 +195,7 @@ def test_images_of_next_to_no_pixels_are_enlarged_to_what_can_be_trained() -> No
     assert "1 pixel across" in proposal.reasons[0]
 
 
-def test_facts_of_arrays_and_of_points() -> None:
+def test_summary_of_arrays_and_of_points() -> None:
     assert data_facts(source_config_for("digits")) == DataSummary(
         "digits", side=8, smallest=8, grey=True, num_items=1797, num_classes=10
     )
@@ -209,9 +213,9 @@ def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.Captu
     assert config.data.size == 48 and config.data.upscale  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("classes", "told"), [("", ("cats", "dogs")), ("data.labels=none", ())])
+@pytest.mark.parametrize(("classes", "expected"), [("", ("cats", "dogs")), ("data.labels=none", ())])
 def test_classes_are_told_where_there_are_any_and_a_resume_agrees(
-    photos: Path, tmp_path: Path, classes: str, told: tuple[str, ...]
+    photos: Path, tmp_path: Path, classes: str, expected: tuple[str, ...]
 ) -> None:
     smaller = ["num_images=2", "batch_images=2", "system.network.channels=8", "data.size=16", "preview_every_images=0"]
     config = configure("photos-48", [*smaller, *filter(None, [classes])], str(photos), None, False)
@@ -220,9 +224,9 @@ def test_classes_are_told_where_there_are_any_and_a_resume_agrees(
     trainer = Trainer(config, *split_data(config), tmp_path / "run")
     assert trainer.run()
     written = trainer.config.system
-    assert trainer.objective.model.class_names == told
-    assert written.class_conditional is bool(told)  # type: ignore[attr-defined]
-    assert (written.sampling.guidance == 1) is (not told)  # type: ignore[attr-defined]
+    assert trainer.objective.model.class_names == expected
+    assert written.class_conditional is bool(expected)  # type: ignore[attr-defined]
+    assert (written.sampling.guidance == 1) is (not expected)  # type: ignore[attr-defined]
     check_folder(config, tmp_path / "run", resume=True)  # the recipe's "auto" is what the run settled on
     assert torch.isfinite(next(trainer.objective.model.parameters())).all()
 

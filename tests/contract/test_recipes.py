@@ -41,19 +41,19 @@ SMALLER_STILL = {
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of MNIST-format files and one of pictures."""
+    """A folder of MNIST-format files and one of images."""
     folder, rng = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
-    idx, pictures = folder / "idx", folder / "folder"
+    idx, images = folder / "idx", folder / "folder"
     idx.mkdir()
-    pictures.mkdir()
+    images.mkdir()
     grey = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
     with gzip.open(idx / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">IIII", 0x803, *grey.shape) + grey.tobytes())
     with gzip.open(idx / "train-labels-idx1-ubyte.gz", "wb") as file:
         file.write(struct.pack(">II", 0x801, 60) + bytes(index % 10 for index in range(60)))
     for index, colours in enumerate(rng.integers(0, 256, (60, 48, 48, 3), dtype=np.uint8)):
-        Image.fromarray(colours).save(pictures / f"{index:02d}.png")
-    return {"idx": idx, "folder": pictures}
+        Image.fromarray(colours).save(images / f"{index:02d}.png")
+    return {"idx": idx, "folder": images}
 
 
 def narrow(recipe: RunConfig) -> list[str]:
@@ -66,7 +66,7 @@ def narrow(recipe: RunConfig) -> list[str]:
 
 
 def reduced(name: str, small_data: dict[str, Path]) -> RunConfig:
-    """The recipe with a narrow network, on a few pictures."""
+    """The recipe with a narrow network, on a few images."""
     recipe = get_recipe(name)
     overrides = [*SMALLER, *narrow(recipe), *SMALLER_STILL.get(name, [])]
     source = small_data.get(recipe.data.name)
@@ -151,7 +151,7 @@ def test_recipes_of_paper_size_have_the_networks_they_name(name: str, count: int
     assert sum(value.numel() for value in network.parameters()) == count
 
 
-def test_the_diffusion_beside_dcgan_has_as_many_parameters_and_the_same_data() -> None:
+def test_the_diffusion_next_to_dcgan_has_as_many_parameters_and_the_same_data() -> None:
     gan, ddpm = get_recipe("dcgan-bedroom64"), get_recipe("ddpm-bedroom64")
     with torch.device("meta"):
         players = gan.system.build((3, 64, 64), ())  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ def test_a_component_is_chosen_by_its_name_alone() -> None:
     assert same == recipe
 
 
-def test_other_data_keeps_the_picture_options(small_data: dict[str, Path]) -> None:
+def test_other_data_keeps_the_image_options(small_data: dict[str, Path]) -> None:
     recipe = get_recipe("ddpm-cifar10")
     config = apply_overrides(recipe, [], source_config_for(str(small_data["folder"])))
     assert config.data.size == 32 and config.data.channels == 3  # type: ignore[attr-defined]

@@ -59,9 +59,9 @@ def test_it_samples_what_its_grid_shows(name: str) -> None:
     samples = model.module.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
-    facts, card = model.module.sampling_record(), bundled(name).card
-    assert (card.sampler, card.grid, card.steps) == (facts["sampler"], facts["grid"], facts["steps"])
-    assert card.temperature == facts.get("temperature", 1.0)
+    sampling, card = model.module.sampling_record(), bundled(name).card
+    assert (card.sampler, card.grid, card.steps) == (sampling["sampler"], sampling["grid"], sampling["steps"])
+    assert card.temperature == sampling.get("temperature", 1.0)
     drawn = model.finish(samples.x).numpy().astype(float)
     shown = grid_images(bundled_models()[name] / "samples.png", drawn.shape[1:], columns)[:4]
     apart = np.abs(drawn - drawn[::-1]).mean()
@@ -110,13 +110,13 @@ def test_its_command_gives_its_training_again(name: str) -> None:
     record = record_of(name)
     words = shlex.split(record["card"]["command"].partition(" && ")[0])
     recipe, overrides = words[2], [word for word in words[3:] if "=" in word]
-    told = apply_overrides(get_recipe(recipe), overrides).model_dump(mode="json")
+    again = apply_overrides(get_recipe(recipe), overrides).model_dump(mode="json")
     made = validate(RunConfig, record["config"]).model_dump(mode="json")
-    for config in (told, made):
+    for config in (again, made):
         config.pop("data")  # where it lies differs
     if "&& undiffuse export" in record["card"]["command"]:  # which has tuned how it samples
-        assert told["system"].pop("sampling")["autoguidance"] == made["system"].pop("sampling")["autoguidance"] == 1
-    assert told == made
+        assert again["system"].pop("sampling")["autoguidance"] == made["system"].pop("sampling")["autoguidance"] == 1
+    assert again == made
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "distill" in bundled(name).card.command])
@@ -125,12 +125,12 @@ def test_the_last_of_its_commands_gives_a_student_s_training_again(name: str) ->
     words = shlex.split(record["card"]["command"].split(" && ")[-1])
     options = {word: value for word, value in pairwise(words) if word.startswith("--")}
     overrides = [word for word in words[3:] if "=" in word]
-    told = distilling.configure(words[2], int(options["--steps"]), options["--method"], overrides, None)
+    again = distilling.configure(words[2], int(options["--steps"]), options["--method"], overrides, None)
     made = validate(RunConfig, record["config"])
     for key in ("optimizer", "ema", "num_images", "batch_images", "recipe"):
-        assert getattr(told, key) == getattr(made, key), key
+        assert getattr(again, key) == getattr(made, key), key
     where = {"teacher", "start"}
-    assert told.system.model_dump(exclude=where) == made.system.model_dump(exclude=where)
+    assert again.system.model_dump(exclude=where) == made.system.model_dump(exclude=where)
     assert (made.system.start is not None) == ("--start" in options)  # type: ignore[attr-defined]
 
 
@@ -172,7 +172,7 @@ def test_the_wheel_holds_them_and_the_sources_that_are_compiled(tmp_path: Path, 
     ("value", "found"),
     [
         ({"path": "/data/x"}, 1),
-        ({"a": [{"b": "~/pictures/x"}]}, 1),
+        ({"a": [{"b": "~/images/x"}]}, 1),
         ({"command": "undiffuse train flow-mnist --data /srv/mnist/train"}, 1),
         ({"path": "data/mnist", "url": "https://example.org/a/b/", "better": "held-out / training"}, 0),
         ({"halves": "1/2", "none": None, "number": 3}, 0),

@@ -1,4 +1,4 @@
-"""A damaged journal stops no sound run: what is not sound is left out, counted and said."""
+"""A damaged metrics log stops no sound run: what is not sound is left out, counted and said."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def test_journals_of_earlier_versions_are_sound(half: Path, trained: Path, undif
 
 
 def test_a_flipped_bit_is_noticed_or_changes_no_value(tmp_path: Path) -> None:
-    journal = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path)
     for number in range(3):
-        journal.write("train", 32 * number, {"loss": 0.5 + number / 7, "step": number}, {"seconds": 1.25})
-    journal.close()
+        log.write("train", 32 * number, {"loss": 0.5 + number / 7, "step": number}, {"seconds": 1.25})
+    log.close()
     path = tmp_path / "metrics.jsonl"
     content, sound = path.read_bytes(), read_rows(tmp_path).rows
     assert len(sound) == 3

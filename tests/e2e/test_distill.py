@@ -162,11 +162,11 @@ def test_a_student_of_the_distribution_has_its_teacher_s_kind(
 def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
     first = tmp_path / "first"
     undiffuse.fine("distill", teacher, *SMALL, "--steps", 2, "--device", "cpu", "--out", first)
-    told = read_weights(first / "model.safetensors")
+    taught = read_weights(first / "model.safetensors")
     for method in ("consistency", "distribution_matching"):
         config = configure(teacher, 1, method, SMALL, None, first)
         begun = Trainer(config, *split_data(config), tmp_path / method).objective.model.state_dict()
-        assert all(torch.equal(begun[name], value) for name, value in told.items() if name.startswith("network."))
+        assert all(torch.equal(begun[name], value) for name, value in taught.items() if name.startswith("network."))
     refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
     assert "begin as their teacher; leave --start out" in refused
     assert "no model" in undiffuse.refused("distill", teacher, "--start", tmp_path / "nowhere")

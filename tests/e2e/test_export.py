@@ -40,7 +40,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def pictures(folder: Path) -> dict[str, bytes]:
+def images_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
 
 
@@ -55,7 +55,7 @@ def test_an_exported_model_is_the_model(trained: Path, undiffuse: CommandLine, t
     assert sampling_of(tmp_path / "out") == sampling_of(trained)
     for model, name in ((trained, "a"), (tmp_path / "out", "b")):
         undiffuse.fine("sample", model, "-n", 3, "--steps", 3, "--out", tmp_path / name)
-    assert pictures(tmp_path / "a") == pictures(tmp_path / "b")
+    assert images_in(tmp_path / "a") == images_in(tmp_path / "b")
     assert "no raw.safetensors" in undiffuse.refused("sample", tmp_path / "out", "--weights", "raw")
 
 
@@ -63,22 +63,22 @@ def test_the_tuned_grid_is_the_default_and_can_be_asked_of_the_run(
     trained: Path, exported: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     out = exported
-    sampling, facts = sampling_of(out), json.loads((out / "config.json").read_text())["tuning"]
+    sampling, tuning = sampling_of(out), json.loads((out / "config.json").read_text())["tuning"]
     assert (sampling["sampler"], sampling["num_steps"]) == ("unipc", 3)
-    assert sampling["grid"] == facts["grid"]
+    assert sampling["grid"] == tuning["grid"]
     undiffuse.fine("sample", out, "-n", 4, "--out", tmp_path / "tuned")
     undiffuse.fine(
         *("sample", trained, "-n", 4, "--sampler", "unipc", "--steps", 3, "--grid", sampling["grid"]),
         *("--out", tmp_path / "run"),
     )
-    assert pictures(tmp_path / "tuned") == pictures(tmp_path / "run")
+    assert images_in(tmp_path / "tuned") == images_in(tmp_path / "run")
     record = json.loads((tmp_path / "tuned" / "samples.json").read_text())
     assert (record["grid"], record["nfe"]) == (sampling["grid"], 3)
     card = (out / "model_card.md").read_text()
-    assert f"| tuned | {facts['rms_error_of_tuned_grid']:.4f} |" in card
-    assert facts["rms_error"] == min(facts["rms_error_of_tuned_grid"], *facts["rms_error_of_named_grids"].values())
+    assert f"| tuned | {tuning['rms_error_of_tuned_grid']:.4f} |" in card
+    assert tuning["rms_error"] == min(tuning["rms_error_of_tuned_grid"], *tuning["rms_error_of_named_grids"].values())
     assert all(
-        f"| {name}, as named | {error:.4f} |" in card for name, error in facts["rms_error_of_named_grids"].items()
+        f"| {name}, as named | {error:.4f} |" in card for name, error in tuning["rms_error_of_named_grids"].items()
     )
     undiffuse.fine("sample", out, "-n", 2, "--steps", 5, "--out", tmp_path / "five")  # other steps stay on its line
     undiffuse.fine("export", out, "--out", tmp_path / "again")
@@ -89,9 +89,9 @@ def test_the_fewest_steps_within_tolerance_are_taken(trained: Path, undiffuse: C
     common = ("export", trained, "--tune-steps", "2,4", "--seeds", 3, "--out")
     undiffuse.fine(*common, tmp_path / "loose", "--tolerance", 100)
     assert sampling_of(tmp_path / "loose")["num_steps"] == 2
-    told = undiffuse.fine(*common, tmp_path / "strict", "--tolerance", 1e-9).err
+    printed = undiffuse.fine(*common, tmp_path / "strict", "--tolerance", 1e-9).err
     assert sampling_of(tmp_path / "strict")["num_steps"] == 4
-    assert "none of 2, 4 steps comes within 1e-09; took 4" in told
+    assert "none of 2, 4 steps comes within 1e-09; took 4" in printed
 
 
 def test_bf16_halves_the_weights_and_is_what_is_sampled(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_temperature_is_asked_for_or_kept(trained: Path, undiffuse: CommandLin
     def sampled(name: str, model: Path, *options: object) -> tuple[dict[str, bytes], float]:
         out = tmp_path / name
         undiffuse.fine("sample", model, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
-        return pictures(out), json.loads((out / "samples.json").read_text())["temperature"]
+        return images_in(out), json.loads((out / "samples.json").read_text())["temperature"]
 
     plain, cool = sampled("plain", trained), sampled("cool", trained, "--temperature", 0.8)
     assert (plain[1], cool[1]) == (1.0, 0.8) and plain[0] != cool[0]
@@ -195,7 +195,7 @@ def test_guidance_changes_samples_and_is_counted(trained: Path, undiffuse: Comma
     def sampled(name: str, *options: object) -> tuple[dict[str, bytes], dict[str, object]]:
         out = tmp_path / name
         undiffuse.fine("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
-        return pictures(out), json.loads((out / "samples.json").read_text())
+        return images_in(out), json.loads((out / "samples.json").read_text())
 
     plain, record = sampled("plain")
     assert (record["nfe"], record["guidance"]) == (4, 1.0)
@@ -230,8 +230,8 @@ def test_senseless_guidance_is_refused(
 def test_a_model_without_classes_has_nothing_to_be_guided_by(
     trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    told = undiffuse.refused("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
-    assert "guidance 2 needs a model trained with classes" in told
+    printed = undiffuse.refused("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
+    assert "guidance 2 needs a model trained with classes" in printed
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.guidance=2")
     assert "trained with classes" in undiffuse.refused(*train, "system.class_conditional=false")
     assert "label_dropout=0" in undiffuse.refused(*train, "system.label_dropout=0")
@@ -256,7 +256,7 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     def sampled(name: str, *options: object) -> tuple[dict[str, bytes], dict[str, object]]:
         out = tmp_path / name
         undiffuse.fine("sample", with_guide, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
-        return pictures(out), json.loads((out / "samples.json").read_text())
+        return images_in(out), json.loads((out / "samples.json").read_text())
 
     guided, record = sampled("default")
     assert (record["nfe"], record["autoguidance"]) == (8, 3.0)
@@ -301,8 +301,8 @@ def test_without_a_guide_autoguidance_is_refused(
     assert "--autoguidance-interval must be LO,HI" in undiffuse.refused(
         "sample", with_guide, *out, "--autoguidance-interval", "3"
     )
-    told = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
-    assert "needs a model with a guide" in told
+    printed = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
+    assert "needs a model with a guide" in printed
     assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--cache-interval", 2)
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.refused(*train)
@@ -311,8 +311,8 @@ def test_without_a_guide_autoguidance_is_refused(
 
 def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine, tmp_path: Path) -> None:
     options = ("system.guide_images=1000", "system.sampling.autoguidance=3", "num_images=64")
-    told = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", tmp_path / "run").err
-    assert "system.guide_images=1000 lies beyond num_images=64" in told
+    printed = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", tmp_path / "run").err
+    assert "system.guide_images=1000 lies beyond num_images=64" in printed
     undiffuse.fine("sample", tmp_path / "run", "-n", 1, "--steps", 2, "--sampler", "euler", "--out", tmp_path / "s")
     assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 
@@ -321,8 +321,8 @@ def test_feature_caching_is_counted_and_refused_where_senseless(
     trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
-    told = undiffuse.fine(*common, tmp_path / "a", "--cache-interval", 2).out
-    assert "2 network evaluations and 2 of its finest level each" in told
+    printed = undiffuse.fine(*common, tmp_path / "a", "--cache-interval", 2).out
+    assert "2 network evaluations and 2 of its finest level each" in printed
     record = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)  # data
     earlier = undiffuse.fine(*common, tmp_path / "earlier", "--reuse", 2)  # data

@@ -1,4 +1,4 @@
-"""A GAN by the trainer of everything else: exact resume, stops, facts in the journal, samples, and what it refuses."""
+"""A GAN by the trainer of everything else: exact resume, stops, metrics in the log, samples, and what it refuses."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def config_of(*overrides: str) -> RunConfig:
 def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
     config = config_of(*VARIANTS[variant], "num_images=128", "checkpoint_every_images=96")
     assert trainer_of(config, tmp_path / "whole").run()
-    run_until(config, tmp_path / "parts", 48)  # between two rows of the journal
+    run_until(config, tmp_path / "parts", 48)  # between two rows of the metrics log
     run_until(config, tmp_path / "parts", 112)
     run_until(config, tmp_path / "parts", 10**9)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -91,11 +91,11 @@ def objective_of(*overrides: str, shape: tuple[int, ...] = (1, 8, 8)) -> GanObje
     return system.train()
 
 
-@pytest.mark.parametrize(("choice", "same"), [("never", True), ("always", False)])
+@pytest.mark.parametrize(("setting", "same"), [("never", True), ("always", False)])
 def test_bfloat16_is_taken_where_the_machine_multiplies_it(
-    choice: str, same: bool, monkeypatch: pytest.MonkeyPatch
+    setting: str, same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={choice}")
+    monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={setting}")
     half, full = (
         objective_of(f"system.precision={name}").eval().model.sample(SampleRequest.of([1, 2])).x
         for name in ("bf16", "fp32")
@@ -116,7 +116,7 @@ def gradients(system: GanObjective, phase: str, step: int = 0) -> dict[str, Tens
     return {name: value.grad.clone() for name, value in system.model.named_parameters() if value.grad is not None}
 
 
-def test_zero_unrolled_steps_are_the_plain_game_bit_for_bit() -> None:
+def test_zero_unrolled_steps_are_the_plain_gan_bit_for_bit() -> None:
     system = objective_of(NO_NORM)
     ours = gradients(system, "generator")
     system.zero_grad()
@@ -203,7 +203,7 @@ def test_adaptive_augmentation_follows_the_overfitting(tmp_path: Path) -> None:
     assert not [name for name in load(tmp_path).module.state_dict() if name.startswith("augment")]
 
 
-def test_facts_reach_the_journal(model: Path) -> None:
+def test_metrics_reach_the_log(model: Path) -> None:
     training = [row for row in journal_of(model) if row["kind"] == "train"]
     names = {"discriminator_loss", "generator_loss", "d_real", "d_fake", "r_t", "grad_norm_generator"}
     assert names <= set(training[-1])
@@ -223,9 +223,9 @@ def test_the_batch_size_changes_no_bit(model: Path) -> None:
     assert isinstance(system, GanModel)
     assert torch.equal(system.decode(system.latents(range(5, 28)), cond), whole)
     assert system.sample(SampleRequest.of([])).x.shape == (0, 1, 8, 8)
-    verdicts = system.discriminator_logits(whole, cond)
-    assert verdicts.shape == (23,) and torch.allclose(
-        system.discriminator_logits(whole[:5], cond.select(slice(5))), verdicts[:5]
+    logits = system.discriminator_logits(whole, cond)
+    assert logits.shape == (23,) and torch.allclose(
+        system.discriminator_logits(whole[:5], cond.select(slice(5))), logits[:5]
     )
 
 
@@ -252,7 +252,7 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
     undiffuse.fine("report", model, "--out", tmp_path / "report.html")
 
 
-def test_a_verdict_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+def test_a_logit_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer = trainer_of(config_of(), tmp_path)
     layer = trainer.objective.model.get_submodule("discriminator.verdict.linear")
     layer.register_forward_hook(lambda module, inputs, output: output * (torch.nan if trainer.step == 3 else 1.0))
@@ -296,7 +296,7 @@ def test_what_does_not_fit_the_data_or_the_phases(tmp_path: Path) -> None:
         trainer_of(config_of("augment=document"), tmp_path)
     with pytest.raises(UsageError, match="no classes"):
         config_of("system.class_conditional=true").system.build((1, 8, 8), [])  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match="pictures"):
+    with pytest.raises(UsageError, match="images"):
         options = ['system.diff_augment=["colour"]', "system.generator.name=mlp", "system.discriminator.name=mlp"]
         configure("dcgan-mnist", options, "digits", None, False).system.build((2,), [])  # type: ignore[attr-defined]
 

@@ -27,7 +27,7 @@ def modes_of(recipe: str, folder: Path) -> Modes:
 
 
 @pytest.mark.slow
-def test_looking_ahead_holds_the_modes_that_the_plain_game_loses(tmp_path: Path) -> None:
+def test_looking_ahead_holds_the_modes_that_the_plain_gan_loses(tmp_path: Path) -> None:
     ahead = modes_of("unrolled-gan-rings", tmp_path / "ahead")
     plain = modes_of("gan-rings", tmp_path / "plain")
     assert ahead.found == 8 and not ahead.collapsed, ahead.verdict

@@ -28,9 +28,9 @@ def test_a_rate_without_an_end_goes_on_as_if_it_had_been_asked_for_at_once(
     train = ("train", "ddpm-digits", *_SMALL, f"optimizer.decay={decay}")
     undiffuse.fine(*train, "num_images=64", "--out", tmp_path / "short")
     undiffuse.fine(*train, "num_images=128", "--out", tmp_path / "long")
-    told = undiffuse.fine("train", "--resume", "--out", tmp_path / "short").out
-    assert "is finished, at 64 images" in told and "nothing was left to train" in told
-    (printed,) = re.findall(r"for longer: undiffuse (.*)", told)
+    output = undiffuse.fine("train", "--resume", "--out", tmp_path / "short").out
+    assert "is finished, at 64 images" in output and "nothing was left to train" in output
+    (printed,) = re.findall(r"for longer: undiffuse (.*)", output)
     assert printed.endswith("num_images=128")
     assert "num_images: 64 -> 128" in undiffuse.fine(*shlex.split(printed)).err
     for name in ("model.safetensors", "raw.safetensors"):
@@ -45,10 +45,10 @@ def test_a_rate_that_falls_to_its_end_is_another_run(undiffuse: CommandLine, tmp
     run = tmp_path / "a run"
     undiffuse.fine("train", "ddpm-digits", *_SMALL, "optimizer.decay=cosine", "num_images=64", "--out", run)
     before = (run / "config.json").read_bytes()
-    told = undiffuse.fine("train", "--resume", "--out", run).out
-    assert "optimizer.decay=cosine" in told
+    output = undiffuse.fine("train", "--resume", "--out", run).out
+    assert "optimizer.decay=cosine" in output
     refused = undiffuse.refused("train", "--resume", "--out", run, "num_images=128")
-    for text in (told, refused):
+    for text in (output, refused):
         (printed,) = re.findall(r"train it anew with: undiffuse (.*)", text)
         assert shlex.split(printed) == ["train", "--config", str(run), "num_images=128", "--out", "OTHER"]
     assert (run / "config.json").read_bytes() == before
@@ -56,8 +56,8 @@ def test_a_rate_that_falls_to_its_end_is_another_run(undiffuse: CommandLine, tmp
     assert json.loads((tmp_path / "anew" / "config.json").read_text())["config"]["num_images"] == 128
 
 
-def test_a_run_that_is_not_finished_is_told_nothing_of_the_kind(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_gets_no_such_note(undiffuse: CommandLine, tmp_path: Path) -> None:
     train = ("train", "ddpm-digits", *_SMALL, "num_images=64", "--out", tmp_path / "run")
     assert "left to train" not in undiffuse.fine(*train, "--stop-after", "0.01s").out
-    told = undiffuse.fine("train", "--resume", "--out", tmp_path / "run").out
-    assert "resuming" in told and "left to train" not in told
+    output = undiffuse.fine("train", "--resume", "--out", tmp_path / "run").out
+    assert "resuming" in output and "left to train" not in output

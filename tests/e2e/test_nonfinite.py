@@ -48,8 +48,8 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
 
 def evidence(folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     where = folder / f"nonfinite_step_{step}"
-    with Image.open(where / "images.png") as picture:
-        assert picture.size[0] > 8
+    with Image.open(where / "images.png") as image:
+        assert image.size[0] > 8
     return json.loads((where / "report.json").read_text()), load_file(where / "batch.safetensors")
 
 

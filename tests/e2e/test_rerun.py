@@ -1,4 +1,4 @@
-"""A run's ``config.json`` trains the same run again; a model without a journal still says how much it saw."""
+"""A run's ``config.json`` trains the same run again; a model without a metrics log still says how much it saw."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ VARIANTS = {
     "averages chosen afterwards": ('ema.posthoc={"snapshot_every_images": 48}',),
     "a guide taken on the way": ("system.guide_images=100", "ema.posthoc={}", "ema.halflife_images=64"),
     "flips in bf16": ("random_flip=true", "system.precision=bf16", "optimizer.name=adamw"),
-    "told of augmentation": ("augment=document", "micro_batch_images=8"),
+    "conditioned on augmentation": ("augment=document", "micro_batch_images=8"),
     "learned variance, times drawn by importance": (
         "system.process=ddpm_cosine",
         "system.process.num_steps=4",
@@ -77,7 +77,7 @@ def digits(*overrides: str) -> RunConfig:
 def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
     config = digits(*NINE, "checkpoint_every_images=96", *VARIANTS[variant])
     assert trainer_of(config, tmp_path / "whole").run()
-    run_until(config, tmp_path / "parts", 48)  # between two rows of the journal
+    run_until(config, tmp_path / "parts", 48)  # between two rows of the metrics log
     run_until(config, tmp_path / "parts", 112)
     assert trainer_of(config, tmp_path / "parts").resume()
     run_until(config, tmp_path / "parts", 10**9)

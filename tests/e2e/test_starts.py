@@ -39,7 +39,7 @@ ALL_OTHER = (
 )
 
 
-def test_every_key_of_a_run_is_told_apart() -> None:
+def test_every_key_of_a_run_is_classified() -> None:
     groups = [PART_OF_THE_RESULT, NO_PART_OF_THE_RESULT, DECIDED_BY_FINGERPRINT]
     assert sorted(key for group in groups for key in group) == sorted(RunConfig.model_fields)
     assert {word.split("=")[0].split(".")[0] for word in ALL_OTHER} == NO_PART_OF_THE_RESULT
@@ -105,7 +105,7 @@ def test_out_of_memory_in_the_first_step_leaves_nothing(
 def test_what_has_come_to_something_stays(
     tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken_at(4, MemoryError(), monkeypatch)  # two rows of the journal and two checkpoints are there
+    broken_at(4, MemoryError(), monkeypatch)  # two rows of the metrics log and two checkpoints are there
     undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=1)
     assert len(journal_of(tmp_path / "run")) == 2 and last_checkpoint(tmp_path / "run").name == "images_000000000064"
     assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", "seed=1", "--out", tmp_path / "run")
@@ -141,7 +141,7 @@ def test_a_configuration_of_somebody_else_does_not_give_way(tmp_path: Path, undi
     assert (tmp_path / "config.json").read_text() == '{"model_type": "another"}'
 
 
-def some_pictures(folder: Path, seed: int = 0) -> Path:
+def some_images(folder: Path, seed: int = 0) -> Path:
     folder.mkdir()
     for number, image in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
         Image.fromarray(image).save(folder / f"{number}.png")
@@ -149,7 +149,7 @@ def some_pictures(folder: Path, seed: int = 0) -> Path:
 
 
 def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse: CommandLine) -> None:
-    data, run = some_pictures(tmp_path / "pictures"), tmp_path / "run"
+    data, run = some_images(tmp_path / "images"), tmp_path / "run"
     options = (
         "system.class_conditional=false",
         "data.size=8",
@@ -167,12 +167,12 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse:
     (data / "0.png").write_bytes((data / "1.png").read_bytes())
     line = undiffuse.refused("train", "--resume", "--out", run, "--data", data)
     assert f"the data are not those that {run} was started with" in line
-    line = undiffuse.refused("train", "--resume", "--out", run, "--data", some_pictures(tmp_path / "others", seed=1))
+    line = undiffuse.refused("train", "--resume", "--out", run, "--data", some_images(tmp_path / "others", seed=1))
     assert f"data.path: '{data}' -> '{tmp_path / 'others'}'" in line
 
 
 def test_a_run_is_not_gone_on_with_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
-    data, run, twin = some_pictures(tmp_path / "pictures"), tmp_path / "run", tmp_path / "twin"
+    data, run, twin = some_images(tmp_path / "images"), tmp_path / "run", tmp_path / "twin"
     options = ("system.class_conditional=false", "data.size=8", "data.validation_fraction=0.3", "num_images=64")
     undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--data", data, "--out", run, "--stop-after", "0.001s")
     _, held_out = split_data(configure("ddpm-digits", [*TINY, *options], str(data), None, False))

@@ -1,4 +1,4 @@
-"""Training does what it says: it learns, accumulates, averages, follows its schedules and keeps a journal."""
+"""Training does what it says: it learns, accumulates, averages, follows its schedules and keeps a metrics log."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_accumulated_gradients_are_the_mean(tmp_path: Path) -> None:
     assert len({tuple(trainer._micro_batch(number)[0].indices.tolist()) for number in range(4)}) == 4
 
 
-def test_the_gradient_is_clipped_and_its_norm_before_is_told(tmp_path: Path) -> None:
+def test_the_gradient_is_clipped_and_its_norm_before_is_logged(tmp_path: Path) -> None:
     config = configure("ddpm-digits", [*TINY, "optimizer.clip_norm=0.001", "num_images=16"], None, None, False)
     trainer = Trainer(config, *split_data(config), tmp_path)
     trainer.run()
@@ -198,7 +198,7 @@ def test_global_randomness_changes_nothing_and_is_left_alone(tmp_path: Path) -> 
     assert journal_of(tmp_path / "1") == journal_of(tmp_path / "2")
 
 
-def test_a_run_without_held_out_pictures(tmp_path: Path) -> None:
+def test_a_run_without_held_out_images(tmp_path: Path) -> None:
     points = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
     config = configure(
         "ddpm-swissroll", ["num_images=100", "batch_images=50", "preview_every_images=0"], None, None, False
@@ -213,7 +213,7 @@ def test_tensorboard(tmp_path: Path, undiffuse: CommandLine) -> None:
     undiffuse.fine("train", "ddpm-digits", *TINY, "tensorboard=true", "--out", tmp_path / "run")
     board = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
-    told = {event.step: event.value for event in board.Scalars("train/loss")}
+    shown = {event.step: event.value for event in board.Scalars("train/loss")}
     written = {row["images"]: row["loss"] for row in journal_of(tmp_path / "run") if row["kind"] == "train"}
-    assert told == pytest.approx(written)
+    assert shown == pytest.approx(written)
     assert board.Scalars("validation/loss")

@@ -44,8 +44,8 @@ def test_sampling_works_right_after_installation(undiffuse: CommandLine, elsewhe
     assert {row["model"] for row in rows} == {"mnist"}
     undiffuse.fine("sample", "mnist", "-n", 1, "--steps", 1, "--class", 7)
     assert (elsewhere / "samples" / "mnist-002" / "000000.png").is_file()
-    told = undiffuse.refused("sample", "mnist", "-n", 1, "--class", "seven")
-    assert "unknown class 'seven'" in told
+    printed = undiffuse.refused("sample", "mnist", "-n", 1, "--class", "seven")
+    assert "unknown class 'seven'" in printed
 
 
 def test_the_python_twin() -> None:
@@ -109,7 +109,7 @@ def test_a_report_is_written_here(undiffuse: CommandLine, elsewhere: Path) -> No
 def test_the_demo_shows_them_first(
     shown: tuple[str, ...] | None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a sheet with a row a model, two of few steps or all of them; it trains in the same folder, which another with
+    """On a grid with a row a model, two of few steps or all of them; it trains in the same folder, which another with
     anything in it is refused for."""
     seen: list[bool] = []
     found = {name: folder for name, folder in bundled_models().items() if shown is None or name in shown}
@@ -130,14 +130,14 @@ def test_the_demo_shows_them_first(
 
 
 def check_sheet(path: Path, rows: int) -> None:
-    """A row of sixteen samples for each model, its name beside it, dark on white."""
-    with Image.open(path) as sheet:
-        beside = sheet.width - (16 * 97 + 1)
-        assert sheet.mode == "RGB" and sheet.height == rows * 97 + 1 and 60 < beside < 200
-        pixels = np.asarray(sheet)
-    assert len(np.unique(pixels[:97, beside:])) > 50
+    """A row of sixteen samples for each model, its name next to it, dark on white."""
+    with Image.open(path) as grid:
+        label_width = grid.width - (16 * 97 + 1)
+        assert grid.mode == "RGB" and grid.height == rows * 97 + 1 and 60 < label_width < 200
+        pixels = np.asarray(grid)
+    assert len(np.unique(pixels[:97, label_width:])) > 50
     for row in range(rows):
-        label = pixels[row * 97 : (row + 1) * 97, :beside]
+        label = pixels[row * 97 : (row + 1) * 97, :label_width]
         assert label[:25].min() == 255 and label[30:70].min() < 60
 
 
@@ -178,9 +178,9 @@ def test_a_run_becomes_a_bundled_model(
     again = asked(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
     zoo_tool.take_from_card(again)
     zoo_tool.make(again)
-    told = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
-    assert (told["steps"], told["sampler"], told["title"]) == (3, "euler", "digits")
-    assert told["weights_sha256"] == card["weights_sha256"]  # the weights are the same bytes
+    printed = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
+    assert (printed["steps"], printed["sampler"], printed["title"]) == (3, "euler", "digits")
+    assert printed["weights_sha256"] == card["weights_sha256"]  # the weights are the same bytes
 
 
 def test_a_model_that_is_too_large_leaves_nothing(

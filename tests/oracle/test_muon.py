@@ -87,19 +87,19 @@ def test_all_matrices_together_move_as_each_would_alone() -> None:
             assert (weight.detach() - wanted).norm() < 0.05 * moved  # directions are bfloat16
 
 
-@pytest.mark.parametrize("choice", ["never", "always"])
+@pytest.mark.parametrize("setting", ["never", "always"])
 def test_directions_are_in_bfloat16_only_where_the_machine_multiplies_it(
-    choice: str, monkeypatch: pytest.MonkeyPatch
+    setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={choice}")
+    monkeypatch.setenv("UNDIFFUSE_COMPUTE", f"bf16={setting}")
     torch.manual_seed(7)
     weight = nn.Parameter(torch.zeros(24, 40))
     weight.grad = torch.randn_like(weight)
     Muon([weight], lr=1.0).step()
     wanted = -0.2 * 40**0.5 * old_moves(weight.grad)
     error = float((weight.detach() - wanted).norm() / wanted.norm())
-    assert error < 1e-5 if choice == "never" else 1e-3 < error < 0.05
-    assert products("cpu") == (torch.float32 if choice == "never" else torch.bfloat16)
+    assert error < 1e-5 if setting == "never" else 1e-3 < error < 0.05
+    assert products("cpu") == (torch.float32 if setting == "never" else torch.bfloat16)
 
 
 def test_state_has_the_names_that_checkpoints_know() -> None:

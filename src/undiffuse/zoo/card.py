@@ -198,5 +198,5 @@ def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
 
 
 def _reworded(text: str) -> str:
-    """A text of a card as it is written today: those of earlier cards, which stay as they are, say "picture"."""  # data
+    """A text of a card in the words of today; what earlier cards hold stays as it is."""
     return text.replace("picture", "image")  # data
