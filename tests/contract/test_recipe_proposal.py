@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,21 @@ from undiffuse.api.configuration.recipe_choice import apply_proposal, data_facts
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import check_folder, split_data
 from undiffuse.cli.main import main
+from undiffuse.cli.terminal import Terminal
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
+from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.pace import how_long
 from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR, DataSummary, Hardware, propose
 from undiffuse.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def _shown() -> Iterator[None]:
+    with observing(Terminal()):
+        yield
+
 
 LAPTOP, ONE_CORE, GPU = Hardware(cores=2), Hardware(cores=1), Hardware(cores=16, gpu=True)
 FLOWERS = DataSummary("zip", side=96, smallest=96, num_items=3670, num_classes=5, path="flowers.zip")
