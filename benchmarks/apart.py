@@ -17,7 +17,7 @@ import torch
 
 
 class Apart:
-    """``make(*arguments)`` in a process of its own, which does with it what it is told.
+    """``make(*arguments)`` in a process of its own, which runs the tasks that it gets.
 
     Args:
         make: a function that the other process can import.
@@ -27,8 +27,8 @@ class Apart:
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        told = (theirs, torch.get_num_threads(), make, arguments)
-        self._process = context.Process(target=_serve, args=told, daemon=True)
+        passed = (theirs, torch.get_num_threads(), make, arguments)
+        self._process = context.Process(target=_serve, args=passed, daemon=True)
         self._process.start()
         theirs.close()
         self._answer()
@@ -73,8 +73,8 @@ def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: 
         thing = make(*arguments)
         pipe.send((None, None))
         while (task := _received(pipe)) is not None:
-            work, told = task
-            pipe.send((work(thing, *told), None))
+            work, arguments = task
+            pipe.send((work(thing, *arguments), None))
     except Exception:
         pipe.send((None, traceback.format_exc()))
 

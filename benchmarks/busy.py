@@ -1,17 +1,17 @@
-"""Training and sampling beside other work: images a second against the fair share of the machine.
+"""Training and sampling next to other work: images a second against the fair share of the machine.
 
-    python benchmarks/busy.py data/mnist --beside 1 2 --rounds 5
-    python benchmarks/busy.py data/mnist --beside 0 --rounds 9        on a machine without other work
+    python benchmarks/busy.py data/mnist --competing 1 2 --rounds 5
+    python benchmarks/busy.py data/mnist --competing 0 --rounds 9        on a machine without other work
 
-Every way to wait (``compute/wait_policy.py``) is a process of its own. They take turns, alone and beside so many
+Every way to wait (``compute/wait_policy.py``) is a process of its own. They take turns, alone and next to so many
 processes that do nothing but count, and in reverse order every other round.
 
 The fair share is what the best of the ways does alone in the same round, times the share of the cores that as many
-threads have beside the counting processes: half of it beside two of them, for two threads on two cores. What the
+threads have next to the counting processes: half of it with two of them, for two threads on two cores. What the
 counting processes got meanwhile, what ours used and the load average are written down for each measurement; work of
 others on the machine takes from both sides.
 
-``--beside 0`` compares ``auto`` with ``spin`` alone, which says something on a machine without other work only.
+``--competing 0`` compares ``auto`` with ``spin`` alone, which says something on a machine without other work only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     common_options(parser, rounds=5)
     parser.add_argument("data", type=Path, help="folder of MNIST-format files")
     parser.add_argument("--recipe", default="flow-mnist")
-    parser.add_argument("--beside", type=int, nargs="+", default=[2], help="numbers of counting processes")
+    parser.add_argument("--competing", type=int, nargs="+", default=[2], help="numbers of counting processes")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, at least")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--serve", choices=WORK, help=argparse.SUPPRESS)
@@ -64,13 +64,13 @@ def main() -> None:
 def measured(arguments: argparse.Namespace, work: str) -> list[dict[str, Any]]:
     """Every measurement of one kind of work."""
     rows = []
-    with workers(arguments, work) as ways, counting(max(arguments.beside)) as others:
+    with workers(arguments, work) as ways, counting(max(arguments.competing)) as others:
         for number in range(arguments.rounds):
-            for count in dict.fromkeys([0, *arguments.beside]):
+            for count in dict.fromkeys([0, *arguments.competing]):
                 for way in arguments.ways[:: -1 if number % 2 else 1]:
                     with running(others[:count]):
                         row = once(ways[way], arguments.seconds, others[:count])
-                    rows.append({"work": work, "round": number, "beside": count, "way": way, **row})
+                    rows.append({"work": work, "round": number, "beside": count, "way": way, **row})  # data
                     print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
@@ -80,10 +80,10 @@ def once(worker: subprocess.Popen[str], seconds: float, others: Sequence[subproc
     load, before, started = os.getloadavg()[0], [processor_seconds(one.pid) for one in others], time.monotonic()
     worker.stdin.write(f"{seconds}\n")
     worker.stdin.flush()
-    told: dict[str, Any] = json.loads(worker.stdout.readline())
+    answer: dict[str, Any] = json.loads(worker.stdout.readline())
     spent = time.monotonic() - started
     theirs = [round((processor_seconds(one.pid) - was) / spent, 3) for one, was in zip(others, before, strict=True)]
-    return {**told, "others": theirs, "load": round(load, 2)}
+    return {**answer, "others": theirs, "load": round(load, 2)}
 
 
 def processor_seconds(process: int) -> float:
@@ -167,7 +167,7 @@ def serve(data: Path, recipe: str, work: str) -> None:
         step()
     print("ready", flush=True)
     for line in sys.stdin:
-        step()  # it looks at the machine
+        step()  # it measures the machine
         images, clock, own = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - clock < float(line):
             images += step()
@@ -177,52 +177,56 @@ def serve(data: Path, recipe: str, work: str) -> None:
 
 
 def shares(rows: Sequence[dict[str, Any]], threads: int, cores: int) -> dict[tuple[str, int, str], list[float]]:
-    """What part of its fair share each measurement beside others had; see the top."""
+    """What part of its fair share each measurement with competing processes had; see the top."""
     found: dict[tuple[str, int, str], list[float]] = {}
     for row in rows:
-        if not row["beside"]:
+        if not row["beside"]:  # data
             continue
-        alone = [one for one in rows if not one["beside"] and all(one[key] == row[key] for key in ("work", "round"))]
-        fair = max(one["rate"] for one in alone) * min(1.0, cores / (threads + row["beside"]))
-        found.setdefault((row["work"], row["beside"], row["way"]), []).append(row["rate"] / fair)
+        idle = [one for one in rows if not one["beside"]]  # data
+        alone = [one for one in idle if all(one[key] == row[key] for key in ("work", "round"))]
+        fair = max(one["rate"] for one in alone) * min(1.0, cores / (threads + row["beside"]))  # data
+        found.setdefault((row["work"], row["beside"], row["way"]), []).append(row["rate"] / fair)  # data
     return found
 
 
 def page(record: dict[str, Any]) -> str:
     rows, threads = record["rows"], record["machine"]["threads"]
     fair = shares(rows, threads, record["machine"]["cores"])
-    lines = head(record, f"Beside other work, {record['recipe']}")
+    lines = head(record, f"Next to other work, {record['recipe']}")
     loads = [row["load"] for row in rows]
     lines += [
         f"The load average while it was measured went from {min(loads)} to {max(loads)}, these processes included."
     ]
     lines += ["", "Medians over the rounds, of the share of the fair one with its smallest and largest.", ""]
     table = []
-    for work, count, way in dict.fromkeys((row["work"], row["beside"], row["way"]) for row in rows):
-        mine = [row for row in rows if (row["work"], row["beside"], row["way"]) == (work, count, way)]
+    for work, count, way in dict.fromkeys((row["work"], row["beside"], row["way"]) for row in rows):  # data
+        mine = [row for row in rows if (row["work"], row["beside"], row["way"]) == (work, count, way)]  # data
         rate, own = (statistics.median(row[key] for row in mine) for key in ("rate", "own"))
         share = fair.get((work, count, way))
         text = f"{statistics.median(share):.2f} ({min(share):.2f} to {max(share):.2f})" if share else "–"
         table.append([work, count, way, f"{rate:.1f}", f"{own:.2f}", text])
-    lines += grid(["work", "beside", "way", "images/s", "own cores", "of the fair share"], table)
-    return "\n".join([*lines, "", *verdicts(rows, fair), ""])
+    lines += grid(["work", "competing", "way", "images/s", "own cores", "of the fair share"], table)
+    return "\n".join([*lines, "", *conclusions(rows, fair), ""])
 
 
-def verdicts(rows: Sequence[dict[str, Any]], fair: dict[tuple[str, int, str], list[float]]) -> Iterator[str]:
+def conclusions(rows: Sequence[dict[str, Any]], fair: dict[tuple[str, int, str], list[float]]) -> Iterator[str]:
     for (work, count, way), share in fair.items():
         if way == "auto":
             middle = statistics.median(share)
-            yield f"- {work} beside {count}: {middle:.2f} of the fair share, {_met(middle >= BUSY)} (at least {BUSY})"
+            met = _met(middle >= BUSY)
+            yield f"- {work} with {count} competing: {middle:.2f} of the fair share, {met} (at least {BUSY})"
     for work in dict.fromkeys(row["work"] for row in rows):
         alone = {
             way: {
-                row["round"]: row["rate"] for row in rows if (row["work"], row["beside"], row["way"]) == (work, 0, way)
+                row["round"]: row["rate"]
+                for row in rows
+                if (row["work"], row["beside"], row["way"]) == (work, 0, way)  # data
             }
             for way in ("auto", "spin")
         }
         ratios = [rate / alone["spin"][number] for number, rate in alone["auto"].items() if number in alone["spin"]]
-        if ratios and max(row["load"] for row in rows if not row["beside"]) > torch.get_num_threads() + 1:
-            yield f"- {work} alone: not judged, the machine had other work"
+        if ratios and max(row["load"] for row in rows if not row["beside"]) > torch.get_num_threads() + 1:  # data
+            yield f"- {work} alone: undecided, the machine had other work"
         elif ratios:
             middle = statistics.median(ratios)
             yield f"- {work} alone, auto over spin: {middle:.3f}, {_met(middle >= IDLE)} (at least {IDLE})"

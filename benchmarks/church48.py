@@ -1,4 +1,4 @@
-"""Seconds for 64 pictures of 48x48 by the network of the LSUN church report: 86.8 million weights, bf16, any values.
+"""Seconds for 64 images of 48x48 by the network of the LSUN church report: 86.8 million weights, bf16, any values.
 
     python benchmarks/church48.py --evaluations 10
 
@@ -57,8 +57,8 @@ def measure(system: DenoisingModel, arguments: argparse.Namespace) -> dict[str, 
     def once() -> float:
         return interleaved.seconds_of(lambda: evaluations.add(system.sample(request).nfe), device)
 
-    turns = [Candidate(SAMPLING, once), *ceilings(device, arguments.smoke)]
-    seconds = interleaved.take_turns(turns, arguments.rounds, warm_up=0 if arguments.smoke else 1)
+    candidates = [Candidate(SAMPLING, once), *ceilings(device, arguments.smoke)]
+    seconds = interleaved.take_turns(candidates, arguments.rounds, warm_up=0 if arguments.smoke else 1)
     return {
         "parameters": num_parameters(system),
         "forward_flops": forward_flops(lambda: denoiser(x, t)),
@@ -72,7 +72,7 @@ def page(record: dict[str, Any]) -> str:
     taken, seconds = record["seconds"], Summary.of(record["seconds"][SAMPLING])
     work = record["forward_flops"] * record["images"] * record["evaluations"]
     ceiling = 1e12 / Summary.of(taken[BF16_CEILING]).median
-    lines = interleaved.head(record, f"{record['images']} pictures of 48x48 by the church network")
+    lines = interleaved.head(record, f"{record['images']} images of 48x48 by the church network")
     rows = [
         ["weights", f"{record['parameters'] / 1e6:.1f}M"],
         ["sampler", f"`{record['sampler']}`, {record['evaluations']} evaluations"],
@@ -104,8 +104,8 @@ def main() -> None:
         assert isinstance(system, DenoisingModel)
     else:
         system = fresh_system(arguments.smoke, arguments.seed).to(arguments.device)
-    facts = {"images": arguments.images, "sampler": arguments.sampler}
-    record = interleaved.new_record("church48", arguments, **facts, **measure(system, arguments))
+    properties = {"images": arguments.images, "sampler": arguments.sampler}
+    record = interleaved.new_record("church48", arguments, **properties, **measure(system, arguments))
     interleaved.write(record, page(record), arguments.out)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/errors.py --rounds 9
 
 Every line is a process of its own, started as the installed program starts, and they take turns. What counts is the
-processor's time, user and system, which others on the machine do not take; seconds on the clock stand beside it. A line
+processor's time, user and system, which others on the machine do not take; wall-clock seconds are given too. A line
 must be answered in one line with exit code 2. A wrong name is to take less than 0.3 s, and so is a number that is out
 of range by itself; what the configuration's own models have to be asked is to come before torch is imported.
 """
@@ -63,7 +63,7 @@ NAMES = {
     "how near": "doctor digits --near 2",
     "no workers": "data prepare digits --out new.zip --workers 0",
     "too few points": "study theory exact:rings --num 3",
-    "no pictures to study": "study small-data --data digits --images 0",
+    "no images to study": "study small-data --data digits --images 0",
     "an option at odds": "doctor digits --num 3",
     "nothing to train on": "train",
     "nothing to go on with": "train flow-mnist --resume",

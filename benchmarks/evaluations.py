@@ -1,15 +1,15 @@
-"""Quality against evaluations: one or more trained models, few evaluations to a thousand ancestral steps.
+"""Quality against NFE: one or more trained models, from a small NFE to a thousand ancestral steps.
 
     python benchmarks/evaluations.py runs/flow-mnist runs/flow-fashion --out benchmarks/evaluations
     python benchmarks/evaluations.py mnist --ways default heun:5 ancestral:1000 --num 2000 --sampling-seeds 0 1 2
     python benchmarks/evaluations.py mnist mnist-2step mnist-1step --ways default --teacher mnist
 
-Every way draws the same number of pictures against the same reference from disjoint seeds for each sampling seed, the
+Every way draws the same number of images against the same reference from disjoint seeds for each sampling seed, the
 same ones for all ways. A way is a sampler and the number of its steps, on the model's own grid; ``default`` is how the
-model samples by itself. After an @ stands a temperature, as in ``default@0.9``; the model's own by default. Beside each
-distance stands its ratio to the first ancestral way of the same sampling seed, or to the ``default`` way of
+model samples by default. After an @ comes a temperature, as in ``default@0.9``; the model's own by default. With each
+distance comes its ratio to the first ancestral way of the same sampling seed, or to the ``default`` way of
 ``--teacher``, and the mean ratio with its interval of 95 % by Student's t over the sampling seeds: all share their
-seeds and reference, so the ratio is surer than either distance. Pictures are kept in ``--work`` in pieces, so an
+seeds and reference, so the ratio is more certain than either distance. Images are kept in ``--work`` in pieces, so an
 interrupted command, or one with ``--stop-after``, goes on where it was.
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 import interleaved
 import numpy as np
 import torch
-from quality import Judge, two_parts
+from quality import QualityMeasure, two_parts
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -58,18 +58,18 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Of its pictures."""
+        """Of its images."""
         parts = (str(part) for part in vars(self).values())
         return "-".join("".join(c if c.isalnum() or c == "+" else "_" for c in part) for part in parts)
 
 
 def request_of(way: str, seeds: range) -> SampleRequest:
-    """``sampler:steps``, or ``default``; a sampler's options stand before the steps, a temperature after an @."""
+    """``sampler:steps``, or ``default``; a sampler's options come before the steps, a temperature after an @."""
     path, marked, degree = way.partition("@")
     try:
         temperature = check_temperature(float(degree)) if marked else None
     except (ValueError, UsageError):
-        raise SystemExit(f"after the @ of a way stands a temperature such as 0.9, got {way!r}") from None
+        raise SystemExit(f"after the @ of a way comes a temperature such as 0.9, got {way!r}") from None
     if path == "default":
         return SampleRequest.of(seeds=seeds, temperature=temperature)
     sampler, _, steps = path.rpartition(":")
@@ -78,8 +78,8 @@ def request_of(way: str, seeds: range) -> SampleRequest:
     return SampleRequest.of(seeds=seeds, sampler=sampler, steps=int(steps), temperature=temperature)
 
 
-def facts_of(model: Model) -> dict[str, Any]:
-    """What a picture depends on beside its cell: the weights and how the model samples, grid, guidance and all."""
+def identity_of(model: Model) -> dict[str, Any]:
+    """What an image depends on other than its cell: the weights and how the model samples, grid, guidance and all."""
     own = model.module.config.sampling
     # records older than temperatures knew none but 1
     sampling = own.model_dump_json(exclude={"temperature"} if own.temperature == 1 else None)
@@ -87,23 +87,23 @@ def facts_of(model: Model) -> dict[str, Any]:
     return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": own.grid}
 
 
-def pieces(model: Model, cell: Cell, num: int, work: Path, until: float) -> tuple[Tensor, int] | None:
-    """All pictures of a cell and their evaluations, drawn as far as they are not there; ``None`` if time ran out."""
-    parts, nfe, folder = [], 0, work / cell.folder / facts_of(model)["model_sha256"][:12]
+def pieces(model: Model, cell: Cell, num: int, work: Path, deadline: float) -> tuple[Tensor, int] | None:
+    """All images of a cell and their NFE, drawn as far as they are not there; ``None`` if time ran out."""
+    parts, nfe, folder = [], 0, work / cell.folder / identity_of(model)["model_sha256"][:12]
     folder.mkdir(parents=True, exist_ok=True)
     first = cell.sampling_seed * _APART
     for start in range(0, num, PIECE):
         seeds = range(first + start, first + min(start + PIECE, num))
         path = folder / f"{start:06d}-{len(seeds)}.npz"
         if not path.is_file():
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 return None
             sampled = model.module.sample(condition(model, request_of(cell.way, seeds)))
             partial = path.with_suffix(".tmp.npz")
-            np.savez(partial, pictures=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)
+            np.savez(partial, pictures=to_uint8(sampled.x).cpu().numpy(), nfe=sampled.nfe)  # data
             partial.replace(path)
         with np.load(path) as kept:
-            parts.append(torch.from_numpy(kept["pictures"]))
+            parts.append(torch.from_numpy(kept["pictures"]))  # data
             nfe = int(kept["nfe"])
     return torch.cat(parts), nfe
 
@@ -114,40 +114,40 @@ def condition(model: Model, request: SampleRequest) -> SampleRequest:
     return replace(request, cond=model.condition(names))
 
 
-def judge_of(model: Model, arguments: argparse.Namespace) -> Judge:
+def measure_of(model: Model, arguments: argparse.Namespace) -> QualityMeasure:
     """Of the model's own training data, or of the same part of ``--data``."""
     data = arguments.data
     train = two_parts(data)[0] if data is not None else real_data(model, None)[0]()
-    return Judge(train, arguments.features, arguments.reference, arguments.metric)
+    return QualityMeasure(train, arguments.features, arguments.reference, arguments.metric)
 
 
 def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> bool:
     """Measure what is missing; False if time ran out."""
-    until = time.monotonic() + (arguments.stop_after or math.inf)
+    deadline = time.monotonic() + (arguments.stop_after or math.inf)
     for name in arguments.models:
         model = load(name, arguments.device)
         label = Path(name).name
         wanted = [Cell(label, way, seed) for seed in arguments.sampling_seeds for way in arguments.ways]
         missing = [cell for cell in wanted if not any(same(cell, row, model) for row in record["rows"])]
-        judge = judge_of(model, arguments) if missing else None
+        measure = measure_of(model, arguments) if missing else None
         for cell in missing:
-            drawn = pieces(model, cell, arguments.num, arguments.work, until)
+            drawn = pieces(model, cell, arguments.num, arguments.work, deadline)
             if drawn is None:
-                print("put aside; the same command goes on")
+                print("interrupted; the same command goes on")
                 return False
-            assert judge is not None
-            facts = {**facts_of(model), "features": judge.protocol["extractor"], "cpu": interleaved.cpu_name()}
-            record["rows"].append({**vars(cell), "nfe": drawn[1], **judge(drawn[0]), **facts})
+            assert measure is not None
+            identity = {**identity_of(model), "features": measure.protocol["extractor"], "cpu": interleaved.cpu_name()}
+            record["rows"].append({**vars(cell), "nfe": drawn[1], **measure(drawn[0]), **identity})
             write_json(path, record)
             print(json.dumps(record["rows"][-1]), flush=True)
     return True
 
 
 def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
-    """Is this row about that cell? Others of its name are of these weights and this way to sample too."""
+    """Whether this row is about that cell; others of its name must have these weights and this way to sample too."""
     if row["model"] != cell.model:
         return False
-    for key, value in facts_of(model).items():
+    for key, value in identity_of(model).items():
         if row.get(key) != value:
             raise SystemExit(f"{cell.model} has {key} {value} now, its rows {row.get(key)}; name another --out")
     return all(row[key] == value for key, value in vars(cell).items())
@@ -158,14 +158,14 @@ def page(record: dict[str, Any]) -> str:
     lines = interleaved.head(record, "Quality against evaluations")
     distance, teacher = "Fréchet" if metric_of(record) == "frechet" else "Kernel", record.get("teacher")
     lines += [
-        f"{record['num']} pictures a cell. {distance} distances are over the features that the rows of the record name "
+        f"{record['num']} images a cell. {distance} distances are over the features that the rows of the record name "
         "and, unless those are inception, neither FID nor KID; mean and range over the sampling seeds. The ratio is to "
         f"{'the row that says 1' if teacher is None else f'`default` of `{teacher}`'}, of the same sampling seed, with "
         "its interval of 95 % by Student's t over them (none with one).",
     ]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         lines += ["", f"## {model}", ""]
-        columns = ["way", "evaluations", "seeds", distance, "± standard error", "named ≥ 0.9", "ratio"]
+        columns = ["way", "NFE", "seeds", distance, "± standard error", "named ≥ 0.9", "ratio"]
         lines += interleaved.grid(columns, list(lines_of(record, model)))
     lines += ["", *interleaved.elsewhere(record, lambda row: f"{row['model']}, sampling seed {row['sampling_seed']}")]
     return "\n".join(lines) + "\n"
@@ -189,18 +189,18 @@ def metric_of(record: dict[str, Any]) -> str:
 
 
 def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
-    """One line a way, fewest evaluations first."""
+    """One line a way, smallest NFE first."""
     metric = metric_of(record)
     digits = ".3f" if metric == "frechet" else ".5f"
     rows = [row for row in record["rows"] if row["model"] == model]
     ways = sorted({row["way"]: row["nfe"] for row in rows}.items(), key=lambda item: item[1])
     base = next((way for way, _ in reversed(ways) if way.startswith("ancestral")), ways[-1][0])
-    beside = (model, base) if record.get("teacher") is None else (record["teacher"], "default")
+    reference = (model, base) if record.get("teacher") is None else (record["teacher"], "default")
     distances = {(row["model"], row["way"], row["sampling_seed"]): row[metric] for row in record["rows"]}
     for way, nfe in ways:
         own = [row for row in rows if row["way"] == way]
         values = [row[metric] for row in own]
-        seeds = [row["sampling_seed"] for row in own if (*beside, row["sampling_seed"]) in distances]
+        seeds = [row["sampling_seed"] for row in own if (*reference, row["sampling_seed"]) in distances]
         shares = [row["confident_share"] for row in own if "confident_share" in row]
         yield [
             f"`{way}`",
@@ -209,7 +209,7 @@ def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
             f"{statistics.mean(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})",
             f"{statistics.mean(row['standard_error'] for row in own):{digits}}",
             f"{100 * statistics.mean(shares):.1f} %" if shares else "",
-            interval([distances[model, way, seed] / distances[*beside, seed] for seed in seeds]),
+            interval([distances[model, way, seed] / distances[*reference, seed] for seed in seeds]),
         ]
 
 
@@ -231,11 +231,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="MNIST-format files, where the model's own are not at hand")
     parser.add_argument("--features", default="auto", help="as of undiffuse evaluate")
     parser.add_argument(
-        "--metric", choices=("frechet", "kernel"), default="frechet", help="kernel for fewer pictures than features"
+        "--metric", choices=("frechet", "kernel"), default="frechet", help="kernel for fewer images than features"
     )
-    parser.add_argument("--reference", type=int, default=10_000, help="training pictures of the distance")
+    parser.add_argument("--reference", type=int, default=10_000, help="training images of the distance")
     parser.add_argument("--stop-after", type=float, help="seconds, then go on with the same command")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-evaluations"), help="where pictures are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-evaluations"), help="where images are kept")
     parser.add_argument("--device", default="cpu")
     interleaved.common_options(parser)
     arguments = interleaved.parse(parser)

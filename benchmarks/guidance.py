@@ -118,7 +118,7 @@ def measured(images: Tensor, extractor: FeatureExtractor, real: Tensor) -> dict[
 
 
 def real_features(train: Dataset, extractor: FeatureExtractor, arguments: argparse.Namespace) -> Tensor:
-    """Features (N, D) of the reference, kept beside the images."""
+    """Features (N, D) of the reference, kept with the images."""
     count = min(arguments.reference, len(train))
     path = arguments.work / f"real-{train.fingerprint[:12]}-{extractor.name}-{count}.npz"
     if not path.is_file():

@@ -1,7 +1,7 @@
 """What the timed benchmarks here share: candidates take turns, medians are compared, and a record says how it was.
 
 A machine is not the same from minute to minute. So nothing is timed in one go: every candidate is measured once a
-round, the order turns round from one round to the next, and a ratio is taken within each round before its median is. A
+round, the order is reversed from one round to the next, and a ratio is taken within each round before its median is. A
 record holds every single measurement, the machine, versions, seeds and the command.
 """
 
@@ -38,12 +38,12 @@ class Candidate:
     Args:
         name: in tables.
         once: does it once and returns what was measured, seconds or a rate.
-        facts: about it, for its row.
+        properties: of it, for its row.
     """
 
     name: str
     once: Callable[[], float]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def wait(device: torch.device | str) -> None:
         torch.cuda.synchronize()
 
 
-def machine() -> dict[str, Any]:
-    """What a measurement depends on beside the code."""
+def hardware_record() -> dict[str, Any]:
+    """What a measurement depends on other than the code."""
     return {
         "hardware": hardware(),
         "cpu": cpu_name(),
@@ -160,7 +160,7 @@ def new_record(subject: str, arguments: argparse.Namespace, **more: Any) -> dict
         "subject": subject,
         "date": time.strftime("%Y-%m-%d"),
         "command": command(),
-        "machine": machine(),
+        "machine": hardware_record(),
         "versions": versions(),
         "rounds": getattr(arguments, "rounds", None),
         "seed": getattr(arguments, "seed", None),
@@ -170,13 +170,14 @@ def new_record(subject: str, arguments: argparse.Namespace, **more: Any) -> dict
 
 def head(record: Mapping[str, Any], title: str) -> list[str]:
     """The first lines of a table's page."""
-    facts, found = record["machine"], record["versions"]
+    hardware_used, found = record["machine"], record["versions"]
     said = ", ".join(f"{name} {version}" for name, version in found.items())
-    load = facts["load_average"][0]
+    load = hardware_used["load_average"][0]
     return [
         f"# {title}, {record['date']}",
         "",
-        f"`{record['command']}`. {facts['cpu']}, {facts['threads']} threads, load average {load} at the start; {said}.",
+        f"`{record['command']}`. {hardware_used['cpu']}, {hardware_used['threads']} threads, load average "
+        f"{load} at the start; {said}.",
         "",
     ]
 
@@ -188,13 +189,13 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def common_options(parser: argparse.ArgumentParser, *, rounds: int = 7) -> None:
-    """What every timed program can be told."""
+    """The options of every timed program."""
     parser.add_argument("--rounds", type=int, default=rounds, help="in which all take turns; at least 5 for a result")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-peers", action="store_true", help="measure this project alone")
     parser.add_argument("--smoke", action="store_true", help="the smallest size, to see that the program runs")
-    parser.add_argument("--out", type=Path, help="without ending: .json and .md; by default dated, beside the program")
+    parser.add_argument("--out", type=Path, help="without ending: .json and .md; by default dated, next to the program")
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

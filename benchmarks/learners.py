@@ -1,7 +1,7 @@
 """This project and its peers as learners with one set of hands: a step, a denoiser of averaged weights, samples.
 
 Each peer learns as its own training script does by default, as far as both let it: the network's size is matched, and
-pictures come out of this project's loader, in memory, in [-1, 1], never mirrored (neither digits nor a shop's shoes
+images come out of this project's loader, in memory, in [-1, 1], never mirrored (neither digits nor a shop's shoes
 should be).
 
 diffusers, ``examples/unconditional_image_generation/train_unconditional.py``: DDPM with 1000 linear betas, noise
@@ -92,10 +92,10 @@ class Learner(ABC):
 
     @abstractmethod
     def sample_own_way(self, num: int, seed: int, evaluations: int) -> Tensor:
-        """uint8 pictures by its own sampler at so many evaluations, or a few less."""
+        """uint8 images by its own sampler at so many evaluations, or a few less."""
 
     def sample_our_way(self, num: int, seed: int) -> Tensor:
-        """uint8 pictures of its denoiser by our solver at 20 evaluations."""
+        """uint8 images of its denoiser by our solver at 20 evaluations."""
         denoiser = ClippedDenoiser(FixedBatchDenoiser(self.denoiser(), _ROWS))
         times = time_grid(SOLVER_GRID, denoiser.process, SOLVER_STEPS, denoiser.log_snr_range)
         shape, device = self.data.shape, next(self.network().parameters()).device
@@ -237,7 +237,7 @@ class Peer(Learner):
 
     @abstractmethod
     def loss(self, x_0: Tensor) -> Tensor:
-        """Of one batch of clean pictures in [-1, 1]."""
+        """Of one batch of clean images in [-1, 1]."""
 
     @abstractmethod
     def after_step(self) -> None:
@@ -263,7 +263,7 @@ class Diffusers(Peer):
     """diffusers' unconditional training script, in our words; see the module's docstring.
 
     Args:
-        network: ours, which it copies, or ``None`` for the script's own, on pictures padded to a multiple of 32.
+        network: ours, which it copies, or ``None`` for the script's own, on images padded to a multiple of 32.
         learning_rate, batch_images: the script's defaults.
     """
 
@@ -361,7 +361,7 @@ class Diffusers(Peer):
 
 
 def _default_unet(channels: int, side: int) -> nn.Module:
-    """The network that the script makes when it is told none: 114 million parameters in six levels."""
+    """The network that the script makes by default: 114 million parameters in six levels."""
     from diffusers import UNet2DModel
 
     down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6

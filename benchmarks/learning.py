@@ -1,20 +1,20 @@
-"""Quality against seconds of training: this project's default recipe beside diffusers and denoising-diffusion-pytorch.
+"""Quality against seconds of training: this project's default recipe against diffusers and denoising-diffusion-pytorch.
 
     python benchmarks/learning.py rates data/mnist --out benchmarks/learning-mnist
     python benchmarks/learning.py train data/mnist --out benchmarks/learning-mnist --seeds 0 1 2
     python benchmarks/learning.py table --out benchmarks/learning-mnist
 
-First ``rates`` measures on an idle machine how many pictures a second each learner takes in, all in turn. Then
-``train`` gives each as many pictures as it takes in so many minutes, whatever the machine does meanwhile: a minute here
-is a minute of the idle machine, evaluation left out, and the seconds that were really spent are written beside it.
+First ``rates`` measures on an idle machine how many images a second each learner takes in, all in turn. Then
+``train`` gives each as many images as it takes in so many minutes, whatever the machine does meanwhile: a minute here
+is a minute of the idle machine, evaluation left out, and the seconds that were really spent are written with it.
 Learning rates fall towards the end of a run, here and in diffusers' script, so a run of ten minutes looked at after
 five is not a run of five minutes: ``--runs`` says how long the runs are, each looked at at all ``--minutes`` up to it.
 
-Every row is written as soon as it is known, rows that are there are not made again, and ``--stop-after`` seconds a run
-is put aside in ``--work`` and gone on with by the same command. What each learner does is said in ``learners.py``. At
-each look the averaged weights draw the same number of pictures twice, by each one's own DDIM with 50 evaluations and by
+Every row is written as soon as it is known, rows that are there are not made again, and after ``--stop-after`` seconds
+a run is kept in ``--work`` and continued by the same command. What each learner does is said in ``learners.py``. At
+each look the averaged weights draw the same number of images twice, by each one's own DDIM with 50 evaluations and by
 this project's solver with 20 (its recipe's own, at most 20), unless ``--ways`` leaves one out, and are asked for
-held-out pictures' noise at equal log-SNR. ``--no-peers`` and ``--learners`` choose among the rows of ``LEARNERS``.
+held-out images' noise at equal log-SNR. ``--no-peers`` and ``--learners`` choose among the rows of ``LEARNERS``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from interleaved import Candidate, Summary
 from learners import DDP, Diffusers, Learner, Ours, OwnWayOnlyError, Setting, matching_parameters
 from peers import DDP as DDP_NAME
 from peers import DIFFUSERS, num_parameters, wanted
-from quality import LEVELS, Judge, error_by_level, two_parts
+from quality import LEVELS, QualityMeasure, error_by_level, two_parts
 
 from undiffuse.files import write_json
 from undiffuse.networks.config import UNetConfig
@@ -77,7 +77,7 @@ LEARNERS = {
     f"{DIFFUSERS}, 1e-3": Row(DIFFUSERS, _diffusers(1e-3, 64), "ten times the learning rate, batches of 64"),
     f"{DDP_NAME}, 1e-3": Row(DDP_NAME, _ddp(1e-3, 64), "ten times the learning rate, batches of 64"),
     f"{DIFFUSERS}, own network": Row(
-        DIFFUSERS, _diffusers(network=None), "its script's 114M network on pictures padded to 32x32"
+        DIFFUSERS, _diffusers(network=None), "its script's 114M network on images padded to 32x32"
     ),
 }
 DEFAULT = ("undiffuse", DIFFUSERS, DDP_NAME)
@@ -92,7 +92,7 @@ class Unit(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where it is put aside."""
+        """Where it is kept when interrupted."""
         name = "".join(letter if letter.isalnum() else "-" for letter in self.learner)
         return f"{name}-{self.seed}-{self.run_minutes:g}"
 
@@ -123,11 +123,11 @@ def measure_rates(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             for name in chosen(arguments)
         }
-        turns = [
+        candidates = [
             Candidate(name, lambda learner=learner: rate_of(learner, arguments.seconds))
             for name, learner in made.items()
         ]
-        taken = interleaved.take_turns(turns, arguments.rounds)
+        taken = interleaved.take_turns(candidates, arguments.rounds)
         sizes = {name: num_parameters(learner.network()) for name, learner in made.items()}
     return {
         name: {"images_per_second": Summary.of(values).median, "of_each_round": values, "parameters": sizes[name]}
@@ -152,18 +152,18 @@ def units(arguments: argparse.Namespace) -> Iterator[Unit]:
 
 def train(arguments: argparse.Namespace, path: Path) -> bool:
     """Make what is missing; False if time ran out before."""
-    record, until = read(path), time.monotonic() + (arguments.stop_after or math.inf)
+    record, deadline = read(path), time.monotonic() + (arguments.stop_after or math.inf)
     parts = two_parts(arguments.data)
-    judge: Judge | None = None
+    measure: QualityMeasure | None = None
     for unit in units(arguments):
         looks = sorted(minutes for minutes in arguments.minutes if minutes <= unit.run_minutes)
         if all(done(record, unit, minutes) for minutes in looks):
             continue
         if unit.learner not in record["rates"]:
             raise SystemExit(f"no rate of {unit.learner!r} in {path}; run: learning.py rates first, on an idle machine")
-        judge = judge or Judge(parts[0], reference=arguments.reference)
-        record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
-        if not one_run(arguments, unit, looks, parts, judge, path, until):
+        measure = measure or QualityMeasure(parts[0], reference=arguments.reference)
+        record.setdefault("protocol", {"data": parts[0].provenance, "features": measure.protocol})
+        if not one_run(arguments, unit, looks, parts, measure, path, deadline):
             return False
     return True
 
@@ -179,9 +179,9 @@ def one_run(
     unit: Unit,
     looks: list[float],
     parts: tuple[Any, Any],
-    judge: Judge,
+    measure: QualityMeasure,
     path: Path,
-    until: float,
+    deadline: float,
 ) -> bool:
     """Train one unit as far as time allows, and look where it is due."""
     looks = [minutes for minutes in looks if not done(read(path), unit, minutes)]
@@ -199,16 +199,16 @@ def one_run(
         spent = float(json.loads(clock.read_text())["seconds"])
     for minutes in looks:
         started = time.perf_counter()
-        while learner.images < images_in(minutes, rate) and time.monotonic() < until:
+        while learner.images < images_in(minutes, rate) and time.monotonic() < deadline:
             learner.step()
         spent += time.perf_counter() - started
         if learner.images < images_in(minutes, rate):
             learner.save(folder)
             write_json(clock, {"seconds": spent})
-            print(f"{unit.learner}, seed {unit.seed}: put aside at {learner.images} images; the same command goes on")
+            print(f"{unit.learner}, seed {unit.seed}: interrupted at {learner.images} images; the same command goes on")
             return False
-        row = look(learner, unit, judge, parts[1], arguments)
-        record = read(path)  # as others, trained beside this one, have left it
+        row = look(learner, unit, measure, parts[1], arguments)
+        record = read(path)  # as others, trained at the same time, have left it
         record["rows"].append(
             {
                 **unit._asdict(),
@@ -216,7 +216,7 @@ def one_run(
                 **{"cpu": interleaved.cpu_name(), **row},
             }
         )
-        record.setdefault("protocol", {"data": parts[0].provenance, "features": judge.protocol})
+        record.setdefault("protocol", {"data": parts[0].provenance, "features": measure.protocol})
         write_json(path, record)
         print(json.dumps(record["rows"][-1]), flush=True)
     learner.save(folder / "finished")  # to be looked at; not where a run is taken up
@@ -228,15 +228,17 @@ def images_in(minutes: float, rate: float) -> int:
     return max(1, round(60 * minutes * rate))
 
 
-def look(learner: Learner, unit: Unit, judge: Judge, held_out: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def look(
+    learner: Learner, unit: Unit, measure: QualityMeasure, held_out: Any, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Samples of both kinds measured, and the error by noise level."""
     first = unit.seed * 1_000_000  # no seed of sampling is shared between seeds of training
     found: dict[str, Any] = {}
     if "own_ddim" in arguments.ways:
-        found["own_ddim"] = judge(learner.sample_own_way(arguments.num, first, arguments.evaluations))
+        found["own_ddim"] = measure(learner.sample_own_way(arguments.num, first, arguments.evaluations))
     try:
         if "solver_20" in arguments.ways:
-            found["solver_20"] = judge(learner.sample_our_way(arguments.num, first))
+            found["solver_20"] = measure(learner.sample_our_way(arguments.num, first))
         found["error_by_log_snr"] = error_by_level(learner.denoiser(), held_out, arguments.held_out)
     except OwnWayOnlyError as error:
         found["note"] = str(error)
@@ -261,7 +263,7 @@ def table(record: dict[str, Any]) -> str:
         "",
         "Medians over the seeds, the range of the seeds in brackets. Fréchet distances are over this project's "
         "classifier's features and are not FID. `e` is the squared error of the predicted noise on held-out "
-        "pictures at that log-SNR.",
+        "images at that log-SNR.",
         "",
     ]
     columns = [
@@ -341,11 +343,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=float, nargs="+", default=[10.0], help="lengths of whole runs, minutes")
     parser.add_argument("--minutes", type=float, nargs="+", default=[0.625, 1.25, 2.5, 5.0, 10.0], help="when to look")
-    parser.add_argument("--num", type=int, default=2000, help="pictures drawn at each look, each way")
+    parser.add_argument("--num", type=int, default=2000, help="images drawn at each look, each way")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="to sample at each look")
     parser.add_argument("--evaluations", type=int, default=50, help="of each one's own DDIM")
-    parser.add_argument("--held-out", type=int, default=512, help="pictures of the error by noise level")
-    parser.add_argument("--reference", type=int, default=10_000, help="training pictures of the distance")
+    parser.add_argument("--held-out", type=int, default=512, help="images of the error by noise level")
+    parser.add_argument("--reference", type=int, default=10_000, help="training images of the distance")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each learner in each round of rates")
     parser.add_argument("--stop-after", type=float, help="seconds, then put the run aside")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-learning"), help="where runs are put aside")

@@ -1,9 +1,9 @@
-"""Pictures a second out of the loader, beside plain PyTorch and Hugging Face datasets, as JSON and as a table.
+"""Images a second out of the loader, against plain PyTorch and Hugging Face datasets, as JSON and as a table.
 
     unzip flowers.zip -d flowers
     python benchmarks/loading.py flowers --size 64 --out benchmarks/loading
 
-Every way makes batches of uint8 pictures of the same size from the same shuffled stream of the same pictures; each is
+Every way makes batches of uint8 images of the same size from the same shuffled stream of the same images; each is
 warmed up, then all take turns in several rounds, and the median is taken of each. Ratios are to plain PyTorch code in
 one process. Hugging Face ``datasets`` is measured where it is installed; it is not among this project's dependencies.
 ``--memory`` measures, in processes of their own, what opening and reading synthetic sets of different sizes takes.
@@ -60,12 +60,12 @@ class PlainFolder(TorchDataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         with Image.open(self.paths[index]) as image:
-            picture = image.convert("RGB")
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-        picture = picture.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
+            cropped = image.convert("RGB")
+        side = min(cropped.size)
+        left, top = (cropped.width - side) // 2, (cropped.height - side) // 2
+        cropped = cropped.crop((left, top, left + side, top + side))
+        cropped = cropped.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(cropped).transpose(2, 0, 1).copy())
 
 
 def endless(loader: DataLoader[Any], take: Callable[[Any], Tensor] = lambda batch: batch) -> Batches:
@@ -105,7 +105,7 @@ def ours(dataset: Dataset, config: LoaderConfig) -> Batches:
 
 
 def prepared_zip(dataset: Dataset, path: Path) -> Path:
-    """The pictures in the layout of ``data prepare``."""
+    """The images in the layout of ``data prepare``."""
     with zipfile.ZipFile(path, "w") as archive:
         for row in range(len(dataset)):
             name = f"{row // 1000:05d}/img{row:08d}.png"
@@ -140,7 +140,7 @@ def ways(folder: Path, size: int, scratch: Path) -> dict[str, Callable[[], Batch
     return found
 
 
-def pictures_a_second(batches: Batches, seconds: float) -> float:
+def images_per_second(batches: Batches, seconds: float) -> float:
     """What comes out in so many seconds, once something has."""
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds:
@@ -156,10 +156,10 @@ def measure(made: dict[str, Callable[[], Batches]], rounds: int, seconds: float)
     for number in range(rounds):
         for name, make in made.items():
             batches = make()
-            pictures_a_second(batches, seconds / 2)
-            rates[name].append(pictures_a_second(batches, seconds))
+            images_per_second(batches, seconds / 2)
+            rates[name].append(images_per_second(batches, seconds))
             del batches
-            print(f"round {number + 1}: {name}: {rates[name][-1]:.0f} pictures a second", flush=True)
+            print(f"round {number + 1}: {name}: {rates[name][-1]:.0f} images a second", flush=True)
     base = statistics.median(rates[BASE])
     return [
         {
@@ -173,7 +173,7 @@ def measure(made: dict[str, Callable[[], Batches]], rounds: int, seconds: float)
 
 
 def synthetic(folder: Path, count: int, side: int) -> Path:
-    """A set of RGB pictures with two classes, written in the cache's layout a piece at a time."""
+    """A set of RGB images with two classes, written in the cache's layout a piece at a time."""
     folder.mkdir()
     random = np.random.default_rng(0)
     size, piece = 3 * side * side, 10_000
@@ -183,7 +183,7 @@ def synthetic(folder: Path, count: int, side: int) -> Path:
             pixels.write(random.integers(0, 256, (rows, size), dtype=np.uint8).tobytes())
             hashes.write(random.integers(0, 256, (rows, 16), dtype=np.uint8).tobytes())
     (np.arange(count) % 2).astype("<i8").tofile(folder / "labels.i64")
-    (folder / "titles.utf8").write_bytes(b"picture" * count)
+    (folder / "titles.utf8").write_bytes(b"picture" * count)  # data
     (np.arange(count + 1) * 7).astype("<i8").tofile(folder / "titles.i64")
     shape = np.broadcast_to(np.zeros(1, dtype=np.uint8), (count, 3, side, side))
     write_info(folder, ArrayDataset("synthetic", shape, None, ("a", "b"), {"source": "random numbers"}), "")
@@ -207,7 +207,7 @@ def measure_memory_of(folder: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     whole = MappedSet(folder)
-    stages["pictures"], stages["open_seconds"] = len(whole), round(time.perf_counter() - started, 4)
+    stages["pictures"], stages["open_seconds"] = len(whole), round(time.perf_counter() - started, 4)  # data
     note("opened")
     batches = ours(whole, LoaderConfig())
     for _ in range(200):
@@ -234,14 +234,14 @@ def measure_memory(scratch: Path, counts: tuple[int, ...], side: int) -> list[di
 
 def table(record: dict[str, Any]) -> str:
     lines = [
-        f"# Loading pictures, {record['date']}",
+        f"# Loading images, {record['date']}",
         "",
-        f"`{record['command']}`. {record['pictures']} JPEGs to {record['size']}x{record['size']}, batches of {BATCH}, "
+        f"`{record['command']}`. {record['images']} JPEGs to {record['size']}x{record['size']}, batches of {BATCH}, "
         f"{record['hardware']}, {record['versions']}. Median of {record['rounds']} rounds of "
-        f"{record['seconds']:g} s, the ways in turn; ratios are to the first row. The pictures lie in the system's "
+        f"{record['seconds']:g} s, the ways in turn; ratios are to the first row. The images lie in the system's "
         "file cache. Sets are opened as if they were larger than memory, but for the last two rows.",
         "",
-        "| way | pictures a second | ratio | rounds |",
+        "| way | images a second | ratio | rounds |",
         "|---|---|---|---|",
     ]
     for row in record["ways"]:
@@ -251,15 +251,15 @@ def table(record: dict[str, Any]) -> str:
         stages = [key for key in record["memory"][0] if isinstance(record["memory"][0][key], dict)]
         lines += [
             "",
-            "MB that a set in the cache's layout takes beside the libraries: the process's own memory, and in brackets "
-            "pages of mapped files, which the system takes back at will.",
+            "MB that a set in the cache's layout takes in addition to the libraries: the process's own memory, and in "
+            "brackets pages of mapped files, which the system takes back at will.",
             "",
-            f"| pictures of {record['memory_side']}x{record['memory_side']} | {' | '.join(stages)} |",
+            f"| images of {record['memory_side']}x{record['memory_side']} | {' | '.join(stages)} |",
             "|---" * (len(stages) + 1) + "|",
         ]
         for row in record["memory"]:
             cells = [f"{row[stage]['RssAnon']:.1f} ({row[stage]['RssFile']:.1f})" for stage in stages]
-            lines.append(f"| {row['pictures']:,} | {' | '.join(cells)} |")
+            lines.append(f"| {row['images']:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -293,7 +293,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python benchmarks/loading.py FOLDER --size {arguments.size} --rounds {arguments.rounds} "
         f"--seconds {arguments.seconds:g}{' --memory' if arguments.memory else ''}",
-        "pictures": len(PlainFolder(arguments.folder, arguments.size)),
+        "pictures": len(PlainFolder(arguments.folder, arguments.size)),  # data
         "size": arguments.size,
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,

@@ -1,10 +1,10 @@
-"""Every metric on sets whose order is known, its bias by the number of pictures, and what it costs.
+"""Every metric on sets whose order is known, its bias by the number of images, and what it costs.
 
     python benchmarks/metrics_on_real_data.py MNIST FASHION-MNIST --out benchmarks/metrics-on-real-data
 
 MNIST and FASHION-MNIST are folders with the published files. MNIST's test digits must come out nearest to its training
-digits, Fashion-MNIST's pictures further away, uniform noise furthest. By count: test digits against as many training
-digits, whose distributions differ little, so what a metric says of few pictures is mostly its bias. The cost is that
+digits, Fashion-MNIST's images further away, uniform noise furthest. By count: test digits against as many training
+digits, whose distributions differ little, so what a metric says of few images is mostly its bias. The cost is that
 of ``undiffuse compare`` without a cache, each run in a process of its own.
 """
 
@@ -38,14 +38,14 @@ TIMED = (2500, 10_000, 60_000)
 RISING = ("frechet", "kernel", "neighbour_ratio")
 COMMAND = "OMP_NUM_THREADS=2 python benchmarks/metrics_on_real_data.py MNIST FASHION-MNIST --out OUT"
 COSTS_NOTE = (
-    "60,000 are the training digits against themselves. Neighbours are looked for of at most 10,000 pictures. *load* "
+    "60,000 are the training digits against themselves. Neighbours are looked for of at most 10,000 images. *load* "
     "counts the busy processes of the machine: above 2 its two cores were shared."
 )
 FALLING = ("precision", "recall", "coverage", "density")
 
 
 def noise(num: int) -> Dataset:
-    """Pictures of uniform noise."""
+    """Images of uniform noise."""
     levels = np.random.default_rng(SEED).integers(0, 256, (num, 1, 28, 28), np.uint8)
     return ArrayDataset("uniform noise", levels)
 
@@ -62,16 +62,16 @@ def orders(mnist: Path, fashion: Path, num: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for features in FEATURES:
         names = METRICS if features == "handwriting" else ("frechet", "kernel", "precision_recall")
-        found[features] = {name: compared(made, real, num, features, names) for name, made in sets.items()}
+        found[features] = {name: comparison(made, real, num, features, names) for name, made in sets.items()}
     names = ("lpips_diversity",)
     try:
-        found["lpips"] = {name: compared(made, real, 1000, "pixels", names) for name, made in sets.items()}
+        found["lpips"] = {name: comparison(made, real, 1000, "pixels", names) for name, made in sets.items()}
     except Exception as error:  # its weights are not part of the package
         print(f"no LPIPS: {error}", file=sys.stderr)
     return found
 
 
-def compared(made: Dataset, real: Dataset, num: int, features: str, names: tuple[str, ...]) -> dict[str, Any]:
+def comparison(made: Dataset, real: Dataset, num: int, features: str, names: tuple[str, ...]) -> dict[str, Any]:
     results = compare_sets(Pair(made, real, num, features), names)["results"]
     print(features, num, {row["metric"]: row["value"] for row in results}, flush=True)
     return {row["metric"]: {key: row[key] for key in ("value", "uncertainty")} for row in results}
@@ -81,7 +81,7 @@ def by_count(mnist: Path, num: int) -> dict[str, Any]:
     """Test digits against as many training digits."""
     real, made = (load_dataset(source_config_for(str(place))) for place in (mnist, test_file(mnist)))
     names = ("frechet", "kernel", "inception_score", "precision_recall")
-    return {str(count): compared(made, real, count, "handwriting", names) for count in COUNTS if count <= num}
+    return {str(count): comparison(made, real, count, "handwriting", names) for count in COUNTS if count <= num}
 
 
 def costs(mnist: Path) -> list[dict[str, Any]]:
@@ -158,10 +158,10 @@ def page(record: dict[str, Any]) -> str:
         f"`{record['command']}`. {record['hardware']}, undiffuse {record['undiffuse']}, seed {SEED} (noise). Neither",
         "distance is over Inception-v3, so neither is FID or KID. ± is one standard error.",
         "",
-        f"## {record['num']:,} pictures against as many MNIST training digits",
+        f"## {record['num']:,} images against as many MNIST training digits",
     ]
     for features, sets in record["orders"].items():
-        what = "1,000 pictures, 500 pairs" if features == "lpips" else f"Over {features} features"
+        what = "1,000 images, 500 pairs" if features == "lpips" else f"Over {features} features"
         lines += ["", f"{what}:", "", *results_table(sets, list(sets))]
     wrong = record["misplaced"]
     right = "From left to right every distance rises, and precision, recall, density and coverage fall."
@@ -174,7 +174,7 @@ def page(record: dict[str, Any]) -> str:
 
 def costs_table(rows: list[dict[str, Any]]) -> list[str]:
     keys = ("num", "seconds", "cpu_seconds", "peak_mib", "mib_before", "load")
-    called = ["pictures a side", "seconds", "processor seconds", "peak MiB", "MiB before", "load"]
+    called = ["images a side", "seconds", "processor seconds", "peak MiB", "MiB before", "load"]
     return table(called, [[f"{row[key]:,}" for key in keys] for row in rows])
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("mnist", type=Path)
     parser.add_argument("fashion", type=Path)
     parser.add_argument("--out", type=Path, help="without ending: .json and .md are written")
-    parser.add_argument("--num", type=int, default=NUM, help="pictures of each set")
+    parser.add_argument("--num", type=int, default=NUM, help="images of each set")
     parser.add_argument("--timed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--costs-only", action="store_true", help="measure the cost anew, keep the rest of the file")
     arguments = parser.parse_args()

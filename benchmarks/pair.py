@@ -2,12 +2,12 @@
 
     python benchmarks/pair.py data/flowers.zip --seconds 1200 --looks 4
 
-``dcgan-bedroom64`` (15.4 M parameters in the generator and the discriminator's 2.8 M beside them) and
+``dcgan-bedroom64`` (15.4 M parameters in the generator and the discriminator's 2.8 M in addition) and
 ``ddpm-bedroom64`` (15.0 M) take turns in slices of ``--slice`` processor seconds of training, so that both meet the
 machine as it is. At each look the averaged weights draw the same seeds: the generator in one evaluation, the diffusion
 model by ``unipc`` in ten; the kernel distance is to the training images. Seconds of looking count for neither. At the
 end 64 samples are timed: of the generator, of the diffusion model in ten evaluations, and in two of the thousand
-ancestral steps of its own chain. Pictures beside the page: the curves, and the first seeds of both.
+ancestral steps of its own chain. Images next to the page: the curves, and the first seeds of both.
 
 Of the recipes are changed what ``--overrides`` says and, for runs this short, the diffusion's warm-up.
 """
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from interleaved import common_options, grid, head, new_record, parse, write
-from quality import Judge
+from quality import QualityMeasure
 
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import split_data
@@ -82,10 +82,10 @@ def main() -> None:
     record = new_record("pair", arguments, seconds=arguments.seconds, rows=[], sampling=[])
     with tempfile.TemporaryDirectory() as folder:
         runs = [begun(name, arguments, Path(folder) / name) for name in PAIR]
-        judge = Judge(runs[0].trainer.loader.dataset, arguments.features, arguments.reference, "kernel")
+        measure = QualityMeasure(runs[0].trainer.loader.dataset, arguments.features, arguments.reference, "kernel")
         for look in range(1, arguments.looks + 1):
             for run in runs:
-                record["rows"].append(seen(run, judge, arguments, look))
+                record["rows"].append(seen(run, measure, arguments, look))
         record["sampling"] = [row for run in runs for row in timed(run)]
         record["parameters"] = {
             run.name: sum(p.numel() for p in run.trainer.objective.model.parameters()) for run in runs
@@ -102,12 +102,12 @@ def begun(name: str, arguments: argparse.Namespace, folder: Path) -> Run:
     return Run(name, Trainer(config, *split_data(config), folder, "cpu"), {"processor": 0.0, "clock": 0.0})
 
 
-def seen(run: Run, judge: Judge, arguments: argparse.Namespace, look: int) -> dict[str, Any]:
+def seen(run: Run, measure: QualityMeasure, arguments: argparse.Namespace, look: int) -> dict[str, Any]:
     """Train up to this look, in slices, and measure."""
-    until = arguments.seconds * look / arguments.looks
-    while (left := until - run.spent["processor"]) > 0:
+    target_seconds = arguments.seconds * look / arguments.looks
+    while (left := target_seconds - run.spent["processor"]) > 0:
         run.train(min(left, arguments.slice))
-    found = judge(run.drawn(arguments.num))
+    found = measure(run.drawn(arguments.num))
     row = {"model": run.name, "look": look, "images": run.trainer.images, **run.spent, **found}
     row.pop("histogram", None)
     print(json.dumps(row), file=sys.stderr, flush=True)
@@ -150,14 +150,14 @@ def draw(record: dict[str, Any], path: Path) -> None:
 def page(record: dict[str, Any]) -> str:
     lines = head(record, "A GAN and a diffusion model of equal size, at equal processor seconds")
     sizes = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in record["parameters"].items())
-    lines += [f"Parameters trained: {sizes}. Kernel distances to the training images, standard errors beside them.", ""]
+    lines += [f"Parameters trained: {sizes}. Kernel distances to the training images, with standard errors.", ""]
     columns = ["model", "processor s of training", "clock s", "images seen", "kernel distance"]
     lines += grid(columns, [_row(row) for row in record["rows"]])
     lines += ["", f"Seconds for {_TIMED} samples, on the clock:", ""]
     lines += grid(["model", "way", "seconds"], [list(row.values()) for row in record["sampling"]])
     chain = next((row["seconds"] / 2 * 1000 for row in record["sampling"] if "ancestral" in row["way"]), None)
     lines += ["", f"The whole chain of 1,000 steps would take {chain:,.0f} s by that."] if chain else []
-    return "\n".join([*lines, "", f"The first {_SHOWN} seeds of both, unselected, lie beside this page.", ""])
+    return "\n".join([*lines, "", f"The first {_SHOWN} seeds of both, unselected, are next to this page.", ""])
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The peers: how they are imported, and their networks at the size of ours.
 
 ``make bench-setup`` installs them into a virtual environment of its own. denoising-diffusion-pytorch names torchvision
-among its imports, for reading folders of pictures, and none of that is used here; so while it is imported, and no
+among its imports, for reading folders of images, and none of that is used here; so while it is imported, and no
 longer, an empty module stands in that place.
 """
 
@@ -123,7 +123,7 @@ def diffusers_unet(config: UNetConfig, shape: tuple[int, ...]) -> nn.Module:
 
 
 def ddp_unet(shape: tuple[int, ...], parameters: int) -> nn.Module:
-    """Its ``Unet`` with as nearly as many parameters; as many of its four levels as the picture can be halved for."""
+    """Its ``Unet`` with as nearly as many parameters; as many of its four levels as the image can be halved for."""
     library, _ = import_ddp()
     levels = next(count for count in (4, 3, 2, 1) if all(side % 2 ** (count - 1) == 0 for side in shape[1:]))
     options: dict[str, Any] = {"dim_mults": (1, 2, 4, 8)[:levels], "channels": shape[0]}

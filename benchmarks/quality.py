@@ -1,4 +1,4 @@
-"""How good pictures are, said in the same way for whoever made them."""
+"""How good images are, said in the same way for whoever made them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from undiffuse.samplers.noise import SeededNoise
 
 #: Log-SNRs of the error by level; every model here has been trained on them.
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
-REFERENCE_PICTURES = 10_000
+REFERENCE_IMAGES = 10_000
 
 
 def two_parts(folder: Path, fraction: float = 0.02) -> tuple[Dataset, Dataset]:
@@ -36,21 +36,21 @@ def two_parts(folder: Path, fraction: float = 0.02) -> tuple[Dataset, Dataset]:
     return split_by_content(load_dataset(source_config_for(str(folder))), fraction)
 
 
-class Judge:
-    """Measures pictures against training data.
+class QualityMeasure:
+    """Measures images against training data.
 
     Args:
         train: the data.
         features: a row of ``metrics.features.FEATURES``, or ``auto``.
-        reference: how many training pictures, evenly spaced.
-        metric: ``frechet``, or ``kernel`` where pictures are fewer than features.
+        reference: how many training images, evenly spaced.
+        metric: ``frechet``, or ``kernel`` where images are fewer than features.
     """
 
     def __init__(
         self,
         train: Dataset,
         features: str = "auto",
-        reference: int = REFERENCE_PICTURES,
+        reference: int = REFERENCE_IMAGES,
         metric: str = "frechet",
     ) -> None:
         self.metric = metric
@@ -93,9 +93,9 @@ class _Fixed:
 
 
 def error_by_level(denoiser: Denoiser, held_out: Dataset, count: int, levels: Sequence[float] = LEVELS) -> list[float]:
-    """Mean squared error of eps-hat on held-out pictures at each log-SNR, equal under every process.
+    """Mean squared error of eps-hat on held-out images at each log-SNR, equal under every process.
 
-    It is e^lambda times the error of x_0-hat. The same pictures meet the same noise whoever is measured.
+    It is e^lambda times the error of x_0-hat. The same images meet the same noise whoever is measured.
     """
     log_snr = torch.tensor(levels, dtype=torch.float64)
     total = torch.zeros(len(levels), dtype=torch.float64)

@@ -4,8 +4,8 @@
     python benchmarks/samplers.py runs/ddpm-mnist --out benchmarks/samplers-ddpm-mnist --time
 
 Every cell draws the same seeds. Cells that are in the JSON file already are not drawn again, so an interrupted run goes
-on where it was. ``--time`` then measures wall time alone: few pictures, the cells in turn, three rounds, the median of
-each; do so on a machine that does nothing else. A ratio to the first row of the table is given beside the seconds.
+on where it was. ``--time`` then measures wall time alone: few images, the cells in turn, three rounds, the median of
+each; do so on a machine that does nothing else. A ratio to the first row of the table is given with the seconds.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def cells(grids: list[str]) -> Iterator[Cell]:
 
 
 def draw(model: Model, cell: Cell, num: int) -> tuple[torch.Tensor, int, float]:
-    """Pictures, evaluations and seconds."""
+    """Images, evaluations and seconds."""
     started = time.perf_counter()
     request = SampleRequest.of(seeds=range(num), sampler=cell.sampler, steps=cell.steps, grid=cell.grid, batch_size=256)
     sampled = model.module.sample(request)
@@ -95,7 +95,7 @@ def measure(model: Model, cell: Cell, num: int, extractor: FeatureExtractor, rea
 
 
 def time_all(model: Model, rows: list[dict[str, Any]]) -> None:
-    """Median seconds of ``_TIMED_IMAGES`` pictures, the cells in turn in each round."""
+    """Median seconds of ``_TIMED_IMAGES`` images, the cells in turn in each round."""
     seconds: dict[str, list[float]] = {}
     for _ in range(_ROUNDS):
         for row in rows:
@@ -115,8 +115,8 @@ def table(record: dict[str, Any]) -> str:
         f"`python benchmarks/samplers.py RUN --num {record['num']}`, then `--time`. {record['hardware']}, undiffuse "
         f"{record['undiffuse']}, weights {record['weights_sha256'][:12]}. Fréchet distance over {record['features']} "
         f"features of {record['num']} samples (seeds 0 to {record['num'] - 1}) against {record['reference_images']} "
-        "training pictures, ± its jackknife's standard error; it is not FID. Rows share their seeds, so "
-        "differences are surer than the ± says. Seconds are the median of three rounds for 32 pictures.",
+        "training images, ± its jackknife's standard error; it is not FID. Rows share their seeds, so "
+        "differences are surer than the ± says. Seconds are the median of three rounds for 32 images.",
         "",
         "| sampler | grid | steps | evaluations | Fréchet | named ≥ 0.9 | seconds | ratio |",
         "|---|---|---|---|---|---|---|---|",

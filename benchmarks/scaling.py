@@ -3,7 +3,7 @@
     python benchmarks/scaling.py --out benchmarks/scaling
 
 From one network, on the CPU or a GPU, one thing is changed at a time; all sizes take turns. The slope is that of a
-straight line through (log size, log seconds), with the slope of the work beside it: seconds that grow slower than the
+straight line through (log size, log seconds), with the slope of the work next to it: seconds that grow slower than the
 work say that the machine was not yet busy. An evaluation is one as samples are made, in blocks of rows.
 """
 
@@ -26,7 +26,7 @@ import torch
 from cost import TRAINING, forward_flops
 from interleaved import Candidate, Summary
 from learners import Ours, Setting
-from step import noise_pictures
+from step import noise_images
 
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes import get_recipe
@@ -56,7 +56,7 @@ def learner_of(size: Size, seed: int, device: str, scratch: Path) -> Ours:
     system = config.system.model_copy(update={"network": UNetConfig(channels=size["width"], num_blocks=1)})
     optimizer = OptimizerConfig(name="adam", learning_rate=1e-4)
     update = {"system": system, "batch_images": size["batch"], "optimizer": optimizer}
-    data = noise_pictures((3, size["resolution"], size["resolution"]), 128)
+    data = noise_images((3, size["resolution"], size["resolution"]), 128)
     return Ours(config.model_copy(update=update), Setting(data, seed, device=device), scratch)
 
 
@@ -118,15 +118,15 @@ def curve(record: dict[str, Any], axis: str, kind: str) -> tuple[list[int], list
     return [row["value"] for row in rows], seconds, [row["flops"] for row in rows]
 
 
-def page(record: dict[str, Any], picture: str) -> str:
+def page(record: dict[str, Any], image: str) -> str:
     """Slopes and all points."""
     lines = interleaved.head(record, "Cost by size")
     middle = ", ".join(f"{axis} {value}" for axis, value in record["middle"].items())
     lines += [
-        f"A U-Net of three levels on colour pictures in bf16; where nothing else is said: {middle}. Median of "
+        f"A U-Net of three levels on colour images in bf16; where nothing else is said: {middle}. Median of "
         f"{record['rounds']} rounds in turn.",
         "",
-        f"![seconds by size]({picture})",
+        f"![seconds by size]({image})",
         "",
     ]
     rows, points = [], []
@@ -176,10 +176,10 @@ def main() -> None:
     record = interleaved.new_record("scaling", arguments, axes=list(axes), middle=middle)
     record["rows"] = measure(axes, middle, arguments)
     out = arguments.out or interleaved.default_out("scaling")
-    picture = out.with_name(out.name + ".png")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(record, picture)
-    interleaved.write(record, page(record, picture.name), out)
+    image = out.with_name(out.name + ".png")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    draw(record, image)
+    interleaved.write(record, page(record, image.name), out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From process start to sixteen pictures on disk: a bundled model, diffusers, and what importing torch alone takes.
+"""From process start to sixteen images on disk: a bundled model, diffusers, and what importing torch alone takes.
 
     .venv-bench/bin/python benchmarks/start.py --model mnist
 
@@ -37,9 +37,9 @@ import torch
 from diffusers import DDIMPipeline
 pipeline = DDIMPipeline.from_pretrained(sys.argv[1], local_files_only=True)
 pipeline.set_progress_bar_config(disable=True)
-pictures = pipeline(batch_size=16, num_inference_steps=int(sys.argv[3]), generator=torch.manual_seed(0)).images
-for number, picture in enumerate(pictures):
-    picture.save(f"{sys.argv[2]}/{number:06d}.png")
+images = pipeline(batch_size=16, num_inference_steps=int(sys.argv[3]), generator=torch.manual_seed(0)).images
+for number, image in enumerate(images):
+    image.save(f"{sys.argv[2]}/{number:06d}.png")
 """
 
 
@@ -52,7 +52,7 @@ def save_pipeline(folder: Path, network: UNetConfig) -> Path:
 
 
 def run(command: list[str], out: Path | None = None) -> float:
-    """Seconds of a process, which must succeed and, where ``out`` is given, leave sixteen pictures."""
+    """Seconds of a process, which must succeed and, where ``out`` is given, leave sixteen images."""
     if out is not None:
         shutil.rmtree(out, ignore_errors=True)
         if command[1] == "-c":
@@ -62,13 +62,13 @@ def run(command: list[str], out: Path | None = None) -> float:
         lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     )
     if out is not None and len(list(out.glob("[0-9]*.png"))) != 16:
-        raise SystemExit(f"no 16 pictures were made by: {' '.join(command[:3])}")
+        raise SystemExit(f"no 16 images were made by: {' '.join(command[:3])}")
     return seconds
 
 
 def candidates(model: str, scratch: Path, steps: int, network: UNetConfig, peers: set[str]) -> list[Candidate]:
     """Everything that is started."""
-    python, out = sys.executable, scratch / "pictures"
+    python, out = sys.executable, scratch / "images"
     program = shutil.which("undiffuse", path=str(Path(python).parent))
     ours = [program] if program else [python, "-m", "undiffuse"]
     found = [
@@ -92,7 +92,7 @@ def ratio(above: list[float], below: list[float]) -> str:
 def page(record: dict[str, Any]) -> str:
     """The record as a table."""
     seconds = record["seconds"]
-    lines = interleaved.head(record, "From process start to sixteen pictures")
+    lines = interleaved.head(record, "From process start to sixteen images")
     lines += [f"Median of {record['rounds']} rounds in turn, lower to upper quartile in brackets.", ""]
     rows = [
         [name, Summary.of(taken).text(".2f"), ratio(taken, seconds[TORCH]), ratio(seconds[record["base"]], taken)]

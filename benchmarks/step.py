@@ -1,10 +1,10 @@
-"""A training step and a sampling evaluation beside diffusers and denoising-diffusion-pytorch, at equal networks.
+"""A training step and a sampling evaluation against diffusers and denoising-diffusion-pytorch, at equal networks.
 
     make bench-setup
     .venv-bench/bin/python benchmarks/step.py --case small --case ho
     .venv-bench/bin/python benchmarks/step.py --case small --compile
 
-``small`` is a U-Net of 1.6 million parameters on 28x28 grey pictures, ``ho`` the 35.7 million of Ho et al. 2020 on
+``small`` is a U-Net of 1.6 million parameters on 28x28 grey images, ``ho`` the 35.7 million of Ho et al. 2020 on
 32x32 colour. diffusers' ``UNet2DModel`` has the same layers and the same number of weights, and multiplies as often;
 denoising-diffusion-pytorch has only its own architecture, at the nearest number of parameters. A training step is all
 that each one's own trainer does for a batch: draw, forward, backward, gradient norm, optimizer, average. Sampling is
@@ -43,10 +43,10 @@ BASE, COMPILED = f"{DIFFUSERS}, fp32", ", compiled"
 
 @dataclass(frozen=True)
 class Case:
-    """One size of network and pictures.
+    """One size of network and images.
 
     Args:
-        shape: of a picture.
+        shape: of an image.
         network: that all but denoising-diffusion-pytorch have.
         batch_images: of a training step.
         recipe: whose own network and optimizer are measured too.
@@ -138,8 +138,8 @@ def compiling(make: Make) -> Make:
     return lambda setting, folder: make(replace(setting, compile=True), folder)
 
 
-def noise_pictures(shape: tuple[int, ...], count: int = 512) -> ArrayDataset:
-    """Random pictures: what is learned does not matter here."""
+def noise_images(shape: tuple[int, ...], count: int = 512) -> ArrayDataset:
+    """Random images: what is learned does not matter here."""
     return ArrayDataset("noise", np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8))
 
 
@@ -159,9 +159,9 @@ def facts_of(learner: Learner) -> dict[str, Any]:
     return {"parameters": size, "forward_flops": flops, "flops": flops, "images": learner.batch_images}
 
 
-def step_facts(facts: dict[str, Any]) -> dict[str, Any]:
+def step_properties(properties: dict[str, Any]) -> dict[str, Any]:
     """Of a training step, by those of an evaluation."""
-    return facts | {"flops": TRAINING * facts["forward_flops"]}
+    return properties | {"flops": TRAINING * properties["forward_flops"]}
 
 
 def train(learner: Learner, steps: int, device: str) -> float:
@@ -175,7 +175,7 @@ def train(learner: Learner, steps: int, device: str) -> float:
 
 
 def draw(learner: Learner, images: int, evaluations: int, device: str) -> float:
-    """Seconds an evaluation of all these pictures."""
+    """Seconds an evaluation of all these images."""
     return interleaved.seconds_of(lambda: learner.sample_own_way(images, 0, evaluations), device) / evaluations
 
 
@@ -184,14 +184,14 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     device, peers = arguments.device, wanted(arguments.no_peers)
     steps, images, evaluations = arguments.steps, arguments.images, arguments.evaluations
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as open_ones:
-        setting = Setting(noise_pictures(case.shape), arguments.seed, device=device)
+        setting = Setting(noise_images(case.shape), arguments.seed, device=device)
         learners = {
             name: open_ones.enter_context(Apart(built, case, peers, arguments.compile, name, setting, Path(scratch)))
             for name in chosen(case, peers, arguments)
         }
         found = {name: learner(facts_of) for name, learner in learners.items() if name == eager(name)}
         trained = [
-            Candidate(name, partial(learner, train, steps, device), step_facts(found[eager(name)]))
+            Candidate(name, partial(learner, train, steps, device), step_properties(found[eager(name)]))
             for name, learner in learners.items()
         ]
         drawn = [
@@ -204,7 +204,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         top = ceilings(device, arguments.smoke)
         return {
             kind: {
-                "facts": {c.name: c.facts for c in group},
+                "facts": {c.name: c.properties for c in group},
                 "seconds": interleaved.take_turns([*group, *top], arguments.rounds, warm_up=warm_up),
             }
             for kind, group in (("training step", trained), ("sampling evaluation", drawn))
@@ -215,18 +215,18 @@ def rows_of(found: dict[str, Any]) -> list[list[str]]:
     """One line a candidate: size, seconds, rate, ratio, share of the ceiling."""
     seconds, rows = found["seconds"], []
     ceiling = 1e12 / Summary.of(seconds[BF16_CEILING]).median
-    for name, facts in found["facts"].items():
+    for name, properties in found["facts"].items():
         taken = Summary.of(seconds[name])
-        rate = facts["images"] / taken.median
+        rate = properties["images"] / taken.median
         ratio = interleaved.times_faster(seconds, name, BASE).text(".2f") if BASE in seconds else ""
         rows.append(
             [
                 name,
-                f"{facts['parameters'] / 1e6:.2f}M, {facts['forward_flops'] / 1e9:.2f}",
+                f"{properties['parameters'] / 1e6:.2f}M, {properties['forward_flops'] / 1e9:.2f}",
                 Summary.of([1000 * value for value in seconds[name]]).text(".4g"),
                 f"{rate:.4g}",
                 ratio,
-                f"{100 * rate * facts['flops'] / ceiling:.0f} %",
+                f"{100 * rate * properties['flops'] / ceiling:.0f} %",
             ]
         )
     return rows
@@ -237,7 +237,7 @@ def page(record: dict[str, Any]) -> str:
     lines = interleaved.head(record, "Training step and sampling evaluation")
     lines += [
         f"Median of {record['rounds']} rounds in which all took turns, each in a process of its own, lower to upper "
-        f"quartile in brackets; a ratio is to `{BASE}` of the same round. GFLOP are of one forward pass of a picture, "
+        f"quartile in brackets; a ratio is to `{BASE}` of the same round. GFLOP are of one forward pass of an image, "
         "a training step counts three times as much. The share is of the best bf16 convolution measured in the same "
         "rounds. With a recipe's name: another network and optimizer, so no equal comparison.",
     ]
@@ -249,7 +249,7 @@ def page(record: dict[str, Any]) -> str:
                 f"{1 / Summary.of(found['seconds'][top]).median:.3g} TFLOP/s, {top}"
                 for top in (BF16_CEILING, FP32_CEILING)
             )
-            lines += ["", f"## `{name}`: {kind}, {count} pictures", "", "; ".join(tops) + ".", ""]
+            lines += ["", f"## `{name}`: {kind}, {count} images", "", "; ".join(tops) + ".", ""]
             lines += interleaved.grid(columns, rows_of(found))
     return "\n".join(lines) + "\n"
 
@@ -257,10 +257,10 @@ def page(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append", help="may be given again; default: small")
-    parser.add_argument("--batch", type=int, help="pictures a training step, instead of the case's")
+    parser.add_argument("--batch", type=int, help="images a training step, instead of the case's")
     parser.add_argument("--steps", type=int, default=2, help="training steps a round")
     parser.add_argument("--images", type=int, default=64, help="drawn at a time")
-    parser.add_argument("--evaluations", type=int, default=5, help="of each picture drawn")
+    parser.add_argument("--evaluations", type=int, default=5, help="of each image drawn")
     parser.add_argument("--compile", action="store_true", help="compiled rows as well, ours and diffusers'")
     parser.add_argument("--rows", nargs="+", help="measure these rows alone, by their names in the table")
     parser.add_argument("--device", default="cpu")

@@ -3,8 +3,8 @@
     git worktree add ../before before-house
     python benchmarks/trees.py ../before . --rounds 9
 
-Each tree has a process of its own that does one thing at a time when it is told; they take turns, and what is compared
-is the processor's seconds, which other work on the machine hardly takes part in, beside the clock's.
+Each tree has a process of its own that does one thing at a time on request; they take turns, and what is compared
+is the processor's seconds, which other work on the machine hardly affects, and the clock's.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def _placed(word: str, places: Mapping[str, str]) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """What a folder holds, by name: tensors, images, numbers of results, rows of the journal without the clock's."""
+    """What a folder holds, by name: tensors, images, numbers of results, rows of the metrics log without times."""
     found = dict(_of_tensors(folder))
     for path in sorted(folder.rglob("*.png")):
         if path.name == "grid.png":  # shows the images that are compared, at a size that may change
@@ -162,9 +162,9 @@ def digests(folder: Path) -> dict[str, str]:
         found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
     for path in sorted(folder.rglob("*.npy")):
         found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
-    if (journal := folder / "metrics.jsonl").is_file():
-        rows = [json.loads(line) for line in journal.read_text().splitlines()]
-        found["journal"] = _sha256([_plain({k: v for k, v in row.items() if k not in _CLOCKS}) for row in rows])
+    if (metrics_log := folder / "metrics.jsonl").is_file():
+        rows = [json.loads(line) for line in metrics_log.read_text().splitlines()]
+        found["metrics log"] = _sha256([_plain({k: v for k, v in row.items() if k not in _CLOCKS}) for row in rows])
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("config.json", "samples.json", "state.json"):
             for name, value in _values(json.loads(path.read_text())):
@@ -276,7 +276,7 @@ class Tree:
         self.process.wait()
 
 
-def compared(before: Tree, after: Tree, parts: Iterable[str], only: str) -> Iterator[tuple[str, str, list[str]]]:
+def comparison(before: Tree, after: Tree, parts: Iterable[str], only: str) -> Iterator[tuple[str, str, list[str]]]:
     """(part, case, what differs) of each case; trainings come before whatever needs their models."""
     wanted = list(parts)
     for case in TRAININGS:
@@ -292,12 +292,12 @@ def compared(before: Tree, after: Tree, parts: Iterable[str], only: str) -> Iter
 
 
 def _resumed(before: Tree, after: Tree, case: Case) -> list[str]:
-    """A run of the tree before, cut back to its middle and ended by the tree after, against its own end."""
-    whole, cut = before.folder / "runs" / case.name, after.folder / "runs" / f"{case.name}-resumed"
-    shutil.copytree(whole, cut)
-    for checkpoint in sorted((cut / "checkpoints").glob("images_*"))[1:]:
+    """A run of the tree before, shortened to its middle and ended by the tree after, against its own end."""
+    whole, shortened = before.folder / "runs" / case.name, after.folder / "runs" / f"{case.name}-resumed"
+    shutil.copytree(whole, shortened)
+    for checkpoint in sorted((shortened / "checkpoints").glob("images_*"))[1:]:
         shutil.rmtree(checkpoint)
-    answer = after.asked(Case(case.name, ("train", "--resume", "--out", f"RUNS/{cut.name}")))
+    answer = after.asked(Case(case.name, ("train", "--resume", "--out", f"RUNS/{shortened.name}")))
     return differing(digests(whole), answer)
 
 
@@ -323,7 +323,7 @@ def main() -> None:
                 roots = zip(asked.trees, ("before", "after"), strict=True)
                 trees = [Tree(root, Path(folder) / name, threads, fused == "on") for root, name in roots]
                 try:
-                    for part, name, differs in compared(trees[0], trees[1], asked.parts, asked.only):
+                    for part, name, differs in comparison(trees[0], trees[1], asked.parts, asked.only):
                         count, bad = count + 1, bad + bool(differs)
                         said = "; ".join(differs) if differs else "the same"
                         print(f"{threads} thread(s), fused {fused}: {part}: {name}: {said}", flush=True)

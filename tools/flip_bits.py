@@ -58,8 +58,8 @@ BAD = ("silent", "changed", "raw error")
 
 Reader = Callable[[], Any]
 Found = tuple[dict[str, Counter[str]], list[str]]  # counts by file pattern, and lines about what must not be
-#: Readers that show what is left of a damaged file beside words about the damage; all others give the same bits.
-SHOWN = ("report: journal", "report: previews")
+#: Readers that show what is left of a damaged file with words about the damage; all others give the same bits.
+SHOWN = ("report: metrics log", "report: previews")
 
 
 @dataclasses.dataclass
@@ -147,8 +147,8 @@ def run_folder(place: Path, heard: Heard) -> Folder:
     write_json(path / "doctor.json", sealed({"findings": [finding]}))
     readers: dict[str, Reader] = {  # the quick ones first: the first that refuses ends it
         "report: results": lambda: [_json(path / "evaluation.json"), _findings(path / "doctor.json")],
-        "report: journal": lambda: _journal(path),
-        "report: previews": lambda: [picture.uri for picture in previews(path / "previews")],
+        "report: metrics log": lambda: _journal(path),
+        "report: previews": lambda: [image.uri for image in previews(path / "previews")],
         "doctor: checkpoints": lambda: checked(path, heard),
         "ema": lambda: reaveraged(path),
         "sample": lambda: sampled(path),

@@ -4,8 +4,8 @@
 
 Each round trains one of five kinds of run in a process of its own, kills it once or twice while it works (one kill may
 strike while a killed run is being resumed), lets it end, and compares weights, averages, the whole training state and
-the rows of the journal with those of the run that was let alone. A kill is random in time over the length of an
-uninterrupted run; what it interrupts is told from the temporary files that it leaves. The tables say what was seen.
+the rows of the metrics log with those of the run that was let alone. A kill is random in time over the length of an
+uninterrupted run; what it interrupts is seen from the temporary files that it leaves. The tables say what was seen.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STUDENT = (*_OFTEN, "batch_images=50")
 
 #: A kind of run, and the arguments of ``undiffuse`` that train it; TEACHER stands for the folder of a trained flow.
 KINDS: dict[str, tuple[str, ...]] = {
-    "diffusion of pictures, averages chosen afterwards": (
+    "diffusion of images, averages chosen afterwards": (
         *("train", "ddpm-digits", "system.network.channels=8", *_OFTEN, "batch_images=24", "num_images=240"),
         *("log_every_images=24", "validate_every_images=96", "checkpoint_every_images=48", "preview_every_images=0"),
         *('ema.posthoc={"snapshot_every_images": 48}', "system.network.dropout=0.1"),
@@ -197,7 +197,7 @@ def interrupted(out: Path) -> str:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """What differs between two runs: weights, training state, journal; and what was left behind."""
+    """What differs between two runs: weights, training state, metrics log; and what was left behind."""
     states = [max((run / "checkpoints").glob("images_*")) / "state.safetensors" for run in (one, other)]
     files = [states, *([run / name for run in (one, other)] for name in ("model.safetensors", "raw.safetensors"))]
     found = [str(b) for a, b in files if a.read_bytes() != b.read_bytes()]
@@ -213,7 +213,7 @@ def differing(one: Path, other: Path) -> list[str]:
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """The rows of a journal without what depends on the clock."""
+    """The rows of a metrics log without what depends on the clock."""
     from undiffuse.training.metrics_log import read_metrics
 
     return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in read_metrics(run)]
@@ -242,12 +242,12 @@ def summary(found: Sequence[Round]) -> dict[str, Any]:
     return {**counts(found), "kinds": {kind: counts([one for one in found if one.kind == kind]) for kind in KINDS}}
 
 
-def as_markdown(told: dict[str, Any]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     """The summary as a page."""
     lines = [
-        f"# Killed and resumed, {told['date']}",
+        f"# Killed and resumed, {result['date']}",
         "",
-        f"`{told['command']}` on {told['machine']}, torch {told['torch']}, {told['seconds']} seconds.",
+        f"`{result['command']}` on {result['machine']}, torch {result['torch']}, {result['seconds']} seconds.",
         "Each round is a run that was killed with SIGKILL at random moments, resumed to its end, and compared bit for",
         "bit with one that was let alone: weights, averages, the whole training state, snapshots, and the rows of",
         "`metrics.jsonl` but for the clock's.",
@@ -255,12 +255,12 @@ def as_markdown(told: dict[str, Any]) -> str:
         "| kind of run | rounds | kills | of them during a write | rounds that differ |",
         "|---|---|---|---|---|",
     ]
-    for kind, row in [*told["kinds"].items(), ("all", told)]:
+    for kind, row in [*result["kinds"].items(), ("all", result)]:
         keys = ("rounds", "kills", "kills_during_writes", "rounds_that_differ")
         lines.append(f"| {kind} | {' | '.join(str(row[key]) for key in keys)} |")
     lines += ["", "| what the kills interrupted | kills |", "|---|---|"]
-    lines += [f"| {what} | {count} |" for what, count in told["interrupted"].items()]
-    lines += ["", *(f"- {line}" for line in told["mismatches"])] if told["mismatches"] else []
+    lines += [f"| {what} | {count} |" for what, count in result["interrupted"].items()]
+    lines += ["", *(f"- {line}" for line in result["mismatches"])] if result["mismatches"] else []
     return "\n".join(lines) + "\n"
 
 
@@ -281,7 +281,7 @@ def main() -> None:
             print(
                 f"{len(found):4} {one.kind}: {', '.join(one.interrupted)}: {one.mismatches or 'the same'}", flush=True
             )
-    told = {
+    result = {
         "date": f"{date.today():%Y-%m-%d}",
         "command": f"python tools/kill_rounds.py --rounds {asked.rounds} --seed {asked.seed} --jobs {asked.jobs}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work",
@@ -290,12 +290,12 @@ def main() -> None:
         **summary(found),
         "mismatches": [f"{one.kind}: {line}" for one in found for line in one.mismatches],
     }
-    print(as_markdown(told))
+    print(as_markdown(result))
     if asked.out is not None:
-        stem = f"kills_{platform.machine()}x{os.cpu_count()}_{told['date']}"
-        (asked.out / f"{stem}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        (asked.out / f"{stem}.md").write_text(as_markdown(told), encoding="utf-8")
-    sys.exit(bool(told["mismatches"]))
+        stem = f"kills_{platform.machine()}x{os.cpu_count()}_{result['date']}"
+        (asked.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (asked.out / f"{stem}.md").write_text(as_markdown(result), encoding="utf-8")
+    sys.exit(bool(result["mismatches"]))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ running, 130 after an interruption.
 
 
 def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """(full name, command) of every command, those of sub-groups included."""
+    """(full name, command) of every command, those of sub-groups included; former names, which are hidden, are not."""
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix} {name}")
         else:
@@ -81,35 +83,35 @@ def _taken(command: Any) -> dict[str, Any]:
     """Arguments in their order, options by every way to write them, and the names of what has to be given."""
     context = command.context_class(command)
     parameters = command.get_params(context)
-    facts = {one.name: _facts(one, context) for one in parameters}
+    taken = {one.name: _taken_by(one, context) for one in parameters}
     return {
-        "arguments": [facts[one.name] for one in parameters if one.param_type_name == "argument"],
+        "arguments": [taken[one.name] for one in parameters if one.param_type_name == "argument"],
         "options": {
-            word: facts[one.name] for one in parameters if one.param_type_name == "option" for word in one.opts
+            word: taken[one.name] for one in parameters if one.param_type_name == "option" for word in one.opts
         },
         "required": [one.name for one in parameters if one.required],
     }
 
 
-def _facts(parameter: Any, context: Any) -> dict[str, str]:
+def _taken_by(parameter: Any, context: Any) -> dict[str, str]:
     if parameter.name == "help":
         takes = "help"
     elif getattr(parameter, "is_flag", False):
         takes = "nothing"
     else:
         takes = "many" if parameter.nargs == -1 or getattr(parameter, "multiple", False) else "one"
-    told = parameter.display_type(context)
-    kind = next((kind for kind in ("int", "float") if kind in str(told)), "text")
+    shown = parameter.display_type(context)
+    kind = next((kind for kind in ("int", "float") if kind in str(shown)), "text")
     return {"name": parameter.name, "takes": takes, "type": kind}
 
 
 def table_text() -> str:
-    """The table as the file has it: a command a line."""
+    """The table as the file has it: one command per line."""
     return _lines(table())
 
 
 def recipes_text() -> str:
-    """What each recipe says, a line each; see ``undiffuse.cli.checks.configuration``."""
+    """What each recipe says, one per line; see ``undiffuse.cli.checks.configuration``."""
     return _lines({name: said(get_recipe(name)) for name in RECIPES})
 
 

@@ -52,7 +52,7 @@ TERMS = (
     "The file holds numbers and no images. Whoever holds that weights inherit the terms of their data should treat "
     "it as under those"
 )
-#: Rows of the grid of samples, and its columns where a model has no classes or many.
+#: Rows of the sample grid, and its columns where a model has no classes or many.
 ROWS, COLUMNS = 6, 12
 #: Where the tables of the pages begin and end.
 BEGIN, END = "<!-- made by tools/make_zoo_model.py: {name} -->", "<!-- end: {name} -->"
@@ -68,9 +68,7 @@ def main() -> None:
     parser.add_argument(
         "--sampling", action="append", default=[], help="KEY=VALUE of its own way to sample; repeatable"
     )
-    parser.add_argument(
-        "--images", type=int, help="seen in training; those of the metrics log, or else the configuration's"
-    )
+    parser.add_argument("--images", type=int, help="seen in training; the metrics log's, or else the configuration's")
     parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
     parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
     parser.add_argument("--data-path", help="what config.json calls the data; data/ and its last part by default")
@@ -99,9 +97,9 @@ def make(asked: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         model = in_bfloat16(original, Path(scratch) / asked.name)
         metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
-        grid, evaluations = sampled_grid(model)
+        grid, nfe = sampled_grid(model)
         record = portable_record(original.config, asked.data_path)
-        card = card_of(asked, model, record, sets, metrics, evaluations)
+        card = card_of(asked, model, record, sets, metrics, nfe)
         record["card"] = card.model_dump(mode="json")
         if local := absolute_paths(record):
             raise UsageError(
@@ -124,7 +122,7 @@ def card_of(
     record: Mapping[str, Any],
     sets: tuple[TrainedOn, ...],
     metrics: tuple[Measured, ...],
-    evaluations: int,
+    nfe: int,
 ) -> Card:
     """What is said of the model: what was asked for, and what the model and its run say themselves."""
     sampling = model.module.sampling_record()
@@ -142,7 +140,7 @@ def card_of(
         sampler=str(sampling["sampler"]),
         steps=sampling["steps"],
         grid=str(sampling["grid"]),
-        evaluations=evaluations,
+        evaluations=nfe,
         temperature=sampling.get("temperature", 1.0),
         guidance=sampling.get("guidance", 1.0),
         guidance_interval=sampling.get("guidance_interval", ""),
@@ -272,7 +270,7 @@ def _is_local(text: str) -> bool:
 
 
 def sampled_grid(model: Model) -> tuple[Any, int]:
-    """Samples of consecutive seeds, a column a class, and the evaluations that each cost."""
+    """Samples of consecutive seeds, one column per class, and the NFE."""
     num_classes = len(model.class_names)
     columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
     count = ROWS * columns
@@ -333,7 +331,7 @@ def model_table(models: Sequence[Bundled]) -> str:
         f"| {one.card.evaluations} | {one.card.headline or 'not measured'} | {one.num_bytes / 1e6:.1f} MB |"
         for one in models
     ]
-    head = "| model | makes | shape | classes | parameters | evaluations | measured | size |"
+    head = "| model | makes | shape | classes | parameters | NFE | measured | size |"
     return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
 
 

@@ -82,9 +82,9 @@ def read_rows(folder: Path) -> list[Row]:
 
 def row_of(room: str, fields: dict[str, Any]) -> Row:
     """A row of a table; ``test`` is one, ``tests`` are several."""
-    told = dict(fields)
-    tests = tuple(told.pop("tests")) if "tests" in told else (told.pop("test"),)
-    return Row(room, **told, tests=tests)
+    rest = dict(fields)
+    tests = tuple(rest.pop("tests")) if "tests" in rest else (rest.pop("test"),)
+    return Row(room, **rest, tests=tests)
 
 
 def broken(row: Row, package: Path) -> str:
@@ -191,7 +191,7 @@ def copy_of(root: Path) -> Iterator[Path]:
         yield source
 
 
-def judge(rows: list[Row], root: Path) -> Counter[str]:
+def run_rows(rows: list[Row], root: Path) -> Counter[str]:
     """Try every row, say what came of it, and count."""
     count: Counter[str] = Counter()
     with copy_of(root) as source:
@@ -202,16 +202,16 @@ def judge(rows: list[Row], root: Path) -> Counter[str]:
 
         for row in rows:
             started = time.perf_counter()
-            verdict, why = verdict_on(row, root, source)
-            if verdict == "killed" and not passes_unbroken(why):
-                verdict = "UNSOUND"
-            count[verdict] += 1
-            say(row, verdict, why, time.perf_counter() - started)
+            result, why = result_of(row, root, source)
+            if result == "killed" and not passes_unbroken(why):
+                result = "UNSOUND"
+            count[result] += 1
+            say(row, result, why, time.perf_counter() - started)
     return count
 
 
-def verdict_on(row: Row, root: Path, source: Path) -> tuple[str, str]:
-    """(verdict, test that fell or reason) of one row; the copy of the package is whole again afterwards."""
+def result_of(row: Row, root: Path, source: Path) -> tuple[str, str]:
+    """(result, test that fell or reason) of one row; the copy of the package is whole again afterwards."""
     file = source / "undiffuse" / row.file
     try:
         wrong = broken(row, source / "undiffuse")
@@ -258,10 +258,10 @@ def check(rows: list[Row], root: Path) -> Counter[str]:
     return count
 
 
-def say(row: Row, verdict: str, why: str, seconds: float | None = None) -> None:
+def say(row: Row, result: str, why: str, seconds: float | None = None) -> None:
     """One line of the table."""
     took = "" if seconds is None else f"{seconds:5.1f} s  "
-    print(f"{verdict:8s}  {row.file:34s}  {row.name:52s}  {took}{why}", flush=True)
+    print(f"{result:8s}  {row.file:34s}  {row.name:52s}  {took}{why}", flush=True)
 
 
 def chosen(rows: list[Row], words: list[str]) -> list[Row]:
@@ -279,15 +279,15 @@ def chosen(rows: list[Row], words: list[str]) -> list[Row]:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Judge, or only look at, the rows that are asked for."""
+    """Run, or only check, the rows that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="WORD", help="a room, or part of a row's name")
     parser.add_argument("--check", action="store_true", help="only whether the rows still find their formulas")
-    told = parser.parse_args(arguments)
-    rows = chosen(read_rows(root / "tests" / "mutations"), told.words)
-    count = check(rows, root) if told.check else judge(rows, root)
-    print(f"{len(rows)} rows: {', '.join(f'{number} {verdict}' for verdict, number in sorted(count.items()))}")
-    return 1 if any(count[verdict] for verdict in BAD) else 0
+    options = parser.parse_args(arguments)
+    rows = chosen(read_rows(root / "tests" / "mutations"), options.words)
+    count = check(rows, root) if options.check else run_rows(rows, root)
+    print(f"{len(rows)} rows: {', '.join(f'{number} {result}' for result, number in sorted(count.items()))}")
+    return 1 if any(count[result] for result in BAD) else 0
 
 
 if __name__ == "__main__":

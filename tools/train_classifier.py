@@ -4,7 +4,7 @@
     python tools/train_classifier.py fashion --fashion DIR --out src/undiffuse/metrics/weights
 
 DIR holds the four IDX files (gz or not) of the set. Training takes about six minutes on one CPU core; the weights are
-written in float16 with their accuracies beside them as JSON. Pictures are turned, scaled, shifted, sheared and, for
+written in float16 with their accuracies next to them as JSON. Images are turned, scaled, shifted, sheared and, for
 part of each batch, shrunk to 8 ... 27 pixels and blown up again, so that one network reads every size in that range.
 """
 
@@ -43,7 +43,7 @@ def read_idx(folder: Path, stem: str) -> Tensor:
 
 
 def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
-    """uint8 pictures (N, 1, 28, 28) and labels (N,) of "train" or "t10k"."""
+    """uint8 images (N, 1, 28, 28) and labels (N,) of "train" or "t10k"."""
     images = read_idx(folder, f"{prefix}-images-idx3-ubyte")[:, None]
     return images, read_idx(folder, f"{prefix}-labels-idx1-ubyte").long()
 
@@ -65,21 +65,21 @@ def random_affine(num: int, strength: float) -> Tensor:
     return torch.cat([rotation @ stretch, shift[..., None]], dim=2)
 
 
-def warp(pictures: Tensor, strength: float) -> Tensor:
-    """Pictures (B, 1, 28, 28) in [-1, 1] under random affine maps; what comes in from outside is dark."""
-    grid = F.affine_grid(random_affine(len(pictures), strength), list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures + 1, grid, align_corners=False) - 1
+def warp(images: Tensor, strength: float) -> Tensor:
+    """Images (B, 1, 28, 28) in [-1, 1] under random affine maps; what comes in from outside is dark."""
+    grid = F.affine_grid(random_affine(len(images), strength), list(images.shape), align_corners=False)
+    return F.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def coarsen(pictures: Tensor, parts: int = 4) -> Tensor:
+def coarsen(images: Tensor, parts: int = 4) -> Tensor:
     """A few parts of the batch seen through fewer pixels: shrunk to 8 ... 27 and brought back."""
-    pictures = pictures.clone()
-    part = max(1, len(pictures) // (4 * parts))
+    images = images.clone()
+    part = max(1, len(images) // (4 * parts))
     for start in range(0, parts * part, part):
         size = int(torch.randint(8, IMAGE_SIZE, ()))
-        small = resize_images(pictures[start : start + part], size)
-        pictures[start : start + part] = resize_images(small, IMAGE_SIZE)
-    return pictures
+        small = resize_images(images[start : start + part], size)
+        images[start : start + part] = resize_images(small, IMAGE_SIZE)
+    return images
 
 
 class Handwriting:
@@ -100,8 +100,8 @@ class Handwriting:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         extra = torch.randint(len(self.train_small), (int(len(rows) * DIGITS_PART),))
-        pictures = torch.cat([to_input(self.images[rows]), self.train_small[extra]])
-        return pictures, torch.cat([self.labels[rows], self.train_small_labels[extra]])
+        images = torch.cat([to_input(self.images[rows]), self.train_small[extra]])
+        return images, torch.cat([self.labels[rows], self.train_small_labels[extra]])
 
 
 class Fashion:
@@ -120,11 +120,11 @@ class Fashion:
 SETS: dict[str, type[Handwriting] | type[Fashion]] = {"handwriting": Handwriting, "fashion": Fashion}
 
 
-def augment(pictures: Tensor, source: Handwriting | Fashion) -> Tensor:
+def augment(images: Tensor, source: Handwriting | Fashion) -> Tensor:
     """Coarsen the first quarter of the batch, flip (clothes alone), warp."""
     if source.flip:
-        pictures = torch.where(torch.rand(len(pictures), 1, 1, 1) < 0.5, pictures.flip(3), pictures)
-    return warp(coarsen(pictures), source.strength)
+        images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+    return warp(coarsen(images), source.strength)
 
 
 def train(source: Handwriting | Fashion, args: argparse.Namespace) -> SmallClassifier:
@@ -137,10 +137,10 @@ def train(source: Handwriting | Fashion, args: argparse.Namespace) -> SmallClass
     for epoch in range(args.epochs):
         order = torch.randperm(len(source.images))[: per_epoch * args.batch_size]
         for rows in order.view(per_epoch, -1):
-            pictures, labels = source.batch(rows)
-            pictures = augment(pictures, source).contiguous(memory_format=torch.channels_last)
+            images, labels = source.batch(rows)
+            images = augment(images, source).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = network(pictures)
+                logits = network(images)
             loss = F.cross_entropy(logits.float(), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -152,7 +152,7 @@ def train(source: Handwriting | Fashion, args: argparse.Namespace) -> SmallClass
 
 @torch.no_grad()
 def measure(network: SmallClassifier, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy and the share of pictures that are named with a confidence of 0.9 and more."""
+    """Accuracy and the share of images that are named with a confidence of 0.9 and more."""
     logits = torch.cat([network(to_input(part)) for part in images.split(500)])
     confidence, guess = logits.softmax(1).max(1)
     return {

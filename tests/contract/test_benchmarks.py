@@ -337,8 +337,8 @@ def test_kept_records_can_be_gone_on_with(kept: str) -> None:
     (path,) = (ROOT / "benchmarks").glob(f"{kept}_*.json")
     known = {row["model"]: row for row in json.loads(path.read_text())["rows"]}
     for name, row in known.items():
-        facts = evaluations.facts_of(undiffuse.load(name))
-        assert facts == {key: row[key] for key in facts}, name
+        identity = evaluations.identity_of(undiffuse.load(name))
+        assert identity == {key: row[key] for key in identity}, name
 
 
 def test_a_way_names_sampler_steps_and_temperature() -> None:

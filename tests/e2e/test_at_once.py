@@ -50,7 +50,7 @@ COMMANDS = {
     "prepare": ("data", "prepare", "digits", "--out", "OUT.zip"),
     "info": ("data", "info", "digits", "--grid", "OUT"),
     "get": ("data", "get", "mnist", "--out", "OUT"),
-    "study": ("study", "levels", "MODEL", "--out", "OUT"),
+    "study": ("study", "noise-levels", "MODEL", "--out", "OUT"),
     "theory": ("study", "theory", "exact:rings", "--out", "OUT"),
     "parameterization": ("study", "parameterization", "--images", "16", "--num", "1", "--out", "OUT"),
     "one-class": ("study", "one-class", "--data", "digits", "--images", "16", "--num", "2", "--out", "OUT"),

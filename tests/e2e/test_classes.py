@@ -19,7 +19,7 @@ from undiffuse.data.config import ArraysConfig, FolderConfig
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.models.classes import requested_classes
-from undiffuse.studies.images.denoising_trajectory import ProgressiveOptions
+from undiffuse.studies.images.denoising_trajectory import DenoisingTrajectoryOptions
 
 NAMES = (" sp ", "3", "a, b", "all", "auto", "cat", "none", "null")
 
@@ -107,10 +107,10 @@ def test_numbers_of_numpy_and_torch_are_names_too() -> None:
 
 def test_options_of_a_study_take_a_class_as_it_is_written() -> None:
     for text, name in (("null", "null"), ("3", "3"), ("1.50", "1.50"), ('"3"', "3"), ("true", "true"), ("[a", "[a")):
-        assert read_options(ProgressiveOptions, [f"class_name={text}"], "study").asked == name
-    assert read_options(ProgressiveOptions, ["no_class=true"], "study").asked == [None]
+        assert read_options(DenoisingTrajectoryOptions, [f"class_name={text}"], "study").asked == name
+    assert read_options(DenoisingTrajectoryOptions, ["no_class=true"], "study").asked == [None]
     with pytest.raises(UsageError, match="exclude each other"):
-        read_options(ProgressiveOptions, ["no_class=true", "class_name=3"], "study")
+        read_options(DenoisingTrajectoryOptions, ["no_class=true", "class_name=3"], "study")
 
 
 def test_classes_to_keep_may_hold_commas_and_spaces(awkward: Path) -> None:

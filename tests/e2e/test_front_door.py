@@ -83,4 +83,4 @@ def test_a_wrong_keyword_gets_the_nearest(trained: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'weights'"):
         package.load(trained, weight="raw")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="did you mean 'options'"):
-        package.study("progressive", trained, option=[])  # type: ignore[call-arg]
+        package.study("denoising-trajectory", trained, option=[])  # type: ignore[call-arg]

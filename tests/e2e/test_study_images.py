@@ -15,7 +15,7 @@ from undiffuse.studies.plots import plot_style
 #: Options that make each study quick, and the images it writes.
 QUICK = {
     "forward": (["num=8", "rows=1"], ["forward.png"]),
-    "progressive": (["num=2", "rows=1", "steps=3"], ["progressive.png"]),
+    "denoising-trajectory": (["num=2", "rows=1", "steps=3"], ["denoising_trajectory.png"]),
     "shared-latent": (["t=[1,0.5]", "num=2", "siblings=2", "steps=4"], ["shared_latent.png"]),
     "interpolation": (
         ["pairs=1", "frames=3", "levels=0.5", "steps=4", "class_name=3"],
@@ -75,7 +75,7 @@ def test_what_makes_no_sense_is_refused(
     assert "pair=4 is not among pairs=3" in refused("interpolation", trained, "pairs=3", "pair=4")
     assert "which draws some" in refused("interpolation", trained, "mode=deterministic", "sampler=ancestral")
     assert "needs a stochastic sampler" in refused("shared-latent", trained, "sampler=ddim")
-    assert "unknown sampler 'hoin'" in refused("progressive", trained, "sampler=hoin")
+    assert "unknown sampler 'hoin'" in refused("denoising-trajectory", trained, "sampler=hoin")
     assert "unknown class 'x'" in refused("prior-interpolation", trained, "class_name=x")
     assert "steps of its own" in refused("forward", trained, "steps=7")
     assert "'cubic'" in refused("prior-interpolation", trained, "mix=cubic")

@@ -19,15 +19,15 @@ from undiffuse.studies.ablations.one_class import TRAININGS
 from undiffuse.studies.plots import plot_style
 
 QUICK = {
-    "noise-prediction": ("num=1", "moments=2", "levels=2", "curve_pictures=4"),
-    "levels": ("num=4", "levels=3", "error=own"),
+    "noise-prediction": ("num=1", "moments=2", "levels=2", "curve_images=4"),
+    "noise-levels": ("num=4", "levels=3", "error=own"),
     "neighbours": ("num=6", "shown=2", "k=2", "features=pixels", "real=20"),
     "selection": ("num=6", "k=2", "distance=pixels", "real=20"),
     "sweep": ("samplers=ddim,ancestral:variance=learned", "steps=1,2", "num=65", "features=pixels", "reference=100"),
 }
 PLATES = {
     "noise-prediction": ["noise_moments.png", "noise_prediction.png"],
-    "levels": ["levels.png"],
+    "noise-levels": ["noise_levels.png"],
     "neighbours": ["neighbours_crop.png", "neighbours_features.png", "neighbours_pixels.png"],
     "selection": ["selection.png"],
     "sweep": ["sweep.png", "sweep_samples.png"],
@@ -78,7 +78,7 @@ def test_what_makes_no_sense_is_refused(
     undiffuse: CommandLine, trained: Path, trained_points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused, out = undiffuse.refused, ("--out", tmp_path / "study")
-    assert "theory" in refused("study", "levels", trained_points, *out)
+    assert "theory" in refused("study", "noise-levels", trained_points, *out)
     assert "did you mean 'samplers'" in refused("study", "sweep", trained, "sampler=ddim", *out)
     assert "no option 'ets'" in refused("study", "sweep", trained, "samplers=ddim:ets=1", *out)
     few = refused("study", "sweep", trained, "num=20", "features=pixels", *out)
@@ -103,10 +103,10 @@ def test_one_class_against_several(undiffuse: CommandLine, tmp_path: Path) -> No
     assert sets == [
         ("one class", "anything"),
         ("all classes", "anything"),
-        ("all classes, told which", "the class"),
-        ("all classes, told which", "anything"),
-        ("real images", "the class"),
-        ("real images", "all"),
+        ("all classes, conditional", "the class"),
+        ("all classes, conditional", "anything"),
+        ("real pictures", "the class"),
+        ("real pictures", "all"),
     ]
     runs = {path.parent.name: json.loads(path.read_text()) for path in (out / "runs").glob("*/config.json")}
     assert runs["one-class"]["config"]["data"]["classes"] == ["3"]
@@ -116,10 +116,10 @@ def test_one_class_against_several(undiffuse: CommandLine, tmp_path: Path) -> No
     assert study["rows"][0]["class_images"] == 32 and 2 < study["rows"][1]["class_images"] < 5
     # real images of the class lie near the class, those of all near all, and no barely trained model is as near
     rows = dict(zip(sets, study["rows"], strict=True))
-    real, mixed = rows["real images", "the class"], rows["real images", "all"]
+    real, mixed = rows["real pictures", "the class"], rows["real pictures", "all"]
     assert real["class"]["frechet"] < real["all"]["frechet"] and mixed["all"]["frechet"] < mixed["class"]["frechet"]
     assert min(row["class"]["frechet"] for row in study["rows"][:4]) > real["class"]["frechet"]
-    assert (out / "samples.png").is_file() and "| real images | the class |" in (out / "table.md").read_text()
+    assert (out / "samples.png").is_file() and "| real pictures | the class |" in (out / "table.md").read_text()
 
 
 def test_the_study_goes_on_where_it_was(

@@ -23,13 +23,13 @@ from undiffuse.samplers.base import sample
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies.images.context import ImageStudyContext, Plan, real_pairs, sampling_plan
 from undiffuse.studies.images.denoising_trajectory import (
+    DenoisingTrajectoryOptions,
     Film,
-    ProgressiveOptions,
     band_energies,
+    determined_from,
     film,
     missing,
-    settled,
-    study_progressive,
+    study_denoising_trajectory,
 )
 from undiffuse.studies.images.forward import (
     ForwardOptions,
@@ -397,7 +397,9 @@ def test_bands_hold_their_waves_and_share_all_energy() -> None:
     )
     share = missing(made, (2.0, 4.0))  # of three images their own mean already knows a third
     assert torch.allclose(share[0], torch.full((3,), 2 / 3).double(), atol=1e-5) and float(share[1].max()) == 0
-    assert settled(torch.tensor([1.0, 0.4, 0.6, 0.5, 0.1])) == 3 and settled(torch.tensor([1.0, 0.9])) == 2
+    assert (
+        determined_from(torch.tensor([1.0, 0.4, 0.6, 0.5, 0.1])) == 3 and determined_from(torch.tensor([1.0, 0.9])) == 2
+    )
 
 
 def test_siblings_begin_at_their_parents_x_t_and_differ_by_noise_alone() -> None:
@@ -441,7 +443,7 @@ def test_the_sampler_is_stochastic_where_it_must_be() -> None:
 
 STUDIES: dict[str, tuple[Callable[..., Any], Any]] = {
     "forward": (study_forward, ForwardOptions(steps=20, num=8, rows=1)),
-    "progressive": (study_progressive, ProgressiveOptions(num=2, rows=1, steps=4)),
+    "denoising-trajectory": (study_denoising_trajectory, DenoisingTrajectoryOptions(num=2, rows=1, steps=4)),
     "shared": (study_shared_latent, SharedLatentOptions(t=(1.0, 0.3), num=1, siblings=2, steps=3)),
     "interpolation": (study_interpolation, InterpolationOptions(levels=(0.0, 0.4, 1.0), pairs=2, frames=3, steps=3)),
     "deterministic": (

@@ -32,11 +32,11 @@ from undiffuse.studies.ablations.one_class import class_share, markdown, other_i
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.images.neighbours import NeighboursOptions, study_neighbours
 from undiffuse.studies.images.noise_levels import (
-    LevelsOptions,
+    NoiseLevelsOptions,
     level_grid,
     linear_error,
     loss_by_level,
-    study_levels,
+    study_noise_levels,
     training_levels,
 )
 from undiffuse.studies.images.noise_prediction import moments_of
@@ -134,8 +134,8 @@ def test_the_levels_of_an_exact_model_lie_on_the_best_linear_denoiser(tmp_path: 
     system = ExactSystem(FlowProcess(), torch.full((16,), (30 / 127.5) ** 2))
     density = {"name": "logit_normal", "mean": 0.0, "std": 1.0}
     subject = subject_of(system, images[:500], images[500:], time_density=density)
-    (figure,) = study_levels(subject, LevelsOptions(num=200, levels=3), tmp_path, silent)
-    assert (tmp_path / "levels.png").is_file()
+    (figure,) = study_noise_levels(subject, NoiseLevelsOptions(num=200, levels=3), tmp_path, silent)
+    assert (tmp_path / "noise_levels.png").is_file()
     for level in figure.numbers["levels"]:
         assert level["error_held_out"] == pytest.approx(level["linear"], rel=0.05)
         assert abs(level["gap"]) < 4 * level["gap_standard_error"]
@@ -257,7 +257,7 @@ def test_candidates_are_the_nearest_of_any_image() -> None:
 
 def test_a_subject_without_real_images_is_refused(tmp_path: Path) -> None:
     subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), noise_images(2, 1)), noise_images(2, 2))
-    with pytest.raises(UsageError, match="needs real images for scale"):
+    with pytest.raises(UsageError, match="needs real images as a reference"):
         study_neighbours(subject, NeighboursOptions(num=2, k=1, features="pixels"), tmp_path, silent)
 
 

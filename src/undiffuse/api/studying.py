@@ -24,7 +24,7 @@ from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, OnProgress, announce, note, observing, stage
 from undiffuse.registry import known_keywords, lookup, make, nearest, resolve
-from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.run import check_model, run_study
 from undiffuse.studies.theory.context import TheoryContext
@@ -101,6 +101,9 @@ def _study(
     data: str | None,
 ) -> dict[str, Any]:
     check_seed(seed)
+    if name in RENAMED_STUDIES:
+        note(f"the study {name!r} is called {RENAMED_STUDIES[name]!r} now")
+        name = RENAMED_STUDIES[name]
     row = lookup(MODEL_STUDIES, name, "study")
     chosen = read_options(resolve(row.options), options, f"study {name!r}")
     loaded = load(model, device, weights)

@@ -20,7 +20,7 @@ from undiffuse.cli.options import (
     WeightsOption,
     list_rows,
 )
-from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 
 study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
 
@@ -170,7 +170,7 @@ def study_small_data(
     terminal.say(f"study: {out / 'table.md'}")
 
 
-def _add_model_study(name: str, summary: str) -> None:
+def _add_model_study(name: str, summary: str, hidden: bool = False) -> None:
     """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
 
     @checked(f"study {name}")
@@ -189,8 +189,10 @@ def _add_model_study(name: str, summary: str) -> None:
 
         studying.study(name, model, out, options or [], seed=seed, weights=weights, device=device, data=data)
 
-    study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.")(command)
+    study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.", hidden=hidden)(command)
 
 
 for _name, _study in MODEL_STUDIES.items():
     _add_model_study(_name, _study.summary)
+for _old, _name in RENAMED_STUDIES.items():
+    _add_model_study(_old, MODEL_STUDIES[_name].summary, hidden=True)

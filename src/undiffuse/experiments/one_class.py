@@ -32,7 +32,7 @@ from undiffuse.registry import nearest
 from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.ablations.one_class import (
     SETS,
-    Asked,
+    SampleSet,
     Target,
     Training,
     draw_samples,
@@ -162,7 +162,7 @@ class _Study:
             "undiffuse": __version__,
         }
 
-    def measured_set(self, asked: Asked) -> tuple[dict[str, Any], Any]:
+    def measured_set(self, asked: SampleSet) -> tuple[dict[str, Any], Any]:
         """Numbers of one set, and a few of its images; a training that breaks down is a result, and says so."""
         config = _of_training(self.base, asked.training, self.class_name)
         name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
@@ -191,7 +191,7 @@ class _Study:
     def _scores(self, images: Tensor) -> dict[str, Any]:
         return measure(self.extractor, images, self.targets, self.ground.references["class"])
 
-    def _row(self, asked: Asked, config: RunConfig) -> dict[str, Any]:
+    def _row(self, asked: SampleSet, config: RunConfig) -> dict[str, Any]:
         """What a set is, by which a finished one is known again."""
         return {
             "trained_on": asked.training.words,
@@ -252,7 +252,7 @@ def _of_training(base: RunConfig, training: Training, class_name: str) -> RunCon
     return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
 
 
-def _draw(model: Model, asked: Asked, class_name: str, num: int) -> Tensor:
+def _draw(model: Model, asked: SampleSet, class_name: str, num: int) -> Tensor:
     """``num`` samples, uint8 (N, C, H, W)."""
 
     def no_data() -> tuple[Dataset, Dataset]:

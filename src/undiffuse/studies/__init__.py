@@ -1,4 +1,4 @@
-"""Studies: experiments that show what a model does and what the theory says, as images and numbers.
+"""Studies: experiments that show what a model does and what the theory says, as figures and numbers.
 
 Listing them imports nothing. The rows of ``MODEL_STUDIES`` look at a trained model of images and share one command
 line and one way of writing (``studies.run``); the other studies have a command of their own.
@@ -17,7 +17,7 @@ class ModelStudy(NamedTuple):
         run: ``module:function`` of ``(ImageStudyContext, options, folder, tell) -> list[StudyFigure]``; writes the
             figures' PNGs into the folder, which exists, and calls ``tell(done, total)`` as it goes.
         options: ``module:Model`` of its options, a frozen pydantic model whose docstring says what each one is.
-        denoises: it asks the model's denoiser; without, samples are enough, whatever makes them.
+        denoises: it needs the model's denoiser; otherwise samples are enough, whatever generates them.
     """
 
     summary: str
@@ -28,17 +28,17 @@ class ModelStudy(NamedTuple):
 
 MODEL_STUDIES: dict[str, ModelStudy] = {
     "forward": ModelStudy(
-        "the forward process on real images: single steps composed beside the closed form, with mean and variance",
+        "the forward process on real images: single steps composed against the closed form, with mean and variance",
         "undiffuse.studies.images.forward:study_forward",
         "undiffuse.studies.images.forward:ForwardOptions",
     ),
-    "progressive": ModelStudy(
-        "progressive generation: x_t and x_0-hat over time, and when large features and details appear",
-        "undiffuse.studies.images.denoising_trajectory:study_progressive",
-        "undiffuse.studies.images.denoising_trajectory:ProgressiveOptions",
+    "denoising-trajectory": ModelStudy(
+        "x_t and x_0-hat along the sampling trajectory, and when large features and details appear",
+        "undiffuse.studies.images.denoising_trajectory:study_denoising_trajectory",
+        "undiffuse.studies.images.denoising_trajectory:DenoisingTrajectoryOptions",
     ),
     "shared-latent": ModelStudy(
-        "samples that share one x_t at several t: what is decided by then, and what is still open",
+        "samples that share one x_t at several t: what is determined by then, and what still varies",
         "undiffuse.studies.images.shared_latent:study_shared_latent",
         "undiffuse.studies.images.shared_latent:SharedLatentOptions",
     ),
@@ -48,19 +48,19 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
         "undiffuse.studies.images.interpolation:InterpolationOptions",
     ),
     "prior-interpolation": ModelStudy(
-        "samples of noise between the noises of two seeds, mixed spherically or linearly; of a GAN, of its latents",
+        "samples from noise interpolated between two seeds, spherically or linearly; of a GAN, from its latents",
         "undiffuse.studies.images.prior_interpolation:study_prior_interpolation",
         "undiffuse.studies.images.prior_interpolation:PriorInterpolationOptions",
         denoises=False,
     ),
-    # trained models beside their data
+    # trained models and their data
     "noise-prediction": ModelStudy(
-        "predicted noise beside true noise over t, with means and deviations, before and after training",
+        "predicted noise against true noise over t, with means and deviations, before and after training",
         "undiffuse.studies.images.noise_prediction:study_noise_prediction",
         "undiffuse.studies.images.noise_prediction:NoisePredictionOptions",
     ),
     "neighbours": ModelStudy(
-        "samples beside their nearest training images, in pixels, in features and on a crop",
+        "samples with their nearest training images, in pixels, in features and on a crop",
         "undiffuse.studies.images.neighbours:study_neighbours",
         "undiffuse.studies.images.neighbours:NeighboursOptions",
         denoises=False,
@@ -72,20 +72,23 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
         denoises=False,
     ),
     "sweep": ModelStudy(
-        "samplers and numbers of steps: quality against network evaluations and against seconds",
+        "samplers and numbers of steps: quality against NFE and against seconds",
         "undiffuse.studies.images.sweep:study_sweep",
         "undiffuse.studies.images.sweep:SweepOptions",
     ),
-    "levels": ModelStudy(
+    "noise-levels": ModelStudy(
         "the denoising error by noise level, on training and on held-out images",
-        "undiffuse.studies.images.noise_levels:study_levels",
-        "undiffuse.studies.images.noise_levels:LevelsOptions",
+        "undiffuse.studies.images.noise_levels:study_noise_levels",
+        "undiffuse.studies.images.noise_levels:NoiseLevelsOptions",
     ),
 }
 
+#: Former names of studies, which the command line still takes -> their names.
+RENAMED_STUDIES = {"progressive": "denoising-trajectory", "levels": "noise-levels"}
+
 #: Name of a study and what it shows.
 STUDIES = {
-    "theory": "a model of points in the plane beside the exact truth: scores, paths, likelihood, samplers",
+    "theory": "a model of points in the plane against the exact truth: scores, paths, likelihood, samplers",
     "parameterization": "{posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}, trained alike",
     "one-class": "one class against several at an equal budget of training: fidelity and variety of each",
     "small-data": "a recipe on 1,000 images, with and without augmentation: quality and overfitting against epochs",

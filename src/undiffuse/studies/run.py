@@ -1,4 +1,4 @@
-"""A study of images from its name to its folder: which models it fits, its figures, its numbers, its page."""
+"""Runs a study of an image model and writes its figures, numbers and page into a folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from undiffuse.version import __version__
 
 
 def check_model(model: Model, study: str) -> None:
-    """Refuse a study of images on a model of points, or one that asks a denoiser on a model without.
+    """Refuse a study of images on a model of points, or one that needs a denoiser on a model without.
 
     Raises:
-        UsageError: says which study fits.
+        UsageError: says which study to take instead.
     """
     if not model.module.space.is_image:
         raise UsageError(
-            f"the study {study!r} is for images, this model makes points; 'undiffuse study theory MODEL' fits"
+            f"the study {study!r} is for images, this model makes points; take 'undiffuse study theory MODEL'"
         )
     if lookup(MODEL_STUDIES, study, "study").denoises:
         denoising(model.module, f"the study {study!r}")
@@ -38,16 +38,16 @@ def run_study(
     context: ImageStudyContext,
     folder: Path,
     options: Any = None,
-    facts: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Write a study's images, ``study.json`` and ``README.md`` into ``folder``, which exists.
+    """Write a study's figures, ``study.json`` and ``README.md`` into ``folder``, which exists.
 
     Args:
         name: a row of ``MODEL_STUDIES``.
         options: of the study; its defaults if ``None``.
-        facts: about the model, for the JSON's head.
-        observer: hears of the work done, of all.
+        record: of the model, at the head of the JSON.
+        observer: hears of the work done, of the total.
     Returns:
         The content of ``study.json``.
     """
@@ -58,11 +58,11 @@ def run_study(
     result = {
         "study": name,
         "summary": row.summary,
-        **(facts or {}),
+        **(record or {}),
         "seed": context.seed,
         "options": options.model_dump(mode="json"),
         "undiffuse": __version__,
-        "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},
+        "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},  # data
     }
     write_json(folder / "study.json", sealed(result))
     write_text(folder / "README.md", _page(name, row.summary, figures))

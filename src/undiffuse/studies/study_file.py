@@ -1,4 +1,4 @@
-"""Where a study that was made is kept. Imports nothing heavy."""
+"""The file of a finished study. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from undiffuse.errors import UsageError
 
 
 def study_file(folder: Path) -> Path:
-    """The file of a study's folder that says what it found.
+    """The file in a study's folder that holds its results.
 
     Raises:
         UsageError: no study there.

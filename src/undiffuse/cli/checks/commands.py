@@ -64,7 +64,7 @@ from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.seeds import check_seeds
-from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 from undiffuse.studies.study_file import study_file
 from undiffuse.training.widths import check_width
 
@@ -510,4 +510,5 @@ CHECKS: dict[str, Callable[..., None]] = {
     "study one-class": _one_class,
     "study small-data": _small_data,
     **{f"study {name}": _model_study(name) for name in MODEL_STUDIES},
+    **{f"study {old}": _model_study(name) for old, name in RENAMED_STUDIES.items()},
 }

@@ -2,8 +2,8 @@
 
 The same recipe sees the same number of images three times: of one class alone; of all classes; of all classes, each
 with its name. A model of one class spends its whole budget there and has no other to get wrong; a model of all classes
-sees a part of each and shares among them what they have in common. So all are set beside real images of that class
-and of all, and beside fresh real images, which say how good a score can be at that count.
+sees a part of each and shares among them what they have in common. So all are compared with real images of that class
+and of all; fresh real images, compared likewise, show how good a score can be at that count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEAREST = 5  # the neighbour that sets the radii of precision and recall
 #: Real images compared with, at most: precision and recall look at all pairs.
 REFERENCES = 2000
 _SHOWN = 12
-#: Of real images of a class a classifier that knows it names so many alike.
+#: A classifier that knows a class names at least this share of its real images alike.
 _KNOWN = 0.5
 
 
@@ -37,7 +37,7 @@ class Training(NamedTuple):
         name: of its folder.
         words: in tables.
         one_class: it sees the one class alone.
-        conditional: it is told the class of each image.
+        conditional: it is conditioned on the class of each image.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Training(NamedTuple):
 TRAININGS = (
     Training("one-class", "one class", True, False),
     Training("all-classes", "all classes", False, False),
-    Training("all-classes-conditional", "all classes, told which", False, True),
+    Training("all-classes-conditional", "all classes, conditional", False, True),
 )
 
 
-class Asked(NamedTuple):
+class SampleSet(NamedTuple):
     """Samples of a training: of the one class (``the class``) or of whatever comes (``anything``)."""
 
     training: Training
@@ -61,12 +61,17 @@ class Asked(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What was asked for."""
+        """What is sampled."""
         return "the class" if self.of_class else "anything"
 
 
-#: Every set of samples; a model that knows no classes cannot be asked for one.
-SETS = (Asked(TRAININGS[0], False), Asked(TRAININGS[1], False), Asked(TRAININGS[2], True), Asked(TRAININGS[2], False))
+#: Every set of samples; an unconditional model cannot be asked for a class.
+SETS = (
+    SampleSet(TRAININGS[0], False),
+    SampleSet(TRAININGS[1], False),
+    SampleSet(TRAININGS[2], True),
+    SampleSet(TRAININGS[2], False),
+)
 
 
 class Target(NamedTuple):
@@ -141,17 +146,17 @@ def measure(
     }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
-    distance = set_distance(facts["metric"])
+    distance = set_distance(record["metric"])
     titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short, "precision", "recall")]
-    head = ["trained on", "asked for", "images of the class seen", "named the class", *titles]
+    head = ["trained on", "sampled", "images of the class seen", "classified as the class", *titles]
     lines = [
         "# One class against several at an equal budget",
         "",
-        f"Data: {facts['data']}; the class: {facts['class']}. {facts['images']:,} images seen by each training of "
-        f"the recipe {facts['recipe']}, seed {facts['seed']}; {facts['samples']} samples of each set; "
-        f"{facts['features']} features, {facts['references_class']:,} and {facts['references_all']:,} real training "
+        f"Data: {record['data']}; the class: {record['class']}. {record['images']:,} images seen by each training of "
+        f"the recipe {record['recipe']}, seed {record['seed']}; {record['samples']} samples of each set; "
+        f"{record['features']} features, {record['references_class']:,} and {record['references_all']:,} real training "
         "images of the class and of all.",
         "",
         "| " + " | ".join(head) + " |",
@@ -161,9 +166,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
     lines += [
         "",
         f"Lower {distance.words}s ({_published(distance)}: other features) and higher precision and recall are "
-        "better. A model that cannot be asked for the class is compared with what it makes. The last rows are other "
-        "real images, as many as there are samples: no model should be expected to do better. Numbers after ± are "
-        "standard errors of sampling, not of training again.",
+        "better. A model that cannot be conditioned on the class is measured by whatever it samples. The last rows "
+        "are other real images, as many as there are samples: no model should be expected to do better. Numbers "
+        "after ± are standard errors of sampling, not of training again.",
         "",
     ]
     return "\n".join(lines)
@@ -210,7 +215,7 @@ def other_images(count: int, num: int, seed: int) -> tuple[Tensor, Tensor]:
     """
     if count < 2 * num:
         raise UsageError(
-            f"{count} training images of one kind are too few to set {num} samples beside {num} real images and "
+            f"{count} training images of one kind are too few to compare {num} samples with {num} real images and "
             f"have {num} others for scale; take --num {max(1, count // 2)} or fewer, or more data"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -86,16 +86,16 @@ def density_bound(denoiser: Denoiser, x_0: Tensor, normal: Normal, variance: str
     return variational_bound(denoiser, x_0, knots[1:], normal, variance=variance, num_levels=None).total
 
 
-def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+def markdown(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
     lines = [
         "# What to predict, how to weigh it, which variance to sample with",
         "",
-        f"Data: {facts['data']}. {facts['images']:,} images for each training, T = {NUM_STEPS}, seed {facts['seed']}; "
-        f"{facts['samples']} samples, all {NUM_STEPS} ancestral steps. The experiment of Ho et al. 2020, "
-        "arXiv:2006.11239, table 2.",
+        f"Data: {record['data']}. {record['images']:,} images for each training, T = {NUM_STEPS}, "
+        f"seed {record['seed']}; {record['samples']} samples, all {NUM_STEPS} ancestral steps. The experiment "
+        "of Ho et al. 2020, arXiv:2006.11239, table 2.",
         "",
-        f"| predicts | loss | variance | {facts['quality']} (lower is better) | {facts['bound']} (lower is better) |",
+        f"| predicts | loss | variance | {record['quality']} (lower is better) | {record['bound']} (lower is better) |",
         "|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]

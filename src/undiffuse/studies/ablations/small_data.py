@@ -1,15 +1,15 @@
-"""Study ``small-data``: one recipe on about 1,000 images, with and without augmentation, measured as it goes.
+"""Study ``small-data``: one recipe on about 1,000 images, with and without augmentation, measured during training.
 
-Against the number of passes over those images stand the distance of samples from images that were held out,
+Plotted against the number of passes over those images are the distance of samples from images that were held out,
 which a model that merely repeats its training images does not lower, and how much better the model knows its training
-images than held-out ones: of a GAN, by its discriminator's outputs D,
+images than held-out ones: of a GAN, by its discriminator's logits D,
 
     gap = (E[D(training)] - E[D(held out)]) / (E[D(training)] - E[D(samples)]),
 
 0 where the discriminator cannot tell the two apart and 1 where held-out images look to it like samples (r_v of Karras
 et al. 2020, arXiv:2006.06676, eq. 1); of a model with a loss alone, (held-out - training loss) / held-out loss.
 
-What is spent on measuring is set beforehand: a short trial tells the seconds of a pass and of a sample, and the number
+The cost of measuring is bounded beforehand: a short trial gives the seconds of a pass and of a sample, and the number
 of samples is the largest that keeps measuring within a fifth of the training.
 """
 
@@ -77,26 +77,26 @@ def budget_of(seconds_an_epoch: float, seconds_a_sample: float, epochs: int, few
     return Budget(epochs, samples, samples * seconds_a_sample / (epochs * seconds_an_epoch))
 
 
-def trial_costs(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> tuple[float, float]:
-    """(seconds of an epoch, seconds of a sample) that a trial's journal tells."""
-    quality = [row for row in journal if row.get("kind") == "quality"][-1]
-    return images_an_epoch / training_rate(journal), quality["wall"]["measuring_seconds"] / quality["samples"]
+def trial_costs(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> tuple[float, float]:
+    """(seconds of an epoch, seconds of a sample) in a trial's metrics log."""
+    quality = [row for row in metrics_log if row.get("kind") == "quality"][-1]
+    return images_an_epoch / training_rate(metrics_log), quality["wall"]["measuring_seconds"] / quality["samples"]
 
 
-def training_rate(journal: Sequence[Mapping[str, Any]]) -> float:
-    """Images a second of training alone: the median over the journal's windows, the first left out where it can be."""
-    rates = [row["wall"]["images_per_second"] for row in journal if row.get("kind") == "train"]
+def training_rate(metrics_log: Sequence[Mapping[str, Any]]) -> float:
+    """Images a second of training alone: the median over the log's windows, without the first if there are others."""
+    rates = [row["wall"]["images_per_second"] for row in metrics_log if row.get("kind") == "train"]
     return float(median(rates[1:] or rates))
 
 
-def measuring_share(journal: Sequence[Mapping[str, Any]]) -> float:
-    """What measuring samples took, as a share of the seconds of training without it."""
-    spent = sum(row["wall"]["measuring_seconds"] for row in journal if row.get("kind") == "quality")
-    total = max(float(row["wall"]["seconds"]) for row in journal)
+def measuring_share(metrics_log: Sequence[Mapping[str, Any]]) -> float:
+    """Time spent on measuring samples, as a share of the seconds of training without it."""
+    spent = sum(row["wall"]["measuring_seconds"] for row in metrics_log if row.get("kind") == "quality")
+    total = max(float(row["wall"]["seconds"]) for row in metrics_log)
     return float(spent / (total - spent))
 
 
-def curve(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, Any]]:
+def curve(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, Any]]:
     """Epoch, distance and its error of every measurement."""
     return [
         {
@@ -105,15 +105,15 @@ def curve(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[di
             "standard_error": row["standard_error"],
             "metric": row["metric"],
         }
-        for row in journal
+        for row in metrics_log
         if row.get("kind") == "quality"
     ]
 
 
-def gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
+def gaps(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
     """Epoch and the discriminator's gap at every validation; none for a model without a discriminator."""
     found = []
-    for row in journal:
+    for row in metrics_log:
         if row.get("kind") == "validation" and "d_real_train" in row:
             reach = row["d_real_train"] - row["d_fake"]
             if reach != 0:
@@ -122,15 +122,15 @@ def gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dic
     return found
 
 
-def loss_gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
+def loss_gaps(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
     """Epoch and (held-out - training loss) / held-out loss of a model without a discriminator.
 
-    The training loss is the mean over the window of the journal that the validation falls into, so that one gap is as
-    noisy as one window.
+    The training loss is the mean over the window of the metrics log that the validation falls into, so that one gap is
+    as noisy as one window.
     """
-    train = [row for row in journal if row.get("kind") == "train"]
+    train = [row for row in metrics_log if row.get("kind") == "train"]
     found = []
-    for row in journal:
+    for row in metrics_log:
         if row.get("kind") == "validation" and "d_real_train" not in row and row["loss_raw"]:
             own = [one["loss"] for one in train if one["images"] >= row["images"]][:1]
             found += [
@@ -140,9 +140,9 @@ def loss_gaps(journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> lis
     return found
 
 
-def row_of(arm: Arm, journal: Sequence[Mapping[str, Any]], images_an_epoch: int) -> dict[str, Any]:
-    """All that a training's journal says for the study."""
-    measured = curve(journal, images_an_epoch)
+def row_of(arm: Arm, metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> dict[str, Any]:
+    """All that the study needs from a training's metrics log."""
+    measured = curve(metrics_log, images_an_epoch)
     best = min(measured, key=lambda point: point["value"])
     return {
         "arm": arm.name,
@@ -150,9 +150,9 @@ def row_of(arm: Arm, journal: Sequence[Mapping[str, Any]], images_an_epoch: int)
         "quality": measured,
         "best": best,
         "last": measured[-1],
-        "gaps": gaps(journal, images_an_epoch) or loss_gaps(journal, images_an_epoch),
-        "measuring_share": measuring_share(journal),
-        "seconds": max(row["wall"]["seconds"] for row in journal),
+        "gaps": gaps(metrics_log, images_an_epoch) or loss_gaps(metrics_log, images_an_epoch),
+        "measuring_share": measuring_share(metrics_log),
+        "seconds": max(row["wall"]["seconds"] for row in metrics_log),
     }
 
 
@@ -173,17 +173,17 @@ def head(distance: SetDistance) -> list[str]:
     return ["trained with", f"best {distance.short}, after epochs", "last", "gap at the end", "spent on measuring"]
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
-    distance = set_distance(facts["metric"])
+    distance = set_distance(record["metric"])
     titles = head(distance)
     lines = [
         "# Few images, with and without augmentation",
         "",
-        f"Data: {facts['data']}, {facts['train_items']:,} training images; recipe {facts['recipe']}, "
-        f"{facts['epochs']} epochs, seed {facts['seed']}; augmentation: {', '.join(facts['augmentation'])}. "
-        f"{facts['samples']:,} samples every {facts['every_epochs']} epochs against {facts['reference']:,} held-out "
-        f"images by the {distance.words} over {facts['features']} features.",
+        f"Data: {record['data']}, {record['train_items']:,} training images; recipe {record['recipe']}, "
+        f"{record['epochs']} epochs, seed {record['seed']}; augmentation: {', '.join(record['augmentation'])}. "
+        f"{record['samples']:,} samples every {record['every_epochs']} epochs against {record['reference']:,} held-out "
+        f"images by the {distance.words} over {record['features']} features.",
         "",
         "| " + " | ".join(titles) + " |",
         "|" + "---|" * len(titles),
@@ -200,20 +200,20 @@ def markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
 
 
 def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers say of the augmentation, where both trainings came to an end."""
+    """What the numbers say about the augmentation, where both trainings finished."""
     whole = {row["arm"]: row for row in rows if not row.get("failed")}
     if len(whole) < len(ARMS):
-        return "Not all trainings came to an end."
-    said = [
-        f"At the {where}, {_compared(whole['plain'][key], whole['augmented'][key])}."
+        return "Not all trainings finished."
+    sentences = [
+        f"At the {where}, {_comparison(whole['plain'][key], whole['augmented'][key])}."
         for key, where in (("best", "best epoch of each"), ("last", "last epoch"))
     ]
     late = [row["words"] for row in whole.values() if surely_above(row["last"], row["best"])]
-    said.append(f"The distance rose again after its best epoch with {' and with '.join(late)}." if late else "")
-    return " ".join(filter(None, said))
+    sentences.append(f"The distance rose again after its best epoch with {' and with '.join(late)}." if late else "")
+    return " ".join(filter(None, sentences))
 
 
-def _compared(plain: Mapping[str, float], augmented: Mapping[str, float]) -> str:
+def _comparison(plain: Mapping[str, float], augmented: Mapping[str, float]) -> str:
     if surely_above(plain, augmented):
         return "the augmentation lowers the distance"
     if surely_above(augmented, plain):

@@ -1,4 +1,4 @@
-"""What a study of images looks at: a trained model, the images it learned from, and ways to go between them."""
+"""The context of a study of images: a trained model, its training and held-out images, and ways between them."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class ImageStudyContext:
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """What samples are made with: blocked, so that no image depends on how many are made together."""
+        """What samples are drawn with, in fixed batches, so that no image depends on how many are drawn together."""
         return self.module.sampling_denoiser().eval()
 
     @cached_property
     def unguided(self) -> Denoiser:
-        """The same without any guidance: the model whose ODE encodes."""
+        """The same without any guidance: the model whose ODE inverts."""
         return self.module.unguided_denoiser().eval()
 
     @property
@@ -119,8 +119,10 @@ class ImageStudyContext:
 
         With ``start`` inside the grid, the grid begins at ``start`` itself.
         """
-        facts = self.module.sampling_record()
-        times = time_grid(grid or facts["grid"], self.process, num_steps or facts["steps"], self.denoiser.log_snr_range)
+        record = self.module.sampling_record()
+        times = time_grid(
+            grid or record["grid"], self.process, num_steps or record["steps"], self.denoiser.log_snr_range
+        )
         if start >= float(times[0]):
             return times
         return torch.cat([torch.tensor([start], dtype=torch.float64), times[times < start]])
@@ -140,9 +142,9 @@ class ImageStudyContext:
 
         Args:
             sampler: the model's own by default.
-            noise: of a stochastic sampler's steps, one row a row; rows with the same seed share their step noise.
-            cond: one row a sample; classes in turn by default.
-            denoiser: another one than samples are made with.
+            noise: of a stochastic sampler's steps, one seed per sample; equal seeds share their step noise.
+            cond: one row per sample; classes in turn by default.
+            denoiser: another than the one that samples are drawn with.
         """
         row = make_sampler(sampler or self.module.sampling_record()["sampler"])
         count = len(x_t)
@@ -179,7 +181,7 @@ class ClassOptions(FrozenModel):
 
     @property
     def asked(self) -> Classes:
-        """What ``ImageStudyContext.condition`` takes."""
+        """The classes as ``ImageStudyContext.condition`` takes them."""
         return [None] if self.no_class else self.class_name
 
     @model_validator(mode="after")
@@ -199,13 +201,13 @@ class Plan(NamedTuple):
 def sampling_plan(
     context: ImageStudyContext, sampler: str | None, steps: int | None, *, stochastic: bool = False
 ) -> Plan:
-    """What a study samples with: what it was asked for, else the model's own.
+    """What a study samples with: the given options, else the model's own.
 
     Args:
         stochastic: take ancestral sampling where the model's own sampler draws no noise.
     """
-    facts = context.module.sampling_record()
-    own, own_steps = str(facts["sampler"]), int(facts["steps"])
+    record = context.module.sampling_record()
+    own, own_steps = str(record["sampler"]), int(record["steps"])
     if sampler is None and stochastic and not make_sampler(own).stochastic:
         return Plan("ancestral", steps or max(own_steps, _ANCESTRAL_STEPS))
     chosen = make_sampler(sampler or own)
@@ -216,9 +218,9 @@ def sampling_plan(
 def real_pairs(
     context: ImageStudyContext, count: int, class_name: Classes = None
 ) -> tuple[Tensor, Tensor, Condition | None]:
-    """``count`` pairs of different real images, uint8 (N, C, H, W) each, and what the model is told of each pair.
+    """``count`` pairs of different real images, uint8 (N, C, H, W) each, and the condition of each pair.
 
-    The two of a pair are of one class where the model knows classes: all of them in turn, or the one asked for.
+    The two of a pair are of one class where the model is conditional: all classes in turn, or the given one.
 
     Raises:
         UsageError: an unknown class, or a set too small.

@@ -1,7 +1,7 @@
-"""Progressive generation: x_t and x_0-hat while samples are made, and which scales of the image are settled when.
+"""The denoising trajectory: x_t and x_0-hat while sampling, and when which scales of the image are determined.
 
-x_0-hat is what the model takes the finished image for at time t. Its distance from the image that comes out is
-split by scale: with P_b the part of an image in a band b of spatial frequencies (cycles across the image),
+x_0-hat is the model's estimate of the finished sample at time t. Its distance from the sample itself is split by
+scale: with P_b the part of an image in a band b of spatial frequencies (cycles across the image),
 
     e_b(t) = mean over samples of |P_b (x_0-hat(x_t) - x_0)|^2, over the variance of |P_b x_0| among the samples,
 
@@ -31,14 +31,14 @@ from undiffuse.wording import counted
 
 #: Columns of the filmstrips, the finished image apart.
 _COLUMNS = 11
-#: Steps, unless asked otherwise or the model's own are more: enough to see when what appears.
+#: Default steps, unless the model's own are more: enough to see when what appears.
 _STEPS = 50
-#: Cycles an image up to which a feature is large, and beyond which it is a detail.
+#: Cycles per image up to which a feature is large, and beyond which it is a detail.
 _LARGE = 2.0
 
 
-class ProgressiveOptions(ClassOptions):
-    """Options of the study ``progressive``.
+class DenoisingTrajectoryOptions(ClassOptions):
+    """Options of the study ``denoising-trajectory``.
 
     Args:
         num: samples that the distances are taken over.
@@ -91,7 +91,7 @@ def band_energies(images: Tensor, limits: tuple[float, float]) -> Tensor:
     """Energy of images (..., C, H, W) in three bands of spatial frequency, ``(3,)``, summed over all of them.
 
     Args:
-        limits: cycles an image that separate the bands.
+        limits: cycles per image that separate the bands.
     """
     height, width = images.shape[-2:]
     across = torch.fft.fftfreq(width, 1 / width).expand(height, width)
@@ -111,16 +111,16 @@ def missing(done: Film, limits: tuple[float, float]) -> Tensor:
     return energies / own.clamp(min=1e-300)
 
 
-def settled(share: Tensor, level: float = 0.5) -> int:
+def determined_from(share: Tensor, level: float = 0.5) -> int:
     """The first index from which on ``share`` (K,) stays at or below ``level``; K if it never does."""
     above = torch.nonzero(share > level).flatten()
     return 0 if len(above) == 0 else int(above[-1]) + 1
 
 
-def study_progressive(
-    context: ImageStudyContext, options: ProgressiveOptions, folder: Path, tell: Tell
+def study_denoising_trajectory(
+    context: ImageStudyContext, options: DenoisingTrajectoryOptions, folder: Path, tell: Tell
 ) -> list[StudyFigure]:
-    """``progressive.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from what comes out."""
+    """``denoising_trajectory.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from the sample."""
     own = sampling_plan(context, options.sampler, options.steps)
     plan = own if options.steps is not None else own._replace(steps=max(own.steps, _STEPS))
     done = film(context, plan, options.num, options.asked, tell)
@@ -130,7 +130,7 @@ def study_progressive(
     distance = (done.x_0 - done.final).double().flatten(2).square().mean(2).sqrt()  # (K, N)
     log_snr = context.process.log_snr(done.times[:-1])
     _charts(axes, distance, log_snr, share, limits)
-    plot_style.save(figure, folder / "progressive.png")
+    plot_style.save(figure, folder / "denoising_trajectory.png")
     return [_study_figure(context, plan, done, distance, log_snr, share, limits)]
 
 
@@ -149,7 +149,7 @@ def _strips(context: ImageStudyContext, done: Film, rows: int) -> list[image_gri
         images,
         ["x_t", "x_0-hat"] * (len(images) // 2),
         labels,
-        "x_t, and what the model takes the finished image for at that moment  (λ: log-SNR)",
+        "x_t, and the estimate x_0-hat at that step  (λ: log-SNR)",
         gaps=[len(columns)],
         row_gaps=range(2, len(images), 2),
     )
@@ -181,7 +181,7 @@ def _charts(axes: Any, distance: Tensor, log_snr: Tensor, share: Tensor, limits:
 
 def _bands(limits: tuple[float, float]) -> tuple[str, str, str]:
     low, high = limits
-    return (f"large: up to {low:g} cycles an image", f"middle: {low:g} to {high:g}", f"details: beyond {high:g}")
+    return (f"large: up to {low:g} cycles per image", f"middle: {low:g} to {high:g}", f"details: beyond {high:g}")
 
 
 def _study_figure(
@@ -195,16 +195,16 @@ def _study_figure(
 ) -> StudyFigure:
     halves = {}
     for name, band in zip(("large", "middle", "details"), share.T, strict=True):
-        step = settled(band)
+        step = determined_from(band)
         halves[name] = {"step": step + 1, "t": float(done.times[step]), "log_snr": _at(log_snr, step)}
     words = ", ".join(f"{name} at step {half['step']} (t = {half['t']:.2g})" for name, half in halves.items())
     return StudyFigure(
-        "progressive.png",
-        "Progressive generation",
+        "denoising_trajectory.png",
+        "Denoising trajectory",
         f"{counted(len(done.final), 'sample')} by {plan.sampler}, {counted(plan.steps, 'step')}. "
         "Upper rows: x_t, black to white being -(α + 2σ) to α + 2σ. Lower rows: x_0-hat, a mean over all images that "
         "x_t may come from, so that it begins blurred; large features come first and details last. Below left: how far "
-        "x_0-hat is from the image that comes out, each sample thin, their mean bold. Below right: the same by "
+        "x_0-hat is from the sample, each sample thin, their mean bold. Below right: the same by "
         "scale, 1 where no more than "
         f"the mean is known; it is under a half for {words}, of {counted(plan.steps, 'step')}.",
         "x_0-hat = E[x_0 | x_t];  e_b(t) = Σ |P_b (x_0-hat - x_0)|², over the samples' own variance in that band",

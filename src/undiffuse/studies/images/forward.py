@@ -1,4 +1,4 @@
-"""The forward process on real images: T single steps q(x_t | x_s) composed, beside the closed form q(x_t | x_0).
+"""The forward process on real images: T single steps q(x_t | x_s) composed, against the closed form q(x_t | x_0).
 
 A step from s to t is
 
@@ -125,7 +125,7 @@ def sampling_error(process: Process, times: Tensor, variance: float, count: int)
 
 
 class Measured(NamedTuple):
-    """What came of the images: their own mean and deviation, and x_t at the times that are measured.
+    """Measurements: the images' own mean and deviation, and x_t at the measured times.
 
     ``raw`` is the mean of x_t in the model's own values; ``unit`` mean and variance of x_t where the images' values
     are brought to mean 0 and variance 1. Each is a pair: single steps, closed form. ``films`` (2, columns, rows, C, H,
@@ -217,7 +217,7 @@ def _charts(axes: Any, process: Process, times: Tensor, done: Measured, error: M
     styles = ({"color": plot_style.BLUE, "marker": "o", "ms": 3.5}, {"color": plot_style.RED, "marker": "x", "ms": 4.5})
     names = ("single steps", "closed form, drawn")
     for way, style in enumerate(styles):
-        part = slice(2 * way, None, 5)  # the two take turns, so that neither hides the other
+        part = slice(2 * way, None, 5)  # alternating points, so that neither hides the other
         mean.plot(t[part], done.raw[way].numpy()[part], lw=0, label=names[way], **style)
         variance.plot(t[part], done.unit[way].variance.numpy()[part], lw=0, label=names[way], **style)
     mean.plot(
@@ -279,7 +279,7 @@ def _study_figure(
         "Ho et al. 2020, arXiv:2006.11239, eqs. 2 and 4; `undiffuse.studies.images.forward:compose`",
         {
             "steps": len(times) - 1,
-            "pictures": num,
+            "pictures": num,  # data
             "pixel_mean": done.mean,
             "pixel_std": done.std,
             **ways,

@@ -1,4 +1,4 @@
-"""Ways between two images or two noises: the straight line and the great circle.
+"""Interpolants between two images or two noises: the straight line and the great circle.
 
 Two independent draws of N(0, I) in D dimensions have norm sqrt(D) and stand at a right angle; on the straight line
 between them the norm falls to sqrt(1/2) = 0.71 of that midway, where no sample of N(0, I) ever is. The great circle
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.core.rows import per_row
 
-#: Angles nearer to 0 or pi than this are no plane to turn in.
+#: Angles nearer to 0 or pi than this define no plane of rotation.
 _FLAT = 1e-6
 
 

@@ -40,9 +40,9 @@ from undiffuse.wording import counted
 #: DDPM's figures: 500 of 1000 steps, and every 125.
 _DEFAULT_FRACTION = 0.5
 _FRACTIONS = tuple(k / 8 for k in range(9))
-#: Heun steps of the ODE over its whole range of log-SNR, two evaluations each.
+#: Heun steps of the ODE over its whole range of log-SNR, NFE 2 each.
 _ODE_STEPS = 32
-#: Rows that the ODE's network is asked for at a time: few, for often there are few.
+#: Batch size of the ODE's network: small, because there are often few samples.
 _BLOCK = 4
 
 
@@ -53,15 +53,15 @@ class InterpolationOptions(ClassOptions):
         t: time that the images are encoded to; by default that of as much noise as DDPM's chain has after 500 of its
             1000 steps.
         levels: times of the figure from coarse to fine; by default the noise of every 125 of those steps.
-        mode: ``stochastic``, noise added and taken away again, or ``deterministic``, along the ODE.
+        mode: ``stochastic``, noise added and removed again, or ``deterministic``, along the ODE.
         mix: ``linear`` or ``spherical``; by default linear where stochastic, as in DDPM, and spherical where not.
         pairs: of real images.
         pair: number of the one that is shown from coarse to fine.
         frames: mixes of a pair, both ends among them.
-        sampler: that decodes: stochastic by default, ancestral where the model's own is not; in the deterministic mode
+        sampler: which decodes: stochastic by default, ancestral where the model's own is not; in the deterministic mode
             the ODE itself, or a sampler that draws no noise.
         steps: of the sampler's whole grid, or of the ODE from end to end.
-        class_name: of both images; a class-conditional model is given pairs of one class, all in turn by default.
+        class_name: of both images; a conditional model takes pairs of one class, all in turn by default.
         no_class: of no class in particular.
     """
 
@@ -92,7 +92,7 @@ class Way(NamedTuple):
 
 
 def way_of(context: ImageStudyContext, options: InterpolationOptions) -> Way:
-    """The way that the options ask for.
+    """The way that the options describe.
 
     Raises:
         UsageError: a stochastic sampler in the deterministic mode.
@@ -118,7 +118,7 @@ class Mixes(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The two images of each pair as x_0 (P, C, H, W), what the model is told of a pair, and the seeds of noise."""
+    """The two images of each pair as x_0 (P, C, H, W), the condition of each pair, and the seeds of noise."""
 
     a: Tensor
     b: Tensor
@@ -251,8 +251,8 @@ def study_interpolation(
     a, b, cond = real_pairs(context, options.pairs, options.asked)
     pairs = Pairs(context.to_x(a), context.to_x(b), cond, context.seeds(options.pairs))
     t = options.t if options.t is not None else matched_times(context, [_DEFAULT_FRACTION])[0]
-    asked = options.levels if options.levels is not None else matched_times(context, _FRACTIONS)
-    levels = sorted({float(level) for level in asked}, reverse=True)
+    times = options.levels if options.levels is not None else matched_times(context, _FRACTIONS)
+    levels = sorted({float(level) for level in times}, reverse=True)
     total = 1 + len(levels)
 
     def part(number: int) -> Tell:
@@ -318,9 +318,9 @@ def _pairs_figure(
         f"{numbers.reconstruction_rms:.2g} (pixels in [-1, 1])"
         + ("; what is lost is what the noise covered." if not way.deterministic else ", that of the solver."),
         "x_t(w) = mix(x_t, x_t'; w);  "
-        + ("x_t by the ODE" if way.deterministic else "x_t = α x_0 + σ ε, one ε a pair"),
+        + ("x_t by the ODE" if way.deterministic else "x_t = α x_0 + σ ε, one ε per pair"),
         "Ho et al. 2020, arXiv:2006.11239, fig. 8; `undiffuse.studies.images.interpolation:interpolate`",
-        {**_facts(way, weights, legibility), "t": one.t, "pairs": num, **numbers._asdict()},
+        {**_record(way, weights, legibility), "t": one.t, "pairs": num, **numbers._asdict()},
     )
 
 
@@ -356,7 +356,7 @@ def _levels_figure(
         "x_t(w) = mix(x_t, x_t'; w) at every t",
         "Ho et al. 2020, arXiv:2006.11239, fig. 9; `undiffuse.studies.images.interpolation:measured`",
         {
-            **_facts(way, weights, legibility),
+            **_record(way, weights, legibility),
             "levels": [{"t": one.t, **row._asdict()} for one, row in zip(many, numbers, strict=True)],
         },
     )
@@ -368,7 +368,7 @@ def _at_the_top(way: Way) -> str:
     return "until at the top nothing is left of the images and, with one noise for all, all frames are one new sample."
 
 
-def _facts(way: Way, weights: list[float], legibility: Legibility) -> dict[str, Any]:
+def _record(way: Way, weights: list[float], legibility: Legibility) -> dict[str, Any]:
     mode = "deterministic" if way.deterministic else "stochastic"
     return {"mode": mode, "mix": way.mix, **way.plan._asdict(), "weights": weights, "legibility_is": legibility.name}
 

@@ -1,4 +1,4 @@
-"""How legible single images are, by whatever can be said of them."""
+"""How legible single images are: a classifier's confidence or, without a classifier, the contrast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 
 
 class Legibility:
-    """One number an image that falls where it looks like nothing: a classifier's confidence, else the contrast."""
+    """One number per image that is low where it shows nothing: a classifier's confidence, else the contrast."""
 
     def __init__(self, context: ImageStudyContext) -> None:
         self.extractor = pick_features("auto", context.shape, context.model.origin)

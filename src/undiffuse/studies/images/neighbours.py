@@ -1,7 +1,7 @@
-"""Study ``neighbours``: samples beside their nearest training images, in pixels, in features, and on a crop.
+"""Study ``neighbours``: samples with their nearest training images, in pixels, in features, and on a crop.
 
 A generator that repeats its training set makes samples nearer to it than real images that it never saw. So every
-distance stands beside those of held-out images to the same training images. Pixels find plain copies, features
+distance is compared with those of held-out images to the same training images. Pixels find plain copies, features
 those that were moved or shaded, and a crop of the middle compares the thing and not its surroundings.
 
 Source: Ho et al. 2020, arXiv:2006.11239, figs. 12-16 (pixels, features, and the crop for large images).
@@ -51,7 +51,7 @@ class NeighboursOptions(FrozenModel):
         crop: share of each side, in the middle, that the third space compares.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         references: training images searched, evenly spread over the set; by default as many as fit into 256 MiB.
-        real: held-out images for scale; training images, each against the others, where none were held out.
+        real: held-out images as the reference; training images, each against the others, where none were held out.
     """
 
     num: Annotated[int, Field(ge=1)] = 200
@@ -64,7 +64,7 @@ class NeighboursOptions(FrozenModel):
 
 
 class Material(NamedTuple):
-    """uint8 images of all three kinds, and where the references stand in the training set."""
+    """uint8 images of all three kinds, and the references' positions in the training set."""
 
     samples: Tensor
     real: Real
@@ -164,7 +164,7 @@ def _draw(
 def _table(
     title: str, rows: list[int], images: tuple[ImageArray, ImageArray], found: Neighbours, scale: Scale, seed: int
 ) -> image_grid.Table:
-    """A row a sample: the sample, a gap, its neighbours from near to far."""
+    """One row per sample: the sample, a gap, its neighbours from near to far."""
     samples, references = images
     frames = scale.frames(found.distances[rows, 0])
     return image_grid.Table(

@@ -1,7 +1,7 @@
-"""Study ``levels``: the denoising error over the noise level, on training and on held-out images.
+"""Study ``noise-levels``: the denoising error over the noise level, on training and on held-out images.
 
-Every level has its own error, and three others give it scale: that of saying the mean image, that of saying x_t
-itself, and that of the best linear denoiser, which knows the mean and the covariance of the images and no more. With
+Every level has its own error, and three others give it scale: that of predicting the mean image, that of predicting
+x_t itself, and that of the best linear denoiser, which knows the mean and the covariance of the images alone. With
 eigenvalues v_i of that covariance it leaves
 
     e(lambda) = 1/D sum_i  v_i SNR / (1 + v_i SNR)          of the noise, a posterior variance in closed form.
@@ -41,7 +41,7 @@ from undiffuse.studies.plots.plot_style import (
     save,
 )
 
-__all__ = ["LevelsOptions", "level_grid", "linear_error", "loss_by_level", "study_levels", "training_levels"]
+__all__ = ["NoiseLevelsOptions", "level_grid", "linear_error", "loss_by_level", "study_noise_levels", "training_levels"]
 
 #: Images of which mean and covariance are taken, and the largest image whose covariance is.
 _FOR_COVARIANCE, _LARGEST_COVARIANCE = 5000, 1100
@@ -56,13 +56,13 @@ _REFERENCES = {
 _NAMES = {"eps": "of the noise", "x0": "of the image", "v": "of v", "own": "as its training weighs it"}
 
 
-class LevelsOptions(FrozenModel):
+class NoiseLevelsOptions(FrozenModel):
     """Options of the study.
 
     Args:
         num: images of each split.
         levels: noise levels, evenly spaced in the log-SNR over what training sees.
-        error: shown beside that of the noise: ``v`` (of alpha^2 + sigma^2 = 1), which is bounded at both ends, ``x0``,
+        error: shown next to that of the noise: ``v`` (of alpha^2 + sigma^2 = 1), which is bounded at both ends, ``x0``,
             or ``own``, the weighting that the model was trained with.
     """
 
@@ -72,7 +72,7 @@ class LevelsOptions(FrozenModel):
 
 
 def training_levels(context: ImageStudyContext, num: int = _DRAWS) -> Tensor | None:
-    """``num`` log-SNRs that training looks at, evenly spaced quantiles, descending; ``None`` where it does not say."""
+    """``num`` log-SNRs that training draws, evenly spaced quantiles, descending; ``None`` where it does not say."""
     named = _component(context, "time_density", TIME_DENSITIES)
     if named is None:
         return None
@@ -118,13 +118,15 @@ class Curves(NamedTuple):
     factor: Tensor
 
 
-def study_levels(context: ImageStudyContext, options: LevelsOptions, folder: Path, tell: Tell) -> list[StudyFigure]:
-    """Draw the errors and write ``levels.png``."""
+def study_noise_levels(
+    context: ImageStudyContext, options: NoiseLevelsOptions, folder: Path, tell: Tell
+) -> list[StudyFigure]:
+    """Draw the errors and write ``noise_levels.png``."""
     log_snr = level_grid(context, options.levels)
     errors = _errors(context, options.num, log_snr, tell)
     factor = _factor(context, options.error, log_snr)
     curves = Curves(log_snr, errors, _trivial(context, log_snr), options.error, factor)
-    _draw(folder / "levels.png", curves, training_levels(context))
+    _draw(folder / "noise_levels.png", curves, training_levels(context))
     return [_study_figure(_numbers(context.process, curves), options, "held_out" in errors)]
 
 
@@ -207,7 +209,7 @@ def _density(axes: Any, drawn: Tensor | None, log_snr: Tensor) -> None:
     if drawn is not None:
         inside = drawn[(drawn >= low) & (drawn <= high)].numpy()
         axes.hist(inside, bins=_BINS, range=(low, high), color="#9fb8cc", density=True)
-    axes.set(xlabel="log-SNR (noisier to the right)", ylabel="training\nlooks here", yticks=[], xlim=(high, low))
+    axes.set(xlabel="log-SNR (noisier to the right)", ylabel="training\ndraws", yticks=[], xlim=(high, low))
 
 
 def _standard_error(rows: Tensor) -> Tensor:
@@ -232,22 +234,23 @@ def _numbers(process: Process, curves: Curves) -> dict[str, Any]:
     for key, values in columns.items():
         for level, value in zip(levels, values.tolist(), strict=True):
             level[key] = value
-    return {"levels": levels, "pictures": {split: rows.shape[1] for split, rows in errors.items()}}
+    num_images = {split: rows.shape[1] for split, rows in errors.items()}
+    return {"levels": levels, "pictures": num_images}  # data
 
 
-def _study_figure(numbers: dict[str, Any], options: LevelsOptions, held_out: bool) -> StudyFigure:
-    names: Sequence[str] = list(numbers["pictures"].values())
+def _study_figure(numbers: dict[str, Any], options: NoiseLevelsOptions, held_out: bool) -> StudyFigure:
+    names: Sequence[str] = list(numbers["pictures"].values())  # data
     apart = "" if held_out else " No image was held out, so that there is no second curve."
     return StudyFigure(
-        "levels.png",
+        "noise_levels.png",
         "Loss by noise level",
-        f"Mean squared error of the model over the noise level, {names[0]} images a split with the same noise, bands "
+        f"Mean squared error of the model over the noise level, {names[0]} images per split with the same noise, bands "
         f"of two standard errors; left of the predicted noise, right {_NAMES[options.error]}. A curve must lie below "
         "those of the predictors that need no network: the mean image, x_t / alpha as it is (error 1 of the noise), "
         "and, where the images are small enough, the best linear denoiser, which knows their covariance alone. "
-        "Held-out images above training images say that the training set is being learned by heart, most visibly "
-        "in the middle. Below: how often training looks at each level; where it seldom does, an error may be large "
-        f"for want of practice.{apart}",
+        "An error above that of training images on held-out ones means that the training set is memorised, most "
+        "visibly in the middle. Below: how often training draws each level; where it seldom does, an error may be "
+        f"large for lack of training.{apart}",
         "e(lambda) = E ||eps - eps-hat||^2 / D = SNR E ||x_0 - x_0-hat||^2 / D; linear: mean of v SNR / (1 + v SNR) "
         "over the eigenvalues v of the covariance",
         "losses.levels.loss_by_level; Kingma et al. 2021, arXiv:2107.00630, sec. 3; Nichol & Dhariwal 2021, "

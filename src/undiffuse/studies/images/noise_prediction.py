@@ -1,4 +1,4 @@
-"""Study ``noise-prediction``: the predicted noise beside the true noise over t, before and after training.
+"""Study ``noise-prediction``: the predicted noise against the true noise over t, before and after training.
 
 The best prediction in the squared error is the posterior mean eps* = E[eps | x_t]. By the law of total variance
 
@@ -11,7 +11,7 @@ For independent Gaussian data of variance v, std(eps*) = sigma / sqrt(alpha^2 v 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,13 +41,15 @@ class NoisePredictionOptions(FrozenModel):
         num: real images shown.
         moments: noise levels shown.
         levels: noise levels of the curves, evenly spaced in the log-SNR over what training sees.
-        curve_pictures: real images that mean, deviation and error are taken over.
+        curve_images: real images that mean, deviation and error are taken over.
     """
+
+    renamed_keys: ClassVar = {"curve_pictures": "curve_images"}  # data
 
     num: Annotated[int, Field(ge=1, le=16)] = 2
     moments: Annotated[int, Field(ge=2, le=16)] = 8
     levels: Annotated[int, Field(ge=2)] = 14
-    curve_pictures: Annotated[int, Field(ge=1)] = 64
+    curve_images: Annotated[int, Field(ge=1)] = 64
 
 
 class Moments(dict[str, Tensor]):
@@ -60,9 +62,9 @@ def study_noise_prediction(
     """Write ``noise_prediction.png`` and ``noise_moments.png``."""
     before, after = untrained_denoiser(context), context.module.denoiser().eval()
     shown = level_grid(context, options.moments, tail=0.02).flip(0)
-    _board(context, shown, (before, after), options.num, folder / "noise_prediction.png")
+    _noise_grid(context, shown, (before, after), options.num, folder / "noise_prediction.png")
     log_snr = level_grid(context, options.levels)
-    x_0 = context.to_x(context.real(options.curve_pictures))
+    x_0 = context.to_x(context.real(options.curve_images))
     curves: dict[str, Moments] = {}
     for number, (name, denoiser) in enumerate((("before training", before), ("trained", after))):
         curves[name] = moments_of(context, denoiser, x_0, log_snr)
@@ -113,7 +115,7 @@ def _true(context: ImageStudyContext, x_0: Tensor, log_snr: Tensor) -> Moments:
     return Moments(mean=mean, std=std, error=torch.zeros_like(mean))
 
 
-def _board(
+def _noise_grid(
     context: ImageStudyContext, log_snr: Tensor, denoisers: tuple[Denoiser, Denoiser], num: int, path: Path
 ) -> None:
     """Rows x_t, true noise and both predictions for each image; levels to the right."""
@@ -186,7 +188,7 @@ def _study_figures(
     return [
         StudyFigure(
             "noise_prediction.png",
-            "Predicted noise beside true noise",
+            "Predicted noise and true noise",
             "From left to right less is left of each real image. Rows: x_t at unit variance, the noise in it, and "
             "the noise that the network finds in x_t, with fresh weights and trained, and what the latter is off by; "
             f"grey is 0, black and white are -{_RANGE:g} and {_RANGE:g}. With fresh weights the prediction is what the "

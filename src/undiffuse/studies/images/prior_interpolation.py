@@ -1,10 +1,11 @@
-"""Samples of noise between the noises of two seeds.
+"""Samples from noise interpolated between two seeds.
 
     z(w) = mix(z_a, z_b; w),   x(w) = the sample that starts from z(w),   0 <= w <= 1,
 
-with z_a and z_b what the seeds a and b start from. The noise of a stochastic sampler's steps is that of seed a for all
-frames of a pair. On the straight line the norm of z falls to 0.71 midway, where a model meets what it never saw; the
-great circle keeps it. A generator that decodes latents starts from those of its seeds, and draws nothing after.
+with z_a and z_b the initial noises of seeds a and b. The noise of a stochastic sampler's steps is that of seed a for
+all frames of a pair. On the straight line the norm of z falls to 0.71 midway, where a model gets inputs that it never
+saw; the great circle keeps it. A generator that decodes latents starts from those of its seeds, and draws nothing
+after.
 
 Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 (spherical, deterministic sampler);
 Radford et al. 2015, arXiv:1511.06434, fig. 4 (a GAN's latents); White 2016, arXiv:1609.04468 (spherical there).
@@ -47,7 +48,7 @@ class PriorInterpolationOptions(ClassOptions):
         rows: of them shown.
         frames: images of a pair, both ends among them.
         sampler, steps: the model's own by default.
-        class_name: of all samples; by default a class a pair, all in turn.
+        class_name: of all samples; by default one class per pair, all in turn.
         no_class: of no class in particular.
     """
 
@@ -79,20 +80,20 @@ class Frames(NamedTuple):
 
 
 class Way(Protocol):
-    """From what a model starts from to its samples.
+    """From a model's prior to its samples.
 
     Attributes:
         words: what it is, for captions.
-        facts: of the JSON.
+        record: for the JSON.
         draws: whether noise is drawn on the way.
     """
 
     words: str
-    facts: dict[str, Any]
+    record: dict[str, Any]
     draws: bool
 
     def prior(self, context: ImageStudyContext, count: int) -> Tensor:
-        """What the first ``count`` seeds start from, (count, ...) of N(0, I)."""
+        """The initial noise of the first ``count`` seeds, (count, ...) of N(0, I)."""
         ...
 
     def samples(
@@ -106,7 +107,7 @@ class Denoised:
     """By a sampler, from x_t at its first time."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.words, self.facts = plan, f"{plan.sampler}, {plan.steps} steps", plan._asdict()
+        self.plan, self.words, self.record = plan, f"{plan.sampler}, {plan.steps} steps", plan._asdict()
         self.draws = make_sampler(plan.sampler).stochastic
 
     def prior(self, context: ImageStudyContext, count: int) -> Tensor:
@@ -129,10 +130,10 @@ class Denoised:
 
 
 class Decoded:
-    """By a generator, in one go."""
+    """By a generator, in one step."""
 
     def __init__(self, system: OneStepGenerator) -> None:
-        self.system, self.words, self.facts, self.draws = system, "the generator", {"sampler": None, "steps": 1}, False
+        self.system, self.words, self.record, self.draws = system, "the generator", {"sampler": None, "steps": 1}, False
 
     def prior(self, context: ImageStudyContext, count: int) -> Tensor:
         """The seeds' latents."""
@@ -150,12 +151,12 @@ def way_of(context: ImageStudyContext, options: PriorInterpolationOptions) -> Wa
     """How the model of a context gets from its prior to images.
 
     Raises:
-        UsageError: a sampler or steps asked of a generator, or a model that neither denoises nor decodes.
+        UsageError: a sampler or steps given for a generator, or a model that neither denoises nor decodes.
     """
     system = context.model.module
     if isinstance(system, OneStepGenerator):
         if options.sampler is not None or options.steps is not None:
-            raise UsageError("this model samples in one go; leave sampler and steps out")
+            raise UsageError("this model samples in one step; leave sampler and steps out")
         return Decoded(system)
     return Denoised(sampling_plan(context, options.sampler, options.steps))
 
@@ -181,7 +182,7 @@ def frames_between(
 def study_prior_interpolation(
     context: ImageStudyContext, options: PriorInterpolationOptions, folder: Path, tell: Tell
 ) -> list[StudyFigure]:
-    """``prior_interpolation.png``: a row a pair of seeds, norms and legibility below."""
+    """``prior_interpolation.png``: one row per pair of seeds, norms and legibility below."""
     way = way_of(context, options)
     mixes = ["spherical", "linear"] if options.mix == "both" else [options.mix]
     weights, parts = evenly(options.frames), len(mixes)
@@ -226,7 +227,7 @@ def _table(
         images,
         labels,
         [f"w = {weight:.3g}" for weight in weights],
-        "Samples of noise between the noises of two seeds  (w: weight of the second; framed: the seeds' own)",
+        "Samples from noise interpolated between two seeds  (w: weight of the second; framed: the seeds' own)",
         frames=ends if not way.draws else {},
         row_gaps=range(2, len(images), 2) if len(done) > 1 else (),
     )
@@ -274,7 +275,7 @@ def _study_figure(
         "spherical: z(w) = [sin((1-w)ω) z_a + sin(wω) z_b] / sin ω;  linear: z(w) = (1-w) z_a + w z_b",
         "Song et al. 2021, arXiv:2010.02502, sec. 5.3; `undiffuse.studies.images.interpolants:spherical`",
         {
-            **way.facts,
+            **way.record,
             "pairs": options.pairs,
             "weights": weights,
             "legibility_is": legibility.name,
@@ -300,7 +301,7 @@ def _on_mixes(done: dict[str, Frames]) -> str:
         f"{_dip(done['linear'].spread):.0%} as much as at the ends, on the great circle "
         f"{_dip(done['spherical'].spread):.0%}; neighbouring pixels differ {_dip(done['linear'].sharpness):.0%} as "
         f"much as there, on the great circle {_dip(done['spherical'].sharpness):.0%}. A classifier may well be surer "
-        "of plainer images: legible is not yet right."
+        "of plainer images: legible is not the same as right."
     )
 
 

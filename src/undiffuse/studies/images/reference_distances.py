@@ -1,4 +1,4 @@
-"""What studies share that set samples beside real images: draws, features, references, and what is too near."""
+"""What studies share that compare samples with real images: draws, features, references, and what is too near."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from undiffuse.samplers.base import Progress
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.plots.plot_style import ORANGE
 
-#: Of the frames around likely copies: red that the orange beside it is not mistaken for.
+#: Of the frames around likely copies: a red that differs clearly from the orange.
 COPY = "#C00000"
 CHUNK = 500  # images fetched at a time
 DRAWN = 64  # samples made at a time
-#: Training images are searched as far as they fit into this many bytes, unless told otherwise.
+#: Training images are searched as far as they fit into this many bytes, by default.
 MAX_BYTES = 2**28
 
 #: Brings images uint8 (N, C, H, W) into the space (N, ...) in which distances are taken.
@@ -34,7 +34,7 @@ Space = Callable[[Tensor], Tensor]
 Search = Callable[[Tensor, Tensor, int], Neighbours]
 
 
-def _told(tell: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
+def _report(tell: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
     """A step of the samples from ``start`` on is made, which counts for a part of each."""
     tell(start + len(progress.x) * (progress.index + 1) / progress.count)
 
@@ -48,7 +48,7 @@ def draw(
     steps: int | None = None,
     class_name: Classes = None,
 ) -> tuple[Tensor, int]:
-    """``num`` samples, uint8 (N, C, H, W), and the evaluations that each cost.
+    """``num`` samples, uint8 (N, C, H, W), and the NFE.
 
     Args:
         tell: called with the samples made so far.
@@ -62,9 +62,9 @@ def draw(
     for start in range(0, num, DRAWN):
         rows = slice(start, start + DRAWN)
         part = cond.select(rows) if cond is not None else None
-        told = None if tell is None else partial(_told, tell, start)
+        report = None if tell is None else partial(_report, tell, start)
         request = SampleRequest.of(
-            seeds[rows], sampler=sampler, steps=steps, cond=part, batch_size=DRAWN, callback=told
+            seeds[rows], sampler=sampler, steps=steps, cond=part, batch_size=DRAWN, callback=report
         )
         sampled = context.model.module.sample(request)
         parts.append(context.model.finish(sampled.x))
@@ -105,11 +105,11 @@ def fetch(dataset: Dataset, rows: Tensor) -> Tensor:
 
 
 class Real(NamedTuple):
-    """Real images that give distances their scale.
+    """Real images that distances are compared with.
 
     Attributes:
         images: uint8 (M, C, H, W).
-        own: where each stands among the references, (M,); ``None`` for held-out images, which are not there.
+        own: the position of each among the references, (M,); ``None`` for held-out images, which are not there.
     """
 
     images: Tensor
@@ -147,7 +147,7 @@ def real_of(context: ImageStudyContext, count: int, references: Tensor, study: s
         return Real(fetch(held_out, torch.as_tensor(rows)), None)
     if len(references) < 3:
         raise UsageError(
-            f"the study {study!r} needs real images for scale: 2 held out, or 3 training images; got "
+            f"the study {study!r} needs real images as a reference: 2 held out, or 3 training images; got "
             f"{len(held_out)} and {len(references)}; train with a data.validation_fraction"
         )
     own = torch.as_tensor(evenly_spaced(len(references), min(count, len(references))), dtype=torch.int64)
@@ -203,7 +203,7 @@ class Scale(NamedTuple):
         ]
 
     def numbers(self, distances: Tensor) -> dict[str, float | int]:
-        """For the JSON: both sides' distances and how many samples are too near, beside what chance would give."""
+        """For the JSON: both sides' distances and how many samples are too near, and how many would be by chance."""
         return {
             "median_samples": float(distances.double().median()),
             "median_real": self.median,

@@ -1,6 +1,6 @@
 """Study ``selection``: of n samples the best k, by the distance to the nearest training image.
 
-An image near a real one looks real; but the nearest of all are copies of the training set. So the pick stands beside
+An image near a real one looks real; but the nearest of all are copies of the training set. So the pick is compared with
 the same pick out of as many held-out real images, and whatever is nearer to the training set than they are is marked.
 
 Distances are LPIPS (Zhang et al. 2018, arXiv:1801.03924) where its weights are at hand. The search looks at those
@@ -49,8 +49,8 @@ class SelectionOptions(FrozenModel):
         distance: ``lpips``, ``features`` (Euclidean, those that fit the data) or ``pixels``.
         weights: file of LPIPS's weights; by default where ``metrics.load_lpips`` looks.
         references: training images searched, evenly spread over the set; by default as many as fit into 256 MiB.
-        candidates: for LPIPS: of each image the so many nearest in pixels join the pool that LPIPS searches.
-        real: held-out images for scale; training images, each against the others, where none were held out.
+        candidates: for LPIPS: for each image, as many of the nearest in pixels join the pool that LPIPS searches.
+        real: held-out images as the reference; training images, each against the others, where none were held out.
     """
 
     num: Annotated[int, Field(ge=1)] = 64
@@ -213,7 +213,7 @@ def _study_figure(numbers: dict[str, Any], options: SelectionOptions, real: Real
     return StudyFigure(
         "selection.png",
         f"The best {len(numbers['picked'])} of {numbers['num_samples']} samples",
-        f"Picked by {numbers['distance']} to the nearest training image, which stands below each. The same pick out "
+        f"Picked by {numbers['distance']} to the nearest training image, which is shown below each. The same pick out "
         f"of as many {real.words} shows what this distance is between images of which none is a copy of another. "
         f"{reading(real)} Of this pick {marked} are likely copies. Mean of the pick {numbers['picked_mean']:.3f}, of "
         f"the pick of real images {numbers['picked_of_as_many_real_mean']:.3f}; images of two real batches are "

@@ -1,6 +1,6 @@
-"""Samples that share one x_t: at several t a sample on its way is taken and finished several times with other noise.
+"""Samples that share one x_t: at several t a partly denoised sample is finished several times with other noise.
 
-What the finished images have in common was decided by time t, what differs was still open. The sampler has to be
+What the finished images have in common was determined by time t, what differs was not yet. The sampler has to be
 stochastic: of a deterministic one every continuation of x_t is the same.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sec. 4.3 and fig. 7.
@@ -122,9 +122,9 @@ def study_shared_latent(
 ) -> list[StudyFigure]:
     """``shared_latent.png``: rows by t of x_t, the images made from it, and what they share."""
     plan = check_plan(sampling_plan(context, options.sampler, options.steps, stochastic=True))
-    asked = options.t if options.t is not None else matched_times(context, _FRACTIONS)
+    times = options.t if options.t is not None else matched_times(context, _FRACTIONS)
     noisiest = float(context.times(plan.steps)[0])
-    levels = sorted({min(float(t), noisiest) for t in asked}, reverse=True)
+    levels = sorted({min(float(t), noisiest) for t in times}, reverse=True)
     if levels[-1] == 0:
         raise UsageError("at t = 0 there is nothing left to denoise; give times above 0")
     cond = context.condition(options.num, options.asked)
@@ -212,7 +212,7 @@ def _study_figure(
         "everything but details. Right: what the siblings of that row share, their mean, and where they differ, their "
         "standard deviation (white: 1 or more, of pixels in [-1, 1]). The numbers at the right edge are over all "
         f"{options.num} latents: the deviation{agree}.",
-        "x_0^(k) ~ p(x_0 | x_t), one x_t a row;  deviation = sqrt(mean over pixels of Var_k x_0^(k))",
+        "x_0^(k) ~ p(x_0 | x_t), one x_t per row;  deviation = sqrt(mean over pixels of Var_k x_0^(k))",
         "Ho et al. 2020, arXiv:2006.11239, fig. 7; `undiffuse.studies.images.shared_latent:family`",
         {**plan._asdict(), "num": options.num, "siblings": options.siblings, "levels": numbers},
     )

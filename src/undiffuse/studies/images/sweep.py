@@ -1,7 +1,7 @@
-"""Study ``sweep``: samplers and numbers of steps: quality against network evaluations and against seconds.
+"""Study ``sweep``: samplers and numbers of steps: quality against NFE and against seconds.
 
 Every cell draws the same seeds and is compared with the same training images, so that what differs between two cells
-is the sampler's doing. A cell that cannot run says why.
+is due to the sampler. A cell that cannot run says why.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Cell:
     """One sampler at one number of steps.
 
     Attributes:
-        nfe: network evaluations a sample.
-        seconds: for ``num`` samples, by the clock on the wall.
+        nfe: number of function evaluations per sample.
+        seconds: for ``num`` samples, wall-clock time.
         processor_seconds: the same by the processor's own clock, over its threads; on a CPU alone.
         distance, standard_error: to training images, over the features and by the metric that the study names.
         note: why it could not run.
@@ -140,12 +140,12 @@ class _Count(NamedTuple):
 
 
 def _steps_of(sampler: str, steps: Sequence[int]) -> Sequence[int]:
-    """An adaptive sampler takes the steps that its tolerance asks for: one cell is enough."""
+    """An adaptive sampler takes the steps that its tolerance needs: one cell is enough."""
     return steps[-1:] if make_sampler(sampler).adaptive else steps
 
 
 def run_cell(context: ImageStudyContext, cell: Cell, num: int, count: Any = None) -> Tensor | None:
-    """Samples of a cell, which is given its evaluations and seconds; ``None``, and a note, where it cannot run.
+    """Samples of a cell, which is given its NFE and seconds; ``None``, and a note, where it cannot run.
 
     One block of one step goes before, so that the clock sees no first-time costs.
     """
@@ -190,7 +190,7 @@ def _draw(path: Path, cells: Sequence[Cell], distance: SetDistance, features: st
                     textcoords="offset points",
                     **{"fontsize": 7, "color": GREY},
                 )
-    for axes, label in ((left, "network evaluations a sample"), (right, "seconds for the samples of a cell")):
+    for axes, label in ((left, "NFE"), (right, "seconds for the samples of a cell")):
         axes.set(xscale="log", xlabel=label, ylabel=f"{distance.words}, {features} features")
         axes.set(**{"yscale": "log"} if distance.positive else {"ylim": (min(0, axes.get_ylim()[0]), None)})
         _plain_ticks(axes, both=distance.positive)
@@ -210,13 +210,13 @@ def _plain_ticks(axes: Any, *, both: bool) -> None:
 
 
 def _grid(path: Path, cells: Sequence[Cell], images: Sequence[ImageArray], distance: SetDistance, seed: int) -> None:
-    """A row a cell, a column a seed."""
+    """One row per cell, one column per seed."""
     sampler = [cell.sampler for cell in cells]
     table = image_grid.Table(
         list(images),
         row_labels=[f"  {cell.sampler}\n{cell.steps} steps" for cell in cells],
         column_labels=[f"seed {seed + number}" for number in range(len(images[0]))],
-        notes=[f"{cell.nfe} evaluations\n{distance.short} {cell.distance:.3g}" for cell in cells],
+        notes=[f"NFE {cell.nfe}\n{distance.short} {cell.distance:.3g}" for cell in cells],
         row_gaps=[row for row in range(1, len(cells)) if sampler[row] != sampler[row - 1]],
     )
     image_grid.write([table], path)
@@ -245,7 +245,7 @@ def _study_figures(
             "sweep.png",
             "Quality against cost",
             f"{distance.words[:1].upper()}{distance.words[1:]} of {counted(options.num, 'sample')} of a cell to "
-            f"{num_real:,} training images, with standard errors, against network evaluations (left) and "
+            f"{num_real:,} training images, with standard errors, against NFE (left) and "
             "against seconds (right); the small numbers are steps. All cells have the same seeds and the model's own "
             f"time grid. {alike}Timed on {where}, after a warm-up, everything included; on a CPU "
             f"by the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
@@ -256,8 +256,8 @@ def _study_figures(
         StudyFigure(
             "sweep_samples.png",
             "The same seeds in every cell",
-            "A row a cell, a column a seed. Deterministic samplers go to the same image once they have steps enough; "
-            "a stochastic one draws noise of its own and goes elsewhere.",
+            "One row per cell, one column per seed. Deterministic samplers reach the same image once they have enough "
+            "steps; a stochastic one draws noise of its own and ends elsewhere.",
             "the same noise x_T in every row",
             source,
             {"seeds": list(context.seeds(options.shown))},

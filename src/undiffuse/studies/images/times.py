@@ -15,7 +15,7 @@ from undiffuse.core.processes import DiscreteVP
 from undiffuse.models.base import to_uint8
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 
-#: The chain by whose steps noise is counted, see ``matched_times``.
+#: The chain whose steps measure noise, see ``matched_times``.
 _DDPM = DiscreteVP.linear()
 
 

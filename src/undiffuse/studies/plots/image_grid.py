@@ -1,4 +1,4 @@
-"""Sheets: tables of images with labelled rows and columns, every image's pixel a whole square, charts below.
+"""Image grids: tables of images with labelled rows and columns, every image's pixel a whole square, charts below.
 
 A table is put together as one array and placed pixel on pixel, so that small images are enlarged crisply and the
 PNG stays small; lines of text and charts are matplotlib's.
@@ -25,7 +25,7 @@ _MARGIN, _TITLE, _LINE = 14, 30, 20
 #: Width of a letter of a title, in pixels, near enough.
 _TITLE_LETTER = 11.8
 _BETWEEN = 22
-#: Least width of a sheet with charts, in pixels, of each.
+#: Least width of a grid with charts, in pixels, of each.
 _CHART_WIDTH = 470
 
 
@@ -34,7 +34,7 @@ class Table:
     """Images in rows and columns.
 
     Attributes:
-        rows: one a row: uint8 images (columns, C, H, W); a row may be shorter than others.
+        rows: uint8 images (columns, C, H, W) of each row; a row may be shorter than others.
         row_labels: at the left of each row; empty for none.
         column_labels: above each column, of one line or more; empty for none.
         title: above the table, at its left.
@@ -61,7 +61,7 @@ def draw(
 
     Args:
         tables: at least one.
-        chart_height, chart_gap: in pixels; the gap is between charts and holds what is written beside them.
+        chart_height, chart_gap: in pixels; the gap is between charts and holds the labels next to them.
     Returns:
         The figure, for ``plot_style.save``, and the axes.
     """
@@ -107,8 +107,8 @@ class _Placed:
         self.table = table
         rows = [_sized(np.asarray(row)) for row in table.rows]
         self.cell = rows[0].shape[-2:]
-        self.sheet = _assembled(rows, table, self.cell)
-        self.width, self.pixels = self.sheet.shape[1], self.sheet.shape[0]
+        self.grid = _assembled(rows, table, self.cell)
+        self.width, self.pixels = self.grid.shape[1], self.grid.shape[0]
         self.left = _MARGIN + _text_width(table.row_labels)
         self.right = max(_text_width(table.notes), round(len(table.title) * _TITLE_LETTER) - self.width)
         lines = max((label.count("\n") + 1 for label in table.column_labels), default=0)
@@ -120,7 +120,7 @@ class _Placed:
         bottom = height - top - self.above - self.pixels
         place = (left / width, bottom / height, self.width / width, self.pixels / height)
         axes = figure.add_axes(place)
-        axes.imshow(self.sheet, interpolation="nearest", aspect="auto")
+        axes.imshow(self.grid, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         table, (cell_h, _) = self.table, self.cell
         for row, label in enumerate(table.row_labels):
@@ -156,14 +156,14 @@ def _assembled(rows: Sequence[Array], table: Table, cell: tuple[int, int]) -> Ar
     (cell_h, cell_w), columns = cell, max(len(row) for row in rows)
     height = _start(len(rows) - 1, cell_h, table.row_gaps) + cell_h + _FRAME
     width = _start(columns - 1, cell_w, table.gaps) + cell_w + _FRAME
-    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
+    grid = np.full((height, width, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             y, x = _start(r, cell_h, table.row_gaps), _start(c, cell_w, table.gaps)
             if (colour := table.frames.get((r, c))) is not None:
-                sheet[y - _FRAME : y + cell_h + _FRAME, x - _FRAME : x + cell_w + _FRAME] = _rgb(colour)
-            sheet[y : y + cell_h, x : x + cell_w] = image.transpose(1, 2, 0)
-    return sheet
+                grid[y - _FRAME : y + cell_h + _FRAME, x - _FRAME : x + cell_w + _FRAME] = _rgb(colour)
+            grid[y : y + cell_h, x : x + cell_w] = image.transpose(1, 2, 0)
+    return grid
 
 
 def _sized(images: Array) -> Array:
@@ -172,8 +172,8 @@ def _sized(images: Array) -> Array:
     if longest > LARGEST_SIDE:
         factor = -(-longest // LARGEST_SIDE)
         height, width = (side // factor for side in images.shape[-2:])
-        cut = images[..., : height * factor, : width * factor].astype(np.float64)
-        blocks = cut.reshape(*images.shape[:2], height, factor, width, factor)
+        cropped = images[..., : height * factor, : width * factor].astype(np.float64)
+        blocks = cropped.reshape(*images.shape[:2], height, factor, width, factor)
         reduced: Array = blocks.mean((3, 5)).round().astype(np.uint8)
         return reduced
     factor = max(1, round(SIDE / longest))

@@ -1,4 +1,4 @@
-"""How the studies' images look: one style, panels of the plane on one scale, colours that the colour-blind can tell.
+"""The studies' plot style: panels of the plane on one scale, colours that differ under colour blindness.
 
 Only ``Figure`` objects are used, never pyplot's global state.
 """
@@ -22,9 +22,9 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED, GREY = (
 )
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", GREY)
 INK = "#222222"
-#: Pixels an inch: a full-width image is about 1,800 pixels wide.
+#: Pixels an inch: a full-width figure is about 1,800 pixels wide.
 DPI = 150
-#: Of matplotlib, for every image of a study.
+#: Matplotlib's settings for every figure of a study.
 SETTINGS: Any = {
     **{"font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "axes.edgecolor": "#999999"},
     **{"xtick.color": "#555555", "ytick.color": "#555555", "xtick.labelsize": 8.5, "ytick.labelsize": 8.5},
@@ -34,7 +34,7 @@ SETTINGS: Any = {
 
 
 class StudyFigure(NamedTuple):
-    """One image of a study and what is to be said of it.
+    """One figure of a study, with its caption and numbers.
 
     Attributes:
         file: name of the PNG.

@@ -1,6 +1,6 @@
-"""What a study of points in the plane looks at: a denoiser, the exact distribution it should know, and where they meet.
+"""The context of a study of points in the plane: a denoiser, the exact distribution of its data, common coordinates.
 
-Every process is looked at in the same coordinates. With the noise ratio r = sigma / alpha,
+Every process is shown in the same coordinates. With the noise ratio r = sigma / alpha,
 
     x~ = x_t / sqrt(alpha^2 + sigma^2) = (x_0 + r eps) / sqrt(1 + r^2)
 
@@ -8,7 +8,7 @@ keeps unit variance at every r and is the same thing under VP, VE, sub-VP and fl
 
     sigma grad log p_t(x_t) = -E[eps | x_t]
 
-is the score in units in which its error weighs alike at all noise levels (the loss with weight sigma^2).
+is the score in units in which its error weighs equally at all noise levels (the loss with weight sigma^2).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from undiffuse.core.parameterization import eps_of
 from undiffuse.core.process import Process
 from undiffuse.studies.theory.ground_truth import EvenMixture
 
-#: Half the side of the square that images show, in units of x~.
+#: Half the side of the square that figures show, in units of x~.
 LIMIT = 2.6
-#: The noise ratios that images are made at, as far as the model was trained there.
+#: The noise ratios of the figures, as far as the model was trained there.
 RATIOS = (2.0, 0.7, 0.25, 0.06)
 
 
 @dataclass(frozen=True)
 class TheoryContext:
-    """A denoiser beside the truth.
+    """A denoiser and the exact distribution of its data.
 
     Attributes:
         name: of the model, or of the exact data.
         denoiser: in the plane.
         truth: the exact distribution of its data.
         exact: the denoiser is the truth's own, so comparisons would show nothing.
-        sampler, num_steps, grid: how it samples unless told otherwise.
+        sampler, num_steps, grid: how it samples by default.
         num: points in a cloud.
         seed: of everything drawn.
     """

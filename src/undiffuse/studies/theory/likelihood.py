@@ -1,4 +1,4 @@
-"""The figure on likelihood: log p of the model by its probability-flow ODE on a map, beside the exact density."""
+"""The figure on likelihood: log p of the model by its probability-flow ODE on a map, with the exact density."""
 
 from __future__ import annotations
 

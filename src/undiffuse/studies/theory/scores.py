@@ -1,4 +1,4 @@
-"""Figures on the score: its field beside the truth, its error at every noise level, and where the error lives."""
+"""Figures on the score: its field and the exact one, its error at every noise level, and where the error lives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVELS, _POINTS = 13, 2000
 
 
 def score_fields(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``scores.png``: sigma times the score over the density, a column a noise level, the truth above the model."""
+    """``scores.png``: sigma times the score over the density, one column per noise level, the exact one above."""
     ratios = context.shown_ratios()
     rows = ["truth"] if context.exact else ["truth", "model"]
     figure, axes = plot_style.panels(len(rows), len(ratios), size=2.7)
@@ -34,11 +34,11 @@ def score_fields(context: TheoryContext, folder: Path) -> StudyFigure:
     for row, name in enumerate(rows):
         plot_style.row_label(axes[row][0], name)
     plot_style.save(figure, folder / "scores.png")
-    compared = "Above from the closed form, below from the network. " if not context.exact else ""
+    above_below = "Above from the closed form, below from the network. " if not context.exact else ""
     return StudyFigure(
         "scores.png",
         "Score fields",
-        f"{compared}Arrows point where the density of noisy data grows fastest; long arrows are shortened (length "
+        f"{above_below}Arrows point where the density of noisy data grows fastest; long arrows are shortened (length "
         "|v| / (1 + |v| / 2)). With much noise all arrows lead to the middle, with less they find the shape.",
         "sigma ∇ log p_t(x_t) = −E[eps | x_t], drawn at x_t / sqrt(alpha² + sigma²), r = sigma / alpha",
         "Song & Ermon 2019, arXiv:1907.05600; `undiffuse.studies.theory.context:scaled_scores`",

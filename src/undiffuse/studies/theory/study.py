@@ -1,4 +1,4 @@
-"""``undiffuse study theory``: the images of score-based diffusion made by code, each beside the exact truth."""
+"""``undiffuse study theory``: the figures of score-based diffusion, each compared with the exact truth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def own_files() -> re.Pattern[str]:
 
 
 def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
-    """Refuse a model that the study of theory cannot set beside a truth.
+    """Refuse a model that the study 'theory' has no exact truth for.
 
     Raises:
         UsageError: a model of images, or of points whose density is not known.
@@ -53,13 +53,13 @@ def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
 
 
 def study_theory(
-    context: TheoryContext, folder: Path, facts: dict[str, Any], observer: Observer = SILENT
+    context: TheoryContext, folder: Path, record: dict[str, Any], observer: Observer = SILENT
 ) -> dict[str, Any]:
-    """Write every image, ``study.json`` and ``README.md`` into ``folder``, which exists; returns the JSON's content.
+    """Write every figure, ``study.json`` and ``README.md`` into ``folder``, which exists; returns the JSON's content.
 
     Args:
-        facts: about the model, for the JSON's head.
-        observer: hears before each image of those done, of all, and the name of the next.
+        record: of the model, at the head of the JSON.
+        observer: hears before each figure how many are done, of how many, and the name of the next.
     """
     figures: list[StudyFigure] = []
     for number, (name, row) in enumerate(FIGURES.items()):
@@ -70,11 +70,11 @@ def study_theory(
     result = {
         "study": "theory",
         "subject": context.name,
-        **facts,
+        **record,
         "seed": context.seed,
         "points": context.num,
         "undiffuse": __version__,
-        "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},
+        "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},  # data
     }
     write_json(folder / "study.json", sealed(result))
     write_text(folder / "README.md", _page(context, figures))
@@ -82,15 +82,15 @@ def study_theory(
 
 
 def _page(context: TheoryContext, figures: list[StudyFigure]) -> str:
-    compared = (
+    comparison = (
         "Its denoiser is the exact one, computed from the data's density."
         if context.exact
-        else "The model is set beside the exact scores and densities of its data, computed in closed form."
+        else "The model is compared with the exact scores and densities of its data, computed in closed form."
     )
     lines = [
         f"# {context.name}",
         "",
-        f"{compared} Every number is in [study.json](study.json).",
+        f"{comparison} Every number is in [study.json](study.json).",
         "",
         "Coordinates: all processes are drawn at x_t / sqrt(alpha² + sigma²), noise is counted by r = sigma / alpha.",
         "",

@@ -1,4 +1,4 @@
-"""Figures on sampling: the forward process, the samplers' paths from the same seeds, the filmstrip, and the cost."""
+"""Figures on sampling: the forward process, the samplers' trajectories from the same seeds, filmstrips, and NFE."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.studies.theory.context import TheoryContext, device_of, noisy_points, plane, scaled_density
 from undiffuse.wording import counted
 
-#: Rows a network is asked for at a time.
+#: Batch size of a network's evaluations.
 _BLOCK = 1024
 _PATHS, _PATH_STEPS, _COLUMNS = 8, 60, 5
-#: Paths are drawn from this noise ratio on: with more noise there is nothing but noise to see.
+#: Trajectories are drawn from this noise ratio on: with more noise there is nothing but noise to see.
 _PATHS_FROM = 5.0
 _MOMENTS, _SHOWN = 8, 1500
 #: Share of the steps that the last filmstrip shows: document 004 shows steps 820 to 1000 of 1000.
@@ -67,7 +67,7 @@ class CloudNoise(NoiseSource):
 
 
 class Run(NamedTuple):
-    """One sampling run: the samples (B, 2), evaluations a sample, seconds, and every step's x~ and x_0-hat (K, B, 2).
+    """One sampling run: the samples (B, 2), NFE, seconds, and every step's x~ and x_0-hat (K, B, 2).
 
     ``times`` (K + 1,) are the grid's; the first entry of ``scaled`` is the start, so it has one more than ``x_0``.
     """
@@ -94,7 +94,7 @@ def run_sampler(
 
     Args:
         largest_ratio: noise ratio to start from, if the denoiser knows larger ones.
-        by_seed: take each row's noise from its own seed, as the command line does, so that samplers share paths.
+        by_seed: take each row's noise from its own seed, as the command line does, so that samplers share it.
     """
     denoiser, process = context.denoiser, context.process
     low, high = denoiser.log_snr_range
@@ -109,9 +109,9 @@ def run_sampler(
         predicted.append(progress.x_0.double().cpu())
 
     began = time.perf_counter()
-    asked: Denoiser = denoiser if context.exact else FixedBatchDenoiser(denoiser, min(_BLOCK, max(num, 1)))
+    evaluated: Denoiser = denoiser if context.exact else FixedBatchDenoiser(denoiser, min(_BLOCK, max(num, 1)))
     sampler = make_sampler(name)
-    done = sample(asked, sampler, times, shape=(2,), seeds=seeds, noise=noise, x_start=start, callback=keep)
+    done = sample(evaluated, sampler, times, shape=(2,), seeds=seeds, noise=noise, x_start=start, callback=keep)
     x = done.x.double().cpu()
     return Run(x, done.nfe, time.perf_counter() - began, times, [*scaled[:-1], x], predicted)
 
@@ -184,7 +184,7 @@ def _strip(axes: Any, run: Run, moments: Sequence[int]) -> None:
 
 
 def trajectories(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``trajectories.png``: the paths of all samplers from the same starting points."""
+    """``trajectories.png``: the trajectories of all samplers from the same starting points."""
     runs, refused = {}, {}
     for name in SAMPLERS:
         try:
@@ -198,18 +198,18 @@ def trajectories(context: TheoryContext, folder: Path) -> StudyFigure:
         one = axes[position // _COLUMNS][position % _COLUMNS]
         plot_style.shade(one, density)
         _draw_paths(one, run.scaled)
-        plot_style.frame(one, f"{name}: {counted(run.nfe, 'evaluation')}", ticks=position % _COLUMNS == 0)
+        plot_style.frame(one, f"{name}: NFE {run.nfe}", ticks=position % _COLUMNS == 0)
         one.title.set_fontsize(9)
     for position in range(len(runs), rows * _COLUMNS):
         axes[position // _COLUMNS][position % _COLUMNS].set_visible(False)
     plot_style.save(figure, folder / "trajectories.png")
     return StudyFigure(
         "trajectories.png",
-        "Paths of the samplers",
+        "Trajectories of the samplers",
         f"{_PATHS} starting points, the same for all, each of one colour; {_PATH_STEPS} steps even in the log-SNR; "
         "open dots are starts, filled ones are samples. Solvers of the probability-flow ODE go smoothly and arrive at "
         "the same points; those of the reverse-time SDE wander, and where they share the path of noise they end alike.",
-        "paths of x~ = x_t / sqrt(alpha² + sigma²)",
+        "trajectories of x~ = x_t / sqrt(alpha² + sigma²)",
         "Song et al. 2021, arXiv:2011.13456, sec. 4; `undiffuse.samplers:SAMPLERS`",
         {"evaluations": {name: run.nfe for name, run in runs.items()}, "refused": refused},
     )
@@ -225,7 +225,7 @@ def _draw_paths(axes: Any, scaled: Sequence[Tensor]) -> None:
 
 
 def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``samplers.png``: sliced Wasserstein distance from the truth against evaluations, a line a sampler."""
+    """``samplers.png``: sliced Wasserstein distance from the truth against NFE, one line per sampler."""
     reference = context.truth.sample(5 * context.num, context.generator(4))
     floor = [
         sliced_wasserstein(context.truth.sample(context.num, context.generator(5 + i)), reference) for i in range(5)
@@ -246,7 +246,7 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
             best.append(min(distance for _, distance in points))
             axes.plot(*zip(*sorted(points), strict=True), color=colour, ms=4, lw=1.4, label=name, **style)
     axes.axhspan(min(floor), max(floor), color=plot_style.GREY, alpha=0.3, lw=0, label="exact draws")
-    axes.set(xscale="log", yscale="log", xlabel="denoiser evaluations a sample", ylabel="sliced Wasserstein distance")
+    axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel="sliced Wasserstein distance")
     top = max([_WORST, *(1.5 * distance for distance in best)])
     beyond = sum(row["distance"] is not None and row["distance"] > top for row in rows)
     axes.set_ylim(top=top)
@@ -255,10 +255,10 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
     plot_style.save(figure, folder / "samplers.png")
     return StudyFigure(
         "samplers.png",
-        "What the samplers cost and give",
+        "Sample quality against NFE",
         f"Distance of {counted(context.num, 'sample')} from {len(reference)} exact draws, {STEPS} steps even in the "
-        "log-SNR (rk45 chooses its own). The band is where as many exact draws come out: below its top nothing can be "
-        "told apart. Solvers of the ODE share their starting noise and so their luck."
+        "log-SNR (rk45 chooses its own). The band is where as many exact draws come out: below its top samplers cannot "
+        "be distinguished. Solvers of the ODE share their starting noise and so their sampling error."
         + (f" {beyond} of {len(rows)} results lie above the upper edge." if beyond else ""),
         "mean over directions u of W_2 of the projections on u",
         "Bonneel et al. 2015; `undiffuse.metrics.sliced:sliced_wasserstein`",
@@ -272,7 +272,7 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
 
 
 def _cost_row(context: TheoryContext, name: str, num_steps: int, reference: Tensor) -> dict[str, Any]:
-    """Steps, evaluations, seconds and distance of one sampler; what went wrong instead, if something did."""
+    """Steps, NFE, seconds and distance of one sampler; or the error that stopped it."""
     row: dict[str, Any] = {"sampler": name, "steps": num_steps}
     try:
         run = run_sampler(context, name, num_steps, context.num)
