@@ -105,8 +105,8 @@ def test_one_class_against_several(undiffuse: CommandLine, tmp_path: Path) -> No
         ("all classes", "anything"),
         ("all classes, conditional", "the class"),
         ("all classes, conditional", "anything"),
-        ("real pictures", "the class"),
-        ("real pictures", "all"),
+        ("real images", "the class"),
+        ("real images", "all"),
     ]
     runs = {path.parent.name: json.loads(path.read_text()) for path in (out / "runs").glob("*/config.json")}
     assert runs["one-class"]["config"]["data"]["classes"] == ["3"]
@@ -116,10 +116,10 @@ def test_one_class_against_several(undiffuse: CommandLine, tmp_path: Path) -> No
     assert study["rows"][0]["class_images"] == 32 and 2 < study["rows"][1]["class_images"] < 5
     # real images of the class lie near the class, those of all near all, and no barely trained model is as near
     rows = dict(zip(sets, study["rows"], strict=True))
-    real, mixed = rows["real pictures", "the class"], rows["real pictures", "all"]
+    real, mixed = rows["real images", "the class"], rows["real images", "all"]
     assert real["class"]["frechet"] < real["all"]["frechet"] and mixed["all"]["frechet"] < mixed["class"]["frechet"]
     assert min(row["class"]["frechet"] for row in study["rows"][:4]) > real["class"]["frechet"]
-    assert (out / "samples.png").is_file() and "| real pictures | the class |" in (out / "table.md").read_text()
+    assert (out / "samples.png").is_file() and "| real images | the class |" in (out / "table.md").read_text()
 
 
 def test_the_study_goes_on_where_it_was(
