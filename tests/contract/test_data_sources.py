@@ -31,7 +31,8 @@ from undiffuse.data import (
     source_config_for,
     split_by_content,
 )
-from undiffuse.data.sources.idx import EMNIST_CLASSES, read_idx
+from undiffuse.data.readers.idx import read_idx
+from undiffuse.data.sources.idx import EMNIST_CLASSES
 from undiffuse.errors import UsageError
 
 
@@ -326,7 +327,7 @@ def test_damaged_idx_files_are_named_and_explained(tmp_path: Path, how: str, mes
 
 
 def test_an_idx_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undiffuse.data.sources.idx.MAX_BYTES", 10_000)
+    monkeypatch.setattr("undiffuse.data.readers.idx.MAX_BYTES", 10_000)
     path = write_idx(tmp_path / "x-images-idx3-ubyte.gz", np.zeros((200, 10, 10)))
     with pytest.raises(UsageError, match="more than the 10000"):
         read_idx(path)

@@ -38,10 +38,10 @@ def test_one_pass_is_torch_cov() -> None:
 def test_seven_uneven_shards_equal_one_pass(offset: float) -> None:
     rows = draws(500, 12, seed=2) + offset
     whole = GaussianStatistics.of(rows)
-    shards = [GaussianStatistics.of(part) for part in rows.split([1, 2, 3, 17, 100, 0, 377])]
+    parts = [GaussianStatistics.of(part) for part in rows.split([1, 2, 3, 17, 100, 0, 377])]
     merged = GaussianStatistics(12)
-    for shard in [shards[i] for i in (4, 0, 6, 2, 5, 1, 3)]:
-        merged = merged.merge(shard)
+    for part in [parts[i] for i in (4, 0, 6, 2, 5, 1, 3)]:
+        merged = merged.merge(part)
     assert merged.count == 500
     torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-12 * (1 + offset))

@@ -69,20 +69,20 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass() -> None:
     rows, numbers = table(500, 6), torch.arange(500)
     whole = InceptionScoreAccumulator.of(rows)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
-    shards = []
+    parts = []
     for part in order.split([1, 2, 3, 17, 100, 0, 377]):
-        shard = InceptionScoreAccumulator(6)
+        tally = InceptionScoreAccumulator(6)
         for batch in part.split(9):
-            shard.update(rows[batch], numbers[batch])
-        shards.append(shard)
+            tally.update(rows[batch], numbers[batch])
+        parts.append(tally)
     merged = InceptionScoreAccumulator(6)
     for index in (4, 0, 6, 2, 5, 1, 3):
-        merged = shards[index].merge(merged)
+        merged = parts[index].merge(merged)
     assert merged.count == 500 and torch.equal(merged.counts, whole.counts)
     torch.testing.assert_close(merged.probability_sums, whole.probability_sums, rtol=1e-12, atol=1e-12)
     assert merged.score == pytest.approx(whole.score, rel=1e-12)
     assert merged.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
-    assert shards[6].count == 377, "an operand changed"
+    assert parts[6].count == 377, "an operand changed"
 
 
 def test_error_is_the_spread_of_repetitions_and_the_value_is_a_little_small() -> None:

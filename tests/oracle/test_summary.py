@@ -1,4 +1,4 @@
-"""One pass over a set of images: shards in any order equal it, it survives a file, and its parts are right."""
+"""One pass over a set of images: parts in any order equal it, it survives a file, and what it holds is right."""
 
 import math
 from pathlib import Path
@@ -67,10 +67,10 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass(capacity: int, monkeypa
     images, extractor = random_images(channels=3), Thirds()
     whole = summarised(extractor, images, NUMBERS, batch=230)
     order = torch.randperm(230, generator=torch.Generator().manual_seed(3))
-    shards = [summarised(extractor, images[p], NUMBERS[p], 7) for p in order.split([1, 2, 3, 17, 60, 0, 147])]
+    parts = [summarised(extractor, images[p], NUMBERS[p], 7) for p in order.split([1, 2, 3, 17, 60, 0, 147])]
     merged = SetSummary(extractor)
     for index in (4, 0, 6, 2, 5, 1, 3):
-        merged = shards[index].merge(merged)
+        merged = parts[index].merge(merged)
     assert merged.count == 230 and len(merged.features) == min(230, capacity)
     assert_same(merged, whole)
     total, expected = merged.statistics.total, whole.statistics.total
@@ -78,7 +78,7 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass(capacity: int, monkeypa
     torch.testing.assert_close(total.covariance, expected.covariance, rtol=1e-12, atol=1e-12)
     assert merged.classes is not None and whole.classes is not None
     assert merged.classes.to_dict() == whole.classes.to_dict()
-    assert shards[6].count == 147, "an operand changed"
+    assert parts[6].count == 147, "an operand changed"
 
 
 def test_groups_go_by_number_not_by_arrival() -> None:

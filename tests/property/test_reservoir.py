@@ -44,15 +44,15 @@ def test_hash_is_splitmix64_in_unbounded_integers(numbers: list[int]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 60), st.integers(1, 70), st.randoms(use_true_random=False), st.integers(1, 9))
-def test_batches_shards_and_order_do_not_matter(count: int, capacity: int, random: object, shards: int) -> None:
+def test_batches_shards_and_order_do_not_matter(count: int, capacity: int, random: object, parts: int) -> None:
     numbers = 1000 - 7 * torch.arange(count)
     whole = banked(numbers, capacity)
     order = list(range(count))
     random.shuffle(order)  # type: ignore[attr-defined]
     merged = ReservoirSample(capacity)
-    for shard in range(shards):
+    for number in range(parts):
         part = ReservoirSample(capacity)
-        for batch in numbers[order[shard::shards]].split(3):
+        for batch in numbers[order[number::parts]].split(3):
             part.update(rows_of(batch), batch)
         merged = part.merge(merged)
     assert same(merged, whole)

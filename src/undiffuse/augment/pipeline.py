@@ -78,7 +78,7 @@ class Augmentation:
         return float(getattr(self.config, option)) if option else 1.0
 
     def draw(self, rng: Uniforms, count: int, scale: float = 1.0) -> Draws:
-        """What is to be done to ``count`` images: (count, 1 + n) float64 numbers a transformation, on the CPU.
+        """What is to be done to ``count`` images: (count, 1 + n) float64 numbers per transformation, on the CPU.
 
         Args:
             rng: draws on the CPU.

@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def captions(self) -> Sequence[str]:
-        """One text an item, or none where the set has no captions."""
+        """One text per item, or none where the set has no captions."""
         return self.given.captions or ()
 
     @property
@@ -70,7 +70,7 @@ class Dataset(ABC):
     Args:
         name: the registry name of its source.
         shape: (C, H, W) of uint8 images or (D,) of float32 points.
-        class_names: one name a class; empty where there are no labels.
+        class_names: one name per class; empty where there are no labels.
         provenance: where it comes from, its licence where known, counts and options, as text.
     """
 
@@ -101,7 +101,7 @@ class Dataset(ABC):
 
     @property
     def captions(self) -> Sequence[str] | None:
-        """One text an item, or ``None`` where the set has none."""
+        """One text per item, or ``None`` where the set has none."""
         return self._captions
 
     @abstractmethod
@@ -176,7 +176,7 @@ class ArrayDataset(Dataset):
         labels: (N,) class indices, or ``None``.
         hashes: (N, 16) uint8, each item's hash where it was taken of something else than the array's rows.
         item_names: what to call the items in messages.
-        captions: one text an item, or ``None``.
+        captions: one text per item, or ``None``.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class Given(PerSample):
     Args:
         label: (B,) int64, the number of its class.
         augment: (B, A) how the training image was transformed.
-        captions: one text an item.
+        captions: one text per item.
     """
 
     label: Tensor | None = None

@@ -18,7 +18,7 @@ LEVELS = 256
 
 
 class ColourAccumulator:
-    """A histogram of the levels 0..255 a channel, in whole numbers: no sum is ever rounded.
+    """A histogram of the levels 0..255 of each channel, in whole numbers: no sum is ever rounded.
 
     Args:
         num_channels: C.

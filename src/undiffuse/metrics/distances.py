@@ -87,7 +87,7 @@ class FrechetEstimate:
         """Everything as plain numbers, with the protocol in words."""
         note = (
             f"squared Fréchet distance of Gaussians on {self.dim} features; biased upwards by about 1/N, compare at "
-            f"equal counts only; standard error and bias by a jackknife over {self.num_groups} groups a side"
+            f"equal counts only; standard error and bias by a jackknife over {self.num_groups} groups per side"
         )
         return {**asdict(self), "corrected": self.corrected, "protocol": note}
 
@@ -96,7 +96,7 @@ def check_enough(count: int, dim: int, num_groups: int = 2) -> None:
     """Refuse sets from which no covariance of full rank can be had.
 
     Raises:
-        UsageError: fewer than D + 1 images, or fewer than two a group; says how many are needed.
+        UsageError: fewer than D + 1 images, or fewer than two per group; says how many are needed.
     """
     needed = max(dim + 1, 2 * num_groups)
     if count < needed:

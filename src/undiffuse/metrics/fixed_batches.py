@@ -1,4 +1,4 @@
-"""Networks see images in blocks of one fixed, padded size, so that no result depends on the batch it came in."""
+"""Networks see images in batches of one fixed, padded size, so that no result depends on the batch it came in."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ GREY_REPEATED = "three channels, grey repeated"
 
 @torch.no_grad()
 def in_fixed_batches(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """``compute`` of all images, evaluated ``size`` at a time; the last block is filled up with black ones.
+    """``compute`` of all images, evaluated ``size`` at a time; the last batch is filled up with black ones.
 
     Args:
         images: (B, C, H, W); B may be 0.
-        size: images a block.
+        size: images per batch.
         compute: (size, C, H, W) -> (size, ...), row by row.
     Returns:
         (B, ...) in the type that ``compute`` gives.

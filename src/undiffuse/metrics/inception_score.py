@@ -4,7 +4,7 @@
 
 (Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so tallies merge.
 The value from N images is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
-at equal counts. It never looks at real images, and a set with one perfect image a class reaches K. Over a
+at equal counts. It never looks at real images, and a set with one perfect image per class reaches K. Over a
 classifier other than Inception-v3 of ImageNet it says as much of that classifier's classes and compares with no
 published value. The standard error was 1.1 to 1.3 times the spread over disjoint parts of MNIST.
 """

@@ -2,7 +2,7 @@
 
 Every row has a number, unique in its set. A fixed hash of the number orders the rows at random, and a bank keeps the
 ``capacity`` lowest ("bottom-k sampling", Cohen & Kaplan 2007): the lowest of two banks' rows are the lowest of both
-streams together, so batches, shards and their order change nothing, and no generator has a state to carry around.
+streams together, so batches, parts and their order change nothing, and no generator has a state to carry around.
 The hash is SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits: two numbers never tie.
 """
 
@@ -58,7 +58,7 @@ def _refuse_repeats(ascending: Tensor) -> None:
     if len(repeated):
         raise UsageError(
             f"numbers must be unique in a set, got {int(repeated[0])} twice; "
-            "number the images of all batches and shards in one series"
+            "number the images of all batches and parts in one series"
         )
 
 

@@ -46,9 +46,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor, num_directions: int = NUM_DIRECTION
 
 
 def sliced_wasserstein_error(a: Tensor, b: Tensor) -> float | None:
-    """Its standard error over both draws of points, by a jackknife that leaves out each of ten groups a side in turn.
+    """Its standard error over both draws of points, by a jackknife that leaves out each of ten groups per side in turn.
 
-    ``None`` where a side has fewer than two points a group.
+    ``None`` where a side has fewer than two points per group.
     """
     if min(len(a), len(b)) < 2 * NUM_GROUPS:
         return None

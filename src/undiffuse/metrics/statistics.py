@@ -147,7 +147,7 @@ class GroupedStatistics:
 
     Row i goes to group (i + i // num_groups) mod ``num_groups``, whatever the batches were: one row of every
     ``num_groups`` each, and turned by one each time, since rows whose classes come in turn would otherwise make every
-    group a class of its own. With explicit numbers i, shards merged in any order equal one pass.
+    group a class of its own. With explicit numbers i, parts merged in any order equal one pass.
 
     Args:
         dim: number of features D.

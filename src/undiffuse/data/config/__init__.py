@@ -1,4 +1,4 @@
-"""Configuration of the data sources, one model a source. Imports neither torch nor Pillow.
+"""Configuration of the data sources, one model per source. Imports neither torch nor Pillow.
 
 Which function loads what they describe is said in ``data.sources``.
 """

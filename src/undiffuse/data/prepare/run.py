@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         config: the source, with size, channels, fit, upscale and background.
-        out: the archive, ``.zip``. While it is being written, ``.zip.partial`` and ``.zip.partial.journal`` lie there.
+        out: the archive, ``.zip``. While it is being written, ``.zip.partial`` and its log lie there.
         settings: what to leave out.
         workers: processes; all cores by default.
         overwrite: replace an archive, and what is left of an earlier run with other settings.

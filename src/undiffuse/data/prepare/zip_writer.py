@@ -1,6 +1,6 @@
 """A zip archive written member by member, its directory at the end from what somebody else remembers.
 
-Members are stored, not compressed. The standard library's writer keeps an object of some hundred bytes a member and
+Members are stored, not compressed. The standard library's writer keeps an object of some hundred bytes per member and
 writes the clock's time; this one keeps nothing of the images and writes the first day that a zip can name. Layout
 after PKWARE's "APPNOTE.TXT" (4.3.7 local header, 4.3.12 directory, 4.3.14-16 its end, 4.5.3 zip64).
 """

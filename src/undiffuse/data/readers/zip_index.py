@@ -1,4 +1,4 @@
-"""The directory of a zip archive, read into arrays: no object a member, and nothing is extracted.
+"""The directory of a zip archive, read into arrays: no object per member, and nothing is extracted.
 
 Layout after PKWARE's "APPNOTE.TXT" (4.3.12 central directory, 4.3.14-16 its end, 4.5.3 zip64), little-endian
 throughout. A member's name is text to this module, never a place to write to.

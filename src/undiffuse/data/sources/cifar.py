@@ -2,7 +2,7 @@
 
 Published by Alex Krizhevsky ("Learning Multiple Layers of Features from Tiny Images", 2009). Binary layout: records of
 one label byte (CIFAR-100: a coarse and a fine one) and 3,072 bytes, the red, green and blue plane by rows; the names
-of the classes in text files, one a line. Python layout: pickled dictionaries with ``data`` (N, 3072) of the same
+of the classes in text files, one per line. Python layout: pickled dictionaries with ``data`` (N, 3072) of the same
 order and lists ``labels``, or ``coarse_labels`` and ``fine_labels``; see ``pickled`` for how they are read.
 """
 

@@ -1,4 +1,4 @@
-"""MNIST's own format: a magic number, the sizes as big-endian 32-bit numbers, then the bytes.
+"""Sets in MNIST's own format, IDX: images and their labels.
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998). EMNIST (Cohen et al., 2017,
 arXiv:1702.05373) stores each image with rows and columns exchanged; it is put upright here, and the mapping file
@@ -7,28 +7,19 @@ next to it names its classes.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.config import IdxConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.idx import Bytes, read_idx
 from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.emnist_mapping import find_mapping, read_mapping
 from undiffuse.data.sources.idx_files import find_idx_files
 from undiffuse.errors import UsageError
 
-Bytes = npt.NDArray[np.uint8]
-
-MAX_BYTES = 4 * 2**30  # more than any published set; stops a gzip bomb
-_GZIP_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
-_UNSIGNED_BYTE = 0x08
 _MERGED_LETTERS = "abdefghnqrt"  # the lower-case letters that EMNIST keeps apart from their capitals
 _DIGITS, _CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 EMNIST_CLASSES = {
@@ -60,56 +51,6 @@ def load(config: IdxConfig) -> Dataset:
         "transposed": "yes" if transpose else "no",
     }
     return image_dataset(config, images[:, None], labels, names, provenance)
-
-
-def read_idx(path: Path) -> Bytes:
-    """The array of unsigned bytes in an IDX file, gzipped or not.
-
-    Raises:
-        UsageError: not an IDX file, not of bytes, cut short, or longer than its header says.
-    """
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb") as file:
-            sizes = _header(path, file)
-            return _body(path, file, sizes, path.stat().st_size * (_GZIP_BEST_RATIO if zipped else 1))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{path}: the gzip file is damaged or cut short ({error}); fetch it again") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _header(path: Path, file: BinaryIO) -> tuple[int, ...]:
-    magic = file.read(4)
-    if len(magic) < 4:
-        raise UsageError(f"{path}: {len(magic)} bytes long; expected an IDX (MNIST-format) file")
-    if magic[:2] != b"\0\0" or not 1 <= magic[3] <= 8:
-        raise UsageError(
-            f"{path}: begins with {magic.hex()}, which is no IDX magic number such as 00000803; check the file"
-        )
-    if magic[2] != _UNSIGNED_BYTE:
-        raise UsageError(f"{path}: holds IDX values of type 0x{magic[2]:02x}; expected unsigned bytes (0x08)")
-    sizes = file.read(4 * magic[3])
-    if len(sizes) < 4 * magic[3]:
-        raise UsageError(f"{path}: cut short within its header; fetch it again")
-    return struct.unpack(f">{magic[3]}I", sizes)
-
-
-def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], most: int) -> Bytes:
-    expected = math.prod(sizes)
-    shape = "x".join(map(str, sizes))
-    if expected > most:  # refused before anything is read: a header may claim any number
-        raise UsageError(
-            f"{path}: cut short: its header says {shape} = {expected} bytes and the file has fewer; fetch it again"
-        )
-    if expected > MAX_BYTES:
-        raise UsageError(f"{path}: {shape} = {expected} bytes are more than the {MAX_BYTES} that are read into memory")
-    content = file.read(expected + 1)
-    if len(content) != expected:
-        found = f"only {len(content)} bytes follow" if len(content) < expected else "more bytes follow"
-        raise UsageError(f"{path}: its header says {shape} = {expected} bytes but {found}; fetch it again")
-    return np.frombuffer(content, dtype=np.uint8).reshape(sizes)
 
 
 def _images(path: Path) -> Bytes:

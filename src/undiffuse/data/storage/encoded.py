@@ -130,8 +130,8 @@ def load_encoded(
         config: what to make of them; ``config.name`` becomes the set's name.
         files: where they lie.
         labels: (N,) class index of each file, or ``None``.
-        class_names: one name a class.
-        captions: one text a file, or ``None``.
+        class_names: one name per class.
+        captions: one text per file, or ``None``.
         provenance: what is recorded of them besides their source, licence and options; may replace these too.
         skips: what the reader has left out already.
 

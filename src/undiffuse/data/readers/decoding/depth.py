@@ -113,7 +113,7 @@ def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_typ
     if colour_type == 0:
         image.load()
         return _of_grey(image)
-    if colour_type == 4:  # four bytes a pixel, which Pillow reads as RGBA: both of the level, both of the opacity
+    if colour_type == 4:  # four bytes per pixel, which Pillow reads as RGBA: both of the level, both of the opacity
         _retiled(image, lambda raw: "RGBA").load()
         both = np.asarray(image)
         return HighDepth(_joined(both[..., ::2], both[..., 1::2]), _WHITE_16, "LA")

@@ -101,7 +101,7 @@ def kind_of(name: str) -> Kind:
 
 
 class LeftOut:
-    """Counts and names what is left out, by kind; a few names a kind are kept, however many files there are."""
+    """Counts and names what is left out, by kind; a few names per kind are kept, however many files there are."""
 
     def __init__(self) -> None:
         self._counts: dict[Kind, int] = {}

@@ -1,7 +1,7 @@
 """Labels and captions that a file lists for many images, and what a JSON record says of one.
 
-Read are ``metadata.jsonl`` as Hugging Face's ``imagefolder`` has it (one object a line: ``file_name``, relative to the
-file's own folder, and any of ``caption``/``text``/``prompt`` and ``label``/``class``), ``metadata.csv`` of the same
+Read are ``metadata.jsonl`` as Hugging Face's ``imagefolder`` has it (one object per line: ``file_name``, relative to
+the file's own folder, and any of ``caption``/``text``/``prompt`` and ``label``/``class``), ``metadata.csv`` of the same
 columns (separated by commas, semicolons or tabs), and the ``dataset.json`` of the StyleGAN and EDM tools: ``{"labels":
 [["00000/img00000000.png", 3], ...]}`` with ``null`` for no labels. With the labels, ``"class_names"`` may list the
 classes' names, which those tools ignore. UTF-16 is read where a mark at the beginning says so.

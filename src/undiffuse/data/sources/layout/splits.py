@@ -27,8 +27,8 @@ _WORDS = {
 }
 _FILLERS = frozenset({"set", "data", "images", "image", "imgs", "img", "split", "photos", "pictures", ""})  # data
 _IMAGES = frozenset(
-    {"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "rgb"}
-)  # data
+    {"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "rgb"}  # data
+)
 _MASKS = frozenset(
     {
         "mask",
