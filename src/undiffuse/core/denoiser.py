@@ -61,7 +61,7 @@ class Denoiser(nn.Module):
             x_t: (B, ...) noisy data.
             t: (B,) times in [0, 1].
             cond: what the denoiser is conditioned on; None is unconditional, or what it is bound to.
-            evaluation: the solver's requests, such as a target time; None asks for nothing.
+            evaluation: the solver's requests, such as a target time; None for none.
         """
         raise NotImplementedError
 
@@ -102,7 +102,7 @@ class Denoiser(nn.Module):
             time_label: how the author counts time: ``t`` in [0, 1], ``index0`` (steps 0 ... T-1, as DDPM code does),
                 ``index1`` (steps 1 ... T, as the paper does), ``sigma`` or ``log_sigma`` of the author's process.
             value_range: the author's range of pixel values; samples come out in [-1, 1].
-            log_snr_range: what the function was trained on, in the author's values; by default what the label can say:
+            log_snr_range: what the function was trained on, in the author's values; by default the range of the label:
                 the knots 1 ... T of the chain for ``index0`` and ``index1``, no limit for the others.
         Returns:
             A denoiser for data in [-1, 1]; its ``process`` is the author's with sigma stretched to that range.
@@ -125,7 +125,7 @@ class NetworkDenoiser(Denoiser):
         parameterization: what it predicts, bound to the process.
         log_snr_range: (smallest, largest) log-SNR of training.
         autocast: compute the network in this type (``torch.bfloat16``) while everything around stays as it is.
-        learned_variance: the second half of the network's channels says the variance of the reverse step.
+        learned_variance: the second half of the network's channels predicts the variance of the reverse step.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ TIME_LABELS: dict[str, Callable[[Process, Tensor], Tensor]] = {
 
 
 def _labelled_range(process: Process, time_label: str) -> tuple[float, float]:
-    """(smallest, largest) log-SNR that a label can stand for."""
+    """(smallest, largest) log-SNR in the range of a time label."""
     if process.knots is None or time_label not in ("index0", "index1"):
         return -math.inf, math.inf
     low, high = process.log_snr(process.knots[[-1, 1]]).tolist()

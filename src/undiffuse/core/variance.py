@@ -1,6 +1,6 @@
 """A learned variance of the reverse step: how a mix between beta-tilde and beta becomes a variance.
 
-A network that learns its variance says, for every element, where its logarithm lies between the two ends,
+A network with a learned variance predicts, for every element, where its logarithm lies between the two ends,
 
     log v = mix log beta + (1 - mix) log beta-tilde
 

@@ -34,7 +34,7 @@ def unrolled(
     Args:
         loss: the discriminator's, () of its parameters.
         start: theta^0; taken as constants.
-        num_steps: k; with 0 ``start`` comes back, without a gradient.
+        num_steps: k; with 0 ``start`` is returned, without a gradient.
         rate: eta.
         rule: ``sgd``, plain steps; ``adam``, Adam's from fresh averages, whose first step has the size eta whatever
             the gradient's is.

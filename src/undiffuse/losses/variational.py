@@ -7,7 +7,7 @@ For ascending times t_1 < ... < t_K,
     L_i = KL(q(x_{t_{i-1}} | x_{t_i}, x_0) || N(c_t x + c_0 x_0-hat, v))       i = 2 ... K
     L_0 = -log P(x_0 | x_{t_1}),   a Gaussian around x_0-hat cut into the data's own levels
 
-and every number says on which grid, with which variance v and which decoder it was computed.
+and every number is reported with the grid, the variance v and the decoder that it was computed with.
 
 Source: Ho et al. 2020, arXiv:2006.11239, eqs. 5 and 13; Kingma et al. 2021, arXiv:2107.00630, sec. 4.
 """

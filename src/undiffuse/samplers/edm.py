@@ -1,7 +1,7 @@
 """EDM's stochastic sampler: before each step of Heun's method, a little fresh noise on top.
 
-The noise takes x_t exactly to a higher level t-hat of the same process; from there Heun's method goes to s. What errors
-earlier steps left behind is partly drowned in this way, at the price of a longer step.
+The noise takes x_t exactly to a higher level t-hat of the same process; from there Heun's method goes to s. This
+removes part of the errors of earlier steps, at the cost of a longer step.
 
 Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364,
 sec. 4.

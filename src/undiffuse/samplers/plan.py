@@ -107,7 +107,7 @@ class SamplerOutput(NamedTuple):
 
 
 def never() -> bool:
-    """A ``stop`` that never says yes."""
+    """The default ``stop``: always false."""
     return False
 
 

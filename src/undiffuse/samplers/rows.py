@@ -68,7 +68,7 @@ class Rows(PerSample):
 
     @property
     def failed(self) -> Tensor:
-        """(B,) whether a sample is not finite: an engine takes it out and goes on, ``finish`` refuses it."""
+        """(B,) whether a sample is not finite: an engine can drop it and continue, ``finish`` refuses it."""
         return (~torch.isfinite(self.x)).flatten(1).any(1)
 
     @property

@@ -161,7 +161,7 @@ def _try_a_step(rhs: Field, rows: _Rows, end: Tensor, active: Tensor, rtol: floa
     error2 = _error2(_moved(None, signed, _ERROR, slopes), rows.state, after, rtol, atol)
     accepted = active & (error2 <= 1)  # an error that is not a number is not accepted
     proposed = signed.abs() * _factor(error2)
-    # a step cut short by the end says nothing against the size that was planned
+    # a step shortened by the end is no reason to shrink the planned size
     proposed = torch.where(accepted & last, torch.maximum(proposed, rows.step), proposed)
     rows.step = torch.where(active, proposed, rows.step)
     rows.nfe = rows.nfe + 6 * active
