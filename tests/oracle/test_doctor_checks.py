@@ -121,7 +121,7 @@ def test_groups_are_what_pairs_connect() -> None:
 # values of images
 
 
-def test_bars_are_told_from_margins() -> None:
+def test_bars_are_distinguished_from_margins() -> None:
     image = smooth(1, 32)[0].clamp(40, 255)
     boxed, sunk, drawing, low = image.clone(), image.clone(), torch.zeros_like(image), image.clone()
     boxed[:, :6], boxed[:, -6:] = 0, 0
@@ -215,7 +215,7 @@ def test_levels_out_of_line() -> None:
     assert severities(assess_levels(rising))["error of x_0 rises where noise falls"] == "warning"
 
 
-# the journal
+# the metrics log
 
 
 def rows(values: Iterable[float], **others: float) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def falling(count: int = 60) -> list[float]:
     return [0.1 + math.exp(-i / 6) for i in range(count)]
 
 
-def test_a_sound_journal_is_left_alone() -> None:
+def test_a_sound_metrics_log_has_no_findings() -> None:
     assert severities(assess_losses(rows(falling()))) == {"loss has levelled off": "ok"}
 
 

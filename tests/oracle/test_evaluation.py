@@ -1,4 +1,4 @@
-"""Evaluation's own parts: bounded passes, neighbours in pieces, verdicts, the cache, where numbers come from."""
+"""Evaluation's own parts: bounded passes, neighbours in pieces, conclusions, the cache, where numbers come from."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_image_is_no_neighbour_of_itself() -> None:
     (1.0, 0.3, 0.0, LIKELY),
     (0.4, 0.0, 0.0, LIKELY),
 ])  # fmt: skip
-def test_the_verdict_follows_its_rule(factor: float, share: float, gap: float, said: str) -> None:
+def test_the_conclusion_follows_its_rule(factor: float, share: float, gap: float, said: str) -> None:
     real = torch.linspace(10, 11, 1001, dtype=torch.float64)
     sampled = real * factor
     sampled[: round(share * len(sampled))] = 9.0
@@ -162,28 +162,30 @@ def subject_of(drawn: ArrayDataset, train: ArrayDataset, held_out: ArrayDataset,
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_copies_of_training_images_are_told_from_new_ones(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_training_images_are_distinguished_from_new_ones(
+    copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = importlib.import_module("undiffuse.evaluation.memorisation")
     monkeypatch.setattr(module, "objective_of", lambda opened: Remembering(1.0))  # the same loss for every image
     train, held_out, new = many_images(64), many_images(100, seed=1), many_images(90, seed=2)
     nearly = train._array[np.arange(90) % 64].astype(int) + np.random.default_rng(3).integers(-5, 6, (90, 1, 8, 8))
     drawn = ArrayDataset("copies", nearly.clip(0, 255).astype(np.uint8)) if copied else new
     found = evaluate(subject_of(drawn, train, held_out), ["copying"])["results"]
-    assert found[0]["details"]["verdict"] == (LIKELY if copied else NONE)
+    assert found[0]["details"]["verdict"] == (LIKELY if copied else NONE)  # data
     assert found[0]["value"] < 0.1 if copied else found[0]["value"] == pytest.approx(1, abs=0.1)
     closest = found[0]["details"]["closest"][0]
     assert not copied or closest["training_item"] == closest["seed"] % 64
 
 
 def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
-    drawn, told = many_images(70, seed=2), []
+    drawn, progress = many_images(70, seed=2), []
     subject = subject_of(drawn, many_images(64), many_images(20, seed=1), batch_size=32)
-    subject.observer = OnProgress(lambda done, total, part: told.append((done, total)))
-    assert subject.generated.count == 70 and told == [(32, 70), (64, 70), (70, 70)]
+    subject.observer = OnProgress(lambda done, total, part: progress.append((done, total)))
+    assert subject.generated.count == 70 and progress == [(32, 70), (64, 70), (70, 70)]
     assert subject.model.module.asked == [32, 32, 6]  # type: ignore[attr-defined]
     assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
     assert torch.equal(subject.generated_images.rows, drawn.fetch(range(70)).items)
-    assert len(told) == 3 and subject.nfe == 1
+    assert len(progress) == 3 and subject.nfe == 1
 
 
 def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The doctor on journals of adversarial runs."""
+"""The doctor on metrics logs of adversarial runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def validation(train: float, held_out: float, fake: float) -> list[dict[str, flo
     return [{"images": 100, "d_real_train": train, "d_real": held_out, "d_fake": fake}]
 
 
-def test_a_game_is_known_by_its_facts() -> None:
+def test_gan_dynamics_are_known_by_their_metrics() -> None:
     assert is_adversarial(training(0.3)) and not is_adversarial([{"images": 3, "loss": 0.5}])
 
 
@@ -43,7 +43,7 @@ def test_the_gap_to_held_out_data(held_out: float, severity: str) -> None:
     assert finding.details["share"] == pytest.approx((1.0 - held_out) / 2)
 
 
-def test_no_verdicts_no_judgement() -> None:
+def test_no_logits_no_findings() -> None:
     with pytest.raises(UsageError, match="validate_every_images"):
         list(assess_gap([{"images": 1, "loss": 0.5}]))
     (same,) = assess_gap(validation(0.0, 0.0, 0.0))

@@ -461,10 +461,10 @@ STUDIES: dict[str, tuple[Callable[..., Any], Any]] = {
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_writes_its_figures_and_tells_of_progress(name: str, tmp_path: Path) -> None:
     run, options = STUDIES[name]
-    told: list[float] = []
-    figures = run(tiny(), options, tmp_path, lambda done, total: told.append(done / total))
+    shares: list[float] = []
+    figures = run(tiny(), options, tmp_path, lambda done, total: shares.append(done / total))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(figure.file for figure in figures)
-    assert told == sorted(told) and told[-1] == 1
+    assert shares == sorted(shares) and shares[-1] == 1
     for figure in figures:
         assert figure.caption.endswith(".") and figure.formula and "`undiffuse." in figure.source
         assert plot_style.plain(figure.numbers)

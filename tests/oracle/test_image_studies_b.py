@@ -199,7 +199,7 @@ def test_a_real_image_is_never_its_own_neighbour() -> None:
     found = real.nearest(distances_to, real.images, images)
     assert found.distances.flatten().tolist() == [1.0, 0.0]
     assert found.indices.flatten().tolist() == [0, 2]
-    # a pool without the second reference: where each stands in it is told
+    # a pool without the second reference: the place of each in it is stated
     pool = torch.tensor([1, 2, 3])
     found = real.nearest(distances_to, real.images, images[pool], torch.searchsorted(pool, torch.tensor([1, 3])))
     assert found.indices.flatten().tolist() == [1, 1]
@@ -269,9 +269,9 @@ def test_samplers_and_steps_are_read_from_text() -> None:
 
 
 def test_reference_images_and_those_for_scale_are_never_the_same() -> None:
-    compared, others = other_images(50, 20, seed=1)
-    assert len(others) == 20 and len(compared) == 30
-    assert sorted([*compared.tolist(), *others.tolist()]) == list(range(50))
+    kept, others = other_images(50, 20, seed=1)
+    assert len(others) == 20 and len(kept) == 30
+    assert sorted([*kept.tolist(), *others.tolist()]) == list(range(50))
     with pytest.raises(UsageError, match="--num 25 or fewer"):
         other_images(50, 30, seed=1)
 

@@ -22,8 +22,8 @@ def run(name: str, *rows: dict[str, Any], seconds: float = 600, sampling: float 
     evaluation: dict[str, Any] = {"results": list(rows)}
     if sampling is not None:
         evaluation["sampling"] = {"seconds": sampling, "num": 500}
-    journal = [{"kind": "train", "images": 10, "loss": 1.0, "wall": {"seconds": seconds}}]
-    return ReportMaterial({**RECORD, **record}, journal, images, images, name=name, evaluation=evaluation)
+    metrics_log = [{"kind": "train", "images": 10, "loss": 1.0, "wall": {"seconds": seconds}}]
+    return ReportMaterial({**RECORD, **record}, metrics_log, images, images, name=name, evaluation=evaluation)
 
 
 def judged(*runs: Any) -> dict[str, RankedMetric]:

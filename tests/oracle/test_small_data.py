@@ -45,15 +45,17 @@ def test_measuring_stays_within_its_share(epoch: float, sample: float) -> None:
     assert (budget.epochs == 10) == (100 * sample <= 0.15 * epoch * 10)
 
 
-def test_costs_are_read_from_the_journal_of_the_trial() -> None:
-    journal = [
+def test_costs_are_read_from_the_metrics_log_of_the_trial() -> None:
+    metrics_log = [
         {"kind": "train", "images": 10 * step, "loss": 1, "wall": {"seconds": step, "images_per_second": rate}}
         for step, rate in ((1, 5.0), (2, 50.0), (3, 40.0), (4, 60.0))
     ]
-    journal.append({"kind": "quality", "images": 40, "samples": 200, "wall": {"seconds": 6, "measuring_seconds": 2}})
-    assert training_rate(journal) == 50.0
-    assert trial_costs(journal, 1000) == (20.0, 0.01)
-    assert measuring_share(journal) == pytest.approx(2 / 4)
+    metrics_log.append(
+        {"kind": "quality", "images": 40, "samples": 200, "wall": {"seconds": 6, "measuring_seconds": 2}}
+    )
+    assert training_rate(metrics_log) == 50.0
+    assert trial_costs(metrics_log, 1000) == (20.0, 0.01)
+    assert measuring_share(metrics_log) == pytest.approx(2 / 4)
 
 
 def test_the_gap_is_one_where_held_out_images_look_like_samples() -> None:
@@ -74,11 +76,11 @@ def test_the_gap_is_one_where_held_out_images_look_like_samples() -> None:
 def finished(name: str, values: list[float], error: float = 0.1) -> dict[str, Any]:
     arm = next(arm for arm in ARMS if arm.name == name)
     wall = {"seconds": 10, "measuring_seconds": 1}
-    journal = [
+    metrics_log = [
         {"kind": "quality", "images": 100 * n, "metric": "f", "value": value, "standard_error": error, "wall": wall}
         for n, value in enumerate(values, 1)
     ]
-    return row_of(arm, journal, 100)
+    return row_of(arm, metrics_log, 100)
 
 
 def test_the_conclusion_says_no_more_than_the_intervals() -> None:

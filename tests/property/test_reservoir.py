@@ -44,7 +44,7 @@ def test_hash_is_splitmix64_in_unbounded_integers(numbers: list[int]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 60), st.integers(1, 70), st.randoms(use_true_random=False), st.integers(1, 9))
-def test_batches_shards_and_order_do_not_matter(count: int, capacity: int, random: object, parts: int) -> None:
+def test_batches_parts_and_order_do_not_matter(count: int, capacity: int, random: object, parts: int) -> None:
     numbers = 1000 - 7 * torch.arange(count)
     whole = banked(numbers, capacity)
     order = list(range(count))
