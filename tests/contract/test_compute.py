@@ -70,10 +70,10 @@ def network_of(name: str) -> nn.Module:
     return network.eval()
 
 
-def inputs(rows: int = 6) -> tuple[Tensor, Tensor, Condition]:
+def inputs(batch: int = 6) -> tuple[Tensor, Tensor, Condition]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(rows, 1, 8, 8, generator=generator)
-    return x, 1000 * torch.rand(rows, generator=generator), Condition(label=torch.arange(rows) % 3 - 1)
+    x = torch.randn(batch, 1, 8, 8, generator=generator)
+    return x, 1000 * torch.rand(batch, generator=generator), Condition(label=torch.arange(batch) % 3 - 1)
 
 
 def rounded(network: nn.Module, *arguments: object) -> Tensor:
@@ -345,15 +345,15 @@ def test_without_cuda_a_graph_is_the_network() -> None:
 class _OnCPU:
     """What stands for a recording: it works on one piece of memory, and takes its time."""
 
-    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor, told: tuple[Condition, ...]) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor, conditions: tuple[Condition, ...]) -> None:
         self.network, self.out = network, x.clone()
-        self.held = x.clone(), c_noise.clone(), tuple(one.map(torch.clone) for one in told)
+        self.held = x.clone(), c_noise.clone(), tuple(one.map(torch.clone) for one in conditions)
 
     @torch.no_grad()
     def replay(self) -> None:
         time.sleep(0.002)
-        x, c_noise, told = self.held
-        self.out.copy_(self.network(x, c_noise, *told))
+        x, c_noise, conditions = self.held
+        self.out.copy_(self.network(x, c_noise, *conditions))
         time.sleep(0.002)
 
     def wait(self) -> None: ...

@@ -133,7 +133,7 @@ def test_silu_is_exact_to_float32_between() -> None:
 
 
 @compiled
-def test_a_row_has_the_same_bits_in_any_batch() -> None:
+def test_a_sample_has_the_same_bits_in_any_batch() -> None:
     torch.manual_seed(2)
     x, weight, bias = drawn((5, 24, 6, 6), torch.bfloat16), drawn((24,)), drawn((24,))
     whole = fused_norm(x, 6, weight, bias, 1e-5, silu=True)

@@ -1,4 +1,4 @@
-"""What every generator and discriminator promises, over the registries: shapes, classes, gradients, lone rows."""
+"""What every generator and discriminator promises, over the registries: shapes, classes, gradients, lone samples."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def labels(count: int) -> Condition:
     return Condition(label=torch.arange(count) % (CLASSES + 1) - 1)
 
 
-def test_every_row_has_a_config_and_a_case() -> None:
+def test_every_entry_has_a_config_and_a_case() -> None:
     assert set(GENERATORS) == set(GENERATOR_CONFIGS) == {name for name, *_ in GENERATOR_CASES}
     assert set(DISCRIMINATORS) == set(DISCRIMINATOR_CONFIGS) == {name for name, *_ in DISCRIMINATOR_CASES}
 
@@ -110,17 +110,17 @@ def test_shape_and_dtype_of_discriminators(name: str, options: Options, shape: S
 
 @pytest.mark.parametrize("name", ["dcgan", "residual", "r3gan"])
 @pytest.mark.parametrize("side", [8, 12, 27, 28, 32, 48, 64, 96, 128])
-def test_pictures_of_8_to_128_pixels(name: str, side: int) -> None:
+def test_images_of_8_to_128_pixels(name: str, side: int) -> None:
     options = MODERN if name == "r3gan" else SMALL
     shape = (3, side, side)
-    pictures = generator_of(name, options, shape, 0)(normal(1, LATENT), Condition())
-    assert pictures.shape == (1, *shape)
-    verdict = discriminator_of(name, options, shape, 0)(pictures, Condition())
-    assert verdict.shape == (1,) and bool(torch.isfinite(verdict).all())
+    images = generator_of(name, options, shape, 0)(normal(1, LATENT), Condition())
+    assert images.shape == (1, *shape)
+    logits = discriminator_of(name, options, shape, 0)(images, Condition())
+    assert logits.shape == (1,) and bool(torch.isfinite(logits).all())
 
 
 @pytest.mark.parametrize("name", ["dcgan", "residual", "r3gan"])
-def test_points_and_tiny_pictures_are_refused(name: str) -> None:
+def test_points_and_tiny_images_are_refused(name: str) -> None:
     options = MODERN if name == "r3gan" else SMALL
     for shape in ((2,), (1, 7, 28)):
         with pytest.raises(UsageError, match="at least 8 x 8"):
@@ -153,7 +153,7 @@ def test_without_classes_labels_are_ignored(name: str, options: Options, shape: 
 
 @each_generator
 def test_a_sample_does_not_depend_on_its_neighbours(name: str, options: Options, shape: Shape) -> None:
-    # a whole block: the system pads to 16 rows, for BLAS may treat a last few rows another way
+    # a whole block: the system pads to 16 samples, since BLAS may treat the last few another way
     network, z = generator_of(name, options, shape), normal(16, LATENT)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(z, labels(16))[order], network(z[order], labels(16).select(order)))

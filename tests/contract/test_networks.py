@@ -1,4 +1,4 @@
-"""What every network promises, over the registry: shapes, conditions, gradients, saving, rows that do not mix."""
+"""What every network promises, over the registry: shapes, conditions, gradients, saving, samples that do not mix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNET = {"channels": 8, "multipliers": (1, 2)}
 SONG = {**UNET, "multipliers": (1, 2, 2), "downsample": "residual", "upsample": "residual", "resample_filter": "fir"}
 SONG |= {"resample_projection": True, "rescale_residuals": True, "up_attention": "last", "time_injection": "add"}
 TRANSFORMER = {"channels": 16, "num_heads": 2, "num_blocks": 2, "patch_size": 2, "time_channels": 32}
-#: Small variants of each row: name, options, shape of one example.
+#: Small variants of each entry: name, options, shape of one example.
 CASES = [
     ("mlp", {"width": 16, "num_blocks": 2}, (2,)),
     ("mlp", {"width": 15, "time_features": "fourier", "fourier_scale": 0.016}, (2, 3, 3)),
@@ -66,7 +66,7 @@ def inputs(shape: tuple[int, ...], batch: int = 4) -> tuple[Tensor, Tensor, Cond
     return x, 1000 * torch.rand(batch, generator=generator), Condition(label=label)
 
 
-def test_every_row_has_a_config_and_a_case() -> None:
+def test_every_entry_has_a_config_and_a_case() -> None:
     assert set(NETWORKS) == set(NETWORK_CONFIGS) == {name for name, *_ in CASES}
 
 
@@ -107,26 +107,26 @@ def test_class_and_time_reach_the_output(name: str, options: dict[str, object], 
 
 
 @each_case
-def test_a_network_told_where_to_reach_begins_as_one_that_is_not(
+def test_a_network_given_a_target_time_begins_as_one_that_is_not(
     name: str, options: dict[str, object], shape: tuple[int, ...]
 ) -> None:
     plain, (x, c_noise, cond) = make(name, options, shape), inputs(shape)
     torch.manual_seed(0)
-    told = build_network(
+    given = build_network(
         validate(NETWORK_CONFIGS[name], {"name": name, **options}),
         shape,
         ConditionSpec.of_classes(CLASSES, target_time=True),
     )
     fresh = make(name, options, shape, trained=False).state_dict()
-    new = set(told.state_dict()) - set(fresh)
-    assert len(new) == 1 and all(torch.equal(told.state_dict()[key], fresh[key]) for key in fresh)
-    assert not told.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
-    told.eval()
+    new = set(given.state_dict()) - set(fresh)
+    assert len(new) == 1 and all(torch.equal(given.state_dict()[key], fresh[key]) for key in fresh)
+    assert not given.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    given.eval()
     far, same = (Evaluation(target_time=time) for time in (torch.zeros_like(c_noise), c_noise))
-    assert torch.equal(told(x, c_noise, cond, far), plain(x, c_noise, cond))
-    nn.init.normal_(told.state_dict()[new.pop()])
-    assert torch.equal(told(x, c_noise, cond, same), told(x, c_noise, cond)), "none is no gap"
-    assert (told(x, c_noise, cond, far) - told(x, c_noise, cond)).flatten(1).abs().amax(1).min() > 1e-5
+    assert torch.equal(given(x, c_noise, cond, far), plain(x, c_noise, cond))
+    nn.init.normal_(given.state_dict()[new.pop()])
+    assert torch.equal(given(x, c_noise, cond, same), given(x, c_noise, cond)), "none is no gap"
+    assert (given(x, c_noise, cond, far) - given(x, c_noise, cond)).flatten(1).abs().amax(1).min() > 1e-5
     assert torch.equal(plain(x, c_noise, cond, far), plain(x, c_noise, cond))
 
 
@@ -167,15 +167,15 @@ def test_bfloat16_autocast_stays_close(name: str, options: dict[str, object], sh
 
 
 @each_case
-def test_rows_do_not_mix(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
+def test_samples_do_not_mix(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
     network = make(name, options, shape).double()
     x, c_noise, cond = inputs(shape)
     x, c_noise = x.double(), c_noise.double()
     together = network(x, c_noise, cond)
     for i in range(len(x)):
-        rows = slice(i, i + 1)
-        alone = network(x[rows], c_noise[rows], cond.select(rows))
-        assert torch.allclose(alone, together[rows], atol=1e-9)
+        part = slice(i, i + 1)
+        alone = network(x[part], c_noise[part], cond.select(part))
+        assert torch.allclose(alone, together[part], atol=1e-9)
 
 
 @each_case
@@ -214,7 +214,7 @@ def test_dropout_is_random_in_training_only() -> None:
 REFUSED = [
     ({**UNET, "multipliers": (1, 1, 1, 1, 1)}, (1, 8, 8), "5 levels are too many for 8 x 8 pixels"),
     ({**UNET, "multipliers": (1, 1, 1, 1), "patch_size": 2}, (1, 8, 8), "at most 3"),
-    (UNET, (2,), "takes pictures"),
+    (UNET, (2,), "takes images"),
     ({**UNET, "attention_levels": (2,)}, (1, 8, 8), "levels 0 to 1"),
     ({**UNET, "num_heads": 3}, (1, 8, 8), "num_heads=3 does not divide"),
     ({**UNET, "head_channels": 5}, (1, 8, 8), "head_channels=5 does not divide"),

@@ -1,4 +1,4 @@
-"""A batch in shards: the same function and gradients as the whole, the same bits each time, and errors that get out."""
+"""A batch split over threads: function and gradients of the whole, the same bits each time, and errors that get out."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def network(dropout: float = 0.0) -> nn.Module:
     return built.double()
 
 
-def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(rows, 1, 8, 8, generator=generator, dtype=torch.float64)
-    labels = torch.randint(3, (rows,), generator=generator)
-    return x, torch.rand(rows, generator=generator, dtype=torch.float64), Condition(label=labels)
+    x = torch.randn(batch, 1, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (batch,), generator=generator)
+    return x, torch.rand(batch, generator=generator, dtype=torch.float64), Condition(label=labels)
 
 
-def gradients(module: nn.Module, rows: int, to_input: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    x, c_noise, cond = inputs(rows)
+def gradients(module: nn.Module, batch: int, to_input: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    x, c_noise, cond = inputs(batch)
     x.requires_grad_(to_input)
     out = module(x, c_noise, cond)
     wanted = [*(p for p in module.parameters()), *([x] if to_input else [])]
@@ -51,13 +51,13 @@ def gradients(module: nn.Module, rows: int, to_input: bool) -> tuple[torch.Tenso
     ]
 
 
-@pytest.mark.parametrize("rows", [8, 9, 13, 64])
+@pytest.mark.parametrize("batch", [8, 9, 13, 64])
 @pytest.mark.parametrize("to_input", [False, True])
-def test_output_and_gradients_are_those_of_the_whole(rows: int, to_input: bool) -> None:
+def test_output_and_gradients_are_those_of_the_whole(batch: int, to_input: bool) -> None:
     plain = network()
-    out, expected = gradients(plain, rows, to_input)
-    found, got = gradients(ThreadedBatch(plain), rows, to_input)
-    assert len(batch_slices(inputs(rows)[0])) == 2
+    out, expected = gradients(plain, batch, to_input)
+    found, got = gradients(ThreadedBatch(plain), batch, to_input)
+    assert len(batch_slices(inputs(batch)[0])) == 2
     torch.testing.assert_close(found, out, rtol=0, atol=1e-12)
     assert len(got) == len(expected)
     for mine, theirs in zip(got, expected, strict=True):
@@ -81,7 +81,7 @@ def test_without_gradients_nothing_is_kept() -> None:
 def test_autocast_and_modes_reach_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = network().float()
     x, c_noise, cond = inputs(16)
-    monkeypatch.setenv(VARIABLE, "fused=off")  # norms that only shards have
+    monkeypatch.setenv(VARIABLE, "fused=off")  # norms that only parts have
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         found = ThreadedBatch(plain)(x.float(), c_noise.float(), cond)
         halves = [plain(x.float()[part], c_noise.float()[part], cond.select(part)) for part in batch_slices(x)]
@@ -94,7 +94,7 @@ def test_what_must_not_be_cut_is_not() -> None:
     assert can_split(network())
     assert not can_split(network(dropout=0.1))
     assert not can_split(nn.BatchNorm1d(2))
-    assert len(batch_slices(torch.empty(7, 2))) == 1  # fewer than four rows each
+    assert len(batch_slices(torch.empty(7, 2))) == 1  # fewer than four samples each
     assert len(batch_slices(torch.empty(0, 2))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Threads wait asleep beside other work and awake on a machine of their own; quotas of cores are kept to."""
+"""Threads sleep while other processes compute and spin otherwise; quotas of cores are kept to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def threads_of_this_process() -> int:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in wait_policy.SAID:
+    for name in wait_policy.USER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(wait_policy, "_SECONDS", 0.0)
     monkeypatch.setattr(wait_policy, "_STATE", [])
@@ -63,7 +63,7 @@ def test_they_sleep_and_wake_and_no_bit_changes(two_threads: None, monkeypatch: 
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(awake, sleeping, again, strict=True))
 
 
-@pytest.mark.parametrize("name", wait_policy.SAID)
+@pytest.mark.parametrize("name", wait_policy.USER_VARIABLES)
 def test_the_users_own_setting_stays(name: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "waiting=sleep")
@@ -86,8 +86,8 @@ def test_it_follows_the_load(two_threads: None, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(wait_policy, "_parallel", lambda: None)  # what would be done is not of interest
     monkeypatch.setattr(wait_policy, "allowed_cores", lambda: 2)
     monkeypatch.setattr(wait_policy, "quota", lambda: None)
-    told = [CPUTime(0, 0, 0, 0), CPUTime(1, 2, 0, 1), CPUTime(2, 4, 0, 3)]  # others had one core, then none
-    readings = chain(told, repeat(told[-1]))
+    times = [CPUTime(0, 0, 0, 0), CPUTime(1, 2, 0, 1), CPUTime(2, 4, 0, 3)]  # others had one core, then none
+    readings = chain(times, repeat(times[-1]))
     monkeypatch.setattr(wait_policy, "cpu_time", lambda: next(readings))
     state = wait_policy._WaitPolicy()
     assert state._wanted(True) is None
@@ -168,13 +168,13 @@ CORES = [(64, 2.0, 2), (64, None, 64), (2, 8.0, 2), (4, 1.5, 1), (4, 0.2, 1)]
 
 
 @pytest.mark.parametrize(("allowed", "quota", "expected"), CORES)
-def test_cores_and_what_libraries_are_told(
+def test_cores_and_what_libraries_are_given(
     allowed: int, quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cores, "allowed_cores", lambda: allowed)
     monkeypatch.setattr(cores, "quota", lambda: quota)
     assert cores.num_cores() == expected
-    for name in cores.SAID:
+    for name in cores.USER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     cores.leave_room()
     assert os.environ.get("OMP_NUM_THREADS") == (str(expected) if expected < allowed else None)

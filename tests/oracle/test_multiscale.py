@@ -21,26 +21,26 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_input_skip_adds_or_sets_beside_a_projection_of_the_smaller_picture() -> None:
-    picture, h = noise(2, 3, 8, 6), noise(2, 5, 4, 3, seed=1)
-    add = InputSkip(3, 5, FIRDown(), beside=False).double()
-    beside = InputSkip(3, 5, FIRDown(), beside=True).double()
-    beside.load_state_dict(add.state_dict())
-    smaller = FIRDown().double()(picture)
+def test_input_skip_adds_or_concatenates_a_projection_of_the_smaller_image() -> None:
+    image, h = noise(2, 3, 8, 6), noise(2, 5, 4, 3, seed=1)
+    add = InputSkip(3, 5, FIRDown(), concatenate=False).double()
+    concat = InputSkip(3, 5, FIRDown(), concatenate=True).double()
+    concat.load_state_dict(add.state_dict())
+    smaller = FIRDown().double()(image)
     projected = torch.einsum("oi,bihw->bohw", add.project.weight[:, :, 0, 0], smaller) + add.project.bias[:, None, None]
-    pyramid, joined = add(picture, h)
+    pyramid, joined = add(image, h)
     assert torch.equal(pyramid, smaller) and torch.allclose(joined, projected + h, atol=1e-12)
-    assert torch.allclose(beside(picture, h)[1], torch.cat([projected, h], dim=1), atol=1e-12)
+    assert torch.allclose(concat(image, h)[1], torch.cat([projected, h], dim=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, HALF])
 def test_residual_pyramids_are_the_features_from_there_on(scale: float) -> None:
     down, up = InputResidual(3, 5, scale).double(), OutputResidual(3, 5, scale).double()
     small, large = noise(2, 5, 4, 3), noise(2, 5, 7, 6)
-    pyramid, h = down(picture := noise(2, 3, 8, 6, seed=1), small)
-    assert pyramid is h and torch.allclose(h, scale * (down.smaller(picture) + small), atol=1e-12)
-    pyramid, h = up(picture := noise(2, 3, 4, 3, seed=1), large)
-    assert pyramid is h and torch.allclose(h, scale * (up.larger(picture, (7, 6)) + large), atol=1e-12)
+    pyramid, h = down(image := noise(2, 3, 8, 6, seed=1), small)
+    assert pyramid is h and torch.allclose(h, scale * (down.smaller(image) + small), atol=1e-12)
+    pyramid, h = up(image := noise(2, 3, 4, 3, seed=1), large)
+    assert pyramid is h and torch.allclose(h, scale * (up.larger(image, (7, 6)) + large), atol=1e-12)
 
 
 def test_output_skip_adds_to_the_grown_pyramid_and_leaves_the_features() -> None:
@@ -70,8 +70,8 @@ def test_the_output_is_the_sum_over_levels(resample_filter: str) -> None:
     assert torch.allclose(out[..., 8:-9, 8:-8], torch.tensor(111.0, dtype=torch.float64))
 
 
-def test_the_picture_itself_reaches_every_level() -> None:
-    """A stem of zeros hides the picture from the features: the pyramid alone brings it in, at half and quarter size."""
+def test_the_image_itself_reaches_every_level() -> None:
+    """A stem of zeros hides the image from the features: the pyramid alone brings it in, at half and quarter size."""
     config = UNetConfig(**PYRAMID, progressive_input="input_skip")
     network = build_network(config, (2, 8, 8)).double()
     nn.init.zeros_(network.stem.weight)

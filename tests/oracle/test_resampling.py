@@ -30,7 +30,7 @@ def upfirdn_2d(x: np.ndarray, **options: int) -> np.ndarray:
     return upfirdn(upfirdn(x, taps, **options).swapaxes(-1, -2), taps, **options).swapaxes(-1, -2)
 
 
-def picture(size: tuple[int, int], channels: int = 3) -> Tensor:
+def image(size: tuple[int, int], channels: int = 3) -> Tensor:
     return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -40,7 +40,7 @@ def halved(size: tuple[int, int]) -> tuple[int, int]:
 
 @each_size
 def test_down_is_upfirdn(size: tuple[int, int]) -> None:
-    x = picture(size)
+    x = image(size)
     even = np.pad(x.numpy(), [(0, 0), (0, 0), (0, size[0] % 2), (0, size[1] % 2)], mode="edge")
     expected = upfirdn_2d(even, up=1, down=2, before=1, after=1)
     found = FIRDown().double()(x)
@@ -50,7 +50,7 @@ def test_down_is_upfirdn(size: tuple[int, int]) -> None:
 
 @each_size
 def test_up_is_upfirdn(size: tuple[int, int]) -> None:
-    x = picture(halved(size))
+    x = image(halved(size))
     expected = upfirdn_2d(x.numpy(), up=2, down=1, before=2, after=1)[..., : size[0], : size[1]]
     found = FIRUp().double()(x, size)
     assert found.shape[2:] == size
@@ -86,7 +86,7 @@ def test_what_would_alias_is_damped_more_than_by_a_mean_of_two() -> None:
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 8), (6, 10)], ids=str)
 def test_up_is_four_times_the_transpose_of_down(size: tuple[int, int]) -> None:
-    x, y = picture(size), picture(halved(size))
+    x, y = image(size), image(halved(size))
     down, up = FIRDown().double()(x), FIRUp().double()(y, size)
     assert torch.allclose(4 * (down * y).sum(), (up * x).sum(), rtol=1e-13)
 
@@ -102,7 +102,7 @@ def learned(layer: FIRConvDown | FIRConvUp, weight: Tensor) -> FIRConvDown | FIR
 
 @each_size
 def test_convolving_down_is_filter_then_strided_convolution(size: tuple[int, int]) -> None:
-    x, weight = picture(size, 1), torch.arange(9.0).reshape(1, 1, 3, 3) - 3
+    x, weight = image(size, 1), torch.arange(9.0).reshape(1, 1, 3, 3) - 3
     even = np.pad(x.numpy(), [(0, 0), (0, 0), (0, size[0] % 2), (0, size[1] % 2)], mode="edge")
     smooth = upfirdn_2d(even, up=1, down=1, before=2, after=2)
     rows, columns = halved(size)
@@ -118,7 +118,7 @@ def test_convolving_down_is_filter_then_strided_convolution(size: tuple[int, int
 
 @each_size
 def test_convolving_up_is_transposed_convolution_then_filter(size: tuple[int, int]) -> None:
-    x, weight = picture(halved(size), 1), torch.arange(9.0).reshape(1, 1, 3, 3) - 3
+    x, weight = image(halved(size), 1), torch.arange(9.0).reshape(1, 1, 3, 3) - 3
     rows, columns = halved(size)
     spread = np.zeros((2, 1, 2 * rows + 1, 2 * columns + 1))
     for i in range(rows):
@@ -131,14 +131,14 @@ def test_convolving_up_is_transposed_convolution_then_filter(size: tuple[int, in
 
 
 def test_gradients() -> None:
-    x = picture((3, 4), 2).requires_grad_()
+    x = image((3, 4), 2).requires_grad_()
     assert torch.autograd.gradcheck(FIRDown().double(), (x,))
     assert torch.autograd.gradcheck(lambda h: FIRUp().double()(h, (5, 8)), (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
-    x = picture((8, 6)).to(dtype)
+    x = image((8, 6)).to(dtype)
     down, up = FIRDown(), FIRUp()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(down(x), down(x.float()).to(dtype)) and down(x).dtype == dtype

@@ -1,1 +1,1 @@
-"""How the arithmetic is done on the machine at hand."""
+"""How networks are computed on the hardware at hand: precision, threads, kernels, copies, graphs, compiling."""

@@ -1,7 +1,7 @@
-"""How arithmetic is done: chosen by what the machine has, unless the variable ``UNDIFFUSE_COMPUTE`` says otherwise.
+"""The backend: how networks are computed, by what the hardware has or by the variable ``UNDIFFUSE_COMPUTE``.
 
-``UNDIFFUSE_COMPUTE=copies=off,graphs=off`` turns single choices; it is read at every use. None of them is part of a
-model: they say how fast the same function is computed.
+``UNDIFFUSE_COMPUTE=copies=off,graphs=off`` overrides single options; it is read at every use. None of them is part of a
+model: they decide how fast the same function is computed.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from undiffuse.compute.hardware import hardware
 from undiffuse.config import FrozenModel, validate
 from undiffuse.errors import UsageError
 
-#: The environment variable with choices, ``key=value`` separated by commas.
+#: The environment variable with options, ``key=value`` separated by commas.
 VARIABLE = "UNDIFFUSE_COMPUTE"
 
 
 class ComputeConfig(FrozenModel):
-    """What may be chosen.
+    """Options of the backend.
 
     Args:
-        bf16: ``auto`` calculates in bfloat16 where a model asks for it and the machine is fast at it; ``always``
-            wherever a model asks for it; ``never`` in float32.
-        copies: sample with a copy of the weights that is cast once; otherwise they are cast in every evaluation.
+        bf16: ``auto`` calculates in bfloat16 where a model requests it and the hardware is fast at it; ``always``
+            wherever a model requests it; ``never`` in float32.
+        copies: sample with a copy of the weights that is cast once; otherwise they are cast at every call.
         fused: normalise and activate maps by kernels of our own where they can be compiled; otherwise by torch's.
-        graphs: record an evaluation on CUDA once and replay it.
-        waiting: ``auto`` lets threads that wait for each other sleep beside other work and spin on a machine of their
-            own; ``sleep`` and ``spin`` say which. It changes no result.
-        memory: keep what is freed for the next evaluation; otherwise the C library gives it back to the system.
+        graphs: record a forward pass on CUDA once and replay it.
+        waiting: ``auto`` lets threads that wait for each other sleep while other processes compute and spin otherwise;
+            ``sleep`` and ``spin`` fix one of the two. It changes no result.
+        memory: keep what is freed for the next forward pass; otherwise the C library gives it back to the system.
     """
 
     bf16: Literal["auto", "always", "never"] = "auto"
@@ -42,7 +42,7 @@ class ComputeConfig(FrozenModel):
 
 
 def backend() -> ComputeConfig:
-    """The choices in force.
+    """The options in force.
 
     Raises:
         UsageError: the variable is no list of ``key=value``, or names an unknown key or value.
@@ -60,11 +60,11 @@ def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype | N
     """The dtype of a network's products, or None for that of its weights.
 
     Args:
-        precision: what a model asks for, ``fp32`` or ``bf16``.
+        precision: of the model, ``fp32`` or ``bf16``.
         device: where it runs.
     Note:
         A processor without bfloat16 products is up to ten times slower with them than in float32, so it gets float32.
     """
-    if precision != "bf16" or (choice := backend().bf16) == "never":
+    if precision != "bf16" or (option := backend().bf16) == "never":
         return None
-    return torch.bfloat16 if choice == "always" or hardware(device).fast_bf16 else None
+    return torch.bfloat16 if option == "always" or hardware(device).fast_bf16 else None

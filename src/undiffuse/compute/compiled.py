@@ -24,8 +24,8 @@ def cache_folder() -> Path:
 def compile_in_place(network: nn.Module) -> None:
     """Let torch compile the network's calls, from the cache where it has been compiled before.
 
-    The first call of a shape compiles, which takes minutes on a small machine and seconds from the cache. If compiling
-    fails, such as for want of a C++ compiler, one line says so and the network runs as it is.
+    The first call of a shape compiles, which takes minutes on a small machine, and seconds from the cache. If compiling
+    fails, as it does without a C++ compiler, a warning is given and the network runs uncompiled.
     """
     if _CACHE not in os.environ:  # first: the imports choose a temporary folder themselves
         os.environ[_CACHE] = str(private(cache_folder()))

@@ -1,4 +1,4 @@
-"""What rounding depends on beside a model: the same function computed elsewhere has other last bits."""
+"""The environment of a computation: what rounding depends on apart from the model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _WORDS = {
 def compute_environment(
     precision: str, device: torch.device | str, optimizer: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """Plain facts about how networks are computed here.
+    """How networks are computed here.
 
     Args:
-        precision: what the model asks for, ``fp32`` or ``bf16``; whether our own norms are at hand is asked for the
-            latter alone, for they are compiled to find out.
+        precision: of the model, ``fp32`` or ``bf16``; whether the fused norm is available is found out for the latter
+            alone, since its kernels are compiled for that.
         device: where it runs.
         optimizer: what the optimizer multiplies matrices in, where it does.
     """

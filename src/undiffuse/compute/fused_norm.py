@@ -1,7 +1,7 @@
 """Group norm with the shift before it and SiLU after it as one operator, ``undiffuse::group_norm``, in C++ of our own.
 
-It works on maps with channels last. In that layout convolutions in bfloat16 are a fifth to a quarter faster on x86
-processors, but torch's group norm is up to a hundred times slower; with this norm (``native/norm.cpp``) both gain.
+It works on maps with channels last (``native/norm.cpp``). In that layout convolutions in bfloat16 are a fifth to a
+quarter faster on x86 processors, and torch's group norm is slower than in the other (ADR 0036 and 0060).
 
 To torch it is an operator like any other: ``torch.compile`` and ``torch.export`` keep it as one node of their graphs.
 It is differentiable once, in reverse mode, and computes on one thread, as the parts of a threaded batch do. So networks

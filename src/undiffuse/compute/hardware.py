@@ -1,4 +1,4 @@
-"""What the machine at hand can do, asked of torch and of nothing else."""
+"""What the hardware at hand can do, as far as torch knows."""
 
 from __future__ import annotations
 

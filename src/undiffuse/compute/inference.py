@@ -1,10 +1,10 @@
-"""Copies of networks for sampling: weights cast to the products' type once instead of in every evaluation.
+"""Copies of networks for sampling: weights cast to the products' type once instead of at every call.
 
-A copy computes what the network itself computes in shards under autocast, bit for bit: the same layers are cast, and
-those that step out of autocast (time embedding, last layer) or keep their sums in float32 (norms) are left alone. It is
-made at the first evaluation, shared by all who sample from the network, and made anew when a weight has changed since:
-torch counts changes in place, but its fused optimizers do not tell, so whoever comes anew compares the weights' norms
-too.
+A copy computes what the network itself computes as a threaded batch under autocast, bit for bit: the same layers are
+cast, and those that step out of autocast (time embedding, last layer) or keep their sums in float32 (norms) are left
+alone. It is made at the first call, shared by all who sample from the network, and made anew when a weight has changed
+since: torch counts changes in place, but not those of its fused optimizers, so each new ``InferenceNetwork`` compares
+the weights' norms too.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class InferenceNetwork(nn.Module):
     """``network`` by the quickest way to evaluate it without gradients; with gradients, the network itself.
 
     Args:
-        network: ``forward(x (B, ...), c_noise (B,), *told)``, where what is told has ``select(slice)``.
+        network: ``forward(x (B, ...), c_noise (B,), *conditions)``, each condition with ``select(slice)``.
     Note:
-        Between two evaluations of one such object, weights that are changed behind torch's back (``parameter.data``, a
+        Between two calls of one such object, weights that are changed behind torch's back (``parameter.data``, a
         fused optimizer of one's own) go unnoticed.
     """
 
@@ -52,29 +52,31 @@ class InferenceNetwork(nn.Module):
         self.network = network
         self._compared = False
 
-    def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
-        out: Tensor = self._best(x, c_noise, told)(x, c_noise, *told)
+    def forward(self, x: Tensor, c_noise: Tensor, *conditions: Any) -> Tensor:
+        out: Tensor = self._best(x, c_noise, conditions)(x, c_noise, *conditions)
         return out
 
-    def _best(self, x: Tensor, c_noise: Tensor, told: tuple[Any, ...]) -> nn.Module:
+    def _best(self, x: Tensor, c_noise: Tensor, conditions: tuple[Any, ...]) -> nn.Module:
         network = self.network
         if torch.is_grad_enabled() or network.training or len(x) == 0 or network._compiled_call_impl is not None:
             return threaded(network)
         if backend().copies == "off" or not torch.is_autocast_enabled(x.device.type):
             return threaded(network)
         with _MAKING:
-            held = _current(network, x, c_noise, told, compare=not self._compared)
+            held = _current(network, x, c_noise, conditions, compare=not self._compared)
         self._compared = True
         return held
 
 
-def _current(network: nn.Module, x: Tensor, c_noise: Tensor, told: tuple[Any, ...], *, compare: bool) -> nn.Module:
+def _current(
+    network: nn.Module, x: Tensor, c_noise: Tensor, conditions: tuple[Any, ...], *, compare: bool
+) -> nn.Module:
     """The copy of the network as it is now, by torch's count of changes and, if ``compare``, by the weights' norms."""
     dtype = torch.get_autocast_dtype(x.device.type)
     state, held = _state_of(network, dtype), _COPIES.get(network)
     if held is not None and held.state == state and not (compare and held.norms != _norms_of(network)):
         return held.network
-    cast = _cast_copy(network, dtype, x[:1], c_noise[:1], [one.select(slice(0, 1)) for one in told])
+    cast = _cast_copy(network, dtype, x[:1], c_noise[:1], [one.select(slice(0, 1)) for one in conditions])
     _COPIES[network] = _Copy(_prepared(cast), state, _norms_of(network))
     return _COPIES[network].network
 
@@ -95,8 +97,10 @@ def _prepared(network: nn.Module) -> nn.Module:
     return CUDAGraphed(network) if device == "cuda" and backend().graphs == "auto" else threaded(network)
 
 
-def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, told: Sequence[Any]) -> nn.Module:
-    """A copy whose layers hold their weights in ``dtype`` where one row's evaluation finds them under autocast."""
+def _cast_copy(
+    network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tensor, conditions: Sequence[Any]
+) -> nn.Module:
+    """A copy whose layers hold their weights in ``dtype`` where a call with one sample finds them under autocast."""
     twin = copy.deepcopy(network).requires_grad_(False).eval()
     device, cast, kept = x.device.type, set[nn.Module](), set[nn.Module]()
 
@@ -104,7 +108,7 @@ def _cast_copy(network: nn.Module, dtype: torch.dtype, x: Tensor, c_noise: Tenso
         (cast if torch.is_autocast_enabled(device) else kept).add(layer)
 
     hooks = [layer.register_forward_pre_hook(note) for layer in twin.modules() if isinstance(layer, _CAST)]
-    twin(x, c_noise, *told)
+    twin(x, c_noise, *conditions)
     for hook in hooks:
         hook.remove()
     for layer in cast - kept:

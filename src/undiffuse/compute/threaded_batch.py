@@ -1,9 +1,9 @@
-"""A batch cut into shards that are computed at the same time, one core each.
+"""A batch split over threads: its parts are computed at the same time, one core each.
 
 Splitting every operation over the cores, as torch does by itself, leaves them waiting for each other after each of a
-small network's many short operations; whole shards hardly ever wait. Forward and backward of each shard run in a thread
-of their own, whose operations have its share of the cores, and the shards' gradients are added in order: the same bits
-every time on one machine.
+small network's many short operations; whole parts of a batch hardly ever wait. Forward and backward of each part run in
+a thread of their own, whose operations have its share of the cores, and the parts' gradients are added in order: the
+same bits every time on one machine.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from undiffuse.compute.fused_norm import differentiated_once, is_available
 
 T = TypeVar("T")
 
-#: More shards than this leave each with too few rows.
-_MOST_SHARDS = 8
-#: A shard of fewer rows costs more in calls than it saves.
-_FEWEST_ROWS = 4
+#: More parts than this leave each with too few samples.
+_MOST_PARTS = 8
+#: A part of fewer samples costs more in calls than it saves.
+_FEWEST_SAMPLES = 4
 
 
 def num_parts() -> int:
-    """Shards of a batch on this machine: one a thread that torch may use, up to eight."""
-    return min(torch.get_num_threads(), _MOST_SHARDS)
+    """Parts of a batch on this machine: one a thread that torch may use, up to eight."""
+    return min(torch.get_num_threads(), _MOST_PARTS)
 
 
 def has_fused_norm() -> bool:
@@ -42,7 +42,12 @@ def has_fused_norm() -> bool:
 
 
 def uses_fused_norm(network: nn.Module, precision: str) -> bool:
-    """Whether shards of ``network`` have the fused norm where it lies, which gains more than compiling (ADR 0037)."""
+    """Whether a threaded batch of ``network`` has the fused norm on its device: faster than compiling it (ADR 0037).
+
+    Args:
+        network: to be evaluated.
+        precision: of the model, ``fp32`` or ``bf16``.
+    """
     on_cpu = next(network.parameters()).device.type == "cpu"
     normed = any(isinstance(part, nn.GroupNorm) for part in network.modules())
     return precision == "bf16" and on_cpu and normed and can_split(network) and has_fused_norm()
@@ -51,7 +56,7 @@ def uses_fused_norm(network: nn.Module, precision: str) -> bool:
 @cache
 def _pool(workers: int, threads: int, process: int) -> ThreadPoolExecutor:
     """Threads whose operations use ``threads`` cores each; a forked process gets its own."""
-    return ThreadPoolExecutor(workers, "shard", initializer=_use, initargs=(threads,))
+    return ThreadPoolExecutor(workers, "part", initializer=_use, initargs=(threads,))
 
 
 def _use(threads: int) -> None:
@@ -78,13 +83,13 @@ def run_parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
 
 class ThreadedBatch(nn.Module):
-    """``network`` evaluated in shards of the batch: the same function, faster on a CPU with several cores.
+    """``network`` evaluated on parts of the batch in threads: the same function, faster on a CPU with several cores.
 
     First derivatives pass; second ones and forward-mode ones do not. A network that draws random numbers (dropout) or
     changes its own state in a forward pass must not be threaded; see ``can_split``.
 
     Args:
-        network: ``forward(x (B, ...), c_noise (B,), *told)``, where what is told has ``select(slice)`` and
+        network: ``forward(x (B, ...), c_noise (B,), *conditions)``, each condition with ``select(slice)`` and
             ``tensors()``.
     """
 
@@ -92,34 +97,41 @@ class ThreadedBatch(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, c_noise: Tensor, *told: Any) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, *conditions: Any) -> Tensor:
         parts = batch_slices(x)
-        if len(parts) < 2 or _learns(c_noise, told):
+        if len(parts) < 2 or _learns(c_noise, conditions):
             with differentiated_once():
-                whole: Tensor = self.network(x, c_noise, *told)
+                whole: Tensor = self.network(x, c_noise, *conditions)
             return whole
         if not torch.is_grad_enabled():
-            return torch.cat(run_parallel([self._task(x, c_noise, told, part, False) for part in parts]))
+            return torch.cat(run_parallel([self._task(x, c_noise, conditions, part, False) for part in parts]))
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        tasks = [self._task(x, c_noise, told, part, True) for part in parts]
-        out: Tensor = _Shards.apply(tasks, [x.detach()[part] for part in parts], x, *parameters)  # type: ignore[no-untyped-call]
+        tasks = [self._task(x, c_noise, conditions, part, True) for part in parts]
+        inputs = [x.detach()[part] for part in parts]
+        out: Tensor = _Parts.apply(tasks, inputs, x, *parameters)  # type: ignore[no-untyped-call]
         return out
 
-    def _task(self, x: Tensor, c_noise: Tensor, told: Sequence[Any], part: slice, grad: bool) -> Callable[..., Tensor]:
+    def _task(
+        self, x: Tensor, c_noise: Tensor, conditions: Sequence[Any], part: slice, grad: bool
+    ) -> Callable[..., Tensor]:
         like = _arithmetic(x.device.type)
 
         def run(own: Tensor | None = None) -> Tensor:
             with torch.set_grad_enabled(grad), like(), differentiated_once():
                 rows = x[part] if own is None else own
-                out: Tensor = self.network(rows, c_noise[part], *(one.select(part) for one in told))
+                out: Tensor = self.network(rows, c_noise[part], *(one.select(part) for one in conditions))
                 return out
 
         return run
 
 
 def batch_slices(x: Tensor) -> list[slice]:
-    """Rows of the shards of a batch: one shard of all where cutting gains nothing."""
-    count = min(num_parts(), len(x) // _FEWEST_ROWS) if x.device.type == "cpu" else 1
+    """The parts of a batch as slices; a single one where splitting gains nothing.
+
+    Args:
+        x: (B, ...).
+    """
+    count = min(num_parts(), len(x) // _FEWEST_SAMPLES) if x.device.type == "cpu" else 1
     if count < 2:
         return [slice(0, len(x))]
     rows = -(-len(x) // count)
@@ -137,14 +149,14 @@ def can_split(network: nn.Module) -> bool:
 
 
 def threaded(network: nn.Module) -> nn.Module:
-    """``network`` in shards where it can be, itself otherwise."""
+    """``network`` as a ``ThreadedBatch`` where it can be split, itself otherwise."""
     return ThreadedBatch(network) if can_split(network) else network
 
 
-def _learns(c_noise: Tensor, told: Sequence[Any]) -> bool:
-    """Does anything beside x want a gradient, which shards would not give it?"""
-    beside = [c_noise, *(value for one in told for value in one.tensors().values())]
-    return torch.is_grad_enabled() and any(value.requires_grad for value in beside)
+def _learns(c_noise: Tensor, conditions: Sequence[Any]) -> bool:
+    """Does any input but x require a gradient, which parts would not give it?"""
+    others = [c_noise, *(value for one in conditions for value in one.tensors().values())]
+    return torch.is_grad_enabled() and any(value.requires_grad for value in others)
 
 
 def _arithmetic(device: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -153,7 +165,7 @@ def _arithmetic(device: str) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
 
 
-class _Shards(torch.autograd.Function):
+class _Parts(torch.autograd.Function):
     """Runs the tasks with gradients of their own; backward does the same and adds what parameters got."""
 
     @staticmethod
@@ -168,19 +180,19 @@ class _Shards(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         # with create_graph=True what came back would look like a constant; a second backward finds nothing left
         if torch.is_grad_enabled() or ctx.outs is None:
-            raise RuntimeError("a network in shards can be differentiated once only; evaluate the network itself")
+            raise RuntimeError("a threaded batch can be differentiated once only; evaluate the network itself")
         pieces = torch.split(gradient, [len(out) for out in ctx.outs])
         targets = [(*ctx.parameters, *([part] if ctx.to_input else [])) for part in ctx.inputs]
         tasks = [_backward(out, wanted, piece) for out, wanted, piece in zip(ctx.outs, targets, pieces, strict=True)]
-        shards = run_parallel(tasks)
+        parts = run_parallel(tasks)
         ctx.outs = ctx.inputs = None
         count = len(ctx.parameters)
         to_x = (
-            torch.cat([part for shard in shards for part in shard[count:] if part is not None])
+            torch.cat([value for part in parts for value in part[count:] if value is not None])
             if ctx.to_input
             else None
         )
-        return None, None, to_x, *_sums([shard[:count] for shard in shards])
+        return None, None, to_x, *_sums([part[:count] for part in parts])
 
 
 def _bound(task: Callable[[Tensor], Tensor], part: Tensor) -> Callable[[], Tensor]:
@@ -191,10 +203,10 @@ def _backward(out: Tensor, wanted: Sequence[Tensor], gradient: Tensor) -> Callab
     return lambda: torch.autograd.grad(out, wanted, gradient, allow_unused=True)
 
 
-def _sums(shards: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
-    """Gradients of the parameters, added over the shards in order; None where no shard used it."""
-    totals, *others = [[value for value in shard if value is not None] for shard in shards]
-    for other in others if totals else ():  # a frozen network, asked for the gradient of its input
+def _sums(parts: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
+    """Gradients of the parameters, added over the parts in order; None where no part used it."""
+    totals, *others = [[value for value in part if value is not None] for part in parts]
+    for other in others if totals else ():  # a frozen network, of which only the input's gradient is wanted
         torch._foreach_add_(totals, other)
     left = iter(totals)
-    return [None if value is None else next(left) for value in shards[0]]
+    return [None if value is None else next(left) for value in parts[0]]

@@ -1,14 +1,14 @@
-"""How threads wait for each other: awake on a machine of their own, asleep beside other work.
+"""The wait policy of OpenMP's threads: they spin on an idle machine and sleep while other processes compute.
 
 OpenMP's threads divide an operation among them and wait at its end. GNU's library lets them spin for milliseconds
 before they sleep, which is right where each has a core to itself: waking one up costs a tenth of a small network's
-training. Beside other work the thread that is waited for does not run, and whoever spins takes its time away: training
-fell to less than a tenth of its fair share. Which of the two holds can change while a run goes on, but the library
-reads its settings once, when it is loaded.
+training. While other processes compute, the thread that is waited for does not run, and whoever spins takes its time
+away: training fell to less than a tenth of its fair share. Which of the two holds can change while a run goes on, but
+the library reads its settings once, when it is loaded.
 
 It has a rule of its own, though: while a process has more OpenMP threads than cores, they spin a hundred rounds in
-place of 300,000. So beside other work a thread is kept here that holds some more of them, asleep; when the machine is
-ours again, it ends. No operation is divided otherwise, so no bit of any result depends on it (ADR 0047).
+place of 300,000. So while others compute, a thread is kept here that holds some more of them, asleep; when the machine
+is ours again, it ends. No operation is divided otherwise, so no bit of any result depends on it (ADR 0047).
 
 Source: the manual of libgomp, "GOMP_SPINCOUNT".
 """
@@ -28,8 +28,8 @@ from undiffuse.compute.backend import backend
 from undiffuse.cores import allowed_cores, quota
 from undiffuse.observer import BETWEEN_STEPS
 
-#: Variables by which a user says how threads wait.
-SAID = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+#: Variables by which a user sets how threads wait.
+USER_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 #: The machine is looked at so often, and is shared if others kept so much of a core busy and so little was left idle.
 _SECONDS, _OTHERS, _IDLE = 0.5, 0.25, 0.25
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -58,7 +58,7 @@ class CPULoad(NamedTuple):
 
 
 def cpu_time(stat: Path = _STAT) -> CPUTime | None:
-    """What the system counts; None where it does not tell."""
+    """What the system counts; None where it does not."""
     try:
         lines = stat.read_text().splitlines()
         mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
@@ -101,7 +101,7 @@ class _WaitPolicy:
     def _wanted(self, first: bool) -> bool | None:
         """Whether threads shall sleep while they wait; None to leave it as it is."""
         wanted = backend().waiting
-        if any(name in os.environ for name in SAID) or torch.get_num_threads() < 2:
+        if any(name in os.environ for name in USER_VARIABLES) or torch.get_num_threads() < 2:
             self.busy = False  # what was seen before, by more threads, need not hold any more
             return None
         if wanted != "auto":
@@ -170,7 +170,7 @@ def _parallel() -> ctypes._NamedFuncPointer | None:
 
 
 def _hold(parallel: ctypes._NamedFuncPointer, threads: int, until: threading.Event) -> None:
-    """Have so many OpenMP threads that do nothing, until told to end."""
+    """Hold so many OpenMP threads that do nothing, until the event is set."""
     nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL)
     parallel(nothing, None, threads, 0)
     until.wait()  # they live as long as the thread that began them

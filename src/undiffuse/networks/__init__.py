@@ -1,4 +1,4 @@
-"""Networks: ``forward(x, c_noise, cond)``, rows of one registry, built from a configuration and the data's shape.
+"""Networks: ``forward(x, c_noise, cond)``, entries of one registry, built from a configuration and the data's shape.
 
 This module and ``networks.config`` import no torch; the networks themselves come in when one is built.
 """
@@ -24,7 +24,7 @@ NETWORKS = {
     "mlp": "undiffuse.networks.mlp:MLP",
 }
 
-#: Models, or ``module:Class`` of one that lies beside its network.
+#: Models, or ``module:Class`` of one that is defined next to its network.
 NETWORK_CONFIGS: dict[str, type[ComponentConfig] | str] = {
     "unet": UNetConfig,
     "transformer": TransformerConfig,
@@ -41,14 +41,14 @@ def build_network(
     """The network of ``config`` for examples of this shape, initialised from torch's global random state.
 
     Args:
-        config: a row of ``NETWORK_CONFIGS``.
+        config: of an entry of ``NETWORK_CONFIGS``.
         shape: one example's shape, (C, H, W) or (D,).
-        condition: what it is told; it ignores all other fields of a condition.
+        condition: what it is conditioned on; it ignores all other fields.
         output_factor: output channels for each input channel; 2 where the variance is learned.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:
-        UsageError: an unknown row, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that this network cannot serve.
     Example:
         >>> network = build_network(UNetConfig(channels=8, multipliers=(1, 2)), (1, 8, 8))
         >>> network.num_levels

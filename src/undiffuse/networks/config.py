@@ -19,12 +19,13 @@ TimeFeatures = Literal["ddpm", "adm", "fourier"]
 
 
 class EmbeddedConfig(ComponentConfig):
-    """What all networks share: how they are told the time.
+    """What all networks share: how they embed the time.
 
     Args:
         time_features: sinusoidal in one of two conventions, or random Fourier.
         fourier_scale: standard deviation of the random frequencies, in cycles a unit of c_noise; ``fourier`` needs it
-            said, for it depends on the label's range: about 0.016 where c_noise is 1000 t, 16 where it is a log-sigma.
+            given, since it depends on the label's range: about 0.016 where c_noise is 1000 t, 16 where it is a
+            log-sigma.
         dropout: probability, in [0, 1).
     """
 
@@ -43,9 +44,9 @@ class EmbeddedConfig(ComponentConfig):
 
 
 class UNetConfig(EmbeddedConfig):
-    """A U-Net of residual blocks and self-attention; the defaults suit small grey pictures.
+    """A U-Net of residual blocks and self-attention; the defaults suit small grey images.
 
-    Levels count from 0, the finest; each next one halves the feature map, rounding up, so any picture size works.
+    Levels count from 0, the finest; each next one halves the feature map, rounding up, so any image size works.
 
     Args:
         channels: of the finest level.
@@ -53,7 +54,7 @@ class UNetConfig(EmbeddedConfig):
         num_blocks: residual blocks a level on the way down (one more on the way up).
         attention_levels: levels with self-attention after each block; negative ones count from the coarsest, -1.
         middle_attention: self-attention between the two blocks of the bottom.
-        num_heads: attention heads; ``head_channels``, if given, says instead how many channels a head has.
+        num_heads: attention heads; ``head_channels``, if given, fixes instead how many channels a head has.
         time_injection: add the embedding to the features, or scale and shift the normalised ones (adaptive group norm).
         downsample: ``conv`` (stride 2, padded on all sides), ``conv_same`` (padded at the end, as in Ho et al.),
             ``pool`` (2 x 2 mean), ``residual`` (a residual block around a 2 x 2 mean, as in ADM).
@@ -68,11 +69,11 @@ class UNetConfig(EmbeddedConfig):
         resample_filter: of ``residual`` sampling and of the pyramids, ``box`` (2 x 2) or the anti-aliasing ``fir``
             [1, 3, 3, 1].
         resample_projection: a 1 x 1 convolution on the shortcut of each ``residual`` sampling.
-        progressive_input: what meets the features each time they are halved: nothing, the picture at that size
+        progressive_input: what is joined to the features each time they are halved: nothing, the image at that size
             (``input_skip``), or a learned pyramid (``residual``).
-        progressive_combine: add the projected picture to the features, or set it beside them (``input_skip`` only).
+        progressive_combine: add the projected image to the features, or concatenate them (``input_skip`` only).
         progressive_output: the finest features are the output's only source, or each level adds its part
-            (``output_skip``), or a learned pyramid meets the features of every level (``residual``).
+            (``output_skip``), or a learned pyramid is joined to the features of every level (``residual``).
     Raises:
         UsageError: an attention level that does not exist, heads that do not divide the channels, or ``fir``,
             ``residual`` pyramids or ``cat`` where nothing would use them.
@@ -184,7 +185,7 @@ class UNetConfig(EmbeddedConfig):
         """
         sizes = presets.ADM_SIZES
         if image_size not in sizes:
-            raise UsageError(f"ADM is defined for picture sizes {', '.join(map(str, sizes))}; got {image_size}")
+            raise UsageError(f"ADM is defined for image sizes {', '.join(map(str, sizes))}; got {image_size}")
         options: dict[str, Any] = {**presets.ADM, **sizes[image_size]}
         levels = range(len(options["multipliers"]))
         options["attention_levels"] = tuple(level for level in levels if image_size >> level in (32, 16, 8))
@@ -194,13 +195,13 @@ class UNetConfig(EmbeddedConfig):
     def ddpmpp_cifar10(cls, **overrides: Any) -> UNetConfig:
         """DDPM++ for CIFAR-10, 61.8M parameters (Song et al. 2021, arXiv:2011.13456, sec. 4.1 and appendix H).
 
-        ``num_blocks=8`` is the paper's "deep" one.
+        ``num_blocks=8`` gives the paper's "deep" network.
         """
         return cls._preset(presets.DDPMPP_CIFAR10, overrides)
 
     @classmethod
     def ncsnpp_cifar10(cls, **overrides: Any) -> UNetConfig:
-        """NCSN++ for CIFAR-10, 62.8M parameters (the same source); ``num_blocks=8`` is the "deep" one.
+        """NCSN++ for CIFAR-10, 62.8M parameters (the same source); ``num_blocks=8`` gives the "deep" network.
 
         Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 50, on our label 1000 t.
         """
@@ -208,7 +209,7 @@ class UNetConfig(EmbeddedConfig):
 
     @classmethod
     def ncsnpp_ffhq256(cls, **overrides: Any) -> UNetConfig:
-        """NCSN++ for 256 x 256 (the same source): 7 levels, the picture joins each, and each adds to the output.
+        """NCSN++ for 256 x 256 (the same source): 7 levels, the image is joined to each, and each adds to the output.
 
         Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 348, on our label 1000 t.
         """
@@ -218,7 +219,7 @@ class UNetConfig(EmbeddedConfig):
     def edm_cifar10(cls, **overrides: Any) -> UNetConfig:
         """The 55.7M-parameter DDPM++ for CIFAR-10 of Karras et al. 2022, arXiv:2206.00364, appendix F.
 
-        1,152 of its weights are the projection of augmentation labels, which it has when ``augment`` tells it nine.
+        1,152 of its weights project augmentation labels, which it has when ``augment`` gives nine.
         """
         return cls._preset(presets.EDM_CIFAR10, overrides)
 
@@ -228,11 +229,11 @@ class UNetConfig(EmbeddedConfig):
 
 
 class TransformerConfig(EmbeddedConfig):
-    """A vision transformer over patches: DiT, U-ViT and what lies between; the defaults suit small grey pictures.
+    """A vision transformer over patches: DiT, U-ViT and combinations of the two; the defaults suit small grey images.
 
     Args:
-        patch_size: side of a patch; a picture that it does not divide is padded at the far ends and cut again. Halving
-            it makes four times the tokens.
+        patch_size: side of a patch; an image that it does not divide is padded at the far ends and cropped again.
+            Halving it makes four times the tokens.
         channels: of a token.
         num_blocks: blocks of attention and perceptron.
         num_heads: attention heads; they divide ``channels``.
@@ -240,7 +241,7 @@ class TransformerConfig(EmbeddedConfig):
         conditioning: ``adaln``, where time and class set scale, shift and gate of each block (DiT's adaLN-Zero), or
             ``tokens``, where they are one more token each (U-ViT).
         long_skips: join the first half of the blocks to the second, outermost to outermost (U-ViT).
-        output_convolution: a 3 x 3 convolution over the finished picture (U-ViT).
+        output_convolution: a 3 x 3 convolution over the finished image (U-ViT).
         time_channels: width of the time features.
         norm_eps: of the layer norms.
     Raises:

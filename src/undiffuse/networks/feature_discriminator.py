@@ -15,7 +15,7 @@ from undiffuse.networks.unet import UNet
 
 
 class DiscriminatorHead(nn.Module):
-    """(B, C, h, w) -> (B,): norm, SiLU and a convolution, again norm and SiLU, the mean over pixels, a number.
+    """A logit from feature maps: norm, SiLU, convolution, norm, SiLU, mean over pixels, a dense layer.
 
     Args:
         channels: C.
@@ -28,6 +28,11 @@ class DiscriminatorHead(nn.Module):
         self.out = linear(channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits (B,) in float32 or better.
+
+        Args:
+            features: (B, C, h, w).
+        """
         h = norm_silu(self.norm2, self.conv(norm_silu(self.norm1, features)))
         with torch.autocast(h.device.type, enabled=False):  # a few numbers that losses are taken of
             logits: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
@@ -35,7 +40,7 @@ class DiscriminatorHead(nn.Module):
 
 
 class FeatureDiscriminator(nn.Module):
-    """D(x_t, t): (B, C, H, W) to (B,), above 0 for real.
+    """D(x_t, t): a discriminator of noised images on the features of a diffusion network; above 0 for real.
 
     Args:
         network: with ``middle_features(x, c_noise, cond) -> (B, C, h, w)``, as U-Nets have it.
@@ -47,12 +52,19 @@ class FeatureDiscriminator(nn.Module):
         self.network, self.head = network, head
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """Logits (B,).
+
+        Args:
+            x: (B, C, H, W), noised images as the network takes them.
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+        """
         out: Tensor = self.head(self.network.middle_features(x, c_noise, cond))  # type: ignore[operator]
         return out
 
 
 def discriminator_head(network: nn.Module) -> DiscriminatorHead:
-    """A head for the coarsest features of ``network``, from torch's global random state.
+    """A head for the middle features of ``network``, initialised from torch's global random state.
 
     Raises:
         UsageError: a network without such features.

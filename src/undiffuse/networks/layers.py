@@ -1,6 +1,6 @@
 """The parts networks are made of: time and class embedding, residual blocks, self-attention.
 
-Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector a picture, already through its SiLU. The last
+Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector per sample, already through its SiLU. The last
 layer of every residual branch starts at zero (Ho et al. 2020), so that each block begins as the identity; all others
 start as torch has them, as in ADM, which learned faster here than Ho et al.'s Glorot-uniform weights did.
 """
@@ -25,13 +25,26 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def linear(channels: int, out_channels: int, *, zero: bool = False) -> nn.Linear:
-    """A dense layer, with zero weights and biases if ``zero``."""
+    """A dense layer.
+
+    Args:
+        channels: inputs.
+        out_channels: outputs.
+        zero: start with zero weights and biases.
+    """
     layer = nn.Linear(channels, out_channels)
     return zeroed(layer) if zero else layer
 
 
 def conv(channels: int, out_channels: int, kernel: int = 3, *, zero: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size of the map, with zero weights and biases if ``zero``."""
+    """A convolution with stride 1 that keeps the size of the map.
+
+    Args:
+        channels: of its input.
+        out_channels: of its output.
+        kernel: side of the filter, odd.
+        zero: start with zero weights and biases.
+    """
     layer = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
     return zeroed(layer) if zero else layer
 
@@ -47,6 +60,13 @@ def num_groups(channels: int, most: int = 32) -> int:
     """The largest divisor of ``channels`` up to ``most`` that leaves 4 channels a group.
 
     With one channel a group, the norm would erase whatever the time embedding adds to that channel.
+
+    Args:
+        channels: to be divided into groups, at least 1.
+        most: upper limit, at least 1.
+    Example:
+        >>> num_groups(96), num_groups(12)
+        (24, 3)
     """
     limit = max(1, min(most, channels // 4))
     return next(groups for groups in range(limit, 0, -1) if channels % groups == 0)
@@ -56,6 +76,13 @@ class GroupNorm(nn.GroupNorm):
     """Group norm with statistics in float32 whatever the map's dtype, which it keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised map.
+
+        Args:
+            x: (B, C, H, W).
+        Returns:
+            (B, C, H, W), in the dtype of ``x``.
+        """
         return operators.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -104,6 +131,9 @@ def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tenso
 class Sinusoid(nn.Module):
     """Sines and cosines of c_noise at frequencies from 1 down to 1/10000, ``(B,) -> (B, width)``.
 
+    Args:
+        width: features; where odd, the last is 0.
+        convention: ``ddpm``, sines first and 1/10000 included, or ``adm``, cosines first and 1/10000 excluded.
     Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, in the conventions of Ho et al. and of ADM.
     """
 
@@ -112,6 +142,11 @@ class Sinusoid(nn.Module):
         self.width, self.convention = width, convention
 
     def forward(self, c_noise: Tensor) -> Tensor:
+        """The features, (B, width) in float32 or better.
+
+        Args:
+            c_noise: (B,), any real numbers.
+        """
         half = self.width // 2
         spacing = max(half - 1, 1) if self.convention == "ddpm" else half
         index = torch.arange(half, dtype=torch.float64, device=c_noise.device)
@@ -125,6 +160,9 @@ class Sinusoid(nn.Module):
 class RandomFourier(nn.Module):
     """cos and sin of 2 pi w c_noise with fixed random w ~ N(0, scale^2), ``(B,) -> (B, width)``.
 
+    Args:
+        width: features; where odd, the last is 0.
+        scale: standard deviation of w, in cycles a unit of c_noise.
     Source: Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456.
     """
 
@@ -136,15 +174,26 @@ class RandomFourier(nn.Module):
         self.register_buffer("frequencies", torch.randn(width // 2) * scale)
 
     def forward(self, c_noise: Tensor) -> Tensor:
+        """The features, (B, width) in float32 or better.
+
+        Args:
+            c_noise: (B,), any real numbers.
+        """
         c_noise = at_least_float32(c_noise)
         angle = 2 * math.pi * c_noise[:, None] * self.frequencies.to(c_noise.dtype)
         return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, self.width % 2))
 
 
 def fold(x: Tensor, patch: int) -> Tensor:
-    """Patches into channels: (B, C, H, W) -> (B, C patch^2, ceil(H / patch), ceil(W / patch)), zeros at the far ends.
+    """Patches into channels (pixel unshuffle), with zeros padded at the far ends.
 
     Written out because ``F.pixel_unshuffle`` leaves an empty batch as it is.
+
+    Args:
+        x: (B, C, H, W).
+        patch: side of a patch, at least 1.
+    Returns:
+        (B, C patch^2, ceil(H / patch), ceil(W / patch)).
     """
     x = F.pad(x, (0, -x.shape[-1] % patch, 0, -x.shape[-2] % patch))
     batch, channels, height, width = x.shape
@@ -153,14 +202,25 @@ def fold(x: Tensor, patch: int) -> Tensor:
 
 
 def unfold(x: Tensor, patch: int) -> Tensor:
-    """Channels back into patches, the inverse of ``fold`` up to its padding."""
+    """Channels back into patches (pixel shuffle), the inverse of ``fold`` up to its padding.
+
+    Args:
+        x: (B, C patch^2, h, w).
+        patch: side of a patch, at least 1.
+    Returns:
+        (B, C, h patch, w patch).
+    """
     batch, channels, height, width = x.shape
     blocks = x.view(batch, channels // patch**2, patch, patch, height, width).permute(0, 1, 4, 2, 5, 3)
     return blocks.reshape(batch, channels // patch**2, height * patch, width * patch)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or float64 if it is that already: half precision cannot tell neighbouring times apart."""
+    """``x`` in float32, or float64 if it is that already: half precision cannot resolve neighbouring times.
+
+    Args:
+        x: any shape.
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -184,14 +244,15 @@ class Embedding(nn.Module):
     """Time and class as one vector, ``(B,), Condition -> (B, width)``, through a final SiLU.
 
     Args:
-        config: says which time features.
+        config: gives the time features.
         features: width of the time features.
-        width: width of the embedding.
-        spec: what it is told. Of classes there is one row more, for "no class" (label -1, or no labels at all). How a
-            training image was transformed is added to the time features through a matrix that starts at zero (Karras
-            et al. 2022, appendix F.2); no numbers are all zeros. Features of the gap from c_noise to the evaluation's
-            ``target_time`` (a label like c_noise) join the time's through a matrix that starts at zero (Geng et al.
-            2025, arXiv:2505.13447, sec. 4.3); none told is a gap of 0.
+        width: of the embedding.
+        spec: what the network is conditioned on. The class table has one row more than there are classes, for "no
+            class" (label -1, or no labels at all). The augmentation of a training image is added to the time features
+            through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no augmentation is all zeros.
+            Features of the gap from c_noise to the evaluation's ``target_time`` (a label like c_noise) are added to the
+            time's through a matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); no target time
+            is a gap of 0.
     """
 
     def __init__(
@@ -215,6 +276,13 @@ class Embedding(nn.Module):
         self.until = _ZeroMatrix(features, width) if spec.target_time else None
 
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
+        """The embedding, (B, width).
+
+        Args:
+            c_noise: (B,), labels of the time.
+            cond: its label (B,) and augmentation (B, num_augment), where the spec has them.
+            evaluation: its target time (B,), where the spec has it.
+        """
         with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
             time, label = self.parts(c_noise, cond, evaluation)
             norm_silu: Tensor = F.silu(time if label is None else time + label)
@@ -226,7 +294,13 @@ class Embedding(nn.Module):
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor | None]:
-        """Time and class apart, (B, width) each and before the SiLU; None where the network knows no classes."""
+        """Time and class apart, (B, width) each and before the SiLU; None where the network has no classes.
+
+        Args:
+            c_noise: (B,), labels of the time.
+            cond: its label (B,) and augmentation (B, num_augment), where the spec has them.
+            evaluation: its target time (B,), where the spec has it.
+        """
         features: Tensor = self.features(c_noise).to(self.first.weight.dtype)
         if self.augment is not None and cond.augment is not None:
             features = features + self.augment(cond.augment)
@@ -248,19 +322,25 @@ class Embedding(nn.Module):
 
 
 def rescaled(x: Tensor, scale: float) -> Tensor:
-    """``scale x``, without a pass over memory where the scale is 1."""
+    """``scale x``, without a pass over memory where the scale is 1.
+
+    Args:
+        x: any shape.
+        scale: the factor.
+    """
     return x if scale == 1 else scale * x
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))) told the embedding)).
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), the second norm conditioned on the embedding.
 
     Args:
-        channels, out_channels: of its input and output.
+        channels: of its input, C.
+        out_channels: of its output, D.
         embedding_channels: E.
         scale_shift: h -> norm(h) (1 + scale) + shift (ADM's adaptive group norm) instead of norm(h + shift).
-        norm: makes the norm for so many channels.
-        dropout: before the second convolution.
+        norm: makes the norm for a number of channels.
+        dropout: before the second convolution, in [0, 1).
         scale: on the sum of both branches; 1 / sqrt(2) keeps its variance (Song et al. 2021).
         project: a 1 x 1 convolution on the shortcut even where the channels do not change.
     Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, sec. 3.1; Song et al. 2021, arXiv:2011.13456, app. H.
@@ -288,7 +368,13 @@ class ResidualBlock(nn.Module):
         self.shortcut = conv(channels, out_channels, 1) if project or channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
-        """``resample``, if given, changes the resolution of both branches."""
+        """The block's output, (B, D, H, W), or of another resolution where it resamples.
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E).
+            resample: changes the resolution of both branches, after the first activation; None for none.
+        """
         h = norm_silu(self.norm1, x)
         if resample is not None:
             h, x = resample(h), resample(x)
@@ -296,15 +382,22 @@ class ResidualBlock(nn.Module):
         h = self.conv2(self.dropout(h))
         return rescaled(self.shortcut(x) + h, self.scale)
 
-    def _condition(self, h: Tensor, told: Tensor) -> Tensor:
-        """Told the embedding, before or after it is normalised, and norm_silu."""
+    def _condition(self, h: Tensor, parameters: Tensor) -> Tensor:
+        """SiLU of the second norm, shifted before it or scaled and shifted after it by the embedding's projection."""
         if not self.scale_shift:
-            return norm_silu(self.norm2, h, told)
-        return modulated(self.norm2, h, *told.chunk(2, dim=1))
+            return norm_silu(self.norm2, h, parameters)
+        return modulated(self.norm2, h, *parameters.chunk(2, dim=1))
 
 
 class SelfAttention(nn.Module):
-    """x + projection(attention(norm(x))) over all pixels of a map, with ``heads`` heads, times ``scale``."""
+    """x + projection(attention(norm(x))) over all pixels of a map.
+
+    Args:
+        channels: C, of input and output.
+        heads: attention heads; divides C.
+        norm: makes the norm for a number of channels.
+        scale: on the sum of both branches.
+    """
 
     def __init__(self, channels: int, heads: int, norm: Callable[[int], GroupNorm], scale: float = 1.0) -> None:
         super().__init__()
@@ -314,6 +407,11 @@ class SelfAttention(nn.Module):
         self.out = linear(channels, channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The block's output, (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W).
+        """
         batch, channels, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         qkv = self.qkv(tokens).view(batch, height * width, 3, self.heads, channels // self.heads)

@@ -38,7 +38,14 @@ class MLP(nn.Module):
         self.head = linear(config.width, output_factor * size, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
-        """F(x, c_noise, cond): (B, *shape) and (B,) to (B, output_factor * shape[0], *shape[1:])."""
+        """F(x, c_noise, cond), (B, output_factor * shape[0], *shape[1:]).
+
+        Args:
+            x: (B, *shape).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+            evaluation: the solver's own: a target time.
+        """
         embedding = self.embedding(c_noise, cond, evaluation)
         h = self.stem(x.flatten(1))
         for block in self.blocks:

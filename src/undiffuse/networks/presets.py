@@ -40,6 +40,11 @@ def fourier_scale(sigma_min: float, sigma_max: float, scale: float = 16.0) -> fl
     """The scale on the label 1000 t that equals ``scale`` on log sigma = log sigma_min + t log(sigma_max / sigma_min).
 
     The two labels differ by a constant as well, which only turns each frequency's cosine and sine.
+
+    Args:
+        sigma_min: noise level at t = 0, above 0.
+        sigma_max: noise level at t = 1, above ``sigma_min``.
+        scale: standard deviation of the frequencies on log sigma; Song et al. take 16.
     """
     return scale * math.log(sigma_max / sigma_min) / 1000
 

@@ -27,12 +27,25 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def halve(x: Tensor) -> Tensor:
-    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over what is there."""
+    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over the pixels that exist.
+
+    Args:
+        x: (B, C, H, W).
+    Returns:
+        (B, C, ceil(H / 2), ceil(W / 2)).
+    """
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def double(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every pixel twice in each direction, cut to ``size`` (H, W)."""
+    """Every pixel twice in each direction, cropped to ``size``.
+
+    Args:
+        x: (B, C, h, w).
+        size: (H, W), at most (2 h, 2 w).
+    Returns:
+        (B, C, H, W).
+    """
     height, width = size
     return F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
 
@@ -67,6 +80,11 @@ class FIRDown(_FIR):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """The smaller map, (B, C, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: (B, C, H, W).
+        """
         return self.narrow(pad_to_even(x), stride=2, padding=1)
 
 
@@ -77,6 +95,12 @@ class FIRUp(_FIR):
     """
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """The larger map, (B, C, *size).
+
+        Args:
+            x: (B, C, h, w).
+            size: (H, W), at most (2 h, 2 w).
+        """
         with torch.autocast(x.device.type, enabled=False):
             wide = at_least_float32(x)
             doubled = F.conv_transpose2d(wide, 4 * self.filters(wide), stride=2, padding=1, groups=x.shape[1])
@@ -87,7 +111,8 @@ class FIRConvDown(_FIR):
     """The filter at full resolution, then a learned 3 x 3 convolution with stride 2.
 
     Args:
-        channels, out_channels: of its input and output.
+        channels: of its input, C.
+        out_channels: of its output, D.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -95,12 +120,22 @@ class FIRConvDown(_FIR):
         self.conv = nn.Conv2d(channels, out_channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The smaller map, (B, D, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: (B, C, H, W).
+        """
         down: Tensor = self.conv(self.narrow(pad_to_even(x), stride=1, padding=2))
         return down
 
 
 class FIRConvUp(_FIR):
-    """A learned 3 x 3 transposed convolution with stride 2, the filter, then a bias, cut to ``size``."""
+    """A learned 3 x 3 transposed convolution with stride 2, the filter, then a bias, cropped to the requested size.
+
+    Args:
+        channels: of its input, C.
+        out_channels: of its output, D.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -108,13 +143,23 @@ class FIRConvUp(_FIR):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """The larger map, (B, D, *size).
+
+        Args:
+            x: (B, C, h, w).
+            size: (H, W), at most (2 h, 2 w).
+        """
         # the zeros that stride 2 puts between the pixels take three quarters of the filter's sum
         up = 4 * self.narrow(self.conv(x), stride=1, padding=1)
         return up[:, :, : size[0], : size[1]] + self.bias[:, None, None]
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """``x`` with its last row and column repeated where a side is odd."""
+    """``x`` with its last row and column repeated where a side is odd.
+
+    Args:
+        x: (B, C, H, W).
+    """
     if x.shape[-2] % 2:
         x = torch.cat([x, x[..., -1:, :]], dim=-2)
     if x.shape[-1] % 2:
@@ -136,6 +181,12 @@ class ConvDown(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if same else 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The smaller map, (B, D, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), ignored.
+        """
         if self.same:
             height, width = x.shape[-2:]
             x = F.pad(x, (width % 2, 1, height % 2, 1))
@@ -147,17 +198,34 @@ class PoolDown(nn.Module):
     """``halve`` and nothing learned."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The smaller map, (B, C, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), ignored.
+        """
         return halve(x)
 
 
 class ResidualDown(nn.Module):
-    """A residual block around ``halve`` (ADM) or another way to halve (NCSN++)."""
+    """A residual block around a downsampling of both branches: ``halve`` (ADM) or another way (NCSN++).
+
+    Args:
+        block: from C to D channels.
+        smaller: the downsampling.
+    """
 
     def __init__(self, block: ResidualBlock, smaller: Downsample = halve) -> None:
         super().__init__()
         self.block, self.smaller = block, smaller
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The smaller map, (B, D, ceil(H / 2), ceil(W / 2)).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), which conditions the block.
+        """
         down: Tensor = self.block(x, embedding, self.smaller)
         return down
 
@@ -170,29 +238,55 @@ class NearestUp(nn.Module):
         self.conv = conv(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """The larger map, (B, D, *size).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), ignored.
+            size: height and width to return to, at most twice those of ``x``.
+        """
         up: Tensor = self.conv(double(x, size))
         return up
 
 
 class TransposedUp(nn.Module):
-    """A transposed convolution with kernel 4 and stride 2: every output pixel hears the same number of inputs."""
+    """A transposed convolution with kernel 4 and stride 2: every output pixel depends on the same number of inputs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """The larger map, (B, D, *size).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), ignored.
+            size: height and width to return to, at most twice those of ``x``.
+        """
         up: Tensor = self.conv(x)
         return up[:, :, : size[0], : size[1]]
 
 
 class ResidualUp(nn.Module):
-    """A residual block around ``double`` (ADM) or another way to double (NCSN++)."""
+    """A residual block around an upsampling of both branches: ``double`` (ADM) or another way (NCSN++).
+
+    Args:
+        block: from C to D channels.
+        larger: the upsampling.
+    """
 
     def __init__(self, block: ResidualBlock, larger: Upsample = double) -> None:
         super().__init__()
         self.block, self.larger = block, larger
 
     def forward(self, x: Tensor, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """The larger map, (B, D, *size).
+
+        Args:
+            x: (B, C, H, W).
+            embedding: (B, E), which conditions the block.
+            size: height and width to return to, at most twice those of ``x``.
+        """
         up: Tensor = self.block(x, embedding, lambda h: self.larger(h, size))
         return up

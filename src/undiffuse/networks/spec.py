@@ -1,4 +1,4 @@
-"""What a network is built for, beside its own configuration. Imports no torch."""
+"""What a network is built for, apart from its own configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NetworkSpec:
 
     Args:
         shape: of one example, (C, H, W) or (D,).
-        condition: what it is told.
+        condition: what it is conditioned on.
         output_factor: output channels for each input channel; 2 where the variance is learned.
     """
 

@@ -1,7 +1,7 @@
-"""A transformer over patches of the picture, told time and class by adaptive norms (DiT) or as tokens (U-ViT).
+"""A transformer over patches of the image, conditioned by adaptive norms (DiT) or by tokens (U-ViT).
 
 Tokens are (B, L, D), one a patch, row by row; conditioning tokens, if any, come before them. Every block starts as the
-identity: its gates or last layers are zero. Positions are computed, so the weights serve pictures of any size.
+identity: its gates or last layers are zero. Positions are computed, so the weights serve images of any size.
 
 Source: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers", arXiv:2212.09748; Bao et al. 2023, "All are
 Worth Words", arXiv:2209.12152.
@@ -32,7 +32,7 @@ class Transformer(nn.Module):
         config: the configuration.
         spec: what for; images (C, H, W) of any size; the weights serve every other size as well.
     Raises:
-        UsageError: not the shape of a picture.
+        UsageError: not the shape of an image.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         shape, output_factor = spec.shape, spec.output_factor
         if not Space.of_data(shape).is_spatial:
             raise UsageError(
-                f"network 'transformer' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'"
+                f"network 'transformer' takes images (C, H, W), got examples of shape {shape}; use network 'mlp'"
             )
         width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
@@ -58,7 +58,14 @@ class Transformer(nn.Module):
         self.smooth = _unbiased_start(conv(out_channels, out_channels)) if config.output_convolution else None
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
-        """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
+        """F(x, c_noise, cond), (B, output_factor * C, H, W).
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+            evaluation: the solver's own: a target time.
+        """
         height, width = x.shape[-2:]
         patches = fold(x, self.patch_size)  # (B, C p^2, h, w)
         grid = (patches.shape[-2], patches.shape[-1])
@@ -71,7 +78,7 @@ class Transformer(nn.Module):
     def _with_conditioning(
         self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation
     ) -> tuple[Tensor, Tensor]:
-        """The tokens, with those of time and class before them if that is how; and the embedding (B, D)."""
+        """The tokens, after those of time and class where these are tokens too; and the embedding (B, D)."""
         if not self.by_tokens:
             return tokens, self.embedding(c_noise, cond, evaluation)
         time, label = self.embedding.parts(c_noise, cond, evaluation)
@@ -91,20 +98,25 @@ class Transformer(nn.Module):
         return tokens
 
     def _output(self, tokens: Tensor, embedding: Tensor, grid: Sequence[int]) -> Tensor:
-        """Tokens (B, L, D) to the picture; what leaves the network is not rounded to bfloat16."""
+        """Tokens (B, L, D) to the image; what leaves the network is not rounded to bfloat16."""
         with torch.autocast(tokens.device.type, enabled=False):
             dtype = self.head.weight.dtype
             patches = self.head(self.norm(tokens[:, -grid[0] * grid[1] :].to(dtype), embedding.to(dtype)))
-            picture = unfold(patches.transpose(1, 2).unflatten(2, grid), self.patch_size)
-            return picture if self.smooth is None else self.smooth(picture)
+            image = unfold(patches.transpose(1, 2).unflatten(2, grid), self.patch_size)
+            return image if self.smooth is None else self.smooth(image)
 
 
 def sincos_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Fixed positions of a grid of patches, ``(height * width, channels)`` in the dtype and on the device of ``like``.
+    """Fixed sinusoidal positions of a grid of patches, ``(height * width, channels)``.
 
     The first half of the channels holds sines, then cosines of the column, the second half those of the row, at
     channels / 4 frequencies from 1 down to 1 / 10,000 exclusive; zeros fill up what 4 does not divide.
 
+    Args:
+        height: patches in a column.
+        width: patches in a row.
+        channels: of a token.
+        like: any shape; gives dtype and device.
     Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, over two axes as in DiT.
     """
     columns, rows = (_sincos(count, channels // 4, like.device) for count in (width, height))
@@ -167,6 +179,12 @@ class AdaptiveBlock(nn.Module):
         self.mlp = _Perceptron(width, hidden, config.dropout, zero=False)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """The block's output, (B, L, D).
+
+        Args:
+            tokens: (B, L, D).
+            embedding: (B, D), of which scale, shift and gate are linear functions.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.embed(embedding)[:, None].chunk(6, dim=2)
         tokens = tokens + gate1 * self.attention(_modulated(tokens, scale1, shift1, self.eps))
         changed: Tensor = tokens + gate2 * self.mlp(_modulated(tokens, scale2, shift2, self.eps))
@@ -184,37 +202,65 @@ class PlainBlock(nn.Module):
         self.mlp = _Perceptron(width, hidden, config.dropout, zero=True)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """The block's output, (B, L, D).
+
+        Args:
+            tokens: (B, L, D).
+            embedding: (B, D), ignored.
+        """
         tokens = tokens + self.attention(self.norm1(tokens))
         changed: Tensor = tokens + self.mlp(self.norm2(tokens))
         return changed
 
 
 class AdaptiveNorm(nn.Module):
-    """norm(tokens) (1 + scale) + shift, scale and shift from the embedding (DiT's last layer)."""
+    """norm(tokens) (1 + scale) + shift, scale and shift from the embedding (DiT's last layer).
+
+    Args:
+        channels: D.
+        eps: added to the variance, above 0.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps, self.embed = eps, linear(channels, 2 * channels, zero=True)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """The normalised tokens, (B, L, D).
+
+        Args:
+            tokens: (B, L, D).
+            embedding: (B, D), of which scale and shift are linear functions.
+        """
         shift, scale = self.embed(embedding)[:, None].chunk(2, dim=2)
         return _modulated(tokens, scale, shift, self.eps)
 
 
 class PlainNorm(nn.Module):
-    """A layer norm with weights of its own, handed the embedding without having a use for it."""
+    """A layer norm with weights of its own, called like ``AdaptiveNorm``.
+
+    Args:
+        channels: D.
+        eps: added to the variance, above 0.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """The normalised tokens, (B, L, D).
+
+        Args:
+            tokens: (B, L, D).
+            embedding: (B, D), ignored.
+        """
         normed: Tensor = self.norm(tokens)
         return normed
 
 
 class _Join(nn.Module):
-    """A long skip: the tokens beside those of the block across, through a linear layer."""
+    """A long skip: the tokens concatenated to those of the block across, through a linear layer."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class UNet(nn.Module):
         config: the configuration.
         spec: what for; images (C, H, W), whose sizes need not be powers of two, nor even.
     Raises:
-        UsageError: not the shape of a picture, or one too small for so many levels.
+        UsageError: not the shape of an image, or one too small for so many levels.
     """
 
     def __init__(
@@ -78,7 +78,14 @@ class UNet(nn.Module):
         self.head = conv(config.level_channels(0), make.out_channels, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
-        """F(x, c_noise, cond): (B, C, H, W) and (B,) to (B, output_factor * C, H, W)."""
+        """F(x, c_noise, cond), (B, output_factor * C, H, W).
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+            evaluation: the solver's own: a target time.
+        """
         return self.forward_with_features(x, c_noise, cond, evaluation)[0]
 
     def forward_with_features(
@@ -88,7 +95,14 @@ class UNet(nn.Module):
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor]:
-        """``forward``, and what the last level on the way up got from below it, of shape ``cached_features_shape``."""
+        """``forward``, and the input of the last level on the way up, (B, *cached_features_shape).
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+            evaluation: the solver's own: a target time.
+        """
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond, evaluation)
         skips = self._encode(x, embedding)
@@ -100,7 +114,13 @@ class UNet(nn.Module):
         return self._output(h, grown)[:, :, :height, :width], cached_features
 
     def middle_features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
-        """What the middle makes of x, (B, C, h, w) with the channels of the coarsest level."""
+        """Output of the bottleneck (the middle blocks), (B, middle_channels, h, w).
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+        """
         embedding = self.embedding(c_noise, cond)
         out: Tensor = self.middle(self._encode(x, embedding)[-1], embedding)
         return out
@@ -115,8 +135,15 @@ class UNet(nn.Module):
         return skips
 
     def forward_cached(self, x: Tensor, c_noise: Tensor, cond: Condition, cached_features: Tensor) -> Tensor:
-        """``forward`` with the features from below the finest level given: only that level is computed.
+        """``forward`` with the features from below the finest level given: only that level is computed (DeepCache).
 
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), labels of the time.
+            cond: what the network is conditioned on.
+            cached_features: (B, *cached_features_shape), of ``forward_with_features`` at a neighbouring time.
+        Returns:
+            (B, output_factor * C, H, W).
         Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
         """
         height, width = x.shape[-2:]
@@ -144,9 +171,16 @@ class UNet(nn.Module):
 
 
 def check_shape(config: UNetConfig, shape: tuple[int, ...]) -> None:
-    """Raise ``UsageError`` unless a picture of this shape can be halved often enough."""
+    """Refuse an image that cannot be halved as often as the configuration has levels.
+
+    Args:
+        config: of the network.
+        shape: (C, H, W) of one image.
+    Raises:
+        UsageError: not the shape of an image, or one too small.
+    """
     if not Space.of_data(shape).is_spatial:
-        raise UsageError(f"network 'unet' takes pictures (C, H, W), got examples of shape {shape}; use network 'mlp'")
+        raise UsageError(f"network 'unet' takes images (C, H, W), got examples of shape {shape}; use network 'mlp'")
     side = -(-min(shape[1:]) // config.patch_size)
     possible = 1 + max(side - 1, 0).bit_length()
     if config.num_levels > possible:
@@ -216,8 +250,8 @@ class _Builder:
         """What meets the features that leave ``level`` downwards."""
         channels = self.config.level_channels(level)
         if self.config.progressive_input == "input_skip":
-            beside = self.config.progressive_combine == "cat"
-            return InputSkip(self.in_channels, channels, self.smaller(), beside=beside)
+            concatenate = self.config.progressive_combine == "cat"
+            return InputSkip(self.in_channels, channels, self.smaller(), concatenate=concatenate)
         if self.config.progressive_input == "residual":
             above = self.config.level_channels(level - 1) if level else self.in_channels
             return InputResidual(above, channels, self.scale)
@@ -285,7 +319,7 @@ class _Middle(nn.Module):
 
 
 class _UpLevel(nn.Module):
-    """One level on the way up: each stage takes the last skip that is left, beside what comes from below."""
+    """One level on the way up: each stage takes the last skip that is left, concatenated to the features from below."""
 
     def __init__(self, stages: list[_Stage], upsample: nn.Module | None, join: nn.Module | None) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The project's own C++: sources that are compiled for the machine at hand when they are first wanted."""
+"""The project's own C++: sources that are compiled for the processor at hand when they are first needed."""

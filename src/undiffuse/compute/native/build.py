@@ -36,7 +36,7 @@ _CHECKSUM_BYTES = 32
 def library() -> ctypes.CDLL | None:
     """The compiled library; None on another system than Linux on x86, or where there is no working C++ compiler.
 
-    ``CXX`` names another compiler than ``c++``. Where there is one that fails, one line says so.
+    ``CXX`` names another compiler than ``c++``. Where it fails, a warning is given.
     """
     if not _HELD:
         with _MAKING:
@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def compiler_name() -> str:
-    """The first line of what the compiler says of itself; "unknown" where it says nothing."""
+    """The first line of the compiler's ``--version``; "unknown" where it prints nothing."""
     try:
         said = subprocess.run([*_command(), "--version"], capture_output=True, timeout=_PATIENCE, check=False).stdout
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -123,6 +123,6 @@ def _fingerprint(command: list[str]) -> str:
     """Differs where source, command, compiler or processor do: homes are shared between machines."""
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     processor = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    told = sorted({line for line in processor if line.startswith(("model name", "flags"))})
-    parts = [SOURCE.read_bytes(), repr([*command, *_FLAGS, *_LINKED, str(compiler), *told]).encode()]
+    features = sorted({line for line in processor if line.startswith(("model name", "flags"))})
+    parts = [SOURCE.read_bytes(), repr([*command, *_FLAGS, *_LINKED, str(compiler), *features]).encode()]
     return _CHECKSUM(b"\0".join(parts)).hexdigest()[:16]

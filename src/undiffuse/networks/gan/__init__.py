@@ -1,8 +1,8 @@
-"""Generators and discriminators: rows of two registries, built from a configuration and the data's shape.
+"""Generators and discriminators: entries of two registries, built from a configuration and the data's shape.
 
 A generator is ``forward(z (B, L), cond) -> (B, *shape)``, a discriminator ``forward(x (B, *shape), cond) -> (B,)``,
-more for what looks more real. Both are told the class where they are built for classes. This module and ``gan.config``
-import no torch; the networks themselves come in when one is built.
+larger for what looks more real. Both are conditioned on the class where they are built for classes. This module and
+``gan.config`` import no torch; the networks themselves come in when one is built.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def build_generator(
     """The generator of ``config``, initialised from torch's global random state.
 
     Args:
-        config: a row of ``GENERATOR_CONFIGS``.
+        config: of an entry of ``GENERATOR_CONFIGS``.
         shape: one example's, (C, H, W) or (D,).
-        latent_size: numbers it makes an example from.
-        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
+        latent_size: L, of the latents.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore ``cond.label``.
     Returns:
         A module ``forward(z (B, latent_size), cond) -> (B, *shape)``.
     Raises:
-        UsageError: an unknown row, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that this network cannot serve.
     Example:
         >>> generator = build_generator(DCGANGeneratorConfig(channels=8), (1, 28, 28), latent_size=16)
         >>> generator.base
@@ -90,13 +90,13 @@ def build_discriminator(config: ComponentConfig, shape: tuple[int, ...], num_cla
     """The discriminator of ``config``, initialised from torch's global random state.
 
     Args:
-        config: a row of ``DISCRIMINATOR_CONFIGS``.
+        config: of an entry of ``DISCRIMINATOR_CONFIGS``.
         shape: one example's, (C, H, W) or (D,).
-        num_classes: labels it is told; 0 makes it ignore ``cond.label``.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore ``cond.label``.
     Returns:
         A module ``forward(x (B, *shape), cond) -> (B,)``.
     Raises:
-        UsageError: an unknown row, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that this network cannot serve.
     """
     network: nn.Module = lookup(DISCRIMINATORS, config.name, "discriminator")(config, shape, num_classes)
     return network

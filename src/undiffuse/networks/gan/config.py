@@ -55,7 +55,8 @@ class DCGANDiscriminatorConfig(_LevelsConfig):
 
 
 class ResidualGeneratorConfig(_LevelsConfig):
-    """Residual blocks that double the map, told the class by scale and shift of their batch norms (SNGAN, BigGAN).
+    """Residual blocks that double the map, conditioned on the class by scale and shift of their batch norms (SNGAN,
+    BigGAN).
 
     Args:
         norm_momentum: share of a batch's statistics in the running ones that sampling uses.
@@ -68,7 +69,7 @@ class ResidualGeneratorConfig(_LevelsConfig):
 
 
 class ResidualDiscriminatorConfig(_LevelsConfig):
-    """Residual blocks that halve the map, summed over all places at the end, told the class by projection.
+    """Residual blocks that halve the map, summed over all pixels at the end, conditioned on the class by projection.
 
     Args:
         norm: ``spectral`` (Miyato et al. 2018) or ``none``.

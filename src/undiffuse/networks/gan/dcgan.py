@@ -1,4 +1,4 @@
-"""DCGAN: a generator of transposed convolutions and a discriminator of strided ones, for pictures of 8 to 128 pixels.
+"""DCGAN: a generator of transposed convolutions and a discriminator of strided ones, for images of 8 to 128 pixels.
 
 Source: Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks", arXiv:1511.06434, sec. 3 and figure 1.
@@ -28,9 +28,9 @@ class DCGANGenerator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: labels it is told; 0 makes it ignore them.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(
@@ -50,7 +50,12 @@ class DCGANGenerator(nn.Module):
         normal_init(self)
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] of latents (B, L)."""
+        """Images (B, C, H, W) in [-1, 1].
+
+        Args:
+            z: (B, L), standard normal latents.
+            cond: its label (B,), where the network has classes.
+        """
         h = self.stem(z).view(len(z), self.width, *self.base)
         for norm, grow in zip(self.norms, self.grow, strict=True):
             h = grow(F.relu(norm(h, cond)))
@@ -62,8 +67,8 @@ class DCGANDiscriminator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
-        num_classes: labels it is told; 0 makes it ignore them.
+        shape: (C, H, W) of an image.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -86,7 +91,12 @@ class DCGANDiscriminator(nn.Module):
             normal_init(self)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,) of pictures (B, C, H, W)."""
+        """Logits (B,), larger for what looks more real.
+
+        Args:
+            x: (B, C, H, W).
+            cond: its label (B,), where the network has classes.
+        """
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             x = F.leaky_relu(norm(shrink(x)), self.leak)
         logits: Tensor = self.verdict(x.flatten(1), cond)

@@ -21,7 +21,7 @@ class MLPGenerator(nn.Module):
         config: the configuration.
         shape: (D,) of one example, or any other shape.
         latent_size: L.
-        num_classes: labels it is told; 0 makes it ignore them.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(
@@ -34,7 +34,12 @@ class MLPGenerator(nn.Module):
         self.head = _orthogonal(nn.Linear(config.width, math.prod(shape)), config.gain)
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """Examples (B, *shape) of latents (B, L)."""
+        """Examples (B, *shape).
+
+        Args:
+            z: (B, L), standard normal latents.
+            cond: its label (B,), where the network has classes.
+        """
         out: Tensor = self.head(self.hidden(self.classes(z, cond)))
         return out.view(len(z), *self.shape)
 
@@ -45,7 +50,7 @@ class MLPDiscriminator(nn.Module):
     Args:
         config: the configuration.
         shape: (D,) of one example, or any other shape.
-        num_classes: labels it is told; 0 makes it ignore them.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(self, config: MLPDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -55,7 +60,12 @@ class MLPDiscriminator(nn.Module):
         _orthogonal(self.verdict.linear, config.gain)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,) of examples (B, *shape)."""
+        """Logits (B,), larger for what looks more real.
+
+        Args:
+            x: (B, *shape).
+            cond: its label (B,), where the network has classes.
+        """
         logits: Tensor = self.verdict(self.hidden(x.flatten(1)), cond)
         return logits
 

@@ -1,4 +1,5 @@
-"""What generators and discriminators share: sizes of maps, class labels, batch norm told the class, the last layer."""
+"""What generators and discriminators share: sizes of maps, class labels, class-conditional batch norm, the last
+layer."""
 
 from __future__ import annotations
 
@@ -12,21 +13,28 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.gan.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 from undiffuse.networks.layers import at_least_float32
 
-#: Sides of the coarsest map are 4 to 7 where the picture allows it.
+#: Sides of the coarsest map are 4 to 7 where the image allows it.
 _LARGEST_BASE = 7
 
 
 def check_image_shape(shape: tuple[int, ...], network: str) -> None:
-    """Refuse what is not the shape of a picture of at least 8 pixels a side."""
+    """Refuse what is not the shape of an image of at least 8 pixels a side.
+
+    Args:
+        shape: of one example; (C, H, W) passes.
+        network: name of the network, for the message.
+    Raises:
+        UsageError: another shape.
+    """
     if not Space.of_data(shape).is_spatial or min(shape[1:]) < 8:
         raise UsageError(
-            f"network {network!r} takes pictures (C, H, W) of at least 8 x 8, got examples of shape {tuple(shape)}; "
+            f"network {network!r} takes images (C, H, W) of at least 8 x 8, got examples of shape {tuple(shape)}; "
             "use network 'mlp' for points, or a larger data.size"
         )
 
 
 def num_levels(shape: tuple[int, ...]) -> int:
-    """How often a picture is halved so that its shorter side comes to at most 7, at least once."""
+    """How often an image is halved so that its shorter side comes to at most 7, at least once."""
     count, side = 1, -(-min(shape[1:]) // 2)
     while side > _LARGEST_BASE:
         count, side = count + 1, -(-side // 2)
@@ -34,13 +42,20 @@ def num_levels(shape: tuple[int, ...]) -> int:
 
 
 def base_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of the coarsest map, of which the picture, doubled ``num_levels`` times, is the upper left."""
+    """(height, width) of the coarsest map; doubled ``num_levels`` times, its upper left is the image."""
     scale = 2 ** num_levels(shape)
     return -(-shape[1] // scale), -(-shape[2] // scale)
 
 
 def label_indices(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
-    """(B,) rows of a table of ``num_classes + 1``, whose last stands for "no class" (label -1, or no labels)."""
+    """(B,) indices into a table of ``num_classes + 1``; the last entry stands for "no class" (label -1, or no labels).
+
+    Args:
+        cond: its label (B,) in [-1, num_classes), or None.
+        num_classes: of the table, at least 1.
+        count: B.
+        device: of the result.
+    """
     if cond.label is None:
         return torch.full((count,), num_classes, device=device)
     label = cond.label.to(device).long()
@@ -48,22 +63,40 @@ def label_indices(cond: Condition, num_classes: int, count: int, device: torch.d
 
 
 def conv(channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, spectral: bool = False) -> nn.Conv2d:
-    """A convolution, by 4 x 4 with stride 2 or one that keeps the size of the map."""
+    """A convolution, 4 x 4 with stride 2 or one that keeps the size of the map.
+
+    Args:
+        channels: of its input.
+        out_channels: of its output.
+        kernel: side of the filter, 4 or odd.
+        stride: 2 for a kernel of 4, else 1.
+        spectral: normalise the weight spectrally.
+    """
     padding = 1 if kernel == 4 else kernel // 2
     kind = SpectralConv2d if spectral else nn.Conv2d
     return kind(channels, out_channels, kernel, stride=stride, padding=padding)
 
 
 def linear(channels: int, out_channels: int, *, spectral: bool = False) -> nn.Linear:
-    """A dense layer."""
+    """A dense layer.
+
+    Args:
+        channels: inputs.
+        out_channels: outputs.
+        spectral: normalise the weight spectrally.
+    """
     return SpectralLinear(channels, out_channels) if spectral else nn.Linear(channels, out_channels)
 
 
 class ClassBatchNorm(nn.Module):
-    """Batch norm whose scale and shift depend on the class; plain batch norm where there are no classes.
+    """Batch norm whose scale and shift depend on the class; plain batch norm without classes.
 
-    Sampling uses running statistics, so that no picture depends on its neighbours.
+    Sampling uses running statistics, so that no image depends on the rest of its batch.
 
+    Args:
+        channels: C.
+        num_classes: of the labels; 0 for none.
+        momentum: share of a batch's statistics in the running ones, in (0, 1].
     Source: Dumoulin et al. 2017, arXiv:1610.07629; Miyato & Koyama 2018, arXiv:1802.05637, sec. 4.
     """
 
@@ -76,17 +109,27 @@ class ClassBatchNorm(nn.Module):
             nn.init.zeros_(self.told.weight)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """The normalised map, (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W).
+            cond: its label (B,), where there are classes.
+        """
         h: Tensor = self.norm(x)
         if self.told is None:
             return h
-        rows = label_indices(cond, self.num_classes, len(x), x.device)
-        scale, shift = self.told(rows)[:, :, None, None].chunk(2, dim=1)
+        index = label_indices(cond, self.num_classes, len(x), x.device)
+        scale, shift = self.told(index)[:, :, None, None].chunk(2, dim=1)
         return torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
 
 
 class ProjectionHead(nn.Module):
-    """The last layer: w . phi + b + V_y . phi, ``(B, F) -> (B,)``; without classes w . phi + b.
+    """The last layer of a discriminator: w . phi + b + V_y . phi, ``(B, F) -> (B,)``; without classes w . phi + b.
 
+    Args:
+        features: F.
+        num_classes: of the labels; 0 for none.
+        spectral: normalise the weights spectrally.
     Source: Miyato & Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637, eq. 4.
     """
 
@@ -100,17 +143,28 @@ class ProjectionHead(nn.Module):
             self.classes = kind(num_classes + 1, features)
 
     def forward(self, features: Tensor, cond: Condition) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # a verdict is not rounded to bfloat16
+        """Logits (B,), in the dtype of the weights.
+
+        Args:
+            features: (B, F).
+            cond: its label (B,), where there are classes.
+        """
+        with torch.autocast(features.device.type, enabled=False):  # logits are not rounded to bfloat16
             features = features.to(self.linear.weight.dtype)
             out: Tensor = self.linear(features)[:, 0]
             if self.classes is not None:
-                rows = label_indices(cond, self.num_classes, len(features), features.device)
-                out = out + (self.classes(rows) * features).sum(1)
+                index = label_indices(cond, self.num_classes, len(features), features.device)
+                out = out + (self.classes(index) * features).sum(1)
         return out
 
 
 class ClassInput(nn.Module):
-    """The latent with a class vector beside it, ``(B, L) -> (B, L + width)``; the latent alone without classes."""
+    """The latent concatenated with a class embedding, ``(B, L) -> (B, L + width)``; the latent alone without classes.
+
+    Args:
+        num_classes: of the labels; 0 for none.
+        width: of the class embedding.
+    """
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -118,29 +172,53 @@ class ClassInput(nn.Module):
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
+        """The latent and its class, (B, L + width).
+
+        Args:
+            z: (B, L).
+            cond: its label (B,), where there are classes.
+        """
         if self.classes is None:
             return z
-        rows = label_indices(cond, self.num_classes, len(z), z.device)
-        return torch.cat([z, self.classes(rows).to(z.dtype)], dim=1)
+        index = label_indices(cond, self.num_classes, len(z), z.device)
+        return torch.cat([z, self.classes(index).to(z.dtype)], dim=1)
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels; at the far edge of an odd side, of those that are there."""
+    """Means of 2 x 2 pixels; at the far edge of an odd side, of the pixels that exist.
+
+    Args:
+        x: (B, C, H, W).
+    """
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Each pixel four times."""
+    """Each pixel four times (nearest neighbour).
+
+    Args:
+        x: (B, C, H, W).
+    """
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def tanh_output(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """tanh, not rounded to half precision."""
+    """tanh, not rounded to half precision.
+
+    Args:
+        x: any shape.
+        dtype: of the result.
+    """
     return at_least_float32(x).tanh().to(dtype)
 
 
 def normal_init(module: nn.Module, std: float = 0.02) -> None:
-    """Weights of convolutions and dense layers from N(0, std^2), biases zero, as DCGAN has them."""
+    """Weights of convolutions and dense layers from N(0, std^2), biases zero, as in DCGAN.
+
+    Args:
+        module: whose layers are initialised in place.
+        std: standard deviation of the weights.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(layer.weight, 0.0, std)

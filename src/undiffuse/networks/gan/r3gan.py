@@ -35,9 +35,9 @@ class R3GANGenerator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: labels it is told; 0 makes it ignore them.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(
@@ -56,7 +56,12 @@ class R3GANGenerator(nn.Module):
         self.head = _scaled(nn.Conv2d(widths[-1], shape[0], 1))
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """Pictures (B, C, H, W), by and large in [-1, 1], of latents (B, L)."""
+        """Images (B, C, H, W), by and large in [-1, 1].
+
+        Args:
+            z: (B, L), standard normal latents.
+            cond: its label (B,), where the network has classes.
+        """
         h = self.stem(self.classes(z, cond))[:, :, None, None] * self.basis
         h = self.levels[0](h)
         for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
@@ -70,8 +75,8 @@ class R3GANDiscriminator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
-        num_classes: labels it is told; 0 makes it ignore them.
+        shape: (C, H, W) of an image.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(self, config: R3GANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -87,7 +92,12 @@ class R3GANDiscriminator(nn.Module):
         _scaled(self.verdict.linear)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,) of pictures (B, C, H, W)."""
+        """Logits (B,), larger for what looks more real.
+
+        Args:
+            x: (B, C, H, W).
+            cond: its label (B,), where the network has classes.
+        """
         h = self.levels[0](self.stem(x))
         for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
             h = level(change(_resized(h, (-(-h.shape[2] // 2), -(-h.shape[3] // 2)))))

@@ -32,9 +32,9 @@ class ResidualGenerator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: labels it is told; 0 makes it ignore them.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(
@@ -51,7 +51,12 @@ class ResidualGenerator(nn.Module):
         self.head = conv(widths[-1], shape[0], spectral=config.spectral)
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] of latents (B, L)."""
+        """Images (B, C, H, W) in [-1, 1].
+
+        Args:
+            z: (B, L), standard normal latents.
+            cond: its label (B,), where the network has classes.
+        """
         h = self.stem(z).view(len(z), self.width, *self.base)
         for block in self.blocks:
             h = block(h, cond)
@@ -60,7 +65,7 @@ class ResidualGenerator(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """conv(ReLU(norm(conv(double(ReLU(norm(x))))))) + conv_1x1(double(x)), the norms told the class."""
+    """conv(ReLU(norm(conv(double(ReLU(norm(x))))))) + conv_1x1(double(x)), the norms conditioned on the class."""
 
     def __init__(self, channels: int, out_channels: int, num_classes: int, config: ResidualGeneratorConfig) -> None:
         super().__init__()
@@ -82,8 +87,8 @@ class ResidualDiscriminator(nn.Module):
 
     Args:
         config: the configuration.
-        shape: (C, H, W) of a picture.
-        num_classes: labels it is told; 0 makes it ignore them.
+        shape: (C, H, W) of an image.
+        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
     """
 
     def __init__(self, config: ResidualDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -100,7 +105,12 @@ class ResidualDiscriminator(nn.Module):
         self.verdict = ProjectionHead(widths[-1], num_classes, spectral=spectral)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,) of pictures (B, C, H, W)."""
+        """Logits (B,), larger for what looks more real.
+
+        Args:
+            x: (B, C, H, W).
+            cond: its label (B,), where the network has classes.
+        """
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.verdict(F.relu(x).sum(dim=(2, 3)), cond)

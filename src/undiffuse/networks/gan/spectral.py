@@ -33,7 +33,15 @@ def largest_singular_value(weight: Tensor, u: Tensor) -> Tensor:
 
 @torch.no_grad()
 def power_iteration(weight: Tensor, u: Tensor, count: int = 1) -> Tensor:
-    """u (out,) after so many rounds of v = W^T u, u = W v, each scaled to length 1."""
+    """u after ``count`` rounds of v = W^T u, u = W v, each scaled to length 1.
+
+    Args:
+        weight: (out, ...), a matrix once its other axes are joined.
+        u: (out,), a unit vector.
+        count: rounds, at least 0.
+    Returns:
+        (out,).
+    """
     matrix = weight.flatten(1)
     with torch.autocast(weight.device.type, enabled=False):
         for _ in range(count):
@@ -61,33 +69,66 @@ class _Spectral(nn.Module):
 
 
 class SpectralConv2d(_Spectral, nn.Conv2d):
-    """A convolution with a spectrally normalised kernel, as a matrix (out, in * height * width)."""
+    """A convolution with a spectrally normalised kernel, as a matrix (out, in * height * width).
+
+    Args:
+        channels: of its input, C.
+        out_channels: of its output.
+        kernel: side of the filter.
+        stride: step between its places.
+        padding: zeros at each side.
+    """
 
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__(channels, out_channels, kernel, stride, padding)
         self.start()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolved map; in training a power iteration comes first.
+
+        Args:
+            x: (B, C, H, W).
+        """
         return F.conv2d(x, self.divided(), self.bias, self.stride, self.padding)
 
 
 class SpectralLinear(_Spectral, nn.Linear):
-    """A dense layer with a spectrally normalised matrix."""
+    """A dense layer with a spectrally normalised matrix.
+
+    Args:
+        channels: inputs, C.
+        out_channels: outputs.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels)
         self.start()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The product; in training a power iteration comes first.
+
+        Args:
+            x: (..., C).
+        """
         return F.linear(x, self.divided(), self.bias)
 
 
 class SpectralEmbedding(_Spectral, nn.Embedding):
-    """A table of vectors, spectrally normalised as a matrix (rows, width)."""
+    """A table of vectors, spectrally normalised as a matrix (entries, width).
+
+    Args:
+        num_rows: entries of the table.
+        width: of a vector.
+    """
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__(num_rows, width)
         self.start()
 
     def forward(self, index: Tensor) -> Tensor:
+        """Vectors (..., width) of the table; in training a power iteration comes first.
+
+        Args:
+            index: (...), integers in [0, num_rows).
+        """
         return F.embedding(index, self.divided())
