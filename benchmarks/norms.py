@@ -1,6 +1,7 @@
 """What the fused norm gains and costs: networks of three sizes with it, with torch's norms, and in float32.
 
     python benchmarks/norms.py --threads 1
+    python benchmarks/norms.py --threads 1 --sizes small medium --ways fused layout
 
 A training step is a forward and a backward pass of a threaded batch, an evaluation that of sampling, with weights cast
 once. All is in processor seconds of this process, and a ratio is taken within a round, so other work on the machine
@@ -16,8 +17,8 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -37,8 +38,14 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.operators import group_norm
 from undiffuse.networks import UNetConfig, build_network
 
-OURS, TORCHS, FLOAT32 = "bf16, fused norm", "bf16, torch's norms", "fp32, torch's norms"
-WAYS = {OURS: "bf16=always,fused=auto", TORCHS: "bf16=always,fused=off", FLOAT32: "bf16=never"}
+FUSED, LAYOUT, BF16, FP32 = "fused", "layout", "bf16", "fp32"
+WAYS = {
+    FUSED: "bf16, fused norm",
+    LAYOUT: "bf16, torch's norms, channels last",
+    BF16: "bf16, torch's norms",
+    FP32: "fp32, torch's norms",
+}
+_OPTIONS = {FUSED: "bf16=always", LAYOUT: "bf16=always", BF16: "bf16=always,fused=off", FP32: "bf16=never"}
 TRAINING, SAMPLING = "training step", "sampling evaluation"
 
 
@@ -57,7 +64,7 @@ def sizes(smoke: bool) -> dict[str, Size]:
     return {
         "small": Size(_unet(32), (1, 28, 28), 4),
         "medium": Size(_unet(64), (3, 32, 32), 2),
-        "Ho et al.": Size(UNetConfig.ho_cifar10(dropout=0.0), (3, 32, 32), 1),
+        "ho": Size(UNetConfig.ho_cifar10(dropout=0.0), (3, 32, 32), 1),
     }
 
 
@@ -77,19 +84,23 @@ def _spent() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def candidates(size: Size) -> dict[str, list[Candidate]]:
-    """Every way to take a training step and a sampling evaluation of one network."""
+def candidates(size: Size, ways: Sequence[str]) -> dict[str, list[Candidate]]:
+    """These ways to take a training step and a sampling evaluation of one network."""
     torch.manual_seed(0)
     network = build_network(size.network, size.shape)
     x, c_noise = torch.randn(size.batch, *size.shape), torch.rand(size.batch)
     works = {TRAINING: _training(network, x, c_noise), SAMPLING: _sampling(network, x, c_noise)}
-    return {task: [Candidate(way, _timed(work, way)) for way in WAYS] for task, work in works.items()}
+    return {task: [Candidate(WAYS[way], _timed(work, way)) for way in ways] for task, work in works.items()}
 
 
 def _timed(work: Callable[[], object], way: str) -> Callable[[], float]:
     def once() -> float:
-        half = torch.autocast("cpu", dtype=torch.bfloat16) if way != FLOAT32 else nullcontext()
-        with patch.dict(os.environ, {VARIABLE: WAYS[way]}), half:
+        with ExitStack() as stack:
+            stack.enter_context(patch.dict(os.environ, {VARIABLE: _OPTIONS[way]}))
+            if way != FP32:
+                stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+            if way == LAYOUT:  # the backend lays maps out and leaves their norms to torch
+                stack.enter_context(patch.object(fused_norm._ChannelsLast, "group_norm", lambda *_: None))
             return processor_seconds(work)
 
     return once
@@ -159,6 +170,12 @@ def call_candidates() -> list[Candidate]:
     ]
 
 
+def chosen(arguments: argparse.Namespace) -> dict[str, Size]:
+    """The sizes that are asked for; all, where none is."""
+    known = sizes(arguments.smoke)
+    return {name: known[name] for name in arguments.sizes or known if name in known}
+
+
 def first_run() -> dict[str, float]:
     """Seconds of the clock and of the processor to compile the kernels into an empty folder."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"XDG_CACHE_HOME": folder}):
@@ -174,9 +191,9 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     record = interleaved.new_record(
         "norms", arguments, fast_bf16=hardware("cpu").fast_bf16, first_run=first_run(), rows=[]
     )
-    for name, size in sizes(arguments.smoke).items():
+    for name, size in chosen(arguments).items():
         count = sum(parameter.numel() for parameter in build_network(size.network, size.shape).parameters())
-        for task, ways in candidates(size).items():
+        for task, ways in candidates(size, arguments.ways).items():
             taken = interleaved.take_turns(ways, arguments.rounds)
             record["rows"].append({"size": name, "weights": count, "batch": size.batch, "task": task, "seconds": taken})
     record["alone"] = interleaved.take_turns(alone_candidates(), arguments.rounds)
@@ -190,19 +207,19 @@ def page(record: dict[str, Any]) -> str:
     quick = "has" if record["fast_bf16"] else "lacks"
     lines += [
         f"Median of {record['rounds']} rounds in which all took turns, lower to upper quartile in brackets; processor",
-        "seconds, ratios within a round: above 1 the fused norm is the faster. This processor "
-        + quick
-        + " products of",
+        "seconds, ratios within a round: above 1 the first way is the faster. This processor " + quick + " products of",
         "bfloat16 that are summed in float32 by the hardware; where they lack, the backend chooses float32.",
         "",
     ]
+    names = list(record["rows"][0]["seconds"])
     table = []
     for row in record["rows"]:
         taken = row["seconds"]
-        ratios = [interleaved.times_faster(taken, OURS, other).text(".2f") for other in (TORCHS, FLOAT32)]
-        seconds = [Summary.of(taken[way]).text(".3g") for way in WAYS]
+        ratios = [interleaved.times_faster(taken, names[0], other).text(".2f") for other in names[1:]]
+        seconds = [Summary.of(taken[way]).text(".3g") for way in names]
         table.append([f"{row['size']}, {row['weights'] / 1e6:.2f} M", row["task"], row["batch"], *seconds, *ratios])
-    columns = ["network", "task", "images", *(f"s, {way}" for way in WAYS), "times torch's bf16", "times fp32"]
+    times = [f"times {other}" for other in names[1:]]
+    columns = ["network", "task", "images", *(f"s, {way}" for way in names), *times]
     lines += interleaved.grid(columns, table)
     calls = [
         [name, Summary.of([value * 1e6 for value in taken]).text(".3g")] for name, taken in record["calls"].items()
@@ -224,6 +241,8 @@ def main() -> None:
     """Measure and write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     interleaved.common_options(parser, rounds=5)
+    parser.add_argument("--sizes", nargs="+", choices=[*sizes(False)], help="networks; all by default")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], help="ways to compute; all by default")
     arguments = interleaved.parse(parser)
     record = measured(arguments)
     interleaved.write(record, page(record), arguments.out)

@@ -30,7 +30,7 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance", "errors")
+PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance", "errors", "norms")
 TINY = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, time_injection="add", norm_groups=2)
 Run = Callable[..., dict[str, Any]]
 
