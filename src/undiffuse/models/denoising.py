@@ -89,6 +89,16 @@ class DenoisingConfig(ComponentConfig):
         """Whether the network is conditioned on the time that a mean velocity reaches to."""
         return False
 
+    @property
+    def keeps_guide(self) -> bool:
+        """Whether an earlier state of the network is kept for autoguidance."""
+        return False
+
+    @property
+    def density(self) -> ComponentConfig | None:
+        """Where in time the model was trained, a row of ``TIME_DENSITIES``; None for all of time."""
+        return None
+
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         process: Process = build(PROCESSES, self.process)
@@ -127,6 +137,14 @@ class DenoisingModelConfig(DenoisingConfig, ModelConfig):
     def needs_target_time(self) -> bool:
         return self.target_time
 
+    @property
+    def keeps_guide(self) -> bool:
+        return self.guide
+
+    @property
+    def density(self) -> ComponentConfig | None:
+        return self.trained_density
+
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> NetworkModel:
         return NetworkModel(self, shape, class_names, num_augment_labels)
 
@@ -135,7 +153,7 @@ class NetworkModel(DenoisingModel):
     """One denoising network under one process.
 
     Args:
-        config: see ``DenoisingModelConfig``.
+        config: see ``DenoisingConfig`` and its kinds.
         shape: of one example, (C, H, W) or (D,).
         class_names: of the data's labels; kept where the model is conditioned on them.
         num_augment_labels: numbers that say how a training image was transformed.
@@ -143,12 +161,12 @@ class NetworkModel(DenoisingModel):
         UsageError: ``class_conditional`` on data without classes.
     """
 
-    config: DenoisingModelConfig
+    config: DenoisingConfig
     guide_seen: Tensor  #: images seen when the guide was taken; 0: not yet
 
     def __init__(
         self,
-        config: DenoisingModelConfig,
+        config: DenoisingConfig,
         shape: tuple[int, ...],
         class_names: Sequence[str],
         num_augment_labels: int = 0,
@@ -170,11 +188,11 @@ class NetworkModel(DenoisingModel):
                 "system.class_conditional=false"
             )
         self.guide: nn.Module | None = None  # an earlier state of the network, in models that keep one
-        if config.guide:
+        if config.keeps_guide:
             self.guide = copy.deepcopy(self.network).requires_grad_(False)
             self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
         self.parameterization = Parameterization(config.parameterization, self.process)
-        density = config.trained_density
+        density = config.density
         self._density: TimeDensity | None = None if density is None else build(TIME_DENSITIES, density)
 
     @property

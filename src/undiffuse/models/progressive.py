@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undiffuse.models.base import Batching
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, NetworkModel
+from undiffuse.models.denoising import DenoisingConfig, NetworkModel
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.plan import Plan
 
@@ -51,8 +51,7 @@ class ProgressiveModel(NetworkModel):
         class_names: Sequence[str],
         num_augment_labels: int = 0,
     ) -> None:
-        own = config.model_dump(exclude={"name", "start_steps"})
-        super().__init__(DenoisingModelConfig.model_validate(own), shape, class_names, num_augment_labels)
+        super().__init__(config, shape, class_names, num_augment_labels)
         self.start_steps = config.start_steps
         self.register_buffer("student_steps", torch.zeros((), dtype=torch.int64))
 
