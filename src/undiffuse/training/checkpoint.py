@@ -109,6 +109,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"checkpoint {path.name} is damaged ({error})") from None
 
 
+def joined(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of several parts as a checkpoint names them: ``part.name``."""
+    return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What ``joined`` was given: the tensors of each part by their names in it."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "posthoc": {}, "training": {}}
+    for name, value in tensors.items():
+        part, rest = name.split(".", 1)
+        parts[part][rest] = value
+    return parts
+
+
 def largest_shapes(folder: Path) -> list[tuple[int, ...]]:
     """Shapes of all tensors in the largest checkpoint whose header can be read; none without one. Nothing is loaded."""
     found: list[list[tuple[int, ...]]] = [[]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from undiffuse.data.dataset import Batch
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
 from undiffuse.images import image_of, save_png
@@ -119,6 +120,45 @@ class Evidence:
     indices: list[int]
     items: Tensor
     tensors: dict[str, Tensor]
+
+
+def evidence_of(
+    what: str,
+    cause: str,
+    batches: Sequence[Batch],
+    samples: Tensor | None,
+    t: Tensor | None,
+    *,
+    item_name: Callable[[int], str],
+    step: int,
+    images_seen: int,
+) -> Evidence:
+    """The evidence in the micro-batches of a step.
+
+    Args:
+        what: is not finite.
+        cause: as far as it is known.
+        batches: of the step, B samples in all.
+        samples: which of them are concerned, bool (B,); None for all.
+        t: their times (B,); None where they have none.
+        item_name: of an item of the data set, by its number.
+        step: that was not made.
+        images_seen: before it.
+    """
+    x_0, items, indices = (
+        torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("x_0", "items", "indices")
+    )
+    samples = torch.ones(len(x_0), dtype=torch.bool) if samples is None else samples.cpu()
+    return Evidence(
+        what=what,
+        step=step,
+        images_seen=images_seen,
+        first_bad_layer=cause,
+        names=[item_name(index) for index in indices[samples].tolist()],
+        indices=indices[samples].tolist(),
+        items=items[samples],
+        tensors={"x_0": x_0[samples]} | ({} if t is None else {"t": t.cpu()[samples]}),
+    )
 
 
 def stop(folder: Path, evidence: Evidence) -> None:

@@ -21,12 +21,10 @@ from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.readers.decoding.remarks import stored_with
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
-from undiffuse.models.files.components import MAIN, main_component
 from undiffuse.models.files.parts import load_parts, save_parts
-from undiffuse.models.files.record import FORMAT_VERSION, check_belongs, differences, result_record, write_record
+from undiffuse.models.files.record import check_belongs, differences, result_record, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import freeze_parts, load_own, own_state
 from undiffuse.models.saved import read_config
@@ -35,7 +33,14 @@ from undiffuse.observer import SILENT, Observer
 from undiffuse.training import nonfinite
 from undiffuse.training.augment import Augmenter
 from undiffuse.training.card import write_model_card
-from undiffuse.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, set_aside_damaged
+from undiffuse.training.checkpoint import (
+    Checkpoint,
+    joined,
+    newest_checkpoint,
+    parts_of,
+    save_checkpoint,
+    set_aside_damaged,
+)
 from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.metric_accumulator import MetricAccumulator
@@ -43,7 +48,8 @@ from undiffuse.training.metrics_log import MetricsLog, check_board
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, save_preview
-from undiffuse.training.validation import validation_loss, validation_means
+from undiffuse.training.record import run_record
+from undiffuse.training.validation import validation_row
 
 
 def finalized(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
@@ -83,24 +89,7 @@ class Trainer:
         self.measure = measure
         self.validation = validation
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
-        assert isinstance(config.system, ObjectiveConfig)
-        self.record: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "model": {
-                "shape": list(train.shape),
-                "class_names": list(train.class_names),
-                "augment_labels": list(self.augmenter.label_names),
-            },
-            "data": {
-                "fingerprint": train.fingerprint,
-                "train": len(train),
-                "validation": len(validation),
-                "validation_fingerprint": validation.fingerprint,
-                "stored_with": stored_with(train.provenance),
-            },
-            "config": config.model_dump(mode="json"),
-            "components": {MAIN: main_component(config.system.component())},
-        }
+        self.record = run_record(config, train, validation, self.augmenter.label_names)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.objective = self._fresh_objective()
@@ -161,7 +150,7 @@ class Trainer:
         return True
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
-        parts = _split_names(checkpoint.tensors)
+        parts = parts_of(checkpoint.tensors)
         load_own(self.objective.model, parts["model"])
         load_own(self.ema.average, parts["ema"])
         if self.ema.posthoc is not None:
@@ -342,23 +331,9 @@ class Trainer:
     def _stop(
         self, what: str, cause: str, batches: list[Batch], rows: Tensor | None = None, t: Tensor | None = None
     ) -> None:
-        x_0, items, indices = (
-            torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("x_0", "items", "indices")
-        )
-        rows = torch.ones(len(x_0), dtype=torch.bool) if rows is None else rows.cpu()
-        nonfinite.stop(
-            self.folder,
-            nonfinite.Evidence(
-                what=what,
-                step=self.step,
-                images_seen=self.images,
-                first_bad_layer=cause,
-                names=[self.loader.dataset.item_name(index) for index in indices[rows].tolist()],
-                indices=indices[rows].tolist(),
-                items=items[rows],
-                tensors={"x_0": x_0[rows]} | ({} if t is None else {"t": t.cpu()[rows]}),
-            ),
-        )
+        item_name = self.loader.dataset.item_name
+        now = {"step": self.step, "images_seen": self.images}
+        nonfinite.stop(self.folder, nonfinite.evidence_of(what, cause, batches, rows, t, item_name=item_name, **now))
 
     def _after_step(self, log: MetricsLog) -> None:
         config = self.config
@@ -410,15 +385,9 @@ class Trainer:
         count = min(self.config.validation_images, len(self.validation))
         if count == 0:
             return
-        means = validation_means(self.objective, self.validation, count, self.config.seed, self.device)
         averaged = self.objective.around(self.ema.average)
-        average = validation_loss(averaged, self.validation, count, self.config.seed, self.device)
-        values = {"loss": average, "loss_raw": means.pop("loss"), **means}
-        if self.objective.train_validation_metrics:
-            learned = self.loader.dataset
-            known = validation_means(self.objective, learned, min(count, len(learned)), self.config.seed, self.device)
-            values |= {f"{name}_train": known[name] for name in self.objective.train_validation_metrics}
-            values |= {f"{name}_gap": known[name] - means[name] for name in self.objective.train_validation_metrics}
+        sets = (self.validation, self.loader.dataset)
+        values = validation_row(self.objective, averaged, *sets, count, self.config.seed, self.device)
         log.write("validation", self.images, values, self._wall())
         self.observer.row("validation", {"images": self.images, **values})
 
@@ -437,17 +406,14 @@ class Trainer:
         log.write("quality", self.images, values, wall)
         self.observer.row("quality", {"images": self.images, **values})
 
-    def _posthoc_tensors(self) -> dict[str, Tensor]:
-        return {} if self.ema.posthoc is None else self.ema.posthoc.tensors()
-
     def _save(self) -> None:
-        tensors = {
-            **{f"model.{name}": value for name, value in own_state(self.objective.model).items()},
-            **{f"ema.{name}": value for name, value in own_state(self.ema.average).items()},
-            **{f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()},
-            **{f"posthoc.{name}": value for name, value in self._posthoc_tensors().items()},
-            **{f"training.{name}": value for name, value in self.objective.state().items()},
-        }
+        tensors = joined(
+            model=own_state(self.objective.model),
+            ema=own_state(self.ema.average),
+            optimizer=self.optimizers.tensors(),
+            posthoc={} if self.ema.posthoc is None else self.ema.posthoc.tensors(),
+            training=self.objective.state(),
+        )
         counters = {
             "images": self.images,
             "step": self.step,
@@ -470,12 +436,3 @@ def _since_then(setting: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[s
 
 def _outside_model(phase: str) -> str:
     return f"the network that learns in phase {phase!r} and is no part of the model"
-
-
-def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """``{"model.a": x, "ema.a": y}`` as one dict a prefix."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "posthoc": {}, "training": {}}
-    for name, value in tensors.items():
-        prefix, rest = name.split(".", 1)
-        parts[prefix][rest] = value
-    return parts

@@ -40,3 +40,33 @@ def validation_means(
             for name, value in report.metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
     return {name: total / count for name, total in totals.items()}
+
+
+def validation_row(
+    objective: AnyObjective,
+    averaged: AnyObjective,
+    validation: Dataset,
+    train: Dataset,
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """A row of the metrics log: losses of the averaged and the raw model, and metrics of held-out and training data.
+
+    Args:
+        objective: around the raw model.
+        averaged: the same around the averaged one.
+        validation: held-out data.
+        train: training data, of which ``train_validation_metrics`` are taken as well.
+        count: of the images of each, at most as many as ``validation`` has.
+        seed: of the run.
+        device: where both models are.
+    """
+    means = validation_means(objective, validation, count, seed, device)
+    average = validation_loss(averaged, validation, count, seed, device)
+    values = {"loss": average, "loss_raw": means.pop("loss"), **means}
+    if names := objective.train_validation_metrics:
+        known = validation_means(objective, train, min(count, len(train)), seed, device)
+        values |= {f"{name}_train": known[name] for name in names}
+        values |= {f"{name}_gap": known[name] - means[name] for name in names}
+    return values
