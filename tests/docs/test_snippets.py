@@ -61,7 +61,7 @@ def check_command(words: list[str]) -> None:
         make_sampler(params["sampler"])
     if params.get("process") is not None:
         make_process(params["process"])
-    if params.get("grid") is not None:
+    if params.get("grid") is not None and name != "info":  # there it is the file of an image grid
         lookup(GRIDS, params["grid"].partition(":")[0], "time grid")
     if params.get("features") not in (None, "auto"):
         lookup(FEATURES, params["features"], "features")
