@@ -65,11 +65,10 @@ def test_no_worker_outlives_a_killed_training(tmp_path: Path, image_folder: Path
 TRAIN_AND_DAMAGE = """
 import sys
 from pathlib import Path
-from undiffuse.data.storage import encoded
-from undiffuse.data import load_dataset
 from undiffuse.api import training
 from undiffuse.cli.main import main
-from undiffuse.data import encoded, load_dataset
+from undiffuse.data import load_dataset
+from undiffuse.data.storage import encoded
 
 def damaged_when_loaded(config):
     dataset = load_dataset(config)
