@@ -36,9 +36,9 @@ def test_a_model_is_conditioned_on_what_its_spec_knows_and_no_more() -> None:
     assert LabelConditioner(UNCONDITIONAL).for_training(GIVEN, X_0, StepRandom(0, 0)).empty
     only = LabelConditioner(ConditionSpec(num_augment=2)).for_training(GIVEN, X_0, StepRandom(0, 0))
     assert list(only.tensors()) == ["augment"]
-    assert LabelConditioner(UNCONDITIONAL).asked([Prompt()])[0].empty
+    assert LabelConditioner(UNCONDITIONAL).encode_prompts([Prompt()])[0].empty
     with pytest.raises(UsageError, match="knows no classes, got class 'cat'"):
-        LabelConditioner(UNCONDITIONAL).asked([Prompt(negative=Prompt("cat"))])
+        LabelConditioner(UNCONDITIONAL).encode_prompts([Prompt(negative=Prompt("cat"))])
 
 
 def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
@@ -49,10 +49,10 @@ def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
 
 def test_rows_of_any_wishes_have_the_same_fields() -> None:
     prompts = [Prompt("dog"), Prompt(), Prompt("cat", negative=Prompt("dog"))]
-    wanted, negative = LabelConditioner(SPEC).asked(prompts)
+    wanted, negative = LabelConditioner(SPEC).encode_prompts(prompts)
     assert wanted.label is not None and wanted.label.tolist() == [1, -1, 0]
     assert negative.label is not None and negative.label.tolist() == [-1, -1, 1]
-    alone = [LabelConditioner(SPEC).asked([prompt]) for prompt in prompts]
+    alone = [LabelConditioner(SPEC).encode_prompts([prompt]) for prompt in prompts]
     for number, whole in enumerate((wanted, negative)):
         joined = Condition.join([parts[number] for parts in alone]).tensors()
         assert joined.keys() == whole.tensors().keys() == {"label", "augment"}
@@ -61,14 +61,14 @@ def test_rows_of_any_wishes_have_the_same_fields() -> None:
 
 def test_a_negative_of_one_row_changes_no_other_s() -> None:
     spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
-    alone = LabelConditioner(spec).asked([Prompt("cat")])[1].label
-    several = LabelConditioner(spec).asked([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
+    alone = LabelConditioner(spec).encode_prompts([Prompt("cat")])[1].label
+    several = LabelConditioner(spec).encode_prompts([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
     assert alone is not None and several is not None and several.tolist() == [*alone.tolist(), 1]
 
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown class 'dig'; did you mean 'dog'"):
-        LabelConditioner(SPEC).asked([Prompt("dig")])
+        LabelConditioner(SPEC).encode_prompts([Prompt("dig")])
 
 
 def test_what_a_set_says_goes_with_its_rows() -> None:

@@ -365,7 +365,7 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkMod
         alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **said))
         assert torch.equal(together.x[seed], alone.x[0]), said
         assert int(together.nfe[seed]) == alone.nfe
-    with pytest.raises(UsageError, match="all rows of a plan have the same sampler"):
+    with pytest.raises(UsageError, match="all samples of a plan have the same sampler"):
         run(
             system.plan(),
             [
@@ -616,7 +616,7 @@ def test_rows_of_one_term_and_of_two_join_and_weights_stay_on_the_cpu() -> None:
 
 def test_rows_that_bring_a_condition_are_not_mistaken_for_those_that_do_not() -> None:
     stage = DenoisingStage(point_space(1), make_sampler("euler"), Conditional(1.0, 0.5), options(steps=2))
-    with pytest.raises(UsageError, match="1 of 2 rows bring a condition"):
+    with pytest.raises(UsageError, match="1 of 2 samples have a condition"):
         stage.start([Request(0, Condition(embedding=torch.ones(1, 1))), Request(1)])
 
 

@@ -26,7 +26,7 @@ from undiffuse.objectives.consistency import ConsistencyConfig, ConsistencyObjec
 from undiffuse.objectives.from_model import objective_of
 from undiffuse.objectives.teacher import TeacherConfig, load_teacher
 from undiffuse.recipes import get_recipe
-from undiffuse.recipes.few_step import distilled
+from undiffuse.recipes.few_step import consistency_distillation
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -53,7 +53,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def student_of(teacher: Path, *overrides: str, steps: int = 1) -> RunConfig:
     run = validate(RunConfig, read_config(teacher)["config"])
-    return apply_overrides(distilled(TeacherConfig(path=str(teacher)), run, steps), list(overrides))
+    return apply_overrides(consistency_distillation(TeacherConfig(path=str(teacher)), run, steps), list(overrides))
 
 
 def finished(config: RunConfig, folder: Path) -> Trainer:

@@ -54,7 +54,7 @@ class Conditioner(nn.Module):
         """
 
     @abstractmethod
-    def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
         """The condition of prompts, and the one that guidance leads away from; both on the CPU.
 
         Args:

@@ -36,7 +36,7 @@ class LabelConditioner(Conditioner):
         )
         return condition.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
 
-    def asked(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
         if not self.spec.class_names:
             for prompt in prompts:
                 self._refuse(prompt)

@@ -113,7 +113,7 @@ class DenoisingModel(GenerativeModel):
     @property
     @abstractmethod
     def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR that its denoiser can be asked for."""
+        """(smallest, largest) log-SNR at which its denoiser can be evaluated."""
 
     @abstractmethod
     def denoiser(self, precision: str | None = None) -> Denoiser:

@@ -13,12 +13,12 @@ from undiffuse.registry import nearest
 
 #: A class to draw: its name, a number for one that is called by a number, or ``None`` for no class in particular.
 ClassName = str | SupportsIndex | None
-#: What is asked for: one name for all samples, several in turn (``[None]`` for no class), ``None`` for all in turn.
+#: What a request names: one class for all samples, several in turn (``[None]`` for no class), ``None`` for all in turn.
 Classes = str | SupportsIndex | Iterable[ClassName] | None
 
-#: What asked for no class in earlier versions; it still does where no class of the model is called so.
+#: What stood for no class in earlier versions; it still does where no class of the model is called so.
 _OLD_WORD = "none"
-_INSTEAD = "no class in particular is asked for with --no-class, and in Python with class_name=[None]"
+_INSTEAD = "no class in particular is drawn with --no-class, and in Python with class_name=[None]"
 
 
 def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:

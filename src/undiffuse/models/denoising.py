@@ -320,13 +320,13 @@ class NetworkModel(DenoisingModel):
         # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
         return self._guided_and_clipped(self._sharded(self._auto()), self.config.sampling.classifier_free())
 
-    def _auto(self, asked: SamplingOptions = NO_OPTIONS) -> GuidanceWeight:
-        """Guidance by the guide, as asked or by default; none as long as there is no guide.
+    def _auto(self, options: SamplingOptions = NO_OPTIONS) -> GuidanceWeight:
+        """Autoguidance by these options or by default; none as long as there is no guide.
 
         Raises:
-            UsageError: asked for, without a guide.
+            UsageError: the options give it, and there is no guide.
         """
-        wanted, given = asked.over(self.config.sampling).auto(), asked.given()
+        wanted, given = options.over(self.config.sampling).auto(), options.given()
         if self.guide_taken:
             return wanted
         if given.get("autoguidance", 1) == 1 and "autoguidance_interval" not in given:
@@ -349,7 +349,7 @@ class NetworkModel(DenoisingModel):
         return self._guided_and_clipped(network, classifier_free)
 
     def _sharded(self, auto: GuidanceWeight) -> Denoiser:
-        """The network and its guide in shards, for batches whose rows need not be apart."""
+        """The network and its guide on threaded batches, whose samples need not be kept apart."""
         network = self.threaded_denoiser()
         if auto.scale == 1 or self.guide is None:
             return network

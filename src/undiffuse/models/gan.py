@@ -97,7 +97,7 @@ class GanModel(AdversarialModel):
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         _check_plain(options)
         return Plan(
-            (GeneratorStage(self.space, self.latents, self.decode, self.conditioner, _check_plain, self._asked),)
+            (GeneratorStage(self.space, self.latents, self.decode, self.conditioner, _check_plain, self._label_of),)
         )
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
@@ -116,13 +116,13 @@ class GanModel(AdversarialModel):
             UsageError: no class for a generator that was trained with a class for every image.
             RunError: samples that are not finite.
         """
-        cond = self._asked(cond)
-        rows = fixed_batch_size(self.generator, self.shape, self.device)
+        cond = self._label_of(cond)
+        size = fixed_batch_size(self.generator, self.shape, self.device)
         was_training = self.training
         self.eval()
         try:
             z = latents.to(self.device)
-            parts = [self._block(z, cond, start, rows) for start in range(0, len(z), rows)]
+            parts = [self._batch(z, cond, start, size) for start in range(0, len(z), size)]
         finally:
             self.train(was_training)
         x = torch.cat(parts) if parts else z.new_empty(0, *self.shape)
@@ -131,11 +131,11 @@ class GanModel(AdversarialModel):
             raise RunError(f"{bad} of {len(x)} samples are not finite; the generator's weights are no good")
         return x
 
-    def _block(self, z: Tensor, cond: Condition, start: int, rows: int) -> Tensor:
-        index = torch.arange(start, start + rows, device=z.device).clamp(max=len(z) - 1)
+    def _batch(self, z: Tensor, cond: Condition, start: int, size: int) -> Tensor:
+        index = torch.arange(start, start + size, device=z.device).clamp(max=len(z) - 1)
         return self.generate(z[index], cond.select(index))[: len(z) - start]
 
-    def _asked(self, cond: Condition | None) -> Condition:
+    def _label_of(self, cond: Condition | None) -> Condition:
         """The label alone, checked."""
         if not self.class_names:
             return Condition()
@@ -201,7 +201,7 @@ class GanModel(AdversarialModel):
 
 
 def _check_plain(options: SamplingOptions) -> None:
-    """Refuse a request that asks for any kind of denoising."""
+    """Refuse options of denoising."""
     for name, value in options.given().items():
         if value != option_rows()[name].default or option_rows()[name].kept:
             raise UsageError(f"a GAN makes a sample in one go, without {name}={value!r}; leave it out")

@@ -13,7 +13,7 @@ class Part:
         source: where it came from; None for what was made here.
         sha256: of what it came from, where that is a file.
         stored: the model's folder has a file of it, written once. One that is not stored is fetched from its source by
-            whoever asks for it, and may be None until then.
+            its user, and may be None until then.
     """
 
     source: str | None = None

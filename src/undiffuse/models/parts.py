@@ -19,7 +19,7 @@ _TAKEN = ("model", "raw")
 
 
 def freeze_parts(model: GenerativeModel) -> None:
-    """Let the parts ask for no gradient, whoever made them.
+    """Let the parts need no gradient.
 
     Raises:
         UsageError: a part whose name is taken, or that the model does not have.

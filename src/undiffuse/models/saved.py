@@ -57,7 +57,7 @@ class Model:
     """A model and what is known of it.
 
     Attributes:
-        module: the networks, with the weights asked for, on its device, in evaluation mode.
+        module: the networks, with the weights wanted, on its device, in evaluation mode.
         config: the whole of ``config.json``.
         path: the folder it came from.
         weights: ``ema`` or ``raw``.
@@ -72,7 +72,7 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Classes that can be asked for; empty for none."""
+        """Classes that samples can be drawn of; empty for none."""
         return self.module.class_names
 
     @property
@@ -150,7 +150,7 @@ class Model:
 
         Args:
             asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
-                ``None`` asks for a sample of no class in particular.
+                ``None`` stands for a sample of no class in particular.
             num: of the samples.
         Returns:
             Names of classes, and ``None`` for those of no class.
@@ -273,7 +273,7 @@ def build_for_weights(
 
 
 def _shortened(text: str) -> str:
-    """A line about values that a stranger chose the length of."""
+    """A line about values from a file, which may be of any length."""
     return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
 
 

@@ -28,10 +28,10 @@ from undiffuse.samplers.plan import Request, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import counted
 
-#: Names of a stage's two guidances, as rows carry them.
+#: Names of a stage's two kinds of guidance, by which ``Rows`` hold them.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
-#: Options in which all rows of a plan are alike, for they say what is bound and who moves.
-OF_THE_PLAN = ("sampler", "process", "cache_interval")
+#: Options that all samples of a plan share, for the sampler and the denoiser depend on them.
+SHARED_OPTIONS = ("sampler", "process", "cache_interval")
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class DenoisingStage:
         if request.options is None:
             return self.options
         for name, value in request.options.given().items():
-            if name in OF_THE_PLAN and value != getattr(self.options, name):
-                raise UsageError(f"all rows of a plan have the same {name}; make another plan for {value!r}")
+            if name in SHARED_OPTIONS and value != getattr(self.options, name):
+                raise UsageError(f"all samples of a plan have the same {name}; make another plan for {value!r}")
         wanted: SamplingOptions = request.options.over(self.options)
         self.check(wanted)
         return wanted
@@ -167,7 +167,7 @@ class DenoisingStage:
         index: Sequence[int],
         process: Process,
     ) -> Tensor:
-        """alpha x_0 + sigma eps of rows that begin from an image, ``start_std`` eps of the others."""
+        """alpha x_0 + sigma eps of samples that begin from an image, ``start_std`` eps of the others."""
         like = torch.empty(len(requests), *self.space.shape, device=self.device)
         noise = SeededNoise([request.seed for request in requests], stream=self.stream).prior(like)
         spread, keep, images = [], [], torch.zeros_like(like)
@@ -274,11 +274,11 @@ def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) 
     if conditioner is None:
         return _ready(prompts, DROP)
     if not any(isinstance(prompt, Condition) for prompt in prompts):
-        return conditioner.asked([prompt if prompt is not None else Prompt() for prompt in prompts])
+        return conditioner.encode_prompts([prompt if prompt is not None else Prompt() for prompt in prompts])
     parts = [
         _ready([prompt], conditioner.policy)
         if isinstance(prompt, Condition)
-        else conditioner.asked([prompt if prompt is not None else Prompt()])
+        else conditioner.encode_prompts([prompt if prompt is not None else Prompt()])
         for prompt in prompts
     ]
     return Condition.join([wanted for wanted, _ in parts]), Condition.join([negative for _, negative in parts])
@@ -290,7 +290,9 @@ def _ready(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[
     if not given:
         return Condition(), Condition()
     if len(given) < len(conditions):
-        raise UsageError(f"{len(given)} of {len(conditions)} rows bring a condition; give one with each, or with none")
+        raise UsageError(
+            f"{len(given)} of {len(conditions)} samples have a condition; give one with each, or with none"
+        )
     joined = Condition.join(given)
     return joined, joined.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
 
@@ -314,7 +316,7 @@ def _numbers(weights: Sequence[GuidanceWeight]) -> list[Tensor]:
 
 
 def _steps_taken(request: Request, options: SamplingOptions) -> int:
-    """The last so many steps of its grid; at least one, unless it is the image itself that is asked for."""
+    """The last so many steps of its grid; at least one, unless the image itself is wanted."""
     if request.image is None and options.strength != 1:
         raise UsageError(f"strength {options.strength:g} is of an image to begin from, and there is none; leave it out")
     return max(math.ceil(options.strength), math.floor(options.strength * options.num_steps + 0.5))

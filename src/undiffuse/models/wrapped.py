@@ -24,7 +24,7 @@ from undiffuse.samplers.plan import Plan
 
 
 class WrappedConfig(ModelConfig):
-    """What a folder says of a denoiser from elsewhere; it is built by whoever has its code.
+    """What a folder says of a denoiser from elsewhere; it is built by its own code.
 
     Args:
         space: of its data.

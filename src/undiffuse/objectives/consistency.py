@@ -179,8 +179,8 @@ class ConsistencyObjective(Objective[NetworkModel]):
         with rng.layers():
             difference = denoiser(x_t, t, cond).x_0 - target
         weight = self._weight(t, s).to(difference.dtype)
-        rows = weight * pseudo_huber(difference, self.config.huber)
-        return LossReport(rows.mean(), rows.detach(), t)
+        losses = weight * pseudo_huber(difference, self.config.huber)
+        return LossReport(losses.mean(), losses.detach(), t)
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
         """t > s >= end, each ``(B,)``."""

@@ -128,12 +128,12 @@ class DiffusionObjective(Objective[NetworkModel]):
         cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         with rng.layers():
-            rows = self._objective(x_0, eps, t, cond)
+            losses = self._objective(x_0, eps, t, cond)
         if weight is None:
-            return LossReport(rows.mean(), rows.detach(), t)
-        records = {"t": t, "losses": rows.detach()}
-        rows = rows * weight.to(rows.dtype)
-        return LossReport(rows.mean(), rows.detach(), t, records=records)
+            return LossReport(losses.mean(), losses.detach(), t)
+        records = {"t": t, "losses": losses.detach()}
+        losses = losses * weight.to(losses.dtype)
+        return LossReport(losses.mean(), losses.detach(), t, records=records)
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses per sample, (B,)."""

@@ -172,8 +172,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
             return report._replace(loss=report.loss + self.config.adversarial.discriminator * loss, metrics=metrics)
 
     def _fake_score_loss(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
-        rows = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
-        return LossReport(rows.mean(), rows.detach(), t)
+        losses = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
+        return LossReport(losses.mean(), losses.detach(), t)
 
     def _discriminator_loss(
         self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition
@@ -196,13 +196,13 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
             teacher = denoiser_under(denoiser, self.model.process)(x_t, t, cond).x_0
             own = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(made, teacher, own)
-        rows, metrics = matching_loss(made, direction), {"matching": direction.abs().mean()}
+        losses, metrics = matching_loss(made, direction), {"matching": direction.abs().mean()}
         if self.config.adversarial is not None:
             fake = self._logits(x_t, t, cond)
             generator = _ADVERSARIAL.generator(torch.zeros_like(fake), fake)
-            rows = rows + self.config.adversarial.student * generator
+            losses = losses + self.config.adversarial.student * generator
             metrics = {**metrics, "passing": generator.mean().detach()}
-        return LossReport(rows.mean(), rows.detach(), t, metrics)
+        return LossReport(losses.mean(), losses.detach(), t, metrics)
 
     def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
         """What the student makes at one of its steps, drawn for each row."""

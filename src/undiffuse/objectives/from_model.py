@@ -16,10 +16,10 @@ def objective_of(opened: Model) -> AnyObjective | None:
     Raises:
         UsageError: a configuration of a loss that does not go with that of the model.
     """
-    asked = opened.config["config"]["system"]
-    if asked.get("name") not in OBJECTIVE_CONFIGS:
+    trained = opened.config["config"]["system"]
+    if trained.get("name") not in OBJECTIVE_CONFIGS:
         return None
-    config = Component(OBJECTIVE_CONFIGS, "system").pick(asked)
+    config = Component(OBJECTIVE_CONFIGS, "system").pick(trained)
     assert isinstance(config, ObjectiveConfig)
     described = components_of(opened.config)[MAIN]
     if config.component() != config_of(described):

@@ -132,8 +132,8 @@ class GanObjective(Objective[GanModel]):
         made.requires_grad_(pays and penalties.r2 > 0)
         precision = "fp32" if pays else self.config.precision
         real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, made))
-        rows = self._adversarial.discriminator(real, fake)
-        metrics = {"discriminator_loss": rows.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
+        losses = self._adversarial.discriminator(real, fake)
+        metrics = {"discriminator_loss": losses.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
         if self.training:
             if self._adversarial.signed:
                 metrics["r_t"] = real.sign().mean()
@@ -141,9 +141,9 @@ class GanObjective(Objective[GanModel]):
                 metrics["p"] = self.augment.p.clone()
         if pays:
             owed = self._owed(x_0, made, real, fake, cond, rng)
-            rows = rows + penalties.every * torch.stack(list(owed.values())).sum(0)
+            losses = losses + penalties.every * torch.stack(list(owed.values())).sum(0)
             metrics |= {name: value.mean() for name, value in owed.items()}
-        return _report(rows, metrics, {"real": real.detach()} if self.training else {})
+        return _report(losses, metrics, {"real": real.detach()} if self.training else {})
 
     def _owed(
         self, x_0: Tensor, made: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
@@ -177,8 +177,8 @@ class GanObjective(Objective[GanModel]):
         )
         made = self.model.discriminate(fake, cond, theta)
         real = self.model.discriminate(x_0, cond, theta) if self._adversarial.paired else torch.zeros_like(made)
-        rows = self._adversarial.generator(real, made)
-        return _report(rows, {"generator_loss": rows.mean()})
+        losses = self._adversarial.generator(real, made)
+        return _report(losses, {"generator_loss": losses.mean()})
 
     def _seen(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
         """As the discriminator sees it; held-out data is shown as it is."""
@@ -187,7 +187,7 @@ class GanObjective(Objective[GanModel]):
 
 
 def _report(
-    rows: Tensor, metrics: dict[str, Tensor], records: Mapping[str, Tensor] = MappingProxyType({})
+    losses: Tensor, metrics: dict[str, Tensor], records: Mapping[str, Tensor] = MappingProxyType({})
 ) -> LossReport:
     metrics = {name: value.detach() for name, value in metrics.items()}
-    return LossReport(rows.mean(), rows.detach(), None, metrics, records)
+    return LossReport(losses.mean(), losses.detach(), None, metrics, records)

@@ -22,7 +22,7 @@ _ESTIMATE_IMAGES = 256
 
 
 class DiscriminatorAugment(nn.Module):
-    """The pipeline, scaled by p where it adapts, then DiffAugment; the identity where neither is asked for.
+    """The pipeline, scaled by p where it adapts, then DiffAugment; the identity where there is neither.
 
     Args:
         config: the pipeline's probabilities.

@@ -118,8 +118,8 @@ class MeanFlowObjective(Objective[NetworkModel]):
         if not self.training:  # the adaptive loss says nothing of how large the error is
             plain = mean_over_features(error**2)
             return LossReport(plain.mean(), plain, t)
-        rows = adaptive_loss(error, self.config.loss_power, self.config.loss_floor)
-        return LossReport(rows.mean(), rows, t)
+        losses = adaptive_loss(error, self.config.loss_power, self.config.loss_floor)
+        return LossReport(losses.mean(), losses, t)
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor]:
         """(t, s), each (B,), s <= t."""

@@ -159,8 +159,8 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
         if steps == 0:
             t = self._density(self.model.process, u)
             with rng.layers():
-                rows = denoising_loss(self.model.threaded_denoiser(), x_0, eps, t, self._log_weight, cond)
-            return LossReport(rows.mean(), rows, t)
+                losses = denoising_loss(self.model.threaded_denoiser(), x_0, eps, t, self._log_weight, cond)
+            return LossReport(losses.mean(), losses, t)
         t, m, s, final = self._step_of(u, steps)
         x_t = self.model.process.diffuse(x_0, eps, t)
         target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
@@ -168,8 +168,8 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
             output = self.model.threaded_denoiser().output(x_t, t, cond)
         # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
         noise = eps_of(self.model.process, x_t, target, t)
-        rows = output_error(self.model.parameterization, output, target, noise, t, self._log_weight)
-        return LossReport(rows.mean(), rows, t)
+        losses = output_error(self.model.parameterization, output, target, noise, t, self._log_weight)
+        return LossReport(losses.mean(), losses, t)
 
     def _step_of(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(t, m, s, final), each (B,): one of the student's steps for each row, and the teacher's knot within."""

@@ -50,13 +50,15 @@ def ct_mnist() -> RunConfig:
     )
 
 
-def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 140_000) -> RunConfig:
+def consistency_distillation(
+    teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 140_000
+) -> RunConfig:
     """Consistency distillation of a trained model, with its data, network and classes.
 
     Args:
         teacher: where it is.
         run: how it was trained.
-        steps: of the student, 1 to 4; it may be asked for others.
+        steps: of the student, 1 to 4; it can be sampled in others.
         num_images: to learn from.
     Raises:
         UsageError: a parameterization that no consistency function can be made of, such as ``eps``.
@@ -78,7 +80,7 @@ def distilled(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: in
 def meanflow_mnist() -> RunConfig:
     """MeanFlow (Geng et al. 2025, arXiv:2505.13447) on MNIST-format files, without a teacher; times as in the paper.
 
-    Fourier features of about a turn over the whole of time: the loss asks for du/dt, which is noise with the features
+    Fourier features of about a turn over the whole of time: the loss needs du/dt, which is noise with the features
     of a diffusion, which turn a hundred times and more. Adam, for Muon's even steps take a fast feature for a slow one.
     """
     network = UNetConfig(
@@ -115,8 +117,12 @@ def progressive_mnist() -> RunConfig:
     )
 
 
-def halved(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
-    """Progressive distillation of a trained model, from 8 steps of the student's down to ``steps``; see ``distilled``.
+def progressive_distillation(
+    teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000
+) -> RunConfig:
+    """Progressive distillation of a trained model, from 8 steps of the student's down to ``steps``.
+
+    Arguments as of ``consistency_distillation``.
 
     The last student learns for as long as two of those before it.
     """
@@ -133,8 +139,8 @@ def halved(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int =
     return _distilling(run, system, num_images)
 
 
-def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
-    """MeanFlow with a trained model's ODE; see ``distilled``.
+def mean_flow_distillation(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
+    """MeanFlow with a trained model's ODE; see ``consistency_distillation``.
 
     Its target has no derivative, so the teacher's time features do. One step learns last; with Muon, which serves the
     other methods, it stayed far behind Adam's on points in the plane.
@@ -151,8 +157,10 @@ def averaged(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int
     return _distilling(run, system, num_images).model_copy(update={"optimizer": optimizer})
 
 
-def matched(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000) -> RunConfig:
-    """Distribution matching distillation; see ``distilled``. It begins best as a student of that method.
+def distribution_matching_distillation(
+    teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000
+) -> RunConfig:
+    """Distribution matching distillation; see ``consistency_distillation``. It begins best as a student of that method.
 
     The student moves at a fifth of the fake score's rate, which has to keep up with it: at equal rates its samples get
     specks and faint strokes.
@@ -197,8 +205,8 @@ def _distilling(run: RunConfig, system: DenoisingConfig, num_images: int) -> Run
 
 #: Ways to make a few-step student of a trained model: (teacher, how it was trained, steps) -> the student's run.
 DISTILLATIONS: dict[str, Callable[[TeacherConfig, RunConfig, int], RunConfig]] = {
-    "consistency": distilled,
-    "progressive": halved,
-    "mean_flow": averaged,
-    "distribution_matching": matched,
+    "consistency": consistency_distillation,
+    "progressive": progressive_distillation,
+    "mean_flow": mean_flow_distillation,
+    "distribution_matching": distribution_matching_distillation,
 }

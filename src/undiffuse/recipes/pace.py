@@ -24,26 +24,26 @@ _FREE = (
 )
 
 
-def how_long(recipe: RunConfig, asked: RunConfig, side: int, hardware: Hardware) -> str:
-    """In words, how long ``asked`` takes; empty where nothing is known.
+def how_long(recipe: RunConfig, config: RunConfig, side: int, hardware: Hardware) -> str:
+    """In words, how long ``config`` takes; empty where nothing is known.
 
     Images seen and pixels of an image scale it; of another network, batch or number format it is not known.
 
     Args:
         recipe: what the run began as.
-        asked: the same with what the data, the hardware and the user say.
-        side: pixels of the square to train on, where ``asked`` says no size.
+        config: the same with what the data, the hardware and the user say.
+        side: pixels of the square to train on, where ``config`` says no size.
     """
     if recipe.recipe not in _KNOWN:
         return ""
-    if changed := _changed(recipe, asked):
+    if changed := _changed(recipe, config):
         return f"how long it takes with another {some(changed)} is measured by --dry-run"
     if hardware.gpu:
-        whole = asked.num_images == GPU_TIMES * recipe.num_images
+        whole = config.num_images == GPU_TIMES * recipe.num_images
         return f"on a GPU it sees {GPU_TIMES} times the images of an hour on two cores" if whole else ""
     minutes, known_side = _KNOWN[recipe.recipe]
-    height, width = getattr(asked.data, "target", None) or (side, side)
-    minutes *= asked.num_images / recipe.num_images * height * width / known_side**2
+    height, width = getattr(config.data, "target", None) or (side, side)
+    minutes *= config.num_images / recipe.num_images * height * width / known_side**2
     if hardware.cores == 1:
         return f"{roughly(2 * minutes)} on one core"
     return f"{roughly(minutes)} on two cores" + (f", less on these {hardware.cores}" if hardware.cores > 2 else "")
@@ -64,8 +64,8 @@ def roughly(minutes: float) -> str:
     return f"about {hours} hours" if hours < 48 else f"about {round(hours / 24)} days"
 
 
-def _changed(recipe: RunConfig, asked: RunConfig) -> list[str]:
+def _changed(recipe: RunConfig, config: RunConfig) -> list[str]:
     """Keys that differ and change what an image costs."""
-    lines = differences(recipe.model_dump(mode="json"), asked.model_dump(mode="json"))
+    lines = differences(recipe.model_dump(mode="json"), config.model_dump(mode="json"))
     keys = (line.partition(":")[0] for line in lines)
     return [key for key in keys if not any(f"{key}.".startswith(f"{free}.") for free in _FREE)]

@@ -33,14 +33,14 @@ class Augmenter:
     """
 
     def __init__(self, config: RunConfig, dataset: Dataset) -> None:
-        asked = config.augment.any
-        if (config.random_flip or asked) and not dataset.space.is_image:
+        augments = config.augment.any
+        if (config.random_flip or augments) and not dataset.space.is_image:
             said, instead = (
                 ("random_flip=true", "random_flip=false") if config.random_flip else ("augment", "augment=none")
             )
             raise UsageError(f"{said} is for images, items of {dataset.name} are points; say {instead}")
         self.config = config
-        self._augmentation = Augmentation(config.augment, dataset.shape) if asked else None
+        self._augmentation = Augmentation(config.augment, dataset.shape) if augments else None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -50,12 +50,12 @@ class Augmenter:
 
     @property
     def note(self) -> str:
-        """What was asked for and is not done, in a line; "" for nothing."""
+        """What is configured and not applied, in a line; "" for nothing."""
         names = self._augmentation.left_out if self._augmentation is not None else []
         return f"augment: {', '.join(names)} left out, the images are grey" if names else ""
 
     def __call__(self, batch: Batch, rng: StepRandom, step: int, micro_batch: int) -> Batch:
-        """The micro-batch transformed: float in [-1, 1] where ``augment`` asks for anything.
+        """The micro-batch transformed: float in [-1, 1] where ``augment`` transforms at all.
 
         Args:
             batch: on its device.

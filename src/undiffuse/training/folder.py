@@ -63,7 +63,7 @@ def take_back(run: Path) -> None:
 
 
 def refuse_links(run: Path) -> None:
-    """Refuse a run whose folders lead elsewhere: a run that came from a stranger would be written to any place.
+    """Refuse a run whose folders lead elsewhere: a run from elsewhere could be written to any place.
 
     Raises:
         UsageError: names the link.

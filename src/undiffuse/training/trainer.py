@@ -170,14 +170,14 @@ class Trainer:
             self.observer.message(f"the configuration was changed since {name}: {text}")
 
     def _note_moved_data(self) -> None:
-        """Have ``config.json`` say where the data lie now, for whoever measures the run; no part of the result."""
+        """Have ``config.json`` say where the data lie now, for what measures the run; no part of the result."""
         config = {**self._written["config"], "data": self.record["config"]["data"]}
         moved = {**self._written, "config": config}
         if config != self._written["config"] and result_record(moved) == result_record(self._written):
             self._written = write_record(self.folder, moved)
 
     def _note_other_setting(self, counters: Mapping[str, Any]) -> None:
-        """Say it where the run goes on as it would not have where it was; checkpoints keep all settings."""
+        """Say it where the run continues in another arithmetic or on another device; checkpoints keep all settings."""
         if (before := counters.get("device", self.device.type)) != self.device.type:
             self.observer.message(
                 f"this run was on {before} and goes on on {self.device.type}: the draws of noise differ between them, "

@@ -107,7 +107,7 @@ class Bundled(FrozenModel):
         name: what it is called on the command line.
         folder: where it lies.
         shape: of one sample.
-        class_names: that can be asked for.
+        class_names: that samples can be drawn of.
         num_bytes: of the folder.
         card: see there.
     """

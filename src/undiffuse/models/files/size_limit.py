@@ -1,4 +1,4 @@
-"""Building a network that a stranger describes: never larger than what is there to fill it."""
+"""Building a network from an untrusted description: never larger than the weights that are there for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPARE = 2
 def limited_to(shapes: Iterable[Sequence[int]]) -> Iterator[None]:
     """What this thread builds in here has no more parameters and buffers than these tensors, in number and in size.
 
-    A parameter is counted when its module registers it, before it is initialised: memory that was asked for and never
+    A parameter is counted when its module registers it, before it is initialised: memory that was allocated and never
     written to costs nothing.
 
     Raises:

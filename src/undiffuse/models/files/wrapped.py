@@ -27,10 +27,10 @@ def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
     Raises:
         UsageError: a model of ours, whose denoiser is its own.
     """
-    asked = components_of(record)[MAIN].config
-    if asked is None or asked.get("name") != NAME:
+    described = components_of(record)[MAIN].config
+    if described is None or described.get("name") != NAME:
         raise UsageError("this model has a denoiser of its own; leave denoiser out")
-    config = validate(WrappedConfig, asked)
+    config = validate(WrappedConfig, described)
     return WrappedModel(denoiser, config.space, record["model"]["class_names"], config.sampling)
 
 
