@@ -94,6 +94,7 @@ PHRASES = {
 #: file (or folder) → identifiers and phrases that stay there, for they are data or another field's terms
 KEPT: dict[str, frozenset[str]] = {
     "tools/language.py": frozenset(IDENTIFIERS) | frozenset(WORDS) | frozenset(PHRASES),
+    "src/undiffuse/compute": frozenset({"machine"}),  # platform.machine of the standard library
     "src/undiffuse/data": frozenset({"shards"}),  # of a data set, as WebDataset and Hugging Face write them
 }
 #: what is looked at: code, and pages that say how things are (a log and decisions say how they were)

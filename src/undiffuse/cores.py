@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: Variables by which a user says how many threads there are to be.
-SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+USER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _GROUPS, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -47,7 +47,7 @@ def leave_room() -> None:
 
     They count the cores of the process's affinity by themselves. To be called before torch is imported.
     """
-    if not any(name in os.environ for name in SAID) and num_cores() < allowed_cores():
+    if not any(name in os.environ for name in USER_VARIABLES) and num_cores() < allowed_cores():
         os.environ["OMP_NUM_THREADS"] = str(num_cores())
 
 

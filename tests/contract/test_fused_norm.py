@@ -141,8 +141,8 @@ def test_a_sample_has_the_same_bits_in_any_batch() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("cut", ["rows", "columns", "channels", "expanded", "turned"])
-def test_maps_of_any_strides_are_read_as_what_they_are(cut: str) -> None:
+@pytest.mark.parametrize("kind", ["rows", "columns", "channels", "expanded", "turned"])
+def test_maps_of_any_strides_are_read_as_what_they_are(kind: str) -> None:
     whole = drawn((4, 16, 8, 8))
     x = {
         "rows": whole[1:3],
@@ -150,7 +150,7 @@ def test_maps_of_any_strides_are_read_as_what_they_are(cut: str) -> None:
         "channels": whole[:, 4:12],
         "expanded": whole[:1].expand(3, -1, -1, -1),
         "turned": whole.transpose(2, 3),
-    }[cut]
+    }[kind]
     weight, bias = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
     torch.testing.assert_close(
         fused_norm(x, 4, weight, bias, 1e-5), F.group_norm(x, 4, weight, bias, 1e-5), rtol=1e-5, atol=1e-5
@@ -345,14 +345,14 @@ def test_a_network_computes_and_learns_the_same_to_rounding(
     exact, found = network(x, time, cond), []
     wanted = [x, *network.parameters()]
     reference = torch.autograd.grad(exact.square().mean(), wanted, allow_unused=True)
-    for choice in ("off", "auto"):
-        monkeypatch.setenv(VARIABLE, f"bf16=always,fused={choice}")
+    for option in ("off", "auto"):
+        monkeypatch.setenv(VARIABLE, f"bf16=always,fused={option}")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = ThreadedBatch(network)(x, time, cond)
         assert out.is_contiguous()
         assert out.dtype == torch.float32
         norms = sum(isinstance(part, nn.GroupNorm) for part in network.modules())
-        assert len(calls) == (2 * norms if choice == "auto" else 0)  # every norm of both parts
+        assert len(calls) == (2 * norms if option == "auto" else 0)  # every norm of both parts
         gradients = torch.autograd.grad(out.square().mean(), wanted, allow_unused=True)
         found.append([float((out - exact).detach().norm() / exact.detach().norm()), _distance(gradients, reference)])
     (by_torch, grad_by_torch), (fused_too, grad_fused) = found

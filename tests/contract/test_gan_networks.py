@@ -138,7 +138,7 @@ def test_the_class_reaches_the_sample(name: str, options: Options, shape: Shape)
 
 
 @each_discriminator
-def test_the_class_reaches_the_verdict(name: str, options: Options, shape: Shape) -> None:
+def test_the_class_reaches_the_logits(name: str, options: Options, shape: Shape) -> None:
     network, x = discriminator_of(name, options, shape), normal(1, *shape).expand(CLASSES + 1, *shape)
     out = network(x, labels(CLASSES + 1))
     assert len(out.unique()) == CLASSES + 1

@@ -37,8 +37,8 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def settled(count: int) -> bool:
     """Whether the process comes to have so many threads."""
-    until = time.monotonic() + 10
-    while threads_of_this_process() != count and time.monotonic() < until:
+    deadline = time.monotonic() + 10
+    while threads_of_this_process() != count and time.monotonic() < deadline:
         time.sleep(0.01)
     return threads_of_this_process() == count
 

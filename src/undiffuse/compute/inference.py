@@ -50,7 +50,7 @@ class InferenceNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self._compared = False
+        self._norms_checked = False
 
     def forward(self, x: Tensor, c_noise: Tensor, *conditions: Any) -> Tensor:
         out: Tensor = self._best(x, c_noise, conditions)(x, c_noise, *conditions)
@@ -63,8 +63,8 @@ class InferenceNetwork(nn.Module):
         if backend().copies == "off" or not torch.is_autocast_enabled(x.device.type):
             return threaded(network)
         with _MAKING:
-            held = _current(network, x, c_noise, conditions, compare=not self._compared)
-        self._compared = True
+            held = _current(network, x, c_noise, conditions, compare=not self._norms_checked)
+        self._norms_checked = True
         return held
 
 

@@ -38,12 +38,12 @@ def why_not_private(folder: Path) -> str:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        facts = folder.stat()
+        status = folder.stat()
     except OSError as error:
         return f"cannot be made ({error.strerror or error})"
-    if not stat.S_ISDIR(facts.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         return "is no folder"
-    return _why_foreign(facts) or _closed(folder, facts)
+    return _why_foreign(status) or _closed(folder, status)
 
 
 def why_not_own(file: Path) -> str:
@@ -54,17 +54,17 @@ def why_not_own(file: Path) -> str:
         return f"cannot be read ({error.strerror or error})"
 
 
-def _why_foreign(facts: os.stat_result) -> str:
-    if hasattr(os, "geteuid") and facts.st_uid != os.geteuid():
+def _why_foreign(status: os.stat_result) -> str:
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         return "belongs to another user"
-    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "could be written to by others"
     return ""
 
 
-def _closed(folder: Path, facts: os.stat_result) -> str:
+def _closed(folder: Path, status: os.stat_result) -> str:
     """Nobody else could write; now nobody else can read either."""
-    if stat.S_IMODE(facts.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         try:
             folder.chmod(0o700)
         except OSError as error:

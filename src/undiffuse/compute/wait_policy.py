@@ -169,11 +169,11 @@ def _parallel() -> ctypes._NamedFuncPointer | None:
     return parallel
 
 
-def _hold(parallel: ctypes._NamedFuncPointer, threads: int, until: threading.Event) -> None:
+def _hold(parallel: ctypes._NamedFuncPointer, threads: int, released: threading.Event) -> None:
     """Hold so many OpenMP threads that do nothing, until the event is set."""
     nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL)
     parallel(nothing, None, threads, 0)
-    until.wait()  # they live as long as the thread that began them
+    released.wait()  # they live as long as the thread that began them
 
 
 BETWEEN_STEPS.append(update)

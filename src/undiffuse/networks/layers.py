@@ -273,7 +273,7 @@ class Embedding(nn.Module):
         self.classes = nn.Embedding(spec.num_classes + 1, width) if spec.num_classes else None
         self.augment = _ZeroMatrix(spec.num_augment, features) if spec.num_augment else None
         self.gap = Sinusoid(features, "adm") if spec.target_time else None
-        self.until = _ZeroMatrix(features, width) if spec.target_time else None
+        self.until = _ZeroMatrix(features, width) if spec.target_time else None  # data
 
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """The embedding, (B, width).
@@ -305,12 +305,12 @@ class Embedding(nn.Module):
         if self.augment is not None and cond.augment is not None:
             features = features + self.augment(cond.augment)
         hidden = self.first(features)
-        if self.gap is not None and self.until is not None:
+        if self.gap is not None and self.until is not None:  # data
             target = evaluation.target_time
             gap = torch.zeros_like(c_noise) if target is None else c_noise - target
             # nothing at no gap: cosines of 1 would let every step on this matrix move the velocities themselves
             turned = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
-            hidden = hidden + self.until(turned)
+            hidden = hidden + self.until(turned)  # data
         time: Tensor = self.second(F.silu(hidden))
         return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 

@@ -84,9 +84,8 @@ class DCGANDiscriminator(nn.Module):
             _norm(config.norm, width) if level else nn.Identity() for level, width in enumerate(widths)
         )
         scale = 2 ** len(widths)
-        self.verdict = ProjectionHead(
-            widths[-1] * (shape[1] // scale) * (shape[2] // scale), num_classes, spectral=spectral
-        )
+        features = widths[-1] * (shape[1] // scale) * (shape[2] // scale)
+        self.verdict = ProjectionHead(features, num_classes, spectral=spectral)  # data
         if not spectral:  # whose first vectors would no longer fit
             normal_init(self)
 
@@ -99,7 +98,7 @@ class DCGANDiscriminator(nn.Module):
         """
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             x = F.leaky_relu(norm(shrink(x)), self.leak)
-        logits: Tensor = self.verdict(x.flatten(1), cond)
+        logits: Tensor = self.verdict(x.flatten(1), cond)  # data
         return logits
 
 

@@ -56,8 +56,8 @@ class MLPDiscriminator(nn.Module):
     def __init__(self, config: MLPDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
         super().__init__()
         self.hidden = _hidden(math.prod(shape), config.width, config.num_layers, config.gain)
-        self.verdict = ProjectionHead(config.width, num_classes)
-        _orthogonal(self.verdict.linear, config.gain)
+        self.verdict = ProjectionHead(config.width, num_classes)  # data
+        _orthogonal(self.verdict.linear, config.gain)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """Logits (B,), larger for what looks more real.
@@ -66,7 +66,7 @@ class MLPDiscriminator(nn.Module):
             x: (B, *shape).
             cond: its label (B,), where the network has classes.
         """
-        logits: Tensor = self.verdict(self.hidden(x.flatten(1)), cond)
+        logits: Tensor = self.verdict(self.hidden(x.flatten(1)), cond)  # data
         return logits
 
 

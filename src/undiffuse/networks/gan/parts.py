@@ -104,9 +104,9 @@ class ClassBatchNorm(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.norm = nn.BatchNorm2d(channels, momentum=momentum, affine=num_classes == 0)
-        self.told = nn.Embedding(num_classes + 1, 2 * channels) if num_classes else None
-        if self.told is not None:
-            nn.init.zeros_(self.told.weight)
+        self.told = nn.Embedding(num_classes + 1, 2 * channels) if num_classes else None  # data
+        if self.told is not None:  # data
+            nn.init.zeros_(self.told.weight)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """The normalised map, (B, C, H, W).
@@ -116,10 +116,10 @@ class ClassBatchNorm(nn.Module):
             cond: its label (B,), where there are classes.
         """
         h: Tensor = self.norm(x)
-        if self.told is None:
+        if self.told is None:  # data
             return h
         index = label_indices(cond, self.num_classes, len(x), x.device)
-        scale, shift = self.told(index)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.told(index)[:, :, None, None].chunk(2, dim=1)  # data
         return torch.addcmul(shift.to(h.dtype), h, 1 + scale.to(h.dtype))
 
 

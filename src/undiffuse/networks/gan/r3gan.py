@@ -88,8 +88,8 @@ class R3GANDiscriminator(nn.Module):
         self.levels = nn.ModuleList(_level(width, config, count) for width in widths)
         self.changes = nn.ModuleList(_change(width, out) for width, out in pairwise(widths))
         self.read = _scaled(nn.Conv2d(widths[-1], widths[-1], base_size(shape), groups=widths[-1], bias=False))
-        self.verdict = ProjectionHead(widths[-1], num_classes)
-        _scaled(self.verdict.linear)
+        self.verdict = ProjectionHead(widths[-1], num_classes)  # data
+        _scaled(self.verdict.linear)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """Logits (B,), larger for what looks more real.
@@ -101,7 +101,7 @@ class R3GANDiscriminator(nn.Module):
         h = self.levels[0](self.stem(x))
         for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
             h = level(change(_resized(h, (-(-h.shape[2] // 2), -(-h.shape[3] // 2)))))
-        logits: Tensor = self.verdict(self.read(h)[:, :, 0, 0], cond)
+        logits: Tensor = self.verdict(self.read(h)[:, :, 0, 0], cond)  # data
         return logits
 
 

@@ -102,7 +102,7 @@ class ResidualDiscriminator(nn.Module):
             for level, (width, out) in enumerate(zip(inputs, widths, strict=True))
         ]
         self.blocks = nn.ModuleList([*blocks, _DownBlock(widths[-1], widths[-1], halve=False, spectral=spectral)])
-        self.verdict = ProjectionHead(widths[-1], num_classes, spectral=spectral)
+        self.verdict = ProjectionHead(widths[-1], num_classes, spectral=spectral)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """Logits (B,), larger for what looks more real.
@@ -113,7 +113,7 @@ class ResidualDiscriminator(nn.Module):
         """
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.verdict(F.relu(x).sum(dim=(2, 3)), cond)
+        logits: Tensor = self.verdict(F.relu(x).sum(dim=(2, 3)), cond)  # data
         return logits
 
 
