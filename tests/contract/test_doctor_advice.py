@@ -63,7 +63,7 @@ def test_no_size_is_advised_that_nothing_can_be_trained_at(tmp_path: Path) -> No
 def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mixed", (20,))
     Image.new("RGB", (12, 12), (1, 200, 3)).save(folder / "cats" / "small.png")
-    assert "1 picture is enlarged and so blurred" in findings(folder)["images of different sizes"].evidence
+    assert "1 image is enlarged and so blurred" in findings(folder)["images of different sizes"].evidence
 
 
 @pytest.mark.parametrize(

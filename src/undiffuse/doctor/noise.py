@@ -19,7 +19,7 @@ from undiffuse.doctor.findings import Finding
 from undiffuse.doctor.run_context import RunContext
 from undiffuse.doctor.samples import both
 
-#: Correlation of the data below which it cannot be told from noise, and the share of it that samples must reach.
+#: Correlation of the data below which it does not differ from noise, and the share of it that samples must reach.
 _TELLING, _ENOUGH = 0.15, 0.5
 
 

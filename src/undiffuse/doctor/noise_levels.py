@@ -163,7 +163,7 @@ def assess_levels(errors: LevelErrors) -> Iterable[Finding]:
         "error": mean.tolist(),
         "trivial": errors.trivial.tolist(),
         "training": errors.training.mean(1).tolist(),
-        "pictures": shown.shape[1],
+        "pictures": shown.shape[1],  # data
     }
     if (gap := _gap(errors, details)) is not None:
         yield gap  # what else is out of line on held-out images comes of it

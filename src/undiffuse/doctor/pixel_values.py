@@ -87,10 +87,10 @@ def clipped(context: DataContext) -> Iterable[Finding]:
     photographs = values.end_border < 0.3
     if float(photographs.float().mean()) < 0.5 or min(context.dataset.shape[1:]) < _SMALL:
         return
-    cut = photographs & ((values.black > _CLIPPED) | (values.white > _CLIPPED))
-    share = float(cut.float().mean())
+    clipped_ones = photographs & ((values.black > _CLIPPED) | (values.white > _CLIPPED))
+    share = float(clipped_ones.float().mean())
     if share > 0.02:
-        named = _names(context, cut)
+        named = _names(context, clipped_ones)
         yield Finding(
             "note",
             "clipped images",
@@ -113,7 +113,7 @@ def borders(context: DataContext) -> Iterable[Finding]:
         "bars around images",
         f"{counted(len(named))} ({percent(share)}) lie between bars of one colour"
         f"{', perhaps the ground under their transparency' if transparent else ''}: {some(named)}",
-        "cut them off if they are no part of it: a model draws them as often as they come",
+        "remove them if they are no part of it: a model draws them as often as they come",
         _listed(named, share=share),
     )
 

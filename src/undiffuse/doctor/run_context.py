@@ -174,7 +174,7 @@ class RunContext:
     @property
     def sampling(self) -> str:
         """How the samples were drawn, in words."""
-        facts = self.model.module.sampling_record()
-        way = [str(facts.get("sampler", "its sampler")), f"{facts.get('steps', '?')} steps"]
-        more = (row.option.words.format(facts[row.key]) for row in option_rows().values() if row.key in facts)
+        record = self.model.module.sampling_record()
+        way = [str(record.get("sampler", "its sampler")), f"{record.get('steps', '?')} steps"]
+        more = (row.option.words.format(record[row.key]) for row in option_rows().values() if row.key in record)
         return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"

@@ -27,21 +27,21 @@ _END = 4  # levels from 0 and 255 that count as black and white
 def steps(context: RunContext) -> Iterable[Finding]:
     """Whether more steps of the sampler would change the images."""
     context.need_images()
-    facts = context.model.module.sampling_record()
-    if not facts:
+    sampling = context.model.module.sampling_record()
+    if not sampling:
         raise UsageError("the model samples in one go, without steps")
-    sampler = make_sampler(facts["sampler"])
+    sampler = make_sampler(sampling["sampler"])
     if sampler.stochastic and not sampler.needs_brownian:
         yield Finding(
             "note",
             "steps not compared",
-            f"{facts['sampler']} draws fresh noise at every step, so other steps give other images",
+            f"{sampling['sampler']} draws fresh noise at every step, so other steps give other images",
             "compare qualities instead: undiffuse evaluate MODEL --steps N",
         )
         return
     coarse = context.samples[:_COMPARED]
-    fine = context.draw(0, len(coarse), _FINER * int(facts["steps"]))
-    yield assess_steps(coarse, fine, int(facts["steps"]))
+    fine = context.draw(0, len(coarse), _FINER * int(sampling["steps"]))
+    yield assess_steps(coarse, fine, int(sampling["steps"]))
 
 
 def assess_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:

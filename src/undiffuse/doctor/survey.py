@@ -51,7 +51,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
     """Decode every file that training would read.
 
     Raises:
-        UsageError: no such folder, or no picture's name in it.
+        UsageError: no such folder, or no image's name in it.
     """
     root = config.location
     images = without_grids(FolderSidecars(root), list_names(root), Skips("skip"))[0].images

@@ -81,8 +81,8 @@ def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
     """The metrics that make sense for a model and a number of samples, and a line on those that are skipped, or ""."""
     if not context.makes_images:
         return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
-    compared, skipped = _compared(context)
-    compared += ["modes"] if has_modes(context) else []
+    names, skipped = _over_features(context)
+    names += ["modes"] if has_modes(context) else []
     denoises = isinstance(context.model.module, DenoisingModel)
     wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
     others = [name for name, fewest in wanted.items() if len(context.held_out) >= fewest]
@@ -91,21 +91,21 @@ def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
             f"{len(context.held_out)} held-out images are too few for {' and '.join(wanted)}: give others with "
             "--data, or train with a data.validation_fraction above 0"
         )
-    return [*compared, *others], "; ".join(skipped)
+    return [*names, *others], "; ".join(skipped)
 
 
-def _compared(context: EvaluationContext) -> tuple[list[str], list[str]]:
-    """The metrics over features that there are enough images for, and what to say of the others."""
+def _over_features(context: EvaluationContext) -> tuple[list[str], list[str]]:
+    """The metrics over features that there are enough images for, and why the others are skipped."""
     if not summarises(context.num_features):
         return [], [
             f"no distances: {context.num_features} {context.extractor.name} features are too many for them; take "
             "--features efficientnet or inception"
         ]
-    judging = ["inception_score", "classes"] if classifies(context.extractor) else []
+    classifying = ["inception_score", "classes"] if classifies(context.extractor) else []
     given = min(context.protocol.num, context.num_real)
-    compared = ["frechet", "kernel", "precision_recall", *judging]
-    few = [name for name in compared if given < images_needed(name, context.num_features)]
-    return [name for name in compared if name not in few], [_reason(context, few)] if few else []
+    names = ["frechet", "kernel", "precision_recall", *classifying]
+    few = [name for name in names if given < images_needed(name, context.num_features)]
+    return [name for name in names if name not in few], [_reason(context, few)] if few else []
 
 
 def _reason(context: EvaluationContext, few: list[str]) -> str:

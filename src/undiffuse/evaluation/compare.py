@@ -71,8 +71,8 @@ PAIR_METRICS: dict[str, Callable[[Pair], list[Result]]] = {
 
 def default_pair_metrics(pair: Pair) -> tuple[list[str], str]:
     """The metrics that these sets are large enough for, and a line on those that are skipped, or ""."""
-    compared = ["frechet", "kernel", "precision_recall"] if summarises(pair.num_features) else []
-    names = [*compared, *(["inception_score", "classes"] if classifies(pair.extractor) else []), "copying"]
+    distances = ["frechet", "kernel", "precision_recall"] if summarises(pair.num_features) else []
+    names = [*distances, *(["inception_score", "classes"] if classifies(pair.extractor) else []), "copying"]
     fewest = min(pair.num_generated, pair.num_real)
     needed = {name: images_needed(name, pair.num_features) for name in names}
     short = [f"{name} ({needed[name]})" for name in names if fewest < needed[name]]
@@ -92,7 +92,7 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     results = [result for name, row in rows.items() for result in _results(pair, name, row)]
     return {
         "results": results,
-        "pictures": about_set(pair.generated_set, pair.num_generated),
+        "pictures": about_set(pair.generated_set, pair.num_generated),  # data
         "reference": about_set(pair.real_set, pair.num_real),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **software(),
@@ -103,7 +103,7 @@ def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
 def _results(pair: Pair, name: str, row: Callable[[Pair], list[Result]]) -> list[dict[str, Any]]:
     key: Mapping[str, Any] = {
         "metric": name,
-        "pictures": pair.generated_set.fingerprint,
+        "pictures": pair.generated_set.fingerprint,  # data
         "num_pictures": pair.num_generated,
         "reference": pair.real_set.fingerprint,
         "num_reference": pair.num_real,

@@ -142,11 +142,12 @@ def neighbour_results(
     gap: GeneralisationGap | None = None,
 ) -> list[Result]:
     """A ratio of medians for each space, each with the conclusion."""
-    stated_conclusion = {"verdict": conclusion([found.summary for found in searches], gap), "rule": RULE}
+    found_by_rule = conclusion([found.summary for found in searches], gap)
+    concluded = {"verdict": found_by_rule, "rule": RULE}  # data
     results = []
     for found in searches:
         pixels, summary = found.space == "pixels", found.summary
-        details = {**stated_conclusion, **summary.to_dict(), **({"closest": closest} if pixels else {})}
+        details = {**concluded, **summary.to_dict(), **({"closest": closest} if pixels else {})}
         protocol = {"space": found.space, **({} if pixels else extractor.protocol()), **stated}
         protocol["training_images"] = found.num_training
         name = "neighbour_ratio" if pixels else "neighbour_ratio_features"
@@ -159,7 +160,8 @@ def _gap_result(gap: GeneralisationGap | None, stated: dict[str, Any]) -> list[R
     if gap is None:
         return []
     protocol = {key: value for key, value in stated.items() if not key.startswith("samples")}
-    protocol |= {"distance": "none", "loss": "the model's own", "pictures": gap.num_images, "rounds": gap.num_rounds}
+    protocol |= {"distance": "none", "loss": "the model's own"}
+    protocol |= {"pictures": gap.num_images, "rounds": gap.num_rounds}  # data
     details = {"training_loss": gap.training, "held_out_loss": gap.held_out}
     unit = "(held-out - training loss) / held-out loss"
     return [Result("training_gap", gap.relative, unit, gap.standard_error, "near 0", protocol, details)]

@@ -97,7 +97,7 @@ class Pair:
 
     def about_generated(self) -> dict[str, Any]:
         """What a result says about the images to evaluate."""
-        return {"pictures": about_set(self.generated_set, self.num_generated)}
+        return {"pictures": about_set(self.generated_set, self.num_generated)}  # data
 
     def about_real(self) -> dict[str, Any]:
         """What a result says about the real ones."""

@@ -69,7 +69,7 @@ def prepared_grid(grid: Array | None, label: str) -> EmbeddedImage | None:
 
 
 def column(items: Array, label: str, limit: float, budget: int, columns: int = 4) -> EmbeddedImage | None:
-    """The first items of a run to set beside those of others: the same place is the same seed."""
+    """The first items of a run, to compare with those of others: the same position is the same seed."""
     if not len(items):
         return None
     if items.ndim == 2:

@@ -100,12 +100,12 @@ def conclusions_of(evaluation: Mapping[str, Any] | None) -> list[Conclusion]:
     found = [
         Conclusion(
             str(row.get("about", "copying")),
-            str(row["verdict"]),
-            bool(row.get("collapsed")) or str(row["verdict"]).startswith("likely"),
+            str(row["verdict"]),  # data
+            bool(row.get("collapsed")) or str(row["verdict"]).startswith("likely"),  # data
             str(row.get("rule", "")),
         )
         for row in rows
-        if row.get("verdict")
+        if row.get("verdict")  # data
     ]
     return list(dict.fromkeys(found))
 

@@ -206,6 +206,6 @@ def differing_keys(tables: Sequence[Mapping[str, str]]) -> str:
 
 
 def _value(table: Mapping[str, str], key: str) -> str | None:
-    """An entry; evaluations that were made before version 0.2 say "pictures" where later ones say "images"."""
+    """An entry, in the words of today: older evaluations say "pictures"."""  # data
     value = table.get(key)
-    return None if value is None else value.replace("picture", "image")
+    return None if value is None else value.replace("picture", "image")  # data

@@ -49,7 +49,7 @@ def read_study(folder: Path) -> Study:
     """
     path = study_file(folder)
     content = read_sealed(path, "run the study again")
-    figures = content.get("pictures", {})
+    figures = content.get("pictures", {})  # data
     try:
         entries = [(str(file), dict(values)) for file, values in figures.items()] if isinstance(figures, dict) else []
     except (ValueError, TypeError) as error:
