@@ -110,7 +110,7 @@ def test_a_c_function_is_found_by_its_braces(tool: ModuleType) -> None:
     ]
 
 
-def test_verdicts_and_exit_codes(tool: ModuleType, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conclusions_and_exit_codes(tool: ModuleType, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole way, with tests that run in processes of their own."""
     rows = {
         "killed": {},
@@ -125,11 +125,11 @@ def test_verdicts_and_exit_codes(tool: ModuleType, small: Path, capsys: pytest.C
     (small / "tests" / "test_line.py").write_text(TEST + more, encoding="utf-8")
     tables = small / "tests" / "mutations"
     tables.mkdir()
-    for verdict, changes in rows.items():
+    for conclusion, changes in rows.items():
         fields = {**ROW, "replacement": "return (x - 1", "test": "tests/test_line.py::test_at", **changes}
-        fields["name"] = f"line: {verdict}"
+        fields["name"] = f"line: {conclusion}"
         lines = [f"{key} = '{value}'" for key, value in fields.items()]
-        (tables / f"{verdict}.toml").write_text("[[mutation]]\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        (tables / f"{conclusion}.toml").write_text("[[mutation]]\n" + "\n".join(lines) + "\n", encoding="utf-8")
     assert tool.main([], small) == 1
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split()[0] for line in lines[:-1]) == sorted(rows)

@@ -65,7 +65,7 @@ def tiny_recipe(name: str) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two pictures."""
+    """A run of two images."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     config = tiny_recipe("flow-mnist")
     update = {"data": DigitsConfig(), "num_images": 2, "batch_images": 2, "validation_images": 0}
@@ -75,9 +75,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Path:
+def reported(tmp_path: Path) -> Path:
     """The same of a model that knows classes."""
-    folder = tmp_path / "told"
+    folder = tmp_path / "given"
     config = apply_overrides(get_recipe("ddpm-digits"), ["system.network.channels=8", "num_images=2", "batch_images=2"])
     train, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
     config = config.model_copy(update={"validation_images": 0, "quality_every_images": 0})
@@ -214,12 +214,12 @@ def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_anew(
     unit = learning.Unit("undiffuse", 0, 2.0)
     arguments = types.SimpleNamespace(work=tmp_path, device="cpu", data="")
     (tmp_path / unit.folder).mkdir()
-    parts, judge = (types.SimpleNamespace(provenance={}), None), types.SimpleNamespace(protocol={})
+    parts, measure = (types.SimpleNamespace(provenance={}), None), types.SimpleNamespace(protocol={})
     for seen, images, learners in ((30, [60, 120], 1), (60, [60, 120], 1), (90, [60, 120], 2)):
         out, _ = tmp_path / f"{seen}.json", made.clear()
         out.write_text(json.dumps({"rates": {"undiffuse": {"images_per_second": 1.0}}, "rows": []}))
         (tmp_path / unit.folder / "state").write_text(str(seen))
-        learning.one_run(arguments, unit, [1.0, 2.0], parts, judge, out, float("inf"))
+        learning.one_run(arguments, unit, [1.0, 2.0], parts, measure, out, float("inf"))
         assert [row["images"] for row in json.loads(out.read_text())["rows"]] == images
         assert len(made) == learners
 
@@ -240,11 +240,11 @@ def test_a_look_by_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # and no way of its own
     arguments = types.SimpleNamespace(ways=["solver_20"], num=1, held_out=1)
     unit = learning.Unit("undiffuse", 0, 1.0)
-    row = learning.look(learner, unit, lambda pictures: {"frechet": pictures}, None, arguments)
+    row = learning.look(learner, unit, lambda images: {"frechet": images}, None, arguments)
     assert "own_ddim" not in row and row["solver_20"] == {"frechet": 2.0}
-    facts = {**unit._asdict(), "minutes": 1.0, "images": 64}
+    entries = {**unit._asdict(), "minutes": 1.0, "images": 64}
     row["solver_20"]["confident_share"] = 0.25
-    (line,) = learning.quality_rows({"rows": [{**facts, **row}]})
+    (line,) = learning.quality_rows({"rows": [{**entries, **row}]})
     assert line[5:8] == ["", "2.00 (2.00 to 2.00)", "25.00 (25.00 to 25.00) %"] and line[8:] == ["0.5000"] * len(
         learning.LEVELS
     )
@@ -287,16 +287,16 @@ def test_evaluations(run: Run, model: Path, tmp_path: Path) -> None:
     assert few.endswith(f"{ratio:.3f} |") and many.endswith("1.000 |")
 
 
-def test_evaluations_beside_a_teacher() -> None:
+def test_evaluations_relative_to_a_teacher() -> None:
     evaluations = importlib.import_module("evaluations")
 
     def row(model: str, way: str, seed: int, value: float) -> dict[str, object]:
-        facts = {"model": model, "way": way, "sampling_seed": seed, "nfe": 1}
-        return {**facts, "frechet": value, "standard_error": 0.1}
+        entries = {"model": model, "way": way, "sampling_seed": seed, "nfe": 1}
+        return {**entries, "frechet": value, "standard_error": 0.1}
 
-    told = [("big", "default", 0, 1.0), ("big", "default", 1, 2.0), ("big", "heun:5", 0, 5.0)]
-    told += [("small", "default", 0, 3.0), ("small", "default", 1, 6.0), ("small", "default", 2, 7.0)]
-    record = {"teacher": "big", "rows": [row(*one) for one in told]}
+    reported = [("big", "default", 0, 1.0), ("big", "default", 1, 2.0), ("big", "heun:5", 0, 5.0)]
+    reported += [("small", "default", 0, 3.0), ("small", "default", 1, 6.0), ("small", "default", 2, 7.0)]
+    record = {"teacher": "big", "rows": [row(*one) for one in reported]}
     assert [line[-1] for line in evaluations.lines_of(record, "small")] == ["3.000 ± 0.000"]
     assert [line[-1] for line in evaluations.lines_of(record, "big")] == ["1.000 ± 0.000", "5.000"]
 
@@ -376,8 +376,8 @@ def test_church48(run: Run) -> None:
     assert record["evaluations"] == 1 and len(record["seconds"]["sampling"]) == 1
 
 
-def test_guidance(run: Run, told: Path, tmp_path: Path) -> None:
-    record = run("guidance", str(told), "--features", "pixels", "--work", str(tmp_path / "work"))
+def test_guidance(run: Run, reported: Path, tmp_path: Path) -> None:
+    record = run("guidance", str(reported), "--features", "pixels", "--work", str(tmp_path / "work"))
     assert [(row["weight"], row["nfe"]) for row in record["rows"]] == [(1.0, 2), (2.0, 4)]
 
 

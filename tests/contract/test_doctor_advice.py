@@ -67,7 +67,7 @@ def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held_out", "told"),
+    ("held_out", "reported"),
     [
         (0, "because none were held out"),
         (1, "because 1 held out is too few for a scale"),
@@ -75,7 +75,7 @@ def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
         (10, "99 % of held-out images"),
     ],
 )
-def test_copying_says_what_stands_in_for_held_out_images(held_out: int, told: str) -> None:
+def test_copying_says_what_stands_in_for_held_out_images(held_out: int, reported: str) -> None:
     generator, sizes = torch.Generator().manual_seed(0), {False: 80, True: held_out}
 
     def real(count: int, held_out: bool = False) -> torch.Tensor:
@@ -84,4 +84,4 @@ def test_copying_says_what_stands_in_for_held_out_images(held_out: int, told: st
     named = SimpleNamespace(item_name=str)
     subject = SimpleNamespace(need_images=lambda: None, real=real, seed=0, data=(named,), samples=real(80))
     (finding,) = memorisation(subject)  # type: ignore[arg-type]
-    assert told in finding.evidence
+    assert reported in finding.evidence

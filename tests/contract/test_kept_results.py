@@ -94,7 +94,7 @@ def test_the_summary_of_the_largest_network_is_kept(tmp_path: Path) -> None:
     assert 1.05 * (scatters + features + pixels) < caching.MAX_BYTES / 4
 
 
-def test_leftovers_grow_old_and_what_lies_beside_the_entries_stays(tmp_path: Path) -> None:
+def test_leftovers_grow_old_and_other_files_stay(tmp_path: Path) -> None:
     weights, leftover = tmp_path / "weights" / "large.bin", tmp_path / "summaries" / ".x.safetensors.1.tmp"
     for path in (weights, leftover):
         path.parent.mkdir()

@@ -92,7 +92,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-def journal(count: int = 90) -> list[dict[str, Any]]:
+def log_rows(count: int = 90) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for step in range(1, count + 1):
         wall = {"seconds": step * 0.5, "images_per_second": 1000.0}
@@ -141,7 +141,7 @@ def material_of(**changes: Any) -> ReportMaterial:
     """A run with everything that a page can show but studies and previews."""
     values: dict[str, Any] = {
         "record": RECORD,
-        "metrics_log": [*journal(), *quality_rows()],
+        "metrics_log": [*log_rows(), *quality_rows()],
         "samples": random_images(16, 1, 8, 8),
         "data": random_images(16, 1, 8, 8),
         "name": "demo",

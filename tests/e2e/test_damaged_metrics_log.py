@@ -73,7 +73,7 @@ def test_a_missing_row_is_said(half: Path, undiffuse: CommandLine) -> None:
     assert "rows are missing between 32 and 96 images" in undiffuse.fine("train", "--resume", "--out", half).err
 
 
-def test_journals_of_earlier_versions_are_sound(half: Path, trained: Path, undiffuse: CommandLine) -> None:
+def test_metrics_logs_of_earlier_versions_are_sound(half: Path, trained: Path, undiffuse: CommandLine) -> None:
     path = half / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     plain = [{key: value for key, value in row.items() if key not in ("row", "crc32")} for row in rows]

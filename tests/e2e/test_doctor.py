@@ -114,7 +114,9 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp
     assert found["images of different sizes"]["details"]["sizes"]["20x40"] == 1
 
 
-def test_a_folder_with_nothing_that_can_be_read_is_told_file_by_file(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_folder_with_nothing_that_can_be_read_is_reported_file_by_file(
+    undiffuse: CommandLine, tmp_path: Path
+) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / "bad" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "bad" / name).write_text("no image")
@@ -207,8 +209,8 @@ def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_says_so(undiffus
     with Image.open(tmp_path / "colour" / "003.png") as image:
         image.convert("L").save(tmp_path / "grey" / "a.png")
     found = examined(undiffuse, tmp_path / "colour", "--against", tmp_path / "grey", out=tmp_path / "found.json")
-    (told,) = [row for title, row in found.items() if title.startswith("one set is grey")]
-    assert "by brightness alone" in told["evidence"]
+    (reported,) = [row for title, row in found.items() if title.startswith("one set is grey")]
+    assert "by brightness alone" in reported["evidence"]
     (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of images in")]
     assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("003.png", "a.png")]
 
@@ -252,11 +254,11 @@ def test_a_run_is_examined_and_its_record_written(undiffuse: CommandLine, run: P
 
 
 def test_planted_defects_of_a_run_are_each_found(undiffuse: CommandLine, run: Path, tmp_path: Path) -> None:
-    journal = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    log_rows = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in log_rows.read_text().splitlines()]
     lines[3]["loss"] = float("nan")
     del lines[3]["crc32"]  # of what was written
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log_rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = json.loads((run / "config.json").read_text())
     config["config"]["num_images"] *= 2
     config["config"]["ema"] = {"halflife_images": 1_000_000, "rampup": None}

@@ -1,4 +1,4 @@
-"""``undiffuse evaluate``: every number stands beside the protocol that made it."""
+"""``undiffuse evaluate``: every number stands next to the protocol that made it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_metrics_by_name(quick_chain: Path, undiffuse: CommandLine, tmp_path: Pa
     record = evaluated(undiffuse, quick_chain, tmp_path / "out.json", "--metrics", "copying, classes")
     copying = ["neighbour_ratio", "neighbour_ratio_features", "training_gap"]
     assert [row["metric"] for row in record["results"]] == [*copying, "confident_share", "class_balance"]
-    assert {row["details"].get("verdict") for row in record["results"][:2]} <= {
+    assert {row["details"].get("verdict") for row in record["results"][:2]} <= {  # data
         *("no sign of copying", "signs of copying", "likely copies")
     }
     assert (tmp_path / "out_neighbours.png").is_file()
@@ -254,7 +254,7 @@ def test_other_held_out_images(quick_chain: Path, undiffuse: CommandLine, tmp_pa
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of colour images that lie sorted in two sub-folders, beside them as ``data``."""
+    """A model of colour images that lie sorted in two sub-folders, next to them as ``data``."""
     folder = tmp_path_factory.mktemp("colour")
     levels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     for number, level in enumerate(levels):
@@ -277,8 +277,8 @@ def test_colour_images_with_the_defaults(colour: Path, undiffuse: CommandLine, t
     outcome = undiffuse.fine("evaluate", colour / "run", *COLOUR, "--out", tmp_path / "x.json")
     assert "no Fréchet distance: on 192 pixels features it needs 193 samples" in outcome.err
     names = [row["metric"] for row in json.loads((tmp_path / "x.json").read_text())["results"]]
-    compared = ["kernel_pixels", "precision", "recall", "density", "coverage", "neighbour_ratio", "training_gap"]
-    assert names == [*compared, "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
+    comparison = ["kernel_pixels", "precision", "recall", "density", "coverage", "neighbour_ratio", "training_gap"]
+    assert names == [*comparison, "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
     assert "193" in undiffuse.refused("evaluate", colour / "run", *COLOUR, "--metrics", "frechet")
 
 

@@ -22,7 +22,7 @@ from report_parts import (
     Page,
     bare,
     check_self_contained,
-    journal,
+    log_rows,
     material_of,
     quality_rows,
     random_images,
@@ -81,7 +81,7 @@ def study_folder(folder: Path, image: np.ndarray | None = None, count: int = 1) 
     figures = {
         name: {"title": f"Figure of {name}", "error_nats": 0.123456, "levels": [1, 2], "good": True} for name in names
     }
-    content = {"study": "one", "summary": "a study", "model": {"weights_sha256": "abc"}, "pictures": figures}
+    content = {"study": "one", "summary": "a study", "model": {"weights_sha256": "abc"}, "pictures": figures}  # data
     (folder / "study.json").write_text(json.dumps(content))
     return folder
 
@@ -97,7 +97,7 @@ def test_a_study_is_read_with_its_captions_and_numbers(tmp_path: Path) -> None:
     assert [(one.title, one.caption) for one in read_study(tmp_path).figures] == [("Figure of figure1.png", "")]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"pictures": {"a": 1}}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"pictures": {"a": 1}}'])  # data
 def test_a_damaged_study_is_refused_in_a_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UsageError, match="is damaged"):
@@ -107,7 +107,7 @@ def test_a_damaged_study_is_refused_in_a_line(content: str, tmp_path: Path) -> N
 def test_a_study_may_name_no_file_outside_its_folder(tmp_path: Path) -> None:
     save_png(tmp_path / "secret.png", random_images(3, 8, 8))
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "study.json").write_text(json.dumps({"study": "one", "pictures": {"../secret.png": {}}}))
+    (tmp_path / "s" / "study.json").write_text(json.dumps({"study": "one", "pictures": {"../secret.png": {}}}))  # data
     assert read_study(tmp_path / "s").figures == []
 
 
@@ -119,7 +119,7 @@ def test_a_study_of_other_weights_says_so(tmp_path: Path) -> None:
         assert ("looked at other weights" in text) == said
 
 
-def test_quality_is_drawn_with_its_errors_and_the_data_beside_it() -> None:
+def test_quality_is_drawn_with_its_errors_and_the_data_with_it() -> None:
     rows = [*quality_rows(), *quality_rows("other")]
     one = quality_curve(rows, "frechet_handwriting", "a", "#000")
     assert one.x.tolist() == [2304, 4608, 6912, 9216, 11520]
@@ -228,7 +228,7 @@ def test_names_from_outside_cannot_write_html(material: ReportMaterial, place: s
 
 
 def test_page_stays_under_five_megabytes_with_the_largest_images(material: ReportMaterial, tmp_path: Path) -> None:
-    """Noise does not compress: the worst case of every image at once, and a long journal."""
+    """Noise does not compress: the worst case of every image at once, and a long metrics log."""
     for images in range(7):
         save_png(tmp_path / "previews" / f"images_{images}.png", random_images(3, 300, 300))
     noisy = study_folder(tmp_path / "s", random_images(3, 500, 800), 6)
@@ -241,7 +241,7 @@ def test_page_stays_under_five_megabytes_with_the_largest_images(material: Repor
         tmp_path / "report.html",
         replace(
             material,
-            metrics_log=journal(5000),
+            metrics_log=log_rows(5000),
             schedule=None,
             previews=tmp_path / "previews",
             studies=[read_study(noisy)] * 2,
@@ -334,7 +334,7 @@ def test_numbers_read_well() -> None:
 
 def test_headline_says_what_was_made_of_what() -> None:
     measured = [str(metric) for metric in metrics_of(EVALUATION) if not metric.part]
-    assert headline(RECORD, progress_of(RECORD, journal()), measured) == (
+    assert headline(RECORD, progress_of(RECORD, log_rows()), measured) == (
         "A diffusion model (linear_vp process, eps prediction, unet network) trained on 1,596 images of digits "
         "(8 × 8 pixels, grey, 2 classes). It saw 11,520 images (7.22 passes) in 45 s and ended at a validation loss of "
         "0.1278. Measured: variational bound 2.813 ± 0.021, Fréchet distance (pixels) 14.24 ± 0.83."

@@ -17,7 +17,7 @@ from report_parts import (
     RECORD,
     Page,
     check_self_contained,
-    journal,
+    log_rows,
     material_of,
     quality_rows,
     random_images,
@@ -42,7 +42,7 @@ def two() -> list[Any]:
     second = material_of(
         name="other",
         record=other_record(seed=4),
-        metrics_log=[*journal(60), *quality_rows(count=3)],
+        metrics_log=[*log_rows(60), *quality_rows(count=3)],
         evaluation={"results": results},
         findings=[{"severity": "warning", "title": "a"}, {"severity": "warning", "title": "b"}],
     )
@@ -101,15 +101,15 @@ def test_what_does_not_compare_is_said() -> None:
     assert "losses are not the same quantity" in remarks([first, replace(first, record=other_record(system=system))])[0]
 
 
-def test_runs_whose_images_were_stored_with_more_are_told_apart() -> None:
+def test_runs_whose_images_were_stored_with_more_are_distinguished() -> None:
     known = {"plain": {}, "deep": {"bit_depth": "12 images of more than 8 bits a value, each rounded to 8"}}
-    plain, deep = (
+    plain, deeper = (
         material_of(name=name, record={**RECORD, "data": {**RECORD["data"], "stored_with": stored}})
         for name, stored in known.items()
     )
-    (line,) = remarks([plain, deep])
+    (line,) = remarks([plain, deeper])
     assert line == f"deep learned from {known['deep']['bit_depth']}; the images of plain had none such."
-    assert remarks([deep, deep]) == remarks([deep, material_of()]) == []  # a run of before does not know
+    assert remarks([deeper, deeper]) == remarks([deeper, material_of()]) == []  # a run of before does not know
 
 
 def test_runs_of_different_shapes_and_kinds_still_stand_side_by_side() -> None:
@@ -178,7 +178,7 @@ def test_a_run_of_no_known_recipe_has_no_command() -> None:
     assert reproducing_command({"config": {**config, "unheard": 1}}) == ""
 
 
-def test_studies_are_found_in_the_run_beside_it_and_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_studies_are_found_in_the_run_next_to_it_and_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, here = tmp_path / "runs" / "demo", tmp_path / "here"
     for folder in (run / "studies" / "a", tmp_path / "runs" / "studies" / "b-demo", here / "studies" / "c-demo",
                    here / "studies" / "d-demo2", here / "studies" / "e-other"):  # fmt: skip

@@ -38,23 +38,23 @@ def test_the_studies_are_listed(undiffuse: CommandLine) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_trained_model_beside_the_truth(undiffuse: CommandLine, trained_points: Path, tmp_path: Path) -> None:
+def test_a_trained_model_against_the_truth(undiffuse: CommandLine, trained_points: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     shown = undiffuse.fine("study", "theory", trained_points, "--out", out, "--num", 60).out
     study = json.loads((out / "study.json").read_text())
     page = (out / "README.md").read_text()
-    assert sorted(path.name for path in out.glob("*.png")) == sorted(study["pictures"])
-    assert len(study["pictures"]) == len(QUICK)
-    for name, image in study["pictures"].items():
+    assert sorted(path.name for path in out.glob("*.png")) == sorted(study["pictures"])  # data
+    assert len(study["pictures"]) == len(QUICK)  # data
+    for name, image in study["pictures"].items():  # data
         assert f"]({name})" in page and image["title"] in page
-    rows = study["pictures"]["samplers.png"]["rows"]
+    rows = study["pictures"]["samplers.png"]["rows"]  # data
     assert [(row["sampler"], row["steps"]) for row in rows] == [
         ("heun", 2),
         ("heun", 3),
         ("ancestral", 2),
         ("ancestral", 3),
     ]
-    assert all(level["fisher"] > 0 for level in study["pictures"]["fisher.png"]["levels"])
+    assert all(level["fisher"] > 0 for level in study["pictures"]["fisher.png"]["levels"])  # data
     assert study["exact"] is False and study["model"]["weights"] == "ema"
     assert "Fisher divergence" in shown
 
@@ -70,7 +70,7 @@ def test_an_exact_denoiser_shows_no_errors(
     undiffuse.fine(*arguments)  # a study replaces a study
     study = json.loads((tmp_path / "study.json").read_text())
     assert study["exact"] is True and study["process"] == "ve:sigma_max=10"
-    assert not {"fisher.png", "low_density.png"} & set(study["pictures"])
+    assert not {"fisher.png", "low_density.png"} & set(study["pictures"])  # data
 
 
 def test_what_makes_no_sense_is_refused(

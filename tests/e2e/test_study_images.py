@@ -43,7 +43,7 @@ def test_a_study_writes_images_numbers_and_a_page(
     assert study["study"] == name and study["seed"] == 5 and study["model"]["weights"] == "ema"
     page = (out / "README.md").read_text()
     for file in files:
-        assert f"]({file})" in page and study["pictures"][file]["title"] in shown
+        assert f"]({file})" in page and study["pictures"][file]["title"] in shown  # data
         assert (out / file).read_bytes().startswith(b"\x89PNG")
 
 

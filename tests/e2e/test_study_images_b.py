@@ -1,4 +1,4 @@
-"""``undiffuse study`` of trained models beside their data, one class against several, and classes of the data."""
+"""``undiffuse study`` of trained models next to their data, one class against several, and classes of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = {
     "selection": ("num=6", "k=2", "distance=pixels", "real=20"),
     "sweep": ("samplers=ddim,ancestral:variance=learned", "steps=1,2", "num=65", "features=pixels", "reference=100"),
 }
-PLATES = {
+FIGURES = {
     "noise-prediction": ["noise_moments.png", "noise_prediction.png"],
     "noise-levels": ["noise_levels.png"],
     "neighbours": ["neighbours_crop.png", "neighbours_features.png", "neighbours_pixels.png"],
@@ -47,15 +47,15 @@ def test_a_study_writes_its_figures(undiffuse: CommandLine, trained: Path, tmp_p
     out = tmp_path / "study"
     undiffuse.fine("study", name, trained, *QUICK[name], "--out", out, "--seed", 3)
     study = json.loads((out / "study.json").read_text())
-    assert sorted(path.name for path in out.glob("*.png")) == sorted(study["pictures"]) == PLATES[name]
+    assert sorted(path.name for path in out.glob("*.png")) == sorted(study["pictures"]) == FIGURES[name]  # data
     assert study["seed"] == 3 and study["summary"] == MODEL_STUDIES[name].summary
     page = (out / "README.md").read_text()
-    assert all(f"]({file})" in page for file in PLATES[name])
+    assert all(f"]({file})" in page for file in FIGURES[name])
 
 
 def test_the_sweep_says_why_a_cell_did_not_run(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     undiffuse.fine("study", "sweep", trained, *QUICK["sweep"], "--out", tmp_path)
-    numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]
+    numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]  # data
     done = [cell for cell in numbers["cells"] if not cell["note"]]
     assert [(cell["sampler"], cell["steps"], cell["nfe"]) for cell in done] == [("ddim", 1, 1), ("ddim", 2, 2)]
     assert all(cell["frechet"] > 0 and cell["standard_error"] > 0 and cell["seconds"] > 0 for cell in done)
@@ -67,7 +67,7 @@ def test_the_sweep_says_why_a_cell_did_not_run(undiffuse: CommandLine, trained: 
 def test_few_samples_are_swept_by_the_kernel_distance(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     options = ("samplers=ddim", "steps=1", "num=20", "features=pixels", "reference=50", "metric=kernel")
     undiffuse.fine("study", "sweep", trained, *options, "--out", tmp_path)
-    numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]
+    numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]  # data
     assert numbers["metric"] == "kernel_pixels" and numbers["cells"][0]["kernel"] > 0
     assert "frechet" not in numbers["cells"][0]
     page = (tmp_path / "README.md").read_text()
@@ -147,9 +147,9 @@ def test_the_study_goes_on_where_it_was(
 @pytest.mark.parametrize("recipe", ["photos-32", "flow-mnist", "dcgan-mnist"])
 def test_one_class_takes_recipes_that_guide_their_samples(recipe: str) -> None:
     base = one_class._configuration(recipe, [], DigitsConfig(), 32, 0)
-    told = one_class._of_training(base, TRAININGS[2], "3")
-    assert told.system.class_conditional  # type: ignore[attr-defined]
-    for config in (base, told):  # a model that knows no classes cannot be guided, and all are drawn alike
+    reported = one_class._of_training(base, TRAININGS[2], "3")
+    assert reported.system.class_conditional  # type: ignore[attr-defined]
+    for config in (base, reported):  # a model that knows no classes cannot be guided, and all are drawn alike
         assert getattr(getattr(config.system, "sampling", None), "guidance", 1) == 1
 
 
