@@ -23,22 +23,22 @@ def test_sure_and_even_is_the_number_of_classes(num_classes: int) -> None:
 
 @pytest.mark.parametrize("row", [[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
 def test_all_alike_is_one(row: list[float]) -> None:
-    tally = InceptionScoreAccumulator.of(torch.tensor(row, dtype=torch.float64).repeat(50, 1))
-    assert tally.score == pytest.approx(1, rel=1e-12)
-    assert tally.standard_error < 1e-6 and tally.split_std < 1e-6
+    accumulator = InceptionScoreAccumulator.of(torch.tensor(row, dtype=torch.float64).repeat(50, 1))
+    assert accumulator.score == pytest.approx(1, rel=1e-12)
+    assert accumulator.standard_error < 1e-6 and accumulator.split_std < 1e-6
 
 
 def test_uneven_classes_and_unsure_rows() -> None:
     """Shares 3/4 and 1/4, each with confidence c: IS = exp( H(marginal) - H(c) )."""
     c = 0.9
     sure, other = [c, 1 - c], [1 - c, c]
-    tally = InceptionScoreAccumulator.of(torch.tensor([sure, sure, sure, other] * 25, dtype=torch.float64))
+    accumulator = InceptionScoreAccumulator.of(torch.tensor([sure, sure, sure, other] * 25, dtype=torch.float64))
 
     def entropy(p: float) -> float:
         return -p * math.log(p) - (1 - p) * math.log(1 - p)
 
     expected = math.exp(entropy(0.75 * c + 0.25 * (1 - c)) - entropy(c))
-    assert tally.score == pytest.approx(expected, rel=1e-12)
+    assert accumulator.score == pytest.approx(expected, rel=1e-12)
 
 
 def test_it_is_the_mean_divergence_from_the_marginal() -> None:
@@ -48,9 +48,9 @@ def test_it_is_the_mean_divergence_from_the_marginal() -> None:
 
 
 def test_splits_go_by_number_and_classes_in_turn_do_not_matter() -> None:
-    tally = InceptionScoreAccumulator.of(torch.eye(10).repeat(40, 1))
-    assert tally.split_scores == pytest.approx([10.0] * 10), "each split has every class"
-    assert (tally.split_mean, tally.split_std) == (pytest.approx(10), pytest.approx(0, abs=1e-9))
+    accumulator = InceptionScoreAccumulator.of(torch.eye(10).repeat(40, 1))
+    assert accumulator.split_scores == pytest.approx([10.0] * 10), "each split has every class"
+    assert (accumulator.split_mean, accumulator.split_std) == (pytest.approx(10), pytest.approx(0, abs=1e-9))
 
 
 def test_split_values_are_those_of_the_splits() -> None:
@@ -59,10 +59,10 @@ def test_split_values_are_those_of_the_splits() -> None:
     scores = torch.tensor(
         [InceptionScoreAccumulator.of(rows[member == g]).score for g in range(10)], dtype=torch.float64
     )
-    tally = InceptionScoreAccumulator.of(rows)
-    assert tally.split_scores == pytest.approx(scores.tolist(), rel=1e-12)
-    assert tally.split_mean == pytest.approx(float(scores.mean()), rel=1e-12)
-    assert tally.split_std == pytest.approx(float(scores.std(unbiased=False)), rel=1e-12)
+    accumulator = InceptionScoreAccumulator.of(rows)
+    assert accumulator.split_scores == pytest.approx(scores.tolist(), rel=1e-12)
+    assert accumulator.split_mean == pytest.approx(float(scores.mean()), rel=1e-12)
+    assert accumulator.split_std == pytest.approx(float(scores.std(unbiased=False)), rel=1e-12)
 
 
 def test_seven_uneven_shards_in_any_order_equal_one_pass() -> None:
@@ -71,10 +71,10 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass() -> None:
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
     parts = []
     for part in order.split([1, 2, 3, 17, 100, 0, 377]):
-        tally = InceptionScoreAccumulator(6)
+        accumulator = InceptionScoreAccumulator(6)
         for batch in part.split(9):
-            tally.update(rows[batch], numbers[batch])
-        parts.append(tally)
+            accumulator.update(rows[batch], numbers[batch])
+        parts.append(accumulator)
     merged = InceptionScoreAccumulator(6)
     for index in (4, 0, 6, 2, 5, 1, 3):
         merged = parts[index].merge(merged)
@@ -86,10 +86,10 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass() -> None:
 
 
 def test_error_is_the_spread_of_repetitions_and_the_value_is_a_little_small() -> None:
-    tallies = [InceptionScoreAccumulator.of(table(300, 5, seed)) for seed in range(80)]
-    values = torch.tensor([t.score for t in tallies], dtype=torch.float64)
+    accumulators = [InceptionScoreAccumulator.of(table(300, 5, seed)) for seed in range(80)]
+    values = torch.tensor([t.score for t in accumulators], dtype=torch.float64)
     limit = InceptionScoreAccumulator.of(table(200_000, 5, 999)).score
-    stated = torch.tensor([t.standard_error for t in tallies]).square().mean().sqrt()
+    stated = torch.tensor([t.standard_error for t in accumulators]).square().mean().sqrt()
     assert 0.75 < float(stated / values.std()) < 1.35
     assert float(values.mean()) < limit and limit - float(values.mean()) < 0.05 * limit
 
@@ -105,11 +105,11 @@ def test_small_sets_lose_half_a_class_each() -> None:
 
 
 def test_round_trip() -> None:
-    tally = InceptionScoreAccumulator.of(table(60, 4))
-    copy = InceptionScoreAccumulator.from_tensors(tally.tensors())
-    assert copy.to_dict() == tally.to_dict()
+    accumulator = InceptionScoreAccumulator.of(table(60, 4))
+    copy = InceptionScoreAccumulator.from_tensors(accumulator.tensors())
+    assert copy.to_dict() == accumulator.to_dict()
     copy.update(table(10, 4, 1), torch.arange(60, 70))
-    assert (tally.count, copy.count) == (60, 70)
+    assert (accumulator.count, copy.count) == (60, 70)
 
 
 def test_it_states_its_protocol() -> None:

@@ -69,13 +69,13 @@ def test_bad_rows_are_refused() -> None:
 def test_tally_counts() -> None:
     rows = [[0.95, 0.05, 0], [0.9, 0, 0.1], [0.5, 0.3, 0.2], [0.0, 0.0, 1.0]]
     probabilities = torch.tensor(rows, dtype=torch.float64)
-    tally = ClassAccumulator.of(probabilities)
-    assert tally.histogram == [3, 0, 1]
-    assert tally.confident_share == 0.75
-    assert tally.confident_share_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
-    assert tally.classes_covered == 2
+    accumulator = ClassAccumulator.of(probabilities)
+    assert accumulator.histogram == [3, 0, 1]
+    assert accumulator.confident_share == 0.75
+    assert accumulator.confident_share_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert accumulator.classes_covered == 2
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(3)
-    assert tally.balance == pytest.approx(expected)
+    assert accumulator.balance == pytest.approx(expected)
 
 
 def test_balance_at_its_ends() -> None:
@@ -84,7 +84,7 @@ def test_balance_at_its_ends() -> None:
     assert one.balance == 0 and one.classes_covered == 1
 
 
-def test_merged_tallies_equal_one_pass() -> None:
+def test_merged_accumulators_equal_one_pass() -> None:
     probabilities = torch.randn(57, 10, generator=torch.Generator().manual_seed(0)).mul(4).softmax(1)
     whole, merged = ClassAccumulator.of(probabilities), ClassAccumulator()
     for part in probabilities.split([1, 0, 20, 36]):

@@ -221,16 +221,16 @@ def test_summaries_that_do_not_belong_together_are_refused() -> None:
 def test_levels_against_torch() -> None:
     images = random_images(40, channels=3, seed=5)
     images[:, 1] //= 3
-    tally = ColourAccumulator(3)
+    accumulator = ColourAccumulator(3)
     for part in images.split(7):
-        tally.update(part)
+        accumulator.update(part)
     values = images.double().transpose(0, 1).flatten(1)
-    assert tally.mean == pytest.approx(values.mean(1).tolist(), rel=1e-13)
-    assert tally.contrast_by_channel == pytest.approx(values.std(1, unbiased=False).tolist(), rel=1e-13)
-    assert tally.contrast == pytest.approx(float(values.std(unbiased=False)), rel=1e-13)
-    assert tally.share_at_0 == float((values == 0).double().mean())
-    assert tally.share_at_255 == pytest.approx(float((values == 255).double().mean()), rel=1e-15)
-    assert tally.to_dict()["mean"] == tally.mean
+    assert accumulator.mean == pytest.approx(values.mean(1).tolist(), rel=1e-13)
+    assert accumulator.contrast_by_channel == pytest.approx(values.std(1, unbiased=False).tolist(), rel=1e-13)
+    assert accumulator.contrast == pytest.approx(float(values.std(unbiased=False)), rel=1e-13)
+    assert accumulator.share_at_0 == float((values == 0).double().mean())
+    assert accumulator.share_at_255 == pytest.approx(float((values == 255).double().mean()), rel=1e-15)
+    assert accumulator.to_dict()["mean"] == accumulator.mean
 
 
 def test_flat_grey_has_no_contrast_and_noise_of_two_levels_has_the_binomial() -> None:

@@ -278,7 +278,7 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 def _note(row: dict[str, Any], distance: SetDistance) -> str:
     """What stands next to a row of samples."""
     to_class, to_all = row["class"][distance.name], row["all"][distance.name]
-    return f"{distance.short}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
+    return f"{distance.short_label}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
 
 
 def _write(
@@ -294,7 +294,7 @@ def _write(
 def summary(result: Mapping[str, Any]) -> Table:
     """The result of the study as a table, a line a set of samples."""
     distance = set_distance(result["metric"])
-    measured = (f"{distance.short} to {result['class']}", "precision", "recall", f"{distance.short} to all")
+    measured = (f"{distance.short_label} to {result['class']}", "precision", "recall", f"{distance.short_label} to all")
     texts = [row_texts(row, distance) for row in result["rows"]]
     rows = [[row[0], row[1], *row[4:7], row[7]] if len(row) > 7 else row for row in texts]
     return Table(

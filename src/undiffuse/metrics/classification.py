@@ -39,8 +39,8 @@ class ClassAccumulator:
         num_classes: K.
         confident: the probability from which an image counts as named.
     Example:
-        >>> tally = ClassAccumulator.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
-        >>> tally.confident_share, tally.histogram, tally.classes_covered
+        >>> accumulator = ClassAccumulator.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
+        >>> accumulator.confident_share, accumulator.histogram, accumulator.classes_covered
         (0.5, [1, 1], 2)
     """
 
@@ -53,12 +53,12 @@ class ClassAccumulator:
 
     @classmethod
     def of(cls, probabilities: Tensor, confident: float = CONFIDENT) -> ClassAccumulator:
-        """The tally of ``probabilities`` (B, K)."""
+        """The accumulator of ``probabilities`` (B, K)."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
-        tally = cls(probabilities.shape[1], confident)
-        tally.update(probabilities)
-        return tally
+        accumulator = cls(probabilities.shape[1], confident)
+        accumulator.update(probabilities)
+        return accumulator
 
     def update(self, probabilities: Tensor) -> None:
         """Take in class probabilities (B, K); B may be 0.
@@ -75,9 +75,9 @@ class ClassAccumulator:
         self.confident_counts += torch.bincount(label[best >= self.confident], minlength=num_classes)
 
     def merge(self, other: ClassAccumulator) -> ClassAccumulator:
-        """The tally of both sets of images; neither operand changes."""
+        """The accumulator of both sets of images; neither operand changes."""
         if len(other.counts) != len(self.counts) or other.confident != self.confident:
-            raise UsageError("cannot merge tallies of different classes or confidence levels")
+            raise UsageError("cannot merge accumulators of different classes or confidence levels")
         merged = ClassAccumulator(len(self.counts), self.confident)
         merged.counts = self.counts + other.counts
         merged.confident_counts = self.confident_counts + other.confident_counts
@@ -90,11 +90,11 @@ class ClassAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassAccumulator:
-        """The tally that ``tensors()`` came from."""
-        tally = cls(len(tensors["counts"]), float(tensors["confident"]))
-        tally.counts = tensors["counts"].clone()
-        tally.confident_counts = tensors["confident_counts"].clone()
-        return tally
+        """The accumulator that ``tensors()`` came from."""
+        accumulator = cls(len(tensors["counts"]), float(tensors["confident"]))
+        accumulator.counts = tensors["counts"].clone()
+        accumulator.confident_counts = tensors["confident_counts"].clone()
+        return accumulator
 
     @property
     def count(self) -> int:

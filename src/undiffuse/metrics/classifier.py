@@ -21,7 +21,7 @@ from undiffuse.metrics.pixels import check_images, resize_images
 IMAGE_SIZE = 28
 NUM_FEATURES = 96
 NUM_CLASSES = 10
-BLOCK = 64  # images are computed in blocks of this size, so that no feature depends on the batch it came in
+BATCH = 64  # images are computed in batches of this size, so that no feature depends on the batch it came in
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -96,24 +96,24 @@ class ClassifierFeatures(FeatureExtractor):
         self.network = load_classifier(WEIGHTS / f"{self.name}.safetensors", self.weights_sha256)
 
     def features(self, images: Tensor) -> Tensor:
-        return self._in_blocks(images)[0]
+        return self._in_fixed_batches(images)[0]
 
     def classify(self, images: Tensor) -> Tensor:
-        return self._in_blocks(images)[1]
+        return self._in_fixed_batches(images)[1]
 
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both at the price of one: (B, 96) and (B, 10)."""
-        return self._in_blocks(images)
+        return self._in_fixed_batches(images)
 
     @torch.no_grad()
-    def _in_blocks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _in_fixed_batches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         check_images(images, self.channels)
         features = torch.empty(len(images), NUM_FEATURES)
-        for start in range(0, len(images), BLOCK):
-            block = to_input(images[start : start + BLOCK].cpu())
-            padded = torch.zeros(BLOCK, 1, IMAGE_SIZE, IMAGE_SIZE)
+        for start in range(0, len(images), BATCH):
+            block = to_input(images[start : start + BATCH].cpu())
+            padded = torch.zeros(BATCH, 1, IMAGE_SIZE, IMAGE_SIZE)
             padded[: len(block)] = block
-            features[start : start + BLOCK] = self.network.features(padded)[: len(block)]
+            features[start : start + BATCH] = self.network.features(padded)[: len(block)]
         return features, self._probabilities(features)
 
     def _probabilities(self, features: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ class ColourAccumulator:
     Args:
         num_channels: C.
     Example:
-        >>> tally = ColourAccumulator(1)
-        >>> tally.update(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
-        >>> tally.mean, tally.contrast, tally.share_at_255
+        >>> accumulator = ColourAccumulator(1)
+        >>> accumulator.update(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
+        >>> accumulator.mean, accumulator.contrast, accumulator.share_at_255
         ([127.5], 127.5, 0.5)
     """
 
@@ -41,9 +41,9 @@ class ColourAccumulator:
             self.histogram[index] += torch.bincount(channel.flatten(), minlength=LEVELS)
 
     def merge(self, other: ColourAccumulator) -> ColourAccumulator:
-        """The tally of both sets of images; neither operand changes."""
+        """The accumulator of both sets of images; neither operand changes."""
         if len(other.histogram) != len(self.histogram):
-            raise UsageError(f"cannot merge tallies of {len(self.histogram)} and {len(other.histogram)} channels")
+            raise UsageError(f"cannot merge accumulators of {len(self.histogram)} and {len(other.histogram)} channels")
         merged = ColourAccumulator(len(self.histogram))
         merged.histogram = self.histogram + other.histogram
         return merged
@@ -89,10 +89,10 @@ class ColourAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ColourAccumulator:
-        """The tally that ``tensors()`` came from."""
-        tally = cls(len(tensors["histogram"]))
-        tally.histogram = tensors["histogram"].clone()
-        return tally
+        """The accumulator that ``tensors()`` came from."""
+        accumulator = cls(len(tensors["histogram"]))
+        accumulator.histogram = tensors["histogram"].clone()
+        return accumulator
 
     def _share(self, level: int) -> float:
         _moments(self.histogram[0])

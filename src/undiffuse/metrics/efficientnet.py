@@ -22,7 +22,7 @@ from undiffuse.metrics.weight_files import WEIGHT_FILES, read_weights
 IMAGE_SIZE = 224
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
-BLOCK = 8
+BATCH = 8
 NORM_EPS = 1e-3  # of the published batch norm
 MEAN, STD = 127.0, 128.0  # of the lite models' input, of all three channels
 
@@ -158,7 +158,7 @@ class EfficientNetFeatures(FeatureExtractor):
 
     def features(self, images: Tensor) -> Tensor:
         check_grey_or_colour(images)
-        return in_fixed_batches(images, BLOCK, lambda block: self.network(to_input(block)))
+        return in_fixed_batches(images, BATCH, lambda block: self.network(to_input(block)))
 
     def classify(self, images: Tensor) -> Tensor:
         """Probabilities (B, 1000) of the ImageNet classes, in float64."""
@@ -167,7 +167,7 @@ class EfficientNetFeatures(FeatureExtractor):
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both at the price of one: (B, 1280) and (B, 1000)."""
         features = self.features(images)
-        return features, in_fixed_batches(features, BLOCK, self._probabilities)
+        return features, in_fixed_batches(features, BATCH, self._probabilities)
 
     def _probabilities(self, features: Tensor) -> Tensor:
         return torch.softmax(self.network.classes(features).double(), dim=1)

@@ -46,7 +46,7 @@ class FeatureExtractor(ABC):
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D), floating point, of uint8 images (B, C, H, W); B may be 0.
 
-        However many they are, networks look at a block of them at a time: nobody need cut a set into chunks for it.
+        However many they are, networks see a fixed number of them at a time: a set need not be cut into chunks for it.
 
         Raises:
             UsageError: not uint8, not four axes, or not the channels it takes.

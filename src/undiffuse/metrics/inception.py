@@ -28,7 +28,7 @@ from undiffuse.registry import resolve
 
 NUM_FEATURES = 2048
 NUM_CLASSES = 1008
-BLOCK = 16
+BATCH = 16
 
 
 class Inception(NamedTuple):
@@ -108,19 +108,19 @@ class InceptionFeatures(FeatureExtractor):
         self.weights_sha256 = self.network.weights_sha256
 
     def features(self, images: Tensor) -> Tensor:
-        return self._in_blocks(images, self.network.features, NUM_FEATURES)
+        return self._in_fixed_batches(images, self.network.features, NUM_FEATURES)
 
     def classify(self, images: Tensor) -> Tensor:
         """Probabilities (B, 1008), without the bias of the last layer, as the inception score takes them."""
-        return self._in_blocks(images, self.network.probabilities, NUM_CLASSES).double()
+        return self._in_fixed_batches(images, self.network.probabilities, NUM_CLASSES).double()
 
     def protocol(self) -> dict[str, Any]:
         """As of every extractor, and which port of the network it was."""
         return {**super().protocol(), "port": self.network.port}
 
-    def _in_blocks(self, images: Tensor, compute: Callable[[Tensor], Tensor], width: int) -> Tensor:
+    def _in_fixed_batches(self, images: Tensor, compute: Callable[[Tensor], Tensor], width: int) -> Tensor:
         check_grey_or_colour(images)
-        result = in_fixed_batches(images, BLOCK, lambda block: compute(to_three_channels(block).contiguous()).float())
+        result = in_fixed_batches(images, BATCH, lambda block: compute(to_three_channels(block).contiguous()).float())
         if result.shape[1:] != (width,):
             raise UsageError(f"{self.network.port} gave rows of {tuple(result.shape[1:])}, expected {width} numbers")
         return result

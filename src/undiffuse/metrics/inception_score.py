@@ -2,7 +2,7 @@
 
     IS = exp( E_x KL( p(y|x) || p(y) ) ) = exp( H(p(y)) - E_x H(p(y|x)) ),   1 <= IS <= K
 
-(Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so tallies merge.
+(Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so parts merge.
 The value from N images is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
 at equal counts. It never looks at real images, and a set with one perfect image per class reaches K. Over a
 classifier other than Inception-v3 of ImageNet it says as much of that classifier's classes and compares with no
@@ -32,9 +32,9 @@ class InceptionScoreAccumulator:
         num_classes: K.
         num_splits: of the field's protocol and of the jackknife.
     Example:
-        >>> tally = InceptionScoreAccumulator(2)
-        >>> tally.update(torch.eye(2).repeat(50, 1), torch.arange(100))
-        >>> round(tally.score, 6)
+        >>> accumulator = InceptionScoreAccumulator(2)
+        >>> accumulator.update(torch.eye(2).repeat(50, 1), torch.arange(100))
+        >>> round(accumulator.score, 6)
         2.0
     """
 
@@ -47,12 +47,12 @@ class InceptionScoreAccumulator:
 
     @classmethod
     def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> InceptionScoreAccumulator:
-        """The tally of ``probabilities`` (N, K), numbered from 0 unless ``numbers`` says otherwise."""
+        """The accumulator of ``probabilities`` (N, K), numbered from 0 unless ``numbers`` says otherwise."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
-        tally = cls(probabilities.shape[1])
-        tally.update(probabilities, torch.arange(len(probabilities)) if numbers is None else numbers)
-        return tally
+        accumulator = cls(probabilities.shape[1])
+        accumulator.update(probabilities, torch.arange(len(probabilities)) if numbers is None else numbers)
+        return accumulator
 
     def update(self, probabilities: Tensor, numbers: Tensor) -> None:
         """Take in class probabilities (B, K) of the images with these ``numbers`` (B,); B may be 0.
@@ -68,9 +68,9 @@ class InceptionScoreAccumulator:
         self.negative_entropy_sums.index_add_(0, split, torch.special.xlogy(probabilities, probabilities).sum(1))
 
     def merge(self, other: InceptionScoreAccumulator) -> InceptionScoreAccumulator:
-        """The tally of both sets of images; neither operand changes."""
+        """The accumulator of both sets of images; neither operand changes."""
         if other.probability_sums.shape != self.probability_sums.shape:
-            raise UsageError("cannot merge score tallies of different classes or splits")
+            raise UsageError("cannot merge score accumulators of different classes or splits")
         num_splits, num_classes = self.probability_sums.shape
         merged = InceptionScoreAccumulator(num_classes, num_splits)
         merged.counts = self.counts + other.counts
@@ -149,13 +149,13 @@ class InceptionScoreAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> InceptionScoreAccumulator:
-        """The tally that ``tensors()`` came from."""
+        """The accumulator that ``tensors()`` came from."""
         num_splits, num_classes = tensors["probability_sums"].shape
-        tally = cls(num_classes, num_splits)
-        tally.counts = tensors["counts"].clone()
-        tally.probability_sums = tensors["probability_sums"].clone()
-        tally.negative_entropy_sums = tensors["negative_entropy_sums"].clone()
-        return tally
+        accumulator = cls(num_classes, num_splits)
+        accumulator.counts = tensors["counts"].clone()
+        accumulator.probability_sums = tensors["probability_sums"].clone()
+        accumulator.negative_entropy_sums = tensors["negative_entropy_sums"].clone()
+        return accumulator
 
     def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.counts.sum(), self.probability_sums.sum(0), self.negative_entropy_sums.sum()

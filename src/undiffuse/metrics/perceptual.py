@@ -29,7 +29,7 @@ from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weigh
 from undiffuse.observer import Tell
 
 SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
-BLOCK = 32
+BATCH = 32
 SPARE = 3  # candidates kept beyond k by the fast search, re-ranked by exact distances
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1], version 0.1
 EPS = 1e-10  # added to a length before dividing by it
@@ -71,7 +71,7 @@ class Lpips:
             UsageError: not uint8 images of one or three channels.
         """
         check_grey_or_colour(images)
-        return in_fixed_batches(images, BLOCK, self._embed)
+        return in_fixed_batches(images, BATCH, self._embed)
 
     def _embed(self, images: Tensor) -> Tensor:
         maps = self.network(to_input(images))
@@ -92,7 +92,7 @@ class Lpips:
         _check_pair(a, b, "the two sets")
         if len(a) != len(b):
             raise UsageError(f"LPIPS compares image by image, got {len(a)} and {len(b)}; take as many of each")
-        pairs = zip(torch.split(a, BLOCK), torch.split(b, BLOCK), strict=True)
+        pairs = zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True)
         return torch.cat([_squared(self.features(one), self.features(other)) for one, other in pairs])
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
@@ -161,10 +161,10 @@ class Lpips:
         indices = indices.sort(1).values
         needed, inverse = torch.unique(indices, return_inverse=True)
         exact = torch.empty(indices.shape, dtype=torch.float64)
-        for start in range(0, len(needed), BLOCK):
-            features = self.features(references[needed[start : start + BLOCK]])
-            row, column = ((inverse >= start) & (inverse < start + BLOCK)).nonzero(as_tuple=True)
-            for rows, columns in zip(torch.split(row, BLOCK), torch.split(column, BLOCK), strict=True):
+        for start in range(0, len(needed), BATCH):
+            features = self.features(references[needed[start : start + BATCH]])
+            row, column = ((inverse >= start) & (inverse < start + BATCH)).nonzero(as_tuple=True)
+            for rows, columns in zip(torch.split(row, BATCH), torch.split(column, BATCH), strict=True):
                 exact[rows, columns] = _squared(embedded[rows], features[inverse[rows, columns] - start])
         order = exact.argsort(dim=1, stable=True)[:, :k]
         return Neighbours(exact.gather(1, order), indices.gather(1, order))

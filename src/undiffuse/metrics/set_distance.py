@@ -27,7 +27,7 @@ SET_DISTANCES: dict[str, str] = {
 
 
 class DistanceEstimate(NamedTuple):
-    """A distance with its standard error, over both sets of images, and how many were on either side."""
+    """A distance with its standard error over both sets of images, and their sizes."""
 
     value: float
     standard_error: float
@@ -40,15 +40,15 @@ class SetDistance(ABC):
 
     Attributes:
         name: the row of ``SET_DISTANCES``.
-        words: in charts and tables.
-        short: next to images, where there is little room.
+        label: its name in charts and tables.
+        short_label: the same where there is little room.
         positive: whether it is never below 0, so that a logarithm of it can be drawn.
         formula, source: what a page about it says.
     """
 
     name: ClassVar[DistanceName]
-    words: ClassVar[str]
-    short: ClassVar[str]
+    label: ClassVar[str]
+    short_label: ClassVar[str]
     positive: ClassVar[bool]
     formula: ClassVar[str]
     source: ClassVar[str]
@@ -92,7 +92,7 @@ class FrechetSetDistance(SetDistance):
     """The squared Fréchet distance of ``metrics.distances``."""
 
     name = "frechet"
-    words, short, positive = "Fréchet distance", "Fréchet", True
+    label, short_label, positive = "Fréchet distance", "Fréchet", True
     formula = "d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)"
     source = "metrics.distances.frechet_estimate"
 
@@ -141,7 +141,7 @@ class KernelSetDistance(SetDistance):
     """The unbiased kernel distance of ``metrics.kernel``."""
 
     name = "kernel"
-    words, short, positive = "kernel distance", "kernel", False
+    label, short_label, positive = "kernel distance", "kernel", False
     formula = "MMD^2 = mean k(a, a') + mean k(b, b') - 2 mean k(a, b),  k(x, y) = (x.y / D + 1)^3"
     source = "metrics.kernel.kernel_distance"
 

@@ -1,6 +1,6 @@
 """One pass over a set of images, and everything that the metrics ask of it, in memory that does not grow.
 
-A summary keeps sums (mean and covariance of features, class and score tallies, levels) and two bounded samples
+A summary keeps sums (mean and covariance of features, class and score accumulators, levels) and two bounded samples
 (features for distances between images, pixels for nearest neighbours). What an image does to it depends on the
 image and its number alone, so parts of any size merged in any order give the same: sums to rounding, counts and
 samples exactly.

@@ -149,7 +149,7 @@ def measure(
 def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
     """The table and how it was made, as Markdown."""
     distance = set_distance(record["metric"])
-    titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short, "precision", "recall")]
+    titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short_label, "precision", "recall")]
     head = ["trained on", "sampled", "images of the class seen", "classified as the class", *titles]
     lines = [
         "# One class against several at an equal budget",
@@ -165,7 +165,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> st
     lines += ["| " + " | ".join(row_texts(row, distance)) + " |" for row in rows]
     lines += [
         "",
-        f"Lower {distance.words}s ({_published(distance)}: other features) and higher precision and recall are "
+        f"Lower {distance.label}s ({_published(distance)}: other features) and higher precision and recall are "
         "better. A model that cannot be conditioned on the class is measured by whatever it samples. The last rows "
         "are other real images, as many as there are samples: no model should be expected to do better. Numbers "
         "after ± are standard errors of sampling, not of training again.",

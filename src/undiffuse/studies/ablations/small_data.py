@@ -170,7 +170,13 @@ def _point(point: Mapping[str, Any]) -> str:
 
 def head(distance: SetDistance) -> list[str]:
     """Above the columns of ``row_texts``."""
-    return ["trained with", f"best {distance.short}, after epochs", "last", "gap at the end", "spent on measuring"]
+    return [
+        "trained with",
+        f"best {distance.short_label}, after epochs",
+        "last",
+        "gap at the end",
+        "spent on measuring",
+    ]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
@@ -183,7 +189,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> st
         f"Data: {record['data']}, {record['train_items']:,} training images; recipe {record['recipe']}, "
         f"{record['epochs']} epochs, seed {record['seed']}; augmentation: {', '.join(record['augmentation'])}. "
         f"{record['samples']:,} samples every {record['every_epochs']} epochs against {record['reference']:,} held-out "
-        f"images by the {distance.words} over {record['features']} features.",
+        f"images by the {distance.label} over {record['features']} features.",
         "",
         "| " + " | ".join(titles) + " |",
         "|" + "---|" * len(titles),
@@ -239,7 +245,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDist
         along = [(point["epoch"], point["gap"]) for point in row["gaps"]]
         if along:
             right.plot(*zip(*along, strict=True), color=colour, marker="o", ms=3, label=row["words"])
-    title = f"{distance.words} ({features}) from held-out images"
+    title = f"{distance.label} ({features}) from held-out images"
     left.set(xlabel="epochs", yscale="log" if distance.positive else "linear", title=title)
     right.set(xlabel="epochs", title="how much better training images are known than held-out ones")
     right.axhline(0, color=plot_style.GREY, linewidth=0.8)

@@ -191,7 +191,7 @@ def _draw(path: Path, cells: Sequence[Cell], distance: SetDistance, features: st
                     **{"fontsize": 7, "color": GREY},
                 )
     for axes, label in ((left, "NFE"), (right, "seconds for the samples of a cell")):
-        axes.set(xscale="log", xlabel=label, ylabel=f"{distance.words}, {features} features")
+        axes.set(xscale="log", xlabel=label, ylabel=f"{distance.label}, {features} features")
         axes.set(**{"yscale": "log"} if distance.positive else {"ylim": (min(0, axes.get_ylim()[0]), None)})
         _plain_ticks(axes, both=distance.positive)
         grid_lines(axes)
@@ -216,7 +216,7 @@ def _grid(path: Path, cells: Sequence[Cell], images: Sequence[ImageArray], dista
         list(images),
         row_labels=[f"  {cell.sampler}\n{cell.steps} steps" for cell in cells],
         column_labels=[f"seed {seed + number}" for number in range(len(images[0]))],
-        notes=[f"NFE {cell.nfe}\n{distance.short} {cell.distance:.3g}" for cell in cells],
+        notes=[f"NFE {cell.nfe}\n{distance.short_label} {cell.distance:.3g}" for cell in cells],
         row_gaps=[row for row in range(1, len(cells)) if sampler[row] != sampler[row - 1]],
     )
     image_grid.write([table], path)
@@ -244,7 +244,7 @@ def _study_figures(
         StudyFigure(
             "sweep.png",
             "Quality against cost",
-            f"{distance.words[:1].upper()}{distance.words[1:]} of {counted(options.num, 'sample')} of a cell to "
+            f"{distance.label[:1].upper()}{distance.label[1:]} of {counted(options.num, 'sample')} of a cell to "
             f"{num_real:,} training images, with standard errors, against NFE (left) and "
             "against seconds (right); the small numbers are steps. All cells have the same seeds and the model's own "
             f"time grid. {alike}Timed on {where}, after a warm-up, everything included; on a CPU "
