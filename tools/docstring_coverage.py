@@ -16,6 +16,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,10 +138,16 @@ def counted(path: Path, owner: ast.ClassDef | None, function: Function, classes:
     return Counted(path, function.lineno, name, len(tensors), unsaid, shapeless, len(arguments))
 
 
+@cache
+def parsed() -> tuple[dict[Path, ast.Module], Classes]:
+    """All files of the package, and their classes."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+    return trees, Classes(trees)
+
+
 def count(package: str) -> list[Counted]:
     """Every public function of one package that has an argument."""
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
-    classes = Classes(trees)
+    trees, classes = parsed()
     mine = {path: tree for path, tree in trees.items() if path.relative_to(PACKAGE).parts[0] == package}
     found = [
         counted(path, owner, function, classes) for path, tree in mine.items() for owner, function in functions_of(tree)
