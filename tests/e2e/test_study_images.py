@@ -9,7 +9,7 @@ import pytest
 from command_line import CommandLine
 
 import undiffuse as package
-from undiffuse.studies import MODEL_STUDIES
+from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 from undiffuse.studies.plots import plot_style
 
 #: Options that make each study quick, and the images it writes.
@@ -86,3 +86,11 @@ def test_what_makes_no_sense_is_refused(
 def test_every_study_of_mine_is_listed(undiffuse: CommandLine) -> None:
     shown = undiffuse.fine("study").out
     assert set(QUICK) <= set(MODEL_STUDIES) and all(name in shown for name in QUICK)
+
+
+def test_former_names_are_taken_and_say_the_new_one(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+    for old, new in RENAMED_STUDIES.items():
+        assert old not in undiffuse.fine("study").out.split() and new in MODEL_STUDIES
+    call = undiffuse.fine("study", "progressive", trained, "num=2", "rows=1", "steps=3", "--out", tmp_path / "study")
+    assert "the study 'progressive' is called 'denoising-trajectory' now" in call.err
+    assert (tmp_path / "study" / "denoising_trajectory.png").is_file()
