@@ -93,7 +93,7 @@ class DiffAugment:
         return sum(step.num_uniforms for step in self._steps)
 
     def draw(self, rng: Uniforms, count: int, what: str) -> Tensor:
-        """(count, num_uniforms) in (0, 1); ``what`` keeps real images' numbers apart from made ones'."""
+        """(count, num_uniforms) in (0, 1); ``what`` keeps the numbers of real and of generated images apart."""
         columns = [rng.uniform(count, f"DiffAugment {what} {number}") for number in range(self.num_uniforms)]
         return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 

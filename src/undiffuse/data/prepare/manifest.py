@@ -80,7 +80,7 @@ def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
 
 
 def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
-    """The parts of the manifest that tell of the images: ``images``, ``dropped`` and the ``fingerprint``."""
+    """The parts of the manifest that describe the images: counts and hash, what was dropped, and the fingerprint."""
     reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
     found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
     decoding = Remarks()

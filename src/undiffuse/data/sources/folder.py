@@ -69,7 +69,7 @@ class FolderSidecars(SidecarReader):
 
 
 def _prefix_of(root: Path) -> str:
-    """What stands before a name in the path of its file. A ``Path`` an image would fill Python's table of names."""
+    """What stands before a name in the path of its file. A ``Path`` per image would fill Python's table of names."""
     return str(root / "x")[:-1]
 
 
