@@ -151,7 +151,7 @@ def test_both_ends_of_a_pair_get_the_same_dropout() -> None:
     network = {"name": "unet", "channels": 8, "multipliers": [1], "num_blocks": 1, "dropout": 0.5, "norm_groups": 2}
     knots = {"first_knots": 10**5, "last_knots": 10**5, "knot_grid": "uniform", "weighting": "uniform"}
     system = system_of((1, 8, 8), network=network, sampling={"clip_x_0": False}, **knots).train()
-    assert float(system(batch_of(8, 1, 8, 8), "main", StepRandom(0, 0)).rows.max()) < 0.05
+    assert float(system(batch_of(8, 1, 8, 8), "main", StepRandom(0, 0)).per_sample.max()) < 0.05
 
 
 def test_only_whole_steps_count_images_and_a_validation_looks_at_the_last_knots() -> None:
