@@ -107,8 +107,8 @@ def test_numbers_of_numpy_and_torch_are_names_too() -> None:
 
 def test_options_of_a_study_take_a_class_as_it_is_written() -> None:
     for text, name in (("null", "null"), ("3", "3"), ("1.50", "1.50"), ('"3"', "3"), ("true", "true"), ("[a", "[a")):
-        assert read_options(DenoisingTrajectoryOptions, [f"class_name={text}"], "study").asked == name
-    assert read_options(DenoisingTrajectoryOptions, ["no_class=true"], "study").asked == [None]
+        assert read_options(DenoisingTrajectoryOptions, [f"class_name={text}"], "study").requested == name
+    assert read_options(DenoisingTrajectoryOptions, ["no_class=true"], "study").requested == [None]
     with pytest.raises(UsageError, match="exclude each other"):
         read_options(DenoisingTrajectoryOptions, ["no_class=true", "class_name=3"], "study")
 

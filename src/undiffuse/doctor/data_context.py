@@ -70,7 +70,7 @@ class DataContext:
         config: of the source.
         against: another set that must share no image with it, such as the test set.
         near: the limit on the distance of near-duplicates, see ``doctor.duplicates``; searched among ``MOST`` items.
-        observer: hears of the images examined, of all.
+        observer: learns how many images are examined, of how many.
     """
 
     name: str
@@ -81,7 +81,7 @@ class DataContext:
 
     @cached_property
     def survey(self) -> Survey | None:
-        """Each file of a folder by itself; ``None`` for other sources."""
+        """Each file of a folder; ``None`` for other sources."""
         return survey_folder(self.config, self.observer) if isinstance(self.config, FolderConfig) else None
 
     @cached_property

@@ -80,7 +80,7 @@ def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Findi
             "warning",
             "empty classes",
             f"{len(empty)} of {len(counts)}: {some(empty)}",
-            "fill or remove them: a model can be asked for a class that it never saw",
+            "fill or remove them: a model could be conditioned on a class that it never saw",
             details,
         )
     if tiny:

@@ -70,7 +70,7 @@ def examine(checks: Mapping[str, Any], context: Any, observer: Observer = SILENT
 
     Args:
         checks: name -> a function of ``context`` that gives findings, or ``"module:function"``.
-        observer: hears of the checks made, of all; the progress of a check counts as a part of it.
+        observer: learns how many checks are made, of how many; the progress of a check counts as a part of it.
     """
     started = time.monotonic()
     found: list[Finding] = []

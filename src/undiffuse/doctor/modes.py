@@ -10,7 +10,7 @@ from undiffuse.metrics.modes import Modes, to_details
 
 
 def modes(context: RunContext) -> Iterable[Finding]:
-    """Whether the model has collapsed; nothing is said of data whose modes are not known."""
+    """Whether the model has collapsed; no finding for data whose modes are not known."""
     if context.count_modes is not None:
         yield assess_modes(context.count_modes(context.samples))
 

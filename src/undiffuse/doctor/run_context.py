@@ -59,7 +59,7 @@ class RunContext:
         seconds: that drawing them may take.
         seed: of the first sample; sample i has seed + i.
         device: where to put the model.
-        observer: hears of the samples drawn, of all.
+        observer: learns how many samples are drawn, of how many.
         count_modes: gives the modes of samples; ``None`` where those of the data are not known.
     """
 

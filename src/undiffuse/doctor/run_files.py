@@ -21,7 +21,7 @@ def files(context: RunContext) -> Iterable[Finding]:
             "put the original back, or read it with the version of undiffuse that wrote it",
         )
     if context.metrics_log_note:
-        advice = "the numbers of the other rows stand; put a sound copy back to have the whole curve"
+        advice = "the other rows are valid; restore a sound copy to have the whole curve"
         yield Finding("warning", "the metrics log is damaged", context.metrics_log_note, advice)
     yield from _checkpoints(context.checkpoints, context.folder)
     leftovers = [path.name for path in sorted(context.folder.glob("nonfinite_step_*"))]
@@ -54,7 +54,7 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
             "problem" if sound == 0 else "warning",
             "damaged checkpoints",
             f"{len(damaged)} of {len(checkpoints)}: {some(damaged.values())}",
-            f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training goes on from the newest sound one"
+            f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training continues from the newest sound one"
             if sound
             else "restore a copy: without a sound one training starts from the beginning",
             {"damaged": damaged},

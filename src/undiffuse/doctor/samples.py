@@ -29,7 +29,7 @@ def steps(context: RunContext) -> Iterable[Finding]:
     context.need_images()
     sampling = context.model.module.sampling_record()
     if not sampling:
-        raise UsageError("the model samples in one go, without steps")
+        raise UsageError("the model samples in one step")
     sampler = make_sampler(sampling["sampler"])
     if sampler.stochastic and not sampler.needs_brownian:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Each file of a folder by itself: whether it can be read, how it is stored, how large it is."""
+"""Each file of a folder: whether it can be read, how it is stored, how large it is."""
 
 from __future__ import annotations
 

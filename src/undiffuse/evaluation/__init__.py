@@ -132,7 +132,7 @@ def check_metrics(names: Sequence[str]) -> None:
 def evaluate(context: EvaluationContext, metrics: Sequence[str]) -> dict[str, Any]:
     """All results as plain values for JSON, with what they were computed on.
 
-    Results that the context's cache holds are taken from there, and say so.
+    Results that the context's cache holds are taken from there and marked as cached.
 
     Raises:
         UsageError: an unknown metric, or too few images for one.

@@ -40,7 +40,7 @@ class EvaluationContext:
         load_train: gives the images it learned from; called once, by the first metric that needs them.
         held_out: images that it never saw.
         protocol: see there.
-        observer: hears of the samples done, of those requested.
+        observer: learns how many samples are done, of how many.
         cache: of the training images' summary; by default nothing is kept.
     """
 

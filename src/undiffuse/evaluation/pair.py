@@ -32,7 +32,7 @@ class Pair:
         num: of each at most, evenly spaced; ``None`` for all.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the images.
         cache: of summaries and results; by default nothing is kept.
-        observer: hears of the images read, of those to read.
+        observer: learns how many images are read, of how many.
     Raises:
         UsageError: points, or images of two shapes.
     """

@@ -131,5 +131,5 @@ def _note(config: Mapping[str, Any]) -> str:
     if config.get("objective") == "hybrid":
         return "Drawn is the denoising part of the hybrid loss."
     if config.get("time_draws") == "importance":
-        return "Drawing by importance moves the density while training goes on; drawn is where it began."
+        return "Drawing by importance moves the density during training; the initial density is shown."
     return ""

@@ -108,7 +108,7 @@ def frames(filmstrip: Array, labels: list[str], limit: float) -> list[EmbeddedIm
 
 
 def previews(folder: Path, most: int = 6) -> list[EmbeddedImage]:
-    """Up to ``most`` of the previews that training left, first and last among them; of damaged ones it is said."""
+    """Up to ``most`` of the previews that training left, first and last among them; warns of damaged ones."""
     from PIL import Image
 
     found = sorted(folder.glob("*.png"))

@@ -29,7 +29,7 @@ class ReportMaterial:
         samples: generated items, (N, C, H, W) uint8 or (N, 2) floats; item i has seed i.
         data: real items of the same kind, best as many of them.
         name: of the run, as its folder is called.
-        augmentation: what training does to some images, one grid (C, height, width) uint8, a column a name of
+        augmentation: what training does to some images, one grid (C, height, width) uint8, one column per name of
             ``augmentation_columns``; ``None`` if it takes them as they are.
         filmstrip: n samples at K times, (K, n, C, H, W) uint8 or (K, n, 2) floats.
         filmstrip_labels: K labels such as ``"t = 0.75"``.

@@ -45,7 +45,7 @@ NAMES = {
 }
 FAMILIES = {"frechet": "Fréchet distance", "kernel": "Kernel distance", "score": "Class score"}  # over given features
 ALWAYS_CAPITAL = ("Fréchet", "FID", "KID", "LPIPS")
-GIST = {  # what of a protocol a reader wants without asking, and how it is said in a word or two
+GIST = {  # entries of a protocol that are shown at first, and how they are written
     "extractor": "{} features",
     "space": "{}",
     "distance": "{}",

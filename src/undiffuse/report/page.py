@@ -44,7 +44,7 @@ def render(material: ReportMaterial) -> str:
 
 
 def fill(template: str, context: Mapping[str, Any]) -> str:
-    """A template of this room with everything it asks for; what comes from outside is escaped."""
+    """A template of this package, filled; all values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -87,7 +87,7 @@ def _context(material: ReportMaterial) -> dict[str, Any]:
 
 
 def findings_of(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, str]] | None:
-    """The doctor's findings, worst first; ``None`` if it was not asked."""
+    """The doctor's findings, worst first; ``None`` if it did not run."""
     if findings is None:
         return None
     keys = ("severity", "title", "evidence", "advice")

@@ -15,7 +15,7 @@ from undiffuse.wording import counted as number_of
 
 
 class Progress(NamedTuple):
-    """Where the run stands; no images and None where nothing says it."""
+    """Progress of a run; 0 images and ``None`` where nothing is recorded."""
 
     images: int
     seconds: float | None
@@ -152,7 +152,7 @@ AT_A_GLANCE = {
 
 
 def glance(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings a reader asks for first, those of them that this configuration has."""
+    """The most important settings that this configuration has."""
     found = [(title, dig(config, path)) for title, path in AT_A_GLANCE.items()]
     unit = {title: " images" for title, path in AT_A_GLANCE.items() if path.endswith("_images")}
     return [(title, number(value) + unit.get(title, "")) for title, value in found if value is not None]

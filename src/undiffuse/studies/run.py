@@ -47,7 +47,7 @@ def run_study(
         name: a row of ``MODEL_STUDIES``.
         options: of the study; its defaults if ``None``.
         record: of the model, at the head of the JSON.
-        observer: hears of the work done, of the total.
+        observer: learns how much of the work is done, of how much.
     Returns:
         The content of ``study.json``.
     """

@@ -198,7 +198,7 @@ def _count(value: float | None) -> str:
 
 
 def draw_samples(path: Path, rows: Sequence[tuple[str, str, ImageArray]]) -> None:
-    """Write an image with a row a set: (label, note, images (N, C, H, W)), of which the first are shown."""
+    """Write an image grid with one row per set: (label, note, images (N, C, H, W)), of which the first are shown."""
     table = image_grid.Table(
         [images[:_SHOWN] for _, _, images in rows],
         row_labels=[label for label, _, _ in rows],

@@ -233,7 +233,7 @@ def surely_above(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDistance, features: str) -> None:
-    """Write ``small_data.png``: the distance and the gap against epochs, a line a training."""
+    """Write ``small_data.png``: the distance and the gap against epochs, one line per training."""
     figure, (left, right) = plot_style.charts(2)
     for row, colour in zip(rows, (plot_style.RED, plot_style.BLUE), strict=False):
         if row.get("failed"):

@@ -180,7 +180,7 @@ class ClassOptions(FrozenModel):
     no_class: bool = False
 
     @property
-    def asked(self) -> Classes:
+    def requested(self) -> Classes:
         """The classes as ``ImageStudyContext.condition`` takes them."""
         return [None] if self.no_class else self.class_name
 

@@ -123,7 +123,7 @@ def study_denoising_trajectory(
     """``denoising_trajectory.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from the sample."""
     own = sampling_plan(context, options.sampler, options.steps)
     plan = own if options.steps is not None else own._replace(steps=max(own.steps, _STEPS))
-    done = film(context, plan, options.num, options.asked, tell)
+    done = film(context, plan, options.num, options.requested, tell)
     limits = _LARGE, max(2 * _LARGE, max(context.shape[1:]) / 4)
     share = missing(done, limits)
     figure, axes = image_grid.draw(_strips(context, done, options.rows), num_charts=2, chart_height=430, chart_gap=210)

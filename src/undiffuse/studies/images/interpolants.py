@@ -1,6 +1,6 @@
 """Interpolants between two images or two noises: the straight line and the great circle.
 
-Two independent draws of N(0, I) in D dimensions have norm sqrt(D) and stand at a right angle; on the straight line
+Two independent draws of N(0, I) in D dimensions have norm sqrt(D) and are orthogonal; on the straight line
 between them the norm falls to sqrt(1/2) = 0.71 of that midway, where no sample of N(0, I) ever is. The great circle
 keeps it.
 

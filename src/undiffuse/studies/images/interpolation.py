@@ -248,7 +248,7 @@ def study_interpolation(
 ) -> list[StudyFigure]:
     """``interpolation.png``: pairs at one t; ``coarse_to_fine.png``: the first pair over t."""
     way, weights = way_of(context, options), evenly(options.frames)
-    a, b, cond = real_pairs(context, options.pairs, options.asked)
+    a, b, cond = real_pairs(context, options.pairs, options.requested)
     pairs = Pairs(context.to_x(a), context.to_x(b), cond, context.seeds(options.pairs))
     t = options.t if options.t is not None else matched_times(context, [_DEFAULT_FRACTION])[0]
     times = options.levels if options.levels is not None else matched_times(context, _FRACTIONS)

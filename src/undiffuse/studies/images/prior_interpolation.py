@@ -192,7 +192,7 @@ def study_prior_interpolation(
         def part(step: float, count: float, number: int = number) -> None:
             tell(number * count + step, parts * count)
 
-        done[mix] = frames_between(context, way, mix, options.pairs, weights, options.asked, part)
+        done[mix] = frames_between(context, way, mix, options.pairs, weights, options.requested, part)
     legibility = Legibility(context)
     legible = {mix: _legible(context, frames, legibility) for mix, frames in done.items()}
     figure, axes = image_grid.draw([_table(context, options, way, done, weights)], num_charts=3, chart_height=400)

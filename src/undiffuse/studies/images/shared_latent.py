@@ -127,7 +127,7 @@ def study_shared_latent(
     levels = sorted({min(float(t), noisiest) for t in times}, reverse=True)
     if levels[-1] == 0:
         raise UsageError("at t = 0 there is nothing left to denoise; give times above 0")
-    cond = context.condition(options.num, options.asked)
+    cond = context.condition(options.num, options.requested)
     total, shares = len(levels) + 1, 1000
 
     def part(number: int) -> Tell:

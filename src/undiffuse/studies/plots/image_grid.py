@@ -40,8 +40,8 @@ class Table:
         title: above the table, at its left.
         notes: at the right of each row; empty for none.
         frames: colour of a frame around the image at (row, column).
-        gaps: columns that stand a little apart from the one before.
-        row_gaps: rows that stand a little apart from the one before.
+        gaps: columns with a gap before them.
+        row_gaps: rows with a gap before them.
     """
 
     rows: Sequence[Array]

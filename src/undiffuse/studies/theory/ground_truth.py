@@ -112,7 +112,7 @@ def swissroll_truth(config: Any) -> EvenMixture:
 
 
 def rings_truth(config: Any) -> EvenMixture:
-    """Circles: even angles, on each as many as its own circumference asks for, each circle of the same weight."""
+    """Circles: even angles, on each as many as its circumference needs, each circle of the same weight."""
     means, weights = [], []
     for radius in ring_radii(config.num_rings).tolist():
         count = _count_for(2 * math.pi * radius, config.noise, fewest=FEWEST // config.num_rings + 1)

@@ -59,7 +59,7 @@ def study_theory(
 
     Args:
         record: of the model, at the head of the JSON.
-        observer: hears before each figure how many are done, of how many, and the name of the next.
+        observer: learns before each figure how many are done, of how many, and the name of the next.
     """
     figures: list[StudyFigure] = []
     for number, (name, row) in enumerate(FIGURES.items()):
