@@ -11,7 +11,7 @@ import pytest
 from command_line import CommandLine, assert_same_run, last_checkpoint
 
 from undiffuse.api.examining import _run
-from undiffuse.api.reporting import _journal
+from undiffuse.api.reporting import _metrics_log
 from undiffuse.cli.terminal import Terminal
 from undiffuse.doctor.run_files import files as examine_files
 from undiffuse.observer import observing
@@ -59,7 +59,7 @@ def test_report_and_doctor_say_it_and_go_on(run: Path, capsys: pytest.CaptureFix
     note = found.note
     assert note.startswith("1 line of metrics.jsonl")
     with observing(Terminal()):
-        assert _journal(run) == found.rows and len(found.rows) > 5
+        assert _metrics_log(run) == found.rows and len(found.rows) > 5
     assert note in " ".join(capsys.readouterr().err.split())
     subject = _run(str(run), None, (), None, 1, 0, "cpu")
     findings = {finding.title: finding.evidence for finding in examine_files(subject)}
