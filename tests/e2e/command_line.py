@@ -113,19 +113,19 @@ def state_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(last_checkpoint(run) / "state.safetensors")
 
 
-def journal_of(run: Path) -> list[dict[str, Any]]:
+def log_rows_of(run: Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl`` without what depends on the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in rows]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Bit for bit the same training state, model and journal."""
+    """Bit for bit the same training state, model and metrics log."""
     a, b = state_of(one), state_of(other)
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-    assert journal_of(one) == journal_of(other)
+    assert log_rows_of(one) == log_rows_of(other)
 
 
 def no_leftovers(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import TINY, CommandLine, journal_of, last_checkpoint, run_until, state_of, trainer_of
+from command_line import TINY, CommandLine, last_checkpoint, log_rows_of, run_until, state_of, trainer_of
 from safetensors.torch import load_file, save_file
 
 import undiffuse as package
@@ -85,7 +85,7 @@ def test_a_run_of_the_first_format_resumes_and_opens(name: str, tmp_path: Path) 
     assert read_record(tmp_path / "parts")["format_version"] == 1, "it is as it was written"
     one, other = (state_of(tmp_path / each) for each in ("whole", "parts"))
     assert one.keys() == other.keys() and not [key for key in one if not torch.equal(one[key], other[key])]
-    assert journal_of(tmp_path / "whole") == journal_of(tmp_path / "parts")
+    assert log_rows_of(tmp_path / "whole") == log_rows_of(tmp_path / "parts")
     whole, parts = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
 

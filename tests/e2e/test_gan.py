@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import CommandLine, assert_same_run, journal_of, run_until, trainer_of
+from command_line import CommandLine, assert_same_run, log_rows_of, run_until, trainer_of
 from torch import Tensor
 
 from undiffuse.api.configuration.runs import configure
@@ -34,6 +34,7 @@ TINY = (
 )
 FEW = ("--num", 20)
 NO_NORM = "system.discriminator.norm=none"
+LOGIT_LAYER = "discriminator.verdict.linear"  # data
 VARIANTS = {
     "plain": (),
     "conditional, spectral norm, hinge": (
@@ -193,7 +194,7 @@ def test_adaptive_augmentation_follows_the_overfitting(tmp_path: Path) -> None:
     config = config_of(*VARIANTS["adaptive and differentiable augmentation"], "num_images=512")
     trainer = trainer_of(config, tmp_path)
     trainer.run()
-    rows = [row for row in journal_of(tmp_path) if row["kind"] == "train"]
+    rows = [row for row in log_rows_of(tmp_path) if row["kind"] == "train"]
     assert rows[0]["p"] == 0 and rows[-1]["p"] > 0, "no discriminator calls nearly all data false"
     kept = newest_checkpoint(tmp_path / "checkpoints")[0]
     assert (
@@ -204,11 +205,11 @@ def test_adaptive_augmentation_follows_the_overfitting(tmp_path: Path) -> None:
 
 
 def test_metrics_reach_the_log(model: Path) -> None:
-    training = [row for row in journal_of(model) if row["kind"] == "train"]
+    training = [row for row in log_rows_of(model) if row["kind"] == "train"]
     names = {"discriminator_loss", "generator_loss", "d_real", "d_fake", "r_t", "grad_norm_generator"}
     assert names <= set(training[-1])
     assert training[-1]["loss"] == pytest.approx(training[-1]["discriminator_loss"])
-    held_out = [row for row in journal_of(model) if row["kind"] == "validation"][-1]
+    held_out = [row for row in log_rows_of(model) if row["kind"] == "validation"][-1]
     assert held_out["d_real_gap"] == pytest.approx(held_out["d_real_train"] - held_out["d_real"])
     assert (model / "previews").is_dir()
 
@@ -254,9 +255,9 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
 
 def test_a_logit_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer = trainer_of(config_of(), tmp_path)
-    layer = trainer.objective.model.get_submodule("discriminator.verdict.linear")
+    layer = trainer.objective.model.get_submodule(LOGIT_LAYER)
     layer.register_forward_hook(lambda module, inputs, output: output * (torch.nan if trainer.step == 3 else 1.0))
-    with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 3 .*discriminator\.verdict\.linear"):
+    with pytest.raises(NonFiniteError, match=rf"the loss is not finite at step 3 .*{LOGIT_LAYER}"):
         trainer.run()
     assert (tmp_path / "nonfinite_step_3" / "report.json").is_file()
 
@@ -265,9 +266,9 @@ def test_a_logit_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_a_loss_with_penalties_that_is_not_finite_leaves_its_evidence(objective: str, tmp_path: Path) -> None:
     """The step is repeated to find the cause, and a penalty differentiates within it."""
     trainer = trainer_of(config_of(f"system.objective={objective}", NO_NORM), tmp_path)
-    layer = trainer.objective.model.get_submodule("discriminator.verdict.linear")
+    layer = trainer.objective.model.get_submodule(LOGIT_LAYER)
     layer.register_forward_hook(lambda module, inputs, output: output * (torch.nan if trainer.step == 2 else 1.0))
-    with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 2 .*discriminator\.verdict\.linear"):
+    with pytest.raises(NonFiniteError, match=rf"the loss is not finite at step 2 .*{LOGIT_LAYER}"):
         trainer.run()
     assert (tmp_path / "nonfinite_step_2" / "report.json").is_file()
 

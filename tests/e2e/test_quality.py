@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import TINY, CommandLine, assert_same_run, journal_of, state_of
+from command_line import TINY, CommandLine, assert_same_run, log_rows_of, state_of
 from torch import Tensor
 
 from undiffuse.api.configuration.runs import configure
@@ -49,7 +49,7 @@ def trainer_of(folder: Path, *overrides: str, measure: Any = None) -> Trainer:
 
 
 def quality_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for row in journal_of(folder) if row["kind"] == "quality"]
+    return [row for row in log_rows_of(folder) if row["kind"] == "quality"]
 
 
 def test_rows_come_when_due_and_change_nothing_else(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_rows_come_when_due_and_change_nothing_else(tmp_path: Path) -> None:
     rows = quality_of(tmp_path / "with")
     assert [(row["images"], row["samples"]) for row in rows] == [(96, 20), (192, 20), (256, 20)]
     assert rows[0]["value"] != rows[2]["value"]
-    others = [{**row, "row": 0} for row in journal_of(tmp_path / "with") if row["kind"] != "quality"]
-    assert others == [{**row, "row": 0} for row in journal_of(tmp_path / "without")]
+    others = [{**row, "row": 0} for row in log_rows_of(tmp_path / "with") if row["kind"] != "quality"]
+    assert others == [{**row, "row": 0} for row in log_rows_of(tmp_path / "without")]
     a, b = state_of(tmp_path / "with"), state_of(tmp_path / "without")
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -18,8 +18,8 @@ from command_line import (
     CommandLine,
     assert_same_run,
     child,
-    journal_of,
     last_checkpoint,
+    log_rows_of,
     no_leftovers,
     run_until,
     state_of,
@@ -139,7 +139,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_with_its_number(
     assert process.exitcode == 128 + number, log.read_text()
     assert signal.Signals(number).name in log.read_text()
     assert "--resume --out" in log.read_text()
-    rows = journal_of(out)
+    rows = log_rows_of(out)
     images = json.loads((last_checkpoint(out) / "state.json").read_text())["counters"]["images"]
     assert rows[-1]["images"] <= images < rows[-1]["images"] + 32
     assert (out / "model.safetensors").is_file()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from command_line import TINY, CommandLine, journal_of, last_checkpoint, no_leftovers, run_until, state_of, trainer_of
+from command_line import TINY, CommandLine, last_checkpoint, log_rows_of, no_leftovers, run_until, state_of, trainer_of
 from PIL import Image
 
 from undiffuse.api import training
@@ -67,7 +67,7 @@ def test_what_is_no_part_of_the_result_may_be_another_when_a_run_is_resumed(
     assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     one, other = state_of(trained), state_of(run)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert {row["kind"] for row in journal_of(run)} == {"train", "validation", "quality"}
+    assert {row["kind"] for row in log_rows_of(run)} == {"train", "validation", "quality"}
     assert "train/loss" in drawn and "quality/value" in drawn
 
 
@@ -107,7 +107,7 @@ def test_what_has_come_to_something_stays(
 ) -> None:
     broken_at(4, MemoryError(), monkeypatch)  # two rows of the metrics log and two checkpoints are there
     undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=1)
-    assert len(journal_of(tmp_path / "run")) == 2 and last_checkpoint(tmp_path / "run").name == "images_000000000064"
+    assert len(log_rows_of(tmp_path / "run")) == 2 and last_checkpoint(tmp_path / "run").name == "images_000000000064"
     assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", "seed=1", "--out", tmp_path / "run")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import TINY, CommandLine, journal_of
+from command_line import TINY, CommandLine, log_rows_of
 from PIL import Image
 
 from undiffuse.api.configuration.runs import configure
@@ -168,7 +168,7 @@ def test_schedules_are_counted_in_images_whatever_the_batch(tmp_path: Path) -> N
         folder = tmp_path / str(batch)
         options = ("num_images=160", "optimizer.warmup_images=64", "optimizer.decay=linear", f"batch_images={batch}")
         trained(folder, "ddpm-digits", *TINY, *options)
-        rates[batch] = [row["learning_rate"] for row in journal_of(folder) if row["kind"] == "train"]
+        rates[batch] = [row["learning_rate"] for row in log_rows_of(folder) if row["kind"] == "train"]
     assert rates[16] == rates[32]
 
 
@@ -195,7 +195,7 @@ def test_global_randomness_changes_nothing_and_is_left_alone(tmp_path: Path) -> 
         expected = torch.rand(1, generator=torch.Generator().manual_seed(seed))
         trained(tmp_path / str(seed), "ddpm-digits", *TINY, "num_images=64", "system.network.dropout=0.3")
         assert torch.equal(torch.rand(1), expected)
-    assert journal_of(tmp_path / "1") == journal_of(tmp_path / "2")
+    assert log_rows_of(tmp_path / "1") == log_rows_of(tmp_path / "2")
 
 
 def test_a_run_without_held_out_images(tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_tensorboard(tmp_path: Path, undiffuse: CommandLine) -> None:
     board = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     shown = {event.step: event.value for event in board.Scalars("train/loss")}
-    written = {row["images"]: row["loss"] for row in journal_of(tmp_path / "run") if row["kind"] == "train"}
+    written = {row["images"]: row["loss"] for row in log_rows_of(tmp_path / "run") if row["kind"] == "train"}
     assert shown == pytest.approx(written)
     assert board.Scalars("validation/loss")

@@ -194,5 +194,5 @@ def test_names_of_earlier_versions_are_read() -> None:
     earlier = validate(DistributionMatchingConfig, {**options, "game": {"judge": 0.5}})  # data
     now = validate(DistributionMatchingConfig, {**options, "adversarial": {"discriminator": 0.5}})
     assert earlier == now and earlier.model_dump(mode="json") == now.model_dump(mode="json")
-    with pytest.raises(UsageError, match="'game' is the earlier name of 'adversarial'"):
+    with pytest.raises(UsageError, match="'game' is the earlier name of 'adversarial'"):  # data
         validate(DistributionMatchingConfig, {**options, "game": {}, "adversarial": {}})  # data

@@ -254,4 +254,4 @@ def test_gradients_reach_every_weight_with_and_without_a_teacher(monkeypatch: py
             parameter.data += 0.1 * torch.randn_like(parameter)
         student(batch(), "main", StepRandom(0, 0)).loss.backward()
         assert all(bool(parameter.grad.any()) for parameter in student.parameters() if parameter.grad is not None)
-        assert student.model.network.embedding.until.weight.grad is not None  # type: ignore[union-attr]
+        assert student.model.network.embedding.until.weight.grad is not None  # type: ignore[union-attr]  # data
