@@ -31,7 +31,7 @@ import undiffuse
 from undiffuse.api.configuration.runs import configure, saved_config
 from undiffuse.api.examining import _checkpoints
 from undiffuse.api.exporting import export_model
-from undiffuse.api.reporting import _findings, _journal, _json
+from undiffuse.api.reporting import _findings, _json, _metrics_log
 from undiffuse.api.training import split_data
 from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
@@ -147,7 +147,7 @@ def run_folder(place: Path, heard: Heard) -> Folder:
     write_json(path / "doctor.json", sealed({"findings": [finding]}))
     readers: dict[str, Reader] = {  # the quick ones first: the first that refuses ends it
         "report: results": lambda: [_json(path / "evaluation.json"), _findings(path / "doctor.json")],
-        "report: metrics log": lambda: _journal(path),
+        "report: metrics log": lambda: _metrics_log(path),
         "report: previews": lambda: [image.uri for image in previews(path / "previews")],
         "doctor: checkpoints": lambda: checked(path, heard),
         "ema": lambda: reaveraged(path),
