@@ -19,6 +19,7 @@ from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import RunError, UsageError
+from undiffuse.observer import check_cancelled
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
 #: Per-sample tensors that a multistep method carries from step to step.
@@ -254,6 +255,7 @@ def sample(
         final = finish and index == count - 1
         steps = _same_step_for_all(times[index], times[index + 1], index, count, final, batch)
         watch.first = None
+        check_cancelled()
         x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
         if callback is not None and watch.first is not None:
             callback(Progress(index, count, x, watch.first))

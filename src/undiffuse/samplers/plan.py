@@ -19,6 +19,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import SamplingStoppedError, UsageError
+from undiffuse.observer import check_cancelled
 from undiffuse.samplers.base import Progress, Sampler
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.rows import Rows, put_back
@@ -134,6 +135,7 @@ def run(
     Raises:
         UsageError: a batch without a sample.
         SamplingStoppedError: ``stop`` returned true; batches that ``take`` was given are whole.
+        CancelledError: the work of this thread was cancelled.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
@@ -178,6 +180,7 @@ def _arrived(stage: Stage, rows: Rows, on_step: Callable[[Progress], None] | Non
     while bool((moving := ~rows.arrived).any()):
         if stop():
             raise SamplingStoppedError(f"sampling was stopped after {done} of {count} steps")
+        check_cancelled()
         rows = advance_some(stage, rows, moving)
         done += 1
         if on_step is not None:

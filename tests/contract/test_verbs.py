@@ -1,0 +1,209 @@
+"""Every verb prints nothing, returns something, reports its progress, runs in any thread and can be cancelled."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import undiffuse
+from undiffuse.api import VERBS
+from undiffuse.api.training import TrainedRun
+from undiffuse.cancellation import Cancel
+from undiffuse.errors import CancelledError
+from undiffuse.files import sha256_of
+from undiffuse.observer import Silent
+from undiffuse.registry import resolve
+
+TINY = (
+    *(
+        "system.parameterization=v",
+        "system.network.channels=8",
+        "num_images=128",
+        "batch_images=16",
+        "optimizer.warmup_images=0",
+    ),
+    *("log_every_images=32", "validation_images=16", "preview_every_images=0", "quality_every_images=0"),
+)
+STUDENT = ("num_images=64", *TINY[3:])
+
+
+class Hearer(Silent):
+    """Counts what it hears, and makes a request to stop when it first hears of progress."""
+
+    def __init__(self, cancel: Cancel | None = None) -> None:
+        self.progressed, self.rows, self.lines = 0, list[str](), list[str]()
+        self._cancel = cancel
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        self.progressed += 1
+        if self._cancel is not None:
+            self._cancel.request()
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        self.rows.append(kind)
+
+    def announce(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned next to nothing."""
+    out = tmp_path_factory.mktemp("verbs") / "run"
+    assert undiffuse.train("ddpm-digits", TINY, out=out, device="cpu").finished
+    return out
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number, array in enumerate(np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
+        Image.fromarray(array).save(folder / f"{number:02d}.png")
+    return folder
+
+
+#: verb → a small call of it, given (verb, run, images, where to write, what hears and what cancels)
+CALLS: dict[str, Callable[..., Any]] = {
+    "train": lambda verb, run, images, out, **heard: verb("ddpm-digits", TINY, out=out, device="cpu", **heard),
+    "distill": lambda verb, run, images, out, **heard: verb(
+        run, 2, "consistency", STUDENT, out=out, device="cpu", **heard
+    ),
+    "sample": lambda verb, run, images, out, **heard: verb(run, 4, steps=3, sampler="ddim", out=out, **heard),
+    "evaluate": lambda verb, run, images, out, **heard: verb(
+        run,
+        ["precision_recall"],
+        num=24,
+        steps=2,
+        batch_size=8,
+        features="pixels",
+        out=out.with_suffix(".json"),
+        **heard,
+    ),
+    "compare": lambda verb, run, images, out, **heard: verb(
+        images, images, ["precision_recall"], features="pixels", out=out.with_suffix(".json"), **heard
+    ),
+    "export": lambda verb, run, images, out, **heard: verb(
+        run, out, tune_steps=(2,), sampler="ddim", seeds=2, tolerance=9.0, **heard
+    ),
+    "study": lambda verb, run, images, out, **heard: verb("forward", run, out, **heard),
+    "report": lambda verb, run, images, out, **heard: verb(run, out.with_suffix(".html"), **heard),
+    "doctor": lambda verb, run, images, out, **heard: verb(images, out=out.with_suffix(".json"), **heard),
+    "invert": lambda verb, run, images, out, **heard: verb(run, images, out, num=2, sampler="heun", steps=2, **heard),
+    "prepare": lambda verb, run, images, out, **heard: verb(images, out.with_suffix(".zip"), workers=1, **heard),
+}
+
+
+def in_a_thread(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call returns, or raises, in a thread of its own."""
+    returned: list[Any] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            returned.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return (returned or [None])[0], (raised or [None])[0]
+
+
+def test_every_verb_is_called_here_and_is_a_name_of_the_front_door() -> None:
+    assert CALLS.keys() == VERBS.keys()
+    for name, home in VERBS.items():
+        assert getattr(undiffuse, name) is resolve(home) and name in undiffuse.__all__
+        parameters = inspect.signature(resolve(home)).parameters
+        assert {"observer", "cancel"} <= parameters.keys(), name
+        assert parameters["observer"].default is None and parameters["cancel"].default is None
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_in_a_thread_prints_nothing_and_reports(
+    name: str, run: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hearer = Hearer()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        returned, raised = in_a_thread(
+            lambda: CALLS[name](resolve(VERBS[name]), run, images, tmp_path / "out", observer=hearer, cancel=Cancel())
+        )
+    assert raised is None and returned is not None
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "") and [str(one.message) for one in caught] == []
+    assert hearer.progressed > 0
+    assert "train" in hearer.rows or not isinstance(returned, TrainedRun)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_cancelled_verb_leaves_nothing_half_written(name: str, run: Path, images: Path, tmp_path: Path) -> None:
+    cancel = Cancel()
+    returned, raised = in_a_thread(
+        lambda: CALLS[name](resolve(VERBS[name]), run, images, tmp_path / "out", observer=Hearer(cancel), cancel=cancel)
+    )
+    if name in ("train", "distill"):  # stops with a checkpoint, which is what a person wants of it
+        assert raised is None and not returned.finished and returned.cause == "cancelled"
+        assert 0 < returned.num_images < 64 and list(returned.folder.glob("checkpoints/images_*"))
+    else:
+        assert isinstance(raised, CancelledError)
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and ".partial" not in path.name]
+        assert left == [] or name == "prepare"  # which goes on from what it has
+
+
+def test_a_cancelled_training_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> None:
+    cancel = Cancel()
+    stopped = undiffuse.train(
+        "ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=Hearer(cancel), cancel=cancel
+    )
+    assert not stopped.finished
+    assert undiffuse.train(out=stopped.folder, resume=True, device="cpu").finished
+    for name in ("model.safetensors", "raw.safetensors"):
+        assert sha256_of(stopped.folder / name) == sha256_of(run / name)
+
+
+def test_what_is_cancelled_before_it_begins_does_not_begin(run: Path, tmp_path: Path) -> None:
+    cancel = Cancel()
+    cancel.request("no longer wanted")
+    with pytest.raises(CancelledError, match="no longer wanted"):
+        undiffuse.sample(run, 4, steps=2, out=tmp_path / "out", cancel=cancel)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_threads_hear_of_their_own_work_alone(run: Path) -> None:
+    hearers = [Hearer(), Hearer()]
+    threads = [
+        threading.Thread(target=undiffuse.sample, args=(run, 2), kwargs={"steps": number + 2, "observer": hearer})
+        for number, hearer in enumerate(hearers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, second = (hearer.progressed for hearer in hearers)
+    assert 0 < first < second
+
+
+def test_an_observer_may_be_a_function(run: Path) -> None:
+    heard: list[tuple[float, float, str]] = []
+    samples = undiffuse.sample(run, 2, steps=2, observer=lambda *progress: heard.append(progress))
+    assert samples.shape[0] == 2 and heard[-1][0] == heard[-1][1] and heard[-1][2] == "sampling"
+
+
+def test_sample_writes_what_it_returns_and_a_sampler_is_refused(run: Path, tmp_path: Path) -> None:
+    samples = undiffuse.sample(run, 3, steps=2, seed=5, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["000000.png", "000001.png", "000002.png"]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "000001.png")), samples[1, 0].numpy())
+    alone = undiffuse.sample(run, 1, steps=2, seed=6, class_name=samples.classes[1])
+    assert np.array_equal(alone.numpy(), samples[1:2].numpy())
+    with pytest.raises(undiffuse.errors.UsageError, match="run_sampler"):
+        undiffuse.sample(undiffuse.make_sampler("ddim"))  # type: ignore[arg-type]
