@@ -39,7 +39,7 @@ from undiffuse.errors import UndiffuseError
 from undiffuse.files import write_json
 from undiffuse.models.saved import load
 from undiffuse.observer import Silent, observing
-from undiffuse.report.images import previews
+from undiffuse.reports.images import previews
 from undiffuse.sealed import sealed
 from undiffuse.training.posthoc import reconstruct
 from undiffuse.training.trainer import Trainer

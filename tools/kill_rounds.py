@@ -156,7 +156,7 @@ def _imported_before() -> list[str]:
 
     others = ["torch._dynamo", "sklearn.datasets", "rich.progress", "rich.table", "PIL.PngImagePlugin"]
     found = [module.name for module in pkgutil.walk_packages(undiffuse.__path__, "undiffuse.")]
-    return [*others, *(name for name in found if name.split(".")[1] not in ("studies", "report", "doctor"))]
+    return [*others, *(name for name in found if name.split(".")[1] not in ("studies", "reports", "diagnostics"))]
 
 
 def _undiffuse(arguments: list[str], log: str) -> None:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from undiffuse.api.comparing import compare
     from undiffuse.api.distilling import distill
     from undiffuse.api.evaluating import evaluate
+    from undiffuse.api.examining import doctor
     from undiffuse.api.exporting import export
     from undiffuse.api.inverting import invert
     from undiffuse.api.loading import load
     from undiffuse.api.preparing import prepare
+    from undiffuse.api.reporting import report
     from undiffuse.api.sampling import sample
     from undiffuse.api.studying import study
     from undiffuse.api.training import train
@@ -81,12 +83,14 @@ __all__ = [
     "__version__",
     "compare",
     "distill",
+    "doctor",
     "evaluate",
     "export",
     "invert",
     "load",
     "make_sampler",
     "prepare",
+    "report",
     "run_sampler",
     "sample",
     "save_wrapped",

@@ -57,8 +57,8 @@ RULE: dict[str, tuple[str, ...]] = {
         *("objectives.base", "objectives.from_model"),
     ),
     "studies": ("core", "losses", "samplers", "data", "metrics", "models"),
-    "doctor": ("core", "losses", "samplers", "data", "metrics", "models"),
-    "report": ("models.options", "core.space", "evaluation", "studies", "doctor"),
+    "diagnostics": ("core", "losses", "samplers", "data", "metrics", "models"),
+    "reports": ("models.options", "core.space", "evaluation", "studies", "diagnostics"),
     "recipes": (
         *("core", "losses", "networks.config", "networks.gan.config", "models.options", "models.denoising"),
         *("objectives", "augment", "data", "training.config"),
@@ -68,11 +68,11 @@ RULE: dict[str, tuple[str, ...]] = {
     "api": (
         *("core", "augment", "compute", "losses.limits", "samplers", "models", "objectives", "data", "metrics"),
         *("networks.config", "networks.gan.config"),
-        *("recipes", "training", "evaluation", "studies", "doctor", "report", "zoo"),
+        *("recipes", "training", "evaluation", "studies", "diagnostics", "reports", "zoo"),
     ),
     "experiments": (
         *("api", "core", "samplers", "models", "objectives", "data", "metrics"),
-        *("recipes", "training", "evaluation", "studies", "report"),
+        *("recipes", "training", "evaluation", "studies", "reports"),
     ),
     "cli": (
         *("api", "experiments", "augment", "core.limits", "samplers", "models", "data"),
@@ -220,7 +220,7 @@ def test_the_test_lets_a_line_pass() -> None:
         ("training", "from undiffuse.objectives.diffusion import DiffusionConfig"),
         ("objectives", 'ROWS = {"digits": "undiffuse.data.sources.digits:load"}'),
         ("errors", "from undiffuse.core.rows import per_row"),
-        ("report", "from undiffuse.cli.main import main"),
+        ("reports", "from undiffuse.cli.main import main"),
     ],
 )
 def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import split_data
 from undiffuse.data import source_config_for
-from undiffuse.doctor import DATA_CHECKS, Finding, examine
-from undiffuse.doctor.data_context import DataContext
-from undiffuse.doctor.memorisation import memorisation
+from undiffuse.diagnostics import DATA_CHECKS, Finding, examine
+from undiffuse.diagnostics.data_context import DataContext
+from undiffuse.diagnostics.memorisation import memorisation
 from undiffuse.training.trainer import Trainer
 
 _TINY = ("num_images=2", "batch_images=2", "system.network.channels=8")

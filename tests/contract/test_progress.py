@@ -20,9 +20,9 @@ from undiffuse.cli.terminal import TrainingView, counting
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
-from undiffuse.doctor import DATA_CHECKS
-from undiffuse.doctor.data_context import DataContext
-from undiffuse.doctor.findings import Finding, examine
+from undiffuse.diagnostics import DATA_CHECKS
+from undiffuse.diagnostics.data_context import DataContext
+from undiffuse.diagnostics.findings import Finding, examine
 from undiffuse.experiments.trainings import Parts
 from undiffuse.observer import OnProgress, observing
 from undiffuse.progress import Counter, Estimate, status

@@ -14,7 +14,7 @@ from undiffuse.api.planning import plan_training
 from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
 from undiffuse.api.training import split_data, train_run
 from undiffuse.cli.terminal import Terminal
-from undiffuse.doctor.noise import assess_noise, neighbour_correlation
+from undiffuse.diagnostics.noise import assess_noise, neighbour_correlation
 from undiffuse.images import grid_of, image_of, images_in, save_png
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe

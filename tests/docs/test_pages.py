@@ -23,7 +23,7 @@ from undiffuse.data.config.loader import LoaderConfig
 from undiffuse.data.download import SETS
 from undiffuse.data.prepare.settings import Filters
 from undiffuse.data.registry import SOURCE_CONFIGS
-from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS
+from undiffuse.diagnostics import DATA_CHECKS, RUN_CHECKS
 from undiffuse.evaluation import METRICS
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES

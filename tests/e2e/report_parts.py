@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from undiffuse.evaluation.schedule import Schedule
-from undiffuse.report import ReportMaterial
+from undiffuse.reports import ReportMaterial
 
 VOID = {"meta", "link", "img", "br", "use", "path", "wbr"}
 

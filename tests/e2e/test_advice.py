@@ -77,14 +77,14 @@ REACH: dict[str, set[str] | list[str]] = {
     "data/download/get.py": {"data get"},
     "data/prepare/": {"data prepare"},
     "data/prepare/checks.py": {"data prepare"},
-    "doctor/": ["doctor", "sample", "evaluate"],
+    "diagnostics/": ["doctor", "sample", "evaluate"],
     "evaluation/__init__.py": {"evaluate"},
     "evaluation/image_metrics.py": {"evaluate", "compare"},
     "evaluation/context.py": {"evaluate"},
     "files.py": {"sample", "invert", "export", "ema"},
     "models/classes.py": {"sample"},
     "models/saved.py": ["sample", "train"],
-    "report/ranking.py": ["train"],
+    "reports/ranking.py": ["train"],
     "studies/ablations/one_class.py": {"study one-class"},
     "training/trainer.py": {"train", "distill"},
 }
@@ -93,7 +93,7 @@ EVERY = ["demo", "train", "distill", "export", "ema", "sample", "evaluate", "com
 #: Options of other programs, and what looks like one.
 NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "--raw", "--run"}
 #: Of these files only the names of our own are looked at: variables of style sheets and of pages.
-NO_ADVICE = ("report/figures.py",)
+NO_ADVICE = ("reports/figures.py",)
 #: In one place, an option of one command alone is told to all who read it, with the reason.
 EXCEPTIONS = {
     ("api/reference_data.py", "--metrics"): "only an evaluation has metrics to choose, and only there is it said",

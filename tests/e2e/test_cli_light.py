@@ -51,7 +51,7 @@ ROOMS_FOR_SAMPLING = (
 #: Of other rooms, what the command line is checked by before it is known which it needs: nothing heavy.
 CHECKED_BY = {
     *("undiffuse.data", "undiffuse.data.prepare", "undiffuse.data.prepare.checks"),
-    *("undiffuse.doctor", "undiffuse.doctor.findings", "undiffuse.doctor.limits", "undiffuse.recipes"),
+    *("undiffuse.diagnostics", "undiffuse.diagnostics.findings", "undiffuse.diagnostics.limits", "undiffuse.recipes"),
     *("undiffuse.training", "undiffuse.training.widths"),
     *("undiffuse.studies.study_file", "undiffuse.studies.option_parsing"),
 }

@@ -13,7 +13,7 @@ from command_line import CommandLine, assert_same_run, last_checkpoint
 from undiffuse.api.examining import _run
 from undiffuse.api.reporting import _metrics_log
 from undiffuse.cli.terminal import Terminal
-from undiffuse.doctor.run_files import files as examine_files
+from undiffuse.diagnostics.run_files import files as examine_files
 from undiffuse.observer import observing
 from undiffuse.training.metrics_log import MetricsLog, Rows, read_rows
 

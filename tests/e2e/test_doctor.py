@@ -191,8 +191,8 @@ def test_equal_content_is_found_among_all_and_a_part_is_never_taken_for_the_whol
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     colours(tmp_path / "many", 30, p02="01")
-    monkeypatch.setattr("undiffuse.doctor.data_context.MOST", 4)  # 0, 10, 19 and 29: neither of the two
-    monkeypatch.setattr("undiffuse.doctor.dataset_size.MOST", 4)
+    monkeypatch.setattr("undiffuse.diagnostics.data_context.MOST", 4)  # 0, 10, 19 and 29: neither of the two
+    monkeypatch.setattr("undiffuse.diagnostics.dataset_size.MOST", 4)
     found = examined(undiffuse, tmp_path / "many", out=tmp_path / "found.json")
     assert found["exact duplicates"]["details"]["groups"] == [["01.png", "02.png"]]
     assert found["no near-duplicates"]["evidence"].startswith("4 images")

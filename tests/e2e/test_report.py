@@ -31,12 +31,12 @@ from report_parts import (
 
 from undiffuse.errors import RunError, UsageError
 from undiffuse.images import save_png
-from undiffuse.report import ReportMaterial, Study, read_study, render, write_report
-from undiffuse.report.curves import curve, drift_curves, level_curves, quality_curve
-from undiffuse.report.figures import moving_mean, short, thinned, wants_log
-from undiffuse.report.images import PREVIEW_BYTES, EmbeddedImage, embed, spread
-from undiffuse.report.metrics_table import metrics_of, with_uncertainty
-from undiffuse.report.wording import duration, flattened, headline, number, progress_of
+from undiffuse.reports import ReportMaterial, Study, read_study, render, write_report
+from undiffuse.reports.curves import curve, drift_curves, level_curves, quality_curve
+from undiffuse.reports.figures import moving_mean, short, thinned, wants_log
+from undiffuse.reports.images import PREVIEW_BYTES, EmbeddedImage, embed, spread
+from undiffuse.reports.metrics_table import metrics_of, with_uncertainty
+from undiffuse.reports.wording import duration, flattened, headline, number, progress_of
 
 SECTIONS = (
     *("doctor", "samples", "filmstrip", "loss", "quality", "previews", "metrics", "schedule", "studies"),
@@ -157,7 +157,7 @@ def test_same_material_gives_the_same_bytes(material: ReportMaterial) -> None:
 
 def test_plots_take_their_colours_from_the_page(material: ReportMaterial) -> None:
     html = render(material)
-    css = (Path(sys.modules["undiffuse.report"].__path__[0]) / "templates" / "run.css").read_text(encoding="utf-8")
+    css = (Path(sys.modules["undiffuse.reports"].__path__[0]) / "templates" / "run.css").read_text(encoding="utf-8")
     used = set(re.findall(r"var\((--[a-z0-9]+)\)", html))
     light, dark = css.split("prefers-color-scheme: dark", 1)
     for variable in used:
@@ -343,6 +343,6 @@ def test_headline_says_what_was_made_of_what() -> None:
 
 def test_importing_the_report_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'matplotlib', 'jinja2', 'scipy', 'sklearn', 'PIL'}"
-    code = f"import sys, undiffuse.report; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, undiffuse.reports; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,8 +13,8 @@ import pytest
 from report_parts import RECORD, material_of, random_images
 
 from undiffuse.images import save_png
-from undiffuse.report import ReportMaterial, Study, render, render_comparison
-from undiffuse.report.studies import SavedFigure
+from undiffuse.reports import ReportMaterial, Study, render, render_comparison
+from undiffuse.reports.studies import SavedFigure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LONG = "a_rather_long_name_of_a_run_without_any_space_in_it_2026"

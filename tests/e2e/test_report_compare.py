@@ -28,8 +28,8 @@ from undiffuse.api.configuration.runs import configure, placed
 from undiffuse.api.reporting import found_studies
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.report import render_comparison
-from undiffuse.report.compare import config_differences, metric_lines, overview, remarks
+from undiffuse.reports import render_comparison
+from undiffuse.reports.compare import config_differences, metric_lines, overview, remarks
 
 
 def other_record(**config: Any) -> dict[str, Any]:

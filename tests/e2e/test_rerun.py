@@ -10,9 +10,9 @@ from command_line import TINY, CommandLine, assert_same_run
 
 import undiffuse as package
 from undiffuse.api.configuration.runs import configure
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
-from undiffuse.report.wording import headline, progress_of
+from undiffuse.reports.wording import headline, progress_of
 from undiffuse.sealed import read_json
 from undiffuse.zoo import bundled_models
 

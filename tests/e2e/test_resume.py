@@ -30,8 +30,8 @@ from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.examining import _checkpoints
 from undiffuse.api.training import split_data
-from undiffuse.doctor.run_context import RunContext
-from undiffuse.doctor.run_files import files as examine_files
+from undiffuse.diagnostics.run_context import RunContext
+from undiffuse.diagnostics.run_files import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
 from undiffuse.observer import Silent

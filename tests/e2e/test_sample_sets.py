@@ -18,7 +18,7 @@ from PIL import Image
 from undiffuse import files as files_of_ours
 from undiffuse.api import sampling
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
-from undiffuse.doctor.survey import survey_folder
+from undiffuse.diagnostics.survey import survey_folder
 from undiffuse.files import json_text
 from undiffuse.images import SHOWN_SIDE, image_of
 from undiffuse.leftovers import remove_leftovers_of

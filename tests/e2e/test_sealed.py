@@ -17,7 +17,7 @@ from command_line import CommandLine
 import undiffuse as package
 from undiffuse.api.examining import _run
 from undiffuse.api.reporting import _json
-from undiffuse.doctor.run_files import files as examine_files
+from undiffuse.diagnostics.run_files import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of, write_json
 from undiffuse.models import saved

@@ -17,14 +17,20 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.processes import DiscreteVP, EDMProcess, FlowProcess
-from undiffuse.doctor.data_context import bars_of, values_of
-from undiffuse.doctor.duplicates import groups_of, near_pairs, signature, softened, thumbnails
-from undiffuse.doctor.findings import Finding, examine
-from undiffuse.doctor.memorisation import assess_memorisation
-from undiffuse.doctor.metrics_log import assess_losses, assess_validation, epochs
-from undiffuse.doctor.noise_levels import LevelErrors, assess_levels, assess_prior, prior_mismatch, trivial_error
-from undiffuse.doctor.samples import assess_classes, assess_colours, assess_saturation, assess_steps, assess_variety
-from undiffuse.doctor.weights import assess_ema, assess_ema_loss, assess_weights
+from undiffuse.diagnostics.data_context import bars_of, values_of
+from undiffuse.diagnostics.duplicates import groups_of, near_pairs, signature, softened, thumbnails
+from undiffuse.diagnostics.findings import Finding, examine
+from undiffuse.diagnostics.memorisation import assess_memorisation
+from undiffuse.diagnostics.metrics_log import assess_losses, assess_validation, epochs
+from undiffuse.diagnostics.noise_levels import LevelErrors, assess_levels, assess_prior, prior_mismatch, trivial_error
+from undiffuse.diagnostics.samples import (
+    assess_classes,
+    assess_colours,
+    assess_saturation,
+    assess_steps,
+    assess_variety,
+)
+from undiffuse.diagnostics.weights import assess_ema, assess_ema_loss, assess_weights
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics.classification import ClassAccumulator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from undiffuse.doctor.gan_dynamics import assess_balance, assess_gap, is_adversarial
+from undiffuse.diagnostics.gan_dynamics import assess_balance, assess_gap, is_adversarial
 from undiffuse.errors import UsageError
 
 

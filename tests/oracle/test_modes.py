@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.data import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig, load_dataset
 from undiffuse.data.config import DigitsConfig, IdxConfig, StackedMnistConfig
 from undiffuse.data.sources.modes import known_modes
-from undiffuse.doctor.modes import assess_modes
+from undiffuse.diagnostics.modes import assess_modes
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import check_known
 from undiffuse.metrics import load_features

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from undiffuse.report import ReportMaterial, render_comparison
-from undiffuse.report.ranking import NO_DIFFERENCE, RankedMetric, rank_runs, summary, unequal_training
+from undiffuse.reports import ReportMaterial, render_comparison
+from undiffuse.reports.ranking import NO_DIFFERENCE, RankedMetric, rank_runs, summary, unequal_training
 
 RECORD = {"model": {"shape": [1, 8, 8]}, "data": {"fingerprint": "f", "train": 100}, "config": {"recipe": "r"}}
 

@@ -28,7 +28,7 @@ from undiffuse.core.processes import (
 )
 from undiffuse.core.terminal_noise import NOISE_LOG_SNR, options_ending_in_noise, specs_ending_in_noise, terminal_noise
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.doctor.noise_levels import assess_prior
+from undiffuse.diagnostics.noise_levels import assess_prior
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.samplers import make_sampler

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from undiffuse.doctor.limits import check_near
+from undiffuse.diagnostics.limits import check_near
 from undiffuse.errors import UsageError
 from undiffuse.limits import TRAINING_SEED_BITS, check_at_least, check_seed
 from undiffuse.registry import nearest

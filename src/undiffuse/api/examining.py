@@ -18,11 +18,11 @@ from undiffuse.claims import claimed
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.dataset import Dataset
-from undiffuse.doctor import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, examine
-from undiffuse.doctor import Finding as Finding
-from undiffuse.doctor.data_context import DataContext
-from undiffuse.doctor.limits import NEAR
-from undiffuse.doctor.run_context import CheckpointState, RunContext
+from undiffuse.diagnostics import DATA_CHECKS, RUN_CHECKS, SEVERITIES, Examination, examine
+from undiffuse.diagnostics import Finding as Finding
+from undiffuse.diagnostics.data_context import DataContext
+from undiffuse.diagnostics.limits import NEAR
+from undiffuse.diagnostics.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import write_json

@@ -26,7 +26,7 @@ from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, Tell, note, observing, stage
-from undiffuse.report import ReportMaterial, Study, read_study, write_comparison, write_report
+from undiffuse.reports import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
 from undiffuse.training.metrics_log import read_rows

@@ -11,8 +11,8 @@ import torch
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
-from undiffuse.doctor.noise import is_noise, neighbour_correlation
-from undiffuse.doctor.weights import assess_ema
+from undiffuse.diagnostics.noise import is_noise, neighbour_correlation
+from undiffuse.diagnostics.weights import assess_ema
 from undiffuse.images import Bytes, images_in
 from undiffuse.observer import note
 from undiffuse.recipes import RECIPES, get_recipe

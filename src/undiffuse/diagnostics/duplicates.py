@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse.doctor.limits import NEAR
+from undiffuse.diagnostics.limits import NEAR
 
 #: Longest side of a thumbnail.
 SIDE = 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.findings import Finding
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.metrics.modes import Modes, to_details
 
 

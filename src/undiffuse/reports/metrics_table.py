@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from undiffuse.models.options import option_rows
-from undiffuse.report.wording import flattened, number
+from undiffuse.reports.wording import flattened, number
 
 NAMES = {
     "nll": "Negative log-likelihood (ODE)",

@@ -3,9 +3,9 @@
 Matplotlib and jinja2 come in when a page is made.
 """
 
-from undiffuse.report.compare import render_comparison, write_comparison
-from undiffuse.report.material import ReportMaterial
-from undiffuse.report.page import render, write_report
-from undiffuse.report.studies import Study, read_study
+from undiffuse.reports.compare import render_comparison, write_comparison
+from undiffuse.reports.material import ReportMaterial
+from undiffuse.reports.page import render, write_report
+from undiffuse.reports.studies import Study, read_study
 
 __all__ = ["ReportMaterial", "Study", "read_study", "render", "render_comparison", "write_comparison", "write_report"]

@@ -8,10 +8,10 @@ from typing import Any
 
 from undiffuse.errors import RunError
 from undiffuse.files import write_text
-from undiffuse.report import curves, figures, images, metrics_table, wording
-from undiffuse.report.figures import Chart, Curve
-from undiffuse.report.material import ReportMaterial
-from undiffuse.report.studies import Study
+from undiffuse.reports import curves, figures, images, metrics_table, wording
+from undiffuse.reports.figures import Chart, Curve
+from undiffuse.reports.material import ReportMaterial
+from undiffuse.reports.studies import Study
 from undiffuse.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"

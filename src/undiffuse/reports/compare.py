@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.report import curves, figures, images, metrics_table, ranking, wording
-from undiffuse.report.figures import RUN_COLOURS, VARIABLES, Chart
-from undiffuse.report.material import ReportMaterial
-from undiffuse.report.page import epoch_of, fill, shown_studies, study_note, write_page
+from undiffuse.reports import curves, figures, images, metrics_table, ranking, wording
+from undiffuse.reports.figures import RUN_COLOURS, VARIABLES, Chart
+from undiffuse.reports.material import ReportMaterial
+from undiffuse.reports.page import epoch_of, fill, shown_studies, study_note, write_page
 
 #: Of a configuration, where two losses are not the same quantity.
 LOSS_KEYS = ("system.parameterization", "system.weighting", "system.objective", "system.time_density", "system.process")

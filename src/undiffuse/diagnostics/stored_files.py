@@ -9,9 +9,9 @@ import numpy as np
 
 from undiffuse.data.readers.decoding.image import FRAMES, automatic_side
 from undiffuse.data.sources.layout.left_out import LEFT_OUT, PASSED_OVER
-from undiffuse.doctor.data_context import DataContext
-from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.survey import Survey, kinds
+from undiffuse.diagnostics.data_context import DataContext
+from undiffuse.diagnostics.findings import Finding
+from undiffuse.diagnostics.survey import Survey, kinds
 from undiffuse.errors import UsageError
 from undiffuse.wording import counted, some
 

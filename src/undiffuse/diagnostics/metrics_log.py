@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.gan_dynamics import assess_balance, assess_gap, is_adversarial
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.findings import Finding, percent
+from undiffuse.diagnostics.gan_dynamics import assess_balance, assess_gap, is_adversarial
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.wording import command, counted, some
 

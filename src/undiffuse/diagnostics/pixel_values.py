@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from undiffuse.doctor.data_context import DataContext
-from undiffuse.doctor.findings import Finding, percent
+from undiffuse.diagnostics.data_context import DataContext
+from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.wording import counted, some
 
 _LISTED = 1000  # images named in the details

@@ -33,8 +33,8 @@ from undiffuse.core.condition import Condition
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.terminal_noise import options_ending_in_noise, terminal_noise
-from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.findings import Finding, percent
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.models.base import denoising

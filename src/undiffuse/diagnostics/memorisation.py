@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.doctor.duplicates import thumbnails
-from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.duplicates import thumbnails
+from undiffuse.diagnostics.findings import Finding, percent
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, nearest_neighbours, summarise_copying
 from undiffuse.wording import some
 

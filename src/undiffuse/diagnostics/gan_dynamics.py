@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from undiffuse.doctor.findings import Finding, percent
+from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.errors import UsageError
 
 Rows = Sequence[Mapping[str, Any]]

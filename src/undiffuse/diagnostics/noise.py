@@ -15,9 +15,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.run_context import RunContext
-from undiffuse.doctor.samples import both
+from undiffuse.diagnostics.findings import Finding
+from undiffuse.diagnostics.run_context import RunContext
+from undiffuse.diagnostics.samples import both
 
 #: Correlation of the data below which it does not differ from noise, and the share of it that samples must reach.
 _TELLING, _ENOUGH = 0.15, 0.5

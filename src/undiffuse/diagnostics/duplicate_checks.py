@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.dataset import Hashes
-from undiffuse.doctor.data_context import DataContext, as_items
-from undiffuse.doctor.duplicates import groups_of, near_pairs, thumbnails
-from undiffuse.doctor.findings import Finding, percent
+from undiffuse.diagnostics.data_context import DataContext, as_items
+from undiffuse.diagnostics.duplicates import groups_of, near_pairs, thumbnails
+from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.wording import counted, some
 
 _NONE = -1  # the label of an item without one

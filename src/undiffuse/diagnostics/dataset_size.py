@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from undiffuse.doctor.data_context import MOST, DataContext
-from undiffuse.doctor.findings import Finding
+from undiffuse.diagnostics.data_context import MOST, DataContext
+from undiffuse.diagnostics.findings import Finding
 from undiffuse.wording import counted, some
 
 #: Below the first, recipes of this project have been seen to memorise their images; below the second, watch for it.

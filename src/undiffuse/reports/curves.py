@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from undiffuse.report.figures import DATA, EMA, RAW, RUN_COLOURS, TRAIN, Curve, Values
-from undiffuse.report.metrics_table import name_of
+from undiffuse.reports.figures import DATA, EMA, RAW, RUN_COLOURS, TRAIN, Curve, Values
+from undiffuse.reports.metrics_table import name_of
 
 if TYPE_CHECKING:
     from undiffuse.evaluation.schedule import Schedule

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.findings import Finding, percent
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.wording import counted, some
 
 _IMMATURE = 0.01  # of the average still made of the first weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from undiffuse.doctor.findings import Finding
-from undiffuse.doctor.run_context import CheckpointState, RunContext
+from undiffuse.diagnostics.findings import Finding
+from undiffuse.diagnostics.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
 from undiffuse.wording import command, counted, some
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from undiffuse.report import metrics_table, wording
-from undiffuse.report.material import ReportMaterial
+from undiffuse.reports import metrics_table, wording
+from undiffuse.reports.material import ReportMaterial
 
 #: Metrics of each aspect, by the beginning of their names; copying is ranked by the share of near samples.
 ASPECTS = {

@@ -20,9 +20,9 @@ from undiffuse.data.config import EncodedConfig, FolderConfig, ImageConfig, Sour
 from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.load import list_source
 from undiffuse.data.split import held_out_rows
-from undiffuse.doctor.duplicates import Pairs, near_pairs, thumbnails
-from undiffuse.doctor.limits import NEAR
-from undiffuse.doctor.survey import Survey, survey_folder
+from undiffuse.diagnostics.duplicates import Pairs, near_pairs, thumbnails
+from undiffuse.diagnostics.limits import NEAR
+from undiffuse.diagnostics.survey import Survey, survey_folder
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.report.wording import number
+from undiffuse.reports.wording import number
 from undiffuse.sealed import read_sealed
 from undiffuse.studies.study_file import study_file
 

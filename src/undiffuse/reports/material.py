@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.errors import UsageError
-from undiffuse.report.studies import Study
+from undiffuse.reports.studies import Study
 
 if TYPE_CHECKING:
     from undiffuse.evaluation.schedule import Schedule

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.doctor.duplicates import thumbnails
-from undiffuse.doctor.findings import Finding, percent
-from undiffuse.doctor.run_context import RunContext
+from undiffuse.diagnostics.duplicates import thumbnails
+from undiffuse.diagnostics.findings import Finding, percent
+from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.coverage import coverage as coverage_of
