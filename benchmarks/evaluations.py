@@ -33,8 +33,8 @@ from quality import QualityMeasure, two_parts
 from scipy.stats import t as student
 from torch import Tensor
 
+from undiffuse.api.datasets.reference_data import real_data
 from undiffuse.api.loading import load
-from undiffuse.api.reference_data import real_data
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json

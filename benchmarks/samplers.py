@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from undiffuse.api.reference_data import real_data
+from undiffuse.api.datasets.reference_data import real_data
 from undiffuse.evaluation import hardware, spread
 from undiffuse.files import write_json
 from undiffuse.metrics import ClassAccumulator, FeatureExtractor, GroupedStatistics, frechet_estimate

@@ -18,13 +18,13 @@ from undiffuse.version import __version__
 
 if TYPE_CHECKING:
     from undiffuse.api.comparing import compare
+    from undiffuse.api.datasets.preparing import prepare
     from undiffuse.api.distilling import distill
     from undiffuse.api.evaluating import evaluate
     from undiffuse.api.examining import doctor
     from undiffuse.api.exporting import export
     from undiffuse.api.inverting import invert
     from undiffuse.api.loading import load
-    from undiffuse.api.preparing import prepare
     from undiffuse.api.reporting import report
     from undiffuse.api.sampling import sample
     from undiffuse.api.studying import study

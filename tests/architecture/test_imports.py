@@ -74,10 +74,8 @@ RULE: dict[str, tuple[str, ...]] = {
         *("api", "core", "samplers", "models", "objectives", "data", "metrics"),
         *("recipes", "training", "evaluation", "studies", "reports"),
     ),
-    "cli": (
-        *("api", "experiments", "augment", "core.limits", "samplers", "models", "data"),
-        *("recipes", "training", "evaluation", "studies", "zoo"),
-    ),
+    # options of sampling are one model of plain configuration, and the flags follow from it
+    "cli": ("api", "experiments", "models.options"),
     # refuses wrong names before anything heavy is imported: it knows the limits and the registries of all rooms
     "cli.checks": (
         *("api", "augment.config", "core.limits", "core.process_limits", "losses.limits", "data", "models"),

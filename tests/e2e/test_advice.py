@@ -62,10 +62,10 @@ REACH: dict[str, set[str] | list[str]] = {
         "doctor",
         "study neighbours",
     },
-    "api/preparing.py": ["data prepare", "data info", "train"],
+    "api/datasets/preparing.py": ["data prepare", "data info", "train"],
     "api/configuration/recipe_choice.py": {"train"},
     "api/sampling.py": {"sample"},
-    "api/reference_data.py": {"evaluate", "report", "doctor", "study neighbours"},
+    "api/datasets/reference_data.py": {"evaluate", "report", "doctor", "study neighbours"},
     "api/reporting.py": ["report", "evaluate", "sample"],
     "cli/terminal.py": {"evaluate", "compare"},
     "experiments/small_data.py": {"study small-data"},
@@ -96,8 +96,11 @@ NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "
 NO_ADVICE = ("reports/figures.py",)
 #: In one place, an option of one command alone is told to all who read it, with the reason.
 EXCEPTIONS = {
-    ("api/reference_data.py", "--metrics"): "only an evaluation has metrics to choose, and only there is it said",
-    ("api/reference_data.py", "--data"): "",
+    (
+        "api/datasets/reference_data.py",
+        "--metrics",
+    ): "only an evaluation has metrics to choose, and only there is it said",
+    ("api/datasets/reference_data.py", "--data"): "",
     ("api/training.py", "--data"): "",
     ("api/training.py", "--config"): "",
     ("files.py", "--overwrite"): "",
@@ -131,7 +134,7 @@ ECHOED = {
     ("objectives/rules.py", "objective"),
     ("objectives/rules.py", "time_draws"),
     ("models/rules.py", "label_dropout"),
-    ("api/reference_data.py", "channels"),
+    ("api/datasets/reference_data.py", "channels"),
 }
 
 HARVEST = list(itertools.chain.from_iterable(advice_in(message) for message in messages()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from undiffuse.cli import completion
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.names import REGISTRIES
 from undiffuse.recipes import RECIPES
 from undiffuse.samplers import SAMPLERS

@@ -11,7 +11,7 @@ import pytest
 from command_line import TINY, CommandLine
 from PIL import Image
 
-from undiffuse.api.reference_data import held_out_data
+from undiffuse.api.datasets.reference_data import held_out_data
 from undiffuse.models.saved import load
 
 

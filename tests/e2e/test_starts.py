@@ -15,7 +15,7 @@ from PIL import Image
 
 from undiffuse.api import training
 from undiffuse.api.configuration.runs import configure
-from undiffuse.api.reference_data import own_data
+from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.training import split_data
 from undiffuse.data.storage.encoded import content_hash
 from undiffuse.errors import UsageError

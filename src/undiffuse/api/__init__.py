@@ -16,5 +16,5 @@ VERBS = {
     "report": "undiffuse.api.reporting:report",
     "doctor": "undiffuse.api.examining:doctor",
     "invert": "undiffuse.api.inverting:invert",
-    "prepare": "undiffuse.api.preparing:prepare",
+    "prepare": "undiffuse.api.datasets.preparing:prepare",
 }

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from undiffuse.api.configuration.sources import configured, known_options, read_option, refuse_unknown, sized
-from undiffuse.api.outputs import check_file
-from undiffuse.api.reference_data import (
+from undiffuse.api.datasets.reference_data import (
     fitted_data,
     has_colour,
     refuse_other_colours,
     tell_of_resizing,
     tell_of_storage,
 )
+from undiffuse.api.outputs import check_file
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import claimed, writes_to
 from undiffuse.data import load_dataset, source_config_for

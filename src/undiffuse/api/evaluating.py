@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from undiffuse.api.arguments import check_data_named
+from undiffuse.api.datasets.reference_data import real_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_file
-from undiffuse.api.reference_data import real_data
 from undiffuse.api.sampling import tell_of_one_start
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
-from undiffuse.evaluation import Cache, EvaluationContext, Protocol, check_metrics, default_metrics
+from undiffuse.evaluation import Cache, EvaluationContext, check_metrics, default_metrics
+from undiffuse.evaluation import Protocol as Protocol
 from undiffuse.evaluation import evaluate as evaluate_metrics
 from undiffuse.files import write_json
 from undiffuse.images import grid_of, save_png

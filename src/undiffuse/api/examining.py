@@ -10,9 +10,9 @@ from typing import Any
 
 from undiffuse.api.arguments import check_examination
 from undiffuse.api.configuration.sources import as_recipe_reads, configured, known_options
+from undiffuse.api.datasets.reference_data import held_out_data, own_data
 from undiffuse.api.loading import find_model, names_run, pick_device
 from undiffuse.api.outputs import check_file
-from undiffuse.api.reference_data import held_out_data, own_data
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import claimed
 from undiffuse.config import validate

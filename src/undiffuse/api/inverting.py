@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.api.arguments import ADAPTIVE, check_items, check_solver, check_solver_steps
+from undiffuse.api.datasets.reference_data import held_out_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import LATENTS, check_results
-from undiffuse.api.reference_data import held_out_data
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.data.audit import evenly_spaced

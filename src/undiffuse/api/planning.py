@@ -12,7 +12,8 @@ from undiffuse.api.signal_left import tell_of_signal_left
 from undiffuse.api.training import split_data, tell_of_late_guide
 from undiffuse.observer import stage
 from undiffuse.training.config import RunConfig
-from undiffuse.training.cost import Cost, measured_cost
+from undiffuse.training.cost import Cost as Cost
+from undiffuse.training.cost import measured_cost
 from undiffuse.training.trainer import Trainer
 
 

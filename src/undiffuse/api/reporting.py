@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import load, results_folder, spoken_name
 from undiffuse.api.outputs import check_file, check_once
-from undiffuse.api.reference_data import own_data
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
 from undiffuse.cancellation import Cancel

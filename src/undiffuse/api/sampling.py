@@ -153,7 +153,7 @@ def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | Non
     """What ``--image`` names and what is said of it; what reads data is not imported where there is none."""
     if image is None:
         return None, None
-    from undiffuse.api.initial_images import init_from
+    from undiffuse.api.datasets.initial_images import init_from
 
     return init_from(model, image, num)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from undiffuse.api.arguments import EXACT, check_points, refuse_process
 from undiffuse.api.configuration.overrides import read_options
+from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import load
 from undiffuse.api.outputs import STUDY, check_results, study_folder
-from undiffuse.api.reference_data import own_data
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import claimed
 from undiffuse.config import Component, FrozenModel

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.cli import completion
+from undiffuse.api import catalogue
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.options import RecipeReadsOption, list_rows
 
@@ -30,9 +31,7 @@ SourceOptions = Annotated[
 @data_app.command("list")
 def data_list() -> None:
     """List the data sources."""
-    from undiffuse.data.registry import SOURCE_CONFIGS
-
-    list_rows({name: (model.__doc__ or "").strip().splitlines()[0] for name, model in SOURCE_CONFIGS.items()})
+    list_rows(catalogue.data_sources())
 
 
 @data_app.command("info")

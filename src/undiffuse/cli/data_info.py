@@ -6,21 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.api.configuration.sources import as_recipe_reads, configured
-from undiffuse.api.outputs import check_file
-from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, augmentation_grid, grid_columns
-from undiffuse.claims import writes_to
+from undiffuse.api.datasets.describing import describe_data
 from undiffuse.cli.checks.data import check_augmentation_grid
 from undiffuse.cli.terminal import say, table
-from undiffuse.data import load_dataset, source_config_for
-from undiffuse.data.audit import describe, evenly_spaced, preview_grid
-from undiffuse.files import replacing
-from undiffuse.images import save_png
-from undiffuse.registry import lookup
 from undiffuse.wording import counted
 
 
-@writes_to("grid")
 def show_data(
     source: str,
     grid: Path | None,
@@ -28,43 +19,30 @@ def show_data(
     options: Sequence[str] = (),
     recipe: str | None = None,
 ) -> None:
-    """Print the summary of a data set and, if asked, write a contact grid.
+    """Print the summary of a data set and, if asked, write a grid of it; see ``describe_data``.
 
-    Args:
-        augment: a row of ``AUGMENTATIONS``, which the grid then shows at work.
-        options: ``key=value`` of the source's configuration.
-        recipe: show it as this recipe reads it.
     Raises:
-        UsageError: options that the source does not have, no such row, none without a grid, or one for points.
+        UsageError: what ``describe_data`` refuses, or an augmentation without a grid.
     """
     check_augmentation_grid(augment, grid)
-    check_file(grid, "grid.png", "--grid")
-    augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None
-    config = configured(as_recipe_reads(source_config_for(source), recipe), options)
-    dataset = load_dataset(config)
-    summary = describe(dataset, config)
+    found = describe_data(source, grid, augment, options, recipe)
+    summary = found.summary
     classes = ", ".join(f"{name}: {count}" for name, count in summary["classes"].items()) or "none"
     rows = [
         ["items", f"{counted(summary['num_items'], summary['kind'][:-1])} of shape {tuple(summary['shape'])}"],
         ["classes", classes],
         *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(summary["captions"])],
-        ["split", _split(summary, config.validation_fraction, recipe)],
+        ["split", _split(summary, found.validation_fraction, recipe)],
         ["duplicates", str(summary["num_duplicates"])],
         ["values", _values(summary)],
         ["fingerprint", summary["fingerprint"]],
         *[[key, value] for key, value in summary["provenance"].items()],
     ]
     table(summary["name"], ["", ""], rows)
-    if grid is None:
-        return
-    if augmentation is not None:
-        images = dataset.fetch(evenly_spaced(len(dataset), GRID_ROWS)).items
-        save_png(grid, augmentation_grid(images, augmentation, smallest_side=64))
-        say(f"{augment}, column by column: {', '.join(grid_columns(augmentation, dataset.shape))}")
-    else:
-        with replacing(grid) as path:
-            preview_grid(dataset).save(path, format="PNG")
-    say(f"contact grid: {grid}")
+    if found.columns:
+        say(f"{augment}, column by column: {', '.join(found.columns)}")
+    if grid is not None:
+        say(f"contact grid: {grid}")
 
 
 def _values(summary: Mapping[str, Any]) -> str:

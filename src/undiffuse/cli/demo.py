@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from undiffuse.api.evaluating import evaluate_to_file
+from undiffuse.api.bundled_grid import save_bundled_grid
+from undiffuse.api.configuration.runs import configure, saved_config
+from undiffuse.api.evaluating import Protocol, evaluate_to_file
 from undiffuse.api.loading import load
 from undiffuse.api.outputs import BUNDLED_GRID
 from undiffuse.api.reporting import report_run
 from undiffuse.api.training import check_folder, train_run
 from undiffuse.claims import writes_to
-from undiffuse.cli.bundled import save_bundled_grid
 from undiffuse.cli.tables import results_table
 from undiffuse.cli.terminal import say
-from undiffuse.evaluation import Protocol
-from undiffuse.models.saved import read_config
 from undiffuse.progress import duration
-from undiffuse.recipes import get_recipe
 from undiffuse.wording import command
 
 RECIPE = "ddpm-digits"
@@ -30,8 +28,8 @@ def run_demo(out: Path, device: str) -> None:
     An interrupted demo goes on where it was; a finished one is measured again.
     """
     started = time.monotonic()
-    resume = (out / "config.json").is_file() and read_config(out)["config"]["recipe"] == RECIPE
-    config = get_recipe(RECIPE)
+    resume = (out / "config.json").is_file() and saved_config(out).recipe == RECIPE
+    config = configure(RECIPE, [], None, None, False, device)
     check_folder(config, out, resume)
     names = save_bundled_grid(out / BUNDLED_GRID, device)
     say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_GRID}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from undiffuse.api.datasets.downloading import SETS, DownloadResult, PublicSet, Remote, fetch, public_set
 from undiffuse.api.outputs import check_out
 from undiffuse.cli.terminal import say, size_in_bytes
-from undiffuse.data.download import SETS, DownloadResult, PublicSet, Remote, get
 from undiffuse.errors import RunError, UsageError
-from undiffuse.observer import stage
-from undiffuse.registry import lookup
 from undiffuse.wording import command, counted, quoted
 
 
@@ -28,12 +26,11 @@ def get_set(name: str, out: Path | None) -> None:
         UsageError: an unknown name, or a set that a person has to fetch and that is not there.
         RunError: it cannot be reached.
     """
-    public: PublicSet = lookup(SETS, name, "public data set")
+    public = public_set(name)
     folder = out or Path("data") / name
     check_out(folder)
     say(f"{public.about}; licence: {public.licence}")
-    with stage("fetching", unit="bytes") as observer:
-        found = get(public, folder, observer)
+    found = fetch(public, folder)
     if found.missing:
         _refuse_missing(name, public, folder, found)
     what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from undiffuse.api import catalogue
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.claims import chosen_folder
-from undiffuse.cli import completion
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.data import data_app
 from undiffuse.cli.distill import distill
@@ -43,8 +44,8 @@ app = typer.Typer(
 )
 
 if TYPE_CHECKING:
+    from undiffuse.api.configuration.runs import RunConfig
     from undiffuse.models.options import SamplingOptions
-    from undiffuse.training.config import RunConfig
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
@@ -254,26 +255,14 @@ def models(
 @app.command()
 def recipes() -> None:
     """List the recipes."""
-    from undiffuse.recipes import RECIPES
-
-    list_rows({name: recipe.summary for name, recipe in RECIPES.items()})
+    list_rows(catalogue.recipes())
 
 
 @app.command()
 def samplers() -> None:
     """List the samplers and time grids."""
-    from undiffuse.samplers import SAMPLERS, make_sampler
-    from undiffuse.samplers.grids import GRIDS
-
-    rows = {name: make_sampler(name) for name in SAMPLERS}
-    list_rows(
-        {
-            name: f"order {row.order}, up to {row.max_nfe_per_step} NFE per step, "
-            f"{'stochastic' if row.stochastic else 'deterministic'}, {row.source}"
-            for name, row in rows.items()
-        }
-    )
-    typer.echo(f"time grids: {', '.join(GRIDS)}")
+    list_rows(catalogue.samplers())
+    typer.echo(f"time grids: {', '.join(catalogue.time_grids())}")
 
 
 def main(arguments: list[str] | None = None) -> None:

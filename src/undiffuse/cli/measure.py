@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from undiffuse.api.configuration.parsing import named_metrics, parse_counts
-from undiffuse.cli import completion
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.checks.names import REGISTRIES
 from undiffuse.cli.options import (
@@ -66,8 +66,8 @@ def evaluate(
     """Measure a model; every number goes into the JSON file with the protocol that made it."""
     names = named_metrics(metrics)
     from undiffuse.api import evaluating, loading
+    from undiffuse.api.evaluating import Protocol
     from undiffuse.cli.tables import results_table
-    from undiffuse.evaluation import Protocol
 
     loaded = loading.load(model, device, weights)
     protocol = Protocol(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.cli import completion
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.names import REGISTRIES
 
 ModelArgument = Annotated[

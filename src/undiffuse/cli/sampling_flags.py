@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from undiffuse.cli import completion
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.names import REGISTRIES
 from undiffuse.cli.checks.sampling_options import Flag, earlier_flags, flags, read_options
 from undiffuse.observer import note

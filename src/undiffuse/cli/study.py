@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from undiffuse.cli import completion, terminal
+from undiffuse.api import catalogue
+from undiffuse.cli import terminal
+from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.options import (
     DataOptions,
@@ -20,7 +22,6 @@ from undiffuse.cli.options import (
     WeightsOption,
     list_rows,
 )
-from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 
 study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
 
@@ -28,10 +29,8 @@ study_app = typer.Typer(help="Experiments that show what the theory says.", rich
 @study_app.callback(invoke_without_command=True)
 def study(context: typer.Context) -> None:
     """Experiments that show what the theory says; without a name, lists them."""
-    from undiffuse.studies import STUDIES
-
     if context.invoked_subcommand is None:
-        list_rows(STUDIES)
+        list_rows(catalogue.studies())
 
 
 @study_app.command("theory")
@@ -192,7 +191,7 @@ def _add_model_study(name: str, summary: str, hidden: bool = False) -> None:
     study_app.command(name, help=f"{summary[:1].upper()}{summary[1:]}.", hidden=hidden)(command)
 
 
-for _name, _study in MODEL_STUDIES.items():
-    _add_model_study(_name, _study.summary)
-for _old, _name in RENAMED_STUDIES.items():
-    _add_model_study(_old, MODEL_STUDIES[_name].summary, hidden=True)
+for _name, _summary in catalogue.model_studies().items():
+    _add_model_study(_name, _summary)
+for _old, _name in catalogue.renamed_studies().items():
+    _add_model_study(_old, catalogue.model_studies()[_name], hidden=True)

@@ -11,14 +11,12 @@ from rich.text import Text
 
 from undiffuse.cli.terminal import console, say, table
 from undiffuse.cores import allowed_cores
-from undiffuse.data.readers.decoding.remarks import STORED
 from undiffuse.progress import duration
 from undiffuse.wording import command, counted, quoted
 
 if TYPE_CHECKING:
     from undiffuse.api.examining import Diagnosis, Finding
-    from undiffuse.api.planning import TrainingPlan
-    from undiffuse.training.cost import Cost
+    from undiffuse.api.planning import Cost, TrainingPlan
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 _MOST_CLASSES = 20  # named with their counts
@@ -118,6 +116,8 @@ def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What was written into an archive, and what was left out."""
+    from undiffuse.api.datasets.preparing import remarks_in
+
     images, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]  # data
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
     size = out.stat().st_size
@@ -130,7 +130,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
-        *[[key.replace("_", " "), manifest[key]] for key in ("decoding", *STORED.values()) if key in manifest],
+        *[[key.replace("_", " "), manifest[key]] for key in remarks_in(manifest)],
         ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes a image"],
         ["settings", json.dumps(settings)],
         ["hash of all", images["hash"]],

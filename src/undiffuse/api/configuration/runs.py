@@ -18,7 +18,7 @@ from undiffuse.models.saved import read_config
 from undiffuse.observer import announce, note
 from undiffuse.recipes import get_recipe
 from undiffuse.sealed import is_changed
-from undiffuse.training.config import RunConfig
+from undiffuse.training.config import RunConfig as RunConfig
 
 
 def configure(

@@ -13,6 +13,7 @@ from undiffuse.cancellation import Cancel
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.prepare import prepare as write_archive
+from undiffuse.data.readers.decoding.remarks import STORED
 from undiffuse.errors import UsageError
 from undiffuse.observer import Observing, observing, stage
 from undiffuse.registry import known_keywords
@@ -70,3 +71,8 @@ def _source_of_images(source: str) -> ImageConfig:
     if not isinstance(config, ImageConfig):
         raise UsageError(f"the source {config.name!r} has points; expected one of images")
     return config
+
+
+def remarks_in(manifest: Mapping[str, Any]) -> list[str]:
+    """Keys of a manifest that say how its images were stored and decoded, where that is worth a remark."""
+    return [key for key in ("decoding", *STORED.values()) if key in manifest]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import typer
 
+from undiffuse.api.catalogue import bundled_models
 from undiffuse.api.loading import find_model
 from undiffuse.cli.checks import names
 from undiffuse.cli.checks.outline import names_in
 from undiffuse.errors import UndiffuseError
-from undiffuse.zoo import bundled_models
 
 Completion = Callable[[str], list[str]]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.api.reference_data import held_out_data
+from undiffuse.api.datasets.reference_data import held_out_data
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ImageConfig
