@@ -10,8 +10,10 @@ from command_line import TINY, CommandLine, assert_same_run
 
 import undiffuse as package
 from undiffuse.api.configuration.runs import configure
+from undiffuse.cli.terminal import Terminal
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
+from undiffuse.observer import observing
 from undiffuse.reports.wording import headline, progress_of
 from undiffuse.sealed import read_json
 from undiffuse.zoo import bundled_models
@@ -44,7 +46,8 @@ def test_a_record_its_part_and_a_folder_say_the_same(trained: Path, tmp_path: Pa
 def test_an_edited_file_is_taken_and_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.json"
     file.write_text((trained / "config.json").read_text().replace('"seed": 0', '"seed": 7'))
-    assert configure(None, [], None, None, False, file=file).seed == 7
+    with observing(Terminal()):
+        assert configure(None, [], None, None, False, file=file).seed == 7
     assert "was changed after it was written" in " ".join(capsys.readouterr().err.split())
 
 

@@ -95,5 +95,5 @@ def test_a_start_of_one_s_own_has_its_own_temperature() -> None:
     start = torch.zeros(3, 2)
     run = partial(sample, MixtureDenoiser(DATA, made), make_sampler("heun"), times, shape=(2,), seeds=range(3))
     assert torch.equal(run(x_start=start).x, run(x_start=start, temperature=1.0).x)
-    with pytest.raises(UsageError, match="with x_start say 1"):
+    with pytest.raises(UsageError, match="leave it at 1 and scale x_start"):
         run(x_start=start, temperature=0.9)
