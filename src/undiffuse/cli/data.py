@@ -86,7 +86,7 @@ def data_prepare(
 
     Stopped or killed, the same command goes on where it was. Any tool that reads StyleGAN's and EDM's zip reads it.
     """
-    from undiffuse.api import preparing
+    from undiffuse.api.datasets import preparing
     from undiffuse.cli.tables import print_manifest
 
     given = {"size": size, "fit": fit, "channels": channels, "background": background, "classes": classes}

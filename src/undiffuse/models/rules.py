@@ -11,24 +11,25 @@ from typing import Any
 from undiffuse.errors import UsageError
 
 
-def check_guidance(scale: float, class_conditional: bool, label_dropout: float) -> None:
+def check_guidance(scale: float, class_conditional: bool, label_dropout: float, instead: str = "leave it out") -> None:
     """Refuse guidance of a model that was not trained both with classes and without.
 
     Args:
         scale: of classifier-free guidance; 1 is none.
         class_conditional: whether the model is conditioned on classes.
         label_dropout: share of its training samples without their label.
+        instead: what to do, for a message; a request is left out, a configuration says 1.
     Raises:
         UsageError: says why, and what would do.
     """
     if scale == 1:
         return
     if not class_conditional:
-        raise UsageError(f"guidance {scale:g} needs a model trained with classes, this one was not; leave it out")
+        raise UsageError(f"guidance {scale:g} needs a model trained with classes, this one was not; {instead}")
     if label_dropout == 0:
         raise UsageError(
             f"guidance {scale:g} needs a model that was also trained without labels, this one had label_dropout=0; "
-            "leave it out"
+            f"{instead}"
         )
 
 
@@ -46,7 +47,8 @@ def check_guiding(config: Any) -> None:
     Raises:
         UsageError: says what it would have to be trained for.
     """
-    check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout)
+    instead = "say system.sampling.guidance=1, which is none"
+    check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout, instead)
     if config.sampling.autoguidance != 1 and not _keeps_guide(config):
         raise UsageError(
             f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide kept in training; say "
