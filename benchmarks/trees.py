@@ -57,9 +57,9 @@ def _processor() -> float:
 
 
 def _steps(recipe: str, options: tuple[str, ...]) -> Callable[[], int]:
-    training, trainer = import_module("undiffuse.api.training"), import_module("undiffuse.training.trainer")
-    config = training.configure(recipe, list(options), "digits", None, False)
-    made = trainer.Trainer(config, *training.split_data(config), Path(tempfile.mkdtemp()))
+    trainer = import_module("undiffuse.training.trainer")
+    config = _found("configure")(recipe, list(options), "digits", None, False)
+    made = trainer.Trainer(config, *_found("split_data")(config), Path(tempfile.mkdtemp()))
 
     def some() -> int:
         for _ in range(_STEPS):
@@ -67,6 +67,14 @@ def _steps(recipe: str, options: tuple[str, ...]) -> Callable[[], int]:
         return _STEPS
 
     return some
+
+
+def _found(name: str) -> Any:
+    """A function of the tree, wherever it has lain."""
+    for home in ("api.configuration.runs", "api.training", "app.training"):
+        with contextlib.suppress(ModuleNotFoundError, AttributeError):
+            return getattr(import_module(f"undiffuse.{home}"), name)
+    raise LookupError(name)
 
 
 def _samples(name: str, count: int) -> int:
