@@ -28,7 +28,7 @@ from quality import QualityMeasure
 
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import split_data
-from undiffuse.images import picture_of, save_png
+from undiffuse.images import image_of, save_png
 from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
 from undiffuse.training.trainer import Trainer
@@ -92,7 +92,7 @@ def main() -> None:
         }
         out = write(record, page(record), arguments.out)
         shown = torch.cat([run.drawn(_SHOWN) for run in runs]).numpy()
-    save_png(out.with_name(out.name + "_samples.png"), picture_of(shown, _SHOWN))
+    save_png(out.with_name(out.name + "_samples.png"), image_of(shown, _SHOWN))
     draw(record, out.with_name(out.name + ".png"))
 
 

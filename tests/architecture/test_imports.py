@@ -33,7 +33,7 @@ GROUND_FLOOR = (
     *("limits", "observer", "progress", "seen", "wording"),
 )
 
-#: room -> what it may import beside the ground floor and itself, as prefixes of module names.
+#: room -> what it may import next to the ground floor and itself, as prefixes of module names.
 #: ``core`` is the vocabulary of all that calculates, so whoever may import a room built on it may import it too; the
 #: exceptions stand as they are: ``networks`` and ``data`` know of a few modules of ``core`` alone,
 #: ``metrics`` and ``report`` of the latter.

@@ -256,8 +256,8 @@ def _of_networks() -> dict[str, list[str]]:
         small: dict[str, Any] = {"width": 8} if name == "mlp" else {"channels": 4}
         size = (2,) if name == "mlp" else (1, 16, 16)
         found[f"generator {name}"] = collapsed(build_generator(model(**small), size, 4, 2).state_dict())
-        judge = build_discriminator(DISCRIMINATOR_CONFIGS[name](**small), size, 2)
-        found[f"discriminator {name}"] = collapsed(judge.state_dict())
+        discriminator = build_discriminator(DISCRIMINATOR_CONFIGS[name](**small), size, 2)
+        found[f"discriminator {name}"] = collapsed(discriminator.state_dict())
     return found
 
 

@@ -12,7 +12,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS: dict[str, dict[str, int]] = tomllib.loads((ROOT / "tools" / "budgets.toml").read_text(encoding="utf-8"))
-#: Of a file's name and place in an archive, at most: what a zip needs per member beside its bytes.
+#: Of a file's name and place in an archive, at most: what a zip needs per member next to its bytes.
 MEMBER_BYTES = 300
 
 

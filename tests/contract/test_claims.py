@@ -62,19 +62,19 @@ def dead_number() -> int:
     return process
 
 
-def named(path: Path, process: int, machine: str | None = None) -> Path:
+def named(path: Path, process: int, host: str | None = None) -> Path:
     """The temporary of ``path`` that a process would write."""
-    return path.with_name(f".{path.name}.{process}-1@{machine or leftovers._host()}.tmp")
+    return path.with_name(f".{path.name}.{process}-1@{host or leftovers._host()}.tmp")
 
 
-def test_the_second_is_told_who_is_there_until_that_one_dies(tmp_path: Path) -> None:
+def test_the_second_is_said_who_is_there_until_that_one_dies(tmp_path: Path) -> None:
     place = tmp_path / "runs" / "x"
     with process_that(place) as process:
-        with pytest.raises(HeldError) as told, claimed(place):
+        with pytest.raises(HeldError) as said, claimed(place):
             pass
-        line, since = str(told.value).split(", since ")
+        line, since = str(said.value).split(", since ")
         assert line == f"{place} is being written by process {process} on {socket.gethostname()}"
-        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait", since) and told.value.exit_code == 2
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait", since) and said.value.exit_code == 2
         kill(process)
         with claimed(place):
             assert [path.name for path in place.parent.iterdir()] == [".x.lock"]
@@ -101,7 +101,7 @@ def test_a_fork_does_not_take_its_parents_claim_for_its_own(tmp_path: Path) -> N
         assert (tmp_path / ".x.lock").exists()
 
 
-def test_threads_are_told_too_and_one_may_claim_again(tmp_path: Path) -> None:
+def test_threads_are_said_too_and_one_may_claim_again(tmp_path: Path) -> None:
     def other() -> None:
         with claimed(tmp_path / "x"):
             pass

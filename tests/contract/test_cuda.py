@@ -108,12 +108,12 @@ def test_the_bound(process_name: str) -> None:
 def test_augmentation_draws_and_does_what_it_does_on_the_cpu(row: str, channels: int) -> None:
     from undiffuse.augment import AUGMENTATIONS, Augmentation
 
-    pictures = torch.randint(0, 256, (64, channels, 12, 16), dtype=torch.uint8)
+    images = torch.randint(0, 256, (64, channels, 12, 16), dtype=torch.uint8)
     augmentation = Augmentation(AUGMENTATIONS[row](), (channels, 12, 16))
     draws = augmentation.draw(StepRandom(0, 0, stream="augment"), 64)
-    found = augmentation(pictures.cuda(), draws)
+    found = augmentation(images.cuda(), draws)
     assert found.device.type == "cuda"
-    assert torch.allclose(found.cpu(), augmentation(pictures, draws), atol=1e-3)
+    assert torch.allclose(found.cpu(), augmentation(images, draws), atol=1e-3)
 
 
 def test_a_run_and_its_continuation(tmp_path: Path) -> None:

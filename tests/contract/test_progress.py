@@ -52,8 +52,8 @@ def test_what_is_left_follows_from_what_was_done() -> None:
     assert status(3, 8, 75) == "3 of 8  1 min 15 s left" and status(0.42, 1, None) == "42%"
 
 
-def told(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
-    """What a minute of work that is told of each second writes."""
+def said(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
+    """What a minute of work that is said of each second writes."""
     with Counter("encoding", shown, to) as counter:
         for second in range(65):
             clock[0] += 1
@@ -63,29 +63,29 @@ def told(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
 
 def test_a_terminal_gets_one_line_that_is_cleared(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    text = told(Terminal(), clock)
+    text = said(Terminal(), clock)
     assert "\n" not in text and text.endswith(" \r") and "65 of 100  35 s left" in text
     assert "1 of 100" not in text.split("\r")[1]  # patience
 
 
 def test_a_file_gets_a_line_now_and_then(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    lines = told(io.StringIO(), clock).splitlines()
+    lines = said(io.StringIO(), clock).splitlines()
     assert lines == ["encoding  30 of 100  1 min 10 s left", "encoding  60 of 100  40 s left"]
 
 
 def test_it_can_be_turned_off(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(Terminal(), clock, shown=False) == ""
+    assert said(Terminal(), clock, shown=False) == ""
     for word in ("off", "OFF", "0"):
         monkeypatch.setenv(progress.VARIABLE, word)
-        assert told(Terminal(), clock) == ""
+        assert said(Terminal(), clock) == ""
 
 
 def test_work_within_work_is_not_shown_twice(clock: list[float]) -> None:
     outer, inner = Terminal(), Terminal()
     with Counter("evaluating", True, outer):
-        assert told(inner, clock, shown=True) == ""
-    assert told(inner, clock, shown=True) != ""
+        assert said(inner, clock, shown=True) == ""
+    assert said(inner, clock, shown=True) != ""
 
 
 def test_who_does_not_listen_any_more_stops_nothing(clock: list[float]) -> None:
@@ -93,7 +93,7 @@ def test_who_does_not_listen_any_more_stops_nothing(clock: list[float]) -> None:
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    assert told(Gone(), clock, shown=True) == ""
+    assert said(Gone(), clock, shown=True) == ""
 
 
 def test_commands_count_on_standard_error(
@@ -150,11 +150,11 @@ def test_an_average_of_snapshots_tells_how_many_are_read(tmp_path: Path) -> None
     averages = PowerAverages(torch.nn.Linear(2, 2), PosthocConfig())
     for images in (100, 200):
         save_snapshot(tmp_path, averages, images)
-    told: list[tuple[float, float]] = []
+    said: list[tuple[float, float]] = []
     reconstruct(
-        tmp_path, PosthocConfig().sigma_rel, 0.1, OnProgress(lambda done, total, part: told.append((done, total)))
+        tmp_path, PosthocConfig().sigma_rel, 0.1, OnProgress(lambda done, total, part: said.append((done, total)))
     )
-    assert told == [(0, 2), (1, 2)]
+    assert said == [(0, 2), (1, 2)]
 
 
 def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
@@ -163,13 +163,13 @@ def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
             subject.observer.progress(number, 4)
         return []
 
-    told: list[float] = []
+    said: list[float] = []
     examine(
         {"quick": lambda subject: [], "slow": slow},
         SimpleNamespace(),
-        OnProgress(lambda done, total, part: told.append(done)),
+        OnProgress(lambda done, total, part: said.append(done)),
     )
-    assert told == [0, 1, 1, 1.25, 1.5, 1.75]
+    assert said == [0, 1, 1, 1.25, 1.5, 1.75]
 
 
 def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,11 +183,11 @@ def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(caps
         subject.observer.progress(1, 2)
         return []
 
-    told: list[tuple[float, str]] = []
-    listener = OnProgress(lambda done, total, part: told.append((done, part)))
+    said: list[tuple[float, str]] = []
+    listener = OnProgress(lambda done, total, part: said.append((done, part)))
     examine({"quick": lambda subject: [], "loads": loads}, SimpleNamespace(), listener)
     listed = [(1.25, "listing"), (1.5, "listing"), (1.625, "decoding"), (1.75, "decoding")]
-    assert told == [(0, ""), (1, ""), *listed, (1.875, "")]
+    assert said == [(0, ""), (1, ""), *listed, (1.875, "")]
     assert capsys.readouterr().err == ""
 
 

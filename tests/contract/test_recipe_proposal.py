@@ -224,7 +224,7 @@ def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("classes", "expected"), [("", ("cats", "dogs")), ("data.labels=none", ())])
-def test_classes_are_told_where_there_are_any_and_a_resume_agrees(
+def test_classes_are_said_where_there_are_any_and_a_resume_agrees(
     photos: Path, tmp_path: Path, classes: str, expected: tuple[str, ...]
 ) -> None:
     smaller = ["num_images=2", "batch_images=2", "system.network.channels=8", "data.size=16", "preview_every_images=0"]

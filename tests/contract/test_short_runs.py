@@ -47,7 +47,7 @@ def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("recipe", "overrides", "told"),
+    ("recipe", "overrides", "lines"),
     [
         (
             "photos-48",
@@ -62,12 +62,12 @@ def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_what_is_certain_beforehand_is_said_beforehand(
-    recipe: str, overrides: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    recipe: str, overrides: list[str], lines: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tell_of_short_run(apply_overrides(get_recipe(recipe), overrides)) is bool(told)
+    assert tell_of_short_run(apply_overrides(get_recipe(recipe), overrides)) is bool(lines)
     line = said(capsys)
-    assert told in line and bool(line) is bool(told)
-    assert not told or f"the recipe {recipe} sees {get_recipe(recipe).num_images:,} images" in line
+    assert lines in line and bool(line) is bool(lines)
+    assert not lines or f"the recipe {recipe} sees {get_recipe(recipe).num_images:,} images" in line
 
 
 def test_it_is_said_once_by_a_training_and_by_its_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ DOCUMENTED = [
     *("data", "augment", "metrics", "training"),
 ]
 #: Rooms of which ``tools/docstring_coverage.py`` counts what arguments and shapes are stated.
-COUNTED = ["core", "samplers", "losses", "guidance", "networks", "conditioning", "models", "objectives"]
+COUNTED = ["core", "samplers", "losses", "guidance", "networks", "conditioning", "models", "objectives", "api"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 WITH_EXAMPLES = [path for path in FILES if ">>> " in path.read_text(encoding="utf-8")]

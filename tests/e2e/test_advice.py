@@ -94,7 +94,7 @@ EVERY = ["demo", "train", "distill", "export", "ema", "sample", "evaluate", "com
 NOT_OURS = {"--version", "--no-deps", "--muted", "--rule", "--train", "--ema", "--raw", "--run"}
 #: Of these files only the names of our own are looked at: variables of style sheets and of pages.
 NO_ADVICE = ("reports/figures.py",)
-#: In one place, an option of one command alone is told to all who read it, with the reason.
+#: In one place, an option of one command alone is said to all who read it, with the reason.
 EXCEPTIONS = {
     (
         "api/datasets/reference_data.py",
@@ -145,7 +145,7 @@ def place(advice: Advice) -> str:
     return advice.message.place.partition(":")[0]
 
 
-def told(advice: Advice) -> str:
+def described(advice: Advice) -> str:
     return f"{advice.message.place}: {' '.join(advice.words)} in {advice.message.text!r}".replace(HOLE, "{}")
 
 
@@ -186,7 +186,7 @@ def test_every_command_parses() -> None:
             try:
                 parses(advice.words)
             except Exception as error:  # the parser's own, or an assertion
-                pytest.fail(f"{told(advice)}: {error}")
+                pytest.fail(f"{described(advice)}: {error}")
 
 
 def test_every_command_that_is_put_together_parses() -> None:
@@ -204,7 +204,7 @@ def test_every_option_is_known_where_it_is_advised() -> None:
         reach = next((commands for prefix, commands in REACH.items() if where.startswith(prefix)), EVERY)
         knowing = [command for command in reach if name in options_of(command)]
         enough = bool(knowing) if isinstance(reach, list) or (where, name) in EXCEPTIONS else len(knowing) == len(reach)
-        assert enough, f"{told(advice)}: of {sorted(reach)} only {knowing} know it"
+        assert enough, f"{described(advice)}: of {sorted(reach)} only {knowing} know it"
 
 
 @cache
@@ -296,7 +296,7 @@ def fault_of(pair: Advice) -> str | None:
 
 
 def test_every_key_and_value_is_valid() -> None:
-    faults = {told(advice): fault for advice in HARVEST if advice.kind == "pair" and (fault := fault_of(advice))}
+    faults = {described(advice): fault for advice in HARVEST if advice.kind == "pair" and (fault := fault_of(advice))}
     assert not faults, "\n".join(f"{text}: {fault}" for text, fault in faults.items())
 
 

@@ -133,7 +133,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("recipe", CONFIGURATIONS)
-def test_what_a_configuration_is_told_makes_it_whole(recipe: str) -> None:
+def test_what_a_configuration_is_said_makes_it_whole(recipe: str) -> None:
     given = CONFIGURATIONS[recipe]
     with pytest.raises(UsageError) as caught:
         apply_overrides(get_recipe(recipe), given)
@@ -166,7 +166,7 @@ def followed(undiffuse: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch,
     return typed
 
 
-def test_a_run_is_told_from_images_and_the_printed_commands_run(
+def test_a_run_is_said_from_images_and_the_printed_commands_run(
     undiffuse: CommandLine, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "my run; $(touch x)"
@@ -177,7 +177,7 @@ def test_a_run_is_told_from_images_and_the_printed_commands_run(
     assert not (tmp_path / "x").exists() and (tmp_path / "samples").is_dir()
 
 
-def test_what_stands_in_the_way_is_told_and_taken(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_said_and_taken(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     assert "add --resume" in undiffuse.refused("train", "ddpm-digits", "--out", run)
@@ -188,7 +188,7 @@ def test_what_stands_in_the_way_is_told_and_taken(undiffuse: CommandLine, traine
     undiffuse.fine(*draw, "--overwrite")
 
 
-def test_a_key_that_is_written_as_an_option_is_told_how(undiffuse: CommandLine) -> None:
+def test_a_key_that_is_written_as_an_option_is_said_how(undiffuse: CommandLine) -> None:
     for option, key in {"--num_images": "num_images", "--batch-images": "batch_images"}.items():
         assert f"said without dashes: {key}=VALUE" in undiffuse.refused("train", "ddpm-digits", option, 64)
     assert "without dashes" not in undiffuse.refused("train", "ddpm-digits", "--nothing", 64)

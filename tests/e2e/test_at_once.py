@@ -1,4 +1,4 @@
-"""Two commands at once: the second is told who writes there, or takes the next number."""
+"""Two commands at once: the second is said who writes there, or takes the next number."""
 
 from __future__ import annotations
 

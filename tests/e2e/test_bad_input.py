@@ -52,11 +52,11 @@ REQUESTS = {
     "no process steps": (train("system.process.num_steps=0"), "num_steps"),
     "attention level": (train("system.network.attention_levels=[7]"), "attention level"),
     "precision": (train("system.precision=fp8"), "bf16"),
-    "crop larger than picture": (train("data.size=16"), "upscale"),
+    "crop larger than image": (train("data.size=16"), "upscale"),
     "size": (train("data.size=big"), "48x64"),
     "validation fraction": (train("data.validation_fraction=1"), "validation_fraction"),
     "flips of points": (("train", "flow-swissroll", "random_flip=true"), "random_flip"),
-    "pictures' network for points": (train("--data", "swissroll"), "mlp"),
+    "images' network for points": (train("--data", "swissroll"), "mlp"),
     "data": (train("--data", "nowhere"), "nowhere"),
     "resume without a run": (("train", "--resume"), "--out"),
     "stop after": (train("--stop-after", "soon"), "10m"),
@@ -133,23 +133,23 @@ def bomb() -> bytes:
 
 
 def make_data(folder: Path, kind: str) -> Path:
-    """A folder of pictures, or a file, with one thing wrong."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    """A folder of images, or a file, with one thing wrong."""
+    images = folder / "pictures"
+    images.mkdir()
     if kind == "empty folder":
-        return pictures
-    if kind == "no pictures":
-        (pictures / "notes.txt").write_text("nothing to see")
-        return pictures
+        return images
+    if kind == "no images":
+        (images / "notes.txt").write_text("nothing to see")
+        return images
     if kind.startswith("idx"):
-        return make_idx(pictures, kind)
+        return make_idx(images, kind)
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
-    for index, picture in enumerate(noise):
-        Image.fromarray(picture).save(pictures / f"{index:02d}.png")
-    bad = pictures / "05.png"
-    contents = {"zero bytes": b"", "not a picture": b"<html>404</html>", "bomb": bomb()}
+    for index, image in enumerate(noise):
+        Image.fromarray(image).save(images / f"{index:02d}.png")
+    bad = images / "05.png"
+    contents = {"zero bytes": b"", "not an image": b"<html>404</html>", "bomb": bomb()}
     bad.write_bytes(contents.get(kind, bad.read_bytes()[:100]))
-    return pictures
+    return images
 
 
 def make_idx(folder: Path, kind: str) -> Path:
@@ -159,7 +159,7 @@ def make_idx(folder: Path, kind: str) -> Path:
     return folder
 
 
-KINDS = ["empty folder", "no pictures", "zero bytes", "not a picture", "truncated", "bomb"]
+KINDS = ["empty folder", "no images", "zero bytes", "not an image", "truncated", "bomb"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "idx cut", "idx empty", "idx of text"])
@@ -315,7 +315,7 @@ def test_a_full_disk_while_training(small_disk: Path, undiffuse: CommandLine) ->
     assert list((small_disk / "run").rglob("state.safetensors")) == []
 
 
-def test_a_full_disk_for_the_journal(small_disk: Path, undiffuse: CommandLine) -> None:
+def test_a_full_disk_for_the_metrics_log(small_disk: Path, undiffuse: CommandLine) -> None:
     (small_disk / "ballast").write_bytes(bytes(230_000))
     options = ("checkpoint_every_images=0", "log_every_images=1", "num_images=16000", "system.network.channels=4")
     line = undiffuse.refused(*train(*options, "--out", small_disk / "run"), code=1)

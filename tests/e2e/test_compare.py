@@ -1,4 +1,4 @@
-"""``undiffuse compare``: two sets of pictures, whatever made them."""
+"""``undiffuse compare``: two sets of images, whatever made them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from undiffuse.errors import UsageError
 METRICS = "frechet,kernel,precision_recall,copying"
 
 
-def write_pictures(folder: Path, levels: np.ndarray[Any, Any]) -> Path:
+def write_images(folder: Path, levels: np.ndarray[Any, Any]) -> Path:
     folder.mkdir(parents=True)
     for number, level in enumerate(levels):
         Image.fromarray(level).save(folder / f"{number:03d}.png")
@@ -33,7 +33,7 @@ def noise(count: int, seed: int = 0, *shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, (count, *(shape or (8, 8))), np.uint8)
 
 
-def compared(undiffuse: CommandLine, out: Path, *arguments: object) -> dict[str, Any]:
+def measured(undiffuse: CommandLine, out: Path, *arguments: object) -> dict[str, Any]:
     undiffuse.fine("compare", *arguments, "--out", out)
     record: dict[str, Any] = json.loads(out.read_text())
     return record
@@ -44,9 +44,9 @@ def values(record: dict[str, Any]) -> dict[str, float]:
 
 
 def test_digits_against_themselves_and_noise(undiffuse: CommandLine, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "noise", noise(200))
-    same = compared(undiffuse, tmp_path / "same.json", "digits", "digits", "--num", 300)
-    other = compared(undiffuse, tmp_path / "other.json", folder, "digits", "--num", 300)
+    folder = write_images(tmp_path / "noise", noise(200))
+    same = measured(undiffuse, tmp_path / "same.json", "digits", "digits", "--num", 300)
+    other = measured(undiffuse, tmp_path / "other.json", folder, "digits", "--num", 300)
     names = {
         *("frechet_handwriting", "kernel_handwriting", "precision", "recall", "density", "coverage"),
         *("score_handwriting", "confident_share", "class_balance", "neighbour_ratio", "neighbour_ratio_features"),
@@ -59,8 +59,8 @@ def test_digits_against_themselves_and_noise(undiffuse: CommandLine, tmp_path: P
 
 
 def test_what_every_number_states(undiffuse: CommandLine, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "made", noise(40))
-    record = compared(undiffuse, tmp_path / "x.json", folder, "digits", "--metrics", "kernel", "--num", 100)
+    folder = write_images(tmp_path / "made", noise(40))
+    record = measured(undiffuse, tmp_path / "x.json", folder, "digits", "--metrics", "kernel", "--num", 100)
     (row,) = record["results"]
     stated = row["protocol"]
     assert stated["extractor"] == "handwriting" and len(stated["weights_sha256"]) == 64 and stated["resize"]
@@ -75,74 +75,74 @@ def test_a_second_comparison_is_from_the_cache(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = write_pictures(tmp_path / "made", noise(40))
+    folder = write_images(tmp_path / "made", noise(40))
     call = (folder, "digits", "--metrics", "kernel", "--num", 50)
-    first, again = (compared(undiffuse, tmp_path / f"{name}.json", *call) for name in "ab")
+    first, again = (measured(undiffuse, tmp_path / f"{name}.json", *call) for name in "ab")
     assert again["results"] == [{**row, "cached": True} for row in first["results"]]
     Image.fromarray(noise(1, seed=9)[0]).save(folder / "000.png")
-    changed = compared(undiffuse, tmp_path / "c.json", *call)
+    changed = measured(undiffuse, tmp_path / "c.json", *call)
     assert changed["results"][0]["cached"] is False and values(changed) != values(first)
-    anew = compared(undiffuse, tmp_path / "d.json", *call, "--no-cache")
+    anew = measured(undiffuse, tmp_path / "d.json", *call, "--no-cache")
     assert anew["results"][0]["cached"] is False and values(anew) == values(changed)
 
 
 def test_values_by_count(undiffuse: CommandLine, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "made", noise(120))
+    folder = write_images(tmp_path / "made", noise(120))
     call = (folder, "digits", "--features", "pixels", "--metrics", "frechet,kernel", "--counts", "66,80,120")
-    record = compared(undiffuse, tmp_path / "x.json", *call)
+    record = measured(undiffuse, tmp_path / "x.json", *call)
     assert [part["num"] for part in record["by_count"]] == [66, 80, 120]
     distances = [part["results"][0]["value"] for part in record["by_count"]]
     assert distances[0] > distances[1] > distances[2]  # the bias falls
 
 
 def test_the_size_and_channels_of_the_reference(undiffuse: CommandLine, tmp_path: Path) -> None:
-    large = write_pictures(tmp_path / "large", noise(20, 0, 12, 12, 3))
+    large = write_images(tmp_path / "large", noise(20, 0, 12, 12, 3))
     assert "data.channels=1 to compare in grey" in undiffuse.refused("compare", large, "digits")
     grey = ("--metrics", "kernel", "--num", 20, "data.channels=1")
-    record = compared(undiffuse, tmp_path / "x.json", large, "digits", *grey)
+    record = measured(undiffuse, tmp_path / "x.json", large, "digits", *grey)
     assert "size=8x8" in str(record["pictures"]["options"]) or "size=(8, 8)" in str(record["pictures"]["options"])
     assert "data.channels=3 to repeat" in undiffuse.refused("compare", "digits", large)
     line = undiffuse.refused("compare", "digits", large, "--metrics", "kernel", "data.channels=3")
     assert "8x8" in line and "12x12" in line and "--size 8x8" in line
     coloured = ("--metrics", "kernel", "--size", 8, "--num", 20, "data.channels=3")
-    both = compared(undiffuse, tmp_path / "y.json", "digits", large, *coloured)
+    both = measured(undiffuse, tmp_path / "y.json", "digits", large, *coloured)
     assert values(both)["kernel_pixels"] > 0
 
 
 def test_a_coloured_set_is_not_judged_in_grey_unsaid(undiffuse: CommandLine, tmp_path: Path) -> None:
     levels = noise(40, 5)
     red_blue = np.stack([levels, np.zeros_like(levels), 255 - levels], axis=-1)
-    colour, grey = write_pictures(tmp_path / "colour", red_blue), write_pictures(tmp_path / "grey", noise(40, 6))
+    colour, grey = write_images(tmp_path / "colour", red_blue), write_images(tmp_path / "grey", noise(40, 6))
     for pair in ((colour, grey), (grey, colour)):
         line = undiffuse.refused("compare", *pair, "--metrics", "kernel")
         assert f"{colour} is coloured" in line and f"{grey} is grey" in line
     found = {}
     for way in re.findall(r"data\.channels=\d", line):  # what the line says works
-        record = compared(
+        record = measured(
             undiffuse, tmp_path / "x.json", colour, grey, "--metrics", "kernel", "--features", "pixels", way
         )
         assert f"channels={way[-1]}" in record["pictures"]["options"]
         found[way] = values(record)["kernel_pixels"]
-    stored = write_pictures(tmp_path / "stored", np.stack([noise(40, 7)] * 3, axis=-1))  # grey in three channels
+    stored = write_images(tmp_path / "stored", np.stack([noise(40, 7)] * 3, axis=-1))  # grey in three channels
     for pair in ((stored, grey), (grey, stored)):
-        compared(undiffuse, tmp_path / "x.json", *pair, "--metrics", "kernel", "--features", "pixels")
+        measured(undiffuse, tmp_path / "x.json", *pair, "--metrics", "kernel", "--features", "pixels")
     assert len(found) == 2 and found["data.channels=3"] != found["data.channels=1"]
 
 
 def test_images_of_another_size_are_brought_to_one_and_it_is_said(undiffuse: CommandLine, tmp_path: Path) -> None:
-    large, small = write_pictures(tmp_path / "large", noise(12, 0, 12, 12)), write_pictures(tmp_path / "s", noise(12))
-    told = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
-    assert told == f"note: the images of {large} are 12x12 and brought to the 8x8 of {small}\n"
+    large, small = write_images(tmp_path / "large", noise(12, 0, 12, 12)), write_images(tmp_path / "s", noise(12))
+    said = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
+    assert said == f"note: the images of {large} are 12x12 and brought to the 8x8 of {small}\n"
 
 
 def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse: CommandLine, tmp_path: Path) -> None:
     levels = noise(12)
     opaque, half = np.full_like(levels, 255), np.where(np.arange(8) < 4, 255, 0).astype(np.uint8) + 0 * levels
     folders = {
-        "plain": write_pictures(tmp_path / "plain", levels),
-        "opaque": write_pictures(tmp_path / "opaque", np.stack([levels, opaque], axis=-1)),
-        "alpha": write_pictures(tmp_path / "alpha", np.stack([levels, half], axis=-1)),
-        "deep": write_pictures(tmp_path / "deep", levels.astype(np.uint16) * 257),
+        "plain": write_images(tmp_path / "plain", levels),
+        "opaque": write_images(tmp_path / "opaque", np.stack([levels, opaque], axis=-1)),
+        "alpha": write_images(tmp_path / "alpha", np.stack([levels, half], axis=-1)),
+        "deep": write_images(tmp_path / "deep", levels.astype(np.uint16) * 257),
     }
     texts = {
         "alpha": "12 images with transparency, laid on data.background",
@@ -155,38 +155,38 @@ def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse:
         assert undiffuse.fine("compare", folders["plain"], folders[name], *call).err == line
         assert undiffuse.fine("compare", folders[name], folders[name], *call).err == ""
     assert undiffuse.fine("compare", folders["opaque"], folders["plain"], *call).err == ""
-    record = compared(undiffuse, tmp_path / "x.json", folders["alpha"], folders["plain"], *call)
+    record = measured(undiffuse, tmp_path / "x.json", folders["alpha"], folders["plain"], *call)
     assert record["pictures"]["transparency"] == texts["alpha"] and "transparency" not in record["reference"]
 
 
 def test_a_broken_image_is_passed_over_as_the_message_says(undiffuse: CommandLine, tmp_path: Path) -> None:
-    clean, broken = write_pictures(tmp_path / "clean", noise(30, 1)), write_pictures(tmp_path / "broken", noise(30, 2))
+    clean, broken = write_images(tmp_path / "clean", noise(30, 1)), write_images(tmp_path / "broken", noise(30, 2))
     (broken / "005.png").write_bytes((broken / "005.png").read_bytes()[:60])
     call = ("--metrics", "kernel", "--features", "pixels")
     for pair in ((clean, broken), (broken, clean)):
         line = undiffuse.refused("compare", *pair, *call)
         (way,) = re.findall(r"data\.\w+=\w+", line)
-        record = compared(undiffuse, tmp_path / "x.json", *pair, *call, way)
+        record = measured(undiffuse, tmp_path / "x.json", *pair, *call, way)
         assert {record["pictures"]["of"], record["reference"]["of"]} == {29, 30}
     assert "no key 'on_eror'; did you mean 'on_error'" in undiffuse.refused(
         "compare", clean, broken, "data.on_eror=skip"
     )
 
 
-def test_the_accuracy_of_labelled_pictures(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_the_accuracy_of_labelled_images(undiffuse: CommandLine, tmp_path: Path) -> None:
     classes = tmp_path / "classes"
     for number in range(2):
-        write_pictures(classes / str(number), noise(40, number) // 4 + 150 * number)
-    (row,) = compared(undiffuse, tmp_path / "x.json", classes, classes, "--metrics", "accuracy")["results"]
+        write_images(classes / str(number), noise(40, number) // 4 + 150 * number)
+    (row,) = measured(undiffuse, tmp_path / "x.json", classes, classes, "--metrics", "accuracy")["results"]
     assert row["metric"] == "classification_accuracy" and row["value"] > 0.9 < row["details"]["real_pictures"]
     assert row["protocol"]["tested"] == 40
-    flat = write_pictures(tmp_path / "flat", noise(20))
+    flat = write_images(tmp_path / "flat", noise(20))
     assert "folder of its own" in undiffuse.refused("compare", flat, classes, "--metrics", "accuracy")
     assert "same classes" in undiffuse.refused("compare", classes, "digits", "--metrics", "accuracy", "--size", 8)
 
 
 def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path) -> None:
-    few = write_pictures(tmp_path / "few", noise(8))
+    few = write_images(tmp_path / "few", noise(8))
     out = tmp_path / "x.json"
     call = ("--out", out)
     assert "10" in undiffuse.refused("compare", few, "digits", "--metrics", "kernel", *call)
@@ -205,14 +205,14 @@ def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path
     assert not out.exists()
 
 
-def test_a_run_is_no_set_of_pictures(trained: Path, undiffuse: CommandLine) -> None:
-    """Its previews are grids of pictures."""
+def test_a_run_is_no_set_of_images(trained: Path, undiffuse: CommandLine) -> None:
+    """Its previews are grids of images."""
     line = undiffuse.refused("compare", trained, "digits")
     assert "is a run" in line and "undiffuse evaluate" in line
 
 
-def test_broken_pictures_are_named(undiffuse: CommandLine, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "made", noise(12))
+def test_broken_images_are_named(undiffuse: CommandLine, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "made", noise(12))
     (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:60])
     assert "005.png" in undiffuse.refused("compare", folder, "digits")
     nan = tmp_path / "nan"
@@ -230,13 +230,13 @@ def test_missing_weights_say_where_they_go(
     assert "UNDIFFUSE_WEIGHTS" in line or "lpips" in line.lower()
 
 
-def test_the_perceptual_diversity_of_one_picture_is_none(
+def test_the_perceptual_diversity_of_one_image_is_none(
     shared_data: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNDIFFUSE_WEIGHTS", str(shared_data / "weights" / "lpips-alex"))
-    folder = write_pictures(tmp_path / "one", noise(1).repeat(6, axis=0))
+    folder = write_images(tmp_path / "one", noise(1).repeat(6, axis=0))
     call = (folder, "digits", "--metrics", "lpips_diversity", "--num", 6)
-    (row,) = compared(undiffuse, tmp_path / "x.json", *call)["results"]
+    (row,) = measured(undiffuse, tmp_path / "x.json", *call)["results"]
     assert row["value"] == 0 and row["details"]["real_pictures"] > 0.05 and row["protocol"]["pairs"] == 3
 
 
@@ -244,7 +244,7 @@ def test_an_idx_file(undiffuse: CommandLine, tmp_path: Path) -> None:
     levels = noise(30, 3, 28, 28)
     path = tmp_path / "some-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, *levels.shape) + levels.tobytes()))
-    record = compared(undiffuse, tmp_path / "x.json", path, path, "--metrics", "classes")
+    record = measured(undiffuse, tmp_path / "x.json", path, path, "--metrics", "classes")
     assert record["pictures"]["set"] == "idx" and record["results"][0]["details"]["count"] == 30
 
 
@@ -266,7 +266,7 @@ def test_real_digits_are_nearer_to_digits_than_clothes(
     mnist = shared_data / "mnist"
     options = (mnist, "--num", 200, "--features", "handwriting", "--metrics", METRICS)
     test, fashion = (
-        values(compared(undiffuse, tmp_path / "x.json", shared_data / name, *options))
+        values(measured(undiffuse, tmp_path / "x.json", shared_data / name, *options))
         for name in ("mnist/t10k-images-idx3-ubyte.gz", "fashion-mnist")
     )
     assert test["frechet_handwriting"] < fashion["frechet_handwriting"]

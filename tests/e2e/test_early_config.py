@@ -118,9 +118,11 @@ def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
     }
     section = get_recipe(recipe).model_dump(mode="json")
     section = {**section, **{f"system.{key}": value for key, value in section["system"].items()}}
-    told = [(f"{key}={name}", early(recipe, [f"{key}={name}"])) for key in rows if key in section for name in rows[key]]
-    assert len(told) > 10
-    for override, words in told:
+    lines = [
+        (f"{key}={name}", early(recipe, [f"{key}={name}"])) for key in rows if key in section for name in rows[key]
+    ]
+    assert len(lines) > 10
+    for override, words in lines:
         assert words is None or words == late(recipe, [override]), override
 
 
@@ -143,7 +145,7 @@ def test_what_is_said_of_adversarial_objectives_beforehand_is_true_of_them() -> 
         assert has_penalties(model_of(name, row)(name=name)) is row().penalties.any
 
 
-def told_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:
+def said_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:
     """What is said of a recipe that is yet to be chosen for data: early, and when it is."""
     said: list[str | None] = []
     for attempt in (
@@ -168,7 +170,7 @@ def told_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | Non
     ],
 )
 def test_what_no_recipe_for_the_data_takes_is_refused_before_one_is_chosen(override: str) -> None:
-    early_words, late_words = told_of_data("digits", override.split())
+    early_words, late_words = said_of_data("digits", override.split())
     assert early_words is not None and late_words is not None
 
 
@@ -182,7 +184,7 @@ def test_what_no_recipe_for_the_data_takes_is_refused_before_one_is_chosen(overr
     ],
 )
 def test_what_some_recipe_for_data_takes_is_not_refused_before_one_is_chosen(data: str, override: str) -> None:
-    early_words, late_words = told_of_data(data, override.split())
+    early_words, late_words = said_of_data(data, override.split())
     assert early_words is None or late_words is not None
 
 
@@ -290,7 +292,7 @@ def test_a_section_that_is_off_is_switched_on_by_what_is_said_of_it(
     assert value.items() <= found.items()
 
 
-def test_guidance_that_a_model_was_not_taught_is_told_from_its_configuration() -> None:
+def test_guidance_that_a_model_was_not_taught_is_said_from_its_configuration() -> None:
     with pytest.raises(UsageError, match="needs a model trained with classes"):
         check_line(["sample", "letters", "--guidance", "3"])
     check_line(["sample", "mnist", "--guidance", "3"])

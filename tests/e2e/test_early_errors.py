@@ -170,14 +170,14 @@ PARSERS = ("typer", "click", "pydantic", "pydantic_core", "importlib.metadata")
 PROGRAM = """
 import contextlib, io, json, shlex, sys
 from undiffuse.__main__ import main
-told = {}
+said = {}
 for line in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
             main(shlex.split(line))
         except SystemExit as stop:
-            told[line] = (stop.code, err.getvalue(), [name for name in sys.argv[2:] if name in sys.modules])
-print(json.dumps(told))
+            said[line] = (stop.code, err.getvalue(), [name for name in sys.argv[2:] if name in sys.modules])
+print(json.dumps(said))
 """
 
 
@@ -261,7 +261,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("compare digits digits --out file/inside", "a file stands where a folder is needed"),
     ],
 )
-def test_a_place_that_is_taken_is_told_before_anything_is_imported(line: str, word: str) -> None:
+def test_a_place_that_is_taken_is_said_before_anything_is_imported(line: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         check_line(line.split())
 

@@ -1,4 +1,4 @@
-"""Numbers out of range, options at odds and places that are taken are told before seconds of importing."""
+"""Numbers out of range, options at odds and places that are taken are said before seconds of importing."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ def test_an_evaluation_is_refused_in_the_words_of_its_protocol(name: str) -> Non
         ("data prepare digits --out new.zip --on-error pass", "'skip'"),
     ],
 )
-def test_what_is_out_of_range_or_does_not_go_together_is_told_at_once(line: str, words: str) -> None:
-    with pytest.raises(UsageError) as told:
+def test_what_is_out_of_range_or_does_not_go_together_is_said_at_once(line: str, words: str) -> None:
+    with pytest.raises(UsageError) as said:
         check_line(line.split())
-    assert words in str(told.value)
+    assert words in str(said.value)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_what_is_out_of_range_or_does_not_go_together_is_told_at_once(line: str,
         ("report run run", "more than once"),
     ],
 )
-def test_a_place_that_holds_something_else_is_told_at_once(line: str, words: str) -> None:
-    with pytest.raises(UsageError) as told:
+def test_a_place_that_holds_something_else_is_said_at_once(line: str, words: str) -> None:
+    with pytest.raises(UsageError) as said:
         check_line(line.split())
-    assert words in str(told.value)
+    assert words in str(said.value)
 
 
 @pytest.mark.parametrize(

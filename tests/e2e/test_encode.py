@@ -1,4 +1,4 @@
-"""``undiffuse invert``: latents in a file, and the way back beside the originals."""
+"""``undiffuse invert``: latents in a file, and the way back next to the originals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encoded(undiffuse: CommandLine, model: Path, source: str, out: Path, *option
     return record  # type: ignore[no-any-return]
 
 
-def test_pictures_go_there_and_back(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_images_go_there_and_back(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = encoded(undiffuse, trained, "digits", tmp_path / "latents")
     latents = np.load(tmp_path / "latents" / "latents.npy")
     assert latents.shape == (3, 1, 8, 8) and latents.dtype == np.float32
@@ -26,11 +26,11 @@ def test_pictures_go_there_and_back(trained: Path, undiffuse: CommandLine, tmp_p
     assert record["latent_mean_square"] == pytest.approx(float((latents.astype(np.float64) ** 2).mean()))
     assert record["solver"] == "rk45" and record["nfe"] > 6 and len(record["items"]) == 3
     assert {"model_sha256", "log_snr_range", "rtol", "data_fingerprint", "labels"} <= record.keys()
-    with Image.open(tmp_path / "latents" / "roundtrip.png") as picture:
-        assert picture.width > picture.height  # three across, two down
+    with Image.open(tmp_path / "latents" / "roundtrip.png") as image:
+        assert image.width > image.height  # three across, two down
 
 
-def test_heun_takes_the_steps_it_is_told(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_heun_takes_the_steps_it_is_said(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     out = tmp_path / "points"
     few = encoded(undiffuse, trained_points, "swissroll", out, "--sampler", "heun", "--steps", 20)
     many = encoded(undiffuse, trained_points, "swissroll", out, "--sampler", "heun", "--steps", 100, "--overwrite")
@@ -55,9 +55,7 @@ def test_what_cannot_be_done_is_refused(trained: Path, undiffuse: CommandLine, t
     assert not (tmp_path / "x").exists()
 
 
-def test_pictures_of_another_size_are_fitted_to_the_model(
-    trained: Path, undiffuse: CommandLine, tmp_path: Path
-) -> None:
+def test_images_of_another_size_are_fitted_to_the_model(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for index in range(3):
         pixels = np.full((20, 30, 3), 60 * index, np.uint8)

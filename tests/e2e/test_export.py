@@ -322,7 +322,7 @@ def test_feature_caching_is_counted_and_refused_where_senseless(
 ) -> None:
     common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
     printed = undiffuse.fine(*common, tmp_path / "a", "--cache-interval", 2).out
-    assert "2 network evaluations and 2 of its finest level each" in printed
+    assert "2 NFE and 2 of its finest level each" in printed
     record = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)  # data
     earlier = undiffuse.fine(*common, tmp_path / "earlier", "--reuse", 2)  # data

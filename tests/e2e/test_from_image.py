@@ -23,7 +23,7 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digit's like in colour and larger, one in a palette, and a folder of two."""
     folder = tmp_path_factory.mktemp("mine") / "my photos"
     folder.mkdir()
@@ -40,16 +40,16 @@ def drawn(*words: str | Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["one.png", "two.png", "."])
-def test_a_file_or_a_folder_is_brought_to_the_model_s_size(pictures: Path, source: str, tmp_path: Path) -> None:
-    drawn("-n", 3, "--steps", 4, "--image", pictures / source, "--strength", 0.5, "--out", tmp_path / "made")
+def test_a_file_or_a_folder_is_brought_to_the_model_s_size(images: Path, source: str, tmp_path: Path) -> None:
+    drawn("-n", 3, "--steps", 4, "--image", images / source, "--strength", 0.5, "--out", tmp_path / "made")
     record = json.loads((tmp_path / "made" / "samples.json").read_text())
     assert record["strength"] == 0.5 and record["nfe"] == 2
     assert set(record["image"]) == {"source", "sha256" if source != "." else "data_fingerprint"}
 
 
-def test_strength_0_gives_the_image_back(pictures: Path, tmp_path: Path) -> None:
-    drawn("-n", 1, "--image", pictures / "one.png", "--strength", 0, "--progressive", "--out", tmp_path / "made")
-    with Image.open(pictures / "one.png") as image:
+def test_strength_0_gives_the_image_back(images: Path, tmp_path: Path) -> None:
+    drawn("-n", 1, "--image", images / "one.png", "--strength", 0, "--progressive", "--out", tmp_path / "made")
+    with Image.open(images / "one.png") as image:
         middle = image.convert("RGB").crop((10, 0, 50, 40)).convert("L").resize((28, 28), Image.Resampling.LANCZOS)
     made = np.asarray(Image.open(tmp_path / "made" / "000000.png"), dtype=int)
     off = np.abs(made - np.asarray(middle, dtype=int))  # by another order of cropping and greying
@@ -98,13 +98,13 @@ def test_a_line_says_both_or_neither(words: list[str], capsys: pytest.CaptureFix
 
 
 def test_channels_may_come_last_and_a_folder_may_hold_what_cannot_be_read(
-    model: Model, pictures: Path, tmp_path: Path
+    model: Model, images: Path, tmp_path: Path
 ) -> None:
     levels = np.random.default_rng(2).integers(0, 256, (28, 28, 1), dtype=np.uint8)
     made = [model.sample(1, image=one, steps=2, strength=0.5) for one in (levels, levels[..., 0], levels[None, ..., 0])]
     assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(made[0])) for one in made)
     (tmp_path / "some").mkdir()
-    (tmp_path / "some" / "good.png").write_bytes((pictures / "one.png").read_bytes())
+    (tmp_path / "some" / "good.png").write_bytes((images / "one.png").read_bytes())
     (tmp_path / "some" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
     main_words = ["-n", 1, "--steps", 2, "--image", tmp_path / "some", "--strength", 0.5, "--out", tmp_path / "made"]
     drawn(*main_words)

@@ -30,6 +30,6 @@ def modes_of(recipe: str, folder: Path) -> Modes:
 def test_looking_ahead_holds_the_modes_that_the_plain_gan_loses(tmp_path: Path) -> None:
     ahead = modes_of("unrolled-gan-rings", tmp_path / "ahead")
     plain = modes_of("gan-rings", tmp_path / "plain")
-    assert ahead.found == 8 and not ahead.collapsed, ahead.verdict
-    assert plain.found < 8 or plain.collapsed, plain.verdict
+    assert ahead.found == 8 and not ahead.collapsed, ahead.summary
+    assert plain.found < 8 or plain.collapsed, plain.summary
     assert ahead.kl < plain.kl

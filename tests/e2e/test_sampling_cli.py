@@ -1,4 +1,4 @@
-"""``undiffuse sample``: picture i depends on seed i alone, and what is written says how it was made."""
+"""``undiffuse sample``: image i depends on seed i alone, and what is written says how it was made."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from undiffuse.models.request import SampleRequest
 from undiffuse.recipes import get_recipe
 
 
-def pictures(folder: Path) -> dict[str, bytes]:
+def images(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
 
 
 @pytest.fixture
 def blocks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks for few pictures."""
+    """Several blocks for few images."""
     monkeypatch.setattr("undiffuse.models.denoising.fixed_batch_size", lambda *_: 8)
 
 
@@ -40,13 +40,13 @@ def test_any_batch_size_gives_the_same_bytes(
     model = request.getfixturevalue(kind)
     common = ("sample", model, "--steps", 3, "--sampler", sampler, "--seed", 7)
     undiffuse.fine(*common, "-n", 20, "--out", tmp_path / "all")
-    expected = pictures(tmp_path / "all")
+    expected = images(tmp_path / "all")
     assert len(set(expected.values())) == 20
     for size in (1, 3, 16, 64):
         undiffuse.fine(*common, "-n", 20, "--batch-size", size, "--out", tmp_path / str(size))
-        assert pictures(tmp_path / str(size)) == expected, size
+        assert images(tmp_path / str(size)) == expected, size
     undiffuse.fine(*common, "-n", 5, "--out", tmp_path / "five")
-    assert pictures(tmp_path / "five") == dict(list(expected.items())[:5])
+    assert images(tmp_path / "five") == dict(list(expected.items())[:5])
 
 
 @pytest.mark.usefixtures("blocks_of_8")
@@ -63,10 +63,10 @@ def test_no_bit_depends_on_the_batch_even_before_rounding(precision: str) -> Non
         assert torch.equal(system.sample(SampleRequest.of(seeds=range(19), steps=3, batch_size=size)).x, whole)
 
 
-def test_a_later_seed_is_a_later_picture(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_later_seed_is_a_later_image(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     undiffuse.fine("sample", trained_bf16, "-n", 4, "--steps", 2, "--out", tmp_path / "a")
     undiffuse.fine("sample", trained_bf16, "-n", 1, "--steps", 2, "--seed", 3, "--out", tmp_path / "b")
-    assert pictures(tmp_path / "a")["000003.png"] == pictures(tmp_path / "b")["000000.png"]
+    assert images(tmp_path / "a")["000003.png"] == images(tmp_path / "b")["000000.png"]
 
 
 def test_two_processes_make_the_same_bytes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_two_processes_make_the_same_bytes(trained: Path, undiffuse: CommandLine
     process = child(tmp_path / "log", *arguments, tmp_path / "there")
     process.join(60)
     assert process.exitcode == 0, (tmp_path / "log").read_text()
-    assert pictures(tmp_path / "here") == pictures(tmp_path / "there")
+    assert images(tmp_path / "here") == images(tmp_path / "there")
     names = ("samples.json", "grid.png")
     assert all((tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes() for name in names)
 
@@ -83,7 +83,7 @@ def test_two_processes_make_the_same_bytes(trained: Path, undiffuse: CommandLine
 def test_what_is_written(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     out = tmp_path / "out"
     undiffuse.fine("sample", trained, "-n", 12, "--steps", 4, "--sampler", "heun", "--grid", "karras", "--out", out)
-    assert sorted(path.name for path in out.iterdir()) == [*pictures(out), "grid.png", "samples.json"]
+    assert sorted(path.name for path in out.iterdir()) == [*images(out), "grid.png", "samples.json"]
     record = json.loads((out / "samples.json").read_text())
     sha256 = hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest()
     shared = {"model_sha256": sha256, "sampler": "heun", "steps": 4, "grid": "karras", "recipe": "ddpm-digits"}
@@ -92,8 +92,8 @@ def test_what_is_written(trained: Path, undiffuse: CommandLine, tmp_path: Path) 
     for index, row in enumerate(record["images"]):
         assert (row["file"], row["seed"], row["class"]) == (f"{index:06d}.png", index, str(index % 10))
         assert shared.items() <= row.items()
-    with Image.open(out / "000000.png") as picture:
-        assert picture.size == (8, 8) and picture.mode == "L"
+    with Image.open(out / "000000.png") as image:
+        assert image.size == (8, 8) and image.mode == "L"
 
 
 def test_defaults_are_recorded(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_progressive(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> N
     assert np.array_equal(frames[-1][:, 0], last)
     plain = tmp_path / "plain"
     undiffuse.fine("sample", trained, "-n", 5, "--steps", 4, "--out", plain)
-    assert pictures(plain) == pictures(out)
+    assert images(plain) == images(out)
 
 
 def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_classes(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     assert sampled("one", "--class", "7") == ["7", "7", "7"]
     assert sampled("two", "--class", "7", "--class", "1") == ["7", "1", "7"]
     assert sampled("none", "--no-class") == [None] * 3
-    assert pictures(tmp_path / "one")["000000.png"] == pictures(tmp_path / "two")["000000.png"]
+    assert images(tmp_path / "one")["000000.png"] == images(tmp_path / "two")["000000.png"]
     model = package.load(trained)
     seven, one = (
         model.module.sample(SampleRequest.of(seeds=[1], steps=2, cond=model.condition([name]))).x for name in "71"
@@ -172,7 +172,7 @@ def test_the_python_twin(trained: Path, trained_points: Path, undiffuse: Command
 
 @pytest.fixture(scope="module")
 def by_its_own(trained: Path) -> np.ndarray:
-    """Four pictures under the model's own process, (4, 8, 8)."""
+    """Four images under the model's own process, (4, 8, 8)."""
     drawn = package.load(trained).sample(4, sampler="dpmpp_2m", grid="log_snr", steps=40)
     return np.asarray(drawn, float)[:, 0]
 
@@ -199,15 +199,15 @@ def test_one_model_samples_under_every_process(
 def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     # DDPM's last log-SNR is -10.1
     common = ("sample", trained, "-n", 2, "--steps", 3, "--process")
-    told = undiffuse.fine(*common, "ve:sigma_max=1e4", "--out", tmp_path / "a").err
-    assert "ve:sigma_max=1e4 begins at log-SNR -18.42, the model was trained down to" in told
+    said = undiffuse.fine(*common, "ve:sigma_max=1e4", "--out", tmp_path / "a").err
+    assert "ve:sigma_max=1e4 begins at log-SNR -18.42, the model was trained down to" in said
     assert "begins at" not in undiffuse.fine(*common, "ve:sigma_max=9", "--out", tmp_path / "b").err
 
 
 def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     common = ("sample", trained, "-n", 2, "--steps", 2, "--sampler", "ddim", "--class", 3, "--temperature", 0)
     assert "at temperature 0 all seeds begin alike" in undiffuse.fine(*common, "--out", tmp_path / "a").err
-    assert len(set(pictures(tmp_path / "a").values())) == 1
+    assert len(set(images(tmp_path / "a").values())) == 1
     one = (*common[:3], 1, *common[4:])
     assert "alike" not in undiffuse.fine(*one, "--out", tmp_path / "b").err
 
@@ -225,6 +225,6 @@ def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, t
 def test_a_senseless_process_is_refused(
     process: str, message: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    told = undiffuse.refused("sample", trained, "-n", 1, "--process", process, "--out", tmp_path / "x")
-    assert message in told
+    said = undiffuse.refused("sample", trained, "-n", 1, "--process", process, "--out", tmp_path / "x")
+    assert message in said
     assert not (tmp_path / "x").exists()

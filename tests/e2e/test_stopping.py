@@ -24,7 +24,7 @@ from undiffuse.files import replacing
 
 
 def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From that row of the journal on, nobody is there to be shown it."""
+    """From that row of the metrics log on, nobody is there to be shown it."""
     seen: list[int] = []
 
     def fail(view: show.TrainingView, kind: str, values: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def test_models_are_listed(undiffuse: CommandLine) -> None:
     lines = undiffuse.fine("models").out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == list(bundled_models())
     line = next(line for line in lines if line.startswith("mnist "))
-    for fact in ("1×28×28", "10 classes", "evaluations", " MB", "Apache-2.0", "data: "):
+    for fact in ("1×28×28", "10 classes", "NFE", " MB", "Apache-2.0", "data: "):
         assert fact in line
     assert undiffuse.fine("models", "mnist").out.strip() == (
         (bundled_models()["mnist"] / "model_card.md").read_text(encoding="utf-8").strip()

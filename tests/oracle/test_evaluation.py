@@ -329,11 +329,11 @@ def test_metrics_of_few_samples_compare_as_many_on_both_sides() -> None:
 ROW = {"metric": "x", "value": 0.1 + 0.2, "protocol": {"a": None}}
 
 
-def found_in(cache: Cache, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def found_in(cache: Cache, entry: dict[str, Any]) -> list[dict[str, Any]]:
     def make() -> list[dict[str, Any]]:
         raise AssertionError("computed anew")
 
-    return cache.results(facts, make)
+    return cache.results(entry, make)
 
 
 def test_results_are_kept_by_what_they_follow_from(tmp_path: Path) -> None:

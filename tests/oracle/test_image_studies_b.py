@@ -328,7 +328,7 @@ def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
     part = {"frechet": 1.0, "frechet_standard_error": 0.1, "precision": 0.5, "recall": 0.25}
     row = {"trained_on": "one class", "asked_for": "anything", "class_images": 100.0, "class_share": 0.75}
     broken = {**row, "failed": "broke down: loss is not finite"}
-    facts = {
+    entry = {
         "data": "d",
         "class": "3",
         "images": 100,
@@ -339,7 +339,7 @@ def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
         "metric": "frechet",
     }
     text = markdown(
-        [{**row, "class": part, "all": part}, broken], {**facts, "references_class": 9, "references_all": 9}
+        [{**row, "class": part, "all": part}, broken], {**entry, "references_class": 9, "references_all": 9}
     )
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4

@@ -34,7 +34,12 @@ def check_student_steps(steps: int) -> None:
 
 
 def check_tuning(tolerance: float, seeds: int) -> None:
-    """Refuse what no time grid can be tuned to."""
+    """Refuse what no time grid can be tuned to.
+
+    Args:
+        tolerance: root-mean-square error that a tuned grid may have, above 0.
+        seeds: that the grid is tuned with, at least 1.
+    """
     if not 0 < tolerance < float("inf") or seeds < 1:
         raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
 
@@ -46,7 +51,12 @@ def check_items(num: int) -> None:
 
 
 def check_solver_steps(solver: str, steps: int | None) -> None:
-    """Refuse steps of a solver that picks its own, and none of the other."""
+    """Refuse steps of a solver that picks its own, and none of the other.
+
+    Args:
+        solver: a row of ``SOLVERS``.
+        steps: of it; None for the default.
+    """
     if steps is not None and solver == ADAPTIVE:
         raise UsageError(f"{ADAPTIVE} picks its own steps; leave --steps out or take --sampler {FIXED}")
     if steps is not None:
@@ -62,7 +72,15 @@ def check_counts(counts: Mapping[str, int]) -> None:
 def check_examination(
     is_run: bool, near: float | None, num: int | None, recipe: str | None = None, data: str | None = None
 ) -> None:
-    """Refuse options that do not go with what ``doctor`` examines, and numbers out of range."""
+    """Refuse options that do not go with what ``doctor`` examines, and numbers out of range.
+
+    Args:
+        is_run: whether a run is examined, and not data.
+        near: limit on the distance of near-duplicates, of data.
+        num: samples to draw, of a run.
+        recipe: that data is read by.
+        data: where the data of a run lies now.
+    """
     if is_run and near is not None:
         raise UsageError("--near is for data, and this is a run; leave it out")
     if is_run and recipe is not None:
@@ -84,7 +102,12 @@ def check_workers(workers: int | None) -> None:
 
 
 def check_points(num: int, seed: int) -> None:
-    """Refuse a study of theory on too few points."""
+    """Refuse a study of theory on too few points.
+
+    Args:
+        num: points in each cloud.
+        seed: of the first.
+    """
     check_at_least("--num", num, _FEWEST_POINTS, "for distances to mean anything")
     check_seed(seed)
 
@@ -95,6 +118,8 @@ def check_trainings(images: int | None, samples: int, seed: int, fewest_samples:
     Args:
         images: seen by each training; ``None`` where the study says how many.
         samples: drawn of each model, at least ``fewest_samples``.
+        seed: of the trainings.
+        fewest_samples: that the study can measure.
     """
     if images is not None:
         check_at_least("--images", images)
@@ -103,7 +128,13 @@ def check_trainings(images: int | None, samples: int, seed: int, fewest_samples:
 
 
 def check_passes(images: int, epochs: int, every: int) -> None:
-    """Refuse a study of little data on none, or that never measures."""
+    """Refuse a study of little data on none, or that never measures.
+
+    Args:
+        images: to train on, at least 1.
+        epochs: passes over them.
+        every: epochs between two measurements.
+    """
     check_counts({"--images": images, "--epochs": epochs, "--every": every})
 
 
@@ -120,6 +151,11 @@ def refuse_process(process: str | None) -> None:
 
 
 def check_data_named(data: str | None, options: Sequence[str]) -> None:
-    """Refuse options of data that none is named for."""
+    """Refuse options of data that none is named for.
+
+    Args:
+        data: what ``--data`` names, if anything.
+        options: ``key=value`` of it.
+    """
     if options and data is None:
         raise UsageError(f"{options[0]} is said of the data that --data names, and none is named; add --data SRC")

@@ -27,6 +27,7 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
         run: folder of a run that was trained with ``ema.posthoc``.
         sigma_rel: standard deviation of the average's profile as a share of the run's length.
         out: folder of the model.
+        overwrite: replace an exported model that is there.
     Raises:
         UsageError: a run without snapshots, an impossible width, or a folder that holds something else.
     """

@@ -25,8 +25,12 @@ _TEXT = 18
 
 
 def save_bundled_grid(path: Path, device: str = "auto", seed: int = 0) -> list[str]:
-    """Write a image with a row of fresh samples for each bundled model, its name with it; returns the names.
+    """Write an image with a row of fresh samples for each bundled model, its name with it; returns the names.
 
+    Args:
+        path: a PNG file.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        seed: of the first sample of each model.
     Raises:
         UsageError: no model is bundled.
     """

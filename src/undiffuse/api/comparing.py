@@ -106,7 +106,16 @@ def compare_to_file(
     """Compare, and write ``out`` where one is named.
 
     Args:
+        images: see ``compare``.
+        reference: see ``compare``.
+        metrics: see ``compare``.
+        num: images of each set at most.
         counts: also measure so many images of each set; ``by_count`` in the result.
+        features: a row of ``metrics.FEATURES``, or ``auto``.
+        size: that both are brought to first, as ``28`` or ``48x64``.
+        out: a JSON file, or None.
+        use_cache: take results from the user's cache, and keep new ones in it.
+        options: ``key=value`` of both sources.
     """
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
@@ -137,6 +146,11 @@ def load_pair(
 ) -> tuple[Dataset, Dataset]:
     """Both sets, the first brought to the size of the second where it is read from files.
 
+    Args:
+        images: see ``compare``.
+        reference: see ``compare``.
+        size: that both are brought to first.
+        options: ``key=value`` of both sources where they know the key.
     Raises:
         UsageError: unreadable, points, images that would have to be enlarged, or a grey set with a coloured one.
     """

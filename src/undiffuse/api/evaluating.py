@@ -94,7 +94,11 @@ def evaluate_to_file(
     """Evaluate, and write ``out`` where one is named.
 
     Args:
+        model: to be measured.
+        protocol: how.
+        metrics: rows of ``evaluation.METRICS``; those that fit, if none is named.
         data: held-out images from another source, or where the model's own lie now; by default those of its run.
+        out: a JSON file, or None.
         use_cache: take results from the user's cache where they are there, and keep new ones in it.
         options: ``key=value`` of the source that ``data`` names.
     """

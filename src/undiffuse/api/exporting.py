@@ -110,6 +110,8 @@ def export_model(
     """Write ``model`` as a folder: ``config.json``, ``model.safetensors``, ``model_card.md``, and a file of each part.
 
     Args:
+        model: to be written.
+        out: the folder.
         tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
             solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
             defaults.
@@ -118,6 +120,7 @@ def export_model(
         seeds: that the grid is tuned with, and as many others to measure it on.
         temperature: that the exported model samples at; the model's own by default.
         bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
+        overwrite: replace an exported model that is there.
     Raises:
         UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
             temperature that is none or for a model that has none.
@@ -198,7 +201,7 @@ def _first_within(
         with stage(f"tuning {steps} steps") as observer:
             tuned = tune_grid(trial, check, sampler, steps, observer.progress)
         announce(
-            f"{sampler.name}, {counted(steps, 'step')}, {counted(tuned.nfe, 'evaluation')}: "
+            f"{sampler.name}, {counted(steps, 'step')}, {tuned.nfe} NFE: "
             f"error {tuned.tuned_error:.4f} on the tuned grid, "
             f"{tuned.named[tuned.best_named]:.4f} on the best named one ({tuned.best_named}"
             f"{'' if tuned.helps else ', which is kept'})"
@@ -254,8 +257,7 @@ def _tuning_lines(tuned: TunedGrid, seeds: int) -> list[str]:
     rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
     grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
     return [
-        f"By {tuned.sampler} in {counted(tuned.num_steps, 'step')}, {counted(tuned.nfe, 'network evaluation')}, "
-        f"on {grid}.",
+        f"By {tuned.sampler} in {counted(tuned.num_steps, 'step')}, {tuned.nfe} NFE, on {grid}.",
         f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {seeds} seeds that",
         "tuning did not see:",
         "",

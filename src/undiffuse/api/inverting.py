@@ -99,7 +99,9 @@ def invert_to_folder(
     """Write ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) to ``out``.
 
     Args:
+        model: whose ODE is followed.
         source: any data of the model's shape.
+        out: the folder.
         num: how many of its items, evenly spaced.
         sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
         steps: of ``heun``; 50 by default.

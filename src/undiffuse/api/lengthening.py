@@ -24,6 +24,8 @@ def is_longer(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
     """Whether a run is to be gone on with for longer and nothing else.
 
     Args:
+        old: configuration of the run that is there.
+        new: configuration that is asked for.
         changes: what differs, see ``training.config.differences``.
     """
     return len(changes) == 1 and changes[0].startswith("num_images:") and new.num_images > old.num_images
@@ -32,6 +34,10 @@ def is_longer(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
 def refuse_other_end(run: Path, old: RunConfig, new: RunConfig) -> None:
     """Refuse a longer run whose learning rate would have fallen later.
 
+    Args:
+        run: folder of the run.
+        old: its configuration.
+        new: configuration that is asked for.
     Raises:
         UsageError: says how it is trained.
     """
@@ -44,19 +50,34 @@ def refuse_other_end(run: Path, old: RunConfig, new: RunConfig) -> None:
 
 
 def lengthen(run: Path, num_images: int) -> None:
-    """Have ``config.json`` ask for more images, as if it had done so from the beginning."""
+    """Have ``config.json`` ask for more images, as if it had done so from the beginning.
+
+    Args:
+        run: folder of the run.
+        num_images: that it will end at.
+    """
     record = read_record(run)
     accept(run, kept_configs(run), {**record, "config": {**record["config"], "num_images": num_images}})
 
 
 def is_finished(run: Path, config: RunConfig) -> bool:
-    """Whether a run has seen all its images: it has a checkpoint of its end."""
+    """Whether a run has seen all its images: it has a checkpoint of its end.
+
+    Args:
+        run: folder of the run.
+        config: that is asked for.
+    """
     names = (path.name.removeprefix("images_") for path in (run / CHECKPOINTS).glob("images_*"))
     return any(name.isdecimal() and int(name) >= config.num_images for name in names)
 
 
 def how_longer(run: Path, config: RunConfig) -> str:
-    """How to train a finished run for twice as many images."""
+    """How to train a finished run for twice as many images.
+
+    Args:
+        run: folder of the run.
+        config: of it.
+    """
     twice, decay = 2 * config.num_images, config.optimizer.decay
     if decay in _WITHOUT_END:
         again = command("train", "--resume", "--out", run, f"num_images={twice}")

@@ -45,7 +45,13 @@ def check_out(out: str | Path | None) -> None:
 
 
 def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> None:
-    """Refuse what may not be written to, and a folder in a file's place."""
+    """Refuse what may not be written to, and a folder in a file's place.
+
+    Args:
+        out: a file to be written, or None.
+        such_as: a name for the advice.
+        option: that names the file on a command line.
+    """
     if out is None:
         return
     if (out := Path(out)).is_dir():
@@ -62,20 +68,37 @@ def check_once(folders: Sequence[Path]) -> None:
 
 
 def check_results(out: str | Path | None, kind: Results, overwrite: bool) -> None:
-    """Refuse what no folder of results can be made of, and results of the same kind that may not go."""
+    """Refuse what no folder of results can be made of, and results of the same kind that may not go.
+
+    Args:
+        out: a folder to be written, or None.
+        kind: of results.
+        overwrite: whether results of that kind may be replaced.
+    """
     if out is not None:
         check_own_folder(Path(out), *kind, overwrite=overwrite)
 
 
 def check_export(out: str | Path, model: str | Path, overwrite: bool) -> None:
-    """The same of an exported model, which may not replace the one that it is of."""
+    """The same of an exported model, which may not replace the one that it is of.
+
+    Args:
+        out: the folder to be written.
+        model: the folder of the model, which it may not be.
+        overwrite: whether an exported model may be replaced.
+    """
     check_results(out := Path(out), EXPORTED, overwrite)
     if out.exists() and out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out} is the model itself; name another folder")
 
 
 def study_folder(study: str, model: str | Path) -> Path:
-    """Where a study of a model goes unless another folder is named."""
+    """Where a study of a model goes unless another folder is named.
+
+    Args:
+        study: its name.
+        model: a folder, or a bundled name.
+    """
     return Path("studies") / f"{study}-{Path(model).resolve().name}"
 
 
@@ -91,7 +114,12 @@ def check_study_folder(out: str | Path) -> None:
 
 
 def check_new_run(out: str | Path | None, resume: bool) -> None:
-    """Refuse what no run can be put into."""
+    """Refuse what no run can be put into.
+
+    Args:
+        out: folder of the run, or None.
+        resume: whether a run there is resumed.
+    """
     if out is None:
         return
     check_no_other(out := Path(out))

@@ -73,7 +73,8 @@ def sample(
         UsageError: no such model, an unknown sampler, grid or class, a folder that holds something.
         CancelledError: it was cancelled.
     Example:
-        >>> undiffuse.sample("mnist-1step", 4).shape  # doctest: +SKIP
+        >>> import undiffuse
+        >>> undiffuse.sample("mnist-1step", 4).shape
         torch.Size([4, 1, 28, 28])
     """
     if isinstance(model, Sampler):
@@ -110,9 +111,17 @@ def sample_to_folder(
     """Sample ``num`` images and write them to ``out``, which is there when all are; see ``SampleSet``.
 
     Args:
+        model: that is sampled.
+        out: the folder.
+        num: at least 1.
         options: how; what they leave unsaid is the model's own.
-        image: a image file or data, whose images are begun from in turn.
+        seed: of the first sample.
+        batch_size: images at a time; changes no bit of any.
+        class_names: taken in turn; None among them for no class in particular; all classes if empty.
+        progressive: keep x_0-hat over time as well.
+        image: an image file or data, whose images are begun from in turn.
         shown: images in ``grid.png``, the first so many.
+        overwrite: replace samples that are there.
     Returns:
         ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
     Raises:
@@ -141,7 +150,13 @@ def sample_to_folder(
 
 
 def tell_of_one_start(model: Model, options: SamplingOptions, num: int) -> None:
-    """A note where all of several samples begin alike: temperature 0 is no noise at all."""
+    """A note where all of several samples begin alike: temperature 0 is no noise at all.
+
+    Args:
+        model: that is sampled.
+        options: of sampling.
+        num: how many samples.
+    """
     own = model.module.sampling_record().get("temperature", 1.0)
     if num > 1 and (options.temperature if "temperature" in options.model_fields_set else own) == 0:
         note(
@@ -194,7 +209,7 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
 
 def _cost(gathered: SampleSet) -> str:
     partial = f" and {gathered.partial_nfe} of its finest level" if gathered.partial_nfe else ""
-    return f"{counted(gathered.nfe, 'network evaluation')}{partial}"
+    return f"{gathered.nfe} NFE{partial}"
 
 
 class _History:
@@ -226,7 +241,7 @@ class _History:
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
-    """x_0-hat over time: all of it as an array, a selection as a image (a row a sample, time to the right)."""
+    """x_0-hat over time: all of it as an array, a selection as an image (a row a sample, time to the right)."""
     frames = np.stack(
         [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
     )

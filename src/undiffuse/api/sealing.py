@@ -53,6 +53,7 @@ def accept_edits(folder: Path, kept: Sequence[Mapping[str, Any]] | None = None) 
     """Take ``config.system`` as it stands for what is meant, and have the description of the model follow it.
 
     Args:
+        folder: of the run or the model.
         kept: all copies that weights and checkpoints hold, where they have been read.
     Returns:
         What differs from the copy that the weights were saved with, and what followed.

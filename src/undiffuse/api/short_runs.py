@@ -45,7 +45,13 @@ def _why_too_short(config: RunConfig) -> str:
 
 
 def tell_of_noise(config: RunConfig, training: Dataset, run: Path) -> None:
-    """A note where the last preview of a run is little more than noise, as seen by its neighbouring pixels."""
+    """A note where the last preview of a run is little more than noise, as seen by its neighbouring pixels.
+
+    Args:
+        config: of the run.
+        training: the data that it learned from.
+        run: its folder.
+    """
     shown = _last_preview(config, training, run)
     if shown is None:
         return

@@ -18,7 +18,12 @@ _LOOKED_AT = 256
 
 
 def tell_of_signal_left(system: ComponentConfig, training: Dataset) -> None:
-    """A note where sampling could not begin with what this training ends in; nothing for systems without a process."""
+    """A note where sampling could not begin with what this training ends in; nothing for systems without a process.
+
+    Args:
+        system: configuration of what is trained.
+        training: the data, whose mean and deviation count.
+    """
     process = getattr(system, "process", None)
     if not isinstance(process, ComponentConfig):
         return

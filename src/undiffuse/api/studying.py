@@ -133,6 +133,14 @@ def theory(
 ) -> dict[str, Any]:
     """Set a model of points, or an exact denoiser, with the truth; returns the content of ``study.json``.
 
+    Args:
+        model: a run folder of points, or ``exact:NAME``.
+        out: the folder; ``studies/theory-MODEL`` if None.
+        process: of ``exact:NAME``; ``vp`` if None.
+        num: points in the clouds whose distance is taken.
+        seed: of the first.
+        weights: ``ema`` or ``raw``.
+        device: ``cpu``, ``cuda`` or ``auto``.
     Raises:
         UsageError: no such model or source, a model of images, or a folder that holds something else.
     """

@@ -119,9 +119,10 @@ def train(
     Raises:
         UsageError: a key, a value, data or a folder that does not do; nothing is written.
         RunError: a loss that is not finite, or a disk that is full.
-    Example:
-        >>> run = undiffuse.train("ddpm-digits", ["num_images=4000"], observer=print)  # doctest: +SKIP
-        >>> images = run.load().sample(16)  # doctest: +SKIP
+    Example::
+
+        run = undiffuse.train("ddpm-digits", ["num_images=4000"], observer=print)
+        images = run.load().sample(16)
     """
     if resume and out is None:
         raise UsageError("resuming needs the folder of the run, out")
@@ -190,6 +191,11 @@ def train_run(
     """Train in ``out``; True if the run reached its end, False after ``stop_after_seconds``.
 
     Args:
+        config: of the run.
+        out: its folder.
+        resume: go on from the newest sound checkpoint there.
+        stop_after_seconds: stop with a checkpoint after so long.
+        device: ``cpu``, ``cuda`` or ``auto``.
         measured_by: makes what measures samples of a model against data; ``quality_measure`` by default.
     Raises:
         UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
@@ -317,6 +323,10 @@ def _refuse_other_data(trainer: Trainer, out: Path) -> None:
 def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     """Refuse a folder that a run cannot be put into, or that holds another run.
 
+    Args:
+        config: of the run.
+        out: its folder.
+        resume: whether a run there is resumed.
     Raises:
         UsageError: says what is there, and what to do.
     """

@@ -38,7 +38,7 @@ def _line(model: Bundled) -> str:
     parts = [
         f"{card.title}, {'×'.join(map(str, model.shape))}",
         counted(len(model.class_names), "class") if model.class_names else "no classes",
-        f"{counted(card.evaluations, 'evaluation')}",
+        f"{card.evaluations} NFE",
         card.headline,
         f"{model.num_bytes / 1e6:.1f} MB",
         f"{card.licence}, data: {', '.join(one.licence for one in card.sets)}",

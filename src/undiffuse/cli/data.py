@@ -77,7 +77,7 @@ def data_prepare(
         bool, typer.Option("--keep-duplicates", help="keep images that come out the same in every pixel")
     ] = False,
     on_error: Annotated[
-        str, typer.Option(help="a image that cannot be read or is too small: fail, or skip and count it")
+        str, typer.Option(help="an image that cannot be read or is too small: fail, or skip and count it")
     ] = "fail",
     workers: Annotated[int | None, typer.Option(help="processes; all cores by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the archive, or one begun otherwise")] = False,

@@ -165,7 +165,7 @@ def sample(
     image: Annotated[
         str | None,
         typer.Option(
-            help="a image, or a folder or other data taken in turn, to begin from; with --strength",
+            help="an image, or a folder or other data taken in turn, to begin from; with --strength",
             autocompletion=completion.data,
         ),
     ] = None,

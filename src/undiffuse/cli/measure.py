@@ -56,7 +56,7 @@ def evaluate(
     bound_images: Annotated[int, typer.Option(help="held-out images for vlb and continuous_bound")] = 64,
     bound_random_images: Annotated[int, typer.Option(help="held-out images for vlb_random")] = 10_000,
     likelihood_images: Annotated[int, typer.Option(help="held-out images for nll")] = 64,
-    likelihood_probes: Annotated[int, typer.Option(help="random vectors a image that nll's trace is taken with")] = 1,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors an image that nll's trace is taken with")] = 1,
     batch_size: Annotated[int, typer.Option(help="images at a time; changes no number")] = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
     no_cache: NoCacheOption = False,

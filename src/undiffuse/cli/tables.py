@@ -131,7 +131,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
         *[[key.replace("_", " "), manifest[key]] for key in remarks_in(manifest)],
-        ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes a image"],
+        ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes an image"],
         ["settings", json.dumps(settings)],
         ["hash of all", images["hash"]],
     ]

@@ -60,6 +60,8 @@ def read_options(model: type[M], options: Sequence[str], what: str) -> M:
     """``model`` from ``key=value`` texts, its defaults for the rest.
 
     Args:
+        model: the options as a model of plain configuration.
+        options: ``key=value`` texts.
         what: they are options of, for messages.
     Raises:
         UsageError: an unknown key (the nearest is named), one given twice, or a value of the wrong type or range.

@@ -12,6 +12,9 @@ from undiffuse.sealed import parsed
 def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
     """``LO,HI`` as two log-SNRs, of which the first may be ``-inf`` and the last ``inf``.
 
+    Args:
+        option: its name, for messages.
+        text: two numbers with a comma between them, or None.
     Raises:
         UsageError: anything else.
     """

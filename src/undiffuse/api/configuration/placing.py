@@ -46,6 +46,9 @@ def put(model: type[BaseModel] | None, values: dict[str, Any], asked: Sequence[A
     """Write all that is asked into ``values``, plain values of ``model``, where that is known.
 
     Args:
+        model: of the section; None for a section without one.
+        values: of the section, changed in place.
+        asked: the overrides that belong into it.
         notes: gets a line for each thing of the recipe's that found no place.
     Raises:
         UsageError: a section or a row that there is not.
@@ -197,7 +200,13 @@ def _shown(value: Any) -> str:
 
 
 def merged_source(old: ComponentConfig, new: SourceConfig, notes: list[str]) -> dict[str, Any]:
-    """``new`` with what ``old`` says beyond its own defaults, which are not those of another source."""
+    """``new`` with what ``old`` says beyond its own defaults, which are not those of another source.
+
+    Args:
+        old: the data of the recipe.
+        new: the data that replaces it.
+        notes: receives a line for each option that the new source does not have.
+    """
     said, chosen = old.model_dump(mode="json", exclude_defaults=True), new.model_dump(mode="json", exclude_unset=True)
     rest = {key: value for key, value in said.items() if key not in chosen}
     return {

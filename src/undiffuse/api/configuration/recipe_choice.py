@@ -35,6 +35,10 @@ def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
     """Its overrides before those of the command line, without the ones that the command line speaks about itself.
 
     An augmentation stays where the command line says whether images are mirrored, and leaves that to it.
+
+    Args:
+        proposal: a recipe and overrides that fit the data.
+        overrides: those of the user, which count more.
     """
     keys = {text.partition("=")[0].removesuffix(".name") for text in overrides}
     said = keys | ({"random_flip"} if "augment" in keys else set())
@@ -51,6 +55,7 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
 
     Args:
         source: what ``data``, as it was typed, stands for.
+        data: the source as it was typed, for the command that is shown.
         overrides: those of the command line; what they say of the data counts.
         device: ``auto``, ``cpu`` or ``cuda``.
     Raises:

@@ -35,6 +35,15 @@ def configure(
 
     Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
     its features too many.
+
+    Args:
+        recipe: its name; None for one that fits, or for a run that is resumed.
+        overrides: ``key=value`` texts.
+        data: a source that replaces the recipe's.
+        out: folder of the run.
+        resume: take the configuration of the run in ``out``.
+        device: ``cpu``, ``cuda`` or ``auto``, which a chosen recipe depends on.
+        file: with a configuration, such as a run's ``config.json``.
     """
     check_beginning(recipe, data, file, resume, out)
     return placed(_configured(recipe, overrides, data, out, resume, device, file))

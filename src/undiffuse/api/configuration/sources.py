@@ -18,7 +18,12 @@ PREFIX = "data."
 
 
 def as_recipe_reads(config: SourceConfig, recipe: str | None) -> SourceConfig:
-    """The source with what a recipe says about its data where it knows the keys, as ``train RECIPE --data`` has it."""
+    """The source with what a recipe says about its data where it knows the keys, as ``train RECIPE --data`` has it.
+
+    Args:
+        config: of the source.
+        recipe: whose options of data are taken over; None leaves the source as it is.
+    """
     if recipe is None:
         return config
     found = apply_overrides(get_recipe(recipe), (), config).data
@@ -55,12 +60,22 @@ def read_option(option: str) -> tuple[str, Any]:
 
 
 def known_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
-    """Those of the options that this source knows, where they are meant for several at once."""
+    """Those of the options that this source knows, where they are meant for several at once.
+
+    Args:
+        config: of the source.
+        options: ``key=value`` texts.
+    """
     return [option for option in options if read_option(option)[0] in type(config).model_fields]
 
 
 def refuse_unknown(sources: Sequence[SourceConfig], options: Sequence[str]) -> None:
-    """An option that none of several sources knows is refused in the words of the last."""
+    """An option that none of several sources knows is refused in the words of the last.
+
+    Args:
+        sources: one of which has to know each key.
+        options: ``key=value`` texts.
+    """
     for option in options:
         if sources and not any(known_options(source, [option]) for source in sources):
             configured(sources[-1], [option])
@@ -69,6 +84,9 @@ def refuse_unknown(sources: Sequence[SourceConfig], options: Sequence[str]) -> N
 def sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
     """A source of images brought to the size that ``--size`` says.
 
+    Args:
+        source: of images.
+        size: of a side, or ``HEIGHTxWIDTH``; None leaves it as it is.
     Raises:
         UsageError: no size.
     """
@@ -84,6 +102,8 @@ def prepare_settings(
 
     Args:
         filters: ``key=value`` of ``Filters``.
+        keep_duplicates: keep images that come out the same in every pixel.
+        on_error: ``fail`` or ``skip``.
         of_source: the source's own ``on_error``, which may say ``skip`` as well.
     Raises:
         UsageError: an unknown filter or word, or a value out of range.

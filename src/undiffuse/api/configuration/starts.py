@@ -17,6 +17,12 @@ from undiffuse.wording import command
 def check_beginning(recipe: str | None, data: str | None, file: Path | None, resume: bool, out: Path | None) -> None:
     """Refuse what says too much or too little.
 
+    Args:
+        recipe: its name, if one is given.
+        data: what ``--data`` names, if anything.
+        file: what ``--config`` names, if anything.
+        resume: whether a run is resumed.
+        out: folder of the run, if one is given.
     Raises:
         UsageError: says what to add or to leave out.
     """
@@ -40,7 +46,12 @@ def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
 
 
 def check_resumed(out: Path | None, resume: bool) -> None:
-    """Refuse to go on with what is not named."""
+    """Refuse to go on with what is not named.
+
+    Args:
+        out: folder of the run, if one is given.
+        resume: whether a run is resumed.
+    """
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
 

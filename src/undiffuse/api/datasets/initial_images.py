@@ -25,14 +25,16 @@ def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, An
     """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
 
     Args:
-        source: a image file, a folder, or what else names data.
+        model: whose shape the images are brought to.
+        source: an image file, a folder, or what else names data.
+        num: how many samples begin from them.
     Raises:
         UsageError: nothing that can be read, or a model that makes no images.
     """
     if not model.module.space.is_image:
         raise UsageError("this model makes no images, so it begins from none; leave --image out")
     path = Path(source).expanduser()
-    if path.is_file() and _is_picture(path):
+    if path.is_file() and _is_image(path):
         return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
     if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
         read_image(path)  # says what is wrong with it
@@ -43,7 +45,7 @@ def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, An
     return images, {"source": source, "data_fingerprint": dataset.fingerprint}
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     from PIL import Image, UnidentifiedImageError
 
     try:

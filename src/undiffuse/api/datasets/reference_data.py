@@ -33,6 +33,7 @@ def real_data(
     """A function that gives the training items, and the held-out ones, of the model's own shape.
 
     Args:
+        model: whose shape the items are brought to.
         data: where the model's own data lies now, or other held-out items; by default the model's own, where it lay.
             With others the model's own need not be there until the function is called.
         options: ``key=value`` of the source that ``data`` names.
@@ -50,6 +51,10 @@ def real_data(
 def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Dataset:
     """All items of other data, brought to the model's shape.
 
+    Args:
+        model: whose shape the items are brought to.
+        data: a source.
+        options: ``key=value`` of the source.
     Raises:
         UsageError: no such data, of another shape, or coloured for a grey model or the other way round, unsaid.
     """
@@ -64,6 +69,7 @@ def own_data(model: Model, moved_to: str | None = None) -> tuple[Dataset, Datase
     """(training, held-out) parts of what the model was trained on.
 
     Args:
+        model: that was trained on it.
         moved_to: where it lies now; by default where it lay.
     Raises:
         UsageError: it is not there, or is other data than the model was trained on.
@@ -113,6 +119,7 @@ def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", o
     """What ``data`` names, its images brought to the size of ``shape``; what that changes is said.
 
     Args:
+        data: a source.
         shape: (C, H, W), or (D,) of points.
         of: whose shape it is, for messages.
         fit: how images of another aspect are fitted.
@@ -147,6 +154,10 @@ def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: S
     """Grey and coloured images are compared in one of the two only where the user says so.
 
     Args:
+        data: the one set, for the message.
+        channels: of its images, 1 or 3.
+        of: the other set or the model, for the message.
+        wanted: channels of that.
         ways: numbers of channels that both can be brought to.
     Raises:
         UsageError: says which is which, and how to choose.
@@ -158,7 +169,14 @@ def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: S
 
 
 def tell_of_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> None:
-    """Say that images are brought to another size before they are compared."""
+    """Say that images are brought to another size before they are compared.
+
+    Args:
+        data: the set, for the message.
+        size: (height, width) of its images.
+        of: what they are compared with.
+        wanted: (height, width) of that.
+    """
     if size != wanted:
         note(f"the images of {data} are {size[0]}x{size[1]} and brought to the {wanted[0]}x{wanted[1]} of {of}")
 
@@ -167,7 +185,9 @@ def tell_of_storage(data: str, stored: Mapping[str, str], of: str, others: Mappi
     """Say where images of one side alone have transparency or more than 8 bits: their pixels were made, not read.
 
     Args:
+        data: the one set, for the message.
         stored: what is said of the images of ``data``, see ``stored_with``.
+        of: the other set or the model, for the message.
         others: the same of those of ``of``; None where it is not known.
     """
     if others is None:
