@@ -17,7 +17,7 @@ import undiffuse
 from undiffuse.api import VERBS
 from undiffuse.api.training import TrainedRun
 from undiffuse.cancellation import Cancel
-from undiffuse.errors import CancelledError
+from undiffuse.errors import CancelledError, KeywordError
 from undiffuse.files import sha256_of
 from undiffuse.observer import Silent
 from undiffuse.registry import resolve
@@ -125,6 +125,12 @@ def test_every_verb_is_called_here_and_is_a_name_of_the_front_door() -> None:
         parameters = inspect.signature(resolve(home)).parameters
         assert {"observer", "cancel"} <= parameters.keys(), name
         assert parameters["observer"].default is None and parameters["cancel"].default is None
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_misspelt_keyword_is_answered_with_the_nearest(name: str) -> None:
+    with pytest.raises(KeywordError, match="has no argument 'obzerver'; did you mean 'observer'"):
+        resolve(VERBS[name])("x", obzerver=print)
 
 
 @pytest.mark.parametrize("name", VERBS)

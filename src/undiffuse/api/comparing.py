@@ -30,13 +30,14 @@ from undiffuse.files import write_json
 from undiffuse.metrics import check_images
 from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.observer import Observing, note, observing, stage
-from undiffuse.registry import lookup
+from undiffuse.registry import known_keywords, lookup
 from undiffuse.sealed import sealed
 from undiffuse.wording import command
 
 Images = str | Path | Dataset | Tensor | npt.NDArray[Any]
 
 
+@known_keywords
 def compare(
     images: Images,
     reference: Images,

@@ -25,12 +25,13 @@ from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, announce, note, observing, stage
-from undiffuse.registry import make
+from undiffuse.registry import known_keywords, make
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.grids import time_grid
 from undiffuse.sealed import sealed
 
 
+@known_keywords
 @takes_options
 def evaluate(
     model: str | Path | Model,

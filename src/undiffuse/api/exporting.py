@@ -27,6 +27,7 @@ from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import load_own, own_state
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, announce, note, observing, stage
+from undiffuse.registry import known_keywords
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned_grids import Trial, TunedGrid, check_tunable, tune_grid
@@ -42,6 +43,7 @@ _SECTION = "## Sampling"
 _STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
 
 
+@known_keywords
 def export(
     model: str | Path | Model,
     out: str | Path,

@@ -26,6 +26,7 @@ from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, Tell, note, observing, stage
+from undiffuse.registry import known_keywords
 from undiffuse.reports import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import read_sealed
@@ -38,6 +39,7 @@ _SHOWN_POINTS = 2000
 _FILMSTRIP_ROWS, _FILMSTRIP_MOMENTS = 6, 9
 
 
+@known_keywords
 def report(
     runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,

@@ -27,6 +27,7 @@ from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.saved import Model, check_seeds
 from undiffuse.observer import Observing, announce, note, observing, stage
+from undiffuse.registry import known_keywords
 from undiffuse.samplers.base import Progress, Sampled, Sampler
 from undiffuse.version import __version__
 from undiffuse.wording import counted
@@ -38,6 +39,7 @@ _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
 _MOST_HISTORY = 2**29
 
 
+@known_keywords
 @takes_options
 def sample(
     model: str | Path | Model,
