@@ -6,8 +6,8 @@
 
 ``IDENTIFIERS`` are names that the code may not define or use, ``WORDS`` those that identifiers may not be made of,
 ``PHRASES`` what prose may not say; each with what to say instead. What is data (keys in files, names of random streams,
-old names that are still read) is not renamed: such a line ends in ``# data`` or is listed in ``KEPT``. A string of one
-word is a key, and no prose.
+old names that are still read) is not renamed: such a line ends in ``# data``, or the key is one of ``KEYS``. What other
+libraries call by such a name is listed in ``METHODS``, what one folder means by it in ``KEPT``.
 """
 
 from __future__ import annotations
@@ -94,23 +94,33 @@ PHRASES = {
 }
 #: file (or folder) → identifiers and phrases that stay there, for they are data or another field's terms
 KEPT: dict[str, frozenset[str]] = {
-    "src/undiffuse/compute": frozenset({"machine"}),  # platform.machine of the standard library
     "src/undiffuse/data": frozenset({"shards"}),  # of a data set, as WebDataset and Hugging Face write them
-    "tests/": frozenset({"choice"}),  # random.choice, and a variable's name
-    "tools/": frozenset({"choice"}),
-    "benchmarks/": frozenset({"machine"}),  # platform.machine
-    "benchmarks/busy": frozenset({"beside"}),  # records keep the command that made them
 }
+#: keys in files, as whole string literals: names that are data
+KEYS = {
+    "pictures": "what a comparison looked at, in its record; how many images a figure counts",
+    "verdict": "of the metric modes, in the record of an evaluation",
+    "journal": "the rows of metrics.jsonl, in the golden list of names",
+    ".partial.journal": "ending of what a prepared data set has come to",
+}
+#: methods and functions of other libraries, where they are called as attributes → what they are called on
+METHODS = {"choice": r"\w+", "machine": "platform"}  # of random and NumPy generators, platform.machine()
 #: what is looked at: code, and pages that say how things are (a log and decisions say how they were)
 FOLDERS = ("src", "tests", "tools", "benchmarks", "examples", "docs", "README.md", "CONTRIBUTING.md")
-SKIPPED = ("docs/LOG.md", "docs/adr", "docs/results", "tests/golden", "CHANGELOG.md")
-#: the words themselves, and tests of them
-_TABLES = ("tools/language.py", "tests/docs/test_language.py")
-_ANY = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b", re.IGNORECASE)
+SKIPPED = ("docs/LOG.md", "docs/adr", "docs/results", "tests/golden", "CHANGELOG.md", "tools/language.py")
+#: pages of what was measured on a day, with the command as it was then
+_RECORD = re.compile(r"benchmarks/.*_\d{4}-\d\d-\d\d\.md")
 _PROSE = [(re.compile(rf"\b{phrase}\b", re.IGNORECASE), phrase, better) for phrase, better in PHRASES.items()]
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _DATA = "# data"
-_KEY = re.compile(r"""[rbf]?["'][\w./-]+["']""")
+_TEXT_TOKENS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1))
+#: the longest part of each phrase that any text with it holds letter by letter
+_LITERALS = [
+    max(re.findall(r"[a-z ]+", re.sub(r"\(.*?\)|[a-z]\?", "|", phrase)), key=len).strip() for phrase in PHRASES
+]
+#: texts and comments of a program, roughly; and identifiers outside of them
+_TEXTS = re.compile(r'"""(?s:.*?)"""|"(?:\\.|[^"\\\n])*"|#.*')
+_NAMES = re.compile(rf"\b_*(?:{'|'.join(IDENTIFIERS)})_*\b")
 
 
 class Finding(NamedTuple):
@@ -132,16 +142,17 @@ def files(paths: Iterable[str]) -> Iterator[Path]:
         found = sorted(top.rglob("*")) if top.is_dir() else [top]
         for path in found:
             relative = path.relative_to(ROOT).as_posix()
-            if path.suffix in (".py", ".md") and not relative.startswith(SKIPPED):
+            skipped = relative.startswith(SKIPPED) or _RECORD.fullmatch(relative)
+            if path.suffix in (".py", ".md") and not skipped:
                 yield path
 
 
-def findings(path: Path) -> Iterator[Finding]:
-    """All findings in one file."""
-    text = path.read_text(encoding="utf-8")
-    relative = path.relative_to(ROOT).as_posix()
-    if relative in _TABLES:
+def findings(path: Path, text: str | None = None) -> Iterator[Finding]:
+    """All findings in one file, or in a text that would stand there."""
+    text = path.read_text(encoding="utf-8") if text is None else text
+    if not _may_hold_any(path.stem) and not _may_hold_any(text):
         return
+    relative = path.relative_to(ROOT).as_posix()
     kept = frozenset[str]().union(*(words for name, words in KEPT.items() if relative.startswith(name)))
     found = _in_python(path, text) if path.suffix == ".py" else _in_prose(path, text, 1)
     lines = text.splitlines()
@@ -151,6 +162,14 @@ def findings(path: Path) -> Iterator[Finding]:
             yield finding
 
 
+def _may_hold_any(text: str) -> bool:
+    """False for most texts, which need not be taken apart."""
+    lowered = text.lower()
+    if any(word in lowered for word in (*WORDS, *_LITERALS)):
+        return True
+    return _NAMES.search(_TEXTS.sub("", text)) is not None
+
+
 def _in_name(path: Path) -> Iterator[Finding]:
     yield from _in_identifier(path, 0, path.stem)
 
@@ -158,11 +177,17 @@ def _in_name(path: Path) -> Iterator[Finding]:
 def _in_python(path: Path, text: str) -> Iterator[Finding]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NAME:
+            if token.string in METHODS and _is_method(token):
+                continue
             yield from _in_identifier(path, token.start[0], token.string)
-        elif token.type == tokenize.STRING and _KEY.fullmatch(token.string):
-            continue  # a key or a name in a file
-        elif token.type in (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1)):
+        elif token.type in _TEXT_TOKENS and token.string[1:-1] not in KEYS:
             yield from _in_prose(path, token.string, token.start[0])
+
+
+def _is_method(token: tokenize.TokenInfo) -> bool:
+    """Whether it is called on what ``METHODS`` says."""
+    before, after = token.line[: token.start[1]], token.line[token.end[1] :]
+    return after.startswith("(") and re.search(rf"\b{METHODS[token.string]}\.$", before) is not None
 
 
 def _in_identifier(path: Path, line: int, name: str) -> Iterator[Finding]:
@@ -177,7 +202,7 @@ def _in_identifier(path: Path, line: int, name: str) -> Iterator[Finding]:
 
 def _in_prose(path: Path, text: str, first: int) -> Iterator[Finding]:
     for number, line in enumerate(text.splitlines()):
-        for pattern, _, better in _PROSE if _ANY.search(line) else ():
+        for pattern, _, better in _PROSE:
             for match in pattern.finditer(line):
                 yield Finding(path, first + number, match[0], better)
 

@@ -223,9 +223,7 @@ def test_it_goes_on_and_does_nothing_twice(
     assert leftovers(out.parent) == []
 
 
-@pytest.mark.parametrize(
-    ("share", "what"), sparse_product([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"])
-)  # data
+@pytest.mark.parametrize(("share", "what"), sparse_product([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))
 def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, bytes], what: str, share: float) -> None:
     """As a machine that lost its power may leave them."""
     config, out, whole = begun

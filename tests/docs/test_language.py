@@ -1,10 +1,10 @@
-"""Code, messages and pages speak the field's words: nothing that ``tools/language.py`` looks for is left."""
+"""The code and its pages speak as papers do: none of the words that ``tools/language.py`` knows better ones for."""
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -12,33 +12,42 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def language() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("language", ROOT / "tools" / "language.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def language() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "tools" / "language.py"))
 
 
-def test_all_words_are_the_fields(language: ModuleType) -> None:
-    found = [str(one) for path in language.files(language.FOLDERS) for one in language.findings(path)]
-    assert found == []
+def test_all_words_are_the_field_s(language: dict[str, Any]) -> None:
+    found = [finding for path in language["files"](language["FOLDERS"]) for finding in language["findings"](path)]
+    assert not found, "\n".join(map(str, found))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("name", "text", "word"),
     [
-        ("def load_pictures(folder): ...\n", ["pictures"]),
-        ('raise ValueError("the network is told the time")\n', ["told"]),
-        ("x = 1  # one step a row, beside the others\n", ["beside", "step a row"]),
-        ("class Watch: ...\n", ["Watch"]),
-        ('key = "pictures"\nold = load_pictures  # data\n', []),
-        ("image = load_image(path)  # per sample\n", []),
+        ("planted.py", "def load_pictures(): ...\n", "pictures"),  # data
+        ("planted.py", "class LatentSystem: ...\n", "LatentSystem"),  # data
+        ("planted.py", "value = _machine.name\n", "machine"),
+        ("planted.py", "def choice(self): ...\n", "choice"),
+        ("planted.py", '"""Not beside it."""\n', "beside"),  # data
+        ("planted.md", "Samples that were\npassed over.\n", "passed over"),  # data
+        ("test_bad_pictures.py", "", "pictures"),  # data
     ],
 )
-def test_a_word_that_is_not_is_found(
-    language: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
-) -> None:
-    monkeypatch.setattr(language, "ROOT", tmp_path)
-    (tmp_path / "module.py").write_text(text)
-    assert [one.word for one in language.findings(tmp_path / "module.py")] == words
+def test_a_word_that_is_not_is_found(name: str, text: str, word: str, language: dict[str, Any]) -> None:
+    (found,) = language["findings"](ROOT / "src" / name, text)
+    assert found.word == word and f"src/{name}:" in str(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def load_images(): ...\n",
+        'row["pictures"]\n',  # data
+        "self.told = 1  # data\n",  # data
+        "rng.choice(3)\n",
+        "platform.machine()\n",
+        '"""A toolkit, gamescope and all."""\n',
+    ],
+)
+def test_names_that_are_data_or_another_library_s_stay(text: str, language: dict[str, Any]) -> None:
+    assert not list(language["findings"](ROOT / "src" / "planted.py", text))

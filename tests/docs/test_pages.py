@@ -132,8 +132,8 @@ def test_pages_name_every_row(page: str, names: list[str]) -> None:
 def test_the_training_guide_names_every_choice(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
     for field in model.model_fields.values():
-        for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
-            assert f"`{choice}`" in text, choice
+        for value in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+            assert f"`{value}`" in text, value
 
 
 def test_contributing_names_every_room_and_folder_of_tests() -> None:

@@ -12,7 +12,9 @@ from command_line import TINY, CommandLine
 from PIL import Image
 
 from undiffuse.api.datasets.reference_data import held_out_data
+from undiffuse.cli.terminal import Terminal
 from undiffuse.models.saved import load
+from undiffuse.observer import observing
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +83,12 @@ def test_held_out_images_that_were_stored_with_more_than_the_models_own_are_said
     levels = np.random.default_rng(2).integers(0, 256, (8, 8, 2), np.uint8)
     Image.fromarray(levels, "LA").save(tmp_path / "0.png")
     text = "1 image with transparency, laid on data.background"
-    held_out_data(model, str(tmp_path))
+    with observing(Terminal()):
+        held_out_data(model, str(tmp_path))
     assert capsys.readouterr().err == f"note: {tmp_path}: {text}; what the model was trained on: none\n"
     del model.config["data"]["stored_with"]  # a model of before does not know
-    held_out_data(model, str(tmp_path))
+    with observing(Terminal()):
+        held_out_data(model, str(tmp_path))
     assert capsys.readouterr().err == ""
 
 

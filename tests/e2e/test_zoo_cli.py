@@ -17,9 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse as package
-from undiffuse.api import training
+from undiffuse.api import bundled_grid, training
 from undiffuse.api.loading import find_model, results_folder
-from undiffuse.cli import bundled as zoo
 from undiffuse.cli import demo
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
@@ -113,14 +112,14 @@ def test_the_demo_shows_them_first(
     anything in it is refused for."""
     seen: list[bool] = []
     found = {name: folder for name, folder in bundled_models().items() if shown is None or name in shown}
-    monkeypatch.setattr(zoo, "bundled_models", lambda: found)
+    monkeypatch.setattr(bundled_grid, "bundled_models", lambda: found)
 
     def train(config: Any, out: Path, **options: Any) -> bool:
         training.check_folder(config, out, False)
         seen.append((out / "bundled.png").is_file())
         return False
 
-    monkeypatch.setattr(demo, "train", train)
+    monkeypatch.setattr(demo, "train_run", train)
     demo.run_demo(elsewhere / "demo", "cpu")
     assert seen == [True]
     check_sheet(elsewhere / "demo" / "bundled.png", len(found))
