@@ -2,14 +2,15 @@
 
     python tools/make_zoo_model.py runs/mnist mnist --title "handwritten digits" --set mnist --images 210048
     python tools/make_zoo_model.py src/undiffuse/zoo/flowers flowers --sampling guidance=2 --num 500
+    python tools/make_zoo_model.py src/undiffuse/zoo/flowers flowers --int8 --num 500 --metrics kernel,precision_recall
     python tools/make_zoo_model.py --tables
 
-The first form writes src/undiffuse/zoo/NAME: the averaged weights in bfloat16, config.json without any path of this
-machine and with a card, model_card.md, samples.png. What the card says of quality is measured on those weights, with
-the data where the run found it. RUN is a run's folder or an exported model's, or that of a bundled model, whose card
-then says what is not said here: so one is given another way to sample (--sampling), measured and shown anew. Then, or
-alone with --tables, the tables of LICENSES.md and docs/guides/zoo.md are written anew from the cards of all bundled
-models; a test compares them.
+The first form writes src/undiffuse/zoo/NAME: the averaged weights in bfloat16, or large ones in int8, config.json
+without any path of this machine and with a card, model_card.md, samples.png. What the card says of quality is measured
+on those weights, with the data where the run found it. RUN is a run's folder or an exported model's, or that of a
+bundled model, whose card then says what is not said here: so one is given another way to sample (--sampling), measured
+and shown anew. Then, or alone with --tables, the tables of LICENSES.md and docs/guides/zoo.md are written anew from the
+cards of all bundled models; a test compares them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from undiffuse.evaluation import Protocol
 from undiffuse.files import replacing, write_text
 from undiffuse.images import fill_png, grid_of
 from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.int8 import as_int8
 from undiffuse.models.files.record import REPLACES, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.request import SampleRequest
@@ -68,6 +70,9 @@ def main() -> None:
     parser.add_argument(
         "--sampling", action="append", default=[], help="KEY=VALUE of its own way to sample; repeatable"
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="keep large weights as 8-bit integers; so does a copy of it"
+    )
     parser.add_argument("--images", type=int, help="seen in training; the metrics log's, or else the configuration's")
     parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
     parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
@@ -95,7 +100,7 @@ def make(asked: argparse.Namespace) -> Path:
     sets = tuple(trained_on(name) for name in asked.sets)
     original = sampling_by(load(asked.run), asked.sampling)
     with tempfile.TemporaryDirectory() as scratch:
-        model = in_bfloat16(original, Path(scratch) / asked.name)
+        model = as_stored(original, Path(scratch) / asked.name, asked.int8)
         metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
         grid, nfe = sampled_grid(model)
         record = portable_record(original.config, asked.data_path)
@@ -145,6 +150,7 @@ def card_of(
         guidance=sampling.get("guidance", 1.0),
         guidance_interval=sampling.get("guidance_interval", ""),
         metrics=metrics,
+        stored="int8" if asked.int8 else "bfloat16",
         weights_sha256=model.weights_sha256,
         made_with=f"undiffuse {__version__}, torch {torch.__version__}",
     )
@@ -162,6 +168,7 @@ def take_from_card(asked: argparse.Namespace) -> None:
     asked.sets = asked.sets or [one["name"] for one in card["sets"]]
     asked.images = asked.images or card["images"]
     asked.terms = card["terms"] if asked.terms is None else asked.terms
+    asked.int8 = asked.int8 or card.get("stored") == "int8"
 
 
 def sampling_by(model: Model, options: Sequence[str]) -> Model:
@@ -198,16 +205,17 @@ def trained_on(name: str) -> TrainedOn:
     return TrainedOn(name=name, about=public.about, licence=public.licence, url=url)
 
 
-def in_bfloat16(model: Model, folder: Path) -> Model:
-    """A copy of a model with its parameters in bfloat16; buffers, which may be tables of times, as they are."""
+def as_stored(model: Model, folder: Path, int8: bool) -> Model:
+    """A copy of a model with its parameters in bfloat16, large ones in int8 if asked; buffers stay as they are."""
+    tensors = model.module.state_dict()
     parameters = dict(model.module.named_parameters())
-    tensors: dict[str, Tensor] = {
+    halves: dict[str, Tensor] = {
         key: value.bfloat16() if key in parameters and value.is_floating_point() else value
-        for key, value in model.module.state_dict().items()
+        for key, value in tensors.items()
     }
     folder.mkdir()
     write_record(folder, without_card(model.config))
-    save_weights(folder / WEIGHTS["ema"], tensors)
+    save_weights(folder / WEIGHTS["ema"], as_int8(model.module, tensors) if int8 else halves)
     return load(folder)
 
 
@@ -286,12 +294,13 @@ def images_seen(run: Path, record: Mapping[str, Any]) -> int:
 
 def check_sizes(name: str, folder: Path) -> None:
     """Refuse a model that is too large for the package, alone or with the others."""
+    weights = (folder / WEIGHTS["ema"]).stat().st_size
     own = sum(path.stat().st_size for path in folder.iterdir())
     together = own + sum(bundled(other).num_bytes for other in bundled_models() if other != name)
-    if own > MODEL_BYTES or together > ALL_BYTES:
+    if weights > MODEL_BYTES or together > ALL_BYTES:
         raise UsageError(
-            f"{name} takes {own:,} bytes of {MODEL_BYTES:,}, all models {together:,} of {ALL_BYTES:,}; take a smaller "
-            "network, or another model out"
+            f"{name} takes {weights:,} bytes of {MODEL_BYTES:,}, all models {together:,} of {ALL_BYTES:,}; give "
+            "--int8, take a smaller network, or another model out"
         )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from undiffuse.zoo.card import ALL_BYTES, MODEL_BYTES
+
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS: dict[str, dict[str, int]] = tomllib.loads((ROOT / "tools" / "budgets.toml").read_text(encoding="utf-8"))
 #: Of a file's name and place in an archive, at most: what a zip needs per member next to its bytes.
@@ -76,3 +78,20 @@ def named(everything: dict[str, int]) -> dict[str, int]:
     """The budgets of ``[all]`` by what they are of."""
     words = {"zoo": "all bundled models, cards and samples included", "wheel": "the wheel", "tracked": "all of git"}
     return {words[key]: size for key, size in everything.items()}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.parent.name for path in (ROOT / "src/undiffuse/zoo").glob("*/config.json"))
+)
+def test_the_weights_of_a_bundled_model(name: str) -> None:
+    sizes = tracked(f"src/undiffuse/zoo/{name}")
+    assert sum(size for path, size in sizes.items() if path.endswith(".safetensors")) <= BUDGETS["weights"][name]
+
+
+def test_all_bundled_models() -> None:
+    assert sum(tracked("src/undiffuse/zoo").values()) <= BUDGETS["all"]["zoo"]
+
+
+def test_the_package_knows_the_same_bytes() -> None:
+    assert max((BUDGETS["weights"] | BUDGETS["to-come"]).values()) == MODEL_BYTES
+    assert BUDGETS["all"]["zoo"] == ALL_BYTES

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from undiffuse.api.exporting import export_model
@@ -26,13 +27,15 @@ from undiffuse.evaluation.generalisation_gap import generalisation_gap
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import Batching, OneStepGenerator
 from undiffuse.models.config import ModelConfig
+from undiffuse.models.files import int8
 from undiffuse.models.files.components import components_of
+from undiffuse.models.files.int8 import as_int8
 from undiffuse.models.files.parts import load_parts, shapes_of_parts
 from undiffuse.models.files.record import read_record
-from undiffuse.models.files.weights import read_weights, save_weights
+from undiffuse.models.files.weights import read_header, read_weights, save_weights
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.part import Part
-from undiffuse.models.parts import averaged_copy, freeze_parts
+from undiffuse.models.parts import averaged_copy, freeze_parts, own_state
 from undiffuse.models.saved import load
 from undiffuse.models.stages import GeneratorStage
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch
@@ -217,6 +220,34 @@ def test_an_exported_model_takes_its_parts_along(run: Path, tmp_path: Path) -> N
     assert (out / "codec.safetensors").read_bytes() == (run / "codec.safetensors").read_bytes()
     one, other = (load(folder).module.state_dict() for folder in (run, out))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_parts_are_kept_in_int8_too(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "SMALLEST", 4)
+    out = export_model(load(run), tmp_path / "exported", int8=True)
+    before, after = (load(folder).module.state_dict() for folder in (run, out))
+    for file, name in (("model.safetensors", "learns.weight"), ("codec.safetensors", "0.weight")):
+        assert read_header(out / file).format == "int8_per_channel"
+        inside, own = load_file(out / file), name if file == "model.safetensors" else f"codec.{name}"
+        assert inside[f"{name}.int8"].dtype == torch.int8 and after[own].dtype == torch.float32
+        assert bool(((after[own] - before[own]).abs() <= inside[f"{name}.scale"][:, None] / 2 * (1 + 1e-6)).all())
+    assert load_file(out / "codec.safetensors")["1.running_mean"].dtype == torch.float32
+    assert load_file(out / "codec.safetensors")["1.weight"].dtype == torch.bfloat16
+
+
+def test_a_run_is_resumed_over_weights_in_int8(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on from its checkpoint, which keeps every bit, and writes numbers again."""
+    monkeypatch.setattr(int8, "SMALLEST", 4)
+    sound = (run / "model.safetensors").read_bytes()
+    module, record = load(run).module, read_record(run)
+    save_weights(run / "model.safetensors", as_int8(module, own_state(module)), record)
+    assert read_header(run / "model.safetensors").config is not None
+    assert (run / "model.safetensors").read_bytes() != sound and load(run).module.class_names == ()
+    for newest in sorted((run / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(newest)
+    trainer = trainer_of(run)
+    assert trainer.resume() and trainer.run()
+    assert (run / "model.safetensors").read_bytes() == sound
 
 
 @pytest.mark.parametrize("harm", ["another", "gone", "cut"])

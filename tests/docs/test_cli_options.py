@@ -41,7 +41,7 @@ PROMISED = {
         "--device",
     ],
     "export": [
-        *("MODEL", "--out", "--tune-steps", "--sampler", "--tolerance", "--seeds", "--bf16", "--overwrite"),
+        *("MODEL", "--out", "--tune-steps", "--sampler", "--tolerance", "--seeds", "--bf16", "--int8", "--overwrite"),
         *("--weights", "--device", "--temperature"),
     ],
     "ema": ["RUN", "--sigma-rel", "--out", "--overwrite"],

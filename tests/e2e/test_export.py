@@ -12,8 +12,11 @@ from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
+from undiffuse.api.exporting import export_model
 from undiffuse.cli.main import main
+from undiffuse.errors import UsageError
 from undiffuse.models.base import DenoisingModel
+from undiffuse.models.files import int8
 from undiffuse.samplers import tuned_grids
 
 FILES = ["config.json", "model.safetensors", "model_card.md"]
@@ -105,6 +108,69 @@ def test_bf16_halves_the_weights_and_is_what_is_sampled(trained: Path, undiffuse
     loaded = package.load(tmp_path / "out")
     assert all(value.dtype == torch.float32 for value in loaded.module.parameters())
     assert loaded.sample(2, steps=2).shape == (2, 1, 8, 8)
+
+
+@pytest.fixture
+def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a network that is trained in a test count as large."""
+    monkeypatch.setattr(int8, "SMALLEST", 500)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_int8_quarters_the_weights_and_is_what_is_sampled(
+    trained: Path, undiffuse: CommandLine, tmp_path: Path
+) -> None:
+    """Nothing moves by more than half a step, and the model in hand goes on as the file is read."""
+    out, model = tmp_path / "out", package.load(trained, "cpu")
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    export_model(model, out, int8=True)
+    inside, loaded = load_file(out / "model.safetensors"), package.load(out, "cpu")
+    large = {name.removesuffix(".int8") for name in inside if name.endswith(".int8")}
+    assert large == int8.int8_names(loaded.module) and len(large) > 5
+    for name, value in loaded.module.named_parameters():
+        half = inside[f"{name}.scale"].view(-1, *[1] * (value.dim() - 1)) / 2 if name in large else 0
+        assert value.dtype == torch.float32
+        assert bool(((value - before[name]).abs() <= half * (1 + 1e-6) + before[name].abs() / 2**8).all())
+        assert torch.equal(value, model.module.get_parameter(name))
+    assert torch.equal(loaded.sample(2, steps=2, seed=5), model.sample(2, steps=2, seed=5))
+    assert (out / "model.safetensors").stat().st_size < 0.4 * (trained / "model.safetensors").stat().st_size
+    assert "int8 with a scale per output channel" in (out / "model_card.md").read_text()
+    undiffuse.fine("export", out, "--out", tmp_path / "again", "--int8")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_every_command_takes_a_model_in_int8(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    undiffuse.fine("export", trained, "--out", out, "--int8")
+    undiffuse.fine("export", trained, "--out", tmp_path / "whole")
+    written = (out / "config.json").read_bytes()
+    found = []
+    for folder in (out, tmp_path / "whole"):
+        undiffuse.fine("doctor", folder, "--num", 48)
+        findings = json.loads((folder / "doctor.json").read_text())["findings"]
+        found.append({finding["title"]: finding["severity"] for finding in findings})
+    assert found[0] == found[1]  # what a barely trained model lacks, and nothing else
+    for words in (("seal", out), ("seal", "--restore", out)):
+        assert "nothing to do" in undiffuse.fine(*words).out
+    edited = written.replace(b'"temperature": 1.0', b'"temperature": 1.2')
+    (out / "config.json").write_bytes(edited)
+    assert "temperature: 1.0 -> 1.2" in undiffuse.refused("sample", out, "--out", tmp_path / "s")
+    undiffuse.fine("seal", "--restore", out)
+    assert json.loads((out / "config.json").read_bytes()) == json.loads(written)
+    short = ("num_images=32", "batch_images=16", "preview_every_images=0")
+    undiffuse.fine("distill", out, "--steps", 2, "--method", "mean_flow", "--out", tmp_path / "student", *short)
+    assert package.load(tmp_path / "student").sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_a_weight_that_int8_cannot_keep_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+    model = package.load(trained, "cpu")
+    name = sorted(int8.int8_names(model.module))[0]
+    model.module.get_parameter(name).view(-1)[3] = torch.nan
+    with pytest.raises(UsageError, match=f"{name} has values that are not finite"):
+        export_model(model, tmp_path / "out", int8=True)
+    assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from undiffuse.api.loading import find_model, results_folder
 from undiffuse.cli import demo
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
-from undiffuse.models.files import weights
+from undiffuse.models.files import int8, weights
 from undiffuse.zoo import bundled_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere
 def asked(run: Path, **options: Any) -> argparse.Namespace:
     given: dict[str, Any] = {"run": run, "name": "tiny", "title": "digits", "sets": ["mnist"], "command": "train it"}
     given |= {"images": None, "terms": "None.", "licence": "MIT", "data_path": None, "num": 0, "features": "auto"}
-    given |= {"sampling": []}
+    given |= {"sampling": [], "int8": False}
     return argparse.Namespace(**{**given, "metrics": "precision_recall", **options})
 
 
@@ -180,6 +180,24 @@ def test_a_run_becomes_a_bundled_model(
     printed = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
     assert (printed["steps"], printed["sampler"], printed["title"]) == (3, "euler", "digits")
     assert printed["weights_sha256"] == card["weights_sha256"]  # the weights are the same bytes
+
+
+def test_a_bundled_model_in_int8_stays_one(
+    trained: Path, zoo_tool: ModuleType, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, undiffuse: CommandLine
+) -> None:
+    """Shown or measured anew it has the same bytes, without being asked again."""
+    monkeypatch.setattr(int8, "SMALLEST", 500)
+    monkeypatch.setattr(zoo_tool, "FOLDER", elsewhere / "zoo")
+    monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
+    zoo_tool.make(asked(trained, int8=True))
+    first = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
+    assert first["stored"] == "int8"
+    assert "int8 with a scale per output channel" in (elsewhere / "zoo" / "tiny" / "model_card.md").read_text()
+    again = asked(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
+    zoo_tool.take_from_card(again)
+    zoo_tool.make(again)
+    second = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
+    assert (second["stored"], second["weights_sha256"]) == ("int8", first["weights_sha256"])
 
 
 def test_a_model_that_is_too_large_leaves_nothing(

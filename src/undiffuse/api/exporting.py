@@ -21,6 +21,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
 from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.int8 import Int8Tensor, as_int8, dequantised
 from undiffuse.models.files.parts import save_parts
 from undiffuse.models.files.record import REPLACES, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
@@ -54,6 +55,7 @@ def export(
     seeds: int = NUM_SEEDS,
     temperature: float | None = None,
     bf16: bool = False,
+    int8: bool = False,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
@@ -71,6 +73,7 @@ def export(
         seeds: that the grid is tuned with, and as many others to measure it on.
         temperature: that the exported model samples at; the model's own by default.
         bf16: keep parameters in bfloat16, half as large.
+        int8: keep large weights as 8-bit integers, other parameters in bfloat16: a quarter as large.
         overwrite: replace an exported model that is there.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -92,6 +95,7 @@ def export(
             seeds=seeds,
             temperature=temperature,
             bf16=bf16,
+            int8=int8,
             overwrite=overwrite,
         )
 
@@ -107,6 +111,7 @@ def export_model(
     seeds: int = NUM_SEEDS,
     temperature: float | None = None,
     bf16: bool = False,
+    int8: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write ``model`` as a folder: ``config.json``, ``model.safetensors``, ``model_card.md``, and a file of each part.
@@ -122,13 +127,15 @@ def export_model(
         seeds: that the grid is tuned with, and as many others to measure it on.
         temperature: that the exported model samples at; the model's own by default.
         bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
+        int8: keep large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16;
+            the model in hand is rounded so as well.
         overwrite: replace an exported model that is there.
     Raises:
         UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
-            temperature that is none or for a model that has none.
+            temperature that is none or for a model that has none; with ``int8`` a weight that is not finite.
     """
     check_export(out, model.path, overwrite)
-    tensors = _weights(model.module, bf16)
+    tensors = _weights(model.module, bf16, int8)
     kept = _kept_temperature(model, temperature)
     tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
     record = copy.deepcopy(dict(model.config))
@@ -144,23 +151,33 @@ def export_model(
         record = with_sampling(record, {"temperature": kept})
     with replacing(out) as folder:
         folder.mkdir()
-        if parts := save_parts(folder, model.module, torch.bfloat16 if bf16 else None):
+        if parts := save_parts(folder, model.module, torch.bfloat16 if bf16 else None, int8):
             record["components"] = {**record["components"], **parts}
         save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
-        (folder / "model_card.md").write_text(_card(model, tuned, seeds, bf16, kept), encoding="utf-8")
+        (folder / "model_card.md").write_text(_card(model, tuned, seeds, _stored(bf16, int8), kept), encoding="utf-8")
     announce(f"exported: {out}; next: {command('sample', out, '-n', 64)}")
     return out
 
 
-def _weights(model: GenerativeModel, bf16: bool) -> dict[str, Tensor]:
-    """What is saved; with ``bf16`` the model goes on with the rounded parameters, so that they are what is tuned."""
+def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor | Int8Tensor]:
+    """What is saved; the model goes on with the rounded parameters, so that they are what is tuned."""
     tensors = own_state(model)
-    if not bf16:
-        return tensors
-    parameters = {name for name, _ in model.named_parameters()}
-    tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
-    load_own(model, tensors)
-    return tensors
+    kept: dict[str, Tensor | Int8Tensor] = dict(tensors)
+    if int8:
+        kept = as_int8(model, tensors)
+    elif bf16:
+        parameters = {name for name, _ in model.named_parameters()}
+        kept = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+    if int8 or bf16:
+        load_own(model, dequantised(kept))
+    return kept
+
+
+def _stored(bf16: bool, int8: bool) -> str:
+    """How parameters are kept, in words; "" as they were."""
+    if int8:
+        return "Large weights are kept in int8 with a scale per output channel, others in bfloat16"
+    return "Weights are kept in bfloat16" if bf16 else ""
 
 
 def _own_temperature(model: Model) -> float:
@@ -237,12 +254,12 @@ def _tuning_record(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str
     }
 
 
-def _card(model: Model, tuned: TunedGrid | None, seeds: int, bf16: bool, temperature: float) -> str:
+def _card(model: Model, tuned: TunedGrid | None, seeds: int, stored: str, temperature: float) -> str:
     """The card that the model came with, and what export did to it."""
     path = model.path / "model_card.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
     lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
-    lines += ["Weights are kept in bfloat16 and computed with in float32 or as configured.", ""] if bf16 else []
+    lines += [f"{stored} and computed with in float32 or as configured.", ""] if stored else []
     cooled = _temperature_lines(_own_temperature(model), temperature)
     own = ["Otherwise by the model's own defaults." if cooled else "By the model's own defaults."]
     lines += cooled + (_tuning_lines(tuned, seeds) if tuned is not None else own)

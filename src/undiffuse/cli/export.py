@@ -27,6 +27,10 @@ def export(
         float | None, typer.Option(help="that the exported model samples at; the model's own by default")
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="keep the weights in bfloat16, half as large")] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="keep large weights as 8-bit integers, a quarter as large"),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
@@ -44,5 +48,6 @@ def export(
         seeds=seeds,
         temperature=temperature,
         bf16=bf16,
+        int8=int8,
         overwrite=overwrite,
     )

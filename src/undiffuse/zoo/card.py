@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,8 +13,10 @@ from undiffuse.sealed import read_sealed
 from undiffuse.wording import counted
 from undiffuse.zoo import bundled_folder
 
-#: What a bundled model, and all of them together, may weigh.
-MODEL_BYTES, ALL_BYTES = 6_000_000, 30_000_000
+#: What the weights of the largest bundled model may take, and all models with their cards: ``tools/budgets.toml``.
+MODEL_BYTES, ALL_BYTES = 4_000_000, 26_000_000
+
+_STORED = {"bfloat16": "bfloat16", "int8": "int8 with a scale per output channel (small ones bfloat16)"}
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -72,7 +74,8 @@ class Card(FrozenModel):
         guidance: by its classes, as a default; 1 is none.
         guidance_interval: log-SNRs that are guided; everywhere where it is empty.
         metrics: measured on the weights as they ship.
-        weights_sha256: of ``model.safetensors``.
+        stored: how ``model.safetensors`` keeps parameters: all in bfloat16, or large weights as 8-bit integers.
+        weights_sha256: of that file.
         made_with: versions that it was made with.
     """
 
@@ -91,6 +94,7 @@ class Card(FrozenModel):
     guidance: Annotated[float, Field(ge=0)] = 1.0
     guidance_interval: str = ""
     metrics: tuple[Measured, ...] = ()
+    stored: Literal["bfloat16", "int8"] = "bfloat16"
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     made_with: Text
 
@@ -159,7 +163,7 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
         "training images": f"{data['train']:,}, {data['validation']:,} held out; fingerprint `{data['fingerprint']}`",
         "seen in training": f"{card.images:,} images, seed {config['seed']}",
         "system": f"{config['system']['name']}, recipe `{config['recipe']}`",
-        "parameters": f"{card.parameters:,}, bfloat16 in the file, float32 when read",
+        "parameters": f"{card.parameters:,}, {_STORED[card.stored]} in the file, float32 when read",
         "samples by": _way(card),
         "SHA-256 of the weights": f"`{card.weights_sha256}`",
         "made with": card.made_with,

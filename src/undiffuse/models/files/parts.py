@@ -13,23 +13,28 @@ from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.files.components import MAIN, components_of, part_component
+from undiffuse.models.files.int8 import as_int8
 from undiffuse.models.files.weights import WEIGHTS, read_header, read_weights, save_weights
 from undiffuse.models.parts import freeze_parts, stored_parts
 
 
-def save_parts(folder: Path, model: GenerativeModel, dtype: torch.dtype | None = None) -> dict[str, dict[str, Any]]:
+def save_parts(
+    folder: Path, model: GenerativeModel, dtype: torch.dtype | None = None, int8: bool = False
+) -> dict[str, dict[str, Any]]:
     """Write the parts of a model that have a file of their own, once; returns the entries of all in ``components``.
 
     Args:
         folder: of the model.
         model: whose parts are written.
         dtype: of their numbers in the file; as they are by default.
+        int8: keep their large weights as integers, and other parameters in bfloat16.
     """
     entries = {}
     for name, part in model.parts.items():
         entries[name] = part_component(None, part.sha256, part.source)
     for name, part, module in stored_parts(model):
-        tensors = {key: _as_type(value, dtype) for key, value in module.state_dict().items()}
+        numbers = {key: _as_type(value, dtype) for key, value in module.state_dict().items()}
+        tensors = as_int8(module, module.state_dict()) if int8 else numbers
         sha256 = save_weights(folder / f"{name}.safetensors", tensors)
         entries[name] = part_component(f"{name}.safetensors", sha256, part.source)
     return entries

@@ -1,4 +1,7 @@
-"""Files of weights, with a checksum inside: written in one piece, read without trust and never unpickled."""
+"""Files of weights, with a checksum inside: written in one piece, read without trust and never unpickled.
+
+Large weights may be kept as integers (``int8``); whoever reads a file gets numbers of their shape all the same.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of
+from undiffuse.models.files import int8
 from undiffuse.models.files import record as records
 from undiffuse.sealed import checksum_of, parsed
 
@@ -23,23 +27,29 @@ WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
 #: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
 #: of its tensors, or JSON with that and the configuration that they were saved with.
 _CHECKSUM, _METADATA = "sha256_of_tensors", "undiffuse"
+#: Key in that JSON: how large weights are kept; not there where every tensor is kept as numbers.
+_FORMAT = "format"
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> str:
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor | int8.Int8Tensor], record: Mapping[str, Any] | None = None
+) -> str:
     """Write weights in one piece, with a checksum inside; returns the file's SHA-256.
 
     Args:
         path: of the file, ``.safetensors``.
-        tensors: by name, on any device; tied ones are written one by one.
+        tensors: by name, on any device; tied ones are written one by one. Numbers, or integers with their scales.
         record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
     """
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in _apart(tensors).items()}
-    checksum = _sha256_of_tensors(on_cpu)
-    metadata = {_CHECKSUM: checksum}
+    flat = int8.flattened(tensors)
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in _apart(flat).items()}
+    stored: dict[str, Any] = {_CHECKSUM: _sha256_of_tensors(on_cpu)}
+    if any(isinstance(value, int8.Int8Tensor) for value in tensors.values()):
+        stored[_FORMAT] = int8.FORMAT
     if record is not None:
         kept = records.result_record(record)
-        stored = {_CHECKSUM: checksum, "config_sha256": checksum_of(kept), "config": kept}
-        metadata = {_METADATA: json.dumps(stored)}
+        stored |= {"config_sha256": checksum_of(kept), "config": kept}
+    metadata = stored if stored.keys() == {_CHECKSUM} else {_METADATA: json.dumps(stored)}
     with replacing(path) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
     return sha256_of(path)
@@ -59,21 +69,23 @@ class Header(NamedTuple):
     """What a weights file says of itself before any weight is read.
 
     Attributes:
-        shapes: of its tensors, by name.
+        shapes: of its weights, by name.
         checksum: of its tensors; none in a hand-made file.
         config: the ``config.json`` that they were saved with; none where nobody noted it.
+        format: how large weights are kept, ``int8_per_channel``; none where every tensor is kept as numbers.
     """
 
     shapes: dict[str, tuple[int, ...]]
     checksum: str | None
     config: dict[str, Any] | None
+    format: str | None = None
 
 
 def read_header(path: Path) -> Header:
     """The header of a weights file.
 
     Raises:
-        UsageError: damaged.
+        UsageError: damaged, or of a later version's format.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -83,25 +95,34 @@ def read_header(path: Path) -> Header:
         config = stored.get("config")
         if config is not None and checksum_of(config) != stored["config_sha256"]:
             raise ValueError("its copy of the configuration does not match its checksum")
-        return Header(shapes, stored.get(_CHECKSUM), config)
+        kind = stored.get(_FORMAT)
+        shapes = int8.shapes_of(shapes) if kind == int8.FORMAT else shapes
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); put a sound copy back") from None
+    if kind not in (None, int8.FORMAT):
+        raise UsageError(f"{path} keeps its weights in the format {str(kind)[:40]!r}, unknown here; upgrade undiffuse")
+    return Header(shapes, stored.get(_CHECKSUM), config, kind)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights from a file, compared with their checksum where the file has one (a hand-made one may have none).
 
+    Returns:
+        Numbers by name, in the file's own types; float32 where it keeps integers.
     Raises:
         UsageError: damaged.
     """
-    stated = read_header(path).checksum
+    header = read_header(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]})") from None
-    if stated is not None and stated != _sha256_of_tensors(tensors):
+    if header.checksum is not None and header.checksum != _sha256_of_tensors(tensors):
         raise UsageError(f"{path} is damaged: its weights do not match their checksum; put a sound copy back")
-    return tensors
+    try:
+        return int8.restored(tensors) if header.format == int8.FORMAT else tensors
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); put a sound copy back") from None
 
 
 def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
