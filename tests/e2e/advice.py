@@ -17,7 +17,7 @@ _NO_ADVICE = ("cli/renamed.py",)
 HOLE = "\0"
 
 _COMMAND = re.compile(r"undiffuse ((?:(?:data|study) )?[a-z][a-z-]*)((?: (?:[^\s,;:)'\"`]+))*)")
-_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 _KEY = r"(?<![\w.:=/-])((?:[a-z][a-z_0-9]*:)?[a-z][a-z_0-9.]*)"
 _PAIR = re.compile(_KEY + r"""=(\[[^]]*\]|'[^']*'|[^\s,;:)'"]*(?::[\w=]+)?)""")
 _VALUE = re.compile(r"\d+|[A-Z][A-Z|_]*|\0")

@@ -83,6 +83,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "evaluation/context.py": {"evaluate"},
     "files.py": {"sample", "invert", "export", "ema"},
     "models/classes.py": {"sample"},
+    "models/files/int8.py": {"export"},
     "models/saved.py": ["sample", "train"],
     "reports/ranking.py": ["train"],
     "studies/ablations/one_class.py": {"study one-class"},
