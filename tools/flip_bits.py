@@ -30,7 +30,7 @@ import torch
 import undiffuse
 from undiffuse.api.configuration.runs import configure, saved_config
 from undiffuse.api.examining import _checkpoints
-from undiffuse.api.exporting import export_model
+from undiffuse.api.exporting import export
 from undiffuse.api.reporting import _findings, _json, _metrics_log
 from undiffuse.api.training import split_data
 from undiffuse.data import load_dataset
@@ -163,7 +163,7 @@ def run_folder(place: Path, heard: Heard) -> Folder:
 
 def exported_folder(run: Path, place: Path) -> Folder:
     path = place / "exported"
-    export_model(load(run, "cpu"), path, temperature=0.9)
+    export(load(run, "cpu"), path, temperature=0.9)
     readers: dict[str, Reader] = {"sample": lambda: sampled(path)}
     return Folder("exported model", path, readers, {"config.json": 60, "model.safetensors": 30, "model_card.md": 6})
 

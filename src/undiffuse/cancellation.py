@@ -26,31 +26,33 @@ class Cancel:
     """
 
     def __init__(self) -> None:
-        self._event, self._lock = threading.Event(), threading.RLock()  # a signal may come while the lock is held
+        # a signal's handler may make a request while its thread makes one: the lock lets it in, an Event's would not
+        self._requested, self._lock = False, threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self.cause, self.number = "", 0
 
     @property
     def requested(self) -> bool:
         """Whether the work is to stop."""
-        return self._event.is_set()
+        return self._requested
 
     def request(self, cause: str = "cancelled", number: int = 0) -> None:
-        """Ask the work to stop.
+        """Ask the work to stop; of several requests the first one counts.
 
         Args:
             cause: why, in words.
             number: of the signal that asks for it, if one does.
         """
         with self._lock:
-            self.cause, self.number = cause, number
-            self._event.set()
+            if self._requested:
+                return
+            self.cause, self.number, self._requested = cause, number, True
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
     def check(self) -> None:
-        """Go on, or not.
+        """End the work if that was asked for.
 
         Raises:
             CancelledError: the work is to stop.
@@ -68,9 +70,9 @@ class Cancel:
         with self._lock:
             self._listeners.append(listener)
             at_once = self.requested
-        if at_once:
-            listener()
         try:
+            if at_once:
+                listener()
             yield
         finally:
             with self._lock:

@@ -2,11 +2,13 @@
 
 A verb is given an ``Observer`` and makes it the current one of its thread (``observing``); whatever works within it
 reports there: ``announce`` what came of it, ``note`` what a user should know, and ``stage`` for how far it is. How that
-is shown, on a terminal, in a notebook or nowhere, is no concern of the work: without an observer nothing is shown.
+is shown, on a terminal, in a notebook or nowhere, is no concern of the work. Without an observer nothing is shown, and
+lines go to the logger ``undiffuse``.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,8 +16,11 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from undiffuse.cancellation import Cancel
-from undiffuse.errors import UsageWarning
+from undiffuse.errors import UsageError, UsageWarning
 
+#: Silent unless a program gives it, or the root, a handler.
+LOGGER = logging.getLogger("undiffuse")
+LOGGER.addHandler(logging.NullHandler())
 #: Hears of one thing alone: (done, total). What an observer's ``progress`` is, for work that says no more than that.
 Tell = Callable[[float, float], None]
 
@@ -48,7 +53,10 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that shows nothing, and what one derives from that listens to some of it alone."""
+    """An observer that shows nothing, and what one derives from that listens to some of it alone.
+
+    Lines go to the logger ``undiffuse``, which writes nowhere unless a program says where.
+    """
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """Nothing."""
@@ -57,10 +65,39 @@ class Silent:
         """Nothing."""
 
     def message(self, text: str) -> None:
-        """Nothing."""
+        """A warning of the logger."""
+        LOGGER.warning(text)
 
     def announce(self, text: str) -> None:
-        """Nothing."""
+        """An information of the logger."""
+        LOGGER.info(text)
+
+
+class Forwarding:
+    """An observer that passes all of it on, and what one derives from that changes some of it on the way.
+
+    Args:
+        observer: who is passed on to.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def progress(self, done: float, total: float, part: str = "") -> None:
+        """As it is."""
+        self._observer.progress(done, total, part)
+
+    def row(self, kind: str, values: dict[str, Any]) -> None:
+        """As it is."""
+        self._observer.row(kind, values)
+
+    def message(self, text: str) -> None:
+        """As it is."""
+        self._observer.message(text)
+
+    def announce(self, text: str) -> None:
+        """As it is."""
+        self._observer.announce(text)
 
 
 @runtime_checkable
@@ -89,7 +126,7 @@ class OnProgress(Silent):
         self._tell(done, total, part)
 
 
-class Within(Silent):
+class Within(Forwarding):
     """An observer of one of several like pieces of work, which counts as a part of the whole.
 
     Args:
@@ -99,7 +136,8 @@ class Within(Silent):
     """
 
     def __init__(self, whole: Observer, made: int, count: int) -> None:
-        self._whole, self._made, self._count = whole, made, count
+        super().__init__(whole)
+        self._made, self._count = made, count
         self._begun, self._came_to, self._last = 0.0, 0.0, 0.0
 
     def progress(self, done: float, total: float, part: str = "") -> None:
@@ -130,34 +168,19 @@ class Within(Silent):
         self._tell(self._came_to, part)
 
     def _tell(self, share: float, part: str) -> None:
-        self._whole.progress(self._made + share, self._count, part)
-
-    def message(self, text: str) -> None:
-        """As it is."""
-        self._whole.message(text)
-
-    def announce(self, text: str) -> None:
-        """As it is."""
-        self._whole.announce(text)
+        self._observer.progress(self._made + share, self._count, part)
 
 
-class _Errand(Silent):
+class _Errand(Forwarding):
     """Hears of work that a piece has done for it; all but the progress goes where that of the piece goes."""
 
     def __init__(self, piece: Within) -> None:
+        super().__init__(piece)
         self._piece = piece
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """A share of the piece."""
         self._piece.of_errand(done, total, part)
-
-    def message(self, text: str) -> None:
-        """As it is."""
-        self._piece.message(text)
-
-    def announce(self, text: str) -> None:
-        """As it is."""
-        self._piece.announce(text)
 
 
 def _share(done: float, total: float) -> float:
@@ -189,17 +212,30 @@ def observing(observer: Observing | None, cancel: Cancel | None = None) -> Itera
         observer: an ``Observer``, or a function of (done, total, part). None for whoever observes already, or else
             nobody: nothing is shown.
         cancel: a request to stop; by default the one that holds already, if one does.
+    Raises:
+        UsageError: what is neither an observer nor a function, or no ``Cancel``.
     """
     before = _LISTENING.get()
-    if observer is None:
-        heard = before.observer if before is not None else SILENT
-    else:
-        heard = OnProgress(observer) if callable(observer) else observer
+    if cancel is not None and not isinstance(cancel, Cancel):
+        raise UsageError(f"cancel must be an undiffuse.Cancel, got {cancel!r}")
+    heard = _observer(observer) if observer is not None else before.observer if before is not None else SILENT
     token = _LISTENING.set(_Listening(heard, cancel or (before.cancel if before is not None else None)))
     try:
         yield
     finally:
         _LISTENING.reset(token)
+
+
+def _observer(given: Observing) -> Observer:
+    methods = [hasattr(given, name) for name in ("progress", "row", "message", "announce")]
+    if all(methods) and not isinstance(given, type):
+        return given  # type: ignore[return-value]
+    if callable(given) and not any(methods):
+        return OnProgress(given)
+    raise UsageError(
+        "observer must be a function of (done, total, part), or an object that derives from undiffuse.observer.Silent, "
+        f"got {given!r}"
+    )
 
 
 def observed_by() -> Observer | None:
@@ -215,7 +251,7 @@ def cancellation() -> Cancel | None:
 
 
 def check_cancelled() -> None:
-    """Go on, or not.
+    """End the work of this thread if that was asked for.
 
     Raises:
         CancelledError: this thread's work is to stop.
@@ -270,11 +306,12 @@ def stage(what: str, total: float | None = None, done: float = 0, unit: str = ""
         yield _Stage(drawn, "" if drawn is not observer else what, looks=total is None)  # a training looks itself
 
 
-class _Stage(Silent):
+class _Stage(Forwarding):
     """One stage: names it to an observer that hears of all of them, and ends it when it is cancelled."""
 
     def __init__(self, observer: Observer, what: str, looks: bool) -> None:
-        self._observer, self._what, self._looks = observer, what, looks
+        super().__init__(observer)
+        self._what, self._looks = what, looks
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """As it is; also a look at the processor, so that waiting threads give way where others use it."""
@@ -282,16 +319,4 @@ class _Stage(Silent):
         if self._looks:
             for look in BETWEEN_STEPS:
                 look()
-        self._observer.progress(done, total, part or self._what)
-
-    def row(self, kind: str, values: dict[str, Any]) -> None:
-        """As it is."""
-        self._observer.row(kind, values)
-
-    def message(self, text: str) -> None:
-        """As it is."""
-        self._observer.message(text)
-
-    def announce(self, text: str) -> None:
-        """As it is."""
-        self._observer.announce(text)
+        super().progress(done, total, part or self._what)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from undiffuse.api.exporting import export_model
+from undiffuse.api.exporting import export
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
@@ -212,11 +212,11 @@ def test_a_resumed_run_has_the_part_it_was_started_with(run: Path) -> None:
 
 
 def test_an_exported_model_takes_its_parts_along(run: Path, tmp_path: Path) -> None:
-    out = export_model(load(run), tmp_path / "exported")
-    half = export_model(load(run), tmp_path / "half", bf16=True)
+    out = export(load(run), tmp_path / "exported")
+    half = export(load(run), tmp_path / "half", bf16=True)
     assert read_weights(half / "codec.safetensors")["0.weight"].dtype == torch.bfloat16
     assert load(half).module.get_parameter("codec.0.weight").dtype == torch.float32
-    export_model(load(run), half, overwrite=True)
+    export(load(run), half, overwrite=True)
     assert (out / "codec.safetensors").read_bytes() == (run / "codec.safetensors").read_bytes()
     one, other = (load(folder).module.state_dict() for folder in (run, out))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -224,7 +224,7 @@ def test_an_exported_model_takes_its_parts_along(run: Path, tmp_path: Path) -> N
 
 def test_parts_are_kept_in_int8_too(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SMALLEST", 4)
-    out = export_model(load(run), tmp_path / "exported", int8=True)
+    out = export(load(run), tmp_path / "exported", int8=True)
     before, after = (load(folder).module.state_dict() for folder in (run, out))
     for file, name in (("model.safetensors", "learns.weight"), ("codec.safetensors", "0.weight")):
         assert read_header(out / file).format == "int8_per_channel"

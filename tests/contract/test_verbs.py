@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import undiffuse
 from undiffuse.api import VERBS
 from undiffuse.api.training import TrainedRun
 from undiffuse.cancellation import Cancel
-from undiffuse.errors import CancelledError, KeywordError
+from undiffuse.errors import CancelledError, KeywordError, StoppedError, UsageError
 from undiffuse.files import sha256_of
 from undiffuse.observer import Silent
 from undiffuse.registry import resolve
@@ -211,5 +212,73 @@ def test_sample_writes_what_it_returns_and_a_sampler_is_refused(run: Path, tmp_p
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "000001.png")), samples[1, 0].numpy())
     alone = undiffuse.sample(run, 1, steps=2, seed=6, class_name=samples.classes[1])
     assert np.array_equal(alone.numpy(), samples[1:2].numpy())
-    with pytest.raises(undiffuse.errors.UsageError, match="run_sampler"):
+    with pytest.raises(UsageError, match="run_sampler"):
         undiffuse.sample(undiffuse.make_sampler("ddim"))  # type: ignore[arg-type]
+
+
+def test_an_interrupt_ends_a_training_with_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    """In the main thread of a script or a notebook, where no terminal of ours takes the signal."""
+
+    def interrupt(done: float, total: float, part: str) -> None:
+        if part == "training" and done == 48:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StoppedError, match="stopped at 48 images with a checkpoint"):
+        undiffuse.train("ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert undiffuse.train(out=tmp_path / "run", resume=True, device="cpu").finished
+    assert sha256_of(tmp_path / "run" / "model.safetensors") == sha256_of(run / "model.safetensors")
+
+
+def test_an_observer_that_raises_costs_no_training(run: Path, tmp_path: Path) -> None:
+    def fail(done: float, total: float, part: str) -> None:
+        if part == "training" and done >= 32:
+            raise ZeroDivisionError("the bar is gone")
+
+    with pytest.raises(ZeroDivisionError, match="the bar is gone"):
+        undiffuse.train("ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=fail)
+    assert undiffuse.train(out=tmp_path / "run", resume=True, device="cpu").finished
+    assert sha256_of(tmp_path / "run" / "model.safetensors") == sha256_of(run / "model.safetensors")
+
+
+def test_notes_of_a_verb_that_nobody_observes_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*TINY, "num_images=16", "optimizer.warmup_images=3000"]
+    for observer in (None, lambda done, total, part: None):
+        caplog.clear()
+        undiffuse.train("ddpm-digits", overrides, out=tmp_path / str(observer is None), device="cpu", observer=observer)
+        assert "more than noise" in caplog.text
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_the_first_of_two_requests_counts_and_a_handler_may_make_the_second() -> None:
+    cancel, calls = Cancel(), list[int]()
+
+    def again() -> None:  # as a signal's handler that comes while a request is made
+        calls.append(1)
+        cancel.request("second", 15)
+
+    with cancel.calling(again):
+        cancel.request("first", 2)
+        cancel.request("third")
+    assert (cancel.cause, cancel.number, calls) == ("first", 2, [1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overrides": "num_images=3"}, r"overrides must be a list of texts, such as \['num_images=3'\]"),
+        ({"overrides": [3]}, "overrides must be a list of texts"),
+        ({"observer": 3}, r"observer must be a function of \(done, total, part\)"),
+        ({"observer": Hearer}, "observer must be a function"),
+        ({"cancel": 3}, "cancel must be an undiffuse.Cancel"),
+    ],
+    ids=str,
+)
+def test_senseless_arguments_are_answered_in_one_line(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        undiffuse.train("ddpm-digits", out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()

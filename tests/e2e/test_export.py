@@ -12,7 +12,7 @@ from command_line import TINY, CommandLine, no_leftovers
 from safetensors.torch import load_file
 
 import undiffuse as package
-from undiffuse.api.exporting import export_model
+from undiffuse.api.exporting import export
 from undiffuse.cli.main import main
 from undiffuse.errors import UsageError
 from undiffuse.models.base import DenoisingModel
@@ -123,7 +123,7 @@ def test_int8_quarters_the_weights_and_is_what_is_sampled(
     """Nothing moves by more than half a step, and the model in hand goes on as the file is read."""
     out, model = tmp_path / "out", package.load(trained, "cpu")
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    export_model(model, out, int8=True)
+    export(model, out, int8=True)
     inside, loaded = load_file(out / "model.safetensors"), package.load(out, "cpu")
     large = {name.removesuffix(".int8") for name in inside if name.endswith(".int8")}
     assert large == int8.int8_names(loaded.module) and len(large) > 5
@@ -169,7 +169,7 @@ def test_a_weight_that_int8_cannot_keep_leaves_nothing(trained: Path, tmp_path: 
     name = sorted(int8.int8_names(model.module))[0]
     model.module.get_parameter(name).view(-1)[3] = torch.nan
     with pytest.raises(UsageError, match=f"{name} has values that are not finite"):
-        export_model(model, tmp_path / "out", int8=True)
+        export(model, tmp_path / "out", int8=True)
     assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
 
 

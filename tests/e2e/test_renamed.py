@@ -10,7 +10,9 @@ from command_line import CommandLine
 
 from undiffuse.cli import renamed as table
 from undiffuse.cli.checks.lines import _table
+from undiffuse.cli.checks.names import check_overrides
 from undiffuse.cli.renamed import renamed
+from undiffuse.errors import UsageError
 
 
 def test_an_earlier_command_does_the_same_and_says_its_new_name(
@@ -45,3 +47,10 @@ def test_every_new_name_is_there_and_no_earlier_one_is() -> None:
     for command, options in table.OPTIONS.items():
         names = set(known[" ".join(command)]["options"])
         assert set(options.values()) <= names and not set(options) & names
+
+
+@pytest.mark.parametrize("recipe", ["dcgan-mnist", None])
+def test_an_earlier_key_is_known_on_the_command_line(recipe: str | None) -> None:
+    check_overrides(["optimizer.phase_rates.generator=1e-2"], recipe)
+    with pytest.raises(UsageError, match="has no section 'phase_rate'"):
+        check_overrides(["optimizer.phase_rate.generator=1e-2"], None)

@@ -150,6 +150,17 @@ def refuse_process(process: str | None) -> None:
         raise UsageError("--process is for exact:NAME; a trained model has its own process")
 
 
+def check_texts(name: str, given: Sequence[str]) -> None:
+    """Refuse one text, which would be read letter by letter, and what is no text.
+
+    Args:
+        name: of the argument, for the message.
+        given: that should be several texts.
+    """
+    if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+        raise UsageError(f"{name} must be a list of texts, such as [{str(given)!r}], got {given!r}")
+
+
 def check_data_named(data: str | None, options: Sequence[str]) -> None:
     """Refuse options of data that none is named for.
 

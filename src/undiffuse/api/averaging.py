@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from undiffuse.api.configuration.runs import saved_config
-from undiffuse.api.exporting import export_model
+from undiffuse.api.exporting import export
 from undiffuse.api.loading import load
 from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
@@ -41,7 +41,7 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
     model = load(run, "cpu")
     model.module.load_state_dict({**model.module.state_dict(), **found.tensors})
     averaging = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}
-    export_model(dataclasses.replace(model, config={**model.config, "averaging": averaging}), out, overwrite=overwrite)
+    export(dataclasses.replace(model, config={**model.config, "averaging": averaging}), out, overwrite=overwrite)
     _correct_card(out / "model_card.md", sigma_rel, found)
     _say_how_near(found)
     return out

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
+from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.sources import configured, known_options, read_option, refuse_unknown, sized
 from undiffuse.api.datasets.reference_data import (
     fitted_data,
@@ -19,7 +20,7 @@ from undiffuse.api.datasets.reference_data import (
 )
 from undiffuse.api.outputs import check_file
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed, writes_to
+from undiffuse.claims import claimed
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
@@ -44,6 +45,7 @@ def compare(
     metrics: Sequence[str] = (),
     *,
     num: int | None = None,
+    counts: Sequence[int] = (),
     features: str = "auto",
     size: int | str | None = None,
     use_cache: bool = False,
@@ -59,6 +61,7 @@ def compare(
         reference: real images, likewise; where both are read from files, the former are brought to their shape.
         metrics: rows of ``PAIR_METRICS``; by default those that the sets are large enough for.
         num: images of each set at most, evenly spaced.
+        counts: also measure so many images of each set; ``by_count`` in the result.
         features: a row of ``metrics.FEATURES``, or ``auto``.
         size: bring both to this size first (of sets that are read from files).
         use_cache: take results and summaries from the user's cache, and keep new ones in it.
@@ -71,13 +74,21 @@ def compare(
     Raises:
         UsageError: images that cannot be read or do not fit each other, or too few of them for a metric.
     """
+    check_texts("metrics", metrics)
     for name in metrics:
         lookup(PAIR_METRICS, name, "metric")
     where = Path(out).expanduser() if out is not None else None
     check_file(where, "comparison.json")
     with observing(observer, cancel), claimed(where), stage("comparing") as heard:
         made, held = load_pair(images, reference, size, options)
-        result = _measured(Pair(made, held, num, features, Cache.of_user(use_cache), heard), metrics)
+        _check_counts(counts, made, held)
+        cache = Cache.of_user(use_cache)
+        result = _measured(Pair(made, held, num, features, cache, heard), metrics)
+        by_count = [_measured(Pair(made, held, count, features, cache, heard), metrics) for count in counts]
+        if by_count:
+            result["by_count"] = [
+                {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
+            ]
         if where is not None:
             write_json(where, sealed(result))
         return result
@@ -88,52 +99,6 @@ def _measured(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     if left_out:
         note(left_out)
     return compare_sets(pair, names)
-
-
-@writes_to("out")
-def compare_to_file(
-    images: str,
-    reference: str,
-    metrics: Sequence[str],
-    *,
-    num: int | None,
-    counts: Sequence[int],
-    features: str,
-    size: str | None,
-    out: Path | None,
-    use_cache: bool = True,
-    options: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Compare, and write ``out`` where one is named.
-
-    Args:
-        images: see ``compare``.
-        reference: see ``compare``.
-        metrics: see ``compare``.
-        num: images of each set at most.
-        counts: also measure so many images of each set; ``by_count`` in the result.
-        features: a row of ``metrics.FEATURES``, or ``auto``.
-        size: that both are brought to first, as ``28`` or ``48x64``.
-        out: a JSON file, or None.
-        use_cache: take results from the user's cache, and keep new ones in it.
-        options: ``key=value`` of both sources.
-    """
-    for name in metrics:
-        lookup(PAIR_METRICS, name, "metric")
-    check_file(out, "comparison.json")
-    made, held = load_pair(images, reference, size, options)
-    cache = Cache.of_user(use_cache)
-    _check_counts(counts, made, held)
-    with stage("comparing") as observer:
-        result = _measured(Pair(made, held, num, features, cache, observer), metrics)
-        by_count = [_measured(Pair(made, held, count, features, cache, observer), metrics) for count in counts]
-    if by_count:
-        result["by_count"] = [
-            {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
-        ]
-    if out is not None:
-        write_json(out, sealed(result))
-    return result
 
 
 def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:

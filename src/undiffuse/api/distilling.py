@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from undiffuse.api.arguments import STEPS as STEPS
-from undiffuse.api.arguments import check_student_steps
+from undiffuse.api.arguments import check_student_steps, check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import saved_config
 from undiffuse.api.loading import find_model
@@ -114,6 +114,7 @@ def distill(
     Raises:
         UsageError: no such model or method, or a model that has no denoiser to learn from.
     """
+    check_texts("overrides", overrides)
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
         config = configure(model, steps, method, overrides, str(data) if data is not None else None, start)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from undiffuse.api.arguments import check_data_named
+from undiffuse.api.arguments import check_data_named, check_texts
 from undiffuse.api.datasets.reference_data import real_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_file
@@ -75,6 +75,7 @@ def evaluate(
         UsageError: no such model or metric, or data that does not fit the model.
         CancelledError: it was cancelled.
     """
+    check_texts("metrics", metrics)
     where = Path(out).expanduser() if out is not None else None
     asked = protocol or Protocol(num=num, seed=seed, options=options, batch_size=batch_size, features=features)
     with observing(observer, cancel):

@@ -38,8 +38,6 @@ from undiffuse.training.metrics_log import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
-_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
-
 
 @dataclass(frozen=True)
 class Diagnosis:

@@ -15,7 +15,7 @@ from undiffuse.api.arguments import check_tuning
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_export
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import writes_to
+from undiffuse.claims import claimed
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
@@ -67,13 +67,16 @@ def export(
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
         out: the folder.
-        tune_steps: see ``export_model``.
+        tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
+            solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
+            defaults.
         sampler: that the grid is tuned for.
         tolerance: root-mean-square error of a value in [-1, 1].
         seeds: that the grid is tuned with, and as many others to measure it on.
         temperature: that the exported model samples at; the model's own by default.
-        bf16: keep parameters in bfloat16, half as large.
-        int8: keep large weights as 8-bit integers, other parameters in bfloat16: a quarter as large.
+        bf16: keep parameters in bfloat16, half as large; a ``Model`` in hand is rounded so as well.
+        int8: keep large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16: a
+            quarter as large; a ``Model`` in hand is rounded so as well.
         overwrite: replace an exported model that is there.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -82,81 +85,38 @@ def export(
     Returns:
         The folder.
     Raises:
-        UsageError: see ``export_model``.
-        CancelledError: it was cancelled.
-    """
-    with observing(observer, cancel):
-        return export_model(
-            opened(model, device, weights),
-            Path(out).expanduser(),
-            tune_steps=tune_steps,
-            sampler=sampler,
-            tolerance=tolerance,
-            seeds=seeds,
-            temperature=temperature,
-            bf16=bf16,
-            int8=int8,
-            overwrite=overwrite,
-        )
-
-
-@writes_to("out")
-def export_model(
-    model: Model,
-    out: Path,
-    *,
-    tune_steps: Sequence[int] = (),
-    sampler: str = "unipc",
-    tolerance: float = 0.1,
-    seeds: int = NUM_SEEDS,
-    temperature: float | None = None,
-    bf16: bool = False,
-    int8: bool = False,
-    overwrite: bool = False,
-) -> Path:
-    """Write ``model`` as a folder: ``config.json``, ``model.safetensors``, ``model_card.md``, and a file of each part.
-
-    Args:
-        model: to be written.
-        out: the folder.
-        tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
-            solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
-            defaults.
-        sampler: that the grid is for.
-        tolerance: root-mean-square error of a value in [-1, 1].
-        seeds: that the grid is tuned with, and as many others to measure it on.
-        temperature: that the exported model samples at; the model's own by default.
-        bf16: keep parameters in bfloat16, half as large; the model in hand is rounded so as well.
-        int8: keep large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16;
-            the model in hand is rounded so as well.
-        overwrite: replace an exported model that is there.
-    Raises:
         UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
             temperature that is none or for a model that has none; with ``int8`` a weight that is not finite.
+        CancelledError: it was cancelled.
     """
-    check_export(out, model.path, overwrite)
-    tensors = _weights(model.module, bf16, int8)
-    kept = _kept_temperature(model, temperature)
-    tuned = _tuned(model, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
-    record = copy.deepcopy(dict(model.config))
-    if images := images_seen(record, read_metrics(model.path)):
-        record["trained_images"] = images
-    record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
-    record.pop(REPLACES, None)
-    if tuned is not None:
-        chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
-        record = with_sampling(record, chosen)
-        record["tuning"] = _tuning_record(tuned, seeds, kept)
-    if temperature is not None:
-        record = with_sampling(record, {"temperature": kept})
-    with replacing(out) as folder:
-        folder.mkdir()
-        if parts := save_parts(folder, model.module, torch.bfloat16 if bf16 else None, int8):
-            record["components"] = {**record["components"], **parts}
-        save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
-        (folder / "model_card.md").write_text(_card(model, tuned, seeds, _stored(bf16, int8), kept), encoding="utf-8")
-    announce(f"exported: {out}; next: {command('sample', out, '-n', 64)}")
-    return out
+    where = Path(out).expanduser()
+    with observing(observer, cancel), claimed(where):
+        loaded = opened(model, device, weights)
+        check_export(where, loaded.path, overwrite)
+        tensors = _weights(loaded.module, bf16, int8)
+        kept = _kept_temperature(loaded, temperature)
+        tuned = _tuned(loaded, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
+        record = copy.deepcopy(dict(loaded.config))
+        if images := images_seen(record, read_metrics(loaded.path)):
+            record["trained_images"] = images
+        record.pop("card", None)  # of a bundled model: its checksum and its numbers are of another file
+        record.pop(REPLACES, None)
+        if tuned is not None:
+            chosen = {"sampler": sampler, "num_steps": tuned.num_steps, "grid": tuned.grid}
+            record = with_sampling(record, chosen)
+            record["tuning"] = _tuning_record(tuned, seeds, kept)
+        if temperature is not None:
+            record = with_sampling(record, {"temperature": kept})
+        with replacing(where) as folder:
+            folder.mkdir()
+            if parts := save_parts(folder, loaded.module, torch.bfloat16 if bf16 else None, int8):
+                record["components"] = {**record["components"], **parts}
+            save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
+            (folder / "model_card.md").write_text(
+                _card(loaded, tuned, seeds, _stored(bf16, int8), kept), encoding="utf-8"
+            )
+        announce(f"exported: {where}; next: {command('sample', where, '-n', 64)}")
+        return where
 
 
 def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor | Int8Tensor]:

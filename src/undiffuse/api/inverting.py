@@ -15,7 +15,7 @@ from undiffuse.api.datasets.reference_data import held_out_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import LATENTS, check_results
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import writes_to
+from undiffuse.claims import claimed
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, image_of, save_png
@@ -50,7 +50,9 @@ def invert(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Latents of images along the probability-flow ODE, and back, to see what is lost; see ``invert_to_folder``.
+    """Latents of images along the probability-flow ODE, and back, to see what is lost.
+
+    ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) are written to ``out``.
 
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
@@ -71,81 +73,43 @@ def invert(
         UsageError: data of another shape, an unknown solver, or a folder that holds something.
         CancelledError: it was cancelled.
     """
-    with observing(observer, cancel):
-        return invert_to_folder(
-            opened(model, device, weights),
-            str(source),
-            Path(out).expanduser(),
-            num=num,
-            sampler=sampler,
-            steps=steps,
-            overwrite=overwrite,
-            options=options,
-        )
-
-
-@writes_to("out")
-def invert_to_folder(
-    model: Model,
-    source: str,
-    out: Path,
-    *,
-    num: int,
-    sampler: str = "rk45",
-    steps: int | None = None,
-    overwrite: bool = False,
-    options: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Write ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) to ``out``.
-
-    Args:
-        model: whose ODE is followed.
-        source: any data of the model's shape.
-        out: the folder.
-        num: how many of its items, evenly spaced.
-        sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
-        steps: of ``heun``; 50 by default.
-        overwrite: replace latents that are there.
-        options: ``key=value`` of the source.
-    Returns:
-        What ``encode.json`` holds.
-    Raises:
-        UsageError: data of another shape, an unknown solver, or a folder that holds something.
-    """
     num_steps = _num_steps(sampler, steps)
     check_items(num)
-    check_results(out, LATENTS, overwrite)
-    dataset = held_out_data(model, source, options)
-    rows = evenly_spaced(len(dataset), num)
-    items = dataset.fetch(rows).x_0
-    if num_steps is not None:
-        announce(f"{counted(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
-    latents, back, nfe = _there_and_back(model, items, num_steps)
-    error = (back - items).double()
-    record = {
-        "model": model.path.resolve().name,
-        "model_sha256": model.weights_sha256,
-        "weights": model.weights,
-        "recipe": model.config["config"]["recipe"],
-        "source": source,
-        "data_fingerprint": dataset.fingerprint,
-        "items": rows.tolist(),
-        "labels": "none",
-        "log_snr_range": list(ode_range(_denoiser(model, 1))),
-        **_solver_record(sampler, num_steps),
-        "nfe": nfe,
-        "latent_mean_square": float((latents.double() ** 2).mean()),
-        "roundtrip_rms": float((error**2).mean().sqrt()),
-        "roundtrip_largest": float(error.abs().max()),
-    }
-    with replacing(out) as folder:
-        folder.mkdir()
-        _write(folder, model.finish(items).numpy(), model.finish(back).numpy(), latents.numpy(), record)
-    announce(
-        f"{counted(len(rows), 'latent')} in {out} ({nfe:g} NFE each); back and forth loses "
-        f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
-    )
-    return record
+    where = Path(out).expanduser()
+    check_results(where, LATENTS, overwrite)
+    with observing(observer, cancel), claimed(where):
+        loaded = opened(model, device, weights)
+        dataset = held_out_data(loaded, str(source), options)
+        rows = evenly_spaced(len(dataset), num)
+        items = dataset.fetch(rows).x_0
+        if num_steps is not None:
+            announce(f"{counted(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
+        latents, back, nfe = _there_and_back(loaded, items, num_steps)
+        error = (back - items).double()
+        record = {
+            "model": loaded.path.resolve().name,
+            "model_sha256": loaded.weights_sha256,
+            "weights": loaded.weights,
+            "recipe": loaded.config["config"]["recipe"],
+            "source": str(source),
+            "data_fingerprint": dataset.fingerprint,
+            "items": rows.tolist(),
+            "labels": "none",
+            "log_snr_range": list(ode_range(_denoiser(loaded, 1))),
+            **_solver_record(sampler, num_steps),
+            "nfe": nfe,
+            "latent_mean_square": float((latents.double() ** 2).mean()),
+            "roundtrip_rms": float((error**2).mean().sqrt()),
+            "roundtrip_largest": float(error.abs().max()),
+        }
+        with replacing(where) as folder:
+            folder.mkdir()
+            _write(folder, loaded.finish(items).numpy(), loaded.finish(back).numpy(), latents.numpy(), record)
+        announce(
+            f"{counted(len(rows), 'latent')} in {where} ({nfe:g} NFE each); back and forth loses "
+            f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
+        )
+        return record
 
 
 def _num_steps(sampler: str, steps: int | None) -> int | None:

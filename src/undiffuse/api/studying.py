@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.api.arguments import EXACT, check_points, refuse_process
+from undiffuse.api.arguments import EXACT, check_points, check_texts, refuse_process
 from undiffuse.api.configuration.overrides import read_options
 from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import load
@@ -63,6 +63,7 @@ def study(
         UsageError: no such study, model or option, a model of points, or a folder that holds something else.
         CancelledError: it was cancelled.
     """
+    check_texts("options", options)
     with observing(observer, cancel):
         if name == "theory":
             return _theory(str(model), out, options, seed, weights, device)

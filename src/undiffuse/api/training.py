@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from pathlib import Path
 
+from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
+from undiffuse.api.interrupting import GuardedObserver, ending_by_interrupt
 from undiffuse.api.lengthening import is_longer, lengthen, refuse_other_end
 from undiffuse.api.loading import load, pick_device
 from undiffuse.api.outputs import check_no_other, run_is_there
@@ -31,6 +33,7 @@ from undiffuse.observer import (
     Observing,
     announce,
     cancellation,
+    check_cancelled,
     not_cancelled,
     note,
     observed_by,
@@ -119,11 +122,17 @@ def train(
     Raises:
         UsageError: a key, a value, data or a folder that does not do; nothing is written.
         RunError: a loss that is not finite, or a disk that is full.
+        StoppedError: Ctrl-C, in the main thread of a script or a notebook; there is a checkpoint. A second one ends the
+            training at once.
+        CancelledError: it was cancelled before the first step; nothing was written.
+    Note:
+        An error that the observer raises is raised again when the step under way is made and a checkpoint written.
     Example::
 
         run = undiffuse.train("ddpm-digits", ["num_images=4000"], observer=print)
         images = run.load().sample(16)
     """
+    check_texts("overrides", overrides)
     if resume and out is None:
         raise UsageError("resuming needs the folder of the run, out")
     where = Path(out).expanduser() if out is not None else None
@@ -161,6 +170,7 @@ def train_to_end(
         stop_after_seconds: see ``train``.
         device: see ``train``.
     """
+    check_cancelled()
     try:
         finished, cause = (
             train_run(config, out, resume=resume, stop_after_seconds=stop_after_seconds, device=device),
@@ -231,10 +241,16 @@ def _train(
             f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}"
         )
     cancel = cancellation() or Cancel()
-    with stage("training", config.num_images, trainer.images) as observer, cancel.calling(trainer.request_stop):
-        trainer.observer = observer
+    with (
+        ending_by_interrupt(cancel),
+        stage("training", config.num_images, trainer.images) as observer,
+        cancel.calling(trainer.request_stop),
+    ):
+        trainer.observer = guarded = GuardedObserver(observer, trainer.request_stop)
         with not_cancelled():  # it ends with a checkpoint instead
             finished = trainer.run(stop_after_seconds)
+    if guarded.error is not None:
+        raise guarded.error
     if finished and not tell_of_short_run(config):
         tell_of_noise(config, training, out)
     if not finished:

@@ -9,7 +9,7 @@ import typer
 
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.cli.checks.commands import checked
-from undiffuse.cli.options import DeviceOption, ModelArgument
+from undiffuse.cli.options import DeviceOption, DryRunOption, ModelArgument, ResumeOption, StopAfterOption
 from undiffuse.wording import command
 
 
@@ -28,11 +28,9 @@ def distill(
     ] = None,
     data: Annotated[str | None, typer.Option(help="other images than those the model was trained on")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
-    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
-    ] = False,
+    resume: ResumeOption = False,
+    stop_after: StopAfterOption = None,
+    dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Make a model that samples in a few steps out of a trained one."""
@@ -42,10 +40,9 @@ def distill(
 
     config = configure(model, steps, method, overrides or [], data, start)
     if dry_run:
-        from undiffuse.api.planning import plan_training
-        from undiffuse.cli.tables import print_plan
+        from undiffuse.cli.tables import show_plan
 
-        print_plan(plan_training(config, device))
+        show_plan(config, device)
         return
     run = train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
     if run.finished:

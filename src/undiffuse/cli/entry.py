@@ -47,11 +47,11 @@ def _refused(arguments: list[str], debug: bool) -> int:
 def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
     from undiffuse.cancellation import Cancel
     from undiffuse.cli.signals import READER_GONE, ending_by_signals, is_gone, silence
-    from undiffuse.cli.terminal import Terminal, notes_of_warnings
+    from undiffuse.cli.terminal import Terminal
     from undiffuse.observer import observing
 
     try:
-        with notes_of_warnings(), ending_by_signals(), observing(Terminal(), Cancel()):
+        with ending_by_signals(), observing(Terminal(), Cancel()):
             code: object = run(arguments)
     except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
         code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code

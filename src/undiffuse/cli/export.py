@@ -37,10 +37,10 @@ def export(
 ) -> None:
     """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked."""
     steps = parse_steps(tune_steps)
-    from undiffuse.api import exporting, loading
+    from undiffuse.api import exporting
 
-    exporting.export_model(
-        loading.load(model, device, weights),
+    exporting.export(
+        model,
         out,
         tune_steps=steps,
         sampler=sampler,
@@ -50,4 +50,6 @@ def export(
         bf16=bf16,
         int8=int8,
         overwrite=overwrite,
+        weights=weights,
+        device=device,
     )

@@ -22,8 +22,11 @@ from undiffuse.cli.narrowing import narrowed
 from undiffuse.cli.options import (
     DataOptions,
     DeviceOption,
+    DryRunOption,
     ModelArgument,
+    ResumeOption,
     SeedOption,
+    StopAfterOption,
     WeightsOption,
     list_rows,
 )
@@ -44,7 +47,6 @@ app = typer.Typer(
 )
 
 if TYPE_CHECKING:
-    from undiffuse.api.configuration.runs import RunConfig
     from undiffuse.models.options import SamplingOptions
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
@@ -102,11 +104,9 @@ def train(
         Path | None, typer.Option("--config", help="train again what a run's config.json says, keys overridden or not")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")] = False,
-    stop_after: Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")
-    ] = False,
+    resume: ResumeOption = False,
+    stop_after: StopAfterOption = None,
+    dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model on your own images (--data alone chooses a recipe), or from a recipe with any key overridden."""
@@ -119,6 +119,8 @@ def train(
 
     config = configure(recipe, overrides or [], data, out, resume, device, file)
     if dry_run:
+        from undiffuse.cli.tables import show_plan
+
         show_plan(config, device)
         return
     if resume and out is None:
@@ -129,14 +131,6 @@ def train(
         typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")
         if was_finished:
             typer.echo(lengthening.how_longer(run.folder, config))
-
-
-def show_plan(config: RunConfig, device: str) -> None:
-    """What ``--dry-run`` shows: the configuration of a run, its size and its measured cost."""
-    from undiffuse.api.planning import plan_training
-    from undiffuse.cli.tables import print_plan
-
-    print_plan(plan_training(config, device))
 
 
 app.command()(distill)
@@ -220,10 +214,10 @@ def invert(
     device: DeviceOption = "auto",
 ) -> None:
     """Turn images into their latents by the probability-flow ODE, and back, to see what is lost."""
-    from undiffuse.api import inverting, loading
+    from undiffuse.api import inverting
 
-    inverting.invert_to_folder(
-        loading.load(model, device, weights),
+    inverting.invert(
+        model,
         source,
         out,
         num=num,
@@ -231,6 +225,8 @@ def invert(
         steps=steps,
         overwrite=overwrite,
         options=options or [],
+        weights=weights,
+        device=device,
     )
 
 

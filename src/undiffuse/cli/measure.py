@@ -127,7 +127,7 @@ def compare(
     from undiffuse.api import comparing
     from undiffuse.cli.tables import print_by_count, results_table
 
-    result = comparing.compare_to_file(
+    result = comparing.compare(
         images,
         reference,
         names,

@@ -21,6 +21,9 @@ WeightsOption = Annotated[
         help="ema, the averaged weights, or raw, those that training moved", autocompletion=completion.weights
     ),
 ]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")]
+StopAfterOption = Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=completion.devices)]
 FeaturesOption = Annotated[
     str,

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from undiffuse.cancellation import Cancel
-from undiffuse.observer import Observer
+from undiffuse.observer import Forwarding, Observer
 
 #: What a shell says of a program whose reader is gone; not every system has the signal.
 READER_GONE = 13
@@ -25,7 +25,7 @@ READER_GONE = 13
 _HANGUP = getattr(signal, "SIGHUP", None)
 
 
-class Stop:
+class Stop(Forwarding):
     """An observer of a training that passes on to one who may be gone, and asks the training to stop where so.
 
     Args:
@@ -34,27 +34,33 @@ class Stop:
     """
 
     def __init__(self, cancel: Cancel, shown: Observer) -> None:
-        self._cancel, self._shown = cancel, shown
+        super().__init__(shown)
+        self._cancel = cancel
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """A step was made."""
-        self._tell(lambda: self._shown.progress(done, total, part))
+        with self._while_it_lasts():
+            super().progress(done, total, part)
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
         """A row of the metrics log."""
-        self._tell(lambda: self._shown.row(kind, values))
+        with self._while_it_lasts():
+            super().row(kind, values)
 
     def message(self, text: str) -> None:
         """Something worth a line."""
-        self._tell(lambda: self._shown.message(text))
+        with self._while_it_lasts():
+            super().message(text)
 
     def announce(self, text: str) -> None:
         """Something worth a line."""
-        self._tell(lambda: self._shown.announce(text))
+        with self._while_it_lasts():
+            super().announce(text)
 
-    def _tell(self, show: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _while_it_lasts(self) -> Iterator[None]:
         try:
-            show()
+            yield
         except OSError as error:  # a terminal may go, and the disk of a log be full, while the training is to stay
             silence()
             if error.errno == errno.EPIPE:
@@ -62,14 +68,13 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping(cancel: Cancel | None, shown: Observer) -> Iterator[Stop]:
+def stopping(cancel: Cancel, shown: Observer) -> Iterator[Stop]:
     """Let a signal end the step under way and write a checkpoint; a second Ctrl-C stops at once.
 
     Args:
-        cancel: stops the training; None where nothing can.
+        cancel: stops the training.
         shown: who hears of the training.
     """
-    cancel = cancel if cancel is not None else Cancel()
 
     def ask(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

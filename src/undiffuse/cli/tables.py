@@ -15,8 +15,9 @@ from undiffuse.progress import duration
 from undiffuse.wording import command, counted, quoted
 
 if TYPE_CHECKING:
+    from undiffuse.api.configuration.runs import RunConfig
     from undiffuse.api.examining import Diagnosis, Finding
-    from undiffuse.api.planning import Cost, TrainingPlan
+    from undiffuse.api.planning import Cost
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 _MOST_CLASSES = 20  # named with their counts
@@ -72,8 +73,11 @@ def _print_finding(finding: Finding) -> None:
         console().print(Text(f"         do: {finding.advice}"), soft_wrap=True)
 
 
-def print_plan(plan: TrainingPlan) -> None:
-    """What a run would be, its size and its measured cost."""
+def show_plan(config: RunConfig, device: str) -> None:
+    """What ``--dry-run`` shows: the configuration of a run, its size and its measured cost."""
+    from undiffuse.api.planning import plan_training
+
+    plan = plan_training(config, device)
     config, cost = plan.config, plan.cost
     rows = [
         [

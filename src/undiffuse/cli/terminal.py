@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
+from undiffuse.cancellation import Cancel
 from undiffuse.cli.signals import stopping
 from undiffuse.cli.visible import visible
-from undiffuse.errors import UsageWarning
 from undiffuse.observer import Observer, OnProgress, Silent, cancellation
 from undiffuse.progress import Counter, Estimate, duration, is_off, status, under_way
 
@@ -45,22 +44,6 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """One line on standard error."""
     print(f"note: {visible(text)}", file=sys.stderr)
-
-
-@contextmanager
-def notes_of_warnings() -> Iterator[None]:
-    """What a user should know of, as a note for the terminal instead of a warning with its line of code."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, UsageWarning):
-            warn(str(message))
-        else:
-            as_before(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        as_before, warnings.showwarning = warnings.showwarning, show
-        warnings.simplefilter("always", UsageWarning)
-        yield
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -209,7 +192,7 @@ class Terminal(Silent):
     def stage(self, what: str, total: float | None, done: float, unit: str) -> Iterator[Observer]:
         """The view of a training where the whole is known beforehand; a rate where units are counted; else a bar."""
         if total is not None:
-            with TrainingView(int(total), int(done)) as view, stopping(cancellation(), view) as stop:
+            with TrainingView(int(total), int(done)) as view, stopping(cancellation() or Cancel(), view) as stop:
                 yield stop
         elif unit:
             amount = size_in_bytes if unit == "bytes" else "{:.0f}".format

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from textwrap import fill
 from typing import Any, TypeVar
 
-from undiffuse.errors import UsageWarning
 from undiffuse.models.options import SamplingOptions, earlier_names, option_rows
+from undiffuse.observer import note
 
 R = TypeVar("R")
 #: The parameter that stands for all of them, in the signature and in the docstring's ``Args``.
@@ -30,7 +29,7 @@ def takes_options(function: Callable[..., R]) -> Callable[..., R]:
     def called(*arguments: Any, **keywords: Any) -> R:
         given = {name: keywords.pop(name) for name in (*option_rows(), *earlier_names()) if name in keywords}
         for old in given.keys() & earlier_names().keys():
-            warnings.warn(f"the option {old} is called {earlier_names()[old]} now", UsageWarning, stacklevel=3)
+            note(f"the option {old} is called {earlier_names()[old]} now")
         return function(*arguments, **keywords, **{PARAMETER: SamplingOptions.of(**given)})
 
     called.__signature__ = _expanded(inspect.signature(function))  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
     """A configuration with other data and other values under dotted keys, whatever their order.
 
     Where a ``name`` changes, what the configuration said of the old row stays as far as the new one takes it; what does
-    not is said in a ``UsageWarning``. Of two values for one key the last counts.
+    not is said in a note. Of two values for one key the last counts.
 
     Args:
         config: the recipe's.

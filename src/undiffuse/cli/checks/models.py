@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, create_model, model_validator
 
-from undiffuse.cli.checks.outline import Option, Place, definition, imported_from, options_of, resolved, rows_at
+from undiffuse.cli.checks.outline import (
+    Option,
+    Place,
+    definition,
+    imported_from,
+    options_of,
+    renamed_keys_of,
+    resolved,
+    rows_at,
+)
 from undiffuse.config import Component, ComponentConfig, FrozenModel
 
 if TYPE_CHECKING:
@@ -127,15 +136,8 @@ def model_at(place: Place) -> Any:
 
     validators: dict[str, Any] = {"asked": model_validator(mode="after")(asked)}
     made = create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
-    _take_renamed_keys(made, place.node)  # type: ignore[arg-type]
+    made.renamed_keys = renamed_keys_of(place)  # type: ignore[attr-defined]
     return made
-
-
-def _take_renamed_keys(model: type[FrozenModel], node: ast.ClassDef) -> None:
-    """Let a model know the earlier names of its keys that the text says, see ``config.FrozenModel``."""
-    for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "renamed_keys" and statement.value:
-            model.renamed_keys = ast.literal_eval(statement.value)
 
 
 def _fields(place: Place) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from undiffuse.cli.checks.outline import (
     definition,
     names_in,
     options_of,
+    renamed_keys_of,
     resolved,
     rows_at,
 )
@@ -203,7 +204,7 @@ def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: s
         recipe: whose configuration is overridden, where that is known.
         data: what replaces the recipe's own data.
     """
-    asked = [_split(override) for override in overrides]
+    asked = [(_named_now(key), text) for key, text in map(_split, overrides)]
     said = said_by_recipes().get(recipe) if recipe is not None else None
     if said is not None:
         chosen = {_section_of(key) for key, _ in asked} | ({("data",)} if data is not None else set())
@@ -221,6 +222,15 @@ def _split(override: str) -> tuple[str, str]:
     if not equals or not key:
         raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
     return key, text
+
+
+def _named_now(key: str) -> str:
+    """The same key where a part of it has an earlier name."""
+    path: list[str] = []
+    for part in key.split("."):
+        renamed = {old: new for place in _held(tuple(path)).models for old, new in renamed_keys_of(place).items()}
+        path.append(renamed.get(part, part))
+    return ".".join(path)
 
 
 def _section_of(key: str) -> tuple[str, ...]:

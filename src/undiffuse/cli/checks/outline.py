@@ -86,6 +86,16 @@ def options_of(place: Place) -> dict[str, Option]:
     return inherited | dict(_fields(module, node))
 
 
+def renamed_keys_of(place: Place) -> dict[str, str]:
+    """Earlier names of a model's own keys → their names, see ``config.FrozenModel``."""
+    statements = place.node.body if isinstance(place.node, ast.ClassDef) else []
+    for statement in statements:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "renamed_keys" and statement.value:
+            found: dict[str, str] = ast.literal_eval(statement.value)
+            return found
+    return {}
+
+
 def definition(place: str) -> Place:
     """The definition ``module:NAME``."""
     module, name = place.split(":")
