@@ -52,18 +52,29 @@ class GuardedObserver(Forwarding):
         self.error: Exception | None = None
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """A step was made."""
-        self._guard(lambda: self._observer.progress(done, total, part))
+        """A step was made.
+
+        Args:
+            done: images seen.
+            total: of the run.
+            part: what is done.
+        """
+        self._until_it_fails(lambda: self._observer.progress(done, total, part))
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the metrics log."""
-        self._guard(lambda: self._observer.row(kind, values))
+        """A row of the metrics log.
+
+        Args:
+            kind: ``train``, ``validation`` or ``quality``.
+            values: its numbers by name.
+        """
+        self._until_it_fails(lambda: self._observer.row(kind, values))
 
     def message(self, text: str) -> None:
         """Something worth a line."""
-        self._guard(lambda: self._observer.message(text))
+        self._until_it_fails(lambda: self._observer.message(text))
 
-    def _guard(self, call: Callable[[], None]) -> None:
+    def _until_it_fails(self, call: Callable[[], None]) -> None:
         if self.error is not None:
             return
         try:
